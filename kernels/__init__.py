@@ -1,0 +1,65 @@
+"""Everything between the networks: schedule, orders, index lists, noise, diffusion steps, packing.
+
+Needs NumPy only. Shapes and symbols are those of the model's description: B, R, S, N, L, K, C.
+"""
+
+from .diffusion import BASE_STEPS, Chain, dit_reverse_step, guided, mlp_reverse_step, renoise_known
+from .draws import Draws, PhiloxDraws
+from .errors import (
+    BuildError,
+    BundleError,
+    CheckpointError,
+    ConfigError,
+    EngineError,
+    HimarError,
+    InputError,
+    VerificationError,
+)
+from .labels import check_labels, parse_labels
+from .masks import IndexLists, index_lists, known_positions, revealed_positions
+from .packing import to_sheet, to_uint8
+from .philox import philox4x32
+from .recording import RecordedDraws, RecordedRequest, load_recording, recorded_cases, recorded_request
+from .sampling import GuidanceSchedule, SamplingConfig
+from .schedule import Phase, Step, guidance_at, masked_counts, plan, plan_phase
+
+__all__ = [
+    "BASE_STEPS",
+    "BuildError",
+    "BundleError",
+    "Chain",
+    "CheckpointError",
+    "ConfigError",
+    "Draws",
+    "EngineError",
+    "GuidanceSchedule",
+    "HimarError",
+    "IndexLists",
+    "InputError",
+    "Phase",
+    "PhiloxDraws",
+    "RecordedDraws",
+    "RecordedRequest",
+    "SamplingConfig",
+    "Step",
+    "VerificationError",
+    "check_labels",
+    "dit_reverse_step",
+    "guidance_at",
+    "guided",
+    "index_lists",
+    "known_positions",
+    "load_recording",
+    "masked_counts",
+    "mlp_reverse_step",
+    "parse_labels",
+    "philox4x32",
+    "plan",
+    "plan_phase",
+    "recorded_cases",
+    "recorded_request",
+    "renoise_known",
+    "revealed_positions",
+    "to_sheet",
+    "to_uint8",
+]

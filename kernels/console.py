@@ -1,0 +1,86 @@
+"""How both commands end: errors as plain sentences, exit codes, Ctrl-C. Imports click only when a command runs."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from .errors import HimarError, InputError
+from .labels import parse_labels
+
+if TYPE_CHECKING:
+    import click
+
+FAILURE, WRONG_USAGE, INTERRUPTED = 1, 2, 130
+
+
+def run_cli(command: click.Command, argv: Sequence[str] | None = None) -> int:
+    """Run a click command and return its exit code.
+
+    0 is success only; wrong usage is 2, any other failure 1, an interruption 130. Errors print as one or two lines on
+    stderr; `--debug` anywhere on the command line lets the traceback through instead. SIGTERM ends a command as
+    Ctrl-C does, so that temporary files are cleaned up.
+    """
+    import click
+
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    previous = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        code = command.main(arguments, standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.UsageError as error:
+        error.show()
+        return WRONG_USAGE
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted; nothing half-made was left behind.", err=True)
+        return INTERRUPTED
+    except HimarError as error:
+        if debug:
+            raise
+        click.echo(f"error: {error}", err=True)
+        return FAILURE
+    except Exception as error:
+        if debug:
+            raise
+        click.echo(
+            f"error: unexpected {type(error).__name__}: {error}\nrun again with --debug and report what it prints.",
+            err=True,
+        )
+        return FAILURE
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def require_extra(extra: str, *modules: str) -> None:
+    """Raise click's error, naming what to install, unless every module can be imported."""
+    import click
+
+    for module in modules:
+        if find_spec(module) is None:
+            raise click.ClickException(
+                f"this command needs {module}, which is not installed: pip install 'himar[{extra}]'."
+            )
+
+
+def label_option(context: click.Context, parameter: click.Parameter, text: str) -> list[int]:
+    """Callback of a --labels option: read "0,3,5-9"; anything else is wrong usage."""
+    import click
+
+    try:
+        return parse_labels(text)
+    except InputError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def _interrupt(signum: int, frame: Any) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,30 @@
+"""From the VAE's value range to 8-bit pixels, and many images on one sheet."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def to_uint8(images: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """Return RGB pixels uint8 (B, H, W, 3) of images (B, 3, H, W) in [-1, 1].
+
+    Values outside are clipped; a pixel is (x + 1)·127.5 in float32, rounded half to even.
+    """
+    scaled = (np.clip(images, -1, 1).astype(np.float32) + np.float32(1)) * np.float32(127.5)
+    return np.ascontiguousarray(np.rint(scaled).astype(np.uint8).transpose(0, 2, 3, 1))
+
+
+def to_sheet(images: NDArray[np.uint8], columns: int, gap: int = 2) -> NDArray[np.uint8]:
+    """Arrange images (B, H, W, 3) row by row on one white sheet (H', W', 3), `gap` pixels apart.
+
+    One image is its own sheet; fewer images than `columns` make one row of them.
+    """
+    count, height, width, channels = images.shape
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    cells = np.full((rows * columns, height + gap, width + gap, channels), 255, np.uint8)
+    cells[:count, :height, :width] = images
+    cells = cells.reshape(rows, columns, height + gap, width + gap, channels).transpose(0, 2, 1, 3, 4)
+    sheet = cells.reshape(rows * (height + gap), columns * (width + gap), channels)
+    return np.ascontiguousarray(sheet[: -gap or None, : -gap or None])

@@ -1,0 +1,96 @@
+"""The knobs of one generation: steps, guidance, temperature. Shared by the eager sampler and the runtime."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from .errors import ConfigError, InputError
+
+GuidanceSchedule = Literal["linear", "constant"]
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How the two-phase loop samples (himar-model.md §5-6). Immutable; `replace` makes a changed copy.
+
+    Attributes:
+        low_steps, high_steps: autoregressive steps of each phase; 1 … positions of the phase.
+        low_guidance, high_guidance: scale of classifier-free guidance; 1 runs the conditional half only.
+        guidance_schedule: "linear" grows from near 1 to the scale over a phase, "constant" does not.
+        temperature: factor on the noise of every reverse step (never on the initial noise).
+        low_diffusion_steps, high_diffusion_steps: length of the MLP and of the DiT head's chain, 2 … 1000.
+    """
+
+    low_steps: int = 32
+    high_steps: int = 4
+    low_guidance: float = 1.0
+    high_guidance: float = 1.0
+    guidance_schedule: GuidanceSchedule = "linear"
+    temperature: float = 1.0
+    low_diffusion_steps: int = 100
+    high_diffusion_steps: int = 250
+
+    def __post_init__(self) -> None:
+        # NumPy's scalars are welcome but not kept: they would change the precision of the arithmetic.
+        for name in ("low_steps", "high_steps"):
+            object.__setattr__(self, name, _whole(name, getattr(self, name), 1, None))
+        for name in ("low_diffusion_steps", "high_diffusion_steps"):
+            object.__setattr__(self, name, _whole(name, getattr(self, name), 2, 1000))
+        for name in ("low_guidance", "high_guidance", "temperature"):
+            object.__setattr__(self, name, _scale(name, getattr(self, name)))
+        if self.guidance_schedule not in get_args(GuidanceSchedule):
+            raise InputError(f"guidance_schedule is {self.guidance_schedule!r}; it must be 'linear' or 'constant'.")
+
+    def check_positions(self, low: int, high: int) -> None:
+        """Raise InputError unless every step of each phase can reveal at least one of its positions."""
+        for phase, steps, positions in (("low", self.low_steps, low), ("high", self.high_steps, high)):
+            if steps > positions:
+                raise InputError(
+                    f"{phase}_steps is {steps}, but phase {phase} has only {positions} positions; "
+                    f"ask for 1 to {positions} steps."
+                )
+
+    def with_changes(self, **changes: Any) -> SamplingConfig:
+        """Return a copy with every change that is not None applied and checked."""
+        return replace(self, **{key: value for key, value in changes.items() if value is not None})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], source: str = "sampling") -> SamplingConfig:
+        """Build from JSON values; unknown keys are a ConfigError that names `source`."""
+        known = {field.name for field in fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ConfigError(f"{source}: unknown key {unknown[0]!r}; known keys: {', '.join(sorted(known))}.")
+        try:
+            return cls(**values)
+        except InputError as error:
+            raise ConfigError(f"{source}: {error}") from error
+
+
+def _whole(name: str, value: Any, least: int, most: int | None) -> int:
+    if isinstance(value, bool | np.bool_) or not hasattr(value, "__index__"):
+        raise InputError(f"{name} is {value!r}; it must be a whole number.")
+    number = operator.index(value)
+    if number < least or (most is not None and number > most):
+        limits = f"at least {least}" if most is None else f"{least} to {most}"
+        raise InputError(f"{name} is {number}; it must be {limits}.")
+    return number
+
+
+def _scale(name: str, value: Any) -> float:
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating):
+        raise InputError(f"{name} is {value!r}; it must be a number.")
+    number = float(value)
+    if not math.isfinite(number) or number < 0:
+        raise InputError(f"{name} is {number}; it must be a finite number of at least 0.")
+    return number
