@@ -1,0 +1,133 @@
+"""Hi-MAR checkpoints: the released `.pth` layout and our safetensors, sizes read off the shapes (§2)."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from himar_kernels import CheckpointError, ConfigError
+
+from .config import ModelConfig, read_config, resolve
+from .files import read_state, write_safetensors
+from .model import HiMAR
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+DEFAULT_WEIGHTS = "model_ema"
+_CONFIG_KEY = "himar_config"
+
+
+def load_checkpoint(
+    path: str | Path,
+    config: str | Path | Mapping[str, Any] | ModelConfig | None = None,
+    *,
+    weights: str | None = None,
+) -> HiMAR:
+    """Load a Hi-MAR model for inference, in float32 on the CPU.
+
+    Args:
+        path: a released-layout `.pth` or our `.safetensors`.
+        config: preset name, JSON file, mapping or ModelConfig; it must give the numbers of attention heads, which
+            shapes cannot tell. A safetensors file of ours carries its configuration: there it may be None, and what
+            is given here goes before it.
+        weights: entry of a `.pth` to use: "model_ema" (None, as the paper does) or "model". A safetensors file holds
+            one set of weights, so there it must be None.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, unsafe or not a Hi-MAR model.
+        ConfigError: the configuration is incomplete or contradicts the shapes.
+    """
+    path = Path(path)
+    if weights is not None and path.suffix == ".safetensors":
+        raise CheckpointError(
+            f"{path} holds one set of weights, so {weights!r} cannot be chosen from it; leave it out."
+        )
+    state, metadata = read_state(path, key=weights or DEFAULT_WEIGHTS)
+    measured = measure({name: tuple(tensor.shape) for name, tensor in state.items()}, str(path))
+    source = path.name if config is None else str(config) if isinstance(config, str | Path) else "config"
+    carried = read_config(_embedded_config(metadata[_CONFIG_KEY], path)) if _CONFIG_KEY in metadata else {}
+    given = {**carried, **(read_config(config) if config is not None else {})}
+    if not given:
+        raise ConfigError(
+            f"{path} does not carry its configuration; give a preset or a JSON file with heads and dit_heads."
+        )
+    resolved = resolve(given, measured, source)
+    with torch.device("meta"):
+        model = HiMAR(resolved)
+    _check_layout(model, state, path)
+    state = {name: tensor.to(torch.float32) for name, tensor in state.items()}
+    model.load_state_dict(state, assign=True)
+    return model.eval().requires_grad_(False)
+
+
+def save_checkpoint(model: HiMAR, path: str | Path, dtype: torch.dtype = torch.float32) -> None:
+    """Write the model's tensors and configuration as safetensors, in one move; `dtype` is that on disk."""
+    tensors = {name: tensor.to(dtype) for name, tensor in model.state_dict().items()}
+    write_safetensors(Path(path), tensors, {_CONFIG_KEY: json.dumps(model.config.to_dict())})
+
+
+def measure(shapes: Shapes, source: str) -> dict[str, int]:
+    """Read off a state dict's shapes every size that they tell (§2), as ModelConfig's fields and `grid`.
+
+    Raises CheckpointError when they are not a Hi-MAR model's.
+    """
+
+    def size(name: str, axis: int) -> int:
+        if name not in shapes or len(shapes[name]) <= axis:
+            raise CheckpointError(f"{source} is not a Hi-MAR checkpoint: it has no {name} of the released layout.")
+        return shapes[name][axis]
+
+    def depth(prefix: str) -> int:
+        return len({name.split(".")[prefix.count(".")] for name in shapes if name.startswith(prefix)})
+
+    low, total = size("cond_tokens", 1), size("mask_token", 1) // 2
+    sizes = {
+        "width": size("class_emb.weight", 1),
+        "enc_depth": depth("encoder_blocks."),
+        "dec_depth": depth("decoder_blocks."),
+        "classes": size("class_emb.weight", 0),
+        "buffer": size("encoder_pos_embed_learned", 1) // 2 - total,
+        "cond_scale": math.isqrt(low),
+        "grid": math.isqrt(max(total - low, 0)),
+        "channels": size("cond_tokens", 2),
+        "mlp_depth": depth("diffloss.net.res_blocks."),
+        "mlp_width": size("diffloss.net.cond_embed.weight", 0),
+        "dit_depth": depth("cond_diffloss.net.blocks."),
+        "dit_width": size("cond_diffloss.net.c_embedder.proj.weight", 0),
+    }
+    square = sizes["cond_scale"] ** 2 == low and sizes["grid"] ** 2 == total - low
+    if not square or min(sizes.values()) < 1:
+        raise CheckpointError(
+            f"{source} is not a Hi-MAR checkpoint of the released layout: cond_tokens {shapes['cond_tokens']} and "
+            f"mask_token {shapes['mask_token']} are not two square token grids."
+        )
+    return sizes
+
+
+def _check_layout(model: HiMAR, state: Mapping[str, torch.Tensor], path: Path) -> None:
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    for name in sorted(expected.keys() ^ state.keys()):
+        verb = "lacks" if name in expected else "has an unknown"
+        raise CheckpointError(f"{path} is not a Hi-MAR checkpoint of the released layout: it {verb} {name}.")
+    for name, shape in expected.items():
+        if tuple(state[name].shape) != shape:
+            raise CheckpointError(
+                f"{path}: {name} has shape {tuple(state[name].shape)}, but the rest of the checkpoint asks for {shape}."
+            )
+        if not state[name].is_floating_point():
+            raise CheckpointError(f"{path}: {name} has dtype {state[name].dtype}; weights are floating-point.")
+
+
+def _embedded_config(text: str, path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{path} carries a configuration that is not JSON; write the file again.") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} carries a configuration that is not a JSON object; write the file again.")
+    return values

@@ -1,0 +1,98 @@
+"""Trains a model of the digits from nothing: VAE, latents, model. It made the weights in himar/weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from himar_kernels import ConfigError
+
+from .checkpoints import save_checkpoint
+from .config import ModelConfig
+from .diffusion_draws import StartPractice
+from .digits import IMAGE_SIZE, Digits, half_size, load_digits_split
+from .losses import LossSettings
+from .model import HiMAR
+from .optimise import OnStep, Schedule
+from .training import LatentSet, TrainingSettings, train_model
+from .vae import AutoencoderKL, load_vae
+from .vae_training import DIGITS_VAE, VaeTraining, latent_moments, save_vae, train_vae
+
+VAE_FILE, MODEL_FILE = "digits-vae.safetensors", "digits.safetensors"
+
+DIGITS_MODEL = TrainingSettings(
+    schedule=Schedule(steps=2400, peak=2e-3, warmup=100, decay="cosine"),
+    batch=64,
+    ema=0.998,
+    dropout=0.0,
+    snapshot_every=200,
+    # Low tokens are few here: every share of them is masked at times, and pivots are nearly always used.
+    loss=LossSettings(pivot_share=0.9, low_mask_least=0.1, low_mask_deviation=0.6, repeats=2, start=StartPractice()),
+)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The settings of both trainings and the seed of everything random."""
+
+    vae: VaeTraining = DIGITS_VAE
+    model: TrainingSettings = DIGITS_MODEL
+    seed: int = 0
+
+    def changed(self, steps: int | None, batch: int | None) -> Recipe:
+        """Return a copy with the model's steps and batch changed where given."""
+        model = self.model
+        if steps is not None:
+            warmup = min(model.schedule.warmup, steps // 10)
+            model = replace(model, schedule=replace(model.schedule, steps=steps, warmup=warmup))
+        if batch is not None:
+            model = replace(model, batch=batch)
+        return replace(self, model=model)
+
+
+def train_digits(folder: Path, config: ModelConfig, recipe: Recipe, on_stage: Callable[[str], OnStep | None]) -> Path:
+    """Train the digits' VAE and model and write both to `folder`; returns the model's file.
+
+    A VAE that `folder` already has is used as it is. The model's averaged weights are written at every snapshot,
+    each in one move. `on_stage` is told "VAE" or "model" before each training and may return a step callback.
+    Raises ConfigError when the model's sizes do not suit the digits, TrainingError when a loss stops being
+    finite, CheckpointError when a file cannot be read or written.
+    """
+    _check_sizes(config, recipe.vae)
+    train, _ = load_digits_split()
+    if not (folder / VAE_FILE).exists():
+        trained = train_vae(recipe.vae, train.images, recipe.seed, on_stage("VAE"))
+        save_vae(folder / VAE_FILE, trained)
+    # Read back, so that the latents are those of the half-precision weights that users have.
+    vae = load_vae(folder / VAE_FILE)
+    model = HiMAR(config, recipe.model.dropout)
+    target = folder / MODEL_FILE
+
+    def save(averaged: HiMAR, step: int) -> None:
+        save_checkpoint(averaged, target, torch.float16)
+
+    train_model(model, digit_latents(vae, train), recipe.model, recipe.seed, on_stage("model"), save)
+    return target
+
+
+def digit_latents(vae: AutoencoderKL, digits: Digits) -> LatentSet:
+    """Encode the digits at both sizes."""
+    return LatentSet(latent_moments(vae, digits.images), latent_moments(vae, half_size(digits.images)), digits.labels)
+
+
+def _check_sizes(config: ModelConfig, vae: VaeTraining) -> None:
+    stride = vae.config.stride
+    wanted = {
+        "img_size": IMAGE_SIZE,
+        "vae_stride": stride,
+        "cond_scale": IMAGE_SIZE // 2 // stride,
+        "channels": vae.config.z_channels,
+    }
+    for name, size in wanted.items():
+        if getattr(config, name) != size:
+            raise ConfigError(f"{name} is {getattr(config, name)}, but the digits need {size}; use --config digits.")
+    if config.classes < 10:
+        raise ConfigError(f"classes is {config.classes}, but there are 10 digits; set it to 10.")

@@ -1,0 +1,53 @@
+"""From a model to pictures: sampled images in chunks, and a PNG of all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from himar_kernels import Draws, InputError, SamplingConfig, to_sheet, to_uint8
+
+from .model import HiMAR
+from .sampler import generate
+from .vae import AutoencoderKL, require_fit
+
+
+@torch.inference_mode()
+def sample_images(
+    model: HiMAR,
+    vae: AutoencoderKL,
+    labels: Sequence[int],
+    draws: Draws,
+    sampling: SamplingConfig | None = None,
+    chunk: int = 100,
+) -> NDArray[np.uint8]:
+    """Return one image per label, uint8 (B, H, W, 3); `chunk` images are made at once and do not change them.
+
+    Raises InputError for a label out of range, ConfigError when model and VAE do not belong together.
+    """
+    require_fit(vae, model.config, "the VAE")
+    parts = []
+    for first in range(0, len(labels), chunk):
+        latents = generate(model, labels[first : first + chunk], draws=draws, sampling=sampling, first_index=first)
+        parts.append(to_uint8(vae.decode(latents).cpu().numpy()))
+    if not parts:
+        raise InputError("labels is empty; give at least one class label.")
+    return np.concatenate(parts)
+
+
+def save_grid(path: Path, images: NDArray[np.uint8], columns: int) -> None:
+    """Write images uint8 (B, H, W, 3) as one PNG, row by row, in one move. Raises InputError if it cannot."""
+    from PIL import Image
+
+    unfinished = path.with_name(f".{path.name}.part")
+    try:
+        Image.fromarray(to_sheet(images, columns)).save(unfinished, format="PNG")
+        unfinished.replace(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error}.") from error
+    finally:
+        unfinished.unlink(missing_ok=True)

@@ -1,0 +1,101 @@
+"""The whole Hi-MAR model: masked transformer, MLP head for phase low, DiT head for phase high."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from .config import ModelConfig
+from .dit_head import DiTHead
+from .mlp_head import MLPHead
+from .transformer import Block, MaskedTransformer
+
+
+class Head(nn.Module):
+    """Holds a head under the name the released checkpoints give it (`diffloss.net`, `cond_diffloss.net`)."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+
+class HiMAR(MaskedTransformer):
+    """A Hi-MAR model in the released checkpoints' layout (himar-model.md §2-4).
+
+    Args:
+        config: sizes of the model.
+        dropout: of attention and projection in the transformer, active in training mode only (§8: 0.1).
+    """
+
+    def __init__(self, config: ModelConfig, dropout: float = 0.0) -> None:
+        super().__init__(config, dropout)
+        self.diffloss = Head(MLPHead(config.channels, config.mlp_depth, config.mlp_width, config.width))
+        self.cond_diffloss = Head(
+            DiTHead(
+                config.channels,
+                config.dit_depth,
+                config.dit_width,
+                config.dit_heads,
+                config.width,
+                config.grid,
+            )
+        )
+
+    @property
+    def mlp_head(self) -> MLPHead:
+        """The head of phase low."""
+        net = self.diffloss.net
+        assert isinstance(net, MLPHead)
+        return net
+
+    @property
+    def dit_head(self) -> DiTHead:
+        """The head of phase high."""
+        net = self.cond_diffloss.net
+        assert isinstance(net, DiTHead)
+        return net
+
+
+@torch.no_grad()
+def initialise(model: HiMAR, seed: int) -> HiMAR:
+    """Set weights for training from scratch, the same for the same seed; returns the model.
+
+    Linear layers Xavier-uniform, tables normal 0.02. Scale-aware blocks start as plain pre-norm blocks; the heads'
+    modulations and last layers start at zero, as usual for adaLN.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            nn.init.xavier_uniform_(module.weight.flatten(1), generator=generator)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02, generator=generator)
+        elif isinstance(module, Block):
+            nn.init.ones_(module.adaLN_scale)
+            module.adaLN_shift.zero_().unflatten(-1, (4, -1))[..., 1::2, :] = 1
+    for name, parameter in model.named_parameters(recurse=False):
+        if name != "cond_tokens":
+            nn.init.normal_(parameter, std=0.02, generator=generator)
+    nn.init.zeros_(model.cond_tokens)
+    for name, parameter in model.named_parameters():
+        if "adaLN_modulation" in name or "_blocks_ada" in name or "final_layer.linear" in name:
+            nn.init.zeros_(parameter)
+    return model
+
+
+@torch.no_grad()
+def randomise(model: HiMAR, seed: int) -> HiMAR:
+    """Give every parameter a value that matters, so that an export of random weights can be checked.
+
+    Starts from `initialise` and fills what that leaves at zero (modulations, last layers) with small normals.
+    """
+    initialise(model, seed)
+    generator = torch.Generator().manual_seed(seed + 1)
+    for parameter in model.parameters():
+        if not parameter.any():
+            nn.init.normal_(parameter, std=0.02, generator=generator)
+    return model

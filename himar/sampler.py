@@ -1,0 +1,177 @@
+"""The eager two-phase sampler: the reference that engines are compared with (§6)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from himar_kernels import (
+    Chain,
+    Draws,
+    Phase,
+    SamplingConfig,
+    Step,
+    check_labels,
+    dit_reverse_step,
+    known_positions,
+    mlp_reverse_step,
+    plan,
+    renoise_known,
+    revealed_positions,
+)
+
+from .model import HiMAR
+
+
+@dataclass(frozen=True)
+class TwoPhase:
+    """What a generation leaves: tokens of both phases, still times the VAE scale.
+
+    tokens: (B, N, C) of phase high; low_tokens: (B, S, C) of phase low; pivots: (B, S, D).
+    """
+
+    tokens: Tensor
+    low_tokens: Tensor
+    pivots: Tensor
+
+
+def generate(
+    model: HiMAR,
+    labels: Sequence[int],
+    *,
+    draws: Draws,
+    sampling: SamplingConfig | None = None,
+    first_index: int = 0,
+) -> Tensor:
+    """Sample one image's latent per label; `vae.decode` turns them into images.
+
+    Args:
+        model: the model, on any device.
+        labels: class of each image, 0 … classes-1.
+        draws: source of orders and noise.
+        sampling: steps, guidance and temperature; None takes the model configuration's default.
+        first_index: image index of the first label; images depend on the draws' seed and their index alone.
+
+    Returns:
+        latents (B, C, h, w), VAE scale removed.
+
+    Raises:
+        InputError: a label is out of range, or a phase has more steps than positions.
+    """
+    result = two_phase(model, labels, draws=draws, sampling=sampling, first_index=first_index)
+    return to_grid(result.tokens) / model.config.vae_scale
+
+
+@torch.inference_mode()
+def two_phase(
+    model: HiMAR,
+    labels: Sequence[int],
+    *,
+    draws: Draws,
+    sampling: SamplingConfig | None = None,
+    first_index: int = 0,
+) -> TwoPhase:
+    """Run both phases as `generate` does and return all that they leave."""
+    config = model.config
+    sampling = sampling or config.default_sampling
+    steps = plan(sampling, config.low_positions, config.high_positions)
+    device = model.mask_token.device
+    images = np.arange(first_index, first_index + len(labels))
+    loop = _Loop(model, draws, images, torch.from_numpy(check_labels(labels, config.classes)).to(device), sampling)
+
+    low_order = draws.order("low", config.low_positions, images)
+    high_order = draws.order("high", config.high_positions, images)
+    low_tokens = torch.zeros(len(images), config.low_positions, config.channels, device=device)
+    pivots = torch.zeros(len(images), config.low_positions, config.width, device=device)
+    tokens = torch.zeros(len(images), config.high_positions, config.channels, device=device)
+    for step in steps:
+        if step.phase == "low":
+            loop.low_step(step, low_order, low_tokens, pivots)
+        else:
+            tokens = loop.high_step(step, high_order, pivots, tokens)
+    return TwoPhase(tokens, low_tokens, pivots)
+
+
+class _Loop:
+    """One request's constants, and a step of each phase over its state."""
+
+    def __init__(
+        self, model: HiMAR, draws: Draws, images: np.ndarray, labels: Tensor, sampling: SamplingConfig
+    ) -> None:
+        self.model = model
+        self.draws = draws
+        self.images = images
+        self.labels = labels
+        self.temperature = sampling.temperature
+        self.low_chain = Chain.build(sampling.low_diffusion_steps)
+        self.high_chain = Chain.build(sampling.high_diffusion_steps)
+
+    def low_step(self, step: Step, order: np.ndarray, low_tokens: Tensor, pivots: Tensor) -> None:
+        """Reveal the step's low positions: sample their tokens, capture their pivots; both in place."""
+        class_row, repeats = self._rows(step)
+        known = self._tensor(known_positions(order, step.masked))
+        z = self.model.transformer_low(class_row, low_tokens.repeat(repeats, 1, 1), known.repeat(repeats, 1))
+        revealed = revealed_positions(order, step)
+        columns = self._tensor(revealed)
+        rows = torch.arange(len(columns), device=z.device)[:, None]
+        z = z[torch.arange(len(z), device=z.device)[:, None], columns.repeat(repeats, 1)]
+
+        condition = self.model.mlp_head.condition(z.flatten(0, 1))
+        channels = low_tokens.shape[-1]
+        x = self._tensor(self.draws.initial_noise("low", step.index, self.images, revealed, channels))
+        x = x.flatten(0, 1)
+        for k in reversed(range(len(self.low_chain))):
+            prediction = self.model.mlp_head.denoise(x.repeat(repeats, 1), self._timestep(self.low_chain, k), condition)
+            noise = self._noise("low", step, k, revealed, channels)
+            noise = None if noise is None else noise.flatten(0, 1)
+            x = mlp_reverse_step(self.low_chain, k, x, prediction, step.guidance, noise, self.temperature)
+        low_tokens[rows, columns] = x.view(*columns.shape, channels)
+        pivots[rows, columns] = z[: len(columns)]
+
+    def high_step(self, step: Step, order: np.ndarray, pivots: Tensor, tokens: Tensor) -> Tensor:
+        """Denoise all N positions; return the tokens with every masked position's result."""
+        class_row, repeats = self._rows(step)
+        known = self._tensor(known_positions(order, step.masked))
+        z = self.model.transformer_high(
+            class_row, pivots.repeat(repeats, 1, 1), tokens.repeat(repeats, 1, 1), known.repeat(repeats, 1)
+        )
+        condition = self.model.dit_head.condition(z[:, self.model.config.low_positions :])
+        positions = np.broadcast_to(np.arange(order.shape[1]), order.shape)
+        channels = tokens.shape[-1]
+        initial = self._tensor(self.draws.initial_noise("high", step.index, self.images, positions, channels))
+        x = initial
+        for k in reversed(range(len(self.high_chain))):
+            x = renoise_known(self.high_chain, k, x, tokens, initial, known)
+            prediction = self.model.dit_head.denoise(
+                x.repeat(repeats, 1, 1), self._timestep(self.high_chain, k), condition
+            )
+            noise = self._noise("high", step, k, positions, channels)
+            x = dit_reverse_step(self.high_chain, k, x, prediction, step.guidance, noise, self.temperature)
+        return torch.where(known[..., None], tokens, x)
+
+    def _rows(self, step: Step) -> tuple[Tensor, int]:
+        """Class rows [conditional; unconditional] under guidance, else conditional alone, and their multiple."""
+        if step.guidance == 1:
+            return self.labels, 1
+        return torch.cat([self.labels, torch.full_like(self.labels, self.model.config.classes)]), 2
+
+    def _noise(self, phase: Phase, step: Step, k: int, positions: np.ndarray, channels: int) -> Tensor | None:
+        if k == 0:
+            return None
+        return self._tensor(self.draws.noise(phase, step.index, [k], self.images, positions, channels)[0])
+
+    def _timestep(self, chain: Chain, k: int) -> Tensor:
+        return torch.tensor([int(chain.timesteps[k])], device=self.labels.device)
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.labels.device)
+
+
+def to_grid(tokens: Tensor) -> Tensor:
+    """Arrange row-major tokens (B, n², C) as a grid (B, C, n, n)."""
+    side = round(tokens.shape[1] ** 0.5)
+    return tokens.transpose(1, 2).unflatten(2, (side, side))
