@@ -1,0 +1,84 @@
+"""Opening a bundle: its manifest is read, its files are hashed, nothing is loaded yet."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from himar_kernels import BundleError
+
+from .manifest import MANIFEST_NAME, Manifest, inside, parse_manifest
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A folder whose manifest was read and whose files were checked.
+
+    Attributes:
+        root: the folder, resolved.
+        manifest: what it says.
+        id: sha256 of the manifest. The manifest holds every file's hash, so the id names the whole bundle.
+    """
+
+    root: Path
+    manifest: Manifest
+    id: str
+
+    @classmethod
+    def open(cls, path: str | Path) -> Bundle:
+        """Read the manifest at `path` and verify the size and hash of every file it names.
+
+        Raises BundleError: no folder or manifest, a newer schema, a path that leads out of the bundle, a
+        missing or changed file.
+        """
+        root = Path(path)
+        if not root.is_dir():
+            raise BundleError(f"{root} is not a folder; give a bundle that `himar-export build` wrote.")
+        root = root.resolve()
+        source = root / MANIFEST_NAME
+        if not source.is_file():
+            raise BundleError(f"{root} has no {MANIFEST_NAME}, so it is no bundle; make one with `himar-export build`.")
+        try:
+            text = source.read_bytes()
+        except OSError as error:
+            raise BundleError(f"{source} cannot be read: {error.strerror}.") from error
+        bundle = cls(root, parse_manifest(text, str(source)), hashlib.sha256(text).hexdigest())
+        bundle._verify_files()
+        log.info("opened bundle %s (%d files)", root, len(bundle.manifest.files))
+        return bundle
+
+    def path(self, relative: str) -> Path:
+        """Return where a file of the bundle lies; BundleError if that is outside, also by way of a link."""
+        resolved = (self.root / inside(relative, str(self.root / MANIFEST_NAME))).resolve()
+        if not resolved.is_relative_to(self.root):
+            raise BundleError(f"{relative} in {self.root} is a link that leads out of the bundle; refusing to load it.")
+        return resolved
+
+    def _verify_files(self) -> None:
+        for relative, entry in self.manifest.files.items():
+            path = self.path(relative)
+            if not path.is_file():
+                raise BundleError(f"{self.root} lacks its file {relative}; copy the bundle again.")
+            size = path.stat().st_size
+            if size != entry.bytes:
+                raise BundleError(
+                    f"{relative} in {self.root} has {size} bytes where the manifest says {entry.bytes}; "
+                    f"copy the bundle again or rebuild it."
+                )
+            if _sha256(path) != entry.sha256:
+                raise BundleError(
+                    f"{relative} in {self.root} does not have the manifest's sha256: it is damaged; "
+                    f"copy the bundle again or rebuild it."
+                )
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror or error}.") from error

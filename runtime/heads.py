@@ -1,0 +1,118 @@
+"""The diffusion loops of both heads: from an autoregressive step's condition to tokens (himar-model.md §5).
+
+The condition is bound once per autoregressive step; only the state and the timestep travel per diffusion
+step. State, guidance and updates are float32 on the host whatever the engines' precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from himar_kernels import (
+    Chain,
+    Draws,
+    EngineError,
+    Step,
+    dit_reverse_step,
+    mlp_reverse_step,
+    renoise_known,
+)
+
+from .engine import Engine, Tensor
+
+# Values of noise drawn at once: enough to share a call's cost, little enough to stay in memory's reach.
+NOISE_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Sites:
+    """Where a step's noise belongs: images int64 (B,) and their positions int64 (B, r), with C channels."""
+
+    draws: Draws
+    step: Step
+    images: NDArray[np.int64]
+    positions: NDArray[np.int64]
+    channels: int
+
+    def initial_noise(self) -> NDArray[np.float32]:
+        """Return float32 (B, r, C)."""
+        step = self.step
+        return self.draws.initial_noise(step.phase, step.index, self.images, self.positions, self.channels)
+
+    def down(self, chain_length: int) -> Iterator[tuple[int, NDArray[np.float32] | None]]:
+        """Yield (k, noise (B, r, C)) from k = n-1 to 0; the last step has no noise."""
+        step = self.step
+        values = max(1, self.positions.size * self.channels)
+        at_once = max(1, NOISE_BLOCK // values)
+        for top in range(chain_length - 1, 0, -at_once):
+            ks = range(top, max(0, top - at_once), -1)
+            block = self.draws.noise(step.phase, step.index, ks, self.images, self.positions, self.channels)
+            yield from zip(ks, block, strict=True)
+        yield 0, None
+
+
+def sample_low(
+    engine: Engine, chain: Chain, sites: Sites, condition: NDArray[np.float32], temperature: float
+) -> NDArray[np.float32]:
+    """Sample the tokens of the revealed low positions with the MLP head.
+
+    Args:
+        condition: (H·B·r, W), H = 2 halves [conditional; unconditional] under guidance, else 1.
+
+    Returns: tokens (B, r, C). Raises EngineError when they are not finite.
+    """
+    shape = (*sites.positions.shape, sites.channels)
+    engine.bind({"condition": condition})
+    x = sites.initial_noise().reshape(-1, sites.channels)
+    for k, noise in sites.down(len(chain)):
+        prediction = _predict(engine, chain, k, x, len(condition) // len(x))
+        noise = None if noise is None else noise.reshape(x.shape)
+        x = mlp_reverse_step(chain, k, x, prediction, sites.step.guidance, noise, temperature)
+    require_finite(x, "mlp_head", sites.step)
+    return x.reshape(shape)
+
+
+def sample_high(
+    engine: Engine,
+    chain: Chain,
+    sites: Sites,
+    condition: Tensor,
+    tokens: NDArray[np.float32],
+    known: NDArray[np.bool_],
+    temperature: float,
+) -> NDArray[np.float32]:
+    """Denoise all N high positions with the DiT head; known ones follow their tokens (B, N, C).
+
+    Args:
+        condition: (H·B, N, W), H = 2 halves under guidance, else 1; may stay on the device.
+        known: bool (B, N), True where the token is fixed.
+
+    Returns: tokens (B, N, C), the known ones unchanged. Raises EngineError when they are not finite.
+    """
+    engine.bind({"condition": condition})
+    initial = sites.initial_noise()
+    x = initial
+    for k, noise in sites.down(len(chain)):
+        x = renoise_known(chain, k, x, tokens, initial, known)
+        prediction = _predict(engine, chain, k, x, condition.shape[0] // len(x))
+        x = dit_reverse_step(chain, k, x, prediction, sites.step.guidance, noise, temperature)
+    require_finite(x, "dit_head", sites.step)
+    return np.where(known[..., None], tokens, x)
+
+
+def require_finite(values: NDArray[np.float32], component: str, step: Step) -> None:
+    """Raise EngineError, naming the component, the phase and the step, unless every value is finite."""
+    if not np.isfinite(values).all():
+        raise EngineError(
+            f"{component} gave values that are not finite in phase {step.phase}, step {step.index}; "
+            f"if the bundle is in half precision, build {component} with fp32 or bf16."
+        )
+
+
+def _predict(engine: Engine, chain: Chain, k: int, x: NDArray[np.float32], halves: int) -> NDArray[np.float32]:
+    rows = np.concatenate([x] * halves)  # both halves see the same state
+    return engine.run({"x": rows, "timestep": chain.timesteps[k : k + 1]})["prediction"]

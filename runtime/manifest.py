@@ -1,0 +1,258 @@
+"""The bundle's manifest, schema 1.0: what `manifest.json` says, read and checked without loading an engine.
+
+    schema_version  "1.0". Unknown keys are kept (`Manifest.raw`) and ignored within major version 1.
+    himar_version   version of the toolkit that built the bundle
+    model           ModelInfo: sizes of the network; keys of other sizes are kept
+    sampling        {name: SamplingConfig}, the first is the default
+    max_batch       images per run that the engines were built for
+    components      {name: {file, precision, inputs, outputs, profile, engine: {backend, file}, parts}}
+                    inputs, outputs: [{name, dtype, shape}], a string in a shape names a dynamic axis;
+                    profile: {axis: [least, usual, largest]}; file: the ONNX model; engine.file: what runs;
+                    parts: [{name, bytes, shared_bytes}], where the weights' bytes go; the heads' entries also have
+                    condition_embedding, where the product that embeds z for them stands in the weights file
+    backend         {name, version, compute_capability}: what built the engines, and for which GPU (or null)
+    files           {path: {sha256, bytes}} of every file but the manifest
+    selftest        path of the recorded self test
+    provenance      source checkpoint's sha256, versions, command line
+    verification    [{name, relative_l2, limit, passed}] of the self test at the build
+
+All paths are relative to the bundle, with "/" between their parts, and can't lead out of it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import PurePosixPath
+from typing import Any
+
+from himar_kernels import BundleError, ConfigError, SamplingConfig
+
+from .json_reader import Reader
+
+SCHEMA_VERSION = "1.0"
+MANIFEST_NAME = "manifest.json"
+DTYPES = ("float32", "float16", "int64")
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, dtype ("float32", "float16", "int64") and shape of a tensor; a string names a dynamic axis."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class ComponentSpec:
+    """One exported network: its tensors, the sizes it was built for, and the engine that runs it.
+
+    file: its ONNX model. engine_file: what `backend` loads. profile: axis → (least, usual, largest).
+    """
+
+    name: str
+    file: str
+    precision: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    profile: Mapping[str, tuple[int, int, int]]
+    backend: str
+    engine_file: str
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """The sizes that the loop needs (himar-model.md §1): names as in the model's configuration."""
+
+    width: int
+    classes: int
+    buffer: int
+    cond_scale: int
+    img_size: int
+    vae_stride: int
+    vae_scale: float
+    channels: int
+
+    @property
+    def grid(self) -> int:
+        """Side h = w of the high-resolution token grid."""
+        return self.img_size // self.vae_stride
+
+    @property
+    def low_positions(self) -> int:
+        """S, positions of phase low."""
+        return self.cond_scale**2
+
+    @property
+    def high_positions(self) -> int:
+        """N, positions of phase high."""
+        return self.grid**2
+
+
+@dataclass(frozen=True)
+class BackendInfo:
+    """What built the engines. compute_capability: the GPU's, such as "9.0"; None where any will do."""
+
+    name: str
+    version: str
+    compute_capability: str | None
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """Hash and size that a file of the bundle must have."""
+
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A checked manifest; see the module's text. `raw` is the JSON as it stands, unknown keys included."""
+
+    schema_version: str
+    himar_version: str
+    model: ModelInfo
+    sampling: Mapping[str, SamplingConfig]
+    max_batch: int
+    components: Mapping[str, ComponentSpec]
+    backend: BackendInfo
+    files: Mapping[str, FileEntry]
+    selftest: str
+    provenance: Mapping[str, Any]
+    raw: Mapping[str, Any]
+
+
+def parse_manifest(text: str | bytes, source: str) -> Manifest:
+    """Read and check a manifest; every BundleError names `source` and the key that is wrong."""
+    try:
+        raw = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{source} is not valid JSON ({error}); build the bundle again.") from error
+    top = Reader(raw, source, "")
+    _check_schema(top.get("schema_version", str), source)
+    manifest = Manifest(
+        schema_version=top.get("schema_version", str),
+        himar_version=top.get("himar_version", str),
+        model=_model(top.reader("model")),
+        sampling=_sampling(top.reader("sampling")),
+        max_batch=top.positive("max_batch"),
+        components={name: _component(name, entry) for name, entry in top.reader("components").readers()},
+        backend=_backend(top.reader("backend")),
+        files={
+            inside(path, source): FileEntry(entry.get("sha256", str), entry.get("bytes", int))
+            for path, entry in top.reader("files").readers()
+        },
+        selftest=inside(top.get("selftest", str), source),
+        provenance=top.reader("provenance").values,
+        raw=top.values,
+    )
+    for path in _referenced(manifest):
+        if path not in manifest.files:
+            raise BundleError(f"{source} names {path}, but gives no hash for it; build the bundle again.")
+    return manifest
+
+
+def inside(path: str, source: str) -> str:
+    """Return `path` if it is relative, plain and stays inside the bundle; else BundleError."""
+    parts = PurePosixPath(path).parts
+    if (
+        not parts
+        or path.startswith("/")
+        or ".." in parts
+        or "\\" in path
+        or "\0" in path
+        or re.match("[A-Za-z]:", path)
+    ):
+        raise BundleError(f"{source} names the path {path!r}, which leads out of the bundle; refusing to load it.")
+    return path
+
+
+def _check_schema(version: str, source: str) -> None:
+    major = version.partition(".")[0]
+    if not re.fullmatch(r"\d+\.\d+", version) or major == "0":
+        raise BundleError(f"{source}: schema_version is {version!r}; it must be like '1.0'.")
+    readable = SCHEMA_VERSION.partition(".")[0]
+    if int(major) > int(readable):
+        raise BundleError(
+            f"{source} has schema version {version}, but this himar reads versions up to {readable}.x; "
+            f"install a newer himar or build the bundle again with this one."
+        )
+
+
+def _model(reader: Reader) -> ModelInfo:
+    sizes = {f.name: reader.positive(f.name) for f in fields(ModelInfo) if f.name != "vae_scale"}
+    model = ModelInfo(**sizes, vae_scale=reader.get("vae_scale", float))
+    if not 0 < model.vae_scale < math.inf:
+        raise BundleError(f"{reader.source}: model.vae_scale is {model.vae_scale}; it must be a positive number.")
+    if model.img_size % model.vae_stride:
+        raise BundleError(
+            f"{reader.source}: model.img_size {model.img_size} is no multiple of vae_stride {model.vae_stride}."
+        )
+    return model
+
+
+def _sampling(reader: Reader) -> dict[str, SamplingConfig]:
+    known = {field.name for field in fields(SamplingConfig)}
+    settings = {}
+    for name, entry in reader.readers():
+        values = {key: value for key, value in entry.values.items() if key in known}
+        try:
+            settings[name] = SamplingConfig.from_dict(values, entry.path)
+        except ConfigError as error:
+            raise BundleError(f"{reader.source}: {error}") from error
+    if not settings:
+        raise BundleError(f"{reader.source}: sampling is empty; it needs at least one setting.")
+    return settings
+
+
+def _component(name: str, reader: Reader) -> ComponentSpec:
+    engine = reader.reader("engine")
+    profile = reader.reader("profile")
+    return ComponentSpec(
+        name=name,
+        file=inside(reader.get("file", str), reader.source),
+        precision=reader.get("precision", str),
+        inputs=tuple(_tensor(entry) for entry in reader.items("inputs")),
+        outputs=tuple(_tensor(entry) for entry in reader.items("outputs")),
+        profile={axis: _range(profile, axis) for axis in profile.values},
+        backend=engine.get("backend", str),
+        engine_file=inside(engine.get("file", str), reader.source),
+    )
+
+
+def _tensor(reader: Reader) -> TensorSpec:
+    dtype = reader.get("dtype", str)
+    if dtype not in DTYPES:
+        raise BundleError(f"{reader.source}: {reader.path}.dtype is {dtype!r}; known are {', '.join(DTYPES)}.")
+    shape = reader.get("shape", list)
+    if not all(isinstance(size, str) or (type(size) is int and size > 0) for size in shape):
+        raise BundleError(f"{reader.source}: {reader.path}.shape is {shape}; it must hold sizes and axis names.")
+    return TensorSpec(reader.get("name", str), dtype, tuple(shape))
+
+
+def _range(profile: Reader, axis: str) -> tuple[int, int, int]:
+    values = profile.get(axis, list)
+    if len(values) != 3 or not all(type(value) is int for value in values) or values != sorted(values):
+        raise BundleError(f"{profile.source}: {profile.path}.{axis} is {values}; it must be [least, usual, largest].")
+    return values[0], values[1], values[2]
+
+
+def _backend(reader: Reader) -> BackendInfo:
+    capability = reader.values.get("compute_capability")
+    return BackendInfo(
+        reader.get("name", str),
+        reader.get("version", str),
+        None if capability is None else reader.get("compute_capability", str),
+    )
+
+
+def _referenced(manifest: Manifest) -> list[str]:
+    paths = [manifest.selftest]
+    for component in manifest.components.values():
+        paths += [component.file, component.engine_file]
+    return paths

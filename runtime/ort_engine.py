@@ -1,0 +1,196 @@
+"""Engines that ONNX Runtime runs, on the CPU or on a GPU, with inputs and outputs that stay on the device."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from himar_kernels import EngineError, InputError
+
+from .engine import Device, DeviceArray, Tensor, resolve_axes, resolved_shape
+from .manifest import ComponentSpec
+
+log = logging.getLogger(__name__)
+
+_ERRORS_ONLY = 3
+
+
+@dataclass(frozen=True)
+class OrtArray:
+    """An OrtValue on the engine's device."""
+
+    value: Any
+    dtype: str
+    device: Device
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The sizes."""
+        return tuple(self.value.shape())
+
+    def numpy(self) -> NDArray[Any]:
+        """Return a copy on the host, float32 for any float."""
+        array = self.value.numpy()
+        if self.device.kind == "cpu":  # then it is a view of the engine's own buffer
+            array = array.copy()
+        return array.astype(np.float32, copy=False) if self.dtype.startswith("float") else array
+
+
+class OrtEngine:
+    """An ONNX Runtime session with its own binding: see `Engine` for the methods' contract.
+
+    Bound inputs and outputs keep their device buffers between runs while their shapes stay the same.
+    """
+
+    def __init__(self, session: Any, spec: ComponentSpec, device: Device) -> None:
+        self._session = session
+        self._spec = spec
+        self._device = device
+        self._binding = session.io_binding()
+        self._dtypes = {tensor.name: tensor.dtype for tensor in spec.inputs}
+        self._inputs: dict[str, OrtArray] = {}
+        self._uploads: dict[str, Any] = {}
+        self._outputs: dict[str, Any] = {}
+
+    @classmethod
+    def load(cls, path: Path, spec: ComponentSpec, device: Device, threads: int | None) -> OrtEngine:
+        """Create the session. threads: of one operator on the CPU; None leaves it to ONNX Runtime.
+
+        Raises EngineError: ONNX Runtime is absent or lacks CUDA, no such GPU, the model does not load.
+        """
+        if spec.precision == "bf16" and device.kind == "cpu":
+            raise EngineError(
+                f"{spec.name} is in bfloat16, which ONNX Runtime cannot run on the CPU; load the bundle on 'cuda', "
+                f"or build it with --fp16 or --fp32."
+            )
+        ort = _onnxruntime()
+        options = ort.SessionOptions()
+        options.log_severity_level = _ERRORS_ONLY
+        # Idle threads of one engine must not spin while the next engine, or the host between two runs, computes.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if threads is not None:
+            options.intra_op_num_threads = check_threads(threads)
+        try:
+            session = ort.InferenceSession(path, options, providers=_providers(ort, device))
+        except EngineError:
+            raise
+        except Exception as error:
+            raise EngineError(
+                f"{spec.name} does not load on {device} with ONNX Runtime {ort.__version__}: {_first_line(error)}"
+            ) from error
+        if device.kind == "cuda" and "CUDAExecutionProvider" not in session.get_providers():
+            raise EngineError(
+                f"ONNX Runtime could not use {device} for {spec.name}; check that this GPU exists and "
+                f"that CUDA 13 and cuDNN 9 are installed, or use device='cpu'."
+            )
+        log.debug("loaded %s on %s", spec.name, device)
+        return cls(session, spec, device)
+
+    @property
+    def spec(self) -> ComponentSpec:
+        """The component's tensors."""
+        return self._spec
+
+    def bind(self, inputs: Mapping[str, Tensor]) -> None:
+        """See Engine.bind."""
+        for name, tensor in inputs.items():
+            if name not in self._dtypes:
+                raise EngineError(f"{self._spec.name} has no input {name!r}; it has {', '.join(self._dtypes)}.")
+            array = self._on_device(name, tensor)
+            self._inputs[name] = array
+            self._binding.bind_ortvalue_input(name, array.value)
+
+    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
+        """See Engine.run."""
+        return {name: array.numpy() for name, array in self.run_on_device(inputs).items()}
+
+    def run_on_device(self, inputs: Mapping[str, Tensor]) -> Mapping[str, DeviceArray]:
+        """See Engine.run_on_device."""
+        self.bind(inputs)
+        axes = resolve_axes(self._spec, {name: array.shape for name, array in self._inputs.items()})
+        for tensor in self._spec.outputs:
+            self._prepare_output(tensor.name, tensor.dtype, resolved_shape(tensor, axes))
+        try:
+            self._session.run_with_iobinding(self._binding)
+        except Exception as error:
+            raise EngineError(f"{self._spec.name} failed on {self._device}: {_first_line(error)}") from error
+        values = zip(self._spec.outputs, self._binding.get_outputs(), strict=True)
+        return {tensor.name: OrtArray(value, tensor.dtype, self._device) for tensor, value in values}
+
+    def clone(self) -> OrtEngine:
+        """See Engine.clone."""
+        return OrtEngine(self._session, self._spec, self._device)
+
+    def _on_device(self, name: str, tensor: Tensor) -> OrtArray:
+        dtype = self._dtypes[name]
+        if isinstance(tensor, OrtArray) and (tensor.dtype, tensor.device) == (dtype, self._device):
+            return tensor
+        host = tensor if isinstance(tensor, np.ndarray) else tensor.numpy()
+        return OrtArray(self._upload(name, np.ascontiguousarray(host, dtype)), dtype, self._device)
+
+    def _upload(self, name: str, array: NDArray[Any]) -> Any:
+        ort = _onnxruntime()
+        if self._device.kind == "cpu":
+            return ort.OrtValue.ortvalue_from_numpy(array)
+        buffer = self._uploads.get(name)
+        if buffer is None or tuple(buffer.shape()) != array.shape:
+            self._uploads[name] = buffer = self._allocate(array.shape, array.dtype)
+        buffer.update_inplace(array)
+        return buffer
+
+    def _prepare_output(self, name: str, dtype: str, shape: tuple[int, ...] | None) -> None:
+        if shape is None:
+            self._binding.bind_output(name, self._device.kind, self._device.index)
+            return
+        buffer = self._outputs.get(name)
+        if buffer is None or tuple(buffer.shape()) != shape:
+            self._outputs[name] = buffer = self._allocate(shape, np.dtype(dtype))
+            self._binding.bind_ortvalue_output(name, buffer)
+
+    def _allocate(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+        ort = _onnxruntime()
+        return ort.OrtValue.ortvalue_from_shape_and_type(shape, dtype.type, self._device.kind, self._device.index)
+
+
+def check_threads(threads: int) -> int:
+    """Return a number of CPU threads, at least 1, or raise InputError."""
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+        raise InputError(f"threads is {threads!r}; it must be a whole number of at least 1, or None.")
+    return threads
+
+
+def _onnxruntime() -> ModuleType:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise EngineError(
+            "this bundle runs on ONNX Runtime, which is not installed here; pip install onnxruntime (CPU) or "
+            "pip install onnxruntime-gpu==1.31.0 (NVIDIA GPU)."
+        ) from error
+    return onnxruntime
+
+
+def _providers(ort: ModuleType, device: Device) -> list[Any]:
+    if device.kind == "cpu":
+        return ["CPUExecutionProvider"]
+    available = ort.get_available_providers()
+    if "CUDAExecutionProvider" not in available:
+        raise EngineError(
+            f"device {device} needs ONNX Runtime with CUDA, but the installed {ort.__version__} only has "
+            f"{', '.join(available)}; pip uninstall onnxruntime; pip install onnxruntime-gpu==1.31.0"
+        )
+    ort.preload_dlls()
+    # float32 must mean float32: TF32 products would miss the model's numbers by a thousand times more.
+    cuda = {"device_id": device.index, "use_tf32": 0, "cudnn_conv_algo_search": "HEURISTIC"}
+    return [("CUDAExecutionProvider", cuda), "CPUExecutionProvider"]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,193 @@
+"""What a service calls: load a bundle once, generate images many times, clone it for more lanes."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from himar_kernels import Draws, GuidanceSchedule, InputError, PhiloxDraws, SamplingConfig, Step, check_labels
+
+from .bundle import Bundle
+from .decode import decode, to_latents
+from .engine import Device
+from .loop import Request, Tokens, run_two_phase
+from .networks import Networks, load_networks
+from .recipe import Recipe
+from .request import choose_draws, choose_sampling, image_indices
+from .result import Progress, Result
+
+log = logging.getLogger(__name__)
+
+OnStep = Callable[[Progress], bool | None]
+
+
+class Pipeline:
+    """A bundle's engines, ready to generate. One request at a time; `clone` gives more lanes."""
+
+    def __init__(self, bundle: Bundle, networks: Networks) -> None:
+        self.bundle = bundle
+        self._networks = networks
+        self._lock = threading.RLock()
+        self._generating = False
+
+    @classmethod
+    def load(cls, path: str | Path, device: str = "cpu", threads: int | None = None) -> Pipeline:
+        """Open and check the bundle at `path` and load its engines.
+
+        Args:
+            device: "cpu", "cuda" or "cuda:N".
+            threads: CPU threads that one operator uses; None takes all cores.
+
+        Raises:
+            BundleError: the bundle is missing, damaged or of a newer schema.
+            EngineError: the device or the backend is not available here, or an engine does not load.
+            InputError: `threads` is no number of threads.
+        """
+        where = Device.parse(device)
+        bundle = Bundle.open(path)
+        start = time.perf_counter()
+        networks = load_networks(bundle, where, threads)
+        log.info("loaded %s on %s in %.1f s", bundle.root, where, time.perf_counter() - start)
+        return cls(bundle, networks)
+
+    def clone(self) -> Pipeline:
+        """Return another lane for another thread: it shares the weights and has its own buffers."""
+        return Pipeline(self.bundle, self._networks.clone())
+
+    def generate(
+        self,
+        labels: Sequence[int] | NDArray[np.int64],
+        *,
+        seed: int | None = None,
+        draws: Draws | None = None,
+        sampling: str | SamplingConfig | None = None,
+        guidance: float | None = None,
+        low_guidance: float | None = None,
+        high_guidance: float | None = None,
+        low_steps: int | None = None,
+        high_steps: int | None = None,
+        low_diffusion_steps: int | None = None,
+        high_diffusion_steps: int | None = None,
+        guidance_schedule: GuidanceSchedule | None = None,
+        temperature: float | None = None,
+        first_index: int = 0,
+        on_step: OnStep | None = None,
+    ) -> Result:
+        """Generate one image per label. Concurrent calls on one pipeline wait for each other.
+
+        Args:
+            labels: class numbers, any count; more than the bundle's max_batch are run in chunks.
+            seed: 0 … 2^64-1; None is 0. An image depends on its seed, index and label only.
+            draws: source of randomness in place of a seed.
+            sampling: a setting's name in the bundle, or settings of your own; None is the bundle's default.
+            guidance: scale of both phases; low_guidance and high_guidance go before it. 1 is none.
+            low_steps … temperature: replace single values of the settings; see SamplingConfig.
+            first_index: image index of the first label.
+            on_step: called after every autoregressive step; returning False cancels.
+
+        Raises:
+            InputError: an argument is out of range; nothing has run.
+            EngineError: an engine failed or gave values that are not finite.
+        """
+        model = self.bundle.manifest.model
+        checked = check_labels(labels, model.classes)
+        settings = choose_sampling(
+            self.bundle.manifest.sampling,
+            sampling,
+            guidance,
+            {
+                "low_guidance": low_guidance,
+                "high_guidance": high_guidance,
+                "low_steps": low_steps,
+                "high_steps": high_steps,
+                "low_diffusion_steps": low_diffusion_steps,
+                "high_diffusion_steps": high_diffusion_steps,
+                "guidance_schedule": guidance_schedule,
+                "temperature": temperature,
+            },
+        )
+        settings.check_positions(model.low_positions, model.high_positions)
+        images = image_indices(len(checked), first_index)
+        request = Request(checked, images, settings, choose_draws(seed, draws))
+        with self._lock:
+            if self._generating:
+                raise InputError("generate was called from its own on_step; call it on a clone() instead.")
+            self._generating = True
+            try:
+                return self._generate(request, on_step)
+            finally:
+                self._generating = False
+
+    def _generate(self, request: Request, on_step: OnStep | None) -> Result:
+        start = time.perf_counter()
+        chunks = split(request, self.bundle.manifest.max_batch)
+        total = len(chunks) * (request.sampling.low_steps + request.sampling.high_steps)
+        done = itertools.count(1)
+        finished: list[Tokens] = []
+        pixels: list[NDArray[np.uint8]] = []
+        for chunk in chunks:
+
+            def go_on(step: Step, images: int = len(chunk.labels)) -> bool:
+                event = Progress(step.phase, step.index, next(done), total, images)
+                answer = None if on_step is None else on_step(event)
+                return answer is None or bool(answer)
+
+            tokens = run_two_phase(self._networks, self.bundle.manifest.model, chunk, go_on)
+            if tokens is None:
+                break
+            finished.append(tokens)
+            if self._networks.vae_decoder is not None:
+                latents = to_latents(tokens.high, self.bundle.manifest.model.vae_scale)
+                pixels.append(decode(self._networks.vae_decoder, latents))
+        result = self._result(request, finished, pixels)
+        log.info("%s: %d images in %.2f s", result.status, len(result.labels), time.perf_counter() - start)
+        return result
+
+    def _result(self, request: Request, finished: list[Tokens], pixels: list[NDArray[np.uint8]]) -> Result:
+        """Join the finished chunks; the empty arrays give the shapes when there are none."""
+        model = self.bundle.manifest.model
+        no_low = np.zeros((0, model.low_positions, model.channels), np.float32)
+        no_high = np.zeros((0, model.high_positions, model.channels), np.float32)
+        no_pixels = np.zeros((0, model.img_size, model.img_size, 3), np.uint8)
+        high = np.concatenate([no_high, *(tokens.high for tokens in finished)])
+        count = len(high)
+        return Result(
+            images=np.concatenate([no_pixels, *pixels]) if self._networks.vae_decoder else None,
+            latents=to_latents(high, model.vae_scale),
+            low_latents=to_latents(np.concatenate([no_low, *(tokens.low for tokens in finished)]), model.vae_scale),
+            labels=request.labels[:count],
+            recipes=self._recipes(request, count),
+            status="complete" if count == len(request.labels) else "cancelled",
+        )
+
+    def _recipes(self, request: Request, count: int) -> tuple[Recipe, ...]:
+        seed = request.draws.seed if isinstance(request.draws, PhiloxDraws) else None
+        version = _himar_version()
+        return tuple(
+            Recipe(seed, int(index), int(label), request.sampling, self.bundle.id, version)
+            for index, label in zip(request.images[:count], request.labels[:count], strict=True)
+        )
+
+
+def _himar_version() -> str:
+    try:
+        return importlib.metadata.version("himar")
+    except importlib.metadata.PackageNotFoundError:  # the folders were copied, not installed
+        return "unknown"
+
+
+def split(request: Request, most: int) -> list[Request]:
+    """Cut a request into chunks of at most `most` images, as equal as can be."""
+    parts = range(-(-len(request.labels) // most))
+    labels = np.array_split(request.labels, len(parts))
+    images = np.array_split(request.images, len(parts))
+    return [replace(request, labels=labels[part], images=images[part]) for part in parts]

@@ -1,0 +1,54 @@
+"""PNG files that carry the recipe of every image on them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from himar_kernels import InputError
+
+from .recipe import Recipe
+
+_KEY = "himar"
+
+
+def write_png(path: Path, pixels: NDArray[np.uint8], recipes: Sequence[Recipe]) -> None:
+    """Write pixels uint8 (H, W, 3), RGB: one image, or a sheet of several with a recipe each, row by row.
+
+    The recipes stand as a JSON list in the text chunk "himar".
+    """
+    from PIL import Image, PngImagePlugin
+
+    text = PngImagePlugin.PngInfo()
+    text.add_text(_KEY, json.dumps([recipe.to_dict() for recipe in recipes]))
+    unfinished = path.with_name(f".{path.name}.part")
+    try:
+        Image.fromarray(pixels).save(unfinished, format="PNG", pnginfo=text)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def read_recipes(path: str | Path) -> tuple[Recipe, ...]:
+    """Return the recipes of a PNG that himar wrote, one per image on it; InputError when there are none."""
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            image.load()  # text may also stand after the pixels
+            text = image.text  # type: ignore[attr-defined]
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is not a readable PNG: {error}.") from error
+    if _KEY not in text:
+        raise InputError(f"{path} carries no himar recipe; it was made or rewritten by another program.")
+    try:
+        values = json.loads(text[_KEY])
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} carries a damaged recipe: {error}.") from error
+    if not isinstance(values, list) or not values or not all(isinstance(recipe, dict) for recipe in values):
+        raise InputError(f"{path} carries a damaged recipe: it is no list of JSON objects.")
+    return tuple(Recipe.from_dict(recipe, str(path)) for recipe in values)

@@ -1,0 +1,193 @@
+"""Engines: what is bound stays, outputs can stay on the device, and a wrong input says which and why."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from himar_kernels import EngineError, InputError
+from himar_runtime import Bundle, ComponentSpec, Device, TensorSpec, load_engine
+from himar_runtime.ort_engine import OrtEngine
+
+CPU = Device("cpu")
+
+
+@pytest.fixture
+def head(bundle_path: Path) -> OrtEngine:
+    engine = load_engine(Bundle.open(bundle_path), "mlp_head", CPU, 1)
+    assert isinstance(engine, OrtEngine)
+    return engine
+
+
+def _inputs(samples: int, seed: int = 0) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(seed)
+    return {
+        "x": random.standard_normal((samples, 2)).astype(np.float32),
+        "timestep": np.array([500]),
+        "condition": random.standard_normal((samples, 4)).astype(np.float32),
+    }
+
+
+def test_bound_inputs_stay_until_they_are_bound_again(head: OrtEngine) -> None:
+    first, second = _inputs(3), _inputs(3, seed=1)
+    expected = head.run(first)["prediction"]
+    other = head.clone()
+    other.bind({"condition": first["condition"]})
+    state = {"x": first["x"], "timestep": first["timestep"]}
+    assert np.array_equal(other.run(state)["prediction"], expected)
+    assert np.array_equal(other.run(state)["prediction"], expected)
+    other.bind({"condition": second["condition"]})
+    assert not np.array_equal(other.run(state)["prediction"], expected)
+    assert np.array_equal(head.run(first)["prediction"], expected)
+
+
+def test_results_are_the_callers_own(head: OrtEngine) -> None:
+    first = head.run(_inputs(3))["prediction"]
+    kept = first.copy()
+    head.run(_inputs(3, seed=1))
+    assert np.array_equal(first, kept)
+
+
+def test_sizes_may_change_between_runs(head: OrtEngine) -> None:
+    for samples in (3, 1, 7, 3):
+        assert head.run(_inputs(samples))["prediction"].shape == (samples, 4)
+
+
+def test_an_output_on_the_device_feeds_another_engine(bundle_path: Path) -> None:
+    bundle = Bundle.open(bundle_path)
+    low, head = (load_engine(bundle, name, CPU, 1) for name in ("dit_head", "dit_head"))
+    random = np.random.default_rng(0)
+    x = random.standard_normal((2, 16, 2)).astype(np.float32)
+    condition = random.standard_normal((2, 16, 4)).astype(np.float32)
+    time = np.array([3])
+    there = low.run_on_device({"x": x, "timestep": time, "condition": condition})["prediction"]
+    assert there.shape == (2, 16, 2)
+    here = there.numpy()
+    direct = head.run({"x": there, "timestep": time, "condition": condition})["prediction"]
+    assert np.array_equal(direct, head.run({"x": here, "timestep": time, "condition": condition})["prediction"])
+
+
+def test_outputs_of_sizes_only_the_engine_knows(bundle_path: Path) -> None:
+    decoder = load_engine(Bundle.open(bundle_path), "vae_decoder", CPU, None)
+    for side in (2, 4):
+        images = decoder.run({"latent": np.zeros((1, 2, side, side), np.float32)})["image"]
+        assert images.shape == (1, 3, 4 * side, 4 * side)
+
+
+def test_half_precision_tensors_are_cast_on_the_way_in_and_out(tmp_path: Path) -> None:
+    text = '<ir_version: 10, opset_import: ["": 20]> g (float16[n] x) => (float16[n] y) { y = Add(x, x) }'
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "half.onnx")
+    spec = ComponentSpec(
+        name="half",
+        file="half.onnx",
+        precision="fp16",
+        inputs=(TensorSpec("x", "float16", ("n",)),),
+        outputs=(TensorSpec("y", "float16", ("n",)),),
+        profile={},
+        backend="onnxruntime",
+        engine_file="half.onnx",
+    )
+    y = OrtEngine.load(tmp_path / "half.onnx", spec, CPU, None).run({"x": np.float32([0.1])})["y"]
+    assert y.dtype == np.float32
+    assert y[0] == 2 * np.float32(np.float16(0.1))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x": np.zeros((3, 5), np.float32)}, r"mlp_head: input x has shape \(3, 5\)"),
+        ({"x": np.zeros(3, np.float32)}, r"mlp_head: input x has shape \(3,\)"),
+        ({"condition": np.zeros((2, 4), np.float32)}, r"input condition has shape \(2, 4\)"),
+        ({"y": np.zeros(3)}, "mlp_head has no input 'y'; it has x, timestep, condition"),
+    ],
+)
+def test_wrong_inputs_are_named(head: OrtEngine, change: dict[str, np.ndarray], message: str) -> None:
+    with pytest.raises(EngineError, match=message):
+        head.run({**_inputs(3), **change})
+
+
+def test_missing_inputs_are_named(head: OrtEngine) -> None:
+    with pytest.raises(EngineError, match=r"mlp_head: inputs missing: \['condition', 'timestep'\]"):
+        head.clone().run({"x": np.zeros((1, 2), np.float32)})
+
+
+def test_an_engine_that_fails_while_running_is_named(bundle_path: Path) -> None:
+    engine = load_engine(Bundle.open(bundle_path), "transformer_low", CPU, 1)
+    with pytest.raises(EngineError, match=r"transformer_low failed on cpu: .*"):
+        engine.run(
+            {
+                "class_row": np.array([99]),
+                "low_tokens": np.zeros((1, 4, 2), np.float32),
+                "visible": np.array([[0, 1]]),
+                "sources": np.zeros((1, 22), np.int64),
+            }
+        )
+
+
+def test_a_model_that_does_not_load_is_named(make_bundle, edit_manifest) -> None:
+    path = make_bundle()
+    (path / "mlp_head.onnx").write_bytes(b"no model")
+    entry = {"sha256": hashlib.sha256(b"no model").hexdigest(), "bytes": 8}
+    edit_manifest(path, lambda manifest: manifest["files"].update({"mlp_head.onnx": entry}))
+    with pytest.raises(EngineError, match=r"mlp_head does not load on cpu with ONNX Runtime 1\.\d+"):
+        load_engine(Bundle.open(path), "mlp_head", CPU, None)
+
+
+def test_onnxruntime_that_is_not_installed(bundle_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(EngineError, match=r"not installed here; pip install onnxruntime"):
+        load_engine(Bundle.open(bundle_path), "mlp_head", CPU, None)
+
+
+def test_cuda_without_the_provider_says_what_to_install(bundle_path: Path) -> None:
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has CUDA")
+    with pytest.raises(EngineError, match=r"cuda:0 .* pip uninstall onnxruntime; pip install onnxruntime-gpu==1"):
+        load_engine(Bundle.open(bundle_path), "mlp_head", Device.parse("cuda"), None)
+
+
+def test_another_backend_is_refused(make_bundle: Callable[..., Path], edit_manifest) -> None:
+    path = make_bundle()
+    change = {"backend": "tensorrt", "file": "mlp_head.onnx"}
+    edit_manifest(path, lambda manifest: manifest["components"]["mlp_head"].update(engine=change))
+    with pytest.raises(EngineError, match=r"mlp_head .* an engine for 'tensorrt'; this himar runs 'onnxruntime'"):
+        load_engine(Bundle.open(path), "mlp_head", CPU, None)
+
+
+@pytest.mark.parametrize("text", ["gpu", "cuda:", "cuda:x", "cpu:0", "", None, 0])
+def test_a_device_that_is_none_is_refused(text: object) -> None:
+    with pytest.raises(EngineError, match=r"device is .*; it must be 'cpu', 'cuda' or 'cuda:N'"):
+        Device.parse(text)  # type: ignore[arg-type]
+
+
+def test_devices_are_read() -> None:
+    assert Device.parse("cuda") == Device.parse("cuda:0") == Device("cuda", 0)
+    assert str(Device.parse("cuda:3")) == "cuda:3"
+    assert str(Device.parse("cpu")) == "cpu"
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1.5, True, "2"])
+def test_threads_must_be_a_count(bundle_path: Path, threads: object) -> None:
+    with pytest.raises(InputError, match=r"threads is .* at least 1"):
+        load_engine(Bundle.open(bundle_path), "mlp_head", CPU, threads)  # type: ignore[arg-type]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(
+    "CUDAExecutionProvider" not in onnxruntime.get_available_providers(), reason="ONNX Runtime has no CUDA here"
+)
+def test_the_gpu_gives_the_cpus_numbers(bundle_path: Path) -> None:
+    bundle = Bundle.open(bundle_path)
+    inputs = _inputs(5)
+    expected = load_engine(bundle, "mlp_head", CPU, 1).run(inputs)["prediction"]
+    engine = load_engine(bundle, "mlp_head", Device.parse("cuda:0"), None)
+    engine.bind({"condition": inputs.pop("condition")})
+    for _ in range(2):
+        assert np.allclose(engine.run(inputs)["prediction"], expected, atol=1e-4)
