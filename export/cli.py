@@ -1,0 +1,204 @@
+"""The `himar-export` command. torch is imported by the verbs that need it, so the others run without."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from himar_kernels.console import label_option, require_extra, run_cli
+
+from .cli_options import precision_pairs, sampling_options, weights_option
+from .generate import GenerateRequest, generate_images
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="himar", prog_name="himar-export")
+def cli() -> None:
+    """Turn a Hi-MAR checkpoint into a bundle of engines, check it, and make images with it.
+
+    Add --debug to any command to see the traceback of an error.
+    """
+
+
+@cli.command(epilog="Example: himar-export build model.pth --config himar-b --vae kl16.ckpt --fp16 --out bundle")
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option("--config", help="Preset (himar-b, himar-l, himar-h, digits) or a JSON file with heads and dit_heads.")
+@click.option("--vae", type=click.Path(path_type=Path), help="KL-VAE checkpoint; without it the bundle gives latents.")
+@click.option("--fp32", "precision", flag_value="fp32", default=None, help="Float32 everywhere (default).")
+@click.option("--fp16", "precision", flag_value="fp16", help="Products in float16; norms and sums stay float32.")
+@click.option("--bf16", "precision", flag_value="bf16", help="Products in bfloat16; norms and sums stay float32.")
+@click.option(
+    "--precision", "component_precision", multiple=True, metavar="NAME=PRECISION", callback=precision_pairs,
+    help="Precision of one component, for example vae_decoder=fp32; may be repeated.",
+)  # fmt: skip
+@click.option("--backend", default="onnxruntime", show_default=True, type=click.Choice(["onnxruntime"]))
+@click.option("--max-batch", default=64, show_default=True, help="Most images in one run of the engines.")
+@weights_option
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to create.")
+@click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
+def build(out: Path, precision: str | None, as_json: bool, **options: Any) -> None:
+    """Export CHECKPOINT to a bundle, verify it against the eager model, and keep it only if it matches."""
+    require_extra("export", "torch", "safetensors", "onnx", "onnxscript")
+    from .build import BuildRequest
+    from .build import build as run_build
+    from .precision import check_precision
+    from .report import print_comparisons, print_json
+
+    precision = check_precision(precision or "fp32", "the bundle")
+    command = ("himar-export", *sys.argv[1:])
+    with _progress(as_json) as advance:
+        comparisons = run_build(BuildRequest(out=out, command=command, precision=precision, **options), advance)
+    if as_json:
+        print_json({"bundle": str(out), "comparisons": comparisons})
+    else:
+        print_comparisons(comparisons, f"{out}: engines against the eager model")
+        if "bf16" in (precision, *options["component_precision"].values()):
+            click.echo(
+                "bfloat16 was verified in emulation (its rounding, float32 arithmetic): ONNX Runtime has no bfloat16 "
+                "products for the CPU. Such a bundle needs a GPU."
+            )
+
+
+@cli.command(epilog="Example: himar-export verify bundle --recording run.npz --case guided")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--recording", type=click.Path(path_type=Path), help="Recorded run to replay instead of the self-test.")
+@click.option("--case", help="Case of the recording; all of them if not given.")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+@click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
+def verify(bundle: Path, recording: Path | None, case: str | None, device: str, as_json: bool) -> int:
+    """Replay the self-test of BUNDLE, or a recorded run, and compare: exit code 0 only if everything matches."""
+    from .report import print_comparisons, print_json
+    from .verify import verify_recording, verify_selftest
+
+    if recording is None and case is not None:
+        raise click.UsageError("--case goes with --recording.")
+    if recording is None:
+        comparisons = verify_selftest(bundle, device)
+    else:
+        comparisons = verify_recording(bundle, recording, case, device)
+    if as_json:
+        print_json({"bundle": str(bundle), "comparisons": comparisons})
+    else:
+        print_comparisons(comparisons, f"{bundle} against {recording or 'its self-test'}")
+    return 0 if all(c.passed is not False for c in comparisons) else 1
+
+
+@cli.command(epilog="Example: himar-export inspect bundle")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest (or the recipe) as JSON.")
+def inspect(path: Path, as_json: bool) -> None:
+    """Show what is in a bundle and where its bytes go, or how a generated PNG was made."""
+    from .inspect import inspect_path
+
+    inspect_path(path, as_json)
+
+
+@cli.command(epilog="Example: himar-export generate bundle --labels 207,360 --count 4 --seed 7 --out images.png")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option(
+    "--labels", required=True, callback=label_option, help="Classes: numbers and ranges, for example 1,5,10-19."
+)
+@click.option("--count", default=1, show_default=True, type=click.IntRange(1), help="Images of each class.")
+@click.option("--seed", default=0, show_default=True, help="Same seed, same images.")
+@sampling_options
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path),
+    help=".png: one image, or a grid with a row per class; .npz: latents; otherwise a folder of PNGs.",
+)  # fmt: skip
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads of the engines; all cores if not given.")
+@click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
+def generate(as_json: bool, **options: Any) -> None:
+    """Make images of classes with the engines of BUNDLE."""
+    from .report import print_json
+
+    with _progress(as_json) as advance:
+        outcome = generate_images(GenerateRequest(**options), advance)
+    if as_json:
+        print_json(outcome)
+    else:
+        Console().print(
+            f"{outcome['images']} {'images' if outcome['images'] > 1 else 'image'} in {outcome['seconds']:.1f} s "
+            f"({outcome['seconds'] / outcome['images']:.3f} s each) → {outcome['out']}",
+            highlight=False,
+        )
+
+
+@cli.command(epilog="Example: himar-export record model.pth --config himar-b --labels 1,2 --seed 3 --out run.npz")
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option("--config", help="Preset or JSON file, as for build.")
+@click.option("--vae", type=click.Path(path_type=Path), help="KL-VAE checkpoint, to record its decoder too.")
+@weights_option
+@click.option(
+    "--labels", required=True, callback=label_option, help="Classes: numbers and ranges, for example 1,5,10-19."
+)
+@click.option("--seed", default=0, show_default=True, help="Seed of the recorded draws.")
+@click.option("--case", default="run", show_default=True, help="Name of the case in the recording.")
+@sampling_options
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The .npz to write.")
+@click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
+def record(as_json: bool, **options: Any) -> None:
+    """Run the eager model of CHECKPOINT and write every draw and result, for `verify --recording`."""
+    require_extra("export", "torch", "safetensors", "onnx", "onnxscript")
+    from .record_command import record_run
+    from .report import print_json
+
+    with _progress(as_json) as advance:
+        arrays = record_run(advance=advance, **options)
+    if as_json:
+        print_json({"out": str(options["out"]), "arrays": len(arrays)})
+    else:
+        Console().print(f"{len(arrays)} arrays → {options['out']}", highlight=False)
+
+
+@cli.command(epilog="Example: himar-export bench bundle --checkpoint model.pth --config himar-b --batch 1 --batch 8")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--checkpoint", required=True, type=click.Path(path_type=Path), help="What the bundle was built from.")
+@click.option("--config", help="Preset or JSON file, as for build.")
+@click.option("--vae", type=click.Path(path_type=Path), help="KL-VAE checkpoint: time up to images, not tokens.")
+@weights_option
+@click.option("--batch", "batches", multiple=True, default=(1,), show_default=True, type=click.IntRange(1))
+@click.option("--repeats", default=5, show_default=True, type=click.IntRange(3), help="Timed runs of each side.")
+@click.option("--json", "as_json", is_flag=True, help="Print every timing as JSON.")
+def bench(as_json: bool, **options: Any) -> int:
+    """Time whole generations on the CPU: engines against the eager model, same weights, seeds and threads."""
+    require_extra("export", "torch", "safetensors", "onnx", "onnxscript")
+    from .bench import run_bench
+    from .report import print_bench, print_json
+
+    with _progress(as_json) as advance:
+        rows = run_bench(advance=advance, **options)
+    if as_json:
+        print_json({"rows": rows})
+    else:
+        print_bench(rows)
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    return run_cli(cli, argv)
+
+
+class _progress:  # noqa: N801
+    """A progress bar on stderr, silent under --json; yields advance(text, fraction)."""
+
+    def __init__(self, silent: bool) -> None:
+        self._bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(),
+            console=Console(stderr=True), disable=silent, transient=True,
+        )  # fmt: skip
+
+    def __enter__(self) -> Callable[[str, float], None]:
+        self._bar.start()
+        task = self._bar.add_task("starting", total=1.0)
+        return lambda text, fraction: self._bar.update(task, description=text, completed=fraction)
+
+    def __exit__(self, *exc: object) -> None:
+        self._bar.stop()

@@ -1,0 +1,135 @@
+"""`himar-export inspect`: what is in a bundle and where its bytes go, or how a generated PNG was made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from himar_runtime import Bundle, ComponentSpec, TensorSpec, read_recipes
+
+from .report import print_json
+
+_UNITS = ("B", "kB", "MB", "GB")
+
+
+def inspect_path(path: Path, as_json: bool) -> None:
+    """Print a bundle's tables (its hashes are checked), or a PNG's recipe. Raises BundleError or InputError."""
+    if path.suffix.lower() == ".png" and path.is_file():
+        recipes = [recipe.to_dict() for recipe in read_recipes(path)]
+        if as_json:
+            print_json(recipes if len(recipes) > 1 else recipes[0])
+        else:
+            _print_recipes(path, recipes)
+        return
+    bundle = Bundle.open(path)
+    if as_json:
+        print_json(bundle.manifest.raw)
+        return
+    console = Console()
+    _print_summary(console, bundle)
+    for table in (_components(bundle), _sizes(bundle), _files(bundle), _sampling(bundle)):
+        console.print(table)
+
+
+def readable(size: float) -> str:
+    """Return a size in bytes with a unit: 1.23 MB."""
+    unit = 0
+    while size >= 1000 and unit < len(_UNITS) - 1:
+        size, unit = size / 1000, unit + 1
+    return f"{size:.0f} B" if unit == 0 else f"{size:.2f} {_UNITS[unit]}"
+
+
+def _print_summary(console: Console, bundle: Bundle) -> None:
+    manifest = bundle.manifest
+    model, provenance = manifest.model, manifest.provenance
+    total = sum(entry.bytes for entry in manifest.files.values())
+    lines = [
+        f"{bundle.root}  ({readable(total)}, schema {manifest.schema_version}, himar {manifest.himar_version})",
+        f"model      {model.classes} classes, {model.cond_scale}×{model.cond_scale} low and "
+        f"{model.grid}×{model.grid} high tokens, images {model.img_size}×{model.img_size}, width {model.width}",
+        f"engines    {manifest.backend.name} {manifest.backend.version}, up to {manifest.max_batch} images a run",
+    ]
+    for name in ("checkpoint", "vae"):
+        if name in provenance:
+            lines.append(f"{name:10} {provenance[name]['file']}  sha256 {provenance[name]['sha256'][:16]}…")
+    if "vae_decoder" not in manifest.components:
+        lines.append("no VAE decoder: this bundle gives latents, not images")
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _components(bundle: Bundle) -> Table:
+    table = Table(title="Components", title_justify="left")
+    for heading in ("component", "precision", "inputs", "outputs", "axes: least…largest"):
+        table.add_column(heading, overflow="fold")
+    for name, spec in bundle.manifest.components.items():
+        axes = ", ".join(f"{axis} {least}…{most}" for axis, (least, _, most) in spec.profile.items())
+        table.add_row(name, spec.precision, _tensors(spec.inputs), _tensors(spec.outputs), axes)
+    return table
+
+
+def _tensors(specs: tuple[TensorSpec, ...]) -> str:
+    return "\n".join(f"{spec.name} ({', '.join(map(str, spec.shape))})" for spec in specs)
+
+
+def _sizes(bundle: Bundle) -> Table:
+    """Weights of each component by part. What two components share stands on disk once."""
+    table = Table(title="Weights by part", title_justify="left")
+    table.add_column("component")
+    table.add_column("part")
+    for heading in ("bytes", "of them shared"):
+        table.add_column(heading, justify="right")
+    everything = shared = 0
+    for name, spec in bundle.manifest.components.items():
+        parts = _parts(bundle, spec)
+        sizes = sum(part["bytes"] for part in parts), sum(part["shared_bytes"] for part in parts)
+        everything, shared = everything + sizes[0], shared + sizes[1]
+        for part in sorted(parts, key=lambda part: -part["bytes"]):
+            if part["bytes"] >= sizes[0] / 100:
+                table.add_row(name, part["name"], readable(part["bytes"]), readable(part["shared_bytes"]))
+                name = ""
+        table.add_row("", "total", readable(sizes[0]), readable(sizes[1]), style="bold", end_section=True)
+    table.add_row("all", "if each had its own copy", readable(everything), readable(shared), style="bold")
+    stored = sum(entry.bytes for name, entry in bundle.manifest.files.items() if not name.endswith(".npz"))
+    table.add_row("", "on disk, shared ones once", readable(stored), "", style="bold")
+    return table
+
+
+def _parts(bundle: Bundle, spec: ComponentSpec) -> list[dict[str, Any]]:
+    return list(bundle.manifest.raw["components"][spec.name].get("parts", []))
+
+
+def _files(bundle: Bundle) -> Table:
+    table = Table(title="Files", title_justify="left")
+    table.add_column("file")
+    table.add_column("bytes", justify="right")
+    table.add_column("sha256")
+    for name, entry in sorted(bundle.manifest.files.items(), key=lambda item: -item[1].bytes):
+        table.add_row(name, readable(entry.bytes), f"{entry.sha256[:16]}…")
+    return table
+
+
+def _sampling(bundle: Bundle) -> Table:
+    table = Table(title="Sampling, default first", title_justify="left")
+    settings = {name: sampling.to_dict() for name, sampling in bundle.manifest.sampling.items()}
+    table.add_column("")
+    for name in settings:
+        table.add_column(name, justify="right")
+    for field in next(iter(settings.values())):
+        table.add_row(field, *(str(values[field]) for values in settings.values()))
+    return table
+
+
+def _print_recipes(path: Path, recipes: list[dict[str, Any]]) -> None:
+    console = Console()
+    first = recipes[0]
+    console.print(f"{path}: {len(recipes)} {'images' if len(recipes) > 1 else 'image'}", highlight=False)
+    for key in ("seed", "bundle", "himar_version"):
+        console.print(f"{key:14} {first[key]}", highlight=False)
+    for key, value in first["sampling"].items():
+        console.print(f"{key:22} {value}", highlight=False)
+    images = ", ".join(f"{recipe['index']}:{recipe['label']}" for recipe in recipes)
+    console.print(f"index:label    {images}", highlight=False)

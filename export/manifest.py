@@ -1,0 +1,103 @@
+"""Writing a bundle's files and its manifest; himar_runtime reads them (schema: himar_runtime.manifest)."""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from torch import nn
+
+from himar.model import HiMAR
+from himar_runtime import TensorSpec
+
+from .compare import Comparison
+from .components import Component
+from .files import sha256
+from .onnx_export import to_onnx
+from .precision import Precision
+from .weights import weight_file
+
+
+class BundleWriter:
+    """Fills a folder with one bundle: components, then weights closed, then the manifest."""
+
+    def __init__(self, folder: Path, model: HiMAR, max_batch: int) -> None:
+        config = model.config.to_dict()
+        self._folder = folder
+        self._weights = weight_file(folder)
+        self._components: dict[str, dict[str, Any]] = {}
+        self._manifest: dict[str, Any] = {
+            "sampling": config.pop("sampling"),
+            "model": config,
+            "max_batch": max_batch,
+        }
+
+    def add_component(self, component: Component, precision: Precision) -> None:
+        """Export the component; its large weights go into the shared weights file."""
+        model = to_onnx(component, precision, self._weights)
+        file = f"{component.name}.onnx"
+        onnx.save(model, self._folder / file)
+        self._components[component.name] = {
+            "file": file,
+            "precision": precision,
+            "inputs": [_tensor(spec) for spec in component.inputs],
+            "outputs": [_tensor(spec) for spec in component.outputs],
+            "profile": {axis: list(sizes) for axis, sizes in component.profile.items()},
+        }
+
+    def add_condition_embedding(self, component: str, layer: nn.Linear | nn.Conv2d) -> None:
+        """Note where the product that embeds z for a head stands; `verify --recording` needs it to feed raw z."""
+        assert layer.bias is not None
+        arrays = {"weight": layer.weight.flatten(1).t().contiguous().numpy(), "bias": layer.bias.numpy()}
+        self._components[component]["condition_embedding"] = {
+            name: {
+                "file": self._weights.name,
+                "offset": self._weights.add(array.tobytes())[0],
+                "dtype": str(np.dtype(array.dtype)),
+                "shape": list(array.shape),
+            }
+            for name, array in arrays.items()
+        }
+
+    def close_weights(self) -> None:
+        """Finish the weights file; nothing can be added after."""
+        self._weights.stream.close()
+        for name, entry in self._components.items():
+            entry["parts"] = self._weights.parts(name)
+
+    def write_manifest(self, backend: str, provenance: dict[str, Any], schema_version: str) -> None:
+        """Write manifest.json with every file's hash."""
+        files = sorted(path for path in self._folder.iterdir() if path.name != "manifest.json")
+        self._manifest = {
+            "schema_version": schema_version,
+            "himar_version": version("himar"),
+            **self._manifest,
+            "components": {
+                name: {**entry, "engine": {"backend": backend, "file": entry["file"]}}
+                for name, entry in self._components.items()
+            },
+            "backend": {"name": backend, "version": version(backend), "compute_capability": None},
+            "files": {path.name: {"sha256": sha256(path), "bytes": path.stat().st_size} for path in files},
+            "selftest": "selftest.npz",
+            "provenance": provenance,
+        }
+        self._save()
+
+    def add_verification(self, comparisons: list[Comparison]) -> None:
+        """Add the self-test's outcome to the manifest."""
+        self._manifest["verification"] = [
+            {"name": c.name, "relative_l2": c.relative_l2, "limit": c.limit, "passed": c.passed} for c in comparisons
+        ]
+        self._save()
+
+    def _save(self) -> None:
+        text = json.dumps(self._manifest, indent=1, allow_nan=False) + "\n"
+        (self._folder / "manifest.json").write_text(text, encoding="utf-8")
+
+
+def _tensor(spec: TensorSpec) -> dict[str, Any]:
+    return {"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)}

@@ -1,0 +1,82 @@
+"""What the verbs print: tables for people, JSON for machines."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import statistics
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from .compare import Comparison
+
+if TYPE_CHECKING:
+    from .bench import BenchRow
+
+
+def print_comparisons(comparisons: Sequence[Comparison], title: str) -> None:
+    """Print one row per output and the verdict."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("output")
+    for heading in ("relative L2", "limit", "max abs", "cosine"):
+        table.add_column(heading, justify="right")
+    table.add_column("")
+    for c in comparisons:
+        verdict = {True: "[green]ok[/green]", False: "[red]FAILED[/red]", None: "not compared"}[c.passed]
+        limit = "–" if c.limit is None else "exact" if c.limit == 0 else f"{c.limit:.0e}"
+        table.add_row(c.name, f"{c.relative_l2:.1e}", limit, f"{c.max_abs:.1e}", f"{c.cosine:.6f}", verdict)
+    console = Console()
+    console.print(table)
+    compared = [c for c in comparisons if c.passed is not None]
+    failed = sum(not c.passed for c in compared)
+    text = f"{failed} of {len(compared)} outputs differ." if failed else f"all {len(compared)} outputs match."
+    if len(compared) < len(comparisons):
+        text += (
+            f" {len(comparisons) - len(compared)} not compared: so short a chain of diffusion steps magnifies the "
+            f"rounding of half precision too much."
+        )
+    console.print(text, style="red" if failed else "green", highlight=False)
+
+
+def print_bench(rows: Sequence[BenchRow]) -> None:
+    """Print medians, spreads and the ratio of eager to engines, one row per batch size."""
+    table = Table(title="Seconds per generation, median (least … largest)", title_justify="left")
+    for heading in ("batch", "eager PyTorch", "engines", "eager / engines", "latents differ by"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        table.add_row(
+            str(row.batch),
+            _spread(row.eager),
+            _spread(row.engines),
+            f"{row.speedup:.2f}×",
+            f"{row.relative_l2:.1e}",
+        )
+    Console().print(table)
+
+
+def _spread(seconds: Sequence[float]) -> str:
+    return f"{statistics.median(seconds):.3f} ({min(seconds):.3f} … {max(seconds):.3f})"
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON; dataclasses become objects, infinities become null."""
+    click.echo(json.dumps(_plain(value), indent=1, allow_nan=False))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Comparison):
+        return _plain({**dataclasses.asdict(value), "passed": value.passed})
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _plain(dataclasses.asdict(value))
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,86 @@
+"""The transformer of one phase as an exportable graph: index lists in, condition of the phase's head out."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from himar.model import HiMAR
+from himar.transformer import HIGH, LOW
+
+from .folding import Norm, fold_stack
+from .precision import product
+
+
+class _PhaseTransformer(nn.Module):
+    """Encoder and decoder of one phase over P embedded positions; see himar_kernels.index_lists for the indices."""
+
+    def __init__(self, model: HiMAR, phase: int, embedded: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        K, L = model.config.buffer, model.config.positions
+        self.context_length, self.length = K, K + L
+        start = phase * (K + L)
+
+        def table(parameter: Tensor, first: int, count: int) -> nn.Parameter:
+            return nn.Parameter(parameter[0, first : first + count].detach().clone(), requires_grad=False)
+
+        classes = torch.cat([model.class_emb.weight, model.fake_latent]).detach()
+        self.class_rows = nn.Parameter(classes, requires_grad=False)
+        self.context_positions = table(model.encoder_pos_embed_learned, start, K)
+        self.token_positions = table(model.encoder_pos_embed_learned, start + K, embedded)
+        self.input_norm = Norm(model.z_proj_ln.weight, model.z_proj_ln.bias)
+        self.encoder = fold_stack(model.encoder_blocks, model.encoder_task_emb, model.encoder_blocks_ada, phase, dtype)
+        self.encoder_norm = Norm(model.encoder_norm.weight, model.encoder_norm.bias)
+        self.decoder_embed = product(model.decoder_embed, dtype)
+        self.mask_tokens = table(model.mask_token, phase * L, L)
+        self.decoder_positions = table(model.decoder_pos_embed_learned, start, K + L)
+        self.decoder = fold_stack(model.decoder_blocks, model.decoder_task_emb, model.decoder_blocks_ada, phase, dtype)
+        self.decoder_norm = Norm(model.decoder_norm.weight, model.decoder_norm.bias)
+        self.output_positions = table(model.diffusion_pos_embed_learned, 0, L)
+
+    def run(
+        self, class_row: Tensor, embedded: Tensor, visible: Tensor, sources: Tensor, first: int, count: int
+    ) -> Tensor:
+        """Return z (R, count, D) of positions first … first+count-1; `embedded` (R, P, D) float32."""
+        width = embedded.shape[-1]
+        context = F.embedding(class_row, self.class_rows)[:, None] + self.context_positions
+        sequence = torch.cat([context, embedded + self.token_positions], dim=1)
+        x = F.embedding(visible, self.input_norm(sequence).reshape(-1, width))
+        x = self.decoder_embed(self.encoder_norm(self.encoder(x))).float()
+        rows = torch.cat([x.reshape(-1, width), self.mask_tokens])
+        x = self.decoder(F.embedding(sources, rows) + self.decoder_positions)
+        start = self.context_length + first
+        return self.decoder_norm(x[:, start : start + count]) + self.output_positions[first : first + count]
+
+
+class TransformerLow(_PhaseTransformer):
+    """Phase low: pivots (R, S, D) and the MLP head's condition (R, S, W)."""
+
+    def __init__(self, model: HiMAR, dtype: torch.dtype) -> None:
+        super().__init__(model, LOW, model.config.low_positions, dtype)
+        self.low_positions = model.config.low_positions
+        self.cond_proj = product(model.cond_proj, torch.float32)
+        self.cond_embed = product(model.mlp_head.cond_embed, torch.float32)
+
+    def forward(self, class_row: Tensor, low_tokens: Tensor, visible: Tensor, sources: Tensor) -> tuple[Tensor, Tensor]:
+        """Shapes as the component's contract says."""
+        z = self.run(class_row, self.cond_proj(low_tokens), visible, sources, 0, self.low_positions)
+        return z, self.cond_embed(z)
+
+
+class TransformerHigh(_PhaseTransformer):
+    """Phase high: the DiT head's condition (R, N, W)."""
+
+    def __init__(self, model: HiMAR, dtype: torch.dtype) -> None:
+        super().__init__(model, HIGH, model.config.positions, dtype)
+        self.low_positions, self.high_positions = model.config.low_positions, model.config.high_positions
+        self.cond_z_proj = product(model.cond_z_proj, dtype)
+        self.z_proj = product(model.z_proj, torch.float32)
+        self.c_embedder = product(model.dit_head.c_embedder.proj, torch.float32)
+
+    def forward(self, class_row: Tensor, pivots: Tensor, tokens: Tensor, visible: Tensor, sources: Tensor) -> Tensor:
+        """Shapes as the component's contract says."""
+        embedded = torch.cat([self.cond_z_proj(pivots).float(), self.z_proj(tokens)], dim=1)
+        z = self.run(class_row, embedded, visible, sources, self.low_positions, self.high_positions)
+        return self.c_embedder(z)

@@ -1,0 +1,228 @@
+"""Does a bundle give the model's numbers? Replays a recording through the engines, without torch.
+
+The self-test of a bundle is such a recording, made from the eager model when the bundle was built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from himar_kernels import (
+    Chain,
+    InputError,
+    RecordedDraws,
+    SamplingConfig,
+    index_lists,
+    load_recording,
+    plan,
+    recorded_cases,
+    recorded_request,
+)
+from himar_runtime import Bundle, Device, Networks, Pipeline, load_networks
+
+from .compare import Comparison, compare
+from .recordings import Arrays, Recording, require_same_model
+
+SELFTEST_CASE = "selftest"
+
+# Largest relative L2 error of a component that passes. float32: a hundred times what correct graphs show. Half
+# precision: several times what correct graphs of trained models show, far below what a wrong one does.
+COMPONENT_LIMIT: Mapping[str, float] = {"fp32": 1e-4, "fp16": 5e-3, "bf16": 4e-2}
+
+# A whole run in float32 has a noise floor of about 1e-5. In half precision rounding of the first diffusion step is
+# magnified by the chain (Chain.first_step_gain): this is the limit at the released 250 steps, and it grows with the
+# gain. A chain so short that the limit passes RUN_MEANINGLESS is run for finite values and reported as not compared.
+RUN_LIMIT: Mapping[str, float] = {"fp32": 1e-4, "fp16": 5e-3, "bf16": 4e-2}
+RUN_REFERENCE_GAIN = 126.0
+RUN_MEANINGLESS = 0.5
+
+
+def verify_selftest(bundle: Path, device: str = "cpu") -> list[Comparison]:
+    """Replay the bundle's self-test; see `verify`."""
+    opened = Bundle.open(bundle)
+    return verify(opened, load_recording(opened.path(opened.manifest.selftest)), SELFTEST_CASE, device)
+
+
+def verify_recording(bundle: Path, recording: Path, case: str | None = None, device: str = "cpu") -> list[Comparison]:
+    """Replay a recording in the layout of golden/README.md, one case or (None) all; see `verify`."""
+    return verify(Bundle.open(bundle), load_recording(recording), case, device)
+
+
+def verify(bundle: Bundle, arrays: Arrays, case: str | None, device: str = "cpu") -> list[Comparison]:
+    """Compare every component and every run that the recording holds with what the engines give.
+
+    Raises:
+        BundleError, EngineError: the bundle lacks a component or cannot be run here.
+        InputError: the recording has no such case, is of another model, or holds nothing to compare.
+    """
+    arrays = Recording(arrays)
+    require_same_model(bundle, arrays)
+    networks = load_networks(bundle, Device.parse(device), None)
+    cases = recorded_cases(arrays) if case is None else [case]
+    comparisons = list(_components(bundle, networks, arrays))
+    pipeline = Pipeline(bundle, networks)
+    for each in cases:
+        comparisons += _run(pipeline, arrays, each)
+    if not comparisons:
+        raise InputError(
+            f"the recording holds neither a run nor outputs of {', '.join(bundle.manifest.components)}, "
+            f"the components of {bundle.root}."
+        )
+    return comparisons
+
+
+def _run(pipeline: Pipeline, arrays: Arrays, case: str) -> list[Comparison]:
+    """Replay a whole run from its recorded draws."""
+    request = recorded_request(arrays, case)
+    manifest = pipeline.bundle.manifest
+    model = manifest.model
+    steps = plan(request.sampling, model.low_positions, model.high_positions)
+    guidance = np.array([step.guidance for step in steps], np.float32)
+    result = pipeline.generate(request.labels, draws=RecordedDraws(arrays, case), sampling=request.sampling)
+    low_limit, high_limit = run_limits(pipeline.bundle, request.sampling)
+    scale = np.float32(model.vae_scale)
+    comparisons = [compare(f"run {case}: guidance of every step", guidance, request.guidance, 0.0)]
+    comparisons += [
+        compare(f"run {case}: low latent", result.low_latents * scale, request.low_latent, low_limit),
+        compare(f"run {case}: latent", result.latents * scale, request.latent, high_limit),
+    ]
+    return comparisons
+
+
+def run_limits(bundle: Bundle, sampling: SamplingConfig) -> tuple[float | None, float | None]:
+    """Return the largest relative error of a whole run's low latents and latents, for the bundle's precisions.
+
+    None where the chain is so short that rounding alone may pass RUN_MEANINGLESS.
+    """
+    precisions = {precision for name, precision in _precisions(bundle).items() if name != "vae_decoder"}
+    worst = max(precisions, key=RUN_LIMIT.__getitem__)
+    if worst == "fp32":
+        return RUN_LIMIT[worst], RUN_LIMIT[worst]
+    lengths = (sampling.low_diffusion_steps, sampling.high_diffusion_steps)
+    low, high = (RUN_LIMIT[worst] * Chain.build(n).first_step_gain / RUN_REFERENCE_GAIN for n in lengths)
+    high = max(low, high)
+    return low if low <= RUN_MEANINGLESS else None, high if high <= RUN_MEANINGLESS else None
+
+
+def _components(bundle: Bundle, networks: Networks, arrays: Arrays) -> Iterator[Comparison]:
+    limits = {name: COMPONENT_LIMIT[precision] for name, precision in _precisions(bundle).items()}
+    for phase in ("phase1/z", "phase1/z_all_masked"):
+        if phase in arrays:
+            yield from _transformer_low(bundle, networks, arrays, phase, limits["transformer_low"])
+    if "phase2/z" in arrays:
+        yield from _transformer_high(bundle, networks, arrays, limits["transformer_high"])
+    if "mlp/out" in arrays:
+        yield _head(bundle, networks, arrays, "mlp", limits["mlp_head"])
+    if "dit/out" in arrays:
+        yield _head(bundle, networks, arrays, "dit", limits["dit_head"])
+    decoded = next((prefix for prefix in ("vae/", "") if f"{prefix}decoded" in arrays), None)
+    if decoded is not None and networks.vae_decoder is not None:
+        image = networks.vae_decoder.run({"latent": arrays[f"{decoded}latent"]})["image"]
+        yield compare("vae_decoder: image", image, arrays[f"{decoded}decoded"], limits["vae_decoder"])
+    for name in ("mlp", "dit"):
+        if f"schedule/{name}/betas" in arrays:
+            yield from _schedule(arrays, name)
+
+
+def _transformer_low(
+    bundle: Bundle, networks: Networks, arrays: Arrays, expected: str, limit: float
+) -> Iterator[Comparison]:
+    model = bundle.manifest.model
+    S = model.low_positions
+    known = arrays["phase1/mask"][:, :S] == 0
+    if expected.endswith("all_masked"):
+        known = np.zeros_like(known)
+    outputs = networks.transformer_low.run(
+        {
+            "class_row": _class_rows(bundle, arrays),
+            "low_tokens": arrays["t/low_tokens"],
+            **_indices(bundle, known),
+        }
+    )
+    z = arrays[expected][:, :S]
+    suffix = ", nothing known" if expected.endswith("all_masked") else ""
+    yield compare(f"transformer_low: pivots{suffix}", outputs["pivots"], z, limit)
+    condition = _embed(bundle, "mlp_head", z)
+    yield compare(f"transformer_low: condition{suffix}", outputs["condition"], condition, limit)
+
+
+def _transformer_high(bundle: Bundle, networks: Networks, arrays: Arrays, limit: float) -> Iterator[Comparison]:
+    S = bundle.manifest.model.low_positions
+    outputs = networks.transformer_high.run(
+        {
+            "class_row": _class_rows(bundle, arrays),
+            "pivots": arrays["t/pivots"],
+            "tokens": arrays["t/tokens"],
+            **_indices(bundle, arrays["phase2/mask"] == 0),
+        }
+    )
+    condition = _embed(bundle, "dit_head", arrays["phase2/z"][:, S:])
+    yield compare("transformer_high: condition", outputs["condition"], condition, limit)
+
+
+def _head(bundle: Bundle, networks: Networks, arrays: Arrays, name: str, limit: float) -> Comparison:
+    """Run a head row by row, since a recording's rows stand at different timesteps and a run has one."""
+    engine = networks.mlp_head if name == "mlp" else networks.dit_head
+    component = f"{name}_head"
+    x, z, out = arrays[f"{name}/x"], arrays["mlp/c" if name == "mlp" else "dit/z"], arrays[f"{name}/out"]
+    if name == "dit":
+        x, z, out = (_tokens(grid) for grid in (x, z, out))
+    condition = _embed(bundle, component, z)
+    predictions = [
+        engine.run({"x": x[i : i + 1], "timestep": np.array([t]), "condition": condition[i : i + 1]})["prediction"]
+        for i, t in enumerate(arrays[f"{name}/t"])
+    ]
+    return compare(f"{component}: prediction", np.concatenate(predictions), out, limit)
+
+
+def _schedule(arrays: Arrays, name: str) -> Iterator[Comparison]:
+    """The chain of a recording's diffusion steps: indices exactly, tables to float64's rounding."""
+    chain = Chain.build(len(arrays[f"schedule/{name}/betas"]))
+    for table, limit in (("timesteps", 0.0), ("betas", 1e-9), ("alphas_cumprod", 1e-9)):
+        key = f"schedule/{name}/{table}"
+        if key in arrays:
+            yield compare(f"{name}_head: {table}", getattr(chain, table), arrays[key], limit)
+
+
+def _precisions(bundle: Bundle) -> dict[str, str]:
+    """Return each component's precision, also where its graph is run in emulation."""
+    return {
+        name: entry.get("emulates", entry["precision"]) for name, entry in bundle.manifest.raw["components"].items()
+    }
+
+
+def _class_rows(bundle: Bundle, arrays: Arrays) -> NDArray[np.int64]:
+    """Recorded labels, the last row unconditional (golden/README.md)."""
+    rows = np.array(arrays["t/labels"], np.int64)
+    rows[-1] = bundle.manifest.model.classes
+    return rows
+
+
+def _indices(bundle: Bundle, known: NDArray[np.bool_]) -> dict[str, NDArray[np.int64]]:
+    model = bundle.manifest.model
+    lists = index_lists(known, model.buffer, model.low_positions + model.high_positions)
+    return {"visible": lists.visible, "sources": lists.sources}
+
+
+def _embed(bundle: Bundle, component: str, z: NDArray[Any]) -> NDArray[np.float32]:
+    """Embed raw z (…, D) as the transformer's graph does for this head, from the bundle's weights."""
+    entry = bundle.manifest.raw["components"][component]["condition_embedding"]
+    weight, bias = (_stored(bundle, entry[name]) for name in ("weight", "bias"))
+    return z.astype(np.float32) @ weight + bias
+
+
+def _stored(bundle: Bundle, entry: Mapping[str, Any]) -> NDArray[np.float32]:
+    shape = tuple(entry["shape"])
+    with bundle.path(entry["file"]).open("rb") as file:
+        file.seek(entry["offset"])
+        return np.fromfile(file, entry["dtype"], int(np.prod(shape))).reshape(shape)
+
+
+def _tokens(grid: NDArray[Any]) -> NDArray[Any]:
+    """(M, C, h, w) → (M, h·w, C), row-major."""
+    return grid.reshape(*grid.shape[:2], -1).transpose(0, 2, 1)

@@ -1,0 +1,142 @@
+"""The verbs as a person uses them: what they write, what they print, and how they refuse."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from himar_export.cli import cli, main
+from himar_runtime import Pipeline, read_recipes
+
+WEIGHTS = Path(__file__).parents[2] / "himar" / "weights"
+FAST = ["--low-steps", "2", "--high-steps", "1", "--low-diffusion-steps", "5", "--high-diffusion-steps", "5"]
+
+
+def run(capsys, *arguments, code: int = 0) -> str:
+    capsys.readouterr()
+    assert main([str(argument) for argument in arguments]) == code
+    printed = capsys.readouterr()
+    return printed.out if code == 0 else printed.err.strip()
+
+
+@pytest.mark.parametrize("verb", sorted(cli.commands))
+def test_every_verb_explains_itself_with_an_example(capsys, verb):
+    assert f"Example: himar-export {verb}" in run(capsys, verb, "--help")
+
+
+def test_generate_writes_a_sheet_with_a_row_per_class_and_its_recipes(capsys, digits_bundle, tmp_path):
+    out = tmp_path / "sheet.png"
+    printed = run(
+        capsys, "generate", digits_bundle, "--labels", "3,5", "--count", "3", "--seed", "4", *FAST, "--out", out
+    )
+    assert printed.startswith("6 images in ")
+    assert Image.open(out).size == (3 * 34 - 2, 2 * 34 - 2)
+    assert [recipe.label for recipe in read_recipes(out)] == [3, 3, 3, 5, 5, 5]
+    again = Pipeline.load(digits_bundle).generate(**read_recipes(out)[4].request()).images[0]
+    pixels = np.asarray(Image.open(out))[34:66, 34:66]
+    assert np.abs(pixels.astype(int) - again.astype(int)).max() <= 1
+
+
+def test_generate_writes_a_folder_of_pngs(capsys, digits_bundle, tmp_path):
+    run(capsys, "generate", digits_bundle, "--labels", "1-2", "--seed", "4", *FAST, "--out", tmp_path / "d")
+    assert sorted(path.name for path in (tmp_path / "d").iterdir()) == ["4-00000-1.png", "4-00001-2.png"]
+
+
+@pytest.mark.parametrize("name", ["x.npz", "x.NPZ"])
+def test_generate_writes_latents(capsys, digits_bundle, tmp_path, name):
+    run(capsys, "generate", digits_bundle, "--labels", "1", *FAST, "--out", tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    with np.load(tmp_path / name) as arrays:
+        assert arrays["latents"].shape == (1, 4, 8, 8)
+        assert arrays["low_latents"].shape == (1, 4, 4, 4)
+        assert json.loads(str(arrays["recipes"]))[0]["label"] == 1
+
+
+def test_a_bundle_without_decoder_gives_latents_and_says_so(capsys, narrow_256_bundle, tmp_path):
+    arguments = ("generate", narrow_256_bundle, "--labels", "1", *FAST)
+    message = run(capsys, *arguments, "--out", tmp_path / "x.png", code=1)
+    assert "has no VAE decoder, so it gives latents, not images; use --out FILE.npz" in message
+    assert list(tmp_path.iterdir()) == []
+    run(capsys, *arguments, "--out", tmp_path / "x.npz")
+    assert "no VAE decoder: this bundle gives latents" in run(capsys, "inspect", narrow_256_bundle)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--labels", "10"], "label 10 (number 0 of the list) is not a class of this model"),
+        (["--labels", "1", "--low-steps", "0"], "low_steps is 0; it must be at least 1"),
+        (["--labels", "1", "--low-steps", "17"], "phase low has only 16 positions"),
+        (["--labels", "1", "--high-steps", "65"], "phase high has only 64 positions"),
+        (["--labels", "1", "--guidance", "nan"], "low_guidance is nan"),
+        (["--labels", "1", "--temperature", "-1"], "temperature is -1.0"),
+        (["--labels", "1", "--sampling", "slow"], "sampling 'slow' is not in this bundle"),
+        (["--labels", "1", "--device", "tpu"], "device is 'tpu'"),
+    ],
+)
+def test_requests_that_cannot_be_met(capsys, digits_bundle, tmp_path, arguments, text):
+    message = run(capsys, "generate", digits_bundle, *arguments, "--out", tmp_path / "x.png", code=1)
+    assert message.startswith("error: ")
+    assert text in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_that_exists_is_kept(capsys, digits_bundle, tmp_path):
+    (tmp_path / "x.png").write_text("mine")
+    for verb in (
+        ["generate", digits_bundle, "--labels", "1"],
+        ["record", WEIGHTS / "digits.safetensors", "--labels", "1"],
+    ):
+        message = run(capsys, *verb, "--out", tmp_path / "x.png", code=1)
+        assert "exists already" in message
+    assert (tmp_path / "x.png").read_text() == "mine"
+
+
+def test_inspect_explains_a_bundle_part_by_part(capsys, digits_bundle):
+    text = run(capsys, "inspect", digits_bundle)
+    for word in ("transformer_low", "vae_decoder", "encoder", "on disk", "weights.bin", "fp32", "low_steps"):
+        assert word in text
+    manifest = json.loads(run(capsys, "inspect", digits_bundle, "--json"))
+    assert manifest["schema_version"] == "1.0"
+    assert all(row["passed"] for row in manifest["verification"])
+    assert len(manifest["provenance"]["checkpoint"]["sha256"]) == 64
+
+
+def test_inspect_reads_the_recipe_of_a_png(capsys, digits_bundle, tmp_path):
+    run(capsys, "generate", digits_bundle, "--labels", "7", "--seed", "12", *FAST, "--out", tmp_path / "x.png")
+    recipe = json.loads(run(capsys, "inspect", tmp_path / "x.png", "--json"))
+    assert (recipe["seed"], recipe["label"], recipe["sampling"]["low_steps"]) == (12, 7, 2)
+    assert "seed" in run(capsys, "inspect", tmp_path / "x.png")
+
+
+def test_bench_compares_before_it_times(capsys, digits_bundle, narrow_128_bundle):
+    arguments = ("--checkpoint", WEIGHTS / "digits.safetensors", "--repeats", "3")
+    rows = json.loads(run(capsys, "bench", digits_bundle, *arguments, "--json"))["rows"]
+    assert rows[0]["relative_l2"] <= 1e-4
+    assert len(rows[0]["eager"]) == len(rows[0]["engines"]) == 3
+    message = run(capsys, "bench", narrow_128_bundle, *arguments, code=1)
+    assert "is not the model of" in message
+
+
+def test_bench_refuses_to_time_different_outputs(capsys, digits_bundle, tmp_path):
+    """Another model of the same sizes: its classes stand in another order."""
+    from himar import load_checkpoint, save_checkpoint
+
+    model = load_checkpoint(WEIGHTS / "digits.safetensors")
+    model.class_emb.weight.copy_(model.class_emb.weight.flip(0))
+    save_checkpoint(model, tmp_path / "moved.safetensors")
+    message = run(capsys, "bench", digits_bundle, "--checkpoint", tmp_path / "moved.safetensors", code=1)
+    assert "there is nothing to time" in message
+
+
+def test_verify_finds_a_changed_file(capsys, digits_bundle, tmp_path):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(digits_bundle, copy)
+    data = bytearray((copy / "weights.bin").read_bytes())
+    data[len(data) // 2] ^= 1
+    (copy / "weights.bin").write_bytes(data)
+    assert "does not have the manifest's sha256" in run(capsys, "verify", copy, code=1)

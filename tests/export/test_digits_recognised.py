@@ -1,0 +1,35 @@
+"""The engines' digits are digits: a classifier of real ones recognises them as the class asked for."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from himar import load_checkpoint, load_vae
+from himar.digits import DigitClassifier, load_digits_split
+from himar.images import sample_images
+from himar_kernels import PhiloxDraws, to_uint8
+from himar_runtime import Pipeline
+
+WEIGHTS = Path(__file__).parents[2] / "himar" / "weights"
+LABELS = np.arange(1000) % 10
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    classifier = DigitClassifier()
+    _, held_out = load_digits_split()
+    assert classifier.accuracy(to_uint8(held_out.images.numpy()), held_out.labels.numpy()) >= 0.97
+    return classifier
+
+
+@pytest.mark.slow
+def test_a_thousand_digits_from_the_engines_and_two_hundred_from_eager(classifier, digits_bundle):
+    """The whole thousand from eager too: benchmarks/digits_recognised.py."""
+    engines = Pipeline.load(digits_bundle).generate(LABELS, seed=0).images
+    assert classifier.accuracy(engines, LABELS) >= 0.95
+
+    model = load_checkpoint(WEIGHTS / "digits.safetensors")
+    vae = load_vae(WEIGHTS / "digits-vae.safetensors")
+    eager = sample_images(model, vae, LABELS[:200].tolist(), PhiloxDraws(0))
+    assert np.mean(classifier.predict(eager) == classifier.predict(engines[:200])) >= 0.99
