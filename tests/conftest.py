@@ -1,0 +1,73 @@
+"""Bundles that many tests use, each built once per run through the command a user calls."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import onnxruntime
+import pytest
+
+from himar_export.cli import main
+
+ROOT = Path(__file__).parents[1]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Report tests that need a GPU as skipped, with the reason, where there is none."""
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers() and shutil.which("nvidia-smi"):
+        return
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU and onnxruntime-gpu"))
+
+
+GOLDEN = Path(__file__).parent / "golden"
+WEIGHTS = ROOT / "himar" / "weights"
+
+
+def build(out: Path, *arguments: str | Path) -> Path:
+    code = main(["build", *map(str, arguments), "--out", str(out), "--json"])
+    assert code == 0
+    return out
+
+
+@pytest.fixture(scope="session")
+def bundles(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("bundles")
+
+
+@pytest.fixture(scope="session")
+def narrow_128_bundle(bundles) -> Path:
+    model, config = GOLDEN / "himar-narrow-128.pth", GOLDEN / "himar-narrow-128.json"
+    return build(bundles / "narrow-128", model, "--config", config, "--vae", GOLDEN / "vae-narrow.ckpt")
+
+
+@pytest.fixture(scope="session")
+def narrow_256_bundle(bundles) -> Path:
+    """Built without a decoder."""
+    model, config = GOLDEN / "himar-narrow-256.pth", GOLDEN / "himar-narrow-256.json"
+    return build(bundles / "narrow-256", model, "--config", config)
+
+
+def digits(out: Path, *arguments: str) -> Path:
+    return build(out, WEIGHTS / "digits.safetensors", "--vae", WEIGHTS / "digits-vae.safetensors", *arguments)
+
+
+@pytest.fixture(scope="session")
+def build_digits() -> Callable[..., Path]:
+    return digits
+
+
+@pytest.fixture(scope="session")
+def digits_bundle(bundles) -> Path:
+    return digits(bundles / "digits")
+
+
+@pytest.fixture(scope="session")
+def digits_fp16_bundle(bundles) -> Path:
+    return digits(bundles / "digits-fp16", "--fp16")
+
+
+@pytest.fixture(scope="session")
+def digits_bf16_bundle(bundles) -> Path:
+    return digits(bundles / "digits-bf16", "--bf16")
