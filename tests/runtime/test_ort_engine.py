@@ -155,10 +155,24 @@ def test_cuda_without_the_provider_says_what_to_install(bundle_path: Path) -> No
 
 def test_another_backend_is_refused(make_bundle: Callable[..., Path], edit_manifest) -> None:
     path = make_bundle()
+    change = {"backend": "openvino", "file": "mlp_head.onnx"}
+    edit_manifest(path, lambda manifest: manifest["components"]["mlp_head"].update(engine=change))
+    with pytest.raises(EngineError, match=r"mlp_head .* an engine for 'openvino'; this himar runs"):
+        load_engine(Bundle.open(path), "mlp_head", CPU, None)
+
+
+def test_a_tensorrt_engine_on_the_cpu_is_refused_and_its_graph_runs_when_asked(
+    make_bundle: Callable[..., Path], edit_manifest
+) -> None:
+    path = make_bundle()
     change = {"backend": "tensorrt", "file": "mlp_head.onnx"}
     edit_manifest(path, lambda manifest: manifest["components"]["mlp_head"].update(engine=change))
-    with pytest.raises(EngineError, match=r"mlp_head .* an engine for 'tensorrt'; this himar runs 'onnxruntime'"):
-        load_engine(Bundle.open(path), "mlp_head", CPU, None)
+    bundle = Bundle.open(path)
+    with pytest.raises(EngineError, match=r"engine for tensorrt, which needs an NVIDIA GPU; .* backend 'onnxruntime'"):
+        load_engine(bundle, "mlp_head", CPU, None)
+    assert load_engine(bundle, "mlp_head", CPU, None, backend="onnxruntime").spec.name == "mlp_head"
+    with pytest.raises(EngineError, match=r"has an engine for 'tensorrt', not for 'tensorrt-rtx'"):
+        load_engine(bundle, "mlp_head", CPU, None, backend="tensorrt-rtx")
 
 
 @pytest.mark.parametrize("text", ["gpu", "cuda:", "cuda:x", "cpu:0", "", None, 0])
