@@ -3,6 +3,8 @@
 Needs NumPy only. Shapes and symbols are those of the model's description: B, R, S, N, L, K, C.
 """
 
+from .cuda_launch import Launch
+from .cuda_state import STEP_STATE, chain_table, describe_fault, step_state
 from .diffusion import BASE_STEPS, Chain, dit_reverse_step, guided, mlp_reverse_step, renoise_known
 from .draws import Draws, PhiloxDraws
 from .errors import (
@@ -25,6 +27,7 @@ from .schedule import Phase, Step, guidance_at, masked_counts, plan, plan_phase
 
 __all__ = [
     "BASE_STEPS",
+    "STEP_STATE",
     "BuildError",
     "BundleError",
     "Chain",
@@ -36,6 +39,7 @@ __all__ = [
     "HimarError",
     "IndexLists",
     "InputError",
+    "Launch",
     "Phase",
     "PhiloxDraws",
     "RecordedDraws",
@@ -43,7 +47,9 @@ __all__ = [
     "SamplingConfig",
     "Step",
     "VerificationError",
+    "chain_table",
     "check_labels",
+    "describe_fault",
     "dit_reverse_step",
     "guidance_at",
     "guided",
@@ -60,6 +66,7 @@ __all__ = [
     "recorded_request",
     "renoise_known",
     "revealed_positions",
+    "step_state",
     "to_sheet",
     "to_uint8",
 ]

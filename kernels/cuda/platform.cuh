@@ -1,0 +1,157 @@
+// What differs between device code and host C++: types, mathematics, atomics, wide loads.
+//
+// Every kernel of himar is written once over these few functions and over a Block (block.cuh). nvcc and NVRTC
+// compile it as device code; a C++17 compiler compiles the same text for the tests that compare it with NumPy.
+// No standard header reaches the device side, since NVRTC has none.
+#pragma once
+
+#ifdef __CUDACC__
+#define HIMAR_FN __device__ __forceinline__
+#else
+#include <cmath>
+#include <cstring>
+#define HIMAR_FN inline
+#endif
+
+namespace himar {
+
+using u8 = unsigned char;
+using u32 = unsigned int;
+using u64 = unsigned long long;
+using i64 = long long;
+static_assert(sizeof(u32) == 4 && sizeof(u64) == 8 && sizeof(i64) == 8, "the kernels need 32- and 64-bit words");
+
+// Most threads that a block of any kernel may have; Python's launches keep to it.
+constexpr u32 kMostThreads = 256;
+
+// Four neighbouring channels: what one Philox block draws noise for, and 16 bytes of memory.
+struct Quad {
+    float value[4];
+};
+
+HIMAR_FN u32 bits_of(float value) {
+#ifdef __CUDACC__
+    return __float_as_uint(value);
+#else
+    u32 bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    return bits;
+#endif
+}
+
+HIMAR_FN bool is_finite(float value) { return (bits_of(value) & 0x7F800000u) != 0x7F800000u; }
+
+HIMAR_FN u32 high_word_of_product(u32 a, u32 b) {
+#ifdef __CUDACC__
+    return __umulhi(a, b);
+#else
+    return static_cast<u32>(static_cast<u64>(a) * b >> 32);
+#endif
+}
+
+HIMAR_FN float exp_float(float value) {
+#ifdef __CUDACC__
+    return expf(value);
+#else
+    return std::exp(value);
+#endif
+}
+
+// Half to even, as np.rint rounds.
+HIMAR_FN float round_to_even(float value) {
+#ifdef __CUDACC__
+    return rintf(value);
+#else
+    return std::rint(value);
+#endif
+}
+
+HIMAR_FN double log_double(double value) {
+#ifdef __CUDACC__
+    return log(value);
+#else
+    return std::log(value);
+#endif
+}
+
+HIMAR_FN double sqrt_double(double value) {
+#ifdef __CUDACC__
+    return sqrt(value);
+#else
+    return std::sqrt(value);
+#endif
+}
+
+// Cosine and sine of 2π·turn, 0 ≤ turn < 1.
+HIMAR_FN void cosine_and_sine(double turn, double& cosine, double& sine) {
+#ifdef __CUDACC__
+    sincospi(2.0 * turn, &sine, &cosine);  // no range reduction, so no slow path
+#else
+    const double angle = 6.283185307179586476925287 * turn;
+    cosine = std::cos(angle);
+    sine = std::sin(angle);
+#endif
+}
+
+// Makes this thread's writes visible to the other blocks before what it does next.
+HIMAR_FN void fence() {
+#ifdef __CUDACC__
+    __threadfence();
+#endif
+}
+
+// Adds 1 and returns the value before. The host runs one thread at a time.
+HIMAR_FN u32 take_ticket(u32* tickets) {
+#ifdef __CUDACC__
+    return atomicAdd(tickets, 1u);
+#else
+    return (*tickets)++;
+#endif
+}
+
+HIMAR_FN void replace_zero(u32* word, u32 value) {
+#ifdef __CUDACC__
+    atomicCAS(word, 0u, value);
+#else
+    if (*word == 0) *word = value;
+#endif
+}
+
+// True where rows of `width` floats from every one of these addresses can be read 16 bytes at a time.
+template <class... Pointers>
+HIMAR_FN bool rows_are_wide(u32 width, Pointers... pointers) {
+    const u64 together = (0ull | ... | reinterpret_cast<u64>(pointers));
+    return width % 4 == 0 && together % 16 == 0;
+}
+
+// Four floats from `from`; only the first `count` are there when the rows are not wide.
+HIMAR_FN Quad load_quad(const float* from, u32 count, bool wide) {
+    Quad quad = {{0.0f, 0.0f, 0.0f, 0.0f}};
+    if (wide) {
+#ifdef __CUDACC__
+        const float4 four = *reinterpret_cast<const float4*>(from);
+        quad = {{four.x, four.y, four.z, four.w}};
+#else
+        std::memcpy(&quad, from, sizeof quad);
+#endif
+    } else {
+        for (u32 lane = 0; lane < 4; ++lane)
+            if (lane < count) quad.value[lane] = from[lane];
+    }
+    return quad;
+}
+
+HIMAR_FN void store_quad(float* to, const Quad& quad, u32 count, bool wide) {
+    if (wide) {
+#ifdef __CUDACC__
+        *reinterpret_cast<float4*>(to) = make_float4(quad.value[0], quad.value[1], quad.value[2], quad.value[3]);
+#else
+        std::memcpy(to, &quad, sizeof quad);
+#endif
+    } else {
+        for (u32 lane = 0; lane < 4; ++lane)
+            if (lane < count) to[lane] = quad.value[lane];
+    }
+}
+
+}  // namespace himar
