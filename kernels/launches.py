@@ -18,6 +18,7 @@ from .cuda_launch import (
     MOST_POSITIONS,
     THREADS,
     Launch,
+    Scalar,
     addresses_of,
     check_halves,
     check_items,
@@ -252,8 +253,8 @@ def check_finite(*, values: int, count: int, state: int, fault: int, component: 
     """Note a fault of `component`, 1 to 5 as FAULT_COMPONENTS counts, unless all `count` float32 values are finite."""
     check_size("component", component, len(FAULT_COMPONENTS))
     quads = -(-check_size("count", count, 2**62) // 4)
-    pointers = addresses_of(values=values, state=state, fault=fault)
-    arguments = (pointers[0], ctypes.c_uint64(count), *pointers[1:], ctypes.c_uint32(component))
+    first, *others = addresses_of(values=values, state=state, fault=fault)
+    arguments: tuple[Scalar, ...] = (first, ctypes.c_uint64(count), *others, ctypes.c_uint32(component))
     return make_launch("check_finite", -(-quads // THREADS), THREADS, *arguments)
 
 

@@ -1,8 +1,10 @@
 """Bundles that many tests use, each built once per run through the command a user calls."""
 
+import importlib.util
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import onnxruntime
 import pytest
@@ -71,3 +73,13 @@ def digits_fp16_bundle(bundles) -> Path:
 @pytest.fixture(scope="session")
 def digits_bf16_bundle(bundles) -> Path:
     return digits(bundles / "digits-bf16", "--bf16")
+
+
+@pytest.fixture(scope="session")
+def host_kernels(tmp_path_factory) -> Any:
+    """The CUDA kernels compiled as host C++: tests/kernels/host_kernels.py, class HostKernels."""
+    path = Path(__file__).parent / "kernels" / "host_kernels.py"
+    spec = importlib.util.spec_from_file_location("host_kernels", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.HostKernels(tmp_path_factory.mktemp("host-kernels"))

@@ -1,0 +1,106 @@
+"""Where the tests of the CUDA kernels run them: the host build with several thread counts, and a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from himar_kernels import STEP_STATE, Launch
+
+CUDA = pytest.param("cuda", marks=pytest.mark.gpu)
+HOST = {
+    "host": (None, False),
+    "host-1": (1, False),
+    "host-3": (3, False),
+    "host-32": (32, False),
+    "host-256": (256, False),
+    "host-backwards": (None, True),
+}
+
+
+class Workspace:
+    """Arrays on a device, by address."""
+
+    def __init__(self, device: Any) -> None:
+        self._device = device
+        self._arrays: dict[int, tuple[tuple[int, ...], np.dtype]] = {}
+
+    def put(self, array: NDArray, shift: int = 0) -> int:
+        """Return the address of a copy, `shift` bytes after what an allocation is aligned to."""
+        array = np.asarray(array)
+        address = self._device.allocate(array.nbytes + shift) + shift
+        self._arrays[address] = (array.shape, array.dtype)
+        self._device.upload(address, np.ascontiguousarray(array))
+        return address
+
+    def empty(self, shape: tuple[int, ...], dtype: Any = np.float32, shift: int = 0) -> int:
+        """Return the address of an array that holds nothing a test would take for a result."""
+        unwritten = np.nan if np.dtype(dtype).kind == "f" else np.iinfo(dtype).max
+        return self.put(np.full(shape, unwritten, dtype), shift)
+
+    def state(self, **fields: Any) -> int:
+        """Return the address of a StepState with these fields, the others 0."""
+        state = np.zeros((), STEP_STATE)
+        for name, value in fields.items():
+            state[name] = value
+        return self.put(state)
+
+    def fault(self, word: int = 0) -> int:
+        return self.put(np.array(word, np.uint32))
+
+    def set(self, address: int, array: NDArray) -> None:
+        shape, dtype = self._arrays[address]
+        assert array.shape == shape
+        self._device.upload(address, np.ascontiguousarray(array, dtype))
+
+    def get(self, address: int) -> NDArray:
+        shape, dtype = self._arrays[address]
+        array = np.empty(shape, dtype)
+        self._device.synchronize()
+        self._device.download(address, array)
+        self._device.synchronize()
+        return array
+
+    def run(self, *launches: Launch) -> None:
+        for launch in launches:
+            self._device.launch(launch)
+        self._device.synchronize()
+
+
+def _workspace(kind: str, host_kernels: Any) -> Workspace:
+    if kind == "cuda":
+        from himar_runtime.cuda.device import CudaDevice
+
+        return Workspace(CudaDevice(0))
+    return Workspace(host_kernels.device(*HOST[kind]))
+
+
+@pytest.fixture(params=[*HOST, CUDA])
+def workspace(request: pytest.FixtureRequest, host_kernels: Any) -> Iterator[Workspace]:
+    """Every way of running the threads of a block; for small shapes."""
+    yield _workspace(request.param, host_kernels)
+
+
+@pytest.fixture(params=["host", CUDA])
+def large_workspace(request: pytest.FixtureRequest, host_kernels: Any) -> Iterator[Workspace]:
+    """The launches as they are; for large shapes."""
+    yield _workspace(request.param, host_kernels)
+
+
+def _close(actual: NDArray, expected: NDArray, tolerance: float = 1e-6) -> None:
+    """Assert equality to `tolerance` of the largest expected value."""
+    assert actual.shape == expected.shape
+    assert actual.dtype == expected.dtype == np.float32
+    largest = np.abs(expected).max()
+    assert np.isfinite(largest)
+    difference = np.abs(actual.astype(np.float64) - expected).max()
+    assert difference <= tolerance * largest, f"{difference / largest:.2e} of the largest value"
+
+
+@pytest.fixture(scope="session")
+def assert_close() -> Any:
+    return _close
