@@ -1,0 +1,119 @@
+"""Orders and normals on a device must be those of NumPy bit for bit, or a seed gives another image there."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from himar_kernels import Phase, PhiloxDraws, launches
+
+EDGE_SEEDS = [0, 2**32 - 1, 2**32, 2**63 + 5, 2**64 - 1]
+
+
+def ranks_on_device(workspace, seed: int, phase: Phase, n: int, images: np.ndarray) -> np.ndarray:
+    ranks = workspace.empty((len(images), n), np.uint32)
+    workspace.run(
+        launches.ranks(
+            ranks=ranks,
+            images=workspace.put(images.astype(np.uint32)),
+            state=workspace.state(seed=seed),
+            phase=0 if phase == "low" else 1,
+            batch=len(images),
+            n=n,
+        )
+    )
+    return workspace.get(ranks)
+
+
+def expected_ranks(seed: int, phase: Phase, n: int, images: np.ndarray) -> np.ndarray:
+    return np.argsort(PhiloxDraws(seed).order(phase, n, images), axis=1)
+
+
+@pytest.mark.parametrize("phase", ["low", "high"])
+@pytest.mark.parametrize(("batch", "n"), [(1, 1), (3, 2), (3, 64), (2, 257)])
+def test_ranks_are_where_the_order_puts_each_position(workspace, phase, batch, n):
+    images = np.arange(5, 5 + batch)
+    assert np.array_equal(ranks_on_device(workspace, 7, phase, n, images), expected_ranks(7, phase, n, images))
+
+
+@pytest.mark.parametrize("seed", EDGE_SEEDS)
+def test_every_bit_of_seed_and_image_index_counts(workspace, seed):
+    images = np.array([0, 2**31, 2**32 - 2, 2**32 - 1])
+    assert np.array_equal(ranks_on_device(workspace, seed, "low", 33, images), expected_ranks(seed, "low", 33, images))
+
+
+def test_equal_keys_are_ordered_by_position(workspace):
+    image, ties = np.array([29480]), [262, 977]  # two keys of this image are equal under seed 12
+    ranks = ranks_on_device(workspace, 12, "low", 1000, image)
+    assert ranks[0, ties[1]] == ranks[0, ties[0]] + 1
+    assert np.array_equal(ranks, expected_ranks(12, "low", 1000, image))
+
+
+@pytest.mark.parametrize(("batch", "n"), [(128, 256), (16, 1024), (1, 5000), (2, 8193)])
+def test_large_batches_and_many_positions(large_workspace, batch, n):
+    images = np.arange(batch)
+    ranks = ranks_on_device(large_workspace, 2**40 + 3, "high", n, images)
+    assert np.array_equal(ranks, expected_ranks(2**40 + 3, "high", n, images))
+
+
+def normals_of(words: str) -> list[float]:
+    """Box-Muller of a Philox block by hand."""
+    values = []
+    random = [int(word, 16) for word in words.split()]
+    for pair in (0, 2):
+        radius = math.sqrt(-2 * math.log(((random[pair] >> 8) + 1) * 2.0**-24))
+        angle = 2 * math.pi * ((random[pair + 1] >> 8) * 2.0**-24)
+        values += [radius * math.cos(angle), radius * math.sin(angle)]
+    return values
+
+
+# Known-answer vectors published with Random123 (kat_vectors, philox4x32-10), as the coordinates whose counter and key
+# they are: seed, phase, step, k, image, position, quad of channels, words. The vector at counter 0 would be noise at
+# k = 0, where no kernel draws any.
+KNOWN_ANSWERS = [
+    (2**64 - 1, 0xFFFFFFFF, 0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFF, 0xFFFF, "408f276d 41c83b0e a20bc7c6 6d5451fd"),
+    (
+        0x299F31D0A4093822, 0x03707344, 0x85A3, 0x08D3, 0x13198A2E, 0x243F, 0x6A88,
+        "d16cfe09 94fdcceb 5001e420 24126ea1",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("seed", "phase", "step", "k", "image", "position", "quad", "words"), KNOWN_ANSWERS)
+def test_normals_are_those_of_the_published_philox_vectors(
+    workspace, seed, phase, step, k, image, position, quad, words
+):
+    """One reverse step whose tables pass nothing but the noise: any k can be asked of it."""
+    channels, steps = 4 * quad + 4, k + 1
+    state = workspace.state(
+        seed=seed, phase=phase, step=step, masked=1, revealed=1, chain_length=steps, k=k, temperature=1
+    )
+    common = {
+        "timestep": workspace.empty((1,), np.int64),
+        "state": state,
+        "timesteps": workspace.put(np.arange(steps)),
+        "images": workspace.put(np.array([image], np.uint32)),
+        "revealed": workspace.put(np.array([[position]], np.uint32)),
+        "batch": 1,
+        "halves": 1,
+        "r": 1,
+        "C": channels,
+    }
+    x = workspace.put(np.zeros((1, channels), np.float32))
+    if k == 0xFFFF:  # the initial noise's
+        workspace.run(launches.start_low(x=x, **common))
+    else:
+        workspace.run(
+            launches.mlp_step(
+                x=x,
+                low_tokens=workspace.empty((2, 1, channels)),
+                chain=workspace.put(np.zeros((steps, 8), np.float32)),
+                prediction=workspace.put(np.zeros((1, 2 * channels), np.float32)),
+                fault=workspace.fault(),
+                S=1,
+                **common,
+            )
+        )
+    assert np.abs(workspace.get(x)[0, -4:] - normals_of(words)).max() < 1e-6
