@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from himar_kernels import STEP_STATE, Launch
 
 CUDA = pytest.param("cuda", marks=pytest.mark.gpu)
-HOST = {
-    "host": (None, False),
-    "host-1": (1, False),
-    "host-3": (3, False),
-    "host-32": (32, False),
-    "host-256": (256, False),
-    "host-backwards": (None, True),
+HOST: dict[str, dict[str, Any]] = {
+    "host": {},
+    "host-1": {"threads": 1},
+    "host-3": {"threads": 3},
+    "host-32": {"threads": 32},
+    "host-256": {"threads": 256},
+    "host-backwards": {"backwards": True},
+    "host-2-blocks": {"threads": 7, "blocks": 2},  # a grid smaller than the work
 }
 
 
@@ -76,12 +77,12 @@ def _workspace(kind: str, host_kernels: Any) -> Workspace:
         from himar_runtime.cuda.device import CudaDevice
 
         return Workspace(CudaDevice(0))
-    return Workspace(host_kernels.device(*HOST[kind]))
+    return Workspace(host_kernels.device(**HOST[kind]))
 
 
 @pytest.fixture(params=[*HOST, CUDA])
 def workspace(request: pytest.FixtureRequest, host_kernels: Any) -> Iterator[Workspace]:
-    """Every way of running the threads of a block; for small shapes."""
+    """Every way of running blocks and their threads; for small shapes."""
     yield _workspace(request.param, host_kernels)
 
 

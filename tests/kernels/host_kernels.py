@@ -27,8 +27,10 @@ class HostKernels:
         self._folder = folder
         self._libraries: dict[bool, ctypes.CDLL] = {}
 
-    def run(self, launch: Launch, threads: int | None = None, backwards: bool = False) -> None:
-        """Run a launch on host addresses, with other threads per block if asked.
+    def run(
+        self, launch: Launch, threads: int | None = None, backwards: bool = False, blocks: int | None = None
+    ) -> None:
+        """Run a launch on host addresses, with another number of threads per block or of blocks if asked.
 
         `backwards` runs threads and blocks from the last to the first.
         """
@@ -36,11 +38,12 @@ class HostKernels:
             self._libraries[backwards] = self._compile(backwards)
         entry = getattr(self._libraries[backwards], launch.name)
         entry.restype = None
-        entry(ctypes.c_uint32(launch.blocks), ctypes.c_uint32(threads or launch.threads), *launch.arguments)
+        grid = (ctypes.c_uint32(blocks or launch.blocks), ctypes.c_uint32(threads or launch.threads))
+        entry(*grid, *launch.arguments)
 
-    def device(self, threads: int | None = None, backwards: bool = False) -> HostDevice:
+    def device(self, threads: int | None = None, backwards: bool = False, blocks: int | None = None) -> HostDevice:
         """Return a device in host memory that runs every launch this way."""
-        return HostDevice(self, threads, backwards)
+        return HostDevice(self, threads, backwards, blocks)
 
     def _compile(self, backwards: bool) -> ctypes.CDLL:
         compiler = next((found for name in ("c++", "g++", "clang++") if (found := shutil.which(name))), None)
@@ -59,9 +62,9 @@ class HostDevice:
     Every allocation stands between guard bytes; `synchronize` asserts that they are untouched.
     """
 
-    def __init__(self, kernels: HostKernels, threads: int | None = None, backwards: bool = False) -> None:
+    def __init__(self, kernels: HostKernels, threads: int | None, backwards: bool, blocks: int | None) -> None:
         self._kernels = kernels
-        self._how = (threads, backwards)
+        self._how = (threads, backwards, blocks)
         self._buffers: list[tuple[NDArray[np.uint8], int, int]] = []
 
     def allocate(self, size: int) -> int:

@@ -33,10 +33,11 @@ TEMPERATURE = 0.95
 
 
 def head(x: np.ndarray, timestep: int, outputs: int) -> np.ndarray:
-    """A smooth function of state and time that differs by row."""
-    rows = np.arange(len(x), dtype=np.float32).reshape(-1, *[1] * (x.ndim - 1))
-    out = [np.tanh(x * np.float32(0.3 + part) + np.float32(timestep / 1000) + rows / 7) for part in range(outputs)]
-    return np.concatenate(out, axis=-1).astype(np.float32)
+    """Predict the noise that would have led from a fixed point, which differs by row, to this state; then v."""
+    k = int(np.searchsorted(CHAIN.timesteps, timestep))
+    point = np.arange(len(x), dtype=np.float32).reshape(-1, *[1] * (x.ndim - 1)) / 7 + np.tanh(x) / 9
+    noise = (x - CHAIN.sqrt_alphas_cumprod[k] * point) / CHAIN.sqrt_one_minus_alphas_cumprod[k]
+    return np.concatenate([noise, np.sin(3 * x)][:outputs], axis=-1).astype(np.float32)
 
 
 class Device:
