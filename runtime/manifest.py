@@ -9,12 +9,17 @@
                     inputs, outputs: [{name, dtype, shape}], a string in a shape names a dynamic axis;
                     profile: {axis: [least, usual, largest]}; file: the ONNX model; engine.file: what runs;
                     parts: [{name, bytes, shared_bytes}], where the weights' bytes go; the heads' entries also have
-                    condition_embedding, where the product that embeds z for them stands in the weights file
-    backend         {name, version, compute_capability}: what built the engines, and for which GPU (or null)
+                    condition_embedding, where the product that embeds z for them stands in the weights file; a
+                    TensorRT engine's also precision (products by kind and precision, islands, the source of this
+                    proof), inspected (the same from the engine itself, where a GPU could open it), build_seconds
+    backend         {name, version, compute_capability}: what built the engines, and for which GPU (or null);
+                    of TensorRT engines also compute_capabilities, least_compute_capability, version_compatible (see
+                    BackendInfo), refittable, gpu, optimization_level, workspace
     files           {path: {sha256, bytes}} of every file but the manifest
     selftest        path of the recorded self test
     provenance      source checkpoint's sha256, versions, command line
     verification    [{name, relative_l2, limit, passed}] of the self test at the build
+    verification_ran  what replayed it then, in words: engines that could not run where they were built are named
 
 All paths are relative to the bundle, with "/" between their parts, and can't lead out of it.
 """
@@ -32,82 +37,25 @@ from typing import Any
 from himar_kernels import BundleError, ConfigError, SamplingConfig
 
 from .json_reader import Reader
+from .specs import BackendInfo, ComponentSpec, FileEntry, ModelInfo, TensorSpec
+
+__all__ = [
+    "DTYPES",
+    "MANIFEST_NAME",
+    "SCHEMA_VERSION",
+    "BackendInfo",
+    "ComponentSpec",
+    "FileEntry",
+    "Manifest",
+    "ModelInfo",
+    "TensorSpec",
+    "inside",
+    "parse_manifest",
+]
 
 SCHEMA_VERSION = "1.0"
 MANIFEST_NAME = "manifest.json"
 DTYPES = ("float32", "float16", "int64")
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """Name, dtype ("float32", "float16", "int64") and shape of a tensor; a string names a dynamic axis."""
-
-    name: str
-    dtype: str
-    shape: tuple[int | str, ...]
-
-
-@dataclass(frozen=True)
-class ComponentSpec:
-    """One exported network: its tensors, the sizes it was built for, and the engine that runs it.
-
-    file: its ONNX model. engine_file: what `backend` loads. profile: axis → (least, usual, largest).
-    """
-
-    name: str
-    file: str
-    precision: str
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    profile: Mapping[str, tuple[int, int, int]]
-    backend: str
-    engine_file: str
-
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """The sizes that the loop needs (himar-model.md §1): names as in the model's configuration."""
-
-    width: int
-    classes: int
-    buffer: int
-    cond_scale: int
-    img_size: int
-    vae_stride: int
-    vae_scale: float
-    channels: int
-
-    @property
-    def grid(self) -> int:
-        """Side h = w of the high-resolution token grid."""
-        return self.img_size // self.vae_stride
-
-    @property
-    def low_positions(self) -> int:
-        """S, positions of phase low."""
-        return self.cond_scale**2
-
-    @property
-    def high_positions(self) -> int:
-        """N, positions of phase high."""
-        return self.grid**2
-
-
-@dataclass(frozen=True)
-class BackendInfo:
-    """What built the engines. compute_capability: the GPU's, such as "9.0"; None where any will do."""
-
-    name: str
-    version: str
-    compute_capability: str | None
-
-
-@dataclass(frozen=True)
-class FileEntry:
-    """Hash and size that a file of the bundle must have."""
-
-    sha256: str
-    bytes: int
 
 
 @dataclass(frozen=True)
@@ -243,11 +191,21 @@ def _range(profile: Reader, axis: str) -> tuple[int, int, int]:
 
 
 def _backend(reader: Reader) -> BackendInfo:
-    capability = reader.values.get("compute_capability")
+    capability, least = (
+        None if reader.values.get(key) is None else reader.get(key, str)
+        for key in ("compute_capability", "least_compute_capability")
+    )
+    several = None if reader.values.get("compute_capabilities") is None else reader.get("compute_capabilities", list)
+    for each in (capability, least, *(several or ())):
+        if each is not None and not (isinstance(each, str) and re.fullmatch(r"\d+\.\d+", each)):
+            raise BundleError(f"{reader.source}: backend names the compute capability {each!r}; it must be like '9.0'.")
     return BackendInfo(
         reader.get("name", str),
         reader.get("version", str),
-        None if capability is None else reader.get("compute_capability", str),
+        capability,
+        None if several is None else tuple(several),
+        least,
+        reader.values.get("version_compatible") is True,
     )
 
 

@@ -147,3 +147,23 @@ def test_any_value_anywhere_gives_a_manifest_or_a_bundle_error(bundle_path: Path
     _change(*place, value=data.draw(JSON))(values)
     with contextlib.suppress(BundleError):
         _parse(values)
+
+
+def test_what_tensorrt_engines_were_built_for(bundle_path: Path) -> None:
+    values = _read(bundle_path)
+    values["backend"] |= {"compute_capabilities": ["8.9", "12.0"], "version_compatible": True, "of_the_future": 1}
+    backend = _parse(values).backend
+    assert backend.compute_capabilities == ("8.9", "12.0")
+    assert backend.version_compatible
+    assert (backend.compute_capability, backend.least_compute_capability) == (None, None)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"compute_capability": "sm_90"}, {"compute_capabilities": ["8.9", 12]}, {"least_compute_capability": "ampere"}],
+)
+def test_a_gpu_that_is_none_is_refused(bundle_path: Path, change: dict[str, Any]) -> None:
+    values = _read(bundle_path)
+    values["backend"] |= change
+    with pytest.raises(BundleError, match=r"compute capability .*; it must be like '9.0'"):
+        _parse(values)
