@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from numpy.typing import NDArray
 
 from himar_kernels import EngineError
 
 from .manifest import ComponentSpec, TensorSpec
+
+if TYPE_CHECKING:
+    from .cuda.device import CudaDevice
 
 
 class DeviceArray(Protocol):
@@ -54,8 +57,11 @@ class Engine(Protocol):
         """As `run`, but leave the outputs on the device, where another engine can take them as inputs."""
         ...
 
-    def clone(self) -> Engine:
-        """Return an engine that shares the weights and has its own buffers and nothing bound."""
+    def clone(self, lane: CudaDevice | None = None) -> Engine:
+        """Return an engine that shares the weights and has its own buffers and nothing bound.
+
+        lane: the GPU lane that it queues its runs on; None keeps this engine's.
+        """
         ...
 
 

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from himar_kernels import BundleError, EngineError
 
 from .bundle import Bundle
 from .engine import Device, Engine
+from .resident.device import ResidentEngine
+
+if TYPE_CHECKING:
+    from .cuda.device import CudaDevice
+
+log = logging.getLogger(__name__)
 
 _REQUIRED = ("transformer_low", "transformer_high", "mlp_head", "dit_head")
 _OPTIONAL = "vae_decoder"
@@ -18,23 +26,35 @@ GPU_BACKENDS = ("tensorrt", "tensorrt-rtx")
 
 @dataclass(frozen=True)
 class Networks:
-    """One engine per component; `vae_decoder` is None in a bundle that gives latents only."""
+    """One engine per component; `vae_decoder` is None in a bundle that gives latents only.
+
+    lane: the GPU lane whose queue the engines run on; None on the CPU, or where our kernels cannot be launched.
+    """
 
     transformer_low: Engine
     transformer_high: Engine
     mlp_head: Engine
     dit_head: Engine
-    vae_decoder: Engine | None
+    vae_decoder: Engine | None = None
+    lane: CudaDevice | None = None
+
+    def engines(self) -> dict[str, Engine]:
+        """Return the engines by their components' names."""
+        return {name: engine for name in (*_REQUIRED, _OPTIONAL) if (engine := getattr(self, name)) is not None}
 
     def clone(self) -> Networks:
         """Return engines for another lane: shared weights, own buffers."""
-        return Networks(
-            self.transformer_low.clone(),
-            self.transformer_high.clone(),
-            self.mlp_head.clone(),
-            self.dit_head.clone(),
-            self.vae_decoder.clone() if self.vae_decoder else None,
-        )
+        lane = None if self.lane is None else self.lane.another()
+        return Networks(**{name: engine.clone(lane) for name, engine in self.engines().items()}, lane=lane)
+
+    def resident(self) -> dict[str, ResidentEngine]:
+        """Return the engines as such that take tensors in device memory; EngineError when one cannot."""
+        engines: dict[str, ResidentEngine] = {}
+        for name, engine in self.engines().items():
+            if not isinstance(engine, ResidentEngine):
+                raise EngineError(f"the engine of {name} cannot take its tensors in device memory.")
+            engines[name] = engine
+        return engines
 
 
 def load_networks(bundle: Bundle, device: Device, threads: int | None, backend: str | None = None) -> Networks:
@@ -48,13 +68,41 @@ def load_networks(bundle: Bundle, device: Device, threads: int | None, backend: 
     missing = [name for name in _REQUIRED if name not in components]
     if missing:
         raise BundleError(f"{bundle.root} lacks the component {', '.join(missing)}; build the bundle again.")
-    low, high, mlp, dit = (load_engine(bundle, name, device, threads, backend) for name in _REQUIRED)
-    decoder = load_engine(bundle, _OPTIONAL, device, threads, backend) if _OPTIONAL in components else None
-    return Networks(low, high, mlp, dit, decoder)
+    names = [*_REQUIRED, *([_OPTIONAL] if _OPTIONAL in components else [])]
+    lane = open_lane(device, {backend or components[name].backend for name in names})
+    engines = {name: load_engine(bundle, name, device, threads, backend, lane) for name in names}
+    return Networks(**engines, lane=lane)
 
 
-def load_engine(bundle: Bundle, name: str, device: Device, threads: int | None, backend: str | None = None) -> Engine:
-    """Load the engine of one component; `backend` as in load_networks.
+def open_lane(device: Device, backends: set[str]) -> CudaDevice | None:
+    """Return a lane of a GPU for engines of these backends; None on the CPU.
+
+    Where our kernels cannot be launched, ONNX Runtime goes on without a lane, with a warning that says why; a TensorRT
+    engine cannot: EngineError.
+    """
+    if device.kind == "cpu":
+        return None
+    from .cuda.device import CudaDevice
+
+    try:
+        # A session of ONNX Runtime is bound to one stream, so all lanes of such engines share it.
+        return CudaDevice(device.index, shared="onnxruntime" in backends)
+    except EngineError as error:
+        if backends != {"onnxruntime"}:
+            raise
+        log.warning("the loop runs on the host, not on %s: %s", device, error)
+        return None
+
+
+def load_engine(
+    bundle: Bundle,
+    name: str,
+    device: Device,
+    threads: int | None,
+    backend: str | None = None,
+    lane: CudaDevice | None = None,
+) -> Engine:
+    """Load the engine of one component; `backend` as in load_networks. A TensorRT engine opens a lane if none is given.
 
     Raises BundleError for an unknown name and EngineError when it cannot run on this machine.
     """
@@ -72,13 +120,20 @@ def load_engine(bundle: Bundle, name: str, device: Device, threads: int | None, 
         from .ort_engine import OrtEngine
 
         file = spec.engine_file if spec.backend == "onnxruntime" else spec.file
-        return OrtEngine.load(bundle.path(file), spec, device, threads)
-    if spec.backend in GPU_BACKENDS and device.kind == "cpu":
+        return OrtEngine.load(bundle.path(file), spec, device, threads, lane)
+    if wanted not in GPU_BACKENDS:
         raise EngineError(
-            f"{name} in {bundle.root} is an engine for {spec.backend}, which needs an NVIDIA GPU; use device 'cuda', "
+            f"{name} in {bundle.root} is an engine for {wanted!r}, which this himar does not know: build the bundle "
+            f"for {', '.join(('onnxruntime', *GPU_BACKENDS))}, or install himar {bundle.manifest.himar_version}, "
+            f"which built it."
+        )
+    if device.kind == "cpu":
+        raise EngineError(
+            f"{name} in {bundle.root} is an engine for {wanted}, which needs an NVIDIA GPU; use device 'cuda', "
             f"or backend 'onnxruntime' to run the bundle's ONNX graphs on the CPU."
         )
-    raise EngineError(
-        f"{name} in {bundle.root} is an engine for {spec.backend!r}; this himar runs 'onnxruntime' only: "
-        f"build the bundle for that, or install himar {bundle.manifest.himar_version}, which built it."
-    )
+    from .tensorrt_engine import TensorRTEngine
+
+    lane = lane or open_lane(device, {wanted})
+    assert lane is not None  # open_lane raised where there is none
+    return TensorRTEngine.load(bundle.path(spec.engine_file), spec, bundle.manifest.backend, lane)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,11 @@ from himar_kernels import EngineError, InputError
 
 from .engine import Device, DeviceArray, Tensor, resolve_axes, resolved_shape
 from .manifest import ComponentSpec
+from .ort_placed import PlacedRuns
+from .resident.device import Placed
+
+if TYPE_CHECKING:
+    from .cuda.device import CudaDevice
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +55,11 @@ class OrtEngine:
     Bound inputs and outputs keep their device buffers between runs while their shapes stay the same.
     """
 
-    def __init__(self, session: Any, spec: ComponentSpec, device: Device) -> None:
+    def __init__(self, session: Any, spec: ComponentSpec, device: Device, lock: threading.Lock | None = None) -> None:
+        """lock: of the session, when other engines share it."""
         self._session = session
+        self._lock = lock or threading.Lock()
+        self._placed = PlacedRuns(session, spec, device, self._lock)
         self._spec = spec
         self._device = device
         self._binding = session.io_binding()
@@ -60,8 +69,14 @@ class OrtEngine:
         self._outputs: dict[str, Any] = {}
 
     @classmethod
-    def load(cls, path: Path, spec: ComponentSpec, device: Device, threads: int | None) -> OrtEngine:
-        """Create the session. threads: of one operator on the CPU; None leaves it to ONNX Runtime.
+    def load(
+        cls, path: Path, spec: ComponentSpec, device: Device, threads: int | None, lane: CudaDevice | None = None
+    ) -> OrtEngine:
+        """Create the session.
+
+        Args:
+            threads: of one operator on the CPU; None leaves it to ONNX Runtime.
+            lane: the GPU lane on whose stream the session queues its work; None gives it streams of its own.
 
         Raises EngineError: ONNX Runtime is absent or lacks CUDA, no such GPU, the model does not load.
         """
@@ -78,7 +93,7 @@ class OrtEngine:
         if threads is not None:
             options.intra_op_num_threads = check_threads(threads)
         try:
-            session = ort.InferenceSession(path, options, providers=_providers(ort, device))
+            session = ort.InferenceSession(path, options, providers=_providers(ort, device, lane))
         except EngineError:
             raise
         except Exception as error:
@@ -124,9 +139,26 @@ class OrtEngine:
         values = zip(self._spec.outputs, self._binding.get_outputs(), strict=True)
         return {tensor.name: OrtArray(value, tensor.dtype, self._device) for tensor, value in values}
 
-    def clone(self) -> OrtEngine:
-        """See Engine.clone."""
-        return OrtEngine(self._session, self._spec, self._device)
+    def clone(self, lane: CudaDevice | None = None) -> OrtEngine:
+        """See Engine.clone. The session stays on its stream, so `lane` must share that."""
+        return OrtEngine(self._session, self._spec, self._device, self._lock)
+
+    @property
+    def recordable(self) -> str | None:
+        """See ResidentEngine.recordable."""
+        return "ONNX Runtime's runs are not recorded in graphs of ours"
+
+    def enqueue(self, tensors: Mapping[str, Placed]) -> None:
+        """See ResidentEngine.enqueue."""
+        try:
+            self._placed.enqueue(tensors)
+        except EngineError:
+            raise
+        except Exception as error:
+            raise EngineError(f"{self._spec.name} failed on {self._device}: {_first_line(error)}") from error
+
+    def finish(self) -> None:
+        """See ResidentEngine.finish: nothing was compiled."""
 
     def _on_device(self, name: str, tensor: Tensor) -> OrtArray:
         dtype = self._dtypes[name]
@@ -177,7 +209,7 @@ def _onnxruntime() -> ModuleType:
     return onnxruntime
 
 
-def _providers(ort: ModuleType, device: Device) -> list[Any]:
+def _providers(ort: ModuleType, device: Device, lane: CudaDevice | None) -> list[Any]:
     if device.kind == "cpu":
         return ["CPUExecutionProvider"]
     available = ort.get_available_providers()
@@ -188,7 +220,9 @@ def _providers(ort: ModuleType, device: Device) -> list[Any]:
         )
     ort.preload_dlls()
     # float32 must mean float32: TF32 products would miss the model's numbers by a thousand times more.
-    cuda = {"device_id": device.index, "use_tf32": 0, "cudnn_conv_algo_search": "HEURISTIC"}
+    cuda: dict[str, Any] = {"device_id": device.index, "use_tf32": 0, "cudnn_conv_algo_search": "HEURISTIC"}
+    if lane is not None:
+        cuda |= {"has_user_compute_stream": "1", "user_compute_stream": str(lane.stream)}
     return [("CUDAExecutionProvider", cuda), "CPUExecutionProvider"]
 
 

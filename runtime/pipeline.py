@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 from himar_kernels import Draws, GuidanceSchedule, InputError, PhiloxDraws, SamplingConfig, Step, check_labels
 
 from .bundle import Bundle
-from .decode import decode, to_latents
+from .decode import to_latents
 from .engine import Device
-from .loop import Request, Tokens, run_two_phase
+from .loop import Request
 from .networks import Networks, load_networks
 from .recipe import Recipe
 from .request import choose_draws, choose_sampling, image_indices
 from .result import Progress, Result
+from .runner import Generated, Runner, choose_runner
 
 log = logging.getLogger(__name__)
 
@@ -33,9 +34,10 @@ OnStep = Callable[[Progress], bool | None]
 class Pipeline:
     """A bundle's engines, ready to generate. One request at a time; `clone` gives more lanes."""
 
-    def __init__(self, bundle: Bundle, networks: Networks) -> None:
+    def __init__(self, bundle: Bundle, engines: Networks | Runner) -> None:
+        """Take an opened bundle and its engines, which get the loop that suits them, or a loop that runs them."""
         self.bundle = bundle
-        self._networks = networks
+        self._runner = choose_runner(bundle, engines) if isinstance(engines, Networks) else engines
         self._lock = threading.RLock()
         self._generating = False
 
@@ -61,7 +63,7 @@ class Pipeline:
 
     def clone(self) -> Pipeline:
         """Return another lane for another thread: it shares the weights and has its own buffers."""
-        return Pipeline(self.bundle, self._networks.clone())
+        return Pipeline(self.bundle, self._runner.clone())
 
     def generate(
         self,
@@ -132,38 +134,36 @@ class Pipeline:
         chunks = split(request, self.bundle.manifest.max_batch)
         total = len(chunks) * (request.sampling.low_steps + request.sampling.high_steps)
         done = itertools.count(1)
-        finished: list[Tokens] = []
-        pixels: list[NDArray[np.uint8]] = []
+        finished: list[Generated] = []
         for chunk in chunks:
 
             def go_on(step: Step, images: int = len(chunk.labels)) -> bool:
-                event = Progress(step.phase, step.index, next(done), total, images)
-                answer = None if on_step is None else on_step(event)
+                assert on_step is not None
+                answer = on_step(Progress(step.phase, step.index, next(done), total, images))
                 return answer is None or bool(answer)
 
-            tokens = run_two_phase(self._networks, self.bundle.manifest.model, chunk, go_on)
-            if tokens is None:
+            generated = self._runner.run(chunk, None if on_step is None else go_on)
+            if generated is None:
                 break
-            finished.append(tokens)
-            if self._networks.vae_decoder is not None:
-                latents = to_latents(tokens.high, self.bundle.manifest.model.vae_scale)
-                pixels.append(decode(self._networks.vae_decoder, latents))
-        result = self._result(request, finished, pixels)
+            finished.append(generated)
+        result = self._result(request, finished)
         log.info("%s: %d images in %.2f s", result.status, len(result.labels), time.perf_counter() - start)
         return result
 
-    def _result(self, request: Request, finished: list[Tokens], pixels: list[NDArray[np.uint8]]) -> Result:
+    def _result(self, request: Request, finished: list[Generated]) -> Result:
         """Join the finished chunks; the empty arrays give the shapes when there are none."""
         model = self.bundle.manifest.model
         no_low = np.zeros((0, model.low_positions, model.channels), np.float32)
         no_high = np.zeros((0, model.high_positions, model.channels), np.float32)
         no_pixels = np.zeros((0, model.img_size, model.img_size, 3), np.uint8)
-        high = np.concatenate([no_high, *(tokens.high for tokens in finished)])
+        high = np.concatenate([no_high, *(part.high for part in finished)])
+        low = np.concatenate([no_low, *(part.low for part in finished)])
+        pixels = [part.pixels for part in finished if part.pixels is not None]
         count = len(high)
         return Result(
-            images=np.concatenate([no_pixels, *pixels]) if self._networks.vae_decoder else None,
+            images=np.concatenate([no_pixels, *pixels]) if "vae_decoder" in self.bundle.manifest.components else None,
             latents=to_latents(high, model.vae_scale),
-            low_latents=to_latents(np.concatenate([no_low, *(tokens.low for tokens in finished)]), model.vae_scale),
+            low_latents=to_latents(low, model.vae_scale),
             labels=request.labels[:count],
             recipes=self._recipes(request, count),
             status="complete" if count == len(request.labels) else "cancelled",

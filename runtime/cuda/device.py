@@ -1,0 +1,183 @@
+"""A lane of one GPU: a stream, the memory it owns, kernel launches and recorded graphs on that stream.
+
+Everything is queued in the stream's order and the host goes on; only `download`, `synchronize` and the wait that
+`mark` returns stop it.
+"""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from himar_kernels import EngineError, Launch
+
+from ..engine import Device
+from .driver import call, compute_capability, driver_api, runtime_api
+from .program import load_kernels
+
+log = logging.getLogger(__name__)
+
+
+class CudaDevice:
+    """One lane of a GPU. Not thread-safe: a lane belongs to one thread at a time.
+
+    Attributes:
+        device: which GPU.
+        stream: the handle of the lane's CUDA stream.
+        shared: whether lanes made from this one use its stream.
+    """
+
+    def __init__(self, index: int, shared: bool = False, lender: CudaDevice | None = None) -> None:
+        """Open a lane of GPU `index`.
+
+        Args:
+            shared: `another` gives lanes on this lane's stream, not on streams of their own.
+            lender: the lane whose stream this one shares.
+
+        Raises EngineError: no cuda-python, no driver, no such GPU, or the kernels do not load on it.
+        """
+        self._cudart = runtime_api()
+        self.device = Device("cuda", index)
+        capability = compute_capability(self.device)
+        self.make_current()
+        self._kernels = load_kernels(capability)
+        self.shared = shared
+        self._lender = lender  # whoever owns the stream outlives those who share it
+        if lender is None:
+            self.stream = int(call(self._cudart.cudaStreamCreateWithFlags, self._cudart.cudaStreamNonBlocking))
+        else:
+            self.stream = lender.stream
+        self._addresses: list[int] = []
+        self._scratch = (0, 0)
+        weakref.finalize(self, _release, self._cudart, self._addresses, self.stream, lender is None)
+
+    def make_current(self) -> None:
+        """Make this GPU the calling thread's, as every thread must before its first call."""
+        call(self._cudart.cudaSetDevice, self.device.index)
+
+    def another(self) -> CudaDevice:
+        """Return a lane with memory of its own, on a stream of its own unless this lane's is `shared`."""
+        if self.shared:
+            return CudaDevice(self.device.index, shared=True, lender=self._lender or self)
+        return CudaDevice(self.device.index)
+
+    def allocate(self, size: int) -> int:
+        """Return the address of `size` bytes that live as long as the lane, at a multiple of 256."""
+        try:
+            address = int(call(self._cudart.cudaMalloc, size))
+        except EngineError as error:
+            free, total = call(self._cudart.cudaMemGetInfo)
+            raise EngineError(
+                f"{self.device} has no room for a buffer of {size:,} bytes ({free:,} of {total:,} are free): {error} "
+                f"Build the bundle with a smaller --max-batch, or use fewer lanes."
+            ) from error
+        self._addresses.append(address)
+        return address
+
+    def scratch(self, size: int) -> int:
+        """Return memory of at least `size` bytes that all engines of the lane share, one run after another.
+
+        Ask for the largest size first: a larger one later gets a new block, and the old one stays with its users.
+        """
+        address, room = self._scratch
+        if size > room:
+            address = self.allocate(size)
+            self._scratch = (address, size)
+        return address
+
+    def upload(self, address: int, array: NDArray[Any]) -> None:
+        """Queue a copy from the host; the array may be changed on return."""
+        array = np.ascontiguousarray(array)
+        kind = self._cudart.cudaMemcpyKind.cudaMemcpyHostToDevice
+        # Pageable memory is staged before the call returns.
+        call(self._cudart.cudaMemcpyAsync, address, array.ctypes.data, array.nbytes, kind, self.stream)
+
+    def copy(self, target: int, source: int, size: int) -> None:
+        """Queue a copy of `size` bytes on the device."""
+        kind = self._cudart.cudaMemcpyKind.cudaMemcpyDeviceToDevice
+        call(self._cudart.cudaMemcpyAsync, target, source, size, kind, self.stream)
+
+    def clear(self, address: int, size: int) -> None:
+        """Queue setting `size` bytes to zero."""
+        call(self._cudart.cudaMemsetAsync, address, 0, size, self.stream)
+
+    def download(self, address: int, array: NDArray[Any]) -> None:
+        """Fill a contiguous host array once all that is queued before has run; waits for it."""
+        if not array.flags.c_contiguous:
+            raise ValueError("a download needs a C-contiguous array")
+        kind = self._cudart.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        call(self._cudart.cudaMemcpyAsync, array.ctypes.data, address, array.nbytes, kind, self.stream)
+        self.synchronize()
+
+    def launch(self, launch: Launch) -> None:
+        """Queue a kernel."""
+        grid, block = (launch.blocks, 1, 1), (launch.threads, 1, 1)
+        values = tuple(argument.value for argument in launch.arguments)
+        types = tuple(type(argument) for argument in launch.arguments)
+        function = self._kernels.function(launch.name)
+        call(
+            driver_api().cuLaunchKernel,
+            function, *grid, *block, launch.shared_bytes, self.stream, (values, types), 0,
+        )  # fmt: skip
+
+    def synchronize(self) -> None:
+        """Wait until all that is queued has run. Raises EngineError when any of it failed."""
+        call(self._cudart.cudaStreamSynchronize, self.stream)
+
+    def mark(self) -> Callable[[], None]:
+        """Queue a mark; return a function that waits until the stream has passed it."""
+        event = call(self._cudart.cudaEventCreateWithFlags, self._cudart.cudaEventDisableTiming)
+        call(self._cudart.cudaEventRecord, event, self.stream)
+
+        def wait() -> None:
+            call(self._cudart.cudaEventSynchronize, event)
+            call(self._cudart.cudaEventDestroy, event)
+
+        return wait
+
+    def record(self, enqueue: Callable[[], None]) -> Callable[[], None]:
+        """Record what `enqueue` queues as a CUDA graph, without running it; return a function that queues the graph.
+
+        Raises EngineError when something in it cannot be recorded; nothing has run then, and the stream is usable.
+        """
+        cudart = self._cudart
+        # Thread-local: other lanes may allocate while this one records.
+        call(cudart.cudaStreamBeginCapture, self.stream, cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal)
+        try:
+            enqueue()
+        except BaseException:
+            cudart.cudaStreamEndCapture(self.stream)  # its error follows from the first
+            cudart.cudaGetLastError()
+            raise
+        graph = call(cudart.cudaStreamEndCapture, self.stream)
+        try:
+            executable = call(cudart.cudaGraphInstantiate, graph, 0)
+        finally:
+            call(cudart.cudaGraphDestroy, graph)
+        recorded = _Graph(cudart, executable, self.stream)
+        return recorded.replay
+
+
+class _Graph:
+    """An instantiated CUDA graph, destroyed with its last reference."""
+
+    def __init__(self, cudart: Any, executable: Any, stream: int) -> None:
+        self._cudart, self._executable, self._stream = cudart, executable, stream
+        weakref.finalize(self, cudart.cudaGraphExecDestroy, executable)
+
+    def replay(self) -> None:
+        call(self._cudart.cudaGraphLaunch, self._executable, self._stream)
+
+
+def _release(cudart: Any, addresses: list[int], stream: int, owned: bool) -> None:
+    """Free a lane's memory and its own stream. Errors are ignored: CUDA may be gone when the process ends."""
+    cudart.cudaStreamSynchronize(stream)
+    for address in addresses:
+        cudart.cudaFree(address)
+    if owned:
+        cudart.cudaStreamDestroy(stream)

@@ -1,0 +1,79 @@
+"""Our kernels on a GPU: those compiled ahead where they lie ready, else compiled now by NVRTC and kept."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from typing import Any
+
+from himar_kernels import EngineError
+from himar_kernels.cuda_sources import COMPILE_OPTIONS, cubin_name, find_cubin, main_source, source_directory
+
+from ..cache import cache_directory, keep
+from .driver import call, driver_api
+
+log = logging.getLogger(__name__)
+
+
+class Kernels:
+    """A loaded library of kernels."""
+
+    def __init__(self, cubin: bytes) -> None:
+        """Load a compiled library on any GPU that can run it; EngineError when this one cannot."""
+        driver = driver_api()
+        self._driver = driver
+        self._library = call(driver.cuLibraryLoadData, cubin, [], [], 0, [], [], 0)
+        self._functions: dict[str, Any] = {}
+
+    def function(self, name: str) -> Any:
+        """Return the handle of an entry, as cuLaunchKernel takes it."""
+        found = self._functions.get(name)
+        if found is None:
+            kernel = call(self._driver.cuLibraryGetKernel, self._library, name.encode())
+            found = self._functions[name] = self._driver.CUfunction(int(kernel))
+        return found
+
+
+@functools.cache
+def load_kernels(capability: tuple[int, int]) -> Kernels:
+    """Return the kernels for a compute capability: from the package, from the cache, or compiled now."""
+    for directory in (source_directory() / "compiled", cache_directory("kernels")):
+        path = find_cubin(directory, capability)
+        if path is not None:
+            log.debug("kernels from %s", path)
+            return Kernels(path.read_bytes())
+    architecture = f"{capability[0]}{capability[1]}"
+    log.info("compiling the kernels for sm_%s with NVRTC", architecture)
+    cubin = compile_kernels(architecture)
+    keep(cache_directory("kernels") / cubin_name(architecture), cubin)
+    return Kernels(cubin)
+
+
+def compile_kernels(architecture: str) -> bytes:
+    """Compile kernels.cu with NVRTC for an architecture such as "90"; needs no GPU.
+
+    Raises EngineError when NVRTC is not installed or refuses, with the compiler's first line.
+    """
+    try:
+        from cuda.bindings import nvrtc
+    except ImportError as error:
+        raise EngineError(
+            "the kernels are compiled with NVRTC, which is not installed here; pip install 'himar[kernels]'."
+        ) from error
+    options = [*COMPILE_OPTIONS, f"--gpu-architecture=sm_{architecture}", f"--include-path={source_directory()}"]
+    source = main_source()
+    program = call(nvrtc.nvrtcCreateProgram, source.read_bytes(), source.name.encode(), 0, [], [])
+    try:
+        (status,) = nvrtc.nvrtcCompileProgram(program, len(options), [option.encode() for option in options])
+        if int(status) != 0:
+            message = bytearray(call(nvrtc.nvrtcGetProgramLogSize, program))
+            call(nvrtc.nvrtcGetProgramLog, program, message)
+            lines = message.rstrip(b"\0").decode(errors="replace").strip().splitlines()
+            raise EngineError(
+                f"NVRTC does not compile the kernels for sm_{architecture}: {lines[0] if lines else status.name}"
+            )
+        cubin = bytearray(call(nvrtc.nvrtcGetCUBINSize, program))
+        call(nvrtc.nvrtcGetCUBIN, program, cubin)
+    finally:
+        nvrtc.nvrtcDestroyProgram(program)
+    return bytes(cubin)

@@ -1,0 +1,119 @@
+"""The device memory of one lane: everything that the loop keeps, allocated once for the largest batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from himar_kernels import BASE_STEPS, STEP_STATE
+
+from ..decode import DECODE_BATCH
+from ..manifest import ModelInfo
+from .device import Placed, ResidentDevice
+
+_ALIGNMENT = 256
+_CHAIN_COLUMNS = 8
+_FLOAT, _WORD, _INDEX, _BYTE = 4, 4, 8, 1
+
+
+@dataclass(frozen=True)
+class Widths:
+    """Widths of the conditions that the transformers hand to the heads."""
+
+    mlp: int
+    dit: int
+
+
+@dataclass(frozen=True)
+class Buffers:
+    """Addresses of a lane's buffers; shapes for B = largest batch, rows are [conditional; unconditional]."""
+
+    state: int  # STEP_STATE
+    fault: int  # uint32
+    steps: int  # STEP_STATE (T), one for every autoregressive step
+    images: int  # uint32 (B), image indices
+    class_row: int  # int64 (2B)
+    timestep: int  # int64 (1), what the heads read
+    low_timesteps: int  # int64 (n)
+    high_timesteps: int
+    low_chain: int  # float32 (n, 8)
+    high_chain: int
+    low_ranks: int  # uint32 (B, S)
+    high_ranks: int  # uint32 (B, N)
+    revealed: int  # uint32 (B, max(S, N))
+    visible: int  # int64 (2B, K + S + N)
+    sources: int  # int64 (2B, K + S + N)
+    noise: int  # float32 (B, max(S, N), C), noise that the host gives
+    low_tokens: int  # float32 (2B, S, C)
+    pivots: int  # float32 (2B, S, D)
+    tokens: int  # float32 (2B, N, C)
+    engine_pivots: int  # float32 (2B, S, D)
+    low_condition: int  # float32 (2B, S, W of the MLP head)
+    head_condition: int  # the same, revealed rows only
+    mlp_x: int  # float32 (2B·S, C)
+    mlp_prediction: int  # float32 (2B·S, 2C)
+    high_condition: int  # float32 (2B, N, W of the DiT head)
+    initial: int  # float32 (B, N, C)
+    dit_x: int  # float32 (2B, N, C)
+    dit_prediction: int  # float32 (2B, N, C)
+    latents: int  # float32 (B, C, N)
+    image: int  # float32 (DECODE_BATCH, 3, H, W)
+    pixels: int  # uint8 (B, H, W, 3)
+
+    @classmethod
+    def allocate(cls, device: ResidentDevice, model: ModelInfo, batch: int, widths: Widths) -> Buffers:
+        """Allocate everything for `batch` images as one block."""
+        sizes = _sizes(model, batch, widths)
+        offsets, end = {}, 0
+        for field in fields(cls):
+            offsets[field.name] = end
+            end += -(-sizes[field.name] // _ALIGNMENT) * _ALIGNMENT
+        start = device.allocate(end)
+        return cls(**{name: start + offset for name, offset in offsets.items()})
+
+    def placed(self, name: str, *shape: int) -> Placed:
+        """Return a buffer as a tensor of a shape no larger than its own."""
+        return Placed(getattr(self, name), shape)
+
+
+def resident_bytes(model: ModelInfo, batch: int, widths: Widths) -> int:
+    """Return the device memory that a lane's buffers take."""
+    return sum(-(-size // _ALIGNMENT) * _ALIGNMENT for size in _sizes(model, batch, widths).values())
+
+
+def _sizes(model: ModelInfo, batch: int, widths: Widths) -> dict[str, int]:
+    B, S, N, C, D = batch, model.low_positions, model.high_positions, model.channels, model.width
+    area = model.img_size**2
+    length = model.buffer + S + N
+    return {
+        "state": STEP_STATE.itemsize,
+        "fault": _WORD,
+        "steps": (S + N) * STEP_STATE.itemsize,  # a step reveals at least one position
+        "images": B * _WORD,
+        "class_row": 2 * B * _INDEX,
+        "timestep": _INDEX,
+        "low_timesteps": BASE_STEPS * _INDEX,
+        "high_timesteps": BASE_STEPS * _INDEX,
+        "low_chain": BASE_STEPS * _CHAIN_COLUMNS * _FLOAT,
+        "high_chain": BASE_STEPS * _CHAIN_COLUMNS * _FLOAT,
+        "low_ranks": B * S * _WORD,
+        "high_ranks": B * N * _WORD,
+        "revealed": B * max(S, N) * _WORD,
+        "visible": 2 * B * length * _INDEX,
+        "sources": 2 * B * length * _INDEX,
+        "noise": B * max(S, N) * C * _FLOAT,
+        "low_tokens": 2 * B * S * C * _FLOAT,
+        "pivots": 2 * B * S * D * _FLOAT,
+        "tokens": 2 * B * N * C * _FLOAT,
+        "engine_pivots": 2 * B * S * D * _FLOAT,
+        "low_condition": 2 * B * S * widths.mlp * _FLOAT,
+        "head_condition": 2 * B * S * widths.mlp * _FLOAT,
+        "mlp_x": 2 * B * S * C * _FLOAT,
+        "mlp_prediction": 2 * B * S * 2 * C * _FLOAT,
+        "high_condition": 2 * B * N * widths.dit * _FLOAT,
+        "initial": B * N * C * _FLOAT,
+        "dit_x": 2 * B * N * C * _FLOAT,
+        "dit_prediction": 2 * B * N * C * _FLOAT,
+        "latents": B * C * N * _FLOAT,
+        "image": min(B, DECODE_BATCH) * 3 * area * _FLOAT,
+        "pixels": B * area * 3 * _BYTE,
+    }

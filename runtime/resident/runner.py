@@ -1,0 +1,130 @@
+"""A request on the device from labels to pixels, downloaded once at the end."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from himar_kernels import EngineError, Step, describe_fault, launches, plan
+
+from ..decode import DECODE_BATCH
+from ..loop import Request
+from ..manifest import ModelInfo
+from ..networks import Networks
+from ..runner import Generated, GoOn
+from .buffers import Buffers, Widths
+from .device import Placed, ResidentDevice, ResidentEngine
+from .lane import Lane, condition_width
+from .loop import begin, queue_step
+from .replays import Replays
+
+
+class ResidentRunner:
+    """One lane: its engines, buffers and recorded graphs. See `himar_runtime.runner.Runner`."""
+
+    def __init__(self, networks: Networks, device: ResidentDevice, model: ModelInfo, batch: int) -> None:
+        """Allocate the buffers for `batch` images; EngineError when the device has no room."""
+        self._networks = networks
+        self._batch = batch
+        engines: dict[str, ResidentEngine] = networks.resident()
+        device.make_current()
+        widths = Widths(condition_width(engines["mlp_head"]), condition_width(engines["dit_head"]))
+        refusals = (engine.recordable for engine in engines.values())
+        self._lane = Lane(
+            device,
+            engines,
+            Buffers.allocate(device, model, batch, widths),
+            Replays(device, next((why for why in refusals if why is not None), None)),
+            model,
+        )
+
+    def run(self, request: Request, go_on: GoOn | None) -> Generated | None:
+        """See Runner.run. Without `go_on` the host never waits before the end; with it, one step behind the device."""
+        lane, batch = self._lane, len(request.labels)
+        lane.device.make_current()
+        work = begin(lane, request)
+        behind: Callable[[], bool] | None = None
+        for index, step in enumerate(plan(request.sampling, lane.model.low_positions, lane.model.high_positions)):
+            queue_step(work, index, step)
+            if go_on is None:
+                continue
+            previous, behind = behind, _report(lane.device.mark(), step, go_on)
+            if previous is not None and not previous():
+                return None
+        if "vae_decoder" in lane.engines:
+            self._decode(batch)
+        if behind is not None and not behind():
+            return None
+        generated = self._download(batch)
+        for engine in lane.engines.values():
+            engine.finish()
+        return generated
+
+    def clone(self) -> ResidentRunner:
+        """See Runner.clone."""
+        networks = self._networks.clone()
+        assert networks.lane is not None  # a clone has a lane where its original has one
+        return ResidentRunner(networks, networks.lane, self._lane.model, self._batch)
+
+    def _decode(self, batch: int) -> None:
+        """Queue the way from tokens to pixels, a few images at a time."""
+        lane, buffers, model = self._lane, self._lane.buffers, self._lane.model
+        n, channels, grid, side = model.high_positions, model.channels, model.grid, model.img_size
+        lane.device.launch(
+            launches.latents(
+                latents=buffers.latents, tokens=buffers.tokens, vae_scale=model.vae_scale,
+                batch=batch, n=n, channels=channels,
+            )
+        )  # fmt: skip
+
+        def part(first: int, count: int) -> None:
+            latents = Placed(buffers.latents + first * channels * n * 4, (count, channels, grid, grid))
+            image = buffers.placed("image", count, 3, side, side)
+            lane.engines["vae_decoder"].enqueue({"latent": latents, "image": image})
+            pixels = buffers.pixels + first * side * side * 3
+            lane.device.launch(
+                launches.pack(pixels=pixels, images=buffers.image, fault=buffers.fault, batch=count, area=side * side)
+            )
+
+        for first in range(0, batch, DECODE_BATCH):
+            count = min(DECODE_BATCH, batch - first)
+            lane.replays.run(("vae_decoder", first, count), functools.partial(part, first, count))
+
+    def _download(self, batch: int) -> Generated:
+        device, buffers, model = self._lane.device, self._lane.buffers, self._lane.model
+        low = np.empty((batch, model.low_positions, model.channels), np.float32)
+        high = np.empty((batch, model.high_positions, model.channels), np.float32)
+        pixels: NDArray[np.uint8] | None = None
+        fault = np.zeros(1, np.uint32)
+        device.download(buffers.fault, fault)
+        if fault[0]:
+            raise EngineError(_not_finite(int(fault[0])))
+        device.download(buffers.low_tokens, low)
+        device.download(buffers.tokens, high)
+        if "vae_decoder" in self._lane.engines:
+            pixels = np.empty((batch, model.img_size, model.img_size, 3), np.uint8)
+            device.download(buffers.pixels, pixels)
+        return Generated(low, high, pixels)
+
+
+def _report(wait: Callable[[], None], step: Step, go_on: GoOn) -> Callable[[], bool]:
+    """Return a function that waits for a step's mark and then asks whether to go on."""
+
+    def report() -> bool:
+        wait()
+        return go_on(step)
+
+    return report
+
+
+def _not_finite(word: int) -> str:
+    component, step = describe_fault(word)
+    phase = {"transformer_low": "low", "mlp_head": "low", "transformer_high": "high", "dit_head": "high"}
+    where = f" in phase {phase[component]}, step {step}" if component in phase else ""
+    return (
+        f"{component} gave values that are not finite{where}; if the bundle is in half precision, build {component} "
+        f"with fp32 or bf16."
+    )
