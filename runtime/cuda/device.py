@@ -53,7 +53,7 @@ class CudaDevice:
         else:
             self.stream = lender.stream
         self._addresses: list[int] = []
-        self._scratch = (0, 0)
+        self._scratch, self._reserved = (0, 0), 0
         weakref.finalize(self, _release, self._cudart, self._addresses, self.stream, lender is None)
 
     def make_current(self) -> None:
@@ -79,15 +79,19 @@ class CudaDevice:
         self._addresses.append(address)
         return address
 
-    def scratch(self, size: int) -> int:
-        """Return memory of at least `size` bytes that all engines of the lane share, one run after another.
+    def reserve(self, size: int) -> None:
+        """Say that `scratch` must hold `size` bytes. Said by every engine before any of them runs."""
+        self._reserved = max(self._reserved, size)
 
-        Ask for the largest size first: a larger one later gets a new block, and the old one stays with its users.
+    def scratch(self) -> int:
+        """Return memory that all engines of the lane share, since they run one after another.
+
+        Reserving more after it was used gives a new block from then on; the old one stays with its users.
         """
         address, room = self._scratch
-        if size > room:
-            address = self.allocate(size)
-            self._scratch = (address, size)
+        if self._reserved > room:
+            address = self.allocate(self._reserved)
+            self._scratch = (address, self._reserved)
         return address
 
     def upload(self, address: int, array: NDArray[Any]) -> None:
