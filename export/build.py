@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -14,32 +13,18 @@ import onnx
 import torch
 
 from himar.checkpoints import DEFAULT_WEIGHTS, load_checkpoint
-from himar.config import ModelConfig
-from himar.model import HiMAR
-from himar.vae import AutoencoderKL, load_vae, require_fit
-from himar_kernels import BuildError, PhiloxDraws, SamplingConfig, VerificationError
-from himar_runtime import SCHEMA_VERSION, Bundle
+from himar_kernels import BuildError
 
-from .compare import Comparison
+from .assemble import BuildOutcome, Progress, add_graphs, finish, load_fitting_vae, onnxruntime_entry, within
 from .components import Component, components
-from .emulate import emulated_bundle
-from .files import new_folder, sha256, write_npz
+from .engines import TENSORRT_BACKENDS, build_engines, prepare_target
+from .files import new_folder, require_new, sha256
 from .manifest import BundleWriter
 from .precision import Precision, check_precision
-from .record import record
-from .vae_graph import check_half_arithmetic
-from .verify import COMPONENT_LIMIT, SELFTEST_CASE, verify
+from .tensorrt_options import EngineOptions
 
-log = logging.getLogger(__name__)
-
-BACKENDS = ("onnxruntime",)
+BACKENDS = ("onnxruntime", *TENSORRT_BACKENDS)
 MAX_BATCH_LIMIT = 1024
-
-SELFTEST_HIGH_STEPS = 2
-SELFTEST_CHAIN = 50
-SELFTEST_FLOPS = 1e12
-
-Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
@@ -54,6 +39,8 @@ class BuildRequest:
         precision: of every component that `component_precision` does not name.
         component_precision: component name → precision.
         max_batch: most images that one run of the engines takes; larger requests are run in chunks.
+        engine_options: of TensorRT's builders.
+        cache: folder of built engines to reuse and add to; None builds every engine anew.
         weights: entry of a `.pth` checkpoint to use; None takes model_ema.
         command: the command line, for the manifest's provenance.
     """
@@ -66,19 +53,26 @@ class BuildRequest:
     component_precision: Mapping[str, str] = field(default_factory=dict)
     max_batch: int = 64
     backend: str = "onnxruntime"
+    engine_options: EngineOptions = field(default_factory=EngineOptions)
+    cache: Path | None = None
     weights: str | None = None
     command: tuple[str, ...] = ()
 
 
-def build(request: BuildRequest, progress: Progress = lambda text, fraction: None) -> list[Comparison]:
-    """Build and verify a bundle; return the comparisons of its self-test.
+def build(request: BuildRequest, progress: Progress = lambda text, fraction: None) -> BuildOutcome:
+    """Build and verify a bundle.
 
     Raises:
         CheckpointError, ConfigError: the checkpoint, the VAE or the configuration do not fit (see their loaders).
-        BuildError: the output exists or cannot be written, a precision or backend is unknown, a weight overflows.
+        BuildError: the output exists or cannot be written, a precision, backend or option is unknown or impossible
+            here, a weight overflows, an engine cannot be built or is not of the precision that was asked for.
         VerificationError: what was built does not give the model's numbers; nothing is left behind.
     """
     _check_request(request)
+    require_new(request.out)
+    tensorrt = None
+    if request.backend in TENSORRT_BACKENDS:
+        tensorrt = prepare_target(request.backend, request.engine_options, request.cache)
     progress("reading the checkpoint", 0.0)
     with new_folder(request.out) as folder:
         model = load_checkpoint(request.checkpoint, request.config, weights=request.weights)
@@ -86,35 +80,14 @@ def build(request: BuildRequest, progress: Progress = lambda text, fraction: Non
         parts = components(model, vae, request.max_batch)
         precisions = _precisions(request, parts)
         writer = BundleWriter(folder, model, request.max_batch)
-        for number, component in enumerate(parts):
-            precision = precisions[component.name]
-            progress(f"exporting {component.name} in {precision}", 0.05 + 0.6 * number / len(parts))
-            writer.add_component(component, precision)
-        writer.add_condition_embedding("mlp_head", model.mlp_head.cond_embed)
-        writer.add_condition_embedding("dit_head", model.dit_head.c_embedder.proj)
-        writer.close_weights()
-
-        progress("recording the self-test from the eager model", 0.7)
-        selftest = _selftest(model, vae)
-        write_npz(folder / "selftest.npz", selftest)
-        writer.write_manifest(request.backend, _provenance(request), schema_version=SCHEMA_VERSION)
-
-        progress("verifying the engines against the eager model", 0.85)
-        with emulated_bundle(folder) as runnable:
-            comparisons = verify(Bundle.open(runnable), selftest, SELFTEST_CASE)
-        if vae is not None and (precision := precisions["vae_decoder"]) != "fp32":
-            limit = COMPONENT_LIMIT[precision]
-            comparisons.append(check_half_arithmetic(vae, precision, selftest["vae/latent"], limit))
-        failed = [c for c in comparisons if c.passed is False]
-        if failed:
-            worst = max(failed, key=lambda c: c.relative_l2)
-            raise VerificationError(
-                f"{worst.name} differs from the eager model by {worst.relative_l2:.2e} (limit {worst.limit:.0e}), so "
-                f"the bundle was not kept; build that component with --precision NAME=fp32, or report it."
-            )
-        writer.add_verification(comparisons)
-        progress("done", 1.0)
-    return comparisons
+        add_graphs(writer, model, parts, precisions, within(progress, 0.05, 0.5 if tensorrt else 0.7))
+        engines = {}
+        if tensorrt:
+            engines = build_engines(tensorrt, folder, parts, precisions, within(progress, 0.5, 0.7))
+        backend = tensorrt.backend_entry() if tensorrt else onnxruntime_entry()
+        device = "cuda" if tensorrt and tensorrt.runs_here else "cpu"
+        provenance = _provenance(request)
+        return finish(folder, writer, model, vae, precisions, backend, engines, provenance, device, progress)
 
 
 def _check_request(request: BuildRequest) -> None:
@@ -123,6 +96,11 @@ def _check_request(request: BuildRequest) -> None:
     if not 1 <= request.max_batch <= MAX_BATCH_LIMIT:
         raise BuildError(f"max_batch is {request.max_batch}; it must be 1 to {MAX_BATCH_LIMIT}.")
     check_precision(request.precision, "the bundle")
+    if request.backend == "onnxruntime" and (changed := request.engine_options.changed()):
+        raise BuildError(
+            f"{changed[0]} is an option of TensorRT's builders; "
+            f"give --backend {' or '.join(TENSORRT_BACKENDS)} with it."
+        )
 
 
 def _precisions(request: BuildRequest, parts: tuple[Component, ...]) -> dict[str, Precision]:
@@ -134,53 +112,21 @@ def _precisions(request: BuildRequest, parts: tuple[Component, ...]) -> dict[str
     return {name: check_precision(request.component_precision.get(name, request.precision), name) for name in names}
 
 
-def load_fitting_vae(path: Path | None, model: HiMAR) -> AutoencoderKL | None:
-    """Load a VAE and check that it is one for this model's tokens; ConfigError if it is not."""
-    if path is None:
-        return None
-    vae = load_vae(path)
-    require_fit(vae, model.config, str(path))
-    return vae
-
-
-def _selftest(model: HiMAR, vae: AutoencoderKL | None) -> dict[str, Any]:
-    """A short guided run of two images through both phases, and one forward of each component."""
-    config = model.config
-    usual = config.default_sampling
-    sampling = SamplingConfig(
-        low_steps=min(2, config.low_positions),
-        high_steps=min(SELFTEST_HIGH_STEPS, config.high_positions),
-        low_guidance=_guided(usual.low_guidance),
-        high_guidance=_guided(usual.high_guidance),
-        low_diffusion_steps=SELFTEST_CHAIN,
-        high_diffusion_steps=_affordable_chain(config),
-    )
-    labels = [0, config.classes - 1]
-    return record(model, vae, labels, draws=PhiloxDraws(0), sampling=sampling, case=SELFTEST_CASE)
-
-
-def _affordable_chain(config: ModelConfig) -> int:
-    """Return the longest chain whose DiT head fits the self-test's FLOPs; short ones magnify rounding (see verify)."""
-    rows, products = 4, 18 * config.dit_width**2 * config.dit_depth
-    one_step = 2 * rows * config.high_positions * products
-    return int(min(max(SELFTEST_FLOPS / (SELFTEST_HIGH_STEPS * one_step), 12), SELFTEST_CHAIN))
-
-
-def _guided(scale: float) -> float:
-    """Guidance doubles the rows, and engines have been wrong at some row counts alone: always test with it."""
-    return scale if scale != 1 else 2.0
-
-
 def _provenance(request: BuildRequest) -> dict[str, Any]:
-    sources = {"checkpoint": request.checkpoint, "vae": request.vae}
+    return provenance(request.checkpoint, request.vae, request.weights, request.command)
+
+
+def provenance(checkpoint: Path, vae: Path | None, weights: str | None, command: tuple[str, ...]) -> dict[str, Any]:
+    """Return where a bundle comes from: its sources' hashes, the command line, the versions that made it."""
+    sources = {"checkpoint": checkpoint, "vae": vae}
     return {
         **{
             name: {"file": Path(path).name, "sha256": sha256(Path(path))}
             for name, path in sources.items()
             if path is not None
         },
-        "weights": None if Path(request.checkpoint).suffix == ".safetensors" else request.weights or DEFAULT_WEIGHTS,
-        "command": list(request.command),
+        "weights": None if Path(checkpoint).suffix == ".safetensors" else weights or DEFAULT_WEIGHTS,
+        "command": list(command),
         "versions": {
             "himar": version("himar"),
             "python": platform.python_version(),

@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from himar_kernels.console import label_option, require_extra, run_cli
+from himar_runtime import Bundle
 
-from .cli_options import precision_pairs, sampling_options, weights_option
+from .cli_options import engine_options, precision_pairs, sampling_options, take_engine_options, weights_option
 from .generate import GenerateRequest, generate_images
 
 
@@ -37,8 +38,12 @@ def cli() -> None:
     "--precision", "component_precision", multiple=True, metavar="NAME=PRECISION", callback=precision_pairs,
     help="Precision of one component, for example vae_decoder=fp32; may be repeated.",
 )  # fmt: skip
-@click.option("--backend", default="onnxruntime", show_default=True, type=click.Choice(["onnxruntime"]))
+@click.option(
+    "--backend", default="onnxruntime", show_default=True,
+    type=click.Choice(["onnxruntime", "tensorrt", "tensorrt-rtx"]), help="What runs the bundle.",
+)  # fmt: skip
 @click.option("--max-batch", default=64, show_default=True, help="Most images in one run of the engines.")
+@engine_options
 @weights_option
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to create.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
@@ -48,21 +53,40 @@ def build(out: Path, precision: str | None, as_json: bool, **options: Any) -> No
     from .build import BuildRequest
     from .build import build as run_build
     from .precision import check_precision
-    from .report import print_comparisons, print_json
+    from .report import print_outcome
 
     precision = check_precision(precision or "fp32", "the bundle")
+    engine, cache = take_engine_options(options)
     command = ("himar-export", *sys.argv[1:])
+    request = BuildRequest(out=out, command=command, precision=precision, engine_options=engine, cache=cache, **options)
     with _progress(as_json) as advance:
-        comparisons = run_build(BuildRequest(out=out, command=command, precision=precision, **options), advance)
-    if as_json:
-        print_json({"bundle": str(out), "comparisons": comparisons})
-    else:
-        print_comparisons(comparisons, f"{out}: engines against the eager model")
-        if "bf16" in (precision, *options["component_precision"].values()):
-            click.echo(
-                "bfloat16 was verified in emulation (its rounding, float32 arithmetic): ONNX Runtime has no bfloat16 "
-                "products for the CPU. Such a bundle needs a GPU."
-            )
+        outcome = run_build(request, advance)
+    print_outcome(outcome.comparisons, outcome.ran, out, "the eager model", as_json)
+    emulated = "bf16" in (precision, *options["component_precision"].values()) and " on cpu" in outcome.ran
+    if emulated and not as_json:
+        click.echo(
+            "bfloat16 was verified in emulation (its rounding, float32 arithmetic): ONNX Runtime has no bfloat16 "
+            "products for the CPU. Such a bundle needs a GPU."
+        )
+
+
+@cli.command(epilog="Example: himar-export refit bundle model-finetuned.pth --vae kl16.ckpt --out refitted")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option("--vae", type=click.Path(path_type=Path), help="KL-VAE checkpoint, where the bundle has a decoder.")
+@weights_option
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to create.")
+@click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
+def refit(as_json: bool, **options: Any) -> None:
+    """Make a bundle like BUNDLE with the weights of CHECKPOINT, without building its engines again."""
+    require_extra("export", "torch", "safetensors", "onnx", "onnxscript")
+    from .refit import RefitRequest
+    from .refit import refit as run_refit
+    from .report import print_outcome
+
+    with _progress(as_json) as advance:
+        outcome = run_refit(RefitRequest(command=("himar-export", *sys.argv[1:]), **options), advance)
+    print_outcome(outcome.comparisons, outcome.ran, options["out"], "the eager model", as_json)
 
 
 @cli.command(epilog="Example: himar-export verify bundle --recording run.npz --case guided")
@@ -73,19 +97,18 @@ def build(out: Path, precision: str | None, as_json: bool, **options: Any) -> No
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
 def verify(bundle: Path, recording: Path | None, case: str | None, device: str, as_json: bool) -> int:
     """Replay the self-test of BUNDLE, or a recorded run, and compare: exit code 0 only if everything matches."""
-    from .report import print_comparisons, print_json
-    from .verify import verify_recording, verify_selftest
+    from .report import print_outcome
+    from .verify import verify_recording, verify_selftest, what_ran
 
     if recording is None and case is not None:
         raise click.UsageError("--case goes with --recording.")
+    opened = Bundle.open(bundle)
+    ran = what_ran(opened.manifest.backend.name, device)
     if recording is None:
-        comparisons = verify_selftest(bundle, device)
+        comparisons = verify_selftest(opened, device)
     else:
-        comparisons = verify_recording(bundle, recording, case, device)
-    if as_json:
-        print_json({"bundle": str(bundle), "comparisons": comparisons})
-    else:
-        print_comparisons(comparisons, f"{bundle} against {recording or 'its self-test'}")
+        comparisons = verify_recording(opened, recording, case, device)
+    print_outcome(comparisons, ran, bundle, str(recording or "its self-test"), as_json)
     return 0 if all(c.passed is not False for c in comparisons) else 1
 
 

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import click
+
+from himar_runtime.cache import cache_directory
+
+from .tensorrt_options import EngineOptions, parse_size
 
 _SAMPLING = (
     click.option("--sampling", "sampling_name", help="One of the named settings of the model; the first if not given."),
@@ -19,6 +25,23 @@ _SAMPLING = (
     click.option("--high-diffusion-steps", type=int, help="Diffusion steps of the DiT head."),
     click.option("--temperature", type=float, help="Factor on the noise of every reverse step."),
 )
+
+_ENGINES = (
+    click.option("--opt-level", "optimization_level", default=3, show_default=True,
+                 help="TensorRT: 0 builds fastest, 5 searches longest."),
+    click.option("--workspace", callback=lambda ctx, param, text: size_option(text),
+                 help="TensorRT: most memory for one layer's intermediate results, for example 8GiB."),
+    click.option("--version-compatible", is_flag=True,
+                 help="tensorrt: engines for later versions too, run by the lean runtime."),
+    click.option("--hardware-compatible", is_flag=True,
+                 help="tensorrt: engines for every GPU from Ampere on, not this one's alone."),
+    click.option("--refittable", is_flag=True, help="TensorRT: engines whose weights `refit` can replace."),
+    click.option("--gpu", "gpus", multiple=True, metavar="sm_NN|current",
+                 help="tensorrt-rtx: GPU generation to build for; may be repeated. Its own choice if not given."),
+    click.option("--cache", type=click.Path(path_type=Path, file_okay=False),
+                 help="Folder of built engines to reuse; himar's folder in the user's cache if not given."),
+    click.option("--no-cache", is_flag=True, help="Build every engine anew and keep none."),
+)  # fmt: skip
 
 SAMPLING_FIELDS = (
     "guidance", "low_guidance", "high_guidance", "guidance_schedule", "low_steps", "high_steps",
@@ -40,6 +63,32 @@ def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(_SAMPLING):
         command = option(command)
     return command
+
+
+def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of TensorRT's builders to a command; `take_engine_options` reads them."""
+    for option in reversed(_ENGINES):
+        command = option(command)
+    return command
+
+
+def take_engine_options(options: dict[str, Any]) -> tuple[EngineOptions, Path | None]:
+    """Remove the builders' options from `options`; return them, and the cache folder or None."""
+    cache, no_cache = options.pop("cache"), options.pop("no_cache")
+    if cache is not None and no_cache:
+        raise click.UsageError("--cache and --no-cache contradict each other; give one.")
+    if options["backend"] == "onnxruntime" and (cache is not None or no_cache):
+        raise click.UsageError("--cache and --no-cache go with --backend tensorrt or tensorrt-rtx.")
+    engine = EngineOptions(**{field.name: options.pop(field.name) for field in fields(EngineOptions)})
+    return engine, None if no_cache else cache or cache_directory("engines")
+
+
+def size_option(text: str | None) -> int | None:
+    """Read a size such as 8GiB; anything else is wrong usage."""
+    try:
+        return None if text is None else parse_size(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 def precision_pairs(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> dict[str, str]:

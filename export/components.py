@@ -30,6 +30,8 @@ class Component:
         inputs, outputs: tensors in the graph's order; a string in a shape is a dynamic axis.
         profile: least, usual and largest size of every dynamic axis, for the bundle's maximum batch.
         graph: makes the exportable module with its products in the given dtype.
+        islands: first parts of the names of its products that stay float32 in half precision: of few channels, or
+            the last before values that the float32 diffusion or an image takes.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Component:
     outputs: tuple[TensorSpec, ...]
     profile: Profile
     graph: Callable[[torch.dtype], nn.Module]
+    islands: tuple[str, ...]
     _samples: Callable[[int], dict[str, Tensor]]
 
     def sample_inputs(self, rows: int) -> dict[str, Tensor]:
@@ -86,6 +89,7 @@ def _transformer_low(model: HiMAR, max_batch: int) -> Component:
         ),
         {"rows": _rows(max_batch), "kept": (K, K + S // 2, K + S - 1)},
         lambda dtype: TransformerLow(model, dtype),
+        ("cond_proj.", "cond_embed."),
         samples,
     )
 
@@ -113,6 +117,7 @@ def _transformer_high(model: HiMAR, max_batch: int) -> Component:
         (TensorSpec("condition", "float32", ("rows", N, c.dit_width)),),
         {"rows": _rows(max_batch), "kept": (K + S, K + S + N // 2, K + S + N - 1)},
         lambda dtype: TransformerHigh(model, dtype),
+        ("z_proj.", "c_embedder."),
         samples,
     )
 
@@ -129,6 +134,7 @@ def _mlp_head(model: HiMAR, max_batch: int) -> Component:
         (TensorSpec("prediction", "float32", ("samples", 2 * c.channels)),),
         {"samples": (1, 2 * max_batch, 2 * max_batch * c.low_positions)},
         lambda dtype: MLPHeadGraph(model.mlp_head, dtype),
+        ("input_proj.", "final."),
         lambda rows: {
             "x": _normal(rows, c.channels),
             "timestep": torch.tensor([500]),
@@ -150,6 +156,7 @@ def _dit_head(model: HiMAR, max_batch: int) -> Component:
         (TensorSpec("prediction", "float32", ("rows", N, c.channels)),),
         {"rows": _rows(max_batch)},
         lambda dtype: DiTHeadGraph(model.dit_head, dtype),
+        ("x_embedder.", "final."),
         lambda rows: {
             "x": _normal(rows, N, c.channels),
             "timestep": torch.tensor([500]),
@@ -167,6 +174,7 @@ def _vae_decoder(c: ModelConfig, vae: AutoencoderKL, max_batch: int) -> Componen
         (TensorSpec("image", "float32", ("images", 3, "image_height", "image_width")),),
         {"images": (1, max_batch, max_batch), "height": sides, "width": sides},
         lambda dtype: VaeDecoder(vae, dtype),
+        ("post_quant_conv.", "attention."),
         lambda rows: {"latent": _normal(rows, c.channels, c.grid, c.grid)},
     )
 

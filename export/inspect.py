@@ -10,9 +10,8 @@ from rich.table import Table
 
 from himar_runtime import Bundle, ComponentSpec, TensorSpec, read_recipes
 
-from .report import print_json
-
-_UNITS = ("B", "kB", "MB", "GB")
+from .inspect_engines import TENSORRT_BACKENDS, built_for, engine_table
+from .report import print_json, readable
 
 
 def inspect_path(path: Path, as_json: bool) -> None:
@@ -30,16 +29,9 @@ def inspect_path(path: Path, as_json: bool) -> None:
         return
     console = Console()
     _print_summary(console, bundle)
-    for table in (_components(bundle), _sizes(bundle), _files(bundle), _sampling(bundle)):
+    engines = [engine_table(bundle)] if bundle.manifest.backend.name in TENSORRT_BACKENDS else []
+    for table in (_components(bundle), *engines, _sizes(bundle), _files(bundle), _sampling(bundle)):
         console.print(table)
-
-
-def readable(size: float) -> str:
-    """Return a size in bytes with a unit: 1.23 MB."""
-    unit = 0
-    while size >= 1000 and unit < len(_UNITS) - 1:
-        size, unit = size / 1000, unit + 1
-    return f"{size:.0f} B" if unit == 0 else f"{size:.2f} {_UNITS[unit]}"
 
 
 def _print_summary(console: Console, bundle: Bundle) -> None:
@@ -52,6 +44,10 @@ def _print_summary(console: Console, bundle: Bundle) -> None:
         f"{model.grid}×{model.grid} high tokens, images {model.img_size}×{model.img_size}, width {model.width}",
         f"engines    {manifest.backend.name} {manifest.backend.version}, up to {manifest.max_batch} images a run",
     ]
+    if manifest.backend.name in TENSORRT_BACKENDS:
+        lines.append(f"for        {built_for(manifest.raw['backend'])}")
+    if "verification_ran" in manifest.raw:
+        lines.append(f"verified   {manifest.raw['verification_ran']}")
     for name in ("checkpoint", "vae"):
         if name in provenance:
             lines.append(f"{name:10} {provenance[name]['file']}  sha256 {provenance[name]['sha256'][:16]}…")

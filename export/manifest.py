@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import onnx
 from torch import nn
 
 from himar.model import HiMAR
-from himar_runtime import TensorSpec
+from himar_runtime import SCHEMA_VERSION, TensorSpec
 
 from .compare import Comparison
 from .components import Component
@@ -69,26 +70,32 @@ class BundleWriter:
         for name, entry in self._components.items():
             entry["parts"] = self._weights.parts(name)
 
-    def write_manifest(self, backend: str, provenance: dict[str, Any], schema_version: str) -> None:
-        """Write manifest.json with every file's hash."""
+    def write_manifest(
+        self, backend: Mapping[str, Any], engines: Mapping[str, Mapping[str, Any]], provenance: dict[str, Any]
+    ) -> None:
+        """Write manifest.json with every file's hash.
+
+        engines: component → its engine's entry; a component without one is run from its ONNX file by `backend`.
+        """
         files = sorted(path for path in self._folder.iterdir() if path.name != "manifest.json")
         self._manifest = {
-            "schema_version": schema_version,
+            "schema_version": SCHEMA_VERSION,
             "himar_version": version("himar"),
             **self._manifest,
             "components": {
-                name: {**entry, "engine": {"backend": backend, "file": entry["file"]}}
+                name: {**entry, "engine": engines.get(name, {"backend": backend["name"], "file": entry["file"]})}
                 for name, entry in self._components.items()
             },
-            "backend": {"name": backend, "version": version(backend), "compute_capability": None},
+            "backend": dict(backend),
             "files": {path.name: {"sha256": sha256(path), "bytes": path.stat().st_size} for path in files},
             "selftest": "selftest.npz",
             "provenance": provenance,
         }
         self._save()
 
-    def add_verification(self, comparisons: list[Comparison]) -> None:
-        """Add the self-test's outcome to the manifest."""
+    def add_verification(self, comparisons: list[Comparison], ran: str) -> None:
+        """Add the self-test's outcome to the manifest. ran: what replayed it, in words."""
+        self._manifest["verification_ran"] = ran
         self._manifest["verification"] = [
             {"name": c.name, "relative_l2": c.relative_l2, "limit": c.limit, "passed": c.passed} for c in comparisons
         ]

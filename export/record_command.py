@@ -10,7 +10,7 @@ from himar.checkpoints import load_checkpoint
 from himar_kernels import InputError, PhiloxDraws, check_labels
 from himar_runtime.request import choose_sampling
 
-from .build import load_fitting_vae
+from .assemble import load_fitting_vae
 from .files import require_new, write_npz
 from .record import Arrays, record
 

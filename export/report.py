@@ -7,6 +7,7 @@ import json
 import math
 import statistics
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,6 +18,17 @@ from .compare import Comparison
 
 if TYPE_CHECKING:
     from .bench import BenchRow
+
+_UNITS = ("B", "kB", "MB", "GB")
+
+
+def print_outcome(comparisons: Sequence[Comparison], ran: str, bundle: Path, against: str, as_json: bool) -> None:
+    """Print a verification, or its JSON. ran: what of the bundle ran, in words."""
+    if as_json:
+        print_json({"bundle": str(bundle), "ran": ran, "comparisons": comparisons})
+        return
+    print_comparisons(comparisons, f"{bundle} against {against}")
+    click.echo(f"run by {ran}.")
 
 
 def print_comparisons(comparisons: Sequence[Comparison], title: str) -> None:
@@ -61,6 +73,14 @@ def print_bench(rows: Sequence[BenchRow]) -> None:
 
 def _spread(seconds: Sequence[float]) -> str:
     return f"{statistics.median(seconds):.3f} ({min(seconds):.3f} … {max(seconds):.3f})"
+
+
+def readable(size: float) -> str:
+    """Return a size in bytes with a unit: 1.23 MB."""
+    unit = 0
+    while size >= 1000 and unit < len(_UNITS) - 1:
+        size, unit = size / 1000, unit + 1
+    return f"{size:.0f} B" if unit == 0 else f"{size:.2f} {_UNITS[unit]}"
 
 
 def print_json(value: Any) -> None:

@@ -42,19 +42,35 @@ RUN_REFERENCE_GAIN = 126.0
 RUN_MEANINGLESS = 0.5
 
 
-def verify_selftest(bundle: Path, device: str = "cpu") -> list[Comparison]:
+def verify_selftest(bundle: Bundle, device: str = "cpu") -> list[Comparison]:
     """Replay the bundle's self-test; see `verify`."""
-    opened = Bundle.open(bundle)
-    return verify(opened, load_recording(opened.path(opened.manifest.selftest)), SELFTEST_CASE, device)
+    recording = load_recording(bundle.path(bundle.manifest.selftest))
+    return verify(bundle, recording, SELFTEST_CASE, device, backend_for(device))
 
 
-def verify_recording(bundle: Path, recording: Path, case: str | None = None, device: str = "cpu") -> list[Comparison]:
+def verify_recording(bundle: Bundle, recording: Path, case: str | None = None, device: str = "cpu") -> list[Comparison]:
     """Replay a recording in the layout of golden/README.md, one case or (None) all; see `verify`."""
-    return verify(Bundle.open(bundle), load_recording(recording), case, device)
+    return verify(bundle, load_recording(recording), case, device, backend_for(device))
 
 
-def verify(bundle: Bundle, arrays: Arrays, case: str | None, device: str = "cpu") -> list[Comparison]:
+def backend_for(device: str) -> str | None:
+    """Return what `verify` runs on a device: on the CPU ONNX Runtime the graphs, since TensorRT engines cannot run."""
+    return "onnxruntime" if Device.parse(device).kind == "cpu" else None
+
+
+def what_ran(built_for: str, device: str) -> str:
+    """Say in words what a verification on this device runs of a bundle; engines that it leaves out are named."""
+    if backend_for(device) in (None, built_for):
+        return f"{built_for} on {device}"
+    return f"onnxruntime on {device}, on the ONNX graphs: the {built_for} engines were not run, that takes their GPU"
+
+
+def verify(
+    bundle: Bundle, arrays: Arrays, case: str | None, device: str = "cpu", backend: str | None = None
+) -> list[Comparison]:
     """Compare every component and every run that the recording holds with what the engines give.
+
+    backend: see himar_runtime.load_networks.
 
     Raises:
         BundleError, EngineError: the bundle lacks a component or cannot be run here.
@@ -62,7 +78,7 @@ def verify(bundle: Bundle, arrays: Arrays, case: str | None, device: str = "cpu"
     """
     arrays = Recording(arrays)
     require_same_model(bundle, arrays)
-    networks = load_networks(bundle, Device.parse(device), None)
+    networks = load_networks(bundle, Device.parse(device), None, backend)
     cases = recorded_cases(arrays) if case is None else [case]
     comparisons = list(_components(bundle, networks, arrays))
     pipeline = Pipeline(bundle, networks)

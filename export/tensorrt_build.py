@@ -1,0 +1,139 @@
+"""Building one engine: a typed network and the user's options in, serialized bytes and their precisions out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from himar_kernels import BuildError
+from himar_runtime.tensorrt_library import collected_errors, first_error, library_logger
+
+from .build_monitor import make_monitor, run_watched
+from .components import Component
+from .engine_cache import TimingCache
+from .precision import Precision
+from .tensorrt_network import ParsedNetwork, add_profile, parse_network
+from .tensorrt_options import EngineOptions, compute_capabilities
+from .tensorrt_precision import (
+    PrecisionTable,
+    inspected_table,
+    require_inspected,
+    require_precision,
+    typed_network_table,
+)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BuiltEngine:
+    """data: the serialized engine. table: what its products run in, from the network that it was built from."""
+
+    data: bytes
+    table: PrecisionTable
+
+
+def build_engine(
+    library: ModuleType,
+    file: Path,
+    component: Component,
+    precision: Precision,
+    options: EngineOptions,
+    timing: TimingCache | None = None,
+    progress: Callable[[float], None] = lambda fraction: None,
+) -> BuiltEngine:
+    """Build the engine of a component from its ONNX file and prove its precision.
+
+    timing: measured kernels of earlier builds, read and written (full TensorRT; TensorRT-RTX measures none).
+    Raises BuildError with TensorRT's reason; a cancelled build raises what cancelled it.
+    """
+    parsed = parse_network(library, file)
+    require_precision(parsed, component, precision)
+    config, keep = _configure(parsed, component, options, timing)
+    monitor = make_monitor(library)
+    config.progress_monitor = monitor
+    with collected_errors(library) as errors:
+        plan = run_watched(lambda: parsed.builder.build_serialized_network(parsed.network, config), monitor, progress)
+    if plan is None:
+        raise BuildError(
+            f"{library.__name__} {library.__version__} cannot build {component.name} in {precision}: "
+            f"{first_error(errors)}"
+        )
+    data = bytes(plan)
+    if timing is not None and keep is not None:
+        timing.store(bytes(config.get_timing_cache().serialize()))
+    return BuiltEngine(data, typed_network_table(parsed, precision))
+
+
+def inspect_engine(library: ModuleType, data: bytes, component: str, precision: Precision) -> PrecisionTable:
+    """Open an engine, which takes a GPU, and return what its kernels run in.
+
+    Raises BuildError when it does not load or its kernels are not of `precision`.
+    """
+    with collected_errors(library) as errors:
+        engine = library.Runtime(library_logger(library)).deserialize_cuda_engine(data)
+    if engine is None:
+        raise BuildError(f"the engine of {component} was built but does not load: {first_error(errors)}")
+    report = engine.create_engine_inspector().get_engine_information(library.LayerInformationFormat.JSON)
+    table = inspected_table(report)
+    require_inspected(table, component, precision)
+    return table
+
+
+def _configure(
+    parsed: ParsedNetwork, component: Component, options: EngineOptions, timing: TimingCache | None
+) -> tuple[Any, Any]:
+    """Return the builder's configuration, and the timing cache that must live until the engine is built."""
+    library = parsed.library
+    config = parsed.builder.create_builder_config()
+    # float32 must mean float32: TF32 products would miss the model's numbers by a thousand times more.
+    config.clear_flag(library.BuilderFlag.TF32)
+    config.builder_optimization_level = options.optimization_level
+    # What the inspector needs to name types; it costs nothing when the engine runs.
+    config.profiling_verbosity = library.ProfilingVerbosity.DETAILED
+    if options.workspace is not None:
+        config.set_memory_pool_limit(library.MemoryPoolType.WORKSPACE, options.workspace)
+    if options.version_compatible:
+        config.set_flag(library.BuilderFlag.VERSION_COMPATIBLE)
+        # The lean runtime then loads the engine without running code from inside the file.
+        config.set_flag(library.BuilderFlag.EXCLUDE_LEAN_RUNTIME)
+    if options.hardware_compatible:
+        config.hardware_compatibility_level = library.HardwareCompatibilityLevel.AMPERE_PLUS
+    if options.refittable:
+        _mark_refittable(parsed, config)
+    if options.gpus:
+        config.num_compute_capabilities = len(options.gpus)
+        for index, capability in enumerate(compute_capabilities(options, library)):
+            if not config.set_compute_capability(capability, index):
+                raise BuildError(f"{library.__name__} refuses to build for {options.gpus[index]}.")
+    add_profile(parsed, config, component.inputs, component.profile)
+    return config, None if timing is None else _use_timing(library, config, timing)
+
+
+def _mark_refittable(parsed: ParsedNetwork, config: Any) -> None:
+    """Let every weight be replaced, and no constant of a shape or a scale: those belong to the graph's structure."""
+    config.set_flag(parsed.library.BuilderFlag.REFIT_INDIVIDUAL)
+    for name in (tensor.name for tensor in parsed.graph.graph.initializer if is_weight(tensor.name)):
+        if not parsed.network.mark_weights_refittable(name):
+            raise BuildError(
+                f"{parsed.library.__name__} cannot make the weight {name} replaceable; please report this."
+            )
+
+
+def is_weight(name: str) -> bool:
+    """Return whether an initializer is a weight; the exporter names constants of the graph itself val_…."""
+    return not name.startswith("val_")
+
+
+def _use_timing(library: ModuleType, config: Any, timing: TimingCache) -> Any:
+    config.set_flag(library.BuilderFlag.EDITABLE_TIMING_CACHE)
+    for stored in (timing.load(), b""):
+        cache = config.create_timing_cache(stored)
+        if cache is not None and config.set_timing_cache(cache, False):
+            return cache
+        log.warning("the timing cache %s is not one of this TensorRT and GPU; starting a new one", timing.path)
+    raise BuildError(f"{library.__name__} refuses a new timing cache; please report this.")

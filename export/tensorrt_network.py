@@ -1,0 +1,104 @@
+"""From a component's ONNX graph to TensorRT's typed network, ready for its builder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import onnx
+
+from himar_kernels import BuildError
+from himar_runtime import TensorSpec
+from himar_runtime.tensorrt_library import collected_errors, first_error, library_logger
+
+from .components import Profile
+
+
+@dataclass(frozen=True)
+class ParsedNetwork:
+    """A network and what it needs alive: TensorRT's objects do not keep each other.
+
+    graph: the ONNX model as it was parsed, its large weights outside.
+    """
+
+    library: ModuleType
+    builder: Any
+    network: Any
+    parser: Any
+    graph: onnx.ModelProto
+
+
+def parse_network(library: ModuleType, file: Path) -> ParsedNetwork:
+    """Parse an ONNX file with external weights into a strongly typed network.
+
+    Every tensor has the type that the graph gives it: a builder must not lower a product to half precision, nor
+    raise one. float32 attentions may be decomposed into several kernels, since TensorRT has fused ones for half
+    precision only; a half-precision attention may not, for that would run its softmax in half precision.
+
+    Raises BuildError with the parser's reason and the node it concerns.
+    """
+    logger = library_logger(library)
+    graph = tensorrt_graph(file)
+    with collected_errors(library) as errors:
+        builder = library.Builder(logger)
+        if builder is None:
+            raise BuildError(f"{library.__name__} cannot start its builder: {first_error(errors)}.")
+        # TensorRT 11 and TensorRT-RTX are strongly typed whatever the flag; 10.x only with it.
+        flag = 1 << int(library.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+        network = builder.create_network(flag)
+        parser = library.OnnxParser(network, logger)
+        if not parser.parse(graph.SerializeToString(), str(file)):
+            reason = parser.get_error(0).desc() if parser.num_errors else first_error(errors)
+            node = parser.get_error(0).node_name() if parser.num_errors else ""
+            raise BuildError(
+                f"{library.__name__} {library.__version__} cannot read {file.name}"
+                f"{f' at {node}' if node else ''}: {reason.strip() or first_error(errors)}"
+            )
+    _let_float32_attentions_decompose(library, network)
+    return ParsedNetwork(library, builder, network, parser, graph)
+
+
+def tensorrt_graph(file: Path) -> onnx.ModelProto:
+    """Read an ONNX graph, its large weights left outside, without what TensorRT's parser refuses.
+
+    That is the attribute softmax_precision, with which the exported graphs ask for a float32 softmax. TensorRT's fused
+    attention kernels leave a network no choice there.
+    """
+    model = onnx.load(file, load_external_data=False)
+    for node in model.graph.node:
+        if node.op_type == "Attention":
+            kept = [attribute for attribute in node.attribute if attribute.name != "softmax_precision"]
+            del node.attribute[:]
+            node.attribute.extend(kept)
+    return model
+
+
+def add_profile(parsed: ParsedNetwork, config: Any, inputs: Sequence[TensorSpec], profile: Profile) -> None:
+    """Add one optimization profile with the least, usual and largest shape of every dynamic input."""
+    ranges = parsed.builder.create_optimization_profile()
+    with collected_errors(parsed.library) as errors:
+        for spec in inputs:
+            if any(isinstance(size, str) for size in spec.shape):
+                shapes = [
+                    tuple(profile[size][k] if isinstance(size, str) else size for size in spec.shape) for k in range(3)
+                ]
+                ranges.set_shape(spec.name, *shapes)
+        index = config.add_optimization_profile(ranges)
+    if index < 0:
+        raise BuildError(f"TensorRT refuses the optimization profile {dict(profile)}: {first_error(errors)}")
+
+
+def layers(network: Any) -> list[Any]:
+    """Return the layers of a network in order."""
+    return [network.get_layer(index) for index in range(network.num_layers)]
+
+
+def _let_float32_attentions_decompose(library: ModuleType, network: Any) -> None:
+    kind = getattr(library.LayerType, "ATTENTION_OUTPUT", None)  # before TensorRT 10.14 the parser writes primitives
+    for layer in layers(network):
+        if kind is not None and layer.type == kind and layer.get_output(0).dtype == library.float32:
+            layer.__class__ = library.IAttentionOutputLayer
+            layer.attention.decomposable = True
