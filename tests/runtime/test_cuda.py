@@ -1,0 +1,128 @@
+"""CUDA's calls as far as they go without a GPU: kernels compiled by NVRTC, arguments taken, refusals in sentences."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+
+from himar_kernels import EngineError, Launch, launches
+from himar_kernels.cuda_sources import COMPILE_OPTIONS, KERNEL_NAMES, cubin_name
+from himar_runtime import Device, Pipeline
+from himar_runtime.cache import keep
+from himar_runtime.cuda import program
+from himar_runtime.cuda.device import CudaDevice
+from himar_runtime.cuda.driver import call, compute_capability, driver_api, runtime_api
+from himar_runtime.engine import Device as _Device
+
+pytest.importorskip("cuda.bindings", reason="needs cuda-python: pip install 'himar[kernels]'")
+without_gpu = pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="checks what is said without a GPU")
+
+
+@without_gpu
+def test_a_gpu_that_is_not_there_is_refused_in_a_sentence() -> None:
+    with pytest.raises(EngineError, match=r"^cuda:3 is no GPU that can be used here: CUDA's .* use device 'cpu'\.$"):
+        compute_capability(Device("cuda", 3))
+    with pytest.raises(EngineError, match="cuda:0 is no GPU"):
+        CudaDevice(0)
+
+
+@without_gpu
+def test_a_pipeline_on_a_missing_gpu_says_so(bundle_path) -> None:
+    with pytest.raises(EngineError, match="cuda:0"):
+        Pipeline.load(bundle_path, device="cuda")
+
+
+def _unopened() -> CudaDevice:
+    """A lane as it is after its constructor, which cannot finish without a GPU."""
+    lane = object.__new__(CudaDevice)
+    lane._cudart, lane.device, lane.stream, lane.shared = runtime_api(), _Device("cuda", 0), 0, False
+    lane._addresses, lane._scratch, lane._reserved, lane._lender = [], (0, 0), 64, None
+
+    class Functions:
+        def function(self, name: str):
+            return driver_api().CUfunction(0)
+
+    lane._kernels = Functions()
+    return lane
+
+
+LAUNCH = launches.check_finite(values=256, count=9, state=512, fault=768, component=2)
+
+
+@without_gpu
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda lane: lane.make_current(),
+        lambda lane: lane.upload(256, np.zeros(3, np.float32)),
+        lambda lane: lane.download(256, np.zeros(3, np.float32)),
+        lambda lane: lane.copy(256, 512, 8),
+        lambda lane: lane.clear(256, 8),
+        lambda lane: lane.launch(LAUNCH),
+        lambda lane: lane.synchronize(),
+        lambda lane: lane.mark(),
+        lambda lane: lane.record(lambda: None),
+    ],
+)
+def test_every_call_is_one_that_cuda_takes(use) -> None:
+    """Wrong arguments would be a TypeError; these get as far as the missing driver."""
+    with pytest.raises(EngineError, match=r"InsufficientDriver|driver"):
+        use(_unopened())
+
+
+@without_gpu
+@pytest.mark.parametrize("name", ["cudaEventRecord", "cudaEventSynchronize", "cudaEventDestroy", "cudaGraphLaunch"])
+def test_calls_on_handles_take_what_the_calls_before_them_give(name: str) -> None:
+    cudart = runtime_api()
+    handles = {"cudaGraphLaunch": (cudart.cudaGraphExec_t(), 0), "cudaEventRecord": (cudart.cudaEvent_t(), 0)}
+    with pytest.raises(EngineError, match=name):
+        call(getattr(cudart, name), *handles.get(name, (cudart.cudaEvent_t(),)))
+    with pytest.raises(EngineError, match="cudaGraphInstantiate"):
+        call(cudart.cudaGraphInstantiate, cudart.cudaGraph_t(), 0)
+
+
+@pytest.mark.parametrize("architecture", ["80", "90a", "120"])
+def test_nvrtc_compiles_every_kernel(architecture: str) -> None:
+    cubin = program.compile_kernels(architecture)
+    assert cubin[:4] == b"\x7fELF"
+    assert all(name.encode() in cubin for name in KERNEL_NAMES)
+
+
+def test_an_architecture_that_the_compiler_lacks_is_a_sentence() -> None:
+    with pytest.raises(EngineError, match=r"^NVRTC does not compile the kernels for sm_12: nvrtc: error"):
+        program.compile_kernels("12")
+
+
+def test_kernels_are_compiled_once_and_kept(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    compiled: list[str] = []
+    monkeypatch.setattr(program, "Kernels", lambda cubin: cubin)
+    monkeypatch.setattr(program, "compile_kernels", lambda arch: compiled.append(arch) or b"cubin")
+    monkeypatch.setattr(program, "source_directory", lambda: tmp_path / "nowhere")
+    load = program.load_kernels.__wrapped__
+    assert load((9, 0)) == load((9, 0)) == b"cubin"
+    assert compiled == ["90"]
+    assert load((8, 9)) == b"cubin"
+    assert compiled == ["90", "89"]
+    kept = {path.name for path in (tmp_path / "himar" / "kernels").iterdir()}
+    assert kept == {cubin_name("90"), cubin_name("89")}
+    ahead = tmp_path / "nowhere" / "compiled" / cubin_name("90a")
+    ahead.parent.mkdir(parents=True)
+    ahead.write_bytes(b"ahead of time")
+    assert load((9, 0)) == b"ahead of time"
+    assert COMPILE_OPTIONS
+
+
+def test_a_cache_that_cannot_be_written_is_logged_and_leaves_nothing(tmp_path, caplog) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    keep(blocked / "kernels" / "a.cubin", b"x")
+    assert "could not be kept" in caplog.text
+    keep(tmp_path / "new" / "b.cubin", b"x")
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["b.cubin"]
+
+
+def test_a_launch_names_a_kernel_that_exists() -> None:
+    assert isinstance(LAUNCH, Launch) and LAUNCH.name in KERNEL_NAMES
