@@ -152,3 +152,22 @@ def test_only_a_token_that_is_kept_is_checked(workspace, k, known, fault):
     case.step(case.state(k))
     word = int(case.get("fault"))
     assert word == 0 if fault is None else describe_fault(word) == fault
+
+
+def test_steps_queued_without_waiting_walk_the_whole_chain(large_workspace, assert_close):
+    """The index in the chain lives on the device: the host queues every step at once and looks at the end."""
+    case = Case(large_workspace, 32, 2, 256, 100, 16, False, 0)
+    state = case.state(k=0)
+    start = launches.start_high(state=state, **case.on_device, **case.sizes)
+    step = launches.dit_step(state=state, **case.on_device, **case.step_only, **case.sizes)
+    large_workspace.run(start, *[step] * STEPS)
+
+    x = initial = case.noise(None)
+    for k in range(STEPS - 1, -1, -1):
+        x = case.renoised(k, x, initial)
+        noise = case.noise(k) if k else None
+        x = dit_reverse_step(CHAIN, k, x, case.prediction, case.guidance, noise, TEMPERATURE)
+    tokens = np.where(case.known[..., None], case.tokens[: len(x)], x)
+    assert_close(case.get("tokens"), np.concatenate([tokens] * 2), 2e-6)
+    case.check_chain_index(state, 0)
+    assert case.get("fault") == 0

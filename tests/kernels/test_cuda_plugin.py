@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from himar_kernels import BuildError, Chain, chain_table, cuda_compile, dit_reverse_step, mlp_reverse_step
-from himar_kernels.cuda_sources import source_directory
+from himar_kernels.cuda_sources import COMPILE_OPTIONS, source_directory
 
 PLUGIN = source_directory().parent / "plugin"
 HEADERS = [os.environ.get("HIMAR_TENSORRT_INCLUDE", ""), "/usr/include/x86_64-linux-gnu", "/usr/include"]
@@ -38,30 +40,55 @@ def includes() -> list[str]:
     return ["-isystem", found, "-isystem", str(cuda), "-I", str(source_directory())]
 
 
-def test_the_plugin_builds_and_does_what_tensorrt_asks_of_it(includes, tmp_path):
+@pytest.fixture(scope="module")
+def library(includes, tmp_path_factory) -> Path:
+    """The plugin's shared library, built as CMakeLists.txt builds it."""
+    folder = tmp_path_factory.mktemp("plugin-library")
     objects = []
     for source in sorted(PLUGIN.glob("*.cpp")):
-        objects.append(tmp_path / f"{source.stem}.o")
+        objects.append(folder / f"{source.stem}.o")
         options = ["-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", *WARNINGS, *includes]
         subprocess.run([COMPILER, *options, "-c", source, "-o", objects[-1]], check=True)
-    library = tmp_path / "libhimar_reverse_step.so"
-    options = [
-        "-std=c++17",
-        "--fmad=false",
-        "-arch=sm_90a",
-        "-Werror",
-        "all-warnings",
-        "-Xcompiler",
-        "-fPIC",
-        "-shared",
-    ]
+    made = folder / "libhimar_reverse_step.so"
+    options = [*COMPILE_OPTIONS, "-arch=sm_90a", "-Werror", "all-warnings", "-Xcompiler", "-fPIC", "-shared"]
     options += ["-I", str(source_directory())]
     kernel = PLUGIN / "reverse_step_launch.cu"
-    subprocess.run([cuda_compile.find_nvcc(), *options, kernel, *objects, "-o", library], check=True)
-    driver = tmp_path / "driver"
-    source = Path(__file__).parent / "plugin_driver.cpp"
+    subprocess.run([cuda_compile.find_nvcc(), *options, kernel, *objects, "-o", made], check=True)
+    return made
+
+
+def test_the_plugin_does_what_tensorrt_asks_of_it(library, includes, tmp_path):
+    driver, source = tmp_path / "driver", Path(__file__).parent / "plugin_driver.cpp"
     subprocess.run([COMPILER, "-std=c++17", *WARNINGS, *includes, source, "-o", driver, "-ldl"], check=True)
     done = subprocess.run([driver, library], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+REGISTRY = """
+import importlib, sys
+import numpy as np
+trt = importlib.import_module(sys.argv[1])
+registry = trt.get_plugin_registry()
+assert registry.load_library(sys.argv[2]) is not None
+creator = registry.get_creator("HimarReverseStep", "1", "himar")
+def create(head, halves):
+    fields = [
+        trt.PluginField("head", np.frombuffer(head, np.uint8), trt.PluginFieldType.CHAR),
+        trt.PluginField("halves", np.array([halves], np.int32), trt.PluginFieldType.INT32),
+    ]
+    return creator.create_plugin("step", trt.PluginFieldCollection(fields), trt.TensorRTPhase.BUILD)
+plugin = create(b"mlp", 2)
+assert all(plugin.get_capability_interface(kind) is not None for kind in trt.PluginCapabilityType.__members__.values())
+assert create(b"vae", 2) is None and create(b"dit", 3) is None
+"""
+
+
+@pytest.mark.parametrize("module", ["tensorrt", "tensorrt_rtx", "tensorrt_lean"])
+def test_tensorrt_s_own_registry_loads_the_library(library, module):
+    """In a process of its own: a registry keeps what it has loaded."""
+    if importlib.util.find_spec(module) is None:
+        pytest.skip(f"needs {module}")
+    done = subprocess.run([sys.executable, "-c", REGISTRY, module, library], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
