@@ -1,5 +1,6 @@
 # make demo   set everything up, build the digits bundle, verify it, draw 10x10 digits, engine against eager time
 # make test   set everything up, lint, check types, run every test that needs no GPU
+# make cuda   compile the CUDA kernels ahead for every architecture that this nvcc knows (else they are at first use)
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -7,7 +8,7 @@ DIGITS := himar/weights/digits.safetensors
 VAE    := himar/weights/digits-vae.safetensors
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types format clean
+.PHONY: help setup demo test cuda lint types format clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -29,7 +30,10 @@ demo: setup
 	$(BIN)/himar-export bench demo/digits --checkpoint $(DIGITS) --vae $(VAE) --batch 1 --batch 16
 
 test: setup lint types
-	$(BIN)/python -m pytest --durations 10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder --durations 10
+
+cuda: setup
+	$(BIN)/python -m himar_kernels.cuda_compile --out kernels/cuda/compiled
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,13 +1,14 @@
 """Bundles that many tests use, each built once per run through the command a user calls."""
 
 import importlib.util
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
 import pytest
+from filelock import FileLock
 
 from himar_export.cli import main
 
@@ -15,12 +16,14 @@ ROOT = Path(__file__).parents[1]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Report tests that need a GPU as skipped, with the reason, where there is none."""
-    if "CUDAExecutionProvider" in onnxruntime.get_available_providers() and shutil.which("nvidia-smi"):
+    """Start files with slow tests first, and report tests that need a GPU as skipped, with the reason."""
+    slow = {item.path for item in items if "slow" in item.keywords}
+    items.sort(key=lambda item: item.path not in slow)
+    if shutil.which("nvidia-smi"):
         return
     for item in items:
         if "gpu" in item.keywords:
-            item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU and onnxruntime-gpu"))
+            item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))
 
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -28,14 +31,20 @@ WEIGHTS = ROOT / "himar" / "weights"
 
 
 def build(out: Path, *arguments: str | Path) -> Path:
-    code = main(["build", *map(str, arguments), "--out", str(out), "--json"])
-    assert code == 0
+    """Build a bundle unless another worker of this run has; one that is building it is waited for."""
+    with FileLock(f"{out}.lock"):
+        if not out.exists():
+            assert main(["build", *map(str, arguments), "--out", str(out), "--json"]) == 0
     return out
 
 
 @pytest.fixture(scope="session")
 def bundles(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("bundles")
+    """A folder that all workers of a run share."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "bundles"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,139 @@
+"""Everything that needs a GPU, in one run: tests, peaks, and eager PyTorch and torch.compile against every backend.
+
+    python benchmarks/gpu_report.py --out docs/results/h100.json
+    python benchmarks/gpu_report.py --model digits --device cpu --batch 1 --no-tests --out try.json   # try the script
+
+Sections run in the order of the file and are written as they finish, so that a run that is cut off keeps what it has.
+What fails is recorded with its error, and the report goes on: that TensorRT-RTX refuses a GPU is a result too.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from report_build import build_bundles
+from report_latency import component_latencies, generation_latencies
+from report_peaks import copy_rate, product_rates
+
+PACKAGES = (
+    "himar", "numpy", "torch", "onnx", "onnxruntime", "onnxruntime-gpu", "cuda-bindings", "nvidia-cuda-nvrtc",
+    "tensorrt", "tensorrt-cu13", "tensorrt-lean-cu13", "tensorrt-rtx-cu13",
+)  # fmt: skip
+
+
+class Report:
+    """The JSON file, written anew after every section."""
+
+    def __init__(self, path: Path, minutes: float) -> None:
+        self.path = path
+        self.content: dict[str, Any] = {}
+        self._end = time.monotonic() + 60 * minutes
+
+    def section(self, name: str, make: Callable[[], Any]) -> Any:
+        """Run a section unless the time is up; keep its outcome or its error. Returns the outcome or None."""
+        if time.monotonic() > self._end:
+            self.content[name] = {"skipped": "the time given with --minutes was up"}
+            return None
+        click.echo(f"{name} …", err=True)
+        start = time.perf_counter()
+        outcome = None
+        try:
+            outcome = self.content[name] = make()
+        except Exception as error:
+            self.content[name] = {"error": f"{type(error).__name__}: {error}"}
+        self.content.setdefault("seconds", {})[name] = round(time.perf_counter() - start, 1)
+        self.path.write_text(json.dumps(self.content, indent=1), encoding="utf-8")
+        return outcome
+
+
+def environment(device: str) -> dict[str, Any]:
+    """Return the machine, the versions and the command."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    found: dict[str, Any] = {
+        "command": ["python", *sys.argv],
+        "date": time.strftime("%Y-%m-%d"),
+        "processor": platform.processor() or platform.machine(),
+        "python": platform.python_version(),
+        "versions": versions,
+    }
+    if device == "cuda":
+        properties = torch.cuda.get_device_properties(0)
+        found["gpu"] = properties.name
+        found["compute_capability"] = f"{properties.major}.{properties.minor}"
+        found["memory_bytes"] = properties.total_memory
+        query = ["nvidia-smi", "--query-gpu=driver_version,clocks.max.sm,power.limit", "--format=csv,noheader"]
+        found["nvidia_smi"] = subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip()
+    return found
+
+
+def gpu_tests(folder: Path) -> dict[str, Any]:
+    """Run `pytest -m gpu` and return its last lines and exit code; the whole log lies beside the report."""
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider"]
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
+    (folder / "gpu-tests.log").write_text(done.stdout + done.stderr, encoding="utf-8")
+    lines = done.stdout.strip().splitlines()
+    outcomes = [line for line in lines if line.startswith(("FAILED", "ERROR", "SKIPPED"))]
+    return {"exit_code": done.returncode, "summary": lines[-1] if lines else "", "not_passed": outcomes}
+
+
+@click.command()
+@click.option("--model", default="himar-b", show_default=True, help="Preset; random weights unless it is digits.")
+@click.option("--device", default="cuda", show_default=True, type=click.Choice(["cuda", "cpu"]))
+@click.option("--precision", default="fp16", show_default=True, type=click.Choice(["fp32", "fp16", "bf16"]))
+@click.option("--batch", "batches", multiple=True, type=click.IntRange(1), default=(1, 8, 64, 128), show_default=True)
+@click.option("--backend", "backends", multiple=True, default=("onnxruntime", "tensorrt", "tensorrt-rtx"))
+@click.option("--repeats", default=3, show_default=True, type=click.IntRange(1), help="Timed whole generations.")
+@click.option("--tests/--no-tests", default=True, help="Run pytest -m gpu first.")
+@click.option("--minutes", default=60.0, show_default=True, help="Start no new section after this time.")
+@click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False))
+def main(
+    model: str,
+    device: str,
+    precision: str,
+    batches: tuple[int, ...],
+    backends: tuple[str, ...],
+    repeats: int,
+    tests: bool,
+    minutes: float,
+    out: Path,
+) -> None:
+    """Measure and test everything that needs a GPU, and write it to a JSON file."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise click.ClickException("this machine has no GPU that PyTorch can use; --device cpu tries the script.")
+    report = Report(out, minutes)
+    report.section("environment", lambda: environment(device))
+    report.section("copy", lambda: copy_rate(device))
+    report.section("products", lambda: product_rates(device))
+    if tests:
+        report.section("tests", lambda: gpu_tests(out.absolute().parent))
+    work = out.with_suffix(".work")
+    built = report.section("bundles", lambda: build_bundles(work, model, precision, max(batches), backends, device))
+    if built is not None:
+        report.section("components", lambda: component_latencies(work, built, precision, batches, device))
+        for batch in batches:
+            report.section(
+                f"generation at batch {batch}",
+                lambda batch=batch: generation_latencies(work, built, precision, batch, repeats, device),  # type: ignore[misc]
+            )
+    click.echo(f"→ {out}")
+
+
+if __name__ == "__main__":
+    main()
