@@ -1,9 +1,9 @@
 """Compile the kernels ahead of time with nvcc, one file per GPU architecture.
 
-    python -m himar_kernels.cuda_compile --out DIR [--arch 80,89,90a,100,120]
+    python -m himar_kernels.cuda_compile [--out DIR] [--arch 80,89,90a,100,120]
 
 Without this, the runtime compiles them with NVRTC when it first meets a GPU; ahead of time saves those seconds and
-needs no NVRTC where images are made. The runtime looks in the folder `cuda/compiled` beside the sources.
+needs no NVRTC where images are made. The default folder is the one in the package where the runtime looks.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 import click
 
 from .console import run_cli
-from .cuda_sources import ARCHITECTURES, COMPILE_OPTIONS, cubin_name, main_source
+from .cuda_sources import ARCHITECTURES, COMPILE_OPTIONS, compiled_directory, cubin_name, main_source
 from .errors import BuildError
 
 # Warnings, also of registers that spill to memory, end the build.
@@ -116,14 +116,16 @@ def _architectures(context: click.Context, parameter: click.Parameter, text: str
     return names
 
 
-@click.command(epilog="Example: python -m himar_kernels.cuda_compile --out kernels/cuda/compiled --arch 90a")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the compiled kernels.")
+@click.command(epilog="Example: python -m himar_kernels.cuda_compile --arch 90a")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder for the compiled kernels; the package's own if not given."
+)
 @click.option(
     "--arch", default=",".join(ARCHITECTURES), show_default=True, callback=_architectures, help="GPU architectures."
 )
-def command(out: Path, arch: list[str]) -> None:
+def command(out: Path | None, arch: list[str]) -> None:
     """Compile himar's CUDA kernels ahead of time, one file per GPU architecture."""
-    compiled = compile_ahead(out, arch)
+    compiled = compile_ahead(out or compiled_directory(), arch)
     for path in compiled.files:
         click.echo(f"{path}  {path.stat().st_size / 1024:.0f} KB")
     for architecture in compiled.skipped:

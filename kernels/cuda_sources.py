@@ -36,6 +36,11 @@ def source_directory() -> Path:
     return Path(__file__).parent / "cuda"
 
 
+def compiled_directory() -> Path:
+    """Return the folder in the package where kernels compiled ahead of time lie; it need not exist."""
+    return source_directory() / "compiled"
+
+
 def main_source() -> Path:
     """Return kernels.cu, which includes every other source."""
     return source_directory() / "kernels.cu"

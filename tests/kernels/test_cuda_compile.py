@@ -15,6 +15,7 @@ from himar_kernels.cuda_sources import (
     ARCHITECTURES,
     COMPILE_OPTIONS,
     KERNEL_NAMES,
+    compiled_directory,
     cubin_name,
     find_cubin,
     main_source,
@@ -84,22 +85,51 @@ def test_nvcc_compiles_all_architectures_without_a_warning(tmp_path, capsys):
     assert {path.suffix for path in (tmp_path / "made").iterdir()} == {".cubin"}
 
 
-@needs_nvcc
-def test_no_kernel_spills_registers_or_takes_so_many_that_blocks_wait(tmp_path):
-    command = [NVCC, *COMPILE_OPTIONS, "-O3", "-cubin", "-Xptxas", "-v", "-arch=sm_90a"]
+@pytest.fixture(scope="module")
+def hopper(tmp_path_factory) -> tuple[str, dict[str, str]]:
+    """What ptxas says of the kernels for sm_90a, and the PTX of each."""
+    if NVCC is None:
+        pytest.skip("needs nvcc")
+    folder = tmp_path_factory.mktemp("hopper")
+    command = [NVCC, *COMPILE_OPTIONS, "-O3", "-cubin", "-Xptxas", "-v", "-arch=sm_90a", "--keep", "--keep-dir", folder]
     done = subprocess.run(
-        [*command, main_source(), "-o", tmp_path / "kernels.cubin"], capture_output=True, text=True, check=True
+        [*command, main_source(), "-o", folder / "kernels.cubin"], capture_output=True, text=True, check=True
     )
+    entries = re.findall(r"\.entry (\w+)\((.*?\n}\n)", (folder / "kernels.ptx").read_text(), re.DOTALL)
+    return done.stderr, dict(entries)
+
+
+def test_no_kernel_spills_registers_or_takes_so_many_that_blocks_wait(hopper):
+    report, _ = hopper
     entries = re.findall(
         r"entry function '(\w+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads"
         r".*?Used (\d+) registers",
-        done.stderr,
+        report,
         re.DOTALL,
     )
     assert {name for name, *_ in entries} == set(KERNEL_NAMES)
     for name, stack, stores, loads, registers in entries:
         assert (stack, stores, loads) == ("0", "0", "0"), name
         assert int(registers) <= 64, f"{name} uses {registers} registers: fewer than 1024 threads fit on a processor"
+
+
+@pytest.mark.parametrize(
+    ("name", "loads", "stores"),
+    [
+        ("himar_reveal_low", 1, 2),
+        ("himar_start_low", 1, 1),
+        ("himar_mlp_step", 4, 3),
+        ("himar_start_high", 2, 2),
+        ("himar_dit_step", 5, 2),
+        ("himar_check_finite", 1, 0),
+        ("himar_pack", 3, 0),
+    ],
+)
+def test_memory_is_read_and_written_sixteen_bytes_at_a_time(hopper, name, loads, stores):
+    """The least of each that the kernel's arrays need; the compiler may copy loops and so make more."""
+    ptx = hopper[1][name]
+    assert len(re.findall(r"ld\.global\S*\.v4", ptx)) >= loads
+    assert len(re.findall(r"st\.global\S*\.v4", ptx)) >= stores
 
 
 @needs_nvrtc
@@ -118,8 +148,26 @@ def test_without_nvcc_the_message_says_what_to_do(monkeypatch, tmp_path, capsys)
     assert not (tmp_path / "made").exists()
 
 
+def test_the_default_folder_is_the_package_s(monkeypatch):
+    folders = []
+
+    def record(out, architectures):
+        folders.append((out, architectures))
+        return cuda_compile.Compiled((), ())
+
+    monkeypatch.setattr(cuda_compile, "compile_ahead", record)
+    assert run_cli(cuda_compile.command, ["--arch", "90a, 80"]) == 0
+    assert folders == [(compiled_directory(), ["90a", "80"])]
+
+
 @needs_nvcc
-def test_an_architecture_that_nvcc_does_not_know_is_skipped_and_named(tmp_path, capsys):
+def test_an_architecture_that_nvcc_does_not_know_is_skipped_and_named(monkeypatch, tmp_path, capsys):
+    def touch(nvcc, architecture, folder):
+        path = folder / cubin_name(architecture)
+        path.touch()
+        return path
+
+    monkeypatch.setattr(cuda_compile, "_compile", touch)
     assert run_cli(cuda_compile.command, ["--out", str(tmp_path / "made"), "--arch", "10,90a"]) == 0
     assert "sm_10 skipped" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "made").iterdir()] == [cubin_name("90a")]
