@@ -98,14 +98,9 @@ def reveal_low(
     check_size("D", D)
     rows = (check_halves(halves) + 1) * check_size("batch", batch) * r
     pointers = addresses_of(
-        head_condition=head_condition,
-        pivots=pivots,
-        condition=condition,
-        engine_pivots=engine_pivots,
-        revealed=revealed,
-        state=state,
-        fault=fault,
-    )
+        head_condition=head_condition, pivots=pivots, condition=condition, engine_pivots=engine_pivots,
+        revealed=revealed, state=state, fault=fault,
+    )  # fmt: skip
     sizes = words(batch=batch, halves=halves, S=S, r=r, W=W, D=D)
     return make_launch("reveal_low", check_items("rows", rows), THREADS, *pointers, *sizes)
 
@@ -158,18 +153,9 @@ def mlp_step(
     check_low_sizes(S, r)
     blocks = quad_blocks(batch, halves, r, C)
     pointers = addresses_of(
-        x=x,
-        timestep=timestep,
-        low_tokens=low_tokens,
-        state=state,
-        timesteps=timesteps,
-        chain=chain,
-        prediction=prediction,
-        images=images,
-        revealed=revealed,
-        noise=noise,
-        fault=fault,
-    )
+        x=x, timestep=timestep, low_tokens=low_tokens, state=state, timesteps=timesteps, chain=chain,
+        prediction=prediction, images=images, revealed=revealed, noise=noise, fault=fault,
+    )  # fmt: skip
     return make_launch("mlp_step", blocks, THREADS, *pointers, *words(batch=batch, halves=halves, S=S, r=r, C=C))
 
 
@@ -193,17 +179,9 @@ def start_high(
     """Start the DiT head's chain: initial (B, N, C), given or drawn, and x (H·B, N, C) with re-noised known tokens."""
     blocks = quad_blocks(batch, halves, check_size("N", N, MOST_POSITIONS), C)
     pointers = addresses_of(
-        x=x,
-        initial=initial,
-        timestep=timestep,
-        state=state,
-        timesteps=timesteps,
-        chain=chain,
-        tokens=tokens,
-        ranks=ranks,
-        images=images,
-        noise=noise,
-    )
+        x=x, initial=initial, timestep=timestep, state=state, timesteps=timesteps, chain=chain, tokens=tokens,
+        ranks=ranks, images=images, noise=noise,
+    )  # fmt: skip
     return make_launch("start_high", blocks, THREADS, *pointers, *words(batch=batch, halves=halves, N=N, C=C))
 
 
@@ -233,19 +211,9 @@ def dit_step(
     """
     blocks = quad_blocks(batch, halves, check_size("N", N, MOST_POSITIONS), C)
     pointers = addresses_of(
-        x=x,
-        timestep=timestep,
-        tokens=tokens,
-        state=state,
-        timesteps=timesteps,
-        chain=chain,
-        prediction=prediction,
-        initial=initial,
-        ranks=ranks,
-        images=images,
-        noise=noise,
-        fault=fault,
-    )
+        x=x, timestep=timestep, tokens=tokens, state=state, timesteps=timesteps, chain=chain, prediction=prediction,
+        initial=initial, ranks=ranks, images=images, noise=noise, fault=fault,
+    )  # fmt: skip
     return make_launch("dit_step", blocks, THREADS, *pointers, *words(batch=batch, halves=halves, N=N, C=C))
 
 

@@ -62,7 +62,8 @@ std::int32_t shapes(IPluginV3& plugin, Dims x, Dims prediction, Dims noise, Dims
 
 std::int32_t profile(IPluginV3& plugin, Dims least, Dims most, Dims least_prediction, Dims most_prediction) {
     std::vector<DynamicPluginTensorDesc> inputs(4), outputs(1);
-    const Dims small[] = {least, least_prediction, least, dims({10})}, large[] = {most, most_prediction, most, dims({10})};
+    const Dims small[] = {least, least_prediction, least, dims({10})};
+    const Dims large[] = {most, most_prediction, most, dims({10})};
     for (int i = 0; i < 4; ++i) inputs[i].min = small[i], inputs[i].max = large[i];
     auto& build = capability<IPluginV3OneBuild>(plugin, PluginCapabilityType::kBUILD);
     return build.configurePlugin(inputs.data(), 4, outputs.data(), 1);
