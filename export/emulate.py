@@ -7,7 +7,6 @@ value that the graph casts to bfloat16 are rounded exactly as it says, and the p
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -31,9 +30,8 @@ def emulated_bundle(folder: Path) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix=f"{folder.name}.emulated.", dir=folder.parent) as temporary:
         copy = Path(temporary)
-        rewritten = {entry["file"] for entry in halves}
-        for name in manifest["files"].keys() - rewritten:
-            _link(folder / name, copy / name)
+        for name in manifest["files"]:
+            shutil.copyfile(folder / name, copy / name)
         for entry in halves:
             file = entry["file"]
             _emulate(folder / file, copy / file)
@@ -44,14 +42,6 @@ def emulated_bundle(folder: Path) -> Iterator[Path]:
                     manifest["files"][name] = {"sha256": sha256(copy / name), "bytes": size}
         (copy / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
         yield copy
-
-
-def _link(source: Path, target: Path) -> None:
-    """Give a large file a second name; copy it where the file system has no such thing."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def _emulate(source: Path, target: Path) -> None:
