@@ -33,7 +33,7 @@ test: setup lint types
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder --durations 10
 
 cuda: setup
-	$(BIN)/python -m himar_kernels.cuda_compile --out kernels/cuda/compiled
+	$(BIN)/python -m himar_kernels.cuda_compile
 
 lint: setup
 	$(BIN)/ruff check .

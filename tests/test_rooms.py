@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 ROOMS = {
     "kernels": ("himar_kernels", {"numpy", "click"}, set()),
     "himar": ("himar", None, {"himar_kernels"}),
-    "runtime": ("himar_runtime", {"numpy", "onnxruntime", "PIL"}, {"himar_kernels"}),
+    "runtime": ("himar_runtime", {"numpy", "onnxruntime", "PIL", "cuda"}, {"himar_kernels"}),
     "export": ("himar_export", None, {"himar_kernels", "himar", "himar_runtime"}),
 }
 PACKAGES = {package for package, _, _ in ROOMS.values()}

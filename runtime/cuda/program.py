@@ -7,7 +7,14 @@ import logging
 from typing import Any
 
 from himar_kernels import EngineError
-from himar_kernels.cuda_sources import COMPILE_OPTIONS, cubin_name, find_cubin, main_source, source_directory
+from himar_kernels.cuda_sources import (
+    COMPILE_OPTIONS,
+    compiled_directory,
+    cubin_name,
+    find_cubin,
+    main_source,
+    source_directory,
+)
 
 from ..cache import cache_directory, keep
 from .driver import call, driver_api
@@ -37,7 +44,7 @@ class Kernels:
 @functools.cache
 def load_kernels(capability: tuple[int, int]) -> Kernels:
     """Return the kernels for a compute capability: from the package, from the cache, or compiled now."""
-    for directory in (source_directory() / "compiled", cache_directory("kernels")):
+    for directory in (compiled_directory(), cache_directory("kernels")):
         path = find_cubin(directory, capability)
         if path is not None:
             log.debug("kernels from %s", path)

@@ -100,7 +100,7 @@ def test_kernels_are_compiled_once_and_kept(tmp_path, monkeypatch) -> None:
     compiled: list[str] = []
     monkeypatch.setattr(program, "Kernels", lambda cubin: cubin)
     monkeypatch.setattr(program, "compile_kernels", lambda arch: compiled.append(arch) or b"cubin")
-    monkeypatch.setattr(program, "source_directory", lambda: tmp_path / "nowhere")
+    monkeypatch.setattr(program, "compiled_directory", lambda: tmp_path / "compiled")
     load = program.load_kernels.__wrapped__
     assert load((9, 0)) == load((9, 0)) == b"cubin"
     assert compiled == ["90"]
@@ -108,7 +108,7 @@ def test_kernels_are_compiled_once_and_kept(tmp_path, monkeypatch) -> None:
     assert compiled == ["90", "89"]
     kept = {path.name for path in (tmp_path / "himar" / "kernels").iterdir()}
     assert kept == {cubin_name("90"), cubin_name("89")}
-    ahead = tmp_path / "nowhere" / "compiled" / cubin_name("90a")
+    ahead = tmp_path / "compiled" / cubin_name("90a")
     ahead.parent.mkdir(parents=True)
     ahead.write_bytes(b"ahead of time")
     assert load((9, 0)) == b"ahead of time"
