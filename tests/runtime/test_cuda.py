@@ -14,7 +14,7 @@ from himar_runtime.cache import keep
 from himar_runtime.cuda import program
 from himar_runtime.cuda.device import CudaDevice
 from himar_runtime.cuda.driver import call, compute_capability, driver_api, runtime_api
-from himar_runtime.engine import Device as _Device
+from himar_runtime.networks import open_lane
 
 pytest.importorskip("cuda.bindings", reason="needs cuda-python: pip install 'himar[kernels]'")
 without_gpu = pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="checks what is said without a GPU")
@@ -34,10 +34,19 @@ def test_a_pipeline_on_a_missing_gpu_says_so(bundle_path) -> None:
         Pipeline.load(bundle_path, device="cuda")
 
 
+@without_gpu
+def test_where_kernels_cannot_be_launched_onnxruntime_goes_on_and_tensorrt_does_not(caplog) -> None:
+    assert open_lane(Device("cuda"), {"onnxruntime"}) is None
+    assert "the loop runs on the host, not on cuda:0: cuda:0 is no GPU that can be used here" in caplog.text
+    with pytest.raises(EngineError, match="cuda:0 is no GPU that can be used here"):
+        open_lane(Device("cuda"), {"tensorrt-rtx"})
+    assert open_lane(Device("cpu"), {"onnxruntime"}) is None
+
+
 def _unopened() -> CudaDevice:
     """A lane as it is after its constructor, which cannot finish without a GPU."""
     lane = object.__new__(CudaDevice)
-    lane._cudart, lane.device, lane.stream, lane.shared = runtime_api(), _Device("cuda", 0), 0, False
+    lane._cudart, lane.device, lane.stream, lane.shared = runtime_api(), Device("cuda", 0), 0, False
     lane._addresses, lane._scratch, lane._reserved, lane._lender = [], (0, 0), 64, None
 
     class Functions:
