@@ -30,6 +30,10 @@ def emulated_bundle(folder: Path) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix=f"{folder.name}.emulated.", dir=folder.parent) as temporary:
         copy = Path(temporary)
+        for entry in manifest["components"].values():  # the graphs are what is run, so engines need not be copied
+            if entry["engine"]["file"] != entry["file"]:
+                del manifest["files"][entry["engine"]["file"]]
+                entry["engine"] = {"backend": "onnxruntime", "file": entry["file"]}
         for name in manifest["files"]:
             shutil.copyfile(folder / name, copy / name)
         for entry in halves:

@@ -119,6 +119,6 @@ def _engine(
         facts = {name: stored[1][name] for name in ("precision", "build_seconds")}
         log.info("%s: reusing the engine %s", component.name, key)
     facts["cached"] = stored is not None
-    if to.runs_here and not to.options.version_compatible:
+    if to.runs_here:
         facts["inspected"] = inspect_engine(to.library, data, component.name, precision).to_dict()
     return data, facts

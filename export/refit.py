@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import onnx
@@ -13,6 +14,7 @@ from himar.checkpoints import load_checkpoint
 from himar.config import ModelConfig
 from himar_kernels import BuildError, ConfigError
 from himar_runtime import Bundle, Manifest
+from himar_runtime.specs import BackendInfo
 from himar_runtime.tensorrt_library import library_version, load_library
 
 from .assemble import BuildOutcome, Progress, add_graphs, finish, load_fitting_vae, within
@@ -67,6 +69,8 @@ def refit(request: RefitRequest, progress: Progress = lambda text, fraction: Non
     engines = backend["name"] in TENSORRT_BACKENDS
     if engines and not backend.get("refittable"):
         raise BuildError(f"the engines of {request.bundle} were built without --refittable; build the bundle anew.")
+    if engines:
+        _library(manifest.backend)
     if ("vae_decoder" in manifest.components) != (request.vae is not None):
         change = "leave --vae out" if request.vae else "give its VAE with --vae"
         raise ConfigError(
@@ -109,12 +113,7 @@ def require_same_structure(old: Path, new: Path) -> None:
 def _refit_engines(old: Bundle, folder: Path, parts: tuple[Component, ...], progress: Progress) -> dict[str, Any]:
     """Refit every engine of the old bundle with the new graphs' weights; return the manifest's engine entries."""
     backend = old.manifest.backend
-    library = load_library(backend.name, backend.version_compatible)
-    if library_version(library) != backend.version and not backend.version_compatible:
-        raise BuildError(
-            f"the engines of {old.root} are of {backend.name} {backend.version}, and {library_version(library)} is "
-            f"installed here; install that version, or build the bundle anew."
-        )
+    library = _library(backend)
     if find_gpu() is None:
         raise BuildError(
             f"the graphs fit, but refitting engines of {backend.name} takes a GPU that can run them, and none can be "
@@ -126,11 +125,22 @@ def _refit_engines(old: Bundle, folder: Path, parts: tuple[Component, ...], prog
         spec = old.manifest.components[part.name]
         data = old.path(spec.engine_file).read_bytes()
         file = folder / f"{part.name}.onnx"
-        refitted = refit_engine(library, data, file, part.name, backend.version_compatible)
+        refitted = refit_engine(library, data, file, part.name)
         (folder / f"{part.name}.engine").write_bytes(refitted)
         engine: Mapping[str, Any] = old.manifest.raw["components"][part.name]["engine"]
         entries[part.name] = {**engine, "file": f"{part.name}.engine", "refitted": True}
     return entries
+
+
+def _library(backend: BackendInfo) -> ModuleType:
+    """Return what opens engines of a backend; EngineError or BuildError when it is not here in their version."""
+    library = load_library(backend.name)
+    if library_version(library) != backend.version and not backend.version_compatible:
+        raise BuildError(
+            f"the bundle's engines are of {backend.name} {backend.version}, and {library_version(library)} is "
+            f"installed here; install that version, or build the bundle anew."
+        )
+    return library
 
 
 def _config(manifest: Manifest) -> dict[str, Any]:

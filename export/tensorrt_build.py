@@ -74,8 +74,10 @@ def inspect_engine(library: ModuleType, data: bytes, component: str, precision: 
 
     Raises BuildError when it does not load or its kernels are not of `precision`.
     """
+    runtime = library.Runtime(library_logger(library))
+    runtime.engine_host_code_allowed = True  # a version-compatible engine brings its runtime; this one we built
     with collected_errors(library) as errors:
-        engine = library.Runtime(library_logger(library)).deserialize_cuda_engine(data)
+        engine = runtime.deserialize_cuda_engine(data)
     if engine is None:
         raise BuildError(f"the engine of {component} was built but does not load: {first_error(errors)}")
     report = engine.create_engine_inspector().get_engine_information(library.LayerInformationFormat.JSON)
@@ -98,9 +100,8 @@ def _configure(
     if options.workspace is not None:
         config.set_memory_pool_limit(library.MemoryPoolType.WORKSPACE, options.workspace)
     if options.version_compatible:
+        # The engine then holds a copy of the lean runtime, which later versions run it with.
         config.set_flag(library.BuilderFlag.VERSION_COMPATIBLE)
-        # The lean runtime then loads the engine without running code from inside the file.
-        config.set_flag(library.BuilderFlag.EXCLUDE_LEAN_RUNTIME)
     if options.hardware_compatible:
         config.hardware_compatibility_level = library.HardwareCompatibilityLevel.AMPERE_PLUS
     if options.refittable:

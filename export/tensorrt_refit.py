@@ -46,15 +46,17 @@ def named_weights(file: Path) -> dict[str, NamedWeight]:
     return found
 
 
-def refit_engine(library: ModuleType, data: bytes, file: Path, component: str, version_compatible: bool) -> bytes:
+def refit_engine(library: ModuleType, data: bytes, file: Path, component: str) -> bytes:
     """Return the engine `data` with the weights of the ONNX file, refittable again.
 
     Raises BuildError when the engine does not load here, is not refittable, or lacks or refuses a weight.
     """
     weights = named_weights(file)
     logger = library_logger(library)
+    runtime = library.Runtime(logger)
+    runtime.engine_host_code_allowed = True  # a version-compatible engine brings its runtime along
     with collected_errors(library) as errors:
-        engine = library.Runtime(logger).deserialize_cuda_engine(data)
+        engine = runtime.deserialize_cuda_engine(data)
         if engine is None:
             raise BuildError(f"the engine of {component} does not load here: {first_error(errors)}")
         if not engine.refittable:
@@ -72,6 +74,4 @@ def refit_engine(library: ModuleType, data: bytes, file: Path, component: str, v
         config = engine.create_serialization_config()
         config.clear_flag(library.SerializationFlag.EXCLUDE_WEIGHTS)
         config.set_flag(library.SerializationFlag.INCLUDE_REFIT)
-        if version_compatible:
-            config.set_flag(library.SerializationFlag.EXCLUDE_LEAN_RUNTIME)
         return bytes(engine.serialize_with_config(config))

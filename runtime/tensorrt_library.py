@@ -1,7 +1,7 @@
 """Which of NVIDIA's libraries serves which TensorRT backend, and its messages in Python's logging.
 
     backend        builds with        runs with
-    tensorrt       tensorrt           tensorrt, else tensorrt_lean; only that for --version-compatible engines
+    tensorrt       tensorrt           tensorrt, else tensorrt_lean (engines built with --version-compatible)
     tensorrt-rtx   tensorrt_rtx       tensorrt_rtx
 
 The three share one Python API, so what builds and what runs engines takes the library as an argument. Nothing is
@@ -33,19 +33,17 @@ _INSTALL = {
 }
 
 
-def load_library(backend: str, version_compatible: bool = False) -> ModuleType:
-    """Import what runs the engines of a backend.
-
-    version_compatible: engines built so hold no runtime of their own (code inside a bundle would be run otherwise), so
-    the lean runtime alone loads them. Raises EngineError when the backend is unknown or nothing is installed.
-    """
+def load_library(backend: str) -> ModuleType:
+    """Import what runs the engines of a backend; EngineError when the backend is unknown or nothing is installed."""
     if backend not in RUNS:
         raise EngineError(f"backend {backend!r} is no TensorRT; known are {', '.join(RUNS)}.")
-    names = [name for name in RUNS[backend] if not version_compatible or name == "tensorrt_lean"]
-    module = _first(names)
+    module = _first(RUNS[backend])
     if module is None:
-        install = "pip install 'himar[tensorrt-lean]'" if names == ["tensorrt_lean"] else _INSTALL[backend]
-        raise EngineError(f"these engines run on {backend}, but {' or '.join(names)} is not installed here; {install}.")
+        lean = " (himar[tensorrt-lean] will do for engines built with --version-compatible)"
+        raise EngineError(
+            f"these engines run on {backend}, but {' or '.join(RUNS[backend])} is not installed here; "
+            f"{_INSTALL[backend]}{lean if backend == 'tensorrt' else ''}."
+        )
     return module
 
 

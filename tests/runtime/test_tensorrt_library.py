@@ -46,13 +46,6 @@ def test_the_lean_runtime_runs_where_the_full_library_is_absent(absent):
     assert load_library("tensorrt") is lean
 
 
-def test_version_compatible_engines_run_on_the_lean_runtime_alone(absent):
-    assert load_library("tensorrt", version_compatible=True) is pytest.importorskip("tensorrt_lean")
-    absent("tensorrt_lean")
-    with pytest.raises(EngineError, match=r"but tensorrt_lean is not installed here; .*himar\[tensorrt-lean\]"):
-        load_library("tensorrt", version_compatible=True)
-
-
 def test_the_lean_runtime_does_not_build(absent):
     absent("tensorrt")
     with pytest.raises(BuildError, match=r"needs tensorrt, .*himar\[tensorrt\]' --extra-index-url .*pypi\.nvidia\.com"):
