@@ -12,6 +12,8 @@ import click
 
 from himar_kernels.console import label_option, require_extra, run_cli
 
+from .cli_cache import cache_latents_command
+
 if TYPE_CHECKING:
     from .optimise import OnStep
 
@@ -118,6 +120,9 @@ def init(config: str, seed: int, half: bool, out: Path) -> None:
     save_checkpoint(model, out, torch.float16 if half else torch.float32)
     count = sum(parameter.numel() for parameter in model.parameters())
     click.echo(f"wrote {out}: {count / 1e6:.1f} M parameters")
+
+
+cli.add_command(cache_latents_command)
 
 
 @contextmanager

@@ -1,0 +1,147 @@
+"""`himar cache-latents`: from an image folder to the latents that training reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from himar_kernels.console import require_extra
+
+if TYPE_CHECKING:
+    from .latent_index import CacheIndex
+
+_LISTED = 10
+
+
+@click.command("cache-latents", epilog="Example: himar cache-latents imagenet/train --vae kl16.ckpt --out latents")
+@click.argument("images", required=False, type=click.Path(path_type=Path))
+@click.option("--vae", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="KL-VAE checkpoint.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the cache.")
+@click.option("--img-size", type=click.IntRange(min=1), help="Side of the centre crop in pixels.  [default: 256]")
+@click.option(
+    "--dtype",
+    default="float16",
+    show_default=True,
+    type=click.Choice(["float16", "float32"]),
+    help="Of the stored moments. float16 takes half the disk and rounds each value by at most 1 part in 2,048.",
+)
+@click.option("--shard-size", default=1024, show_default=True, type=click.IntRange(min=1), help="Images per file.")
+@click.option(
+    "--batch", default=16, show_default=True, type=click.IntRange(min=1), help="Images the VAE takes at once."
+)
+@click.option("--readers", default=4, show_default=True, type=click.IntRange(min=1), help="Threads decoding images.")
+@click.option("--device", default="cpu", show_default=True, help="Where the VAE runs: cpu or cuda:0.")
+@click.option("--check", is_flag=True, help="Only hash the shards of --out against its index.")
+@click.option("--json", "as_json", is_flag=True, help="Print the outcome as one JSON object.")
+def cache_latents_command(
+    images: Path | None,
+    vae: Path | None,
+    out: Path,
+    img_size: int | None,
+    dtype: Literal["float16", "float32"],
+    shard_size: int,
+    batch: int,
+    readers: int,
+    device: str,
+    check: bool,
+    as_json: bool,
+) -> None:
+    """Encode IMAGES with a VAE at both scales, plain and flipped, for training.
+
+    IMAGES is a folder with one subfolder per class, numbered in the order of their names, or a text file with a path
+    and a class number per line. A run that was stopped goes on where it stood when it is started again. Images that
+    cannot be read are skipped and listed.
+    """
+    require_extra("model", "torch", "safetensors")
+    if check:
+        if images is not None:
+            raise click.UsageError("--check looks at --out alone; leave IMAGES out.")
+        _check(out, vae, img_size, as_json)
+        return
+    if images is None or vae is None:
+        raise click.UsageError("give IMAGES and --vae, or --check.")
+    from .image_folder import list_images
+    from .latent_cache import CacheSettings, cache_latents
+
+    listed = list_images(images)
+    settings = CacheSettings(img_size or 256, dtype, shard_size, batch, readers, device)
+    with image_progress("images") as on_images:
+        index = cache_latents(listed, vae, out, settings, on_images)
+    _report(out, index, [], as_json)
+
+
+def _check(out: Path, vae: Path | None, img_size: int | None, as_json: bool) -> None:
+    from .file_hash import file_sha256
+    from .latent_index import CacheError, damaged_shards, read_index, require_same
+
+    index = read_index(out)
+    require_same(out, index, vae_sha256=file_sha256(vae) if vae else None, img_size=img_size)
+    problems = damaged_shards(out, index)
+    if not index.complete:
+        problems.append(f"it is unfinished, {len(index.shards)} of {index.wanted_shards} shards")
+    if not problems:
+        from .latent_reader import CachedLatents
+
+        CachedLatents(out)
+    _report(out, index, problems, as_json)
+    if problems:
+        more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
+        raise CacheError(f"{out} is not whole: {problems[0].rstrip('.')}{more}; make the cache again.")
+
+
+def _report(out: Path, index: CacheIndex, problems: list[str], as_json: bool) -> None:
+    if as_json:
+        outcome = {
+            "cache": str(out),
+            "complete": index.complete,
+            "images": index.count,
+            "classes": len(index.class_names),
+            "shards": len(index.shards),
+            "img_size": index.img_size,
+            "dtype": index.dtype,
+            "vae_sha256": index.vae_sha256,
+            "skipped": [{"path": entry.path, "reason": entry.reason} for entry in index.skipped],
+            "problems": problems,
+        }
+        click.echo(json.dumps(outcome))
+        return
+    for entry in index.skipped[:_LISTED]:
+        click.echo(f"skipped {entry.path}: {entry.reason}", err=True)
+    if len(index.skipped) > _LISTED:
+        click.echo(f"… and {len(index.skipped) - _LISTED} more, all in {out / 'index.json'}", err=True)
+    if not problems:
+        click.echo(
+            f"{out}: {index.count} images of {len(index.class_names)} classes in {len(index.shards)} shards, "
+            f"{len(index.skipped)} skipped"
+        )
+
+
+@contextmanager
+def image_progress(what: str) -> Iterator[Any]:
+    """Yield a callback of (done, total): one live line on stderr with images/s and time left."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(what, total=None, rate="")
+
+        def on_images(done: int, total: int) -> None:
+            if progress.tasks[0].total is None:
+                progress.reset(task, total=total, completed=done)  # the rate counts from here: a resumed run began late
+                return
+            speed = progress.tasks[0].speed
+            progress.update(task, completed=done, rate=f"{speed:.1f} img/s" if speed else "")
+
+        yield on_images

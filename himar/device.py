@@ -1,0 +1,18 @@
+"""The device that a command was told to use."""
+
+from __future__ import annotations
+
+import torch
+
+from himar_kernels import ConfigError
+
+
+def usable_device(name: str) -> torch.device:
+    """Return torch's device of this name, for example "cpu" or "cuda:0". Raises ConfigError when it cannot be used."""
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ConfigError(f"device {name!r} cannot be used: {reason}; use cpu.") from error
+    return device

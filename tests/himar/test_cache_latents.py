@@ -1,0 +1,312 @@
+"""Cached latents: the same numbers as encoding at once, whole after any interruption, refused when they do not fit."""
+
+import json
+import pickle
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from himar.cli import main
+from himar.digits import half_size
+from himar.file_hash import file_sha256
+from himar.image_crop import read_crop
+from himar.image_folder import list_images
+from himar.latent_cache import CacheSettings, cache_latents
+from himar.latent_index import CacheError, damaged_shards, read_index
+from himar.latent_reader import CachedLatents
+from himar.training import LatentSet
+from himar.vae import load_vae
+from himar_kernels import ConfigError, InputError
+
+ROOT = Path(__file__).parents[2]
+VAE = ROOT / "himar" / "weights" / "digits-vae.safetensors"
+NARROW = Path(__file__).parents[1] / "golden" / "vae-narrow.ckpt"
+SETTINGS = CacheSettings(img_size=32, dtype="float32", shard_size=5, batch=3, readers=2)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Fourteen pictures of two classes, one of them damaged, and one file outside."""
+    root = tmp_path_factory.mktemp("images")
+    random = np.random.default_rng(0)
+    for number in range(14):
+        path = root / ("dog" if number % 3 else "cat") / f"{number:02d}.png"
+        path.parent.mkdir(exist_ok=True)
+        low = Image.fromarray(random.integers(0, 256, (5, 6, 3), dtype=np.uint8))
+        low.resize((48, 40), Image.Resampling.BICUBIC).save(path)
+    (root / "dog" / "05.png").write_bytes(b"no image")
+    (root / "notes.txt").write_text("")
+    return root
+
+
+@pytest.fixture(scope="module")
+def cache(folder, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("cache") / "latents"
+    cache_latents(list_images(folder), VAE, out, SETTINGS)
+    return out
+
+
+def run(*arguments: str | Path) -> int:
+    with pytest.raises(SystemExit) as stop:
+        main([str(argument) for argument in arguments])
+    return stop.value.code
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@torch.no_grad()
+def test_moments_are_those_of_encoding_each_image(folder, cache):
+    latents = CachedLatents(cache)
+    vae, images = load_vae(VAE), list_images(folder)
+    kept = [row for row, name in enumerate(images.names) if name != "dog/05.png"]
+    assert len(latents) == len(kept) == 13
+    assert latents.labels.tolist() == [images.labels[row] for row in kept]
+    chosen = torch.tensor([12, 0, 5, 0])
+    for flip in (False, True):
+        high, low = latents.moments(chosen, torch.full((4,), flip))
+        crops = np.stack([read_crop(images.path(kept[index]), 32) for index in chosen])
+        pixels = torch.from_numpy(crops).permute(0, 3, 1, 2) / 127.5 - 1
+        pixels = pixels.flip(-1) if flip else pixels
+        for ours, scale in ((high, pixels), (low, half_size(pixels))):
+            mean, log_variance = vae.encode(scale)
+            assert torch.allclose(ours[:, 0], mean, atol=1e-5)
+            assert torch.allclose(ours[:, 1], (0.5 * log_variance).exp(), atol=1e-5)
+    assert high.shape == (4, *latents.high_shape[1:])
+    assert low.shape == (4, *latents.low_shape[1:])
+
+
+def test_without_flips_it_draws_what_a_latent_set_draws(cache):
+    latents = CachedLatents(cache, flip=False)
+    plain = LatentSet(*latents.moments(torch.arange(13)), latents.labels)
+    chosen = torch.tensor([3, 3, 11])
+    ours, theirs = (part.draw(chosen, 0.5, torch.Generator().manual_seed(4)) for part in (latents, plain))
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_half_of_the_draws_are_mirrored_at_both_scales_alike(cache):
+    latents = CachedLatents(cache)
+    plain, mirrored = (latents.moments(torch.tensor([2]), torch.tensor([flip])) for flip in (False, True))
+    tokens = latents.draw(torch.full((200,), 2), 1.0, torch.Generator().manual_seed(1))
+    sides = []
+    for drawn, a, b in zip(tokens[:2], plain, mirrored, strict=True):
+        grid = drawn.transpose(1, 2).reshape(200, *a.shape[2:])
+        sides.append((grid - b[:, 0]).square().sum((1, 2, 3)) < (grid - a[:, 0]).square().sum((1, 2, 3)))
+    assert torch.equal(*sides)
+    assert 70 < int(sides[0].sum()) < 130
+
+
+def test_half_precision_halves_the_disk_and_rounds_by_one_in_2048(folder, cache, tmp_path):
+    cache_latents(list_images(folder), VAE, tmp_path / "half", replace(SETTINGS, dtype="float16"))
+    every = torch.arange(13)
+    for exact, rounded in zip(
+        CachedLatents(cache).moments(every), CachedLatents(tmp_path / "half").moments(every), strict=True
+    ):
+        assert rounded.dtype == torch.float32
+        assert ((exact - rounded).abs() <= exact.abs() / 2048 + 1e-7).all()
+        assert not torch.equal(exact, rounded)
+    sizes = [sum(path.stat().st_size for path in where.glob("*.safetensors")) for where in (cache, tmp_path / "half")]
+    assert sizes[1] < 0.6 * sizes[0]
+
+
+def test_the_narrow_released_vae_is_cached_too(folder, tmp_path):
+    index = cache_latents(list_images(folder), NARROW, tmp_path / "c", replace(SETTINGS, img_size=64))
+    assert (index.channels, index.stride, index.sides) == (16, 16, (4, 2))
+    assert CachedLatents(tmp_path / "c").high_shape == (13, 2, 16, 4, 4)
+
+
+def test_skipped_files_are_listed_with_the_reason(cache):
+    index = read_index(cache)
+    assert [entry.path for entry in index.skipped] == ["notes.txt", "dog/05.png"]
+    assert "identify" in index.skipped[1].reason
+    assert index.class_names == ("cat", "dog")
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import himar.latent_cache as cache
+from himar.image_folder import list_images
+images, vae, out, when = sys.argv[1:]
+if when == "writing":
+    whole = cache.write_safetensors
+    def write(path, *rest):
+        if path.name.endswith("00001.safetensors"):
+            (path.parent / f".{path.name}.half").write_bytes(b"half")
+            os.kill(os.getpid(), signal.SIGKILL)
+        whole(path, *rest)
+    cache.write_safetensors = write
+settings = cache.CacheSettings(img_size=32, dtype="float32", shard_size=5, batch=3, readers=2)
+def kill(done, total):
+    if when == "reading" and done >= 8:
+        os.kill(os.getpid(), signal.SIGKILL)
+cache.cache_latents(list_images(Path(images)), Path(vae), Path(out), settings, kill)
+"""
+
+
+@pytest.mark.parametrize("when", ["reading", "writing"])
+def test_a_killed_run_goes_on_and_ends_the_same(folder, cache, tmp_path, when, capsys):
+    out = tmp_path / "latents"
+    done = subprocess.run([sys.executable, "-c", KILLED, str(folder), str(VAE), str(out), when], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert len(read_index(out).shards) == 1
+    first = (out / "latents-00000.safetensors").stat().st_mtime_ns
+    with pytest.raises(CacheError, match="unfinished, 1 of 3 shards"):
+        CachedLatents(out)
+    assert run("cache-latents", "--check", "--out", out) == 1
+    assert "unfinished" in capsys.readouterr().err
+    cache_latents(list_images(folder), VAE, out, SETTINGS)
+    assert contents(out) == contents(cache)
+    assert (out / "latents-00000.safetensors").stat().st_mtime_ns == first  # the finished shard was not made again
+
+
+def test_a_finished_cache_is_left_alone(folder, cache):
+    before = contents(cache)
+    calls = []
+    cache_latents(list_images(folder), VAE, cache, SETTINGS, lambda *state: calls.append(state))
+    assert contents(cache) == before
+    assert not calls
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [({"img_size": 64}, "img size 32, not 64"), ({"dtype": "float16"}, "dtype"), ({"shard_size": 4}, "shard size")],
+)
+def test_a_cache_of_something_else_is_refused(folder, cache, change, named):
+    before = contents(cache)
+    with pytest.raises(CacheError, match=named):
+        cache_latents(list_images(folder), VAE, cache, replace(SETTINGS, **change))
+    assert contents(cache) == before
+
+
+def test_another_vae_or_other_images_are_refused(folder, cache, tmp_path):
+    with pytest.raises(CacheError, match="vae sha256"):
+        cache_latents(list_images(folder), NARROW, cache, SETTINGS)
+    with pytest.raises(CacheError, match="vae sha256"):
+        CachedLatents(cache, vae_sha256=file_sha256(NARROW))
+    with pytest.raises(CacheError, match="img size 32, not 256"):
+        CachedLatents(cache, vae_sha256=file_sha256(VAE), img_size=256)
+    images = list_images(folder)
+    with pytest.raises(CacheError, match="fingerprint"):
+        cache_latents(replace(images, labels=images.labels[::-1]), VAE, cache, SETTINGS)
+    (tmp_path / "other.txt").write_text("")
+    with pytest.raises(CacheError, match="not empty"):
+        cache_latents(images, VAE, tmp_path, SETTINGS)
+
+
+def test_unsuitable_settings_are_refused(folder, tmp_path):
+    images = list_images(folder)
+    with pytest.raises(ConfigError, match="img_size 36 is not a multiple of 8"):
+        cache_latents(images, VAE, tmp_path / "c", replace(SETTINGS, img_size=36))
+    with pytest.raises(ConfigError, match="device 'tpu9' cannot be used"):
+        cache_latents(images, VAE, tmp_path / "c", replace(SETTINGS, device="tpu9"))
+    with pytest.raises(ConfigError, match="batch is 0"):
+        replace(SETTINGS, batch=0)
+
+
+def test_images_none_of_which_can_be_read_are_an_error(tmp_path):
+    (tmp_path / "images" / "cat").mkdir(parents=True)
+    (tmp_path / "images" / "cat" / "a.png").write_text("no")
+    with pytest.raises(InputError, match="none of the 1 images"):
+        cache_latents(list_images(tmp_path / "images"), VAE, tmp_path / "c", SETTINGS)
+    with pytest.raises(CacheError, match="holds no images"):
+        CachedLatents(tmp_path / "c")
+
+
+def test_moments_that_are_not_finite_are_never_written(folder, tmp_path, monkeypatch):
+    def broken(vae, crops):
+        return torch.full((len(crops), 2, 2, 4, 8, 8), 1e6), torch.zeros(len(crops), 2, 2, 4, 4, 4)
+
+    monkeypatch.setattr("himar.latent_cache.both_scales", broken)
+    with pytest.raises(InputError, match=r"cat/00\.png .* float16; use float32"):
+        cache_latents(list_images(folder), VAE, tmp_path / "c", replace(SETTINGS, dtype="float16"))
+    assert not list((tmp_path / "c").glob("*.safetensors"))
+
+
+def test_damage_is_found(folder, tmp_path, capsys):
+    out = tmp_path / "latents"
+    cache_latents(list_images(folder), VAE, out, SETTINGS)
+    assert run("cache-latents", "--check", "--out", out, "--vae", VAE) == 0
+    assert run("cache-latents", "--check", "--out", out, "--vae", NARROW) == 1
+    shard = out / "latents-00001.safetensors"
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    capsys.readouterr()
+    assert run("cache-latents", "--check", "--out", out, "--json") == 1
+    output = capsys.readouterr()
+    assert "latents-00001.safetensors" in json.loads(output.out)["problems"][0]
+    assert "is not whole" in output.err
+    shard.write_bytes(whole[:100])
+    with pytest.raises(CacheError, match="missing or damaged"):
+        CachedLatents(out)
+    shard.unlink()
+    assert len(damaged_shards(out, read_index(out))) == 1
+    (out / "latents-00000.safetensors").replace(shard)
+    with pytest.raises(CacheError, match="missing or damaged"):
+        CachedLatents(out)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ("{", "damaged"),
+        ({"schema": "2.0"}, "newer"),
+        ({"dtype": "int8"}, "damaged"),
+        ({"shards": [{"file": "../x.safetensors", "count": 1, "sha256": ""}]}, "damaged"),
+        ({"img_size": None}, "damaged"),
+        ({"channels": 8}, "has shape"),
+        (None, "holds no index.json"),
+    ],
+)
+def test_an_index_that_makes_no_sense_is_refused(cache, tmp_path, change, named):
+    out = tmp_path / "latents"
+    out.mkdir()
+    for path in cache.iterdir():
+        (out / path.name).write_bytes(path.read_bytes())
+    index = out / "index.json"
+    if change is None:
+        index.unlink()
+    elif isinstance(change, str):
+        index.write_text(change)
+    else:
+        index.write_text(json.dumps({**json.loads(index.read_text()), **change}))
+    with pytest.raises(CacheError, match=named):
+        CachedLatents(out)
+
+
+def test_workers_of_a_data_loader_can_read_it(cache):
+    latents = CachedLatents(cache)
+    latents.moments(torch.tensor([0]))
+    copy = pickle.loads(pickle.dumps(latents))
+    assert torch.equal(copy.moments(torch.tensor([7]))[0], latents.moments(torch.tensor([7]))[0])
+    with pytest.raises(InputError, match="13"):
+        latents.moments(torch.tensor([13]))
+    with pytest.raises(InputError, match="-1"):
+        latents.moments(torch.tensor([-1]))
+
+
+def test_the_command_reports_what_it_did(folder, tmp_path, capsys):
+    out = tmp_path / "latents"
+    arguments = ("cache-latents", folder, "--vae", VAE, "--img-size", "32", "--out", out)
+    assert run(*arguments, "--json") == 0
+    outcome = json.loads(capsys.readouterr().out)
+    assert (outcome["images"], outcome["classes"], outcome["complete"]) == (13, 2, True)
+    assert [entry["path"] for entry in outcome["skipped"]] == ["notes.txt", "dog/05.png"]
+    assert run(*arguments) == 0
+    output = capsys.readouterr()
+    assert "13 images of 2 classes in 1 shards, 2 skipped" in output.out
+    assert "skipped dog/05.png" in output.err
+
+
+@pytest.mark.parametrize("arguments", [[], ["x"], ["x", "--check"], ["--dtype", "int8"]])
+def test_wrong_usage_exits_with_2(arguments, tmp_path):
+    assert run("cache-latents", *arguments, "--out", tmp_path / "c") == 2
+    assert not (tmp_path / "c").exists()
