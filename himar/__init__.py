@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .checkpoints import load_checkpoint, save_checkpoint
-    from .config import PRESETS, ModelConfig
+    from .config import ModelConfig
     from .model import HiMAR
+    from .presets import PRESETS
     from .sampler import generate
     from .vae import AutoencoderKL, load_vae
 
 _ROOMS = {
-    "PRESETS": "config",
+    "PRESETS": "presets",
     "AutoencoderKL": "vae",
     "HiMAR": "model",
     "ModelConfig": "config",

@@ -71,8 +71,10 @@ def save_checkpoint(model: HiMAR, path: str | Path, dtype: torch.dtype = torch.f
     write_safetensors(Path(path), tensors, {_CONFIG_KEY: json.dumps(model.config.to_dict())})
 
 
-def measure(shapes: Shapes, source: str) -> dict[str, int]:
-    """Read off a state dict's shapes every size that they tell (§2), as ModelConfig's fields and `grid`.
+def measure(shapes: Shapes, source: str) -> dict[str, Any]:
+    """Read off a state dict's names and shapes the sizes and variant that they tell (§2), as ModelConfig's fields.
+
+    `grid` stands for img_size; sizes of a head that the model lacks are left out.
 
     Raises CheckpointError when they are not a Hi-MAR model's.
     """
@@ -85,28 +87,55 @@ def measure(shapes: Shapes, source: str) -> dict[str, int]:
     def depth(prefix: str) -> int:
         return len({name.split(".")[prefix.count(".")] for name in shapes if name.startswith(prefix)})
 
-    low, total = size("cond_tokens", 1), size("mask_token", 1) // 2
+    variant = _variant(shapes)
+    single = variant["pivots"] == "none"
+    phases = 1 if single else 2
+    low = 0 if single else size("cond_tokens", 1)
+    total = size("diffusion_pos_embed_learned", 1)
+    size("mask_token", 1)
     sizes = {
         "width": size("class_emb.weight", 1),
         "enc_depth": depth("encoder_blocks."),
         "dec_depth": depth("decoder_blocks."),
         "classes": size("class_emb.weight", 0),
-        "buffer": size("encoder_pos_embed_learned", 1) // 2 - total,
+        "buffer": size("encoder_pos_embed_learned", 1) // phases - total,
         "cond_scale": math.isqrt(low),
         "grid": math.isqrt(max(total - low, 0)),
-        "channels": size("cond_tokens", 2),
-        "mlp_depth": depth("diffloss.net.res_blocks."),
-        "mlp_width": size("diffloss.net.cond_embed.weight", 0),
-        "dit_depth": depth("cond_diffloss.net.blocks."),
-        "dit_width": size("cond_diffloss.net.c_embedder.proj.weight", 0),
+        "channels": size("z_proj.weight", 1),
     }
+    prefixes = {variant["high_head"]: "diffloss" if single else "cond_diffloss"}
+    if not single:
+        prefixes[variant["low_head"]] = "diffloss"
+    if "mlp" in prefixes:
+        sizes["mlp_depth"] = depth(f"{prefixes['mlp']}.net.res_blocks.")
+        sizes["mlp_width"] = size(f"{prefixes['mlp']}.net.cond_embed.weight", 0)
+    if "dit" in prefixes:
+        sizes["dit_depth"] = depth(f"{prefixes['dit']}.net.blocks.")
+        sizes["dit_width"] = size(f"{prefixes['dit']}.net.c_embedder.proj.weight", 0)
     square = sizes["cond_scale"] ** 2 == low and sizes["grid"] ** 2 == total - low
-    if not square or min(sizes.values()) < 1:
+    if not square or min(value for name, value in sizes.items() if name != "cond_scale") < 1:
         raise CheckpointError(
-            f"{source} is not a Hi-MAR checkpoint of the released layout: cond_tokens {shapes['cond_tokens']} and "
-            f"mask_token {shapes['mask_token']} are not two square token grids."
+            f"{source} is not a Hi-MAR checkpoint of the released layout: {low} low positions of {total} are not two "
+            f"square token grids."
         )
-    return sizes
+    return {**sizes, **variant}
+
+
+def _variant(shapes: Shapes) -> dict[str, str]:
+    """What is in a state dict and what is not tells the variant (himar.presets)."""
+
+    def kind(head: str) -> str:
+        return "dit" if f"{head}.net.c_embedder.proj.weight" in shapes else "mlp"
+
+    if "encoder_task_emb.weight" in shapes:
+        scale_vector = "learned"
+    else:
+        scale_vector = "sinusoidal" if "encoder_blocks_ada.1.weight" in shapes else "none"
+    if "cond_tokens" not in shapes:
+        return {"pivots": "none", "low_head": "mlp", "high_head": kind("diffloss"), "scale_vector": scale_vector}
+    pivots = "condition" if "cond_z_proj.weight" in shapes else "visual"
+    heads = {"low_head": kind("diffloss"), "high_head": kind("cond_diffloss")}
+    return {"pivots": pivots, **heads, "scale_vector": scale_vector}
 
 
 def _check_layout(model: HiMAR, state: Mapping[str, torch.Tensor], path: Path) -> None:

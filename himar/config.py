@@ -6,9 +6,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
-from himar_kernels import ConfigError, SamplingConfig
+from himar_kernels import ConfigError, InputError, SamplingConfig
+
+from .presets import PRESETS
+
+Pivots = Literal["none", "visual", "condition"]
+HeadKind = Literal["mlp", "dit"]
+ScaleVector = Literal["none", "learned", "sinusoidal"]
 
 # Keys of a JSON file's sampling section as recordings spell them -> our names.
 _SAMPLING_ALIASES = {"cfg": "high_guidance", "low_cfg": "low_guidance", "cfg_schedule": "guidance_schedule"}
@@ -20,8 +26,13 @@ class ModelConfig:
     """Sizes of a Hi-MAR model (himar-model.md §1) and its named sampling settings, the first the default.
 
     width D, heads: of the transformer, with enc_depth + dec_depth blocks; buffer: K context tokens;
-    cond_scale: side s of the low-resolution grid; channels: C of a latent token; mlp_* and dit_*: the heads;
-    vae_stride: pixels per token side; vae_scale: tokens are VAE latents times this.
+    cond_scale: side s of the low-resolution grid, 0 for a single scale; channels: C of a latent token; mlp_* and
+    dit_*: the heads, 0 for a kind that no phase has; vae_stride: pixels per token side; vae_scale: tokens are VAE
+    latents times this.
+
+    The last four choose a variant (himar.presets says what each means); the defaults are the released models'.
+    pivots: what guides phase high; low_head, high_head: diffusion head of each phase; scale_vector: how the
+    transformer's blocks know their phase.
     """
 
     width: int
@@ -32,21 +43,27 @@ class ModelConfig:
     buffer: int
     cond_scale: int
     img_size: int
-    mlp_depth: int
-    mlp_width: int
-    dit_depth: int
-    dit_width: int
-    dit_heads: int
+    mlp_depth: int = 0
+    mlp_width: int = 0
+    dit_depth: int = 0
+    dit_width: int = 0
+    dit_heads: int = 0
     channels: int = 16
     vae_stride: int = 16
     vae_scale: float = 0.2325
     sampling: Mapping[str, SamplingConfig] = field(default_factory=lambda: {"default": SamplingConfig()})
+    pivots: Pivots = "condition"
+    low_head: HeadKind = "mlp"
+    high_head: HeadKind = "dit"
+    scale_vector: ScaleVector = "learned"
 
     def __post_init__(self) -> None:
         _require_sizes(asdict(self), "")
+        self._require_variant()
         if not isinstance(self.vae_scale, int | float) or not 0 < self.vae_scale < float("inf"):
             raise ConfigError(f"vae_scale is {self.vae_scale!r}; it must be a positive number.")
-        for width, heads in (("width", "heads"), ("dit_width", "dit_heads")):
+        pairs = [("width", "heads")] + [("dit_width", "dit_heads")] * ("dit" in self.head_kinds)
+        for width, heads in pairs:
             if getattr(self, width) % getattr(self, heads):
                 raise ConfigError(
                     f"{width} {getattr(self, width)} does not divide into {heads} {getattr(self, heads)}; "
@@ -54,6 +71,33 @@ class ModelConfig:
                 )
         if self.img_size % self.vae_stride:
             raise ConfigError(f"img_size {self.img_size} is not a multiple of vae_stride {self.vae_stride}.")
+
+    def _require_variant(self) -> None:
+        if self.single_scale:
+            alone = "a model with pivots 'none' has a single scale"
+            if self.cond_scale:
+                raise ConfigError(f"cond_scale is {self.cond_scale}, but {alone}; set it to 0.")
+            if self.scale_vector != "none":
+                raise ConfigError(f"scale_vector is {self.scale_vector!r}, but {alone}; set it to 'none'.")
+            if self.low_head != "mlp":
+                raise ConfigError(f"low_head is {self.low_head!r}, but {alone}; leave it out.")
+        elif not self.cond_scale:
+            raise ConfigError(f"cond_scale is 0, but pivots {self.pivots!r} need a low-resolution grid; give its side.")
+        for kind in self.head_kinds:
+            sizes = ("mlp_depth", "mlp_width") if kind == "mlp" else ("dit_depth", "dit_width", "dit_heads")
+            missing = [name for name in sizes if not getattr(self, name)]
+            if missing:
+                raise ConfigError(f"{missing[0]} is 0, but a phase of this model has a {kind} head; give its size.")
+
+    @property
+    def single_scale(self) -> bool:
+        """True when there is no phase low: pivots are "none"."""
+        return self.pivots == "none"
+
+    @property
+    def head_kinds(self) -> tuple[HeadKind, ...]:
+        """Kind of each phase's head, phase low first where there is one."""
+        return (self.high_head,) if self.single_scale else (self.low_head, self.high_head)
 
     @property
     def grid(self) -> int:
@@ -83,46 +127,6 @@ class ModelConfig:
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values; `resolve(dict, {})` reads them back."""
         return asdict(self)
-
-
-_IMAGENET = {"classes": 1000, "buffer": 64, "cond_scale": 8, "img_size": 256, "channels": 16}
-
-
-def _paper(low_guidance: float, high_guidance: float, high_steps: int) -> dict[str, Any]:
-    return {"paper": {"low_guidance": low_guidance, "high_guidance": high_guidance, "high_steps": high_steps}}
-
-
-# Sizes: himar-model.md §1; sampling: §6.
-PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "himar-b": {
-        **_IMAGENET,
-        **{"width": 768, "enc_depth": 12, "dec_depth": 12, "heads": 12, "mlp_depth": 6, "mlp_width": 1024},
-        **{"dit_depth": 6, "dit_width": 512, "dit_heads": 8, "sampling": _paper(2.7, 2.5, 4)},
-    },
-    "himar-l": {
-        **_IMAGENET,
-        **{"width": 1024, "enc_depth": 16, "dec_depth": 16, "heads": 16, "mlp_depth": 8, "mlp_width": 1280},
-        **{"dit_depth": 8, "dit_width": 512, "dit_heads": 8, "sampling": _paper(3.5, 3.5, 4)},
-    },
-    "himar-h": {
-        **_IMAGENET,
-        **{"width": 1280, "enc_depth": 20, "dec_depth": 20, "heads": 16, "mlp_depth": 12, "mlp_width": 1536},
-        **{"dit_depth": 12, "dit_width": 768, "dit_heads": 12, "sampling": _paper(5.5, 3.2, 12)},
-    },
-    # scikit-learn's handwritten digits as 32x32 images; trained on a CPU, shipped in himar/weights.
-    "digits": {
-        **{"width": 64, "enc_depth": 2, "dec_depth": 2, "heads": 2, "classes": 10, "buffer": 4},
-        **{"cond_scale": 4, "img_size": 32, "vae_stride": 4, "vae_scale": 0.95, "channels": 4},
-        **{"mlp_depth": 3, "mlp_width": 96, "dit_depth": 3, "dit_width": 64, "dit_heads": 2},
-        "sampling": {
-            "default": {
-                **{"low_steps": 8, "high_steps": 2, "low_guidance": 2.0, "high_guidance": 2.5},
-                **{"low_diffusion_steps": 32, "high_diffusion_steps": 32},
-                **{"guidance_schedule": "constant", "temperature": 0.9},
-            }
-        },
-    },
-}
 
 
 def read_config(source: str | Path | Mapping[str, Any] | ModelConfig) -> dict[str, Any]:
@@ -168,12 +172,15 @@ def resolve(given: Mapping[str, Any], measured: Mapping[str, Any], source: str =
                 f"correct the configuration or bring the checkpoint it describes."
             )
         values[name] = size
-    required = [name for name, f in ModelConfig.__dataclass_fields__.items() if name not in _OPTIONAL]
+    required = [name for name in ModelConfig.__dataclass_fields__ if name not in _OPTIONAL]
+    kinds = [values.get("high_head", "dit")]
+    kinds += [values.get("low_head", "mlp")] if values.get("pivots") != "none" else []
+    required += [name for name in _HEAD_SIZES if name.split("_")[0] in kinds]
     missing = [name for name in required if name not in values]
     if missing:
         raise ConfigError(f"{source} does not give {', '.join(missing)}, which the checkpoint's shapes cannot tell.")
     # 4s low steps (himar-model.md §6) where nothing else is said; fewer where the grid has not that many positions.
-    side = values["cond_scale"]
+    side = values["cond_scale"] or 1
     sampling = {
         name: SamplingConfig.from_dict(
             {"low_steps": min(4 * side, side**2), **settings}, f"{source}, sampling {name!r}"
@@ -183,20 +190,43 @@ def resolve(given: Mapping[str, Any], measured: Mapping[str, Any], source: str =
     config = ModelConfig(**values, sampling=sampling)
     for settings in sampling.values():
         try:
-            settings.check_positions(config.low_positions, config.high_positions)
-        except ValueError as error:
+            check_steps(config, settings)
+        except InputError as error:
             raise ConfigError(f"{source}: {error}") from error
     return config
 
 
-_OPTIONAL = ("channels", "vae_stride", "vae_scale", "sampling")
+def check_steps(config: ModelConfig, sampling: SamplingConfig) -> None:
+    """Raise InputError unless every step of each phase that the model has can reveal a position."""
+    if not config.single_scale:
+        sampling.check_positions(config.low_positions, config.high_positions)
+    elif sampling.high_steps > config.high_positions:
+        raise InputError(
+            f"high_steps is {sampling.high_steps}, but the only phase has {config.high_positions} positions; "
+            f"ask for 1 to {config.high_positions} steps."
+        )
+
+
+_HEAD_SIZES = ("mlp_depth", "mlp_width", "dit_depth", "dit_width", "dit_heads")
+_CHOICES: Mapping[str, tuple[str, ...]] = {
+    "pivots": get_args(Pivots),
+    "low_head": get_args(HeadKind),
+    "high_head": get_args(HeadKind),
+    "scale_vector": get_args(ScaleVector),
+}
+_OPTIONAL = (*_HEAD_SIZES, *_CHOICES, "channels", "vae_stride", "vae_scale", "sampling")
 
 
 def _require_sizes(values: Mapping[str, Any], where: str) -> None:
     for name, value in values.items():
-        whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-        if name not in ("sampling", "vae_scale") and not whole:
-            raise ConfigError(f"{where}{name} is {value!r}; it must be a whole number of at least 1.")
+        least = 0 if name in (*_HEAD_SIZES, "cond_scale") else 1
+        whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
+        if name in _CHOICES:
+            if value not in _CHOICES[name]:
+                known = ", ".join(map(repr, _CHOICES[name]))
+                raise ConfigError(f"{where}{name} is {value!r}; it must be one of {known}.")
+        elif name not in ("sampling", "vae_scale") and not whole:
+            raise ConfigError(f"{where}{name} is {value!r}; it must be a whole number of at least {least}.")
 
 
 def _normalised(values: Mapping[str, Any], source: str) -> dict[str, Any]:

@@ -40,16 +40,16 @@ class StartPractice:
 
 
 def diffusion_draws(
-    target: Tensor, start: StartPractice | None, generator: torch.Generator
+    shape: tuple[int, ...], start: StartPractice | None, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw for every row of `target` (M, …) a timestep, noise and a weight.
+    """Draw a timestep, noise and a weight for each of the M rows of a target of shape (M, …), on the CPU.
 
-    Returns t (M,) integers 0 … 999, uniform save for practice; noise of the target's shape, standard normal save
-    for practice; weight (M,) of the row's squared error, 1 save for practice.
+    Returns t (M,) integers 0 … 999, uniform save for practice; noise of that shape, standard normal save for
+    practice; weight (M,) of the row's squared error, 1 save for practice.
     """
-    rows = len(target)
+    rows = shape[0]
     t = torch.randint(CHAIN_STEPS, (rows,), generator=generator)
-    noise = torch.randn(target.shape, generator=generator)
+    noise = torch.randn(shape, generator=generator)
     weight = torch.ones(rows)
     if start is not None:
         kind = torch.rand(rows, generator=generator) / max(start.share, 1e-9)
@@ -63,4 +63,4 @@ def diffusion_draws(
         noise = noise * factor.reshape(-1, *[1] * (noise.ndim - 1))
         capped = tables(torch.device("cpu")).x_scale[t].square().clamp(max=start.weight)
         weight = torch.where(practised, capped / factor.square(), weight)
-    return t.to(target.device), noise.to(target.device), weight.to(target.device)
+    return t, noise, weight

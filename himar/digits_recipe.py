@@ -14,7 +14,7 @@ from .checkpoints import save_checkpoint
 from .config import ModelConfig
 from .diffusion_draws import StartPractice
 from .digits import IMAGE_SIZE, Digits, half_size, load_digits_split
-from .losses import LossSettings
+from .loss_draws import LossSettings
 from .model import HiMAR
 from .optimise import OnStep, Schedule
 from .training import LatentSet, TrainingSettings, train_model

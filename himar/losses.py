@@ -2,61 +2,48 @@
 
 from __future__ import annotations
 
-import math
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from himar_kernels import ConfigError
-
-from .diffusion_draws import StartPractice, diffusion_draws
+from .dit_head import DiTHead
 from .head_losses import add_noise, dit_head_loss, mlp_head_loss
+from .loss_draws import BatchDraws, LossSettings, PhaseDraws, draw_batch
+from .mlp_head import MLPHead
 from .model import HiMAR
 
 LOW_WEIGHT, HIGH_WEIGHT = 0.4, 0.6
 
 
 @dataclass(frozen=True)
-class LossSettings:
-    """What the loss draws at random.
-
-    label_drop: probability of the unconditional row, drawn per phase; pivot_share: probability that the high
-    phase of an image sees its pivots at the masked low positions (the released models reach 0.25);
-    low_mask_least, low_mask_deviation: smallest share of masked low positions, and standard deviation of that
-    share around 1; repeats: diffusion timesteps drawn per token of phase low and per image of phase high;
-    start: extra practice of the reverse chain's first steps, None for none as in the paper.
-    """
-
-    label_drop: float = 0.1
-    pivot_share: float = 0.25
-    low_mask_least: float = 0.7
-    low_mask_deviation: float = 0.25
-    repeats: int = 1
-    start: StartPractice | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("label_drop", "pivot_share", "low_mask_least"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 to 1.")
-        if not self.low_mask_deviation > 0:
-            raise ConfigError(f"low_mask_deviation is {self.low_mask_deviation}; it must be positive.")
-        if self.repeats < 1:
-            raise ConfigError(f"repeats is {self.repeats}; draw at least 1 diffusion timestep per step.")
-
-
-@dataclass(frozen=True)
 class Losses:
-    """Scalars: the MLP head's two terms (their sum is phase low's loss), and phase high's loss."""
+    """Scalars of both phases: squared error of the noise, and the MLP head's bound term (0 for a DiT head).
+
+    Phase low's are 0 with a single scale, whose loss is the total.
+    """
 
     low_mse: Tensor
     low_vb: Tensor
-    high: Tensor
+    high_mse: Tensor
+    high_vb: Tensor
+    single_scale: bool = False
+
+    @property
+    def low(self) -> Tensor:
+        """Phase low's loss."""
+        return self.low_mse + self.low_vb
+
+    @property
+    def high(self) -> Tensor:
+        """Phase high's loss."""
+        return self.high_mse + self.high_vb
 
     @property
     def total(self) -> Tensor:
         """What is minimised."""
-        return LOW_WEIGHT * (self.low_mse + self.low_vb) + HIGH_WEIGHT * self.high
+        return self.high if self.single_scale else LOW_WEIGHT * self.low + HIGH_WEIGHT * self.high
 
 
 def model_losses(
@@ -71,71 +58,76 @@ def model_losses(
 
     Args:
         model: the model; its gradients flow from every loss, save through the pivots.
-        tokens, low_tokens: (B, N, C) and (B, S, C), the same images' tokens at both resolutions.
+        tokens, low_tokens: (B, N, C) and (B, S, C), the same images' tokens at both resolutions; a single scale
+            ignores the low ones.
         labels: (B,), 0 … classes-1.
         settings: probabilities and repeats.
         generator: source of every random number but dropout's, a CPU generator.
     """
-    batch, low_positions = low_tokens.shape[:2]
-    ratio = low_mask_ratio(settings.low_mask_least, settings.low_mask_deviation, generator)
-    low_masked = random_mask(batch, low_positions, ratio, generator).to(tokens.device)
-    class_row = drop_labels(labels, model.config.classes, settings.label_drop, generator)
-    z = model.transformer_low(class_row, low_tokens, ~low_masked)[:, :low_positions]
-    low_mse, low_vb = _low_loss(model, z[low_masked], low_tokens[low_masked], settings, generator)
-
-    high_masked = random_mask(batch, tokens.shape[1], high_mask_ratio(generator), generator).to(tokens.device)
-    class_row = drop_labels(labels, model.config.classes, settings.label_drop, generator)
-    hidden = torch.rand(batch, generator=generator).to(tokens.device) >= settings.pivot_share
-    without_pivot = (~low_masked | hidden[:, None])[..., None]
-    low_rows = torch.where(without_pivot, model.cond_proj(model.cond_tokens), model.cond_z_proj(z.detach()))
-    z = model.run_high(class_row, low_rows, tokens, ~high_masked)[:, low_positions:]
-    high = _high_loss(model, z, tokens, high_masked, settings, generator)
-    return Losses(low_mse, low_vb, high)
+    draws = draw_batch(model.config, labels.cpu(), settings, generator).to(tokens.device)
+    return drawn_losses(model, tokens, low_tokens, draws)
 
 
-def _low_loss(
-    model: HiMAR, z: Tensor, target: Tensor, settings: LossSettings, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Means of both terms over the masked tokens: z (M, D), target (M, C)."""
-    z, target = z.repeat(settings.repeats, 1), target.repeat(settings.repeats, 1)
-    t, noise, weight = diffusion_draws(target, settings.start, generator)
-    prediction = model.mlp_head(add_noise(target, noise, t), t, z)
-    mse, vb = mlp_head_loss(prediction, target, noise, t)
-    # Practised rows are no samples of the forward process, which the bound is about.
-    return (weight * mse).mean(), (vb * (weight == 1)).mean()
+def drawn_losses(
+    model: HiMAR,
+    tokens: Tensor,
+    low_tokens: Tensor,
+    draws: BatchDraws,
+    autocast: AbstractContextManager[object] | None = None,
+) -> Losses:
+    """`model_losses` from numbers already drawn, on the tokens' device.
+
+    autocast: half precision for the networks, entered here and left for the losses themselves, which stay float32.
+    """
+    none = tokens.new_zeros(())
+    with autocast or nullcontext():
+        low_prediction, low_rows = None, None
+        if draws.low is not None:
+            z = model.transformer_low(draws.low.class_row, low_tokens, ~draws.low.masked)
+            z = z[:, : low_tokens.shape[1]]
+            low_prediction = _predict(model.low_head, z, low_tokens, draws.low)
+            low_rows = _low_rows(model, z, low_tokens, draws)
+        z = model.run_high(draws.high.class_row, low_rows, tokens, ~draws.high.masked)[:, -tokens.shape[1] :]
+        prediction = _predict(model.high_head, z, tokens, draws.high)
+    low = (none, none)
+    if draws.low is not None and low_prediction is not None:
+        low = _loss(low_prediction.float(), low_tokens, draws.low)
+    return Losses(*low, *_loss(prediction.float(), tokens, draws.high), single_scale=draws.low is None)
 
 
-def _high_loss(
-    model: HiMAR, z: Tensor, target: Tensor, masked: Tensor, settings: LossSettings, generator: torch.Generator
-) -> Tensor:
-    """Mean over images: z (B, N, D), target (B, N, C), masked (B, N)."""
-    condition = model.dit_head.condition(z).repeat(settings.repeats, 1, 1)
-    target, masked = target.repeat(settings.repeats, 1, 1), masked.repeat(settings.repeats, 1)
-    t, noise, weight = diffusion_draws(target, settings.start, generator)
-    prediction = model.dit_head.denoise(add_noise(target, noise, t), t, condition)
-    return (weight * dit_head_loss(prediction, noise, masked)).mean()
+def _low_rows(model: HiMAR, z: Tensor, low_tokens: Tensor, draws: BatchDraws) -> Tensor:
+    """What phase high sees at the low positions (B, S, D): pivots, or `cond_tokens` in their place.
+
+    Condition tokens are pivots where they were predicted, so not at positions visible in phase low; visual tokens
+    are pivots everywhere. An image that is hidden has none.
+    """
+    assert draws.low is not None
+    hidden = draws.hidden[:, None]
+    if model.config.pivots == "visual":
+        without, pivots = hidden.expand(-1, low_tokens.shape[1]), low_tokens
+    else:
+        without, pivots = ~draws.low.masked | hidden, z.detach()
+    return torch.where(without[..., None], model.cond_proj(model.cond_tokens), model.guide(pivots))
 
 
-def low_mask_ratio(least: float, deviation: float, generator: torch.Generator) -> float:
-    """Draw phase low's share of masked positions: normal(1, deviation) truncated to [least, 1]."""
-    lowest = 0.5 * (1 + math.erf((least - 1) / deviation / math.sqrt(2)))
-    u = lowest + (0.5 - lowest) * torch.rand((), generator=generator, dtype=torch.float64)
-    return min(max(1 + deviation * torch.special.ndtri(u).item(), least), 1.0)
+def _predict(head: MLPHead | DiTHead, z: Tensor, target: Tensor, draws: PhaseDraws) -> Tensor:
+    """Run a phase's head on noised tokens; z (B, n, D), target (B, n, C). Rows as `_loss` takes them."""
+    repeats, t = len(draws.t), draws.t.flatten()
+    if isinstance(head, MLPHead):
+        z, target = (part[draws.masked].repeat(repeats, 1) for part in (z, target))
+        return head(add_noise(target, draws.noise.flatten(0, 2), t), t, z)
+    # Embedded once however many timesteps are drawn: the condition does not depend on them.
+    condition = head.condition(z).repeat(repeats, 1, 1)
+    return head.denoise(add_noise(target.repeat(repeats, 1, 1), draws.noise.flatten(0, 1), t), t, condition)
 
 
-def high_mask_ratio(generator: torch.Generator) -> float:
-    """Draw phase high's share of masked positions: cos(u·π/2), u uniform."""
-    return math.cos(torch.rand((), generator=generator).item() * math.pi / 2)
-
-
-def random_mask(batch: int, positions: int, ratio: float, generator: torch.Generator) -> Tensor:
-    """Return (batch, positions) boolean with ⌈ratio·positions⌉, at least 1, True at random in each row."""
-    count = max(1, math.ceil(ratio * positions))
-    order = torch.rand(batch, positions, generator=generator).argsort(dim=1)
-    return torch.zeros(batch, positions, dtype=torch.bool).scatter_(1, order[:, :count], True)
-
-
-def drop_labels(labels: Tensor, classes: int, probability: float, generator: torch.Generator) -> Tensor:
-    """Replace labels (B,) by the unconditional row, `classes`, each with the given probability."""
-    dropped = torch.rand(len(labels), generator=generator).to(labels.device) < probability
-    return torch.where(dropped, classes, labels)
+def _loss(prediction: Tensor, target: Tensor, draws: PhaseDraws) -> tuple[Tensor, Tensor]:
+    """Means of squared error and bound term; an MLP head's prediction is (r·B·m, 2C), a DiT head's (r·B, n, C)."""
+    repeats, t, weight = len(draws.t), draws.t.flatten(), draws.weight.flatten()
+    if prediction.ndim == 2:
+        target = target[draws.masked].repeat(repeats, 1)
+        mse, vb = mlp_head_loss(prediction, target, draws.noise.flatten(0, 2), t)
+        # Practised rows are no samples of the forward process, which the bound is about.
+        return (weight * mse).mean(), (vb * (weight == 1)).mean()
+    mse = dit_head_loss(prediction, draws.noise.flatten(0, 1), draws.masked.repeat(repeats, 1))
+    return (weight * mse).mean(), prediction.new_zeros(())

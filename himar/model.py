@@ -1,14 +1,16 @@
-"""The whole Hi-MAR model: masked transformer, MLP head for phase low, DiT head for phase high."""
+"""The whole Hi-MAR model: masked transformer and a diffusion head per phase, as the configuration says."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
 
-from .config import ModelConfig
+from himar_kernels import ConfigError
+
+from .config import HeadKind, ModelConfig
 from .dit_head import DiTHead
 from .mlp_head import MLPHead
-from .transformer import Block, MaskedTransformer
+from .transformer import MODULATIONS, Block, MaskedTransformer
 
 
 class Head(nn.Module):
@@ -29,39 +31,59 @@ class HiMAR(MaskedTransformer):
 
     def __init__(self, config: ModelConfig, dropout: float = 0.0) -> None:
         super().__init__(config, dropout)
-        self.diffloss = Head(MLPHead(config.channels, config.mlp_depth, config.mlp_width, config.width))
-        self.cond_diffloss = Head(
-            DiTHead(
-                config.channels,
-                config.dit_depth,
-                config.dit_width,
-                config.dit_heads,
-                config.width,
-                config.grid,
-            )
-        )
+        if config.single_scale:
+            self.diffloss = Head(_head(config.high_head, config, config.grid))
+        else:
+            self.diffloss = Head(_head(config.low_head, config, config.cond_scale))
+            self.cond_diffloss = Head(_head(config.high_head, config, config.grid))
+
+    @property
+    def low_head(self) -> MLPHead | DiTHead:
+        """The head of phase low. Raises ConfigError when the model has a single scale."""
+        if self.config.single_scale:
+            raise ConfigError("this model's pivots are 'none': it has a single scale and no phase low.")
+        return _checked(self.diffloss.net)
+
+    @property
+    def high_head(self) -> MLPHead | DiTHead:
+        """The head of phase high, the only phase of a single scale."""
+        return _checked(self.diffloss.net if self.config.single_scale else self.cond_diffloss.net)
 
     @property
     def mlp_head(self) -> MLPHead:
-        """The head of phase low."""
-        net = self.diffloss.net
-        assert isinstance(net, MLPHead)
-        return net
+        """The head of phase low, an MLP head. Raises ConfigError for a variant that has none there."""
+        head = self.low_head
+        if not isinstance(head, MLPHead):
+            raise ConfigError(f"phase low of this model has a {self.config.low_head} head, not an mlp head.")
+        return head
 
     @property
     def dit_head(self) -> DiTHead:
-        """The head of phase high."""
-        net = self.cond_diffloss.net
-        assert isinstance(net, DiTHead)
-        return net
+        """The head of phase high, a DiT head. Raises ConfigError for a variant that has none there."""
+        head = self.high_head
+        if not isinstance(head, DiTHead):
+            raise ConfigError(f"phase high of this model has a {self.config.high_head} head, not a dit head.")
+        return head
+
+
+def _head(kind: HeadKind, config: ModelConfig, grid: int) -> MLPHead | DiTHead:
+    if kind == "mlp":
+        return MLPHead(config.channels, config.mlp_depth, config.mlp_width, config.width)
+    return DiTHead(config.channels, config.dit_depth, config.dit_width, config.dit_heads, config.width, grid)
+
+
+def _checked(net: nn.Module) -> MLPHead | DiTHead:
+    assert isinstance(net, MLPHead | DiTHead)
+    return net
 
 
 @torch.no_grad()
 def initialise(model: HiMAR, seed: int) -> HiMAR:
     """Set weights for training from scratch, the same for the same seed; returns the model.
 
-    Linear layers Xavier-uniform, tables normal 0.02. Scale-aware blocks start as plain pre-norm blocks; the heads'
-    modulations and last layers start at zero, as usual for adaLN.
+    Linear layers Xavier-uniform, tables normal 0.02. Scale-aware blocks start as plain pre-norm blocks, with a
+    sinusoidal scale vector as the identity (zero gates); the heads' modulations and last layers start at zero, as
+    usual for adaLN.
     """
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():
@@ -74,13 +96,16 @@ def initialise(model: HiMAR, seed: int) -> HiMAR:
             nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=0.02, generator=generator)
-        elif isinstance(module, Block):
+        elif isinstance(module, Block) and module.modulations:
             nn.init.ones_(module.adaLN_scale)
-            module.adaLN_shift.zero_().unflatten(-1, (4, -1))[..., 1::2, :] = 1
+            gates = module.adaLN_shift.zero_().unflatten(-1, (module.modulations, -1))
+            if module.modulations == MODULATIONS["learned"]:
+                gates[..., 1::2, :] = 1
     for name, parameter in model.named_parameters(recurse=False):
         if name != "cond_tokens":
             nn.init.normal_(parameter, std=0.02, generator=generator)
-    nn.init.zeros_(model.cond_tokens)
+    if not model.config.single_scale:
+        nn.init.zeros_(model.cond_tokens)
     for name, parameter in model.named_parameters():
         if "adaLN_modulation" in name or "_blocks_ada" in name or "final_layer.linear" in name:
             nn.init.zeros_(parameter)

@@ -20,10 +20,14 @@ from himar_kernels import (
     known_positions,
     mlp_reverse_step,
     plan,
+    plan_phase,
     renoise_known,
     revealed_positions,
 )
 
+from .config import ModelConfig, check_steps
+from .dit_head import DiTHead
+from .mlp_head import MLPHead
 from .model import HiMAR
 
 
@@ -31,7 +35,8 @@ from .model import HiMAR
 class TwoPhase:
     """What a generation leaves: tokens of both phases, still times the VAE scale.
 
-    tokens: (B, N, C) of phase high; low_tokens: (B, S, C) of phase low; pivots: (B, S, D).
+    tokens: (B, N, C) of phase high; low_tokens: (B, S, C) of phase low; pivots: (B, S, D), or the low tokens where
+    pivots are visual. With a single scale S is 0.
     """
 
     tokens: Tensor
@@ -78,22 +83,33 @@ def two_phase(
     """Run both phases as `generate` does and return all that they leave."""
     config = model.config
     sampling = sampling or config.default_sampling
-    steps = plan(sampling, config.low_positions, config.high_positions)
+    steps = phase_steps(config, sampling)
     device = model.mask_token.device
     images = np.arange(first_index, first_index + len(labels))
     loop = _Loop(model, draws, images, torch.from_numpy(check_labels(labels, config.classes)).to(device), sampling)
 
-    low_order = draws.order("low", config.low_positions, images)
-    high_order = draws.order("high", config.high_positions, images)
     low_tokens = torch.zeros(len(images), config.low_positions, config.channels, device=device)
     pivots = torch.zeros(len(images), config.low_positions, config.width, device=device)
     tokens = torch.zeros(len(images), config.high_positions, config.channels, device=device)
-    for step in steps:
-        if step.phase == "low":
-            loop.low_step(step, low_order, low_tokens, pivots)
-        else:
-            tokens = loop.high_step(step, high_order, pivots, tokens)
+    if not config.single_scale:
+        order = draws.order("low", config.low_positions, images)
+        for step in (step for step in steps if step.phase == "low"):
+            low_tokens = loop.low_step(step, order, low_tokens, pivots)
+        pivots = low_tokens if config.pivots == "visual" else pivots
+    order = draws.order("high", config.high_positions, images)
+    for step in (step for step in steps if step.phase == "high"):
+        tokens = loop.high_step(step, order, pivots, tokens)
     return TwoPhase(tokens, low_tokens, pivots)
+
+
+def phase_steps(config: ModelConfig, sampling: SamplingConfig) -> tuple[Step, ...]:
+    """Return the steps of all phases that the model has, in order. Raises InputError."""
+    if not config.single_scale:
+        return plan(sampling, config.low_positions, config.high_positions)
+    check_steps(config, sampling)
+    return plan_phase(
+        "high", config.high_positions, sampling.high_steps, sampling.high_guidance, sampling.guidance_schedule
+    )
 
 
 class _Loop:
@@ -107,50 +123,72 @@ class _Loop:
         self.images = images
         self.labels = labels
         self.temperature = sampling.temperature
-        self.low_chain = Chain.build(sampling.low_diffusion_steps)
-        self.high_chain = Chain.build(sampling.high_diffusion_steps)
+        self.chains: dict[Phase, Chain] = {
+            "low": Chain.build(sampling.low_diffusion_steps),
+            "high": Chain.build(sampling.high_diffusion_steps),
+        }
 
-    def low_step(self, step: Step, order: np.ndarray, low_tokens: Tensor, pivots: Tensor) -> None:
-        """Reveal the step's low positions: sample their tokens, capture their pivots; both in place."""
+    def low_step(self, step: Step, order: np.ndarray, low_tokens: Tensor, pivots: Tensor) -> Tensor:
+        """Reveal the step's low positions: return the tokens; capture their pivots in place."""
         class_row, repeats = self._rows(step)
         known = self._tensor(known_positions(order, step.masked))
         z = self.model.transformer_low(class_row, low_tokens.repeat(repeats, 1, 1), known.repeat(repeats, 1))
+        columns = self._tensor(revealed_positions(order, step))
+        rows = torch.arange(len(columns), device=z.device)[:, None]
+        pivots[rows, columns] = z[rows, columns]
+        return self._sample(self.model.low_head, step, order, z[:, : order.shape[1]], low_tokens)
+
+    def high_step(self, step: Step, order: np.ndarray, pivots: Tensor, tokens: Tensor) -> Tensor:
+        """Return the tokens with what the step samples; at a DiT head that is every masked position."""
+        class_row, repeats = self._rows(step)
+        known = self._tensor(known_positions(order, step.masked))
+        guide = None if self.model.config.single_scale else pivots.repeat(repeats, 1, 1)
+        z = self.model.transformer_high(class_row, guide, tokens.repeat(repeats, 1, 1), known.repeat(repeats, 1))
+        return self._sample(self.model.high_head, step, order, z[:, -order.shape[1] :], tokens)
+
+    def _sample(self, head: MLPHead | DiTHead, step: Step, order: np.ndarray, z: Tensor, tokens: Tensor) -> Tensor:
+        """Return tokens (B, n, C) after the step's head, from z (R, n, D) of the phase's n positions."""
+        if isinstance(head, MLPHead):
+            return self._revealed(head, step, order, z, tokens)
+        return self._all(head, step, order, z, tokens)
+
+    def _revealed(self, head: MLPHead, step: Step, order: np.ndarray, z: Tensor, tokens: Tensor) -> Tensor:
+        """MLP head: sample each revealed position's token by itself."""
+        _, repeats = self._rows(step)
+        chain = self.chains[step.phase]
         revealed = revealed_positions(order, step)
         columns = self._tensor(revealed)
         rows = torch.arange(len(columns), device=z.device)[:, None]
         z = z[torch.arange(len(z), device=z.device)[:, None], columns.repeat(repeats, 1)]
 
-        condition = self.model.mlp_head.condition(z.flatten(0, 1))
-        channels = low_tokens.shape[-1]
-        x = self._tensor(self.draws.initial_noise("low", step.index, self.images, revealed, channels))
+        condition = head.condition(z.flatten(0, 1))
+        channels = tokens.shape[-1]
+        x = self._tensor(self.draws.initial_noise(step.phase, step.index, self.images, revealed, channels))
         x = x.flatten(0, 1)
-        for k in reversed(range(len(self.low_chain))):
-            prediction = self.model.mlp_head.denoise(x.repeat(repeats, 1), self._timestep(self.low_chain, k), condition)
-            noise = self._noise("low", step, k, revealed, channels)
+        for k in reversed(range(len(chain))):
+            prediction = head.denoise(x.repeat(repeats, 1), self._timestep(chain, k), condition)
+            noise = self._noise(step, k, revealed, channels)
             noise = None if noise is None else noise.flatten(0, 1)
-            x = mlp_reverse_step(self.low_chain, k, x, prediction, step.guidance, noise, self.temperature)
-        low_tokens[rows, columns] = x.view(*columns.shape, channels)
-        pivots[rows, columns] = z[: len(columns)]
+            x = mlp_reverse_step(chain, k, x, prediction, step.guidance, noise, self.temperature)
+        tokens = tokens.clone()
+        tokens[rows, columns] = x.view(*columns.shape, channels)
+        return tokens
 
-    def high_step(self, step: Step, order: np.ndarray, pivots: Tensor, tokens: Tensor) -> Tensor:
-        """Denoise all N positions; return the tokens with every masked position's result."""
-        class_row, repeats = self._rows(step)
+    def _all(self, head: DiTHead, step: Step, order: np.ndarray, z: Tensor, tokens: Tensor) -> Tensor:
+        """DiT head: denoise all positions around the known ones; every masked position takes its result."""
+        _, repeats = self._rows(step)
+        chain = self.chains[step.phase]
         known = self._tensor(known_positions(order, step.masked))
-        z = self.model.transformer_high(
-            class_row, pivots.repeat(repeats, 1, 1), tokens.repeat(repeats, 1, 1), known.repeat(repeats, 1)
-        )
-        condition = self.model.dit_head.condition(z[:, self.model.config.low_positions :])
+        condition = head.condition(z)
         positions = np.broadcast_to(np.arange(order.shape[1]), order.shape)
         channels = tokens.shape[-1]
-        initial = self._tensor(self.draws.initial_noise("high", step.index, self.images, positions, channels))
+        initial = self._tensor(self.draws.initial_noise(step.phase, step.index, self.images, positions, channels))
         x = initial
-        for k in reversed(range(len(self.high_chain))):
-            x = renoise_known(self.high_chain, k, x, tokens, initial, known)
-            prediction = self.model.dit_head.denoise(
-                x.repeat(repeats, 1, 1), self._timestep(self.high_chain, k), condition
-            )
-            noise = self._noise("high", step, k, positions, channels)
-            x = dit_reverse_step(self.high_chain, k, x, prediction, step.guidance, noise, self.temperature)
+        for k in reversed(range(len(chain))):
+            x = renoise_known(chain, k, x, tokens, initial, known)
+            prediction = head.denoise(x.repeat(repeats, 1, 1), self._timestep(chain, k), condition)
+            noise = self._noise(step, k, positions, channels)
+            x = dit_reverse_step(chain, k, x, prediction, step.guidance, noise, self.temperature)
         return torch.where(known[..., None], tokens, x)
 
     def _rows(self, step: Step) -> tuple[Tensor, int]:
@@ -159,10 +197,10 @@ class _Loop:
             return self.labels, 1
         return torch.cat([self.labels, torch.full_like(self.labels, self.model.config.classes)]), 2
 
-    def _noise(self, phase: Phase, step: Step, k: int, positions: np.ndarray, channels: int) -> Tensor | None:
+    def _noise(self, step: Step, k: int, positions: np.ndarray, channels: int) -> Tensor | None:
         if k == 0:
             return None
-        return self._tensor(self.draws.noise(phase, step.index, [k], self.images, positions, channels)[0])
+        return self._tensor(self.draws.noise(step.phase, step.index, [k], self.images, positions, channels)[0])
 
     def _timestep(self, chain: Chain, k: int) -> Tensor:
         return torch.tensor([int(chain.timesteps[k])], device=self.labels.device)

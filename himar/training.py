@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from himar_kernels import ConfigError, InputError
 
-from .losses import LossSettings, model_losses
+from .loss_draws import LossSettings
+from .losses import model_losses
 from .model import HiMAR, initialise
 from .optimise import OnStep, Optimiser, Progress, Schedule
 

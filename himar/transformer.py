@@ -2,36 +2,58 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from himar_kernels import InputError
 
-from .config import ModelConfig
-from .layers import EPS, Attention, FeedForward
+from .config import ModelConfig, ScaleVector
+from .layers import EPS, Attention, FeedForward, TimestepEmbedding, modulate
 
 LOW, HIGH = 0, 1
 """Rows of the scale embedding: phase low, phase high."""
 
 
-class Block(nn.Module):
-    """Pre-norm block whose norms are scaled, and whose branches are gated, per phase (§3)."""
+MODULATIONS: Mapping[ScaleVector, int] = {"none": 0, "learned": 4, "sinusoidal": 6}
+"""Vectors that modulate a block: scale and gate of both branches; "sinusoidal" has a shift of each as well."""
 
-    def __init__(self, width: int, heads: int, dropout: float = 0.0) -> None:
+
+class Block(nn.Module):
+    """Pre-norm block whose norms are scaled, and whose branches are gated, per phase (§3).
+
+    scale_vector: "learned" as in the released models; "sinusoidal" also shifts; "none" is a plain block.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float = 0.0, scale_vector: ScaleVector = "learned") -> None:
         super().__init__()
-        self.adaLN_scale = nn.Parameter(torch.empty(2, 1, 1, 4 * width))
-        self.adaLN_shift = nn.Parameter(torch.empty(2, 1, 1, 4 * width))
+        self.modulations = MODULATIONS[scale_vector]
+        if self.modulations:
+            self.adaLN_scale = nn.Parameter(torch.empty(2, 1, 1, self.modulations * width))
+            self.adaLN_shift = nn.Parameter(torch.empty(2, 1, 1, self.modulations * width))
         self.norm1 = nn.LayerNorm(width, eps=EPS)
         self.attn = Attention(width, heads, dropout)
         self.norm2 = nn.LayerNorm(width, eps=EPS)
         self.mlp = FeedForward(width, "none", dropout)
 
     def scales(self, modulation: Tensor, phase: int) -> tuple[Tensor, ...]:
-        """Return scale_a, gate_a, scale_m, gate_m, each (1, 1, D); `modulation` is the stack's `a` (4D)."""
-        return (modulation * self.adaLN_scale[phase] + self.adaLN_shift[phase]).chunk(4, dim=-1)
+        """Return scale_a, gate_a, scale_m, gate_m, each (1, 1, D); `modulation` is the stack's `a` (4D).
 
-    def forward(self, x: Tensor, modulation: Tensor, phase: int) -> Tensor:
-        """Map (R, T, D) to (R, T, D)."""
+        With a sinusoidal scale vector (6D) a shift stands before each scale.
+        """
+        return (modulation * self.adaLN_scale[phase] + self.adaLN_shift[phase]).chunk(self.modulations, dim=-1)
+
+    def forward(self, x: Tensor, modulation: Tensor | None, phase: int) -> Tensor:
+        """Map (R, T, D) to (R, T, D); `modulation` is None without a scale vector."""
+        if modulation is None:
+            x = x + self.attn(self.norm1(x))
+            return x + self.mlp(self.norm2(x))
+        if self.modulations == MODULATIONS["sinusoidal"]:
+            shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.scales(modulation, phase)
+            x = x + gate_a * self.attn(modulate(self.norm1(x), shift_a, scale_a))
+            return x + gate_m * self.mlp(modulate(self.norm2(x), shift_m, scale_m))
         scale_a, gate_a, scale_m, gate_m = self.scales(modulation, phase)
         x = x + gate_a * self.attn(self.norm1(x) * (1 + scale_a))
         return x + gate_m * self.mlp(self.norm2(x) * (1 + scale_m))
@@ -40,34 +62,55 @@ class Block(nn.Module):
 class MaskedTransformer(nn.Module):
     """Predicts the condition of every position from a class and the visible tokens.
 
-    Parameter names and shapes are the released checkpoints'. Class rows index the class table extended by one
-    row, `classes`, the unconditional context.
+    Parameter names and shapes are the released checkpoints'; a variant lacks what it does not use. Class rows
+    index the class table extended by one row, `classes`, the unconditional context.
+
+    recompute: recompute every block's activations in the backward pass instead of keeping them.
     """
+
+    encoder_blocks: nn.ModuleList
+    encoder_task_emb: nn.Embedding
+    encoder_blocks_ada: nn.Sequential
+    decoder_blocks: nn.ModuleList
+    decoder_task_emb: nn.Embedding
+    decoder_blocks_ada: nn.Sequential
 
     def __init__(self, config: ModelConfig, dropout: float = 0.0) -> None:
         super().__init__()
         self.config = config
+        self.recompute = False
         width, K, L = config.width, config.buffer, config.positions
+        phases = 1 if config.single_scale else 2
         self.fake_latent = nn.Parameter(torch.empty(1, width))
-        self.cond_tokens = nn.Parameter(torch.empty(1, config.low_positions, config.channels))
-        self.mask_token = nn.Parameter(torch.empty(1, 2 * L, width))
-        self.encoder_pos_embed_learned = nn.Parameter(torch.empty(1, 2 * (K + L), width))
-        self.decoder_pos_embed_learned = nn.Parameter(torch.empty(1, 2 * (K + L), width))
+        if not config.single_scale:
+            self.cond_tokens = nn.Parameter(torch.empty(1, config.low_positions, config.channels))
+        self.mask_token = nn.Parameter(torch.empty(1, mask_rows(config), width))
+        self.encoder_pos_embed_learned = nn.Parameter(torch.empty(1, phases * (K + L), width))
+        self.decoder_pos_embed_learned = nn.Parameter(torch.empty(1, phases * (K + L), width))
         self.diffusion_pos_embed_learned = nn.Parameter(torch.empty(1, L, width))
         self.class_emb = nn.Embedding(config.classes, width)
         self.z_proj = nn.Linear(config.channels, width)
         self.z_proj_ln = nn.LayerNorm(width, eps=EPS)
-        self.cond_z_proj = nn.Linear(width, width)
-        self.cond_proj = nn.Linear(config.channels, width)
-        self.encoder_blocks = nn.ModuleList(Block(width, config.heads, dropout) for _ in range(config.enc_depth))
-        self.encoder_task_emb = nn.Embedding(2, width)
-        self.encoder_blocks_ada = nn.Sequential(nn.SiLU(), nn.Linear(width, 4 * width))
+        if config.pivots == "condition":
+            self.cond_z_proj = nn.Linear(width, width)
+        if not config.single_scale:
+            self.cond_proj = nn.Linear(config.channels, width)
+        self._add_stack("encoder", config.enc_depth, dropout)
         self.encoder_norm = nn.LayerNorm(width, eps=EPS)
         self.decoder_embed = nn.Linear(width, width)
-        self.decoder_blocks = nn.ModuleList(Block(width, config.heads, dropout) for _ in range(config.dec_depth))
-        self.decoder_task_emb = nn.Embedding(2, width)
-        self.decoder_blocks_ada = nn.Sequential(nn.SiLU(), nn.Linear(width, 4 * width))
+        self._add_stack("decoder", config.dec_depth, dropout)
         self.decoder_norm = nn.LayerNorm(width, eps=EPS)
+
+    def _add_stack(self, name: str, depth: int, dropout: float) -> None:
+        """Add the blocks of encoder or decoder and what makes their modulation from the phase."""
+        width, heads, kind = self.config.width, self.config.heads, self.config.scale_vector
+        blocks = nn.ModuleList(Block(width, heads, dropout, kind) for _ in range(depth))
+        self.add_module(f"{name}_blocks", blocks)
+        if kind != "none":
+            embedding = nn.Embedding(2, width) if kind == "learned" else TimestepEmbedding(width)
+            self.add_module(f"{name}_task_emb", embedding)
+            product = nn.Linear(width, MODULATIONS[kind] * width)
+            self.add_module(f"{name}_blocks_ada", nn.Sequential(nn.SiLU(), product))
 
     def transformer_low(self, class_row: Tensor, low_tokens: Tensor, known: Tensor) -> Tensor:
         """Phase low: z of all L positions from the visible low tokens.
@@ -82,25 +125,33 @@ class MaskedTransformer(nn.Module):
         """
         return self._run(class_row, self.cond_proj(low_tokens), known, LOW)
 
-    def transformer_high(self, class_row: Tensor, pivots: Tensor, tokens: Tensor, known: Tensor) -> Tensor:
+    def transformer_high(self, class_row: Tensor, pivots: Tensor | None, tokens: Tensor, known: Tensor) -> Tensor:
         """Phase high: z of all L positions from the pivots and the visible high tokens.
 
         Args:
             class_row: (R,) integers, 0 … classes; `classes` is the unconditional row.
-            pivots: (R, S, D), z of phase low captured when each position was revealed.
+            pivots: (R, S, D), z of phase low captured when each position was revealed; with visual pivots the low
+                tokens (R, S, C); None with a single scale.
             tokens: (R, N, C); values at masked positions are ignored.
             known: (R, N) boolean, True where visible, equally many in every row.
 
         Returns:
-            z (R, L, D); its last N rows are the DiT head's condition.
+            z (R, L, D); its last N rows are the condition of phase high's head.
         """
-        return self.run_high(class_row, self.cond_z_proj(pivots), tokens, known)
+        return self.run_high(class_row, None if pivots is None else self.guide(pivots), tokens, known)
 
-    def run_high(self, class_row: Tensor, low_rows: Tensor, tokens: Tensor, known: Tensor) -> Tensor:
+    def guide(self, pivots: Tensor) -> Tensor:
+        """Project pivots, (R, S, D) or visual (R, S, C), to the rows (R, S, D) that phase high sees."""
+        return self.cond_proj(pivots) if self.config.pivots == "visual" else self.cond_z_proj(pivots)
+
+    def run_high(self, class_row: Tensor, low_rows: Tensor | None, tokens: Tensor, known: Tensor) -> Tensor:
         """`transformer_high` from low rows already projected to (R, S, D); training mixes its own (§8)."""
-        low_known = torch.ones(low_rows.shape[:2], dtype=torch.bool, device=known.device)
-        embedded = torch.cat([low_rows, self.z_proj(tokens)], dim=1)
-        return self._run(class_row, embedded, torch.cat([low_known, known], dim=1), HIGH)
+        embedded = self.z_proj(tokens)
+        if low_rows is not None:
+            low_known = torch.ones(low_rows.shape[:2], dtype=torch.bool, device=known.device)
+            embedded = torch.cat([low_rows, embedded], dim=1)
+            known = torch.cat([low_known, known], dim=1)
+        return self._run(class_row, embedded, known, HIGH)
 
     def context(self, class_row: Tensor) -> Tensor:
         """Return the K equal context rows (R, K, D) of each class row."""
@@ -112,26 +163,49 @@ class MaskedTransformer(nn.Module):
         K, L = self.config.buffer, self.config.positions
         rows = torch.arange(len(embedded), device=embedded.device)[:, None]
         visible = visible_indices(known, K)
-        offset = phase * (K + L)
+        table = 0 if self.config.single_scale else phase
+        offset = table * (K + L)
         sequence = torch.cat([self.context(class_row), embedded], dim=1)
         sequence = sequence + self.encoder_pos_embed_learned[:, offset : offset + sequence.shape[1]]
         x = self.z_proj_ln(sequence)[rows, visible]
-        x = self._stack(x, self.encoder_blocks, self.encoder_task_emb, self.encoder_blocks_ada, phase)
+        x = self._stack("encoder", x, phase)
         x = self.decoder_embed(self.encoder_norm(x))
 
-        masks = self.mask_token[:, phase * L : (phase + 1) * L].expand(len(x), -1, -1)
+        # Variants share a phase's rows with the other phase, or one row with every position.
+        first = table * L if self.mask_token.shape[1] == 2 * L else 0
+        masks = self.mask_token[:, first : first + L].expand(len(x), L, -1)
         full = torch.cat([x[:, :K], masks.to(x.dtype)], dim=1)
         full = full.index_put((rows, visible), x)
         full = full + self.decoder_pos_embed_learned[:, offset : offset + K + L]
-        full = self._stack(full, self.decoder_blocks, self.decoder_task_emb, self.decoder_blocks_ada, phase)
+        full = self._stack("decoder", full, phase)
         return self.decoder_norm(full)[:, K:] + self.diffusion_pos_embed_learned
 
-    @staticmethod
-    def _stack(x: Tensor, blocks: nn.ModuleList, task_emb: nn.Embedding, ada: nn.Sequential, phase: int) -> Tensor:
-        modulation = ada(task_emb.weight[phase])
-        for block in blocks:
-            x = block(x, modulation, phase)
+    def _stack(self, name: str, x: Tensor, phase: int) -> Tensor:
+        modulation = self._modulation(name, phase)
+        for block in self.get_submodule(f"{name}_blocks").children():
+            if self.recompute and torch.is_grad_enabled():
+                x = checkpoint(block, x, modulation, phase, use_reentrant=False)
+            else:
+                x = block(x, modulation, phase)
         return x
+
+    def _modulation(self, name: str, phase: int) -> Tensor | None:
+        """Return `a` (4D or 6D) of a phase for the blocks of encoder or decoder."""
+        if self.config.scale_vector == "none":
+            return None
+        embedding = self.get_submodule(f"{name}_task_emb")
+        if isinstance(embedding, nn.Embedding):
+            vector = embedding.weight[phase]
+        else:
+            vector = embedding(torch.tensor([phase], device=self.mask_token.device))
+        return self.get_submodule(f"{name}_blocks_ada")(vector)
+
+
+def mask_rows(config: ModelConfig) -> int:
+    """Rows of `mask_token`: one per phase and position; shared by phases, or by all positions, in variants."""
+    if config.single_scale:
+        return 1
+    return config.positions if config.scale_vector == "none" else 2 * config.positions
 
 
 def visible_indices(known: Tensor, context: int) -> Tensor:

@@ -11,14 +11,8 @@ from himar.checkpoints import load_checkpoint
 from himar.config import ModelConfig
 from himar.diffusion_draws import StartPractice, diffusion_draws
 from himar.head_losses import add_noise, dit_head_loss, mlp_head_loss
-from himar.losses import (
-    LossSettings,
-    drop_labels,
-    high_mask_ratio,
-    low_mask_ratio,
-    model_losses,
-    random_mask,
-)
+from himar.loss_draws import LossSettings, drop_labels, high_mask_ratio, low_mask_ratio, random_mask
+from himar.losses import model_losses
 from himar.model import HiMAR, randomise
 from himar_kernels import ConfigError
 
@@ -178,7 +172,7 @@ def test_impossible_settings_are_refused(wrong):
 
 
 def test_diffusion_draws_are_the_forward_process_unless_practice_is_asked():
-    t, noise, weight = diffusion_draws(torch.zeros(20000, 4), None, torch.Generator().manual_seed(0))
+    t, noise, weight = diffusion_draws((20000, 4), None, torch.Generator().manual_seed(0))
     assert (t.min().item(), t.max().item()) == (0, 999)
     assert t.float().mean().item() == pytest.approx(499.5, abs=8)
     assert noise.std().item() == pytest.approx(1, abs=0.01)
@@ -187,7 +181,7 @@ def test_diffusion_draws_are_the_forward_process_unless_practice_is_asked():
 
 def test_practice_takes_its_share_and_weighs_errors_by_the_noise():
     start = StartPractice(share=0.5, weight=100, excess=8)
-    t, noise, weight = diffusion_draws(torch.zeros(20000, 64), start, torch.Generator().manual_seed(0))
+    t, noise, weight = diffusion_draws((20000, 64), start, torch.Generator().manual_seed(0))
     last = t == 999
     assert last.float().mean().item() == pytest.approx(0.25, abs=0.02)
     assert noise[last].std().item() == pytest.approx(1, abs=0.01)
