@@ -90,23 +90,25 @@ def run_watched(work: Callable[[], _T], monitor: BuildMonitor, progress: Callabl
     """
     outcome: list[_T] = []
     failure: list[BaseException] = []
+    ended = threading.Event()  # Thread.join, once interrupted, takes a running thread for a finished one (Python 3.11)
 
     def run() -> None:
         try:
             outcome.append(work())
         except BaseException as error:
             failure.append(error)
+        finally:
+            ended.set()
 
-    thread = threading.Thread(target=run, name="himar-engine-builder")
-    thread.start()
+    threading.Thread(target=run, name="himar-engine-builder").start()
     try:
-        while thread.is_alive():
-            thread.join(_POLL_SECONDS)
+        while not ended.wait(_POLL_SECONDS):
             progress(monitor.fraction())
     except BaseException:
         monitor.cancel()
-        thread.join()
+        ended.wait()
         raise
     if failure:
         raise failure[0]
+    progress(1.0)
     return outcome[0]

@@ -1,0 +1,43 @@
+"""TensorRT-RTX's real builder on a model of the released size, random weights, in fp16, with its KL-16 decoder."""
+
+import onnx
+import pytest
+
+from himar.config import read_config, resolve
+from himar.model import HiMAR, randomise
+from himar.vae import AutoencoderKL, VaeConfig
+from himar_export.assemble import add_graphs
+from himar_export.components import components
+from himar_export.engine_cache import external_bytes
+from himar_export.engines import EngineTarget, build_engines
+from himar_export.manifest import BundleWriter
+from himar_export.tensorrt_options import EngineOptions
+
+tensorrt_rtx = pytest.importorskip("tensorrt_rtx")
+pytestmark = pytest.mark.slow
+MAX_BATCH = 64
+
+
+def test_himar_b_builds_in_half_precision(tmp_path):
+    """Every engine holds its weights in half: about two bytes each, with what the float32 islands and tables add."""
+    model = randomise(HiMAR(resolve(read_config("himar-b"), {}, "himar-b")), 0).eval().requires_grad_(False)
+    parts = components(model, AutoencoderKL(VaeConfig()).eval().requires_grad_(False), MAX_BATCH)
+    precisions = {part.name: "fp16" for part in parts}
+    writer = BundleWriter(tmp_path, model, MAX_BATCH)
+    add_graphs(writer, model, parts, precisions, lambda text, fraction: None)
+    target = EngineTarget("tensorrt-rtx", tensorrt_rtx, EngineOptions(), None, None)
+    entries = build_engines(target, tmp_path, parts, precisions, lambda text, fraction: None)
+    half, single = {"matmul": 0, "attention": 0, "convolution": 0}, 0
+    for part in parts:
+        precision = entries[part.name]["precision"]
+        for kind in half:
+            half[kind] += precision.get(kind, {}).get("fp16", 0)
+            single += precision.get(kind, {}).get("fp32", 0)
+        # In float32 an engine would be twice its weights; kernels and prepared weights add up to a fifth.
+        graph = onnx.load(tmp_path / f"{part.name}.onnx", load_external_data=False).graph
+        weights = sum(len(external_bytes(tensor, tmp_path)) for tensor in graph.initializer)
+        assert weights < (tmp_path / f"{part.name}.engine").stat().st_size < 1.25 * weights + 4e6
+    # Per transformer 24 blocks of four products, per DiT block five, per MLP block two and one for all modulations.
+    assert half["attention"] == 24 + 24 + 6
+    assert half["matmul"] == (24 * 4 + 1) + (24 * 4 + 2) + (6 * 5) + (6 * 2 + 1)
+    assert single == 2 + 2 + 3 + 3 + 2

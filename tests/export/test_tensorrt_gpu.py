@@ -1,0 +1,114 @@
+"""TensorRT engines on a GPU: verified at the build, equal to their graphs at the batch sizes in use, refitted."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from himar import load_checkpoint, save_checkpoint
+from himar_export.cli import main
+from himar_export.compare import compare
+from himar_export.verify import COMPONENT_LIMIT
+from himar_kernels import index_lists
+from himar_runtime import Bundle, Device, load_engine
+
+pytestmark = pytest.mark.gpu
+WEIGHTS = Path(__file__).parents[2] / "himar" / "weights"
+DIGITS, VAE = WEIGHTS / "digits.safetensors", WEIGHTS / "digits-vae.safetensors"
+NAMES = ("transformer_low", "transformer_high", "mlp_head", "dit_head", "vae_decoder")
+GPU, CPU = Device.parse("cuda:0"), Device.parse("cpu")
+
+
+@pytest.fixture(scope="module", params=["tensorrt", "tensorrt-rtx"])
+def backend(request) -> str:
+    module = request.param.replace("-", "_")
+    if importlib.util.find_spec(module) is None:
+        pytest.skip(f"{module} is not installed")
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def engines(backend, bundles, build_digits) -> dict[str, Path]:
+    """A bundle per precision; building it verified its engines on this GPU."""
+    return {
+        precision: build_digits(bundles / f"gpu-{backend}-{precision}", f"--{precision}", "--backend", backend)
+        for precision in ("fp32", "fp16", "bf16")
+    }
+
+
+def inputs(bundle: Bundle, name: str, rows: int) -> dict[str, np.ndarray]:
+    """Random inputs of a component; the index lists are those of half-known positions."""
+    model = bundle.manifest.model
+    S, N = model.low_positions, model.high_positions
+    rng = np.random.default_rng(rows)
+    known = np.zeros((rows, S if name == "transformer_low" else S + N), bool)
+    known[:, : known.shape[1] // 2] = True
+    lists = index_lists(known, model.buffer, S + N)
+    ready = {"visible": lists.visible, "sources": lists.sources, "timestep": np.array([500])}
+    ready["class_row"] = np.arange(rows) % (model.classes + 1)
+    sizes = {"height": model.grid, "width": model.grid}
+    return {
+        tensor.name: ready[tensor.name]
+        if tensor.name in ready
+        else rng.standard_normal([sizes.get(s, rows) if isinstance(s, str) else s for s in tensor.shape], np.float32)
+        for tensor in bundle.manifest.components[name].inputs
+    }
+
+
+@pytest.mark.parametrize("rows", [1, 2, 8, 16, 64, 128])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_engines_give_what_their_graphs_in_float32_give(engines, precision, rows):
+    """Engines have been wrong at some row counts alone: guidance doubles them."""
+    bundle, exact = Bundle.open(engines[precision]), Bundle.open(engines["fp32"])
+    for name in NAMES:
+        count = min(rows, bundle.manifest.max_batch) if name == "vae_decoder" else rows
+        given = inputs(bundle, name, count)
+        found = load_engine(bundle, name, GPU, None).run(given)
+        wanted = load_engine(exact, name, CPU, None, backend="onnxruntime").run(given)
+        for output, array in found.items():
+            check = compare(f"{name}: {output}", array, wanted[output], COMPONENT_LIMIT[precision])
+            assert check.passed, check
+
+
+def test_the_build_ran_the_engines_and_read_their_precisions_from_them(engines, backend):
+    for precision, path in engines.items():
+        manifest = json.loads((path / "manifest.json").read_text())
+        assert manifest["verification_ran"] == f"{backend} on cuda"
+        for name in NAMES:
+            inspected = manifest["components"][name]["engine"]["inspected"]
+            assert inspected["source"] == "engine inspector"
+            counts = [counts for kind, counts in inspected.items() if isinstance(counts, dict)]
+            assert any(precision in each for each in counts)
+
+
+def test_verify_runs_the_engines(engines, capsys):
+    capsys.readouterr()
+    assert main(["verify", str(engines["fp16"]), "--device", "cuda", "--json"]) == 0
+    assert "on cuda" in json.loads(capsys.readouterr().out)["ran"]
+
+
+def test_a_refitted_bundle_gives_the_new_checkpoints_numbers_and_is_refittable_again(
+    backend, bundles, build_digits, tmp_path
+):
+    """Its self-test is the new checkpoint's, replayed through the refitted engines: `refit` fails if they differ."""
+    bundle = build_digits(bundles / f"gpu-{backend}-refittable", "--fp16", "--backend", backend, "--refittable")
+    model = load_checkpoint(DIGITS)
+    model.class_emb.weight.copy_(model.class_emb.weight.flip(0))
+    for parameter in model.dit_head.parameters():
+        parameter.mul_(1.01)
+    save_checkpoint(model, tmp_path / "other.safetensors")
+    for source, out in ((tmp_path / "other.safetensors", tmp_path / "there"), (DIGITS, tmp_path / "back")):
+        assert main(["refit", str(bundle), str(source), "--vae", str(VAE), "--out", str(out)]) == 0
+        bundle = out
+    files = json.loads((tmp_path / "back" / "manifest.json").read_text())["files"]
+    assert (
+        files["weights.bin"] != json.loads((tmp_path / "there" / "manifest.json").read_text())["files"]["weights.bin"]
+    )
+
+
+@pytest.mark.parametrize("option", ["--version-compatible", "--hardware-compatible"])
+def test_compatible_engines_of_full_tensorrt_run(bundles, build_digits, option):
+    pytest.importorskip("tensorrt")
+    build_digits(bundles / f"gpu{option}", "--fp16", "--backend", "tensorrt", option)
