@@ -97,8 +97,7 @@ def layers(network: Any) -> list[Any]:
 
 
 def _let_float32_attentions_decompose(library: ModuleType, network: Any) -> None:
-    kind = getattr(library.LayerType, "ATTENTION_OUTPUT", None)  # before TensorRT 10.14 the parser writes primitives
     for layer in layers(network):
-        if kind is not None and layer.type == kind and layer.get_output(0).dtype == library.float32:
+        if layer.type == library.LayerType.ATTENTION_OUTPUT and layer.get_output(0).dtype == library.float32:
             layer.__class__ = library.IAttentionOutputLayer
             layer.attention.decomposable = True

@@ -49,7 +49,15 @@ class EngineOptions:
 
 
 def check_options(options: EngineOptions, backend: str, library: ModuleType, gpu: Gpu | None) -> None:
-    """Raise BuildError for an option that is out of range or that this backend cannot honour here."""
+    """Raise BuildError for an option that is out of range or that this backend cannot honour here.
+
+    A library that is too old for the exported graphs is refused too.
+    """
+    if not hasattr(library.LayerType, "ATTENTION_OUTPUT"):
+        raise BuildError(
+            f"{library.__name__} {library.__version__} has no Attention layer, which the exported graphs use; "
+            f"it came with TensorRT 10.14: install that or a later one."
+        )
     if options.optimization_level not in OPTIMIZATION_LEVELS:
         raise BuildError(f"the optimization level is {options.optimization_level}; it must be 0 to 5.")
     if options.workspace is not None and options.workspace < _SMALLEST_WORKSPACE:

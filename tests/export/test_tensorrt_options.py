@@ -1,5 +1,7 @@
 """Options of TensorRT's builders: each backend takes what it has and refuses the rest in a sentence."""
 
+import types
+
 import pytest
 
 from himar_export.cli import main
@@ -49,6 +51,12 @@ def test_what_cannot_be_honoured_is_refused(backend, options, gpu, text):
 )
 def test_what_can_be_honoured_is_taken(backend, options, gpu):
     check_options(EngineOptions(**options), backend, tensorrt_rtx, gpu)
+
+
+def test_a_tensorrt_without_attention_layers_is_refused():
+    old = types.SimpleNamespace(__name__="tensorrt", __version__="10.13.3", LayerType=types.SimpleNamespace())
+    with pytest.raises(BuildError, match=r"tensorrt 10\.13\.3 has no Attention layer.*10\.14"):
+        check_options(EngineOptions(), "tensorrt", old, H100)
 
 
 def test_what_the_engines_are_for_is_written_down():
