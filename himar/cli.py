@@ -13,6 +13,7 @@ import click
 from himar_kernels.console import label_option, require_extra, run_cli
 
 from .cli_cache import cache_latents_command
+from .cli_evaluate import evaluate
 
 if TYPE_CHECKING:
     from .optimise import OnStep
@@ -123,6 +124,7 @@ def init(config: str, seed: int, half: bool, out: Path) -> None:
 
 
 cli.add_command(cache_latents_command)
+cli.add_command(evaluate)
 
 
 @contextmanager

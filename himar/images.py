@@ -24,15 +24,18 @@ def sample_images(
     draws: Draws,
     sampling: SamplingConfig | None = None,
     chunk: int = 100,
+    first_index: int = 0,
 ) -> NDArray[np.uint8]:
     """Return one image per label, uint8 (B, H, W, 3); `chunk` images are made at once and do not change them.
 
+    `first_index` is the image index of the first label: images depend on the draws' seed and their index alone.
     Raises InputError for a label out of range, ConfigError when model and VAE do not belong together.
     """
     require_fit(vae, model.config, "the VAE")
     parts = []
     for first in range(0, len(labels), chunk):
-        latents = generate(model, labels[first : first + chunk], draws=draws, sampling=sampling, first_index=first)
+        part, index = labels[first : first + chunk], first_index + first
+        latents = generate(model, part, draws=draws, sampling=sampling, first_index=index)
         parts.append(to_uint8(vae.decode(latents).cpu().numpy()))
     if not parts:
         raise InputError("labels is empty; give at least one class label.")

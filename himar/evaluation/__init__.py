@@ -1,0 +1,1 @@
+"""Measures images the way papers do: FID, sFID, inception score, precision and recall."""

@@ -1,0 +1,261 @@
+"""himar evaluate: from a checkpoint to images that shards and kills do not change, and from images to numbers."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import himar.evaluation.samples as samples
+from himar.checkpoints import load_checkpoint, save_checkpoint
+from himar.cli import main
+from himar.config import read_config, resolve
+from himar.digits import load_digits_split
+from himar.evaluation.samples import SampleRun
+from himar.images import sample_images
+from himar.model import HiMAR, randomise
+from himar.vae import load_vae
+from himar_kernels import InputError, PhiloxDraws, to_uint8
+
+VAE = Path(__file__).parents[2] / "himar" / "weights" / "digits-vae.safetensors"
+TINY = {
+    "width": 32, "enc_depth": 1, "dec_depth": 1, "heads": 2, "classes": 10, "buffer": 2, "cond_scale": 4,
+    "img_size": 32, "vae_stride": 4, "channels": 4, "mlp_depth": 1, "mlp_width": 32, "dit_depth": 1,
+    "dit_width": 32, "dit_heads": 2,
+    "sampling": {"low_steps": 2, "high_steps": 2, "low_diffusion_steps": 2, "high_diffusion_steps": 2},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
+    save_checkpoint(randomise(HiMAR(resolve(read_config(TINY), {}, "tiny")), 0), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory) -> tuple[Path, Path]:
+    """Real digits as .npz: training and held-out."""
+    folder = tmp_path_factory.mktemp("digits")
+    paths = folder / "train.npz", folder / "held-out.npz"
+    for path, part in zip(paths, load_digits_split(), strict=True):
+        np.savez(path, to_uint8(part.images.numpy()))
+    return paths
+
+
+def run(*arguments: str | Path) -> int:
+    with pytest.raises(SystemExit) as stop:
+        main([str(argument) for argument in arguments])
+    return stop.value.code
+
+
+def make(model: Path, out: Path, *more: str) -> int:
+    return run("evaluate", model, "--vae", VAE, "--images", "20", "--chunk", "6", "--seed", "5", "--out", out, *more)
+
+
+def images_of(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    with np.load(path) as file:
+        return file["arr_0"], file["arr_1"]
+
+
+def one_error(capsys) -> str:
+    text = capsys.readouterr().err.strip().splitlines()[-1]
+    assert text.startswith("error: ")
+    return text
+
+
+def test_images_are_those_of_seed_and_index_with_equal_classes(model, tmp_path):
+    assert make(model, tmp_path / "s.npz", "--per-class") == 0
+    images, labels = images_of(tmp_path / "s.npz")
+    assert labels.tolist() == [*range(10)] * 2
+    wanted = sample_images(load_checkpoint(model), load_vae(VAE), labels.tolist(), PhiloxDraws(5))
+    assert np.abs(images.astype(int) - wanted).max() <= 1
+    assert images.shape == (20, 32, 32, 3)
+    assert list(tmp_path.iterdir()) == [tmp_path / "s.npz"]
+
+
+def test_shards_in_any_order_give_the_same_file(model, tmp_path, capsys):
+    assert make(model, tmp_path / "one.npz") == 0
+    out = tmp_path / "shards.npz"
+    assert make(model, out, "--shard", "3/3") == 0
+    assert make(model, out, "--merge") == 1
+    assert "3 of 4 parts are missing" in one_error(capsys)
+    assert not out.exists()
+    for shard in ("1/3", "2/3"):
+        assert make(model, out, "--shard", shard, "--json") == 0
+    outcomes = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(outcome["images"], outcome["shard"]) for outcome in outcomes] == [(8, "1/3"), (6, "2/3")]
+    assert make(model, out, "--merge") == 0
+    assert out.read_bytes() == (tmp_path / "one.npz").read_bytes()
+
+
+def test_a_killed_run_keeps_its_parts_and_ends_the_same(model, tmp_path, monkeypatch):
+    assert make(model, tmp_path / "whole.npz") == 0
+    out = tmp_path / "killed.npz"
+    code = (
+        "import os, signal, sys, himar.evaluation.samples as s\n"
+        "whole = s._in_one_move\n"
+        "def write(path, do):\n"
+        "    if path.name == 'part-000002.npy':\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    whole(path, do)\n"
+        "s._in_one_move = write\n"
+        "from himar.cli import main; main(sys.argv[1:])\n"
+    )
+    arguments = ["evaluate", model, "--vae", VAE, "--images", "20", "--chunk", "6", "--seed", "5", "--out", out]
+    done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], check=False, capture_output=True)
+    assert done.returncode == -signal.SIGKILL
+    assert not out.exists()
+    parts = out.with_name("killed.npz.parts")
+    assert sorted(path.name for path in parts.glob("part-*")) == ["part-000000.npy", "part-000001.npy"]
+    (parts / "part-000001.npy").write_bytes(b"cut short")
+    made = []
+
+    def counted(*given, **more):
+        made.append(more["first_index"])
+        return sample_images(*given, **more)
+
+    monkeypatch.setattr(samples, "sample_images", counted)
+    assert make(model, out) == 0
+    assert made == [6, 12, 18]
+    assert out.read_bytes() == (tmp_path / "whole.npz").read_bytes()
+
+
+def test_parts_of_another_run_are_never_mixed_in(model, tmp_path, capsys):
+    out = tmp_path / "s.npz"
+    assert make(model, out, "--shard", "1/2") == 0
+    for change, named in ((("--seed", "6"), "seed"), (("--guidance", "2"), "sampling"), (("--chunk", "5"), "chunk")):
+        assert make(model, out, *change) == 1
+        assert f"another {named}" in one_error(capsys)
+    other = tmp_path / "other.safetensors"
+    save_checkpoint(randomise(load_checkpoint(model), 1), other)
+    assert make(other, out) == 1
+    assert "another model_sha256" in one_error(capsys)
+
+
+def test_random_classes_follow_the_seed(model, tmp_path):
+    assert make(model, tmp_path / "s.npz", "--random-classes", "--images", "13") == 0
+    images, labels = images_of(tmp_path / "s.npz")
+    assert len(images) == len(labels) == 13
+    assert len(set(np.bincount(labels, minlength=10))) > 1
+    config = {"classes": 10, "img_size": 32}
+    runs = [SampleRun("", "", config, {}, 1000, seed, per_class=False).labels() for seed in (1, 1, 2)]
+    assert np.array_equal(runs[0], runs[1])
+    assert not np.array_equal(runs[0], runs[2])
+    assert set(runs[0]) == set(range(10))
+
+
+def test_real_digits_are_near_and_noise_is_far(digits, tmp_path, capsys):
+    train, held_out = digits
+    np.savez(tmp_path / "noise.npz", np.random.default_rng(0).integers(0, 256, (300, 32, 32, 3), dtype=np.uint8))
+    reports = []
+    for source in (held_out, tmp_path / "noise.npz"):
+        assert run("evaluate", source, "--against", train, "--extractor", "digits", "--json") == 0
+        reports.append(json.loads(capsys.readouterr().out))
+    real, noise = reports
+    assert real["fid"] < 10 < 100 < noise["fid"]
+    assert real["sfid"] < 10 < noise["sfid"]
+    assert real["precision"] > 0.8 > 0.1 > noise["precision"]
+    assert real["recall"] > 0.8
+    assert real["inception_score"] > 8 > noise["inception_score"]
+    assert (real["images"], real["reference_images"], real["extractor"]) == (360, 1437, "digits classifier")
+    assert real["warnings"] == []
+
+
+def test_statistics_are_saved_and_used(digits, tmp_path, capsys):
+    train, held_out = digits
+    saved = tmp_path / "train-statistics.npz"
+    assert run("evaluate", train, "--extractor", "digits", "--save-statistics", saved) == 0
+    text = capsys.readouterr().out
+    assert "1437 images, against no reference" in text
+    assert "digits classifier, sha256 " in text
+    assert run("evaluate", held_out, "--against", saved, "--extractor", "digits", "--json") == 0
+    by_statistics = json.loads(capsys.readouterr().out)
+    assert run("evaluate", held_out, "--against", train, "--extractor", "digits", "--json") == 0
+    by_images = json.loads(capsys.readouterr().out)
+    assert by_statistics["fid"] == pytest.approx(by_images["fid"], rel=1e-9)
+    assert by_statistics["precision"] is None
+
+
+def test_a_checkpoint_is_sampled_and_measured_in_one_command(model, digits, tmp_path, capsys):
+    out = tmp_path / "s.npz"
+    assert make(model, out, "--against", str(digits[1]), "--extractor", "digits") == 0
+    output = capsys.readouterr()
+    assert f"{out}, 20 images, against {digits[1]}, 360 images" in output.out
+    assert "FID" in output.out
+    assert "warning: the measured set has 20 images" in output.err
+    assert make(model, out) == 1
+    assert "exists; measure it with himar evaluate" in one_error(capsys)
+
+
+def test_what_a_measurement_needs_is_asked_before_hours_of_sampling(model, tmp_path, capsys):
+    out = tmp_path / "s.npz"
+    assert make(model, out, "--against", str(tmp_path / "absent.npz"), "--extractor", "digits") == 1
+    assert "does not exist" in one_error(capsys)
+    assert make(model, out, "--inception", str(tmp_path / "absent.pth")) == 1
+    assert "pt_inception-2015-12-05-6726825d.pth" in one_error(capsys)
+    assert make(model, out, "--against", str(out.parent)) == 1
+    assert "--inception" in one_error(capsys)
+    assert make(model, out, "--images", "25") == 1
+    assert "25 images cannot be shared equally by 10 classes" in one_error(capsys)
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_images_are_one_sentence(digits, tmp_path, capsys):
+    arguments = ("--against", digits[0], "--extractor", "digits")
+    assert run("evaluate", tmp_path / "absent", *arguments) == 1
+    assert "does not exist" in one_error(capsys)
+    np.savez(tmp_path / "wide.npz", np.zeros((20, 64, 64, 3), np.uint8))
+    assert run("evaluate", tmp_path / "wide.npz", *arguments) == 1
+    assert "(m, 32, 32, 3)" in one_error(capsys)
+    np.savez(tmp_path / "few.npz", np.zeros((10, 32, 32, 3), np.uint8))
+    assert run("evaluate", tmp_path / "few.npz", *arguments, "-k", "10") == 1
+    assert "k is 10, but the measured set has 10 images" in one_error(capsys)
+    assert run("evaluate", tmp_path / "few.npz", "--extractor", "digits", "--device", "tpu9") == 1
+    assert "device 'tpu9' cannot be used" in one_error(capsys)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["images", "--seed", "0"],
+        ["images", "--merge"],
+        ["images", "--extractor", "digits", "--inception", "x.pth"],
+        ["model.pth", "--out", "s.npz"],
+        ["model.pth", "--images", "10"],
+        ["model.pth", "--images", "10", "--out", "s.png"],
+        ["model.pth", "--images", "10", "--out", "s.npz", "--shard", "0/2"],
+        ["model.pth", "--images", "10", "--out", "s.npz", "--shard", "3/2"],
+        ["model.pth", "--images", "10", "--out", "s.npz", "--shard", "1/2", "--merge"],
+        ["model.pth", "--images", "10", "--out", "s.npz", "--shard", "1/2", "--extractor", "digits"],
+        ["model.pth", "--images", "10", "--out", "s.npz", "--per-class", "--random-classes"],
+    ],
+)
+def test_wrong_usage_exits_with_2(arguments):
+    assert run("evaluate", *arguments) == 2
+
+
+def test_a_shard_out_of_range_or_a_folder_that_cannot_be_used_is_refused(model, tmp_path):
+    run_of = SampleRun("", "", load_checkpoint(model).config.to_dict(), {}, 10, 0)
+    parts = tmp_path / "parts"
+    with pytest.raises(InputError, match="shard is 3/2"):
+        samples.make_parts(run_of, None, None, parts, 3, 2)
+    parts.mkdir()
+    (parts / "part-000000.npy").write_bytes(b"")
+    with pytest.raises(InputError, match=r"parts but no run\.json"):
+        samples.merge_parts(run_of, parts, tmp_path / "s.npz")
+    with pytest.raises(InputError, match="at least 1"):
+        SampleRun("", "", {"classes": 10}, {}, 0, 0)
+
+
+@pytest.mark.gpu
+def test_images_made_on_a_gpu_are_those_of_the_cpu(model, tmp_path):
+    assert torch.cuda.is_available()
+    for device in ("cpu", "cuda:0"):
+        assert make(model, tmp_path / f"{device[:3]}.npz", "--device", device) == 0
+    cpu, gpu = (images_of(tmp_path / name)[0].astype(int) for name in ("cpu.npz", "cud.npz"))
+    assert np.abs(cpu - gpu).max() <= 2
