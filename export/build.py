@@ -85,7 +85,7 @@ def build(request: BuildRequest, progress: Progress = lambda text, fraction: Non
         if tensorrt:
             engines = build_engines(tensorrt, folder, parts, precisions, within(progress, 0.5, 0.7))
         backend = tensorrt.backend_entry() if tensorrt else onnxruntime_entry()
-        device = "cuda" if tensorrt and tensorrt.runs_here else "cpu"
+        device = "cuda" if engines and all("inspected" in entry for entry in engines.values()) else "cpu"
         provenance = _provenance(request)
         return finish(folder, writer, model, vae, precisions, backend, engines, provenance, device, progress)
 

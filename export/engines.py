@@ -16,7 +16,7 @@ from .components import Component
 from .engine_cache import EngineCache, engine_key
 from .gpu import Gpu, find_gpu
 from .precision import Precision
-from .tensorrt_build import build_engine, inspect_engine
+from .tensorrt_build import build_engine, inspect_engine, unfit_here
 from .tensorrt_options import EngineOptions, check_options, runs_here, target
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,8 @@ def build_engines(
 ) -> dict[str, dict[str, Any]]:
     """Write `<component>.engine` beside each `<component>.onnx` in `folder`; return the manifest's engine entries.
 
-    progress takes a text and the fraction of all engines. Raises BuildError as `build_engine` does.
+    An entry has `inspected` where this machine's GPU could open the engine. progress takes a text and the fraction of
+    all engines. Raises BuildError as `build_engine` does.
     """
     entries = {}
     for number, component in enumerate(parts):
@@ -119,6 +120,10 @@ def _engine(
         facts = {name: stored[1][name] for name in ("precision", "build_seconds")}
         log.info("%s: reusing the engine %s", component.name, key)
     facts["cached"] = stored is not None
-    if to.runs_here:
+    # An engine that was asked for this GPU has to load on it; of the builder's own choice it need not be one.
+    unfit = unfit_here(to.library, data) if to.runs_here and not to.measures else None
+    if unfit is not None:
+        log.warning("the engine of %s is not for this machine's GPU (%s) and is not run", component.name, unfit)
+    elif to.runs_here:
         facts["inspected"] = inspect_engine(to.library, data, component.name, precision).to_dict()
     return data, facts

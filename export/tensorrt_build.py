@@ -86,6 +86,21 @@ def inspect_engine(library: ModuleType, data: bytes, component: str, precision: 
     return table
 
 
+def unfit_here(library: ModuleType, data: bytes) -> str | None:
+    """Return why an engine does not fit this machine's GPU and driver, in TensorRT-RTX's words; None if it does.
+
+    Full TensorRT builds for the GPU it runs on and has no such question: None.
+    """
+    if not hasattr(library.Runtime, "get_engine_validity"):
+        return None
+    with collected_errors(library) as errors:
+        validity, found = library.Runtime(library_logger(library)).get_engine_validity(data)
+    if validity != library.EngineValidity.INVALID:
+        return None
+    names = [name for name, flag in library.EngineInvalidityDiagnostics.__members__.items() if int(found) & flag.value]
+    return ", ".join(names) or first_error(errors)
+
+
 def _configure(
     parsed: ParsedNetwork, component: Component, options: EngineOptions, timing: TimingCache | None
 ) -> tuple[Any, Any]:

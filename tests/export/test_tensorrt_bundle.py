@@ -12,6 +12,7 @@ import pytest
 
 from himar_export.cli import main
 from himar_export.gpu import find_gpu
+from himar_export.tensorrt_build import unfit_here
 from himar_kernels import EngineError
 from himar_runtime import Bundle, Device, load_networks
 
@@ -71,6 +72,17 @@ def test_engines_that_were_not_run_are_named_as_such(capsys, rtx_bundle, manifes
     assert sentence in text
     assert "outputs match" in text
     assert json.loads(run(capsys, "verify", rtx_bundle, "--json"))["ran"].startswith(sentence)
+
+
+@without_gpu
+def test_an_engine_that_this_machine_cannot_run_is_known_before_it_is_loaded(rtx_bundle):
+    """TensorRT-RTX tells from the header; a build on a GPU that its engines are not for then verifies the graphs."""
+    import tensorrt_rtx
+
+    reason = unfit_here(tensorrt_rtx, (rtx_bundle / "mlp_head.engine").read_bytes())
+    assert reason is not None
+    assert "driver" in reason
+    assert unfit_here(tensorrt_rtx, bytes(1000)) == "MALFORMED_ENGINE"
 
 
 def test_inspect_shows_the_precisions(capsys, rtx_bundle, monkeypatch):
