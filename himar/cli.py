@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,9 +12,7 @@ from himar_kernels.console import label_option, require_extra, run_cli
 
 from .cli_cache import cache_latents_command
 from .cli_evaluate import evaluate
-
-if TYPE_CHECKING:
-    from .optimise import OnStep
+from .cli_train import train_command
 
 _EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
 _NEW = click.Path(path_type=Path)
@@ -29,42 +25,6 @@ def cli() -> None:
 
     Add --debug to any command to see the traceback of an error.
     """
-
-
-@cli.command(epilog="Example: himar train --config digits --data digits --out trained")
-@click.option("--config", required=True, help="Preset or JSON file; 32x32 images, 8x8 and 4x4 tokens of 4 channels.")
-@click.option("--data", required=True, type=click.Choice(["digits"]), help="scikit-learn's handwritten digits.")
-@click.option("--out", required=True, type=_NEW, help="Folder for the two weight files; a VAE in it is used.")
-@click.option("--steps", type=click.IntRange(min=1), help="Steps of the model's training.")
-@click.option("--batch", type=click.IntRange(min=1), help="Images per step of the model's training.")
-@click.option("--seed", default=0, show_default=True, help="Seed of weights, order of images and noise.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; all cores if not given.")
-def train(
-    config: str,
-    data: str,
-    out: Path,
-    steps: int | None,
-    batch: int | None,
-    seed: int,
-    threads: int | None,
-) -> None:
-    """Train a VAE and a model from new weights.
-
-    The defaults made the weights that himar ships; they take about 40 minutes on two cores.
-    """
-    require_extra("model", "torch", "safetensors", "sklearn")
-    import torch
-
-    from .config import read_config, resolve
-    from .digits_recipe import Recipe, train_digits
-
-    if threads is not None:
-        torch.set_num_threads(threads)
-    model_config = resolve(read_config(config), {}, config)
-    recipe = Recipe(seed=seed).changed(steps, batch)
-    with _live_progress() as on_stage:
-        written = train_digits(out, model_config, recipe, on_stage)
-    click.echo(f"{data}: wrote {written}")
 
 
 @cli.command(epilog="Example: himar sample trained/digits.safetensors --labels 0-9 --seed 7 --out digits.png")
@@ -124,36 +84,8 @@ def init(config: str, seed: int, half: bool, out: Path) -> None:
 
 
 cli.add_command(cache_latents_command)
+cli.add_command(train_command)
 cli.add_command(evaluate)
-
-
-@contextmanager
-def _live_progress() -> Iterator[Any]:
-    """Yield the `on_stage` of a training: one live line per stage, with its latest figures."""
-    from rich.console import Console
-    from rich.progress import Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        TextColumn("{task.completed}/{task.total}"),
-        TextColumn("{task.fields[figures]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-
-        def on_stage(stage: str) -> OnStep:
-            task = progress.add_task(stage, total=None, figures="")
-
-            def on_step(state: Any) -> None:
-                figures = "  ".join(f"{name} {value:.3g}" for name, value in state.figures.items())
-                speed = progress.tasks[task].speed
-                if speed:
-                    figures += f"  {speed * state.images:.0f} img/s"
-                progress.update(task, completed=state.step, total=state.steps, figures=figures)
-
-            return on_step
-
-        yield on_stage
 
 
 def main(argv: Sequence[str] | None = None) -> None:

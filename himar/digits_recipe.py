@@ -10,16 +10,20 @@ import torch
 
 from himar_kernels import ConfigError
 
-from .checkpoints import save_checkpoint
 from .config import ModelConfig
 from .diffusion_draws import StartPractice
 from .digits import IMAGE_SIZE, Digits, half_size, load_digits_split
 from .loss_draws import LossSettings
-from .model import HiMAR
 from .optimise import OnStep, Schedule
-from .training import LatentSet, TrainingSettings, train_model
+from .train_data import LatentSet
+from .train_processes import Processes
+from .train_run import Outputs, run_training
+from .train_settings import Execution, TrainingSettings
 from .vae import AutoencoderKL, load_vae
 from .vae_training import DIGITS_VAE, VaeTraining, latent_moments, save_vae, train_vae
+
+DIGIT_IMAGES = 1437
+"""Training digits: what an epoch of them is."""
 
 VAE_FILE, MODEL_FILE = "digits-vae.safetensors", "digits.safetensors"
 
@@ -42,40 +46,54 @@ class Recipe:
     model: TrainingSettings = DIGITS_MODEL
     seed: int = 0
 
-    def changed(self, steps: int | None, batch: int | None) -> Recipe:
-        """Return a copy with the model's steps and batch changed where given."""
-        model = self.model
-        if steps is not None:
-            warmup = min(model.schedule.warmup, steps // 10)
-            model = replace(model, schedule=replace(model.schedule, steps=steps, warmup=warmup))
-        if batch is not None:
-            model = replace(model, batch=batch)
-        return replace(self, model=model)
+    def with_model(self, settings: TrainingSettings) -> Recipe:
+        """Return a copy with other settings of the model's training."""
+        return replace(self, model=settings)
 
 
-def train_digits(folder: Path, config: ModelConfig, recipe: Recipe, on_stage: Callable[[str], OnStep | None]) -> Path:
+def train_digits(
+    folder: Path,
+    config: ModelConfig,
+    recipe: Recipe,
+    on_stage: Callable[[str], OnStep | None],
+    *,
+    execution: Execution | None = None,
+    processes: Processes | None = None,
+    resume: bool = False,
+    released: bool = False,
+    board: bool = False,
+    grid: int = 0,
+) -> Path:
     """Train the digits' VAE and model and write both to `folder`; returns the model's file.
 
-    A VAE that `folder` already has is used as it is. The model's averaged weights are written at every snapshot,
-    each in one move. `on_stage` is told "VAE" or "model" before each training and may return a step callback.
-    Raises ConfigError when the model's sizes do not suit the digits, TrainingError when a loss stops being
-    finite, CheckpointError when a file cannot be read or written.
+    A VAE that `folder` already has is used as it is. The model's averaged weights and the training's state are
+    written at every snapshot, each in one move; `train_run.Outputs` says what `released`, `board`
+    and `grid` add. `on_stage` is
+    told "VAE" or "model" before each training and may return a step callback.
+    Raises ConfigError when the model's sizes do not suit the digits, and as `train_model` does.
     """
     _check_sizes(config, recipe.vae)
+    processes = processes or Processes()
     train, _ = load_digits_split()
-    if not (folder / VAE_FILE).exists():
+    if processes.first and not (folder / VAE_FILE).exists():
         trained = train_vae(recipe.vae, train.images, recipe.seed, on_stage("VAE"))
         save_vae(folder / VAE_FILE, trained)
+    processes.wait()
     # Read back, so that the latents are those of the half-precision weights that users have.
     vae = load_vae(folder / VAE_FILE)
-    model = HiMAR(config, recipe.model.dropout)
-    target = folder / MODEL_FILE
-
-    def save(averaged: HiMAR, step: int) -> None:
-        save_checkpoint(averaged, target, torch.float16)
-
-    train_model(model, digit_latents(vae, train), recipe.model, recipe.seed, on_stage("model"), save)
-    return target
+    outputs = Outputs(folder, MODEL_FILE, torch.float16, released, grid, board)
+    return run_training(
+        config,
+        digit_latents(vae, train),
+        recipe.model,
+        recipe.seed,
+        outputs,
+        on_stage("model"),
+        vae=vae,
+        execution=execution,
+        processes=processes,
+        resume=resume,
+    )
 
 
 def digit_latents(vae: AutoencoderKL, digits: Digits) -> LatentSet:
@@ -88,7 +106,7 @@ def _check_sizes(config: ModelConfig, vae: VaeTraining) -> None:
     wanted = {
         "img_size": IMAGE_SIZE,
         "vae_stride": stride,
-        "cond_scale": IMAGE_SIZE // 2 // stride,
+        "cond_scale": 0 if config.single_scale else IMAGE_SIZE // 2 // stride,
         "channels": vae.config.z_channels,
     }
     for name, size in wanted.items():

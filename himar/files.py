@@ -56,6 +56,7 @@ def read_state(path: Path, *, key: str | None) -> tuple[dict[str, torch.Tensor],
 def write_safetensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
     """Write tensors and string metadata to `path` in one move; a failure leaves an older file as it was.
 
+    The bytes are on the disk before the file takes its name, so that a power cut does not leave a hollow one either.
     Raises CheckpointError when the folder cannot be written to.
     """
     path = Path(path)
@@ -67,13 +68,42 @@ def write_safetensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata:
         os.close(handle)
         save_file({name: _own_storage(tensor) for name, tensor in tensors.items()}, temporary, metadata=dict(metadata))
         temporary.chmod(0o644)
-        temporary.replace(path)
+        _move_into_place(temporary, path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be written: {error}.") from error
     finally:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+
+def write_torch(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a PyTorch checkpoint as `write_safetensors` does: in one move. Raises CheckpointError."""
+    unfinished = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(dict(content), unfinished)
+        _move_into_place(unfinished, path)
+    except (OSError, RuntimeError) as error:
+        raise CheckpointError(f"{path} cannot be written: {error}.") from error
+    finally:
+        with contextlib.suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+
+
+def _move_into_place(written: Path, path: Path) -> None:
+    """Give a finished file its name: its bytes are on the disk before, the name after."""
+    _sync(written, os.O_RDWR)
+    written.replace(path)
+    _sync(path.parent, os.O_RDONLY)
+
+
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _own_storage(tensor: torch.Tensor) -> torch.Tensor:

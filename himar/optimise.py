@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from himar_kernels import ConfigError, HimarError
 
+_LEAST_SCALE = 2.0**-20
+
 
 class TrainingError(HimarError):
     """Training cannot go on: a loss or gradient is not finite."""
@@ -68,30 +70,68 @@ class Optimiser:
         groups: parameters, or parameter groups with their own weight decay.
         schedule: learning rate by step.
         clip: largest norm of all gradients together.
+        scaler: scales the loss so that float16 gradients do not vanish; None for float32 and bfloat16.
     """
 
-    def __init__(self, groups: Iterable[nn.Parameter] | Iterable[dict], schedule: Schedule, clip: float = 3.0) -> None:
-        self._adam = torch.optim.AdamW(groups, lr=schedule.peak, betas=(0.9, 0.95), weight_decay=0.0)
-        self._parameters = [p for group in self._adam.param_groups for p in group["params"]]
+    def __init__(
+        self,
+        groups: Iterable[nn.Parameter] | Iterable[dict],
+        schedule: Schedule,
+        clip: float = 3.0,
+        scaler: torch.amp.GradScaler | None = None,
+    ) -> None:
+        self.adam = torch.optim.AdamW(groups, lr=schedule.peak, betas=(0.9, 0.95), weight_decay=0.0)
+        self.scaler = scaler
+        self._parameters = [p for group in self.adam.param_groups for p in group["params"]]
         self._schedule = schedule
         self._clip = clip
 
     def step(self, number: int, loss: Tensor) -> float:
         """Go one step down the loss (a scalar) and return the learning rate used. Raises TrainingError."""
+        self.check(number, loss)
+        self.backward(loss)
+        return self.update(number)
+
+    def check(self, number: int, loss: Tensor) -> None:
+        """Raise TrainingError unless a step's loss is finite."""
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"the loss of step {number + 1} is {loss.item()}; lower the learning rate "
                 f"({self._schedule.peak}) or check the training data for NaN."
             )
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of a loss, or of a part's share of it, to those of this step."""
+        (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+
+    def update(self, number: int) -> float:
+        """Clip the gradients added so far, change the parameters by them and forget them; return the learning rate.
+
+        Under float16 a step whose gradients overflow is left out and the scale halved. Raises TrainingError.
+        """
         rate = self._schedule.rate(number)
-        for group in self._adam.param_groups:
+        for group in self.adam.param_groups:
             group["lr"] = rate
-        self._adam.zero_grad(set_to_none=True)
-        loss.backward()
+        if self.scaler is not None:
+            self.scaler.unscale_(self.adam)
         norm = nn.utils.clip_grad_norm_(self._parameters, self._clip)
-        if not torch.isfinite(norm):
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # Sharded over processes.
+        if self.scaler is not None:
+            self.scaler.step(self.adam)
+            self.scaler.update()
+            self._check_scale(number, self.scaler.get_scale())
+        elif torch.isfinite(norm):
+            self.adam.step()
+        else:
             raise TrainingError(
                 f"the gradient of step {number + 1} is not finite; lower the learning rate ({self._schedule.peak})."
             )
-        self._adam.step()
+        self.adam.zero_grad(set_to_none=True)
         return rate
+
+    def _check_scale(self, number: int, scale: float) -> None:
+        if scale < _LEAST_SCALE:
+            raise TrainingError(
+                f"the gradient of step {number + 1} is not finite even with a loss scale of {scale:g}; "
+                f"lower the learning rate ({self._schedule.peak}) or train in bf16."
+            )

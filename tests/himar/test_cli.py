@@ -14,6 +14,7 @@ from himar.cli import cli, main
 from himar.digits import Digits, load_digits_split
 from himar.digits_recipe import MODEL_FILE, VAE_FILE, Recipe
 from himar.optimise import Schedule
+from himar.train_state import STATE_FILE
 from himar.vae import VaeConfig
 from himar.vae_training import VaeTraining
 
@@ -61,7 +62,7 @@ def trained(tmp_path, config, monkeypatch, capsys) -> Path:
 
 
 def test_train_then_sample_gives_a_picture_that_a_seed_repeats(trained, tmp_path):
-    assert sorted(path.name for path in trained.iterdir()) == sorted([VAE_FILE, MODEL_FILE])
+    assert sorted(path.name for path in trained.iterdir()) == sorted([VAE_FILE, MODEL_FILE, STATE_FILE])
     pictures = []
     for name, seed in (("a.png", 3), ("b.png", 3), ("c.png", 4)):
         out = tmp_path / name

@@ -13,7 +13,10 @@ from himar.digits import Digits, half_size, load_digits_split
 from himar.digits_recipe import MODEL_FILE, VAE_FILE, Recipe, train_digits
 from himar.model import HiMAR
 from himar.optimise import Optimiser, Schedule, TrainingError
-from himar.training import LatentSet, TrainingSettings, parameter_groups, train_model, update_average
+from himar.train_data import LatentSet
+from himar.train_settings import TrainingSettings
+from himar.train_state import STATE_FILE
+from himar.training import parameter_groups, train_model, update_average
 from himar.vae import VaeConfig, load_vae
 from himar.vae_training import VaeTraining, latent_moments, reconstruction_psnr, train_vae
 from himar_kernels import ConfigError, InputError, SamplingConfig
@@ -79,7 +82,7 @@ def test_a_gradient_that_is_not_finite_changes_no_weight():
 def test_snapshots_come_on_time_and_at_the_end():
     steps = []
     settings = replace(SETTINGS, schedule=Schedule(steps=5, peak=1e-3), snapshot_every=2)
-    train_model(HiMAR(TINY), latents(), settings, 0, on_snapshot=lambda model, step: steps.append(step))
+    train_model(HiMAR(TINY), latents(), settings, 0, on_snapshot=lambda trainer: steps.append(trainer.done))
     assert steps == [2, 4, 5]
 
 
@@ -138,10 +141,11 @@ def test_the_recipe_leaves_two_files_that_load(tmp_path, few_digits):
     stages = []
     written = train_digits(tmp_path, TINY, tiny_recipe(), lambda stage: stages.append(stage))
     assert stages == ["VAE", "model"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([VAE_FILE, MODEL_FILE])
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([VAE_FILE, MODEL_FILE, STATE_FILE])
     assert load_checkpoint(written).config == TINY
     assert load_vae(tmp_path / VAE_FILE).stride == 4
     vae_before = (tmp_path / VAE_FILE).read_bytes()
+    (tmp_path / STATE_FILE).unlink()
     train_digits(tmp_path, TINY, tiny_recipe(), lambda stage: stages.append(stage))
     assert stages == ["VAE", "model", "model"]
     assert (tmp_path / VAE_FILE).read_bytes() == vae_before
@@ -150,6 +154,7 @@ def test_the_recipe_leaves_two_files_that_load(tmp_path, few_digits):
 def test_an_interrupted_save_leaves_the_last_snapshot(tmp_path, few_digits, monkeypatch):
     written = train_digits(tmp_path, TINY, tiny_recipe(), lambda stage: None)
     before = written.read_bytes()
+    (tmp_path / STATE_FILE).unlink()
 
     def interrupted(tensors, file, metadata):
         raise OSError("No space left on device")

@@ -1,0 +1,224 @@
+"""`himar train`: from images or latents to weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from himar_kernels.console import require_extra
+
+if TYPE_CHECKING:
+    from .config import ModelConfig
+    from .optimise import OnStep
+    from .train_processes import Processes
+    from .train_settings import Execution, TrainingSettings
+
+_WHOLE = click.IntRange(min=1)
+_SHARE = click.FloatRange(0, 1)
+_EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.command("train", epilog="Example: himar train --config digits --data digits --out trained")
+@click.option("--config", required=True, help="Preset (himar-b, mar-b, digits, …) or JSON file.")
+@click.option("--variant", help="A row of the paper's table 5 at the preset's sizes, for example visual.")
+@click.option("--data", required=True, help="digits, a folder of himar cache-latents, or images: a folder or list.")
+@click.option("--vae", type=_EXISTING, help="KL-VAE checkpoint: encodes images, decodes the sample grids.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for weights and training state.")
+@click.option("--resume", is_flag=True, help="Go on from the state in --out; begin where there is none.")
+@click.option("--epochs", type=click.FloatRange(min=0, min_open=True), help="Length in epochs.  [default: 800]")
+@click.option("--steps", type=_WHOLE, help="Length in steps, instead of --epochs.")
+@click.option("--warmup-epochs", type=click.FloatRange(min=0), help="Linear warm-up in epochs.  [default: 100]")
+@click.option("--warmup-steps", type=click.IntRange(min=0), help="Linear warm-up in steps.")
+@click.option("--batch", type=_WHOLE, help="Images per step over all processes.  [default: 2048; digits: 64]")
+@click.option("--lr", "rate", type=float, help="Learning rate.  [default: 1e-4 × batch/256]")
+@click.option("--ema", type=float, help="Decay of the averaged weights.  [default: 0.9999]")
+@click.option("--weight-decay", type=click.FloatRange(min=0), help="Of the transformer's matrices.  [default: 0.02]")
+@click.option("--clip", type=float, help="Largest norm of the gradients.  [default: 3]")
+@click.option("--dropout", type=float, help="Of the transformer.  [default: 0.1]")
+@click.option("--pivot-share", type=_SHARE, help="Share of images whose phase high sees pivots.  [default: 0.25]")
+@click.option("--pivot-warmup", type=click.IntRange(min=0), help="Epochs in which that share grows.  [default: 100]")
+@click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Of the products.  [default: fp32]")
+@click.option("--accumulate", default=1, show_default=True, type=_WHOLE, help="Parts of each process's batch.")
+@click.option("--recompute", is_flag=True, help="Keep fewer activations: blocks run again in the backward pass.")
+@click.option("--compile", "compiled", is_flag=True, help="Compile the blocks with torch.compile.")
+@click.option("--fsdp", is_flag=True, help="Shard weights and moments over torchrun's processes (for himar-h).")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:0; cuda under torchrun.")
+@click.option("--snapshot-every", type=_WHOLE, help="Steps between snapshots.  [default: 1000; digits: 200]")
+@click.option("--released-layout", is_flag=True, help="Also write checkpoint-last.pth as the released code does.")
+@click.option("--tensorboard", is_flag=True, help="Write scalars and sample grids to OUT/tensorboard.")
+@click.option("--grid", default=16, show_default=True, type=click.IntRange(min=0), help="Images of a sample grid.")
+@click.option("--seed", default=0, show_default=True, help="Seed of weights, order of images and noise.")
+@click.option("--threads", type=_WHOLE, help="CPU threads; all cores if not given.")
+def train_command(
+    config: str,
+    variant: str | None,
+    data: str,
+    vae: Path | None,
+    out: Path,
+    resume: bool,
+    accumulate: int,
+    recompute: bool,
+    compiled: bool,
+    fsdp: bool,
+    device: str,
+    released_layout: bool,
+    tensorboard: bool,
+    grid: int,
+    seed: int,
+    threads: int | None,
+    **changes: Any,
+) -> None:
+    """Train a model from new weights; with --data digits its VAE too.
+
+    Defaults are the paper's. With --data digits they are those that made the weights that himar ships; they take
+    about 40 minutes on two cores. Several processes: torchrun --nproc-per-node 8 --no-python himar train … --device
+    cuda.
+    A run that was stopped goes on with --resume as if it had not been.
+    """
+    digits = data == "digits"
+    require_extra("model", "torch", "safetensors", *(["sklearn"] if digits else []))
+    if digits and vae is not None:
+        raise click.UsageError("--data digits trains its own VAE, or takes the one in --out; leave --vae out.")
+    if not digits and not Path(data).exists():
+        raise click.BadParameter(f"{data} is neither digits nor a path that exists.", param_hint="--data")
+    for kind in ("epochs", "warmup_epochs"):
+        steps = kind.replace("epochs", "steps")
+        if changes[kind] is not None and changes[steps] is not None:
+            options = f"--{kind} and --{steps}".replace("_", "-")
+            raise click.UsageError(f"{options} were both given; give one of them.")
+    import torch
+
+    from .config import read_config, resolve
+    from .presets import vary
+    from .train_processes import joined_processes
+    from .train_settings import Execution
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    values = read_config(config)
+    model_config = resolve(values if variant is None else vary(values, variant), {}, config)
+    with joined_processes(device) as (processes, own_device), _live_progress(processes.first) as on_stage:
+        execution = Execution(own_device, accumulate, recompute, compiled, fsdp)
+        run = _Run(out, seed, execution, processes, resume, released_layout, tensorboard, grid, on_stage, changes)
+        written = run.digits(model_config) if digits else run.images(model_config, Path(data), vae)
+        if processes.first:
+            click.echo(f"{data}: wrote {written}")
+
+
+class _Run:
+    """The options of one command, and the two kinds of data that they go with."""
+
+    def __init__(
+        self,
+        out: Path,
+        seed: int,
+        execution: Execution,
+        processes: Processes,
+        resume: bool,
+        released: bool,
+        board: bool,
+        grid: int,
+        on_stage: Callable[[str], OnStep | None],
+        changes: dict[str, Any],
+    ) -> None:
+        self._out, self._seed, self._execution, self._processes = out, seed, execution, processes
+        self._resume, self._released, self._board, self._grid = resume, released, board, grid
+        self._on_stage, self._changes = on_stage, changes
+
+    def digits(self, config: ModelConfig) -> Path:
+        """Train on the digits, by default with the shipped weights' settings."""
+        from .digits_recipe import DIGIT_IMAGES, Recipe, train_digits
+
+        recipe = Recipe(seed=self._seed)
+        settings = self._changed(recipe.model, DIGIT_IMAGES)
+        return train_digits(
+            self._out,
+            config,
+            recipe.with_model(settings),
+            self._on_stage,
+            execution=self._execution,
+            processes=self._processes,
+            resume=self._resume,
+            released=self._released,
+            board=self._board,
+            grid=self._grid,
+        )
+
+    def images(self, config: ModelConfig, source: Path, vae: Path | None) -> Path:
+        """Train on images or latents with the paper's settings."""
+        from .train_run import Outputs, run_training
+        from .train_settings import paper_settings
+        from .train_source import open_data
+
+        latents, decoder = open_data(source, config, vae, self._execution.device)
+        count = len(latents.labels)
+        settings = self._changed(paper_settings(count, self._changes["batch"] or 2048), count)
+        outputs = Outputs(self._out, released=self._released, board=self._board, grid=self._grid)
+        return run_training(
+            config,
+            latents,
+            settings,
+            self._seed,
+            outputs,
+            self._on_stage("model"),
+            vae=decoder,
+            execution=self._execution,
+            processes=self._processes,
+            resume=self._resume,
+        )
+
+    def _changed(self, settings: TrainingSettings, images: int) -> TrainingSettings:
+        """Apply the options that were given; epochs are counted in steps of this batch over that many images."""
+        from .train_settings import changed_settings
+
+        changes = dict(self._changes)
+        per_epoch = images / (changes["batch"] or settings.batch)
+        epochs, warmup_epochs = changes.pop("epochs"), changes.pop("warmup_epochs")
+        changes["warmup"] = changes.pop("warmup_steps")
+        if epochs is not None:
+            changes["steps"] = max(1, round(epochs * per_epoch))
+        if warmup_epochs is not None:
+            changes["warmup"] = round(warmup_epochs * per_epoch)
+        return changed_settings(settings, **changes)
+
+
+@contextmanager
+def _live_progress(shown: bool) -> Iterator[Callable[[str], OnStep | None]]:
+    """Yield the `on_stage` of a training: one live line per stage, with its figures, images/s and time left."""
+    from rich.console import Console
+    from rich.progress import Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        TextColumn("{task.completed}/{task.total}"),
+        TextColumn("{task.fields[figures]}"),
+        TimeRemainingColumn(),
+    )
+    if not shown:
+        yield lambda stage: None
+        return
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+
+        def on_stage(stage: str) -> OnStep:
+            task = progress.add_task(stage, total=None, figures="")
+            begun = False
+
+            def on_step(state: Any) -> None:
+                nonlocal begun
+                if not begun:
+                    # A resumed run begins late: its speed counts from here.
+                    progress.reset(task, total=state.steps, completed=state.step - 1)
+                    begun = True
+                figures = "  ".join(f"{name} {value:.3g}" for name, value in state.figures.items())
+                speed = progress.tasks[task].speed
+                if speed:
+                    figures += f"  {speed * state.images:.0f} img/s"
+                progress.update(task, completed=state.step, figures=figures)
+
+            return on_step
+
+        yield on_stage

@@ -1,0 +1,52 @@
+"""TensorBoard: a training's scalars by step, and grids of sampled images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from himar_kernels import ConfigError, PhiloxDraws, to_sheet
+
+from .images import sample_images
+from .model import HiMAR
+from .optimise import Progress
+from .vae import AutoencoderKL
+
+_COLUMNS = 8
+
+
+class Board:
+    """Writes one training's figures; open it with `open_board`."""
+
+    def __init__(self, writer: Any) -> None:
+        self._writer = writer
+
+    def scalars(self, progress: Progress) -> None:
+        """Write every figure of a step."""
+        for name, value in progress.figures.items():
+            self._writer.add_scalar(name.replace(" ", "/"), value, progress.step)
+
+    def grid(self, model: HiMAR, vae: AutoencoderKL, count: int, step: int) -> None:
+        """Sample `count` images, the classes in turn and the same seed each time, and write them as one picture."""
+        labels = [image % model.config.classes for image in range(count)]
+        device = model.mask_token.device
+        images = sample_images(model, vae.to(device), labels, PhiloxDraws(0))
+        self._writer.add_image("samples", to_sheet(images, _COLUMNS), step, dataformats="HWC")
+        self._writer.flush()
+
+
+@contextmanager
+def open_board(folder: Path) -> Iterator[Board]:
+    """Open a board whose files go to `folder`. Raises ConfigError when TensorBoard is not installed."""
+    if find_spec("tensorboard") is None:
+        raise ConfigError("TensorBoard is not installed: pip install 'himar[train]', or train without --tensorboard.")
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer = SummaryWriter(str(folder))
+    try:
+        yield Board(writer)
+    finally:
+        writer.close()

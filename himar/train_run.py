@@ -1,0 +1,127 @@
+"""One training with its files: state, weights at every snapshot, TensorBoard."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from .checkpoints import save_checkpoint
+from .config import ModelConfig
+from .files import write_torch
+from .model import HiMAR
+from .optimise import OnStep, Progress
+from .train_board import open_board
+from .train_data import Latents
+from .train_processes import Processes
+from .train_settings import Execution, TrainingSettings
+from .train_state import STATE_FILE, remove_unfinished
+from .training import Trainer, train_model
+from .vae import AutoencoderKL
+
+RELEASED_FILE, BOARD_FOLDER = "checkpoint-last.pth", "tensorboard"
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a training writes to `folder`: its state, and the averaged weights as `file` in `dtype`.
+
+    released: also `checkpoint-last.pth` in the released layout (himar-model.md §2); board: also TensorBoard's files,
+    with a grid of `grid` sampled images at every snapshot where that is not 0 and a VAE is there.
+    """
+
+    folder: Path
+    file: str = "model.safetensors"
+    dtype: torch.dtype = torch.float32
+    released: bool = False
+    grid: int = 0
+    board: bool = False
+
+
+def run_training(
+    config: ModelConfig,
+    latents: Latents,
+    settings: TrainingSettings,
+    seed: int,
+    outputs: Outputs,
+    on_step: OnStep | None = None,
+    *,
+    vae: AutoencoderKL | None = None,
+    execution: Execution | None = None,
+    processes: Processes | None = None,
+    resume: bool = False,
+) -> Path:
+    """Train new weights, write `outputs` and return the weights' file. vae: decodes the grid's images.
+
+    Raises as `train_model` does; ConfigError when a board is asked for and TensorBoard is not installed.
+    """
+    processes = processes or Processes()
+    target = outputs.folder / outputs.file
+    if processes.first:
+        for name in (outputs.file, RELEASED_FILE):
+            remove_unfinished(outputs.folder / name)
+    with ExitStack() as stack:
+        board = None
+        if outputs.board and processes.first:
+            board = stack.enter_context(open_board(outputs.folder / BOARD_FOLDER))
+
+        def report(progress: Progress) -> None:
+            if board is not None:
+                board.scalars(progress)
+            if on_step:
+                on_step(progress)
+
+        def snapshot(trainer: Trainer) -> None:
+            averaged = trainer.averaged_model()
+            if processes.first:
+                save_checkpoint(averaged, target, outputs.dtype)
+            if outputs.released:
+                save_released(trainer, outputs.folder / RELEASED_FILE)
+            if board is not None and vae is not None and outputs.grid:
+                board.grid(averaged, vae, outputs.grid, trainer.done)
+            _LOG.info("step %d: wrote %s", trainer.done, target)
+
+        train_model(
+            HiMAR(config, settings.dropout),
+            latents,
+            settings,
+            seed,
+            report,
+            snapshot,
+            execution=execution,
+            processes=processes,
+            state=outputs.folder / STATE_FILE,
+            resume=resume,
+        )
+    return target
+
+
+def save_released(trainer: Trainer, path: Path) -> None:
+    """Write the released layout: model, model_ema, optimizer, epoch, scaler and args; every process must call it.
+
+    Raises CheckpointError when it cannot be written.
+    """
+    plain, averaged = trainer.plain_model(), trainer.averaged_model()
+    optimiser = trainer.optimiser_state()
+    if not trainer.processes.first:
+        return
+    config, settings = trainer.run["config"], trainer.run["settings"]
+    values = {
+        **{name: value for name, value in config.items() if name != "sampling"},
+        **{name: value for name, value in settings.items() if not isinstance(value, dict)},
+        **{"lr": settings["schedule"]["peak"], "seed": trainer.run["seed"], "steps_done": trainer.done},
+    }
+    content = {
+        "model": {name: value.cpu() for name, value in plain.state_dict().items()},
+        "model_ema": {name: value.cpu() for name, value in averaged.state_dict().items()},
+        "optimizer": optimiser,
+        "epoch": trainer.epoch,
+        "scaler": trainer.scaler_state(),
+        "args": argparse.Namespace(**values),
+    }
+    write_torch(path, content)
