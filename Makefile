@@ -1,5 +1,6 @@
 # make demo   set everything up, build the digits bundle, verify it, draw 10x10 digits, engine against eager time
 # make test   set everything up, lint, check types, run every test that needs no GPU
+# make cpp    build the C++ runtime and its programs in build/cpp/release and run its tests (see runtime/cpp/README.md)
 # make cuda   compile the CUDA kernels ahead for every architecture that this nvcc knows (else they are at first use)
 PYTHON ?= python3
 VENV   := .venv
@@ -8,7 +9,7 @@ DIGITS := himar/weights/digits.safetensors
 VAE    := himar/weights/digits-vae.safetensors
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test cuda lint types format clean
+.PHONY: help setup demo test cpp cuda lint types format clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -31,6 +32,10 @@ demo: setup
 
 test: setup lint types
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder --durations 10
+
+cpp: setup
+	runtime/cpp/scripts/get-dependencies.sh build/cpp-deps $(BIN)/python
+	cd runtime/cpp && cmake --preset release && cmake --build --preset release && ctest --preset release
 
 cuda: setup
 	$(BIN)/python -m himar_kernels.cuda_compile

@@ -1,0 +1,144 @@
+#include "arguments.h"
+
+#include <getopt.h>
+
+#include <cerrno>
+#include <cmath>
+#include <cstdlib>
+#include <limits>
+#include <sstream>
+
+namespace {
+
+constexpr std::int64_t kMostLabels = 1'000'000;
+
+std::int64_t whole(const std::string& option, const std::string& text, std::int64_t least, std::int64_t most) {
+    const bool digits = !text.empty() && text.find_first_not_of("0123456789") == std::string::npos;
+    errno = 0;
+    const long long value = digits ? std::strtoll(text.c_str(), nullptr, 10) : -1;
+    if (!digits || errno != 0 || value < least || value > most)
+        throw UsageError(option + " is '" + text + "'; it must be a whole number from " + std::to_string(least) + " to " +
+                         std::to_string(most) + ".");
+    return value;
+}
+
+std::uint64_t seed_of(const std::string& text) {
+    const bool digits = !text.empty() && text.find_first_not_of("0123456789") == std::string::npos;
+    errno = 0;
+    const unsigned long long value = digits ? std::strtoull(text.c_str(), nullptr, 10) : 0;
+    if (!digits || errno != 0) throw UsageError("--seed is '" + text + "'; it must be a whole number from 0 to 2^64-1.");
+    return value;
+}
+
+double number(const std::string& option, const std::string& text) {
+    char* end = nullptr;
+    const double value = std::strtod(text.c_str(), &end);
+    if (text.empty() || *end != '\0' || std::isnan(value))
+        throw UsageError(option + " is '" + text + "'; it must be a number.");
+    return value;
+}
+
+// "0,3,5-9" as a list.
+std::vector<std::int64_t> labels_of(const std::string& text) {
+    std::vector<std::int64_t> labels;
+    std::istringstream parts(text);
+    for (std::string part; std::getline(parts, part, ',');) {
+        const std::size_t dash = part.find('-');
+        constexpr std::int64_t most = std::numeric_limits<std::int32_t>::max();
+        const std::int64_t first = whole("--labels", part.substr(0, dash), 0, most);
+        const std::int64_t last = dash == std::string::npos ? first : whole("--labels", part.substr(dash + 1), 0, most);
+        if (last < first) throw UsageError("the range '" + part + "' runs backwards; write it the other way round.");
+        if (last - first >= kMostLabels) throw UsageError("the range '" + part + "' holds more than 1000000 labels.");
+        for (std::int64_t label = first; label <= last; ++label) labels.push_back(label);
+    }
+    if (labels.empty()) throw UsageError("--labels is empty; write for example 0,3,5-9.");
+    return labels;
+}
+
+himar_guidance_schedule schedule_of(const std::string& text) {
+    if (text == "linear") return HIMAR_GUIDANCE_LINEAR;
+    if (text == "constant") return HIMAR_GUIDANCE_CONSTANT;
+    throw UsageError("--guidance-schedule is '" + text + "'; it must be linear or constant.");
+}
+
+const option kOptions[] = {
+    {"labels", required_argument, nullptr, 0},          {"count", required_argument, nullptr, 0},
+    {"seed", required_argument, nullptr, 0},            {"first-index", required_argument, nullptr, 0},
+    {"sampling", required_argument, nullptr, 0},        {"guidance", required_argument, nullptr, 0},
+    {"low-guidance", required_argument, nullptr, 0},    {"high-guidance", required_argument, nullptr, 0},
+    {"temperature", required_argument, nullptr, 0},     {"guidance-schedule", required_argument, nullptr, 0},
+    {"low-steps", required_argument, nullptr, 0},       {"high-steps", required_argument, nullptr, 0},
+    {"low-diffusion-steps", required_argument, nullptr, 0}, {"high-diffusion-steps", required_argument, nullptr, 0},
+    {"device", required_argument, nullptr, 0},          {"backend", required_argument, nullptr, 0},
+    {"threads", required_argument, nullptr, 0},         {"out", required_argument, nullptr, 0},
+    {"repeat", required_argument, nullptr, 0},          {"json", no_argument, nullptr, 0},
+    {"help", no_argument, nullptr, 0},                  {"version", no_argument, nullptr, 0},
+    {nullptr, 0, nullptr, 0},
+};
+
+}  // namespace
+
+Arguments read_arguments(int count, char** values) {
+    Arguments read;
+    himar::GenerateOptions& g = read.generate;
+    std::vector<std::int64_t> labels;
+    std::int64_t of_each = 1;
+    constexpr std::int64_t most_steps = 1 << 30;
+    opterr = 0;
+    int place = 0;
+    for (int found; (found = getopt_long(count, values, "", kOptions, &place)) != -1;) {
+        if (found != 0) throw UsageError(std::string("'") + values[optind - 1] + "' is no option, or lacks its value.");
+        const std::string name = kOptions[place].name, text = optarg == nullptr ? "" : optarg, option = "--" + name;
+        const auto steps = [&] { return static_cast<std::int32_t>(whole(option, text, 1, most_steps)); };
+        if (name == "labels") labels = labels_of(text);
+        else if (name == "count") of_each = whole(option, text, 1, kMostLabels);
+        else if (name == "seed") g.seed = seed_of(text);
+        else if (name == "first-index") g.first_index = static_cast<std::uint64_t>(whole(option, text, 0, 0xFFFFFFFF));
+        else if (name == "sampling") g.sampling = text;
+        else if (name == "guidance") g.guidance = number(option, text);
+        else if (name == "low-guidance") g.low_guidance = number(option, text);
+        else if (name == "high-guidance") g.high_guidance = number(option, text);
+        else if (name == "temperature") g.temperature = number(option, text);
+        else if (name == "guidance-schedule") g.guidance_schedule = schedule_of(text);
+        else if (name == "low-steps") g.low_steps = steps();
+        else if (name == "high-steps") g.high_steps = steps();
+        else if (name == "low-diffusion-steps") g.low_diffusion_steps = steps();
+        else if (name == "high-diffusion-steps") g.high_diffusion_steps = steps();
+        else if (name == "device") read.load.device = text;
+        else if (name == "backend") read.load.backend = text;
+        else if (name == "threads") read.load.threads = static_cast<std::int32_t>(whole(option, text, 1, 4096));
+        else if (name == "out") read.out = text;
+        else if (name == "repeat") read.repeat = whole(option, text, 1, kMostLabels);
+        else if (name == "json") read.json = true;
+        else if (name == "help") read.help = true;
+        else if (name == "version") read.version = true;
+    }
+    if (read.help || read.version) return read;
+    if (optind != count - 1) throw UsageError("give one bundle, a folder that `himar-export build` wrote.");
+    read.bundle = values[optind];
+    if (labels.empty()) throw UsageError("--labels is missing; write for example --labels 0,3,5-9.");
+    for (const std::int64_t label : labels) g.labels.insert(g.labels.end(), static_cast<std::size_t>(of_each), label);
+    return read;
+}
+
+const char* help_text() {
+    return "himar-generate BUNDLE --labels 0,3,5-9 [options]: make images of classes with the engines of BUNDLE.\n"
+           "\n"
+           "  --labels LIST            classes: numbers and ranges\n"
+           "  --count N                images of each class (1)\n"
+           "  --seed N                 same seed, same images (0)\n"
+           "  --first-index N          image index of the first image (0)\n"
+           "  --out FOLDER             write SEED-INDEX-LABEL.png there, each with its recipe\n"
+           "  --repeat N               generate N times and report latency percentiles (1)\n"
+           "  --sampling NAME          one of the bundle's settings; its first if not given\n"
+           "  --guidance, --low-guidance, --high-guidance, --temperature X\n"
+           "  --guidance-schedule linear|constant\n"
+           "  --low-steps, --high-steps, --low-diffusion-steps, --high-diffusion-steps N\n"
+           "  --device cpu             where the engines run\n"
+           "  --backend onnxruntime    run the bundle's ONNX graphs whatever it was built for\n"
+           "  --threads N              CPU threads of one operator; all cores if not given\n"
+           "  --json                   print the outcome as JSON\n"
+           "  --version, --help\n"
+           "\n"
+           "Exit code: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C.\n";
+}

@@ -1,0 +1,116 @@
+// himar-generate: a bundle, labels and a seed → PNGs, with start-up time, latency percentiles and memory.
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <csignal>
+#include <cstdio>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "arguments.h"
+#include "himar/himar.hpp"
+#include "png_file.h"
+
+namespace {
+
+volatile std::sig_atomic_t stop = 0;
+
+double now() {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+// The value that a share of the sorted values does not exceed (nearest rank).
+double percentile(const std::vector<double>& sorted, double share) {
+    const auto rank = static_cast<std::size_t>(std::ceil(share * static_cast<double>(sorted.size())));
+    return sorted[std::max<std::size_t>(rank, 1) - 1];
+}
+
+struct Times {
+    double start_up = 0;
+    std::vector<double> runs, outside_engines;  // seconds, and the share of them
+};
+
+void write_images(const Arguments& arguments, const himar::Result& result) {
+    const std::filesystem::path folder = arguments.out;
+    std::filesystem::create_directories(folder);
+    const himar::View<std::uint8_t> images = result.images();
+    const himar::View<std::int64_t> labels = result.labels();
+    for (std::size_t i = 0; i < labels.size(); ++i) {
+        char index[32];
+        std::snprintf(index, sizeof index, "%05llu", static_cast<unsigned long long>(arguments.generate.first_index + i));
+        const std::string name =
+            std::to_string(arguments.generate.seed) + "-" + index + "-" + std::to_string(labels[i]) + ".png";
+        const auto image = images.image(static_cast<std::int64_t>(i));
+        write_png(folder / name, image.data(), static_cast<std::uint32_t>(image.shape()[2]),
+                  static_cast<std::uint32_t>(image.shape()[1]), result.recipe(i));
+    }
+}
+
+void report(const Arguments& arguments, Times times, std::size_t images) {
+    rusage usage{};
+    getrusage(RUSAGE_SELF, &usage);
+    const double megabytes = static_cast<double>(usage.ru_maxrss) / 1024;
+    const double first = times.runs.front();
+    std::sort(times.runs.begin(), times.runs.end());
+    std::sort(times.outside_engines.begin(), times.outside_engines.end());
+    const double p50 = percentile(times.runs, 0.5), p95 = percentile(times.runs, 0.95);
+    const double p99 = percentile(times.runs, 0.99), outside = percentile(times.outside_engines, 0.5);
+    if (arguments.json) {
+        std::printf("{\"images\": %zu, \"runs\": %zu, \"start_up_s\": %.4f, \"first_s\": %.4f, \"p50_s\": %.4f, "
+                    "\"p95_s\": %.4f, \"p99_s\": %.4f, \"outside_engines\": %.4f, \"peak_mb\": %.1f}\n",
+                    images, times.runs.size(), times.start_up, first, p50, p95, p99, outside, megabytes);
+        return;
+    }
+    std::printf("%zu images in %.3f s (%.4f s each); start-up %.3f s; outside the engines %.1f %%; peak memory %.0f MB\n",
+                images, p50, p50 / static_cast<double>(images), times.start_up, 100 * outside, megabytes);
+    if (times.runs.size() > 1)
+        std::printf("%zu runs: first %.3f s, p50 %.3f s, p95 %.3f s, p99 %.3f s\n", times.runs.size(), first, p50, p95, p99);
+}
+
+int generate(Arguments& arguments) {
+    Times times;
+    const double start = now();
+    himar::Pipeline pipeline = himar::Pipeline::load(arguments.bundle, arguments.load);
+    times.start_up = now() - start;
+    if (!arguments.out.empty() && pipeline.info().has_decoder == 0)
+        throw himar::Error(HIMAR_ERROR_INPUT, arguments.bundle + " has no VAE decoder, so it gives latents, not images; "
+                                              "build it again with --vae, or leave --out away.");
+    arguments.generate.on_step = [](const himar::Progress&) { return stop == 0; };
+    for (std::int64_t run = 0; run < arguments.repeat; ++run) {
+        const himar::Result result = pipeline.generate(arguments.generate);
+        if (run == 0 && !arguments.out.empty()) write_images(arguments, result);  // also what was done before Ctrl-C
+        if (result.cancelled()) {
+            std::fprintf(stderr, "stopped after %zu finished images.\n", result.labels().size());
+            return 130;
+        }
+        times.runs.push_back(result.seconds());
+        times.outside_engines.push_back(1 - result.engine_seconds() / result.seconds());
+    }
+    report(arguments, times, arguments.generate.labels.size());
+    return 0;
+}
+
+}  // namespace
+
+int main(int count, char** values) {
+    std::signal(SIGINT, [](int) { stop = 1; });
+    std::signal(SIGTERM, [](int) { stop = 1; });
+    try {
+        Arguments arguments = read_arguments(count, values);
+        if (arguments.help || arguments.version) {
+            std::fputs(arguments.help ? help_text() : himar_build_info(), stdout);
+            if (arguments.version) std::fputs("\n", stdout);
+            return 0;
+        }
+        return generate(arguments);
+    } catch (const UsageError& error) {
+        std::fprintf(stderr, "himar-generate: %s Try --help.\n", error.what());
+        return 2;
+    } catch (const std::exception& error) {
+        std::fprintf(stderr, "himar-generate: %s\n", error.what());
+        return 1;
+    }
+}

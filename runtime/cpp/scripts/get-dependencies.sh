@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# Puts what the C++ runtime is built with into a folder, without root: get-dependencies.sh FOLDER PYTHON
+#
+#   FOLDER/include  ONNX Runtime's C++ headers, nlohmann/json and doctest, from Debian's packages
+#   FOLDER/lib      libonnxruntime.so, a link to the library inside PYTHON's installed onnxruntime
+#
+# Headers of an older ONNX Runtime than the library's are fine: its C API keeps every older version. Debian has them
+# from release 13 (trixie) on; on Debian 12 they are taken from trixie's package, with apt's own checks of signatures.
+set -euo pipefail
+
+say_why() { echo "himar: $*" >&2; exit 1; }
+
+[ $# -eq 2 ] || say_why "use: get-dependencies.sh FOLDER PYTHON"
+mkdir -p "$1"
+folder=$(cd "$1" && pwd)
+python=$2
+by_hand="or install them by hand and configure with -DONNXRUNTIME_ROOT=DIR (see runtime/cpp/README.md)"
+
+for tool in cmake c++; do
+  command -v "$tool" > /dev/null || say_why "$tool is missing; install it (Debian: apt-get install cmake g++)."
+done
+for header in openssl/evp.h png.h; do
+  echo "#include <$header>" | c++ -E -x c++ - > /dev/null 2>&1 ||
+    say_why "the header $header is missing; install it (Debian: apt-get install libssl-dev libpng-dev)."
+done
+
+# The library of the installed wheel, under the names that a linker and a loader look for.
+capi=$("$python" -c 'import importlib.util, pathlib
+spec = importlib.util.find_spec("onnxruntime")
+print("" if spec is None else pathlib.Path(spec.origin).parent / "capi")')
+library=$(find "${capi:-/nonexistent}" -name 'libonnxruntime.so.1.*' 2> /dev/null | head -n 1)
+[ -n "$library" ] || say_why "$python has no onnxruntime with a libonnxruntime.so; pip install onnxruntime, $by_hand."
+mkdir -p "$folder/lib" "$folder/include"
+ln -sfn "$library" "$folder/lib/libonnxruntime.so.1"
+ln -sfn libonnxruntime.so.1 "$folder/lib/libonnxruntime.so"
+
+wanted=(onnxruntime/onnxruntime_cxx_api.h nlohmann/json.hpp doctest/doctest.h)
+missing=0
+for header in "${wanted[@]}"; do [ -f "$folder/include/$header" ] || missing=1; done
+[ $missing = 1 ] || exit 0
+
+command -v apt-get > /dev/null || say_why "the headers ${wanted[*]} come from Debian's packages, and there is no apt-get here; copy them into $folder/include, $by_hand."
+apt=$(mktemp -d)
+trap 'rm -rf "$apt"' EXIT
+mkdir -p "$apt/lists/partial" "$apt/cache/archives/partial" "$apt/packages"
+
+# Debian's own mirror, as this machine knows it, under the release that has the headers.
+repository=$(apt-get indextargets --format '$(REPO_URI) $(ORIGIN) $(COMPONENT) $(CREATED_BY)' 2> /dev/null |
+  awk '$2 == "Debian" && $3 == "main" && $4 == "Packages" { print $1; exit }')
+[ -n "$repository" ] || say_why "apt knows no Debian mirror here; run apt-get update first, $by_hand."
+keys=/usr/share/keyrings/debian-archive-keyring.gpg
+echo "deb [signed-by=$keys] $repository trixie main" > "$apt/sources.list"
+options=(-qq -o Dir::Etc::SourceList="$apt/sources.list" -o Dir::Etc::SourceParts=/dev/null
+  -o Dir::State::Lists="$apt/lists" -o Dir::Cache="$apt/cache" -o APT::Sandbox::User=root)
+apt-get "${options[@]}" update || say_why "Debian's package list of trixie cannot be had; go online, $by_hand."
+cd "$apt/packages"
+apt-get "${options[@]}" download libonnxruntime-dev nlohmann-json3-dev doctest-dev ||
+  say_why "Debian's packages libonnxruntime-dev, nlohmann-json3-dev and doctest-dev cannot be had; go online, $by_hand."
+for package in *.deb; do dpkg-deb --extract "$package" "$apt/unpacked"; done
+cp -R "$apt/unpacked/usr/include/." "$folder/include/"
+for header in "${wanted[@]}"; do
+  [ -f "$folder/include/$header" ] || say_why "Debian's packages no longer hold $header; $by_hand."
+done

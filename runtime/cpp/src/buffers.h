@@ -1,0 +1,68 @@
+// The memory of one lane: everything that the loop keeps, allocated at once for a number of images.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "engine.h"
+#include "kernels.h"
+#include "manifest.h"
+
+namespace himar::core {
+
+// Widths of the conditions that the transformers hand to the heads.
+struct Widths {
+    std::int64_t mlp, dit;
+};
+
+// Latents decoded together: the decoder's activations are large, and a few images already fill a device.
+constexpr std::int64_t kDecodeBatch = 8;
+
+// Shapes for B = batch; rows are [conditional; unconditional]. The same buffers as himar_runtime/resident/buffers.py.
+class Buffers {
+public:
+    // InputError when a launch over so many images has more items than the kernels can number.
+    Buffers(const ModelInfo& model, std::int64_t batch, Widths widths);
+
+    std::int64_t batch() const { return batch_; }
+
+    StepState* state;
+    u32* fault;
+    u32* images;           // (B), image indices
+    i64* class_row;        // (2B)
+    i64* timestep;         // (1), what the heads read
+    u32* low_ranks;        // (B, S)
+    u32* high_ranks;       // (B, N)
+    u32* revealed;         // (B, max(S, N))
+    i64* visible;          // (2B, K + S + N)
+    i64* sources;          // (2B, K + S + N)
+    float* low_tokens;     // (2B, S, C)
+    float* pivots;         // (2B, S, D)
+    float* tokens;         // (2B, N, C)
+    float* engine_pivots;  // (2B, S, D)
+    float* low_condition;  // (2B, S, W of the MLP head)
+    float* head_condition; // the same, revealed rows only
+    float* mlp_x;          // (2B·S, C)
+    float* mlp_prediction; // (2B·S, 2C)
+    float* high_condition; // (2B, N, W of the DiT head)
+    float* initial;        // (B, N, C)
+    float* dit_x;          // (2B, N, C)
+    float* dit_prediction; // (2B, N, C)
+    float* low_latents;    // (B, C, S)
+    float* latents;        // (B, C, N)
+    float* image;          // (kDecodeBatch, 3, H, W)
+
+private:
+    template <class T>
+    void take(T*& pointer, std::int64_t count);
+    void place_all(const ModelInfo& model, Widths widths);
+
+    struct Free {
+        void operator()(void* block) const;
+    };
+    std::int64_t batch_;
+    std::size_t end_ = 0;
+    std::unique_ptr<void, Free> block_;
+};
+
+}  // namespace himar::core

@@ -1,0 +1,58 @@
+// The border between the library's exceptions and the C interface's statuses.
+#pragma once
+
+#include <exception>
+#include <new>
+#include <string>
+
+#include "error.h"
+#include "pipeline.h"
+#include "result.h"
+
+struct himar_pipeline {
+    std::unique_ptr<himar::core::Pipeline> core;
+    std::string sampling_names;
+};
+
+struct himar_result {
+    himar::core::Result core;
+};
+
+namespace himar::core {
+
+// Keep what himar_last_error gives; never throws.
+void keep_error(const char* sentence) noexcept;
+
+// Run `body`, which returns a status; turn what it throws into a status and a kept sentence.
+template <class Body>
+himar_status guarded(Body body) noexcept {
+    try {
+        return body();
+    } catch (const Error& error) {
+        keep_error(error.what());
+        return error.status();
+    } catch (const std::bad_alloc&) {
+        keep_error("no memory is left; ask for fewer images at once, or build the bundle with a smaller --max-batch.");
+        return HIMAR_ERROR_MEMORY;
+    } catch (const std::exception& error) {
+        keep_error((std::string("a fault inside himar: ") + error.what() + "; please report it.").c_str());
+        return HIMAR_ERROR_INTERNAL;
+    } catch (...) {
+        keep_error("a fault inside himar of unknown kind; please report it.");
+        return HIMAR_ERROR_INTERNAL;
+    }
+}
+
+// InputError, naming the argument, when a pointer that must be given is null.
+template <class T>
+T& given(T* pointer, const char* name) {
+    if (pointer == nullptr) throw InputError(std::string(name) + " is NULL; give its address.");
+    return *pointer;
+}
+
+// Parameters as this library knows them, from a caller that may have been compiled with an earlier header: what it does
+// not have keeps its default. InputError for a struct_size that no header had.
+himar_load_params known(const himar_load_params& params);
+himar_generate_params known(const himar_generate_params& params);
+
+}  // namespace himar::core

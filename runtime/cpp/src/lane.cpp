@@ -1,0 +1,136 @@
+#include "lane.h"
+
+#include <algorithm>
+#include <chrono>
+#include <string>
+
+#include "error.h"
+
+namespace himar::core {
+namespace {
+
+// Width of the condition that a head takes.
+std::int64_t condition_width(const Engine& head) {
+    constexpr std::int64_t most = 1 << 20;
+    for (const TensorSpec& tensor : head.spec().inputs) {
+        if (tensor.name != "condition" || tensor.shape.empty()) continue;
+        const auto* const width = std::get_if<std::int64_t>(&tensor.shape.back());
+        if (width != nullptr && *width <= most) return *width;
+    }
+    throw BundleError(head.spec().name + " has no input condition of a fixed width; build the bundle again.");
+}
+
+constexpr const char* kComponents[] = {"transformer_low", "transformer_high", "mlp_head", "dit_head", "vae_decoder"};
+
+}  // namespace
+
+Lane::Lane(Networks networks, const ModelInfo& model)
+    : networks_(std::move(networks)),
+      model_(model),
+      widths_{condition_width(*networks_.mlp_head), condition_width(*networks_.dit_head)} {}
+
+bool Lane::run(const Chunk& chunk, const Sampling& sampling, const GoOn& go_on, u8* pixels) {
+    batch_ = static_cast<std::int64_t>(chunk.labels.size());
+    const std::vector<Step> steps = plan(sampling, model_.low_positions(), model_.high_positions());
+    const Chain low = Chain::build(sampling.low_diffusion_steps), high = Chain::build(sampling.high_diffusion_steps);
+    reserve(batch_);
+    set_state(steps.front(), low, chunk.seed, sampling.temperature);  // the orders need the seed
+    begin(chunk);
+    for (const Step& step : steps) {
+        const bool is_low = step.phase == HIMAR_PHASE_LOW;
+        set_state(step, is_low ? low : high, chunk.seed, sampling.temperature);
+        if (is_low)
+            low_step(step, low);
+        else
+            high_step(step, high);
+        check_fault();
+        if (!go_on) continue;
+        if (is_low) write_low_latents();
+        if (!go_on(step, buffers_->low_latents)) return false;
+    }
+    write_low_latents();
+    kernels::latents(buffers_->latents, buffers_->tokens, static_cast<float>(model_.vae_scale),
+                     static_cast<u32>(batch_), static_cast<u32>(model_.high_positions()),
+                     static_cast<u32>(model_.channels));
+    if (pixels != nullptr) decode(pixels);
+    return true;
+}
+
+// Memory for the largest chunk so far: a service that draws one image at a time never pays for max_batch.
+void Lane::reserve(std::int64_t batch) {
+    if (buffers_ != nullptr && buffers_->batch() >= batch) return;
+    networks_.forget_places();
+    buffers_.reset();
+    buffers_ = std::make_unique<Buffers>(model_, batch, widths_);
+}
+
+void Lane::begin(const Chunk& chunk) {
+    Buffers& b = *buffers_;
+    const std::int64_t B = batch_, S = model_.low_positions(), N = model_.high_positions(), C = model_.channels;
+    for (std::int64_t i = 0; i < B; ++i) {
+        b.images[i] = static_cast<u32>(chunk.first_index + static_cast<std::uint64_t>(i));
+        b.class_row[i] = chunk.labels[static_cast<std::size_t>(i)];
+        b.class_row[B + i] = model_.classes;  // the row of no class
+    }
+    *b.fault = 0;
+    // The transformers embed masked positions too, before they drop them.
+    std::fill_n(b.low_tokens, 2 * B * S * C, 0.0f);
+    std::fill_n(b.tokens, 2 * B * N * C, 0.0f);
+    std::fill_n(b.pivots, 2 * B * S * model_.width, 0.0f);
+    kernels::ranks(b.low_ranks, b.images, b.state, HIMAR_PHASE_LOW, static_cast<u32>(B), static_cast<u32>(S));
+    kernels::ranks(b.high_ranks, b.images, b.state, HIMAR_PHASE_HIGH, static_cast<u32>(B), static_cast<u32>(N));
+}
+
+void Lane::set_state(const Step& step, const Chain& chain, std::uint64_t seed, double temperature) {
+    StepState state{};
+    state.seed = seed;
+    state.phase = static_cast<u32>(step.phase);
+    state.step = static_cast<u32>(step.index);
+    state.masked = static_cast<u32>(step.masked);
+    state.revealed = static_cast<u32>(step.revealed);
+    state.chain_length = static_cast<u32>(chain.length());
+    state.k = state.chain_length - 1;
+    state.guidance = static_cast<float>(step.guidance);
+    state.temperature = static_cast<float>(temperature);
+    *buffers_->state = state;
+}
+
+void Lane::write_low_latents() {
+    kernels::latents(buffers_->low_latents, buffers_->low_tokens, static_cast<float>(model_.vae_scale),
+                     static_cast<u32>(batch_), static_cast<u32>(model_.low_positions()),
+                     static_cast<u32>(model_.channels));
+}
+
+void Lane::decode(u8* pixels) {
+    const std::int64_t C = model_.channels, grid = model_.grid(), side = model_.img_size;
+    for (std::int64_t first = 0; first < batch_; first += kDecodeBatch) {
+        const std::int64_t count = std::min(kDecodeBatch, batch_ - first);
+        run_engine(*networks_.vae_decoder,
+                   {{"latent", buffers_->latents + first * C * grid * grid, {count, C, grid, grid}},
+                    {"image", buffers_->image, {count, 3, side, side}}});
+        kernels::pack(pixels + first * side * side * 3, buffers_->image, buffers_->fault, static_cast<u32>(count),
+                      static_cast<u32>(side * side));
+    }
+    check_fault();
+}
+
+void Lane::run_engine(Engine& engine, Places places) {
+    const auto start = std::chrono::steady_clock::now();
+    engine.run(places);
+    engine_seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+void Lane::check_fault() const {
+    const u32 word = *buffers_->fault;
+    if (word == 0) return;
+    const u32 number = word & 0xFF;
+    const std::string component = kComponents[number - 1];
+    std::string where;
+    if (number != kVaeDecoder)
+        where = std::string(" in phase ") + (number == kTransformerLow || number == kMlpHead ? "low" : "high") + ", step " +
+                std::to_string(word >> 8);
+    throw EngineError(component + " gave values that are not finite" + where +
+                      "; if the bundle is in half precision, build " + component + " with fp32 or bf16.");
+}
+
+}  // namespace himar::core

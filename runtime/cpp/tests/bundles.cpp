@@ -1,0 +1,34 @@
+#include "bundles.h"
+
+#include <cstdlib>
+#include <fstream>
+#include <stdexcept>
+
+namespace fs = std::filesystem;
+
+fs::path bundle(const std::string& name) {
+    const char* const folder = std::getenv("HIMAR_TEST_BUNDLES");
+    if (folder == nullptr) throw std::runtime_error("HIMAR_TEST_BUNDLES is not set; run the tests by ctest.");
+    return fs::path(folder) / name;
+}
+
+Copy::Copy() {
+    std::string name = (fs::temp_directory_path() / "himar-test-XXXXXX").string();
+    if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("no temporary folder can be made.");
+    folder_ = name;
+    path_ = folder_ / "bundle";
+    fs::copy(bundle("tiny"), path_, fs::copy_options::recursive);
+}
+
+Copy::~Copy() {
+    std::error_code ignored;
+    fs::remove_all(folder_, ignored);
+}
+
+void Copy::edit(const std::function<void(nlohmann::ordered_json&)>& change) const {
+    std::ifstream from(path_ / "manifest.json");
+    auto manifest = nlohmann::ordered_json::parse(from);
+    from.close();
+    change(manifest);
+    std::ofstream(path_ / "manifest.json") << manifest.dump();
+}

@@ -1,0 +1,49 @@
+// The bundles that write_bundles.py wrote, and copies of them that a test may damage.
+#pragma once
+
+#include <doctest/doctest.h>
+
+#include <filesystem>
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <string>
+
+// Folder of a bundle by name: "tiny", "no-decoder", "nan-COMPONENT".
+std::filesystem::path bundle(const std::string& name);
+
+// A copy of the tiny bundle, gone with the object.
+class Copy {
+public:
+    Copy();
+    ~Copy();
+    Copy(const Copy&) = delete;
+    Copy& operator=(const Copy&) = delete;
+
+    const std::filesystem::path& path() const { return path_; }
+    const std::filesystem::path& beside() const { return folder_; }  // a folder that holds nothing but the copy
+    void edit(const std::function<void(nlohmann::ordered_json&)>& change) const;  // the manifest
+
+private:
+    std::filesystem::path folder_, path_;
+};
+
+// The sentence of the exception of type E that `call` throws; fails the test when it throws none.
+template <class E, class Call>
+std::string sentence_of(Call call) {
+    try {
+        call();
+    } catch (const E& error) {
+        return error.what();
+    }
+    FAIL("nothing was thrown");
+    return "";
+}
+
+// True when `text` holds `part`; doctest shows both when it does not.
+inline bool holds(const std::string& text, const std::string& part) {
+    INFO("text: ", text);
+    INFO("part: ", part);
+    const bool found = text.find(part) != std::string::npos;
+    CHECK(found);
+    return found;
+}

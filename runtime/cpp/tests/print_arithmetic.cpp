@@ -1,0 +1,75 @@
+// Prints what the loop's arithmetic gives, as JSON, so that another implementation can be compared bit for bit:
+//   plan S N low_steps high_steps low_guidance high_guidance schedule → [phase, index, masked, revealed, guidance] each
+//   chain n              → {timesteps, table}
+//   ranks seed phase n images…
+//   philox seed c0 c1 c2 c3
+//   normals seed phase step k image position quad
+#include <cstdio>
+#include <cstdlib>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "chain.h"
+#include "kernels.h"
+#include "schedule.h"
+
+using namespace himar::core;
+using Json = nlohmann::json;
+
+namespace {
+
+Json plan_of(char** a) {
+    Sampling sampling;
+    sampling.low_steps = std::atoll(a[2]);
+    sampling.high_steps = std::atoll(a[3]);
+    sampling.low_guidance = std::atof(a[4]);
+    sampling.high_guidance = std::atof(a[5]);
+    sampling.guidance_schedule = a[6];
+    Json steps = Json::array();
+    for (const Step& step : plan(sampling, std::atoll(a[0]), std::atoll(a[1])))
+        steps.push_back({static_cast<int>(step.phase), step.index, step.masked, step.masked_after, step.revealed, step.guidance});
+    return steps;
+}
+
+Json ranks_of(int count, char** a) {
+    himar::StepState state{};
+    state.seed = std::strtoull(a[0], nullptr, 10);
+    const auto phase = static_cast<himar::u32>(std::atoi(a[1])), n = static_cast<himar::u32>(std::atoi(a[2]));
+    std::vector<himar::u32> images;
+    for (int i = 3; i < count; ++i) images.push_back(static_cast<himar::u32>(std::strtoul(a[i], nullptr, 10)));
+    std::vector<himar::u32> ranks(images.size() * n);
+    kernels::ranks(ranks.data(), images.data(), &state, phase, static_cast<himar::u32>(images.size()), n);
+    return ranks;
+}
+
+himar::u32 word(const char* text) { return static_cast<himar::u32>(std::strtoul(text, nullptr, 10)); }
+
+}  // namespace
+
+int main(int count, char** values) {
+    const std::string what = count > 1 ? values[1] : "";
+    char** const a = values + 2;
+    const int given = count - 2;
+    Json out;
+    if (what == "plan" && given == 7) {
+        out = plan_of(a);
+    } else if (what == "chain" && given == 1) {
+        const Chain chain = Chain::build(std::atoll(a[0]));
+        out = {{"timesteps", chain.timesteps}, {"table", chain.table}};
+    } else if (what == "ranks" && given > 3) {
+        out = ranks_of(given, a);
+    } else if (what == "philox" && given == 5) {
+        const himar::Words words = himar::philox(word(a[1]), word(a[2]), word(a[3]), word(a[4]), std::strtoull(a[0], nullptr, 10));
+        out = {words.word[0], words.word[1], words.word[2], words.word[3]};
+    } else if (what == "normals" && given == 7) {
+        const himar::Quad quad = himar::normals(std::strtoull(a[0], nullptr, 10), word(a[1]), word(a[2]), word(a[3]),
+                                                word(a[4]), word(a[5]), word(a[6]));
+        out = {quad.value[0], quad.value[1], quad.value[2], quad.value[3]};
+    } else {
+        std::fputs("himar_arithmetic: see the head of print_arithmetic.cpp for its arguments.\n", stderr);
+        return 2;
+    }
+    std::puts(out.dump().c_str());
+    return 0;
+}

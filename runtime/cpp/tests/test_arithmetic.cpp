@@ -1,0 +1,129 @@
+// What lies between the networks must be Python's to the bit, or a seed gives other images.
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <numeric>
+#include <set>
+#include <vector>
+
+#include "bundles.h"
+#include "chain.h"
+#include "error.h"
+#include "kernels.h"
+#include "pipeline.h"
+#include "schedule.h"
+#include "text.h"
+
+using namespace himar::core;
+using himar::i64;
+using himar::u32;
+
+TEST_SUITE_BEGIN("arithmetic");
+
+TEST_CASE("Philox gives the words that its authors published") {
+    const auto check = [](u32 c0, u32 c1, u32 c2, u32 c3, himar::u64 key, std::vector<u32> wanted) {
+        const himar::Words words = himar::philox(c0, c1, c2, c3, key);
+        CHECK(std::vector<u32>(words.word, words.word + 4) == wanted);
+    };
+    check(0, 0, 0, 0, 0, {0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8});
+    check(~0u, ~0u, ~0u, ~0u, ~0ull, {0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd});
+    check(0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344, 0x299f31d0a4093822ull,
+          {0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1});
+}
+
+TEST_CASE("every position is revealed once, whatever the number of steps") {
+    for (const std::int64_t positions : {1, 2, 16, 64, 256})
+        for (std::int64_t steps = 1; steps <= std::min<std::int64_t>(positions, 40); ++steps) {
+            Sampling sampling;
+            sampling.low_steps = sampling.high_steps = steps;
+            std::int64_t low = 0, high = 0;
+            for (const Step& step : plan(sampling, positions, positions)) {
+                CHECK(step.revealed >= 1);
+                CHECK(step.revealed <= step.masked);
+                (step.phase == HIMAR_PHASE_LOW ? low : high) += step.revealed;
+            }
+            CHECK(low == positions);
+            CHECK(high == positions);
+        }
+}
+
+TEST_CASE("guidance grows to its scale, or stays at it") {
+    CHECK(guidance_at("constant", 2.5, 16, 4) == 2.5);
+    CHECK(guidance_at("linear", 1.0, 16, 4) == 1.0);
+    CHECK(guidance_at("linear", 3.0, 16, 8) == 2.0);
+    CHECK(guidance_at("linear", 3.0, 16, 1) < 3.0);
+}
+
+TEST_CASE("more steps than positions are refused") {
+    Sampling sampling;
+    sampling.low_steps = 5;
+    sampling.high_steps = 1;
+    CHECK(sentence_of<InputError>([&] { plan(sampling, 4, 16); }) ==
+          "low_steps is 5, but phase low has only 4 positions; ask for 1 to 4 steps.");
+}
+
+TEST_CASE("ranks are a permutation of their own for every image, and index lists follow them") {
+    constexpr u32 B = 3, n = 16, K = 2, always = 4, L = always + n, masked = 10, revealed = 3, V = always + n - masked;
+    const u32 images[B] = {0, 1, 7};
+    himar::StepState state{};
+    state.seed = 5;
+    state.masked = masked;
+    state.revealed = revealed;
+    std::vector<u32> ranks(B * n), reveal(B * revealed);
+    kernels::ranks(ranks.data(), images, &state, 1, B, n);
+    for (u32 b = 0; b < B; ++b) CHECK(std::set<u32>(&ranks[b * n], &ranks[b * n] + n).size() == n);
+    CHECK(!std::equal(ranks.begin(), ranks.begin() + n, ranks.begin() + n));
+
+    std::vector<i64> visible(2 * B * (K + V)), sources(2 * B * (K + L));
+    kernels::index_lists(visible.data(), sources.data(), reveal.data(), ranks.data(), &state, B, 2, K, always, n, L);
+    for (u32 b = 0; b < B; ++b)
+        for (u32 i = 0; i < revealed; ++i) {
+            const u32 rank = ranks[b * n + reveal[b * revealed + i]];
+            CHECK(rank < masked);
+            CHECK(rank >= masked - revealed);
+        }
+    for (u32 row = 0; row < 2 * B; ++row) {
+        const i64* const sees = &visible[row * (K + V)];
+        CHECK(std::is_sorted(sees, sees + K + V));
+        for (u32 i = K + always; i < K + V; ++i) {
+            const i64 position = sees[i] - row * (K + L) - K - always;
+            CHECK(ranks[(row % B) * n + position] >= masked);
+        }
+        // A masked position comes from the mask tokens, which stand after all encoder outputs.
+        for (u32 p = 0; p < n; ++p) {
+            const bool is_mask_token = sources[row * (K + L) + K + always + p] >= 2 * B * (K + V);
+            CHECK(is_mask_token == (ranks[(row % B) * n + p] < masked));
+        }
+    }
+}
+
+TEST_CASE("a chain runs from almost pure noise to almost none") {
+    const Chain chain = Chain::build(250);
+    CHECK(chain.length() == 250);
+    CHECK(chain.timesteps.front() == 0);
+    CHECK(chain.timesteps.back() == 999);
+    CHECK(std::is_sorted(chain.timesteps.begin(), chain.timesteps.end()));
+    CHECK(chain.table[0] > 0.999f);
+    CHECK(chain.table[249 * 8] < 1e-3f);
+    // What README says of errors that the first reverse step magnifies.
+    CHECK(chain.table[249 * 8 + 4] * chain.table[249 * 8 + 3] == doctest::Approx(126).epsilon(0.01));
+    CHECK(sentence_of<InputError>([] { Chain::build(1); }) ==
+          "a chain of 1 diffusion steps was asked; it must be 2 to 1000.");
+    CHECK_THROWS_AS(Chain::build(1001), InputError);
+}
+
+TEST_CASE("chunks are as equal as can be") {
+    CHECK(chunk_sizes(10, 4) == std::vector<std::size_t>{4, 3, 3});
+    CHECK(chunk_sizes(4, 4) == std::vector<std::size_t>{4});
+    CHECK(chunk_sizes(1, 64) == std::vector<std::size_t>{1});
+}
+
+TEST_CASE("numbers and text read as Python writes them") {
+    CHECK(shown(1.0) == "1.0");
+    CHECK(shown(-0.25) == "-0.25");
+    CHECK(shown(0.1) == "0.1");
+    CHECK(in_quotes("it's\n") == "'it\\'s\\x0a'");
+    CHECK(in_quotes(std::string(1000, 'a')).size() < 300);
+}
+
+TEST_SUITE_END();

@@ -1,0 +1,160 @@
+// What a generation gives, through the C++ header as a user calls it.
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "bundles.h"
+#include "himar/himar.hpp"
+
+namespace {
+
+himar::Pipeline tiny() { return himar::Pipeline::load(bundle("tiny").string(), {"cpu", std::nullopt, 1}); }
+
+himar::GenerateOptions of(std::vector<std::int64_t> labels, std::uint64_t seed = 7) {
+    himar::GenerateOptions options;
+    options.labels = std::move(labels);
+    options.seed = seed;
+    return options;
+}
+
+template <class T>
+std::vector<T> values(const himar::View<T>& view) {
+    return {view.begin(), view.end()};
+}
+
+// Largest difference; ONNX Runtime adds up in another order at another batch size.
+double distance(const himar::View<float>& a, const himar::View<float>& b) {
+    REQUIRE(a.size() == b.size());
+    double most = 0;
+    for (std::size_t i = 0; i < a.size(); ++i) most = std::max(most, std::abs(static_cast<double>(a[i]) - b[i]));
+    return most;
+}
+
+}  // namespace
+
+TEST_SUITE_BEGIN("generate");
+
+TEST_CASE("shapes, labels and recipes are those asked for") {
+    himar::Pipeline pipeline = tiny();
+    const himar::Result result = pipeline.generate(of({3, 0, 4}));
+    CHECK(!result.cancelled());
+    CHECK(result.images().shape() == std::array<std::int64_t, 4>{3, 16, 16, 3});
+    CHECK(result.latents().shape() == std::array<std::int64_t, 4>{3, 2, 4, 4});
+    CHECK(result.low_latents().shape() == std::array<std::int64_t, 4>{3, 2, 2, 2});
+    CHECK(values(result.labels()) == std::vector<std::int64_t>{3, 0, 4});
+    CHECK(std::all_of(result.latents().begin(), result.latents().end(), [](float x) { return std::isfinite(x); }));
+    holds(result.recipe(1), "{\"seed\":7,\"index\":1,\"label\":0,\"sampling\":{\"low_steps\":3,");
+    CHECK(result.engine_seconds() > 0);
+    CHECK(result.engine_seconds() <= result.seconds());
+    CHECK_THROWS_AS(result.images().image(3), std::out_of_range);
+}
+
+TEST_CASE("an image depends on its seed, index and label alone") {
+    himar::Pipeline pipeline = tiny();
+    const himar::Result all = pipeline.generate(of({3, 0, 4, 1, 2, 3}));  // two chunks of three
+    himar::GenerateOptions alone = of({1});
+    alone.first_index = 3;
+    const himar::Result one = pipeline.generate(alone);
+    CHECK(distance(all.latents().image(3), one.latents()) < 1e-5);
+    CHECK(distance(all.low_latents().image(3), one.low_latents()) < 1e-5);
+    CHECK(distance(all.latents().image(0), one.latents()) > 1e-3);
+    CHECK(values(pipeline.generate(of({3, 0, 4, 1, 2, 3})).images()) == values(all.images()));
+    CHECK(values(pipeline.generate(of({3, 0, 4, 1, 2, 3}, 8)).latents()) != values(all.latents()));
+}
+
+TEST_CASE("every option changes the images") {
+    himar::Pipeline pipeline = tiny();
+    const std::vector<float> usual = values(pipeline.generate(of({1, 2})).latents());
+    const auto differs = [&](const char* what, auto change) {
+        himar::GenerateOptions options = of({1, 2});
+        change(options);
+        INFO(what);
+        CHECK(values(pipeline.generate(options).latents()) != usual);
+    };
+    differs("guidance", [](auto& o) { o.guidance = 3.0; });
+    differs("no guidance", [](auto& o) { o.guidance = 1.0; });
+    differs("low_guidance", [](auto& o) { o.low_guidance = 4.0; });
+    differs("high_guidance", [](auto& o) { o.high_guidance = 4.0; });
+    differs("temperature", [](auto& o) { o.temperature = 0.5; });
+    differs("low_steps", [](auto& o) { o.low_steps = 2; });
+    differs("high_steps", [](auto& o) { o.high_steps = 3; });
+    differs("low_diffusion_steps", [](auto& o) { o.low_diffusion_steps = 7; });
+    differs("high_diffusion_steps", [](auto& o) { o.high_diffusion_steps = 7; });
+    differs("guidance_schedule", [](auto& o) { o.guidance_schedule = HIMAR_GUIDANCE_CONSTANT; });
+    differs("sampling", [](auto& o) { o.sampling = "plain"; });
+    differs("first_index", [](auto& o) { o.first_index = 4294967290u; });
+}
+
+TEST_CASE("progress counts every step, and the preview fills up") {
+    himar::Pipeline pipeline = tiny();
+    himar::GenerateOptions options = of({3, 0, 4, 1, 2});
+    std::vector<std::int64_t> done, zeros;
+    std::vector<float> preview;
+    options.on_step = [&](const himar::Progress& step) {
+        CHECK(step.total == 10);
+        CHECK(step.images == (step.done <= 5 ? 3 : 2));
+        CHECK(step.phase == ((step.done - 1) % 5 < 3 ? HIMAR_PHASE_LOW : HIMAR_PHASE_HIGH));
+        done.push_back(step.done);
+        zeros.push_back(std::count(step.low_latents.begin(), step.low_latents.end(), 0.0f));
+        if (step.done == 5) preview = values(step.low_latents);
+        return true;
+    };
+    const himar::Result result = pipeline.generate(options);
+    CHECK(done == std::vector<std::int64_t>{1, 2, 3, 4, 5, 6, 7, 8, 9, 10});
+    CHECK(zeros[0] > zeros[1]);
+    CHECK(zeros[2] == 0);
+    CHECK(std::equal(preview.begin(), preview.end(), result.low_latents().begin()));
+    options.on_step = nullptr;
+    CHECK(values(pipeline.generate(options).latents()) == values(result.latents()));
+}
+
+TEST_CASE("cancelling keeps the chunks that were finished") {
+    himar::Pipeline pipeline = tiny();
+    const himar::Result whole = pipeline.generate(of({3, 0, 4, 1, 2}));
+    for (const std::int64_t last : {1, 5, 6, 10}) {
+        himar::GenerateOptions options = of({3, 0, 4, 1, 2});
+        options.on_step = [&](const himar::Progress& step) { return step.done < last; };
+        const himar::Result result = pipeline.generate(options);
+        CHECK(result.cancelled());
+        CHECK(result.labels().size() == (last <= 5 ? 0 : 3));
+        CHECK(result.images().shape()[0] == (last <= 5 ? 0 : 3));
+        CHECK(std::equal(result.images().begin(), result.images().end(), whole.images().begin()));
+    }
+    CHECK(values(pipeline.generate(of({3, 0, 4, 1, 2})).images()) == values(whole.images()));
+}
+
+TEST_CASE("what a callback throws comes out of generate, and the pipeline goes on") {
+    himar::Pipeline pipeline = tiny();
+    himar::GenerateOptions options = of({1});
+    options.on_step = [](const himar::Progress&) -> bool { throw std::logic_error("mine"); };
+    CHECK_THROWS_WITH_AS(pipeline.generate(options), "mine", std::logic_error);
+    CHECK(pipeline.generate(of({1})).labels().size() == 1);
+}
+
+TEST_CASE("a bundle without a decoder gives latents, and says so of images") {
+    himar::Pipeline pipeline = himar::Pipeline::load(bundle("no-decoder").string(), {"cpu", std::nullopt, 1});
+    CHECK(pipeline.info().has_decoder == 0);
+    const himar::Result result = pipeline.generate(of({1}));
+    CHECK(result.latents().size() == 32);
+    CHECK_THROWS_WITH_AS(result.images(), "this bundle has no VAE decoder, so there are no images; use "
+                         "himar_result_latents instead.", himar::Error);
+}
+
+TEST_CASE("values that are not finite name the component, the phase and the step") {
+    const auto said = [](const std::string& name) {
+        himar::Pipeline pipeline = himar::Pipeline::load(bundle("nan-" + name).string(), {"cpu", std::nullopt, 1});
+        return sentence_of<himar::Error>([&] { pipeline.generate(of({1, 2, 3, 4, 0})); });
+    };
+    CHECK(said("mlp_head") == "mlp_head gave values that are not finite in phase low, step 0; if the bundle is in half "
+                              "precision, build mlp_head with fp32 or bf16.");
+    holds(said("transformer_low"), "transformer_low gave values that are not finite in phase low, step 0;");
+    holds(said("transformer_high"), "transformer_high gave values that are not finite in phase high, step 0;");
+    holds(said("dit_head"), "dit_head gave values that are not finite in phase high, step 0;");
+    holds(said("vae_decoder"), "vae_decoder gave values that are not finite; if");
+}
+
+TEST_SUITE_END();

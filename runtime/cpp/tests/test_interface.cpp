@@ -1,0 +1,235 @@
+// The C interface's own promises: statuses, sentences, struct sizes, untouched outputs.
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "bundles.h"
+#include "himar/himar.h"
+
+namespace {
+
+struct Loaded {
+    himar_pipeline* pipeline = nullptr;
+    explicit Loaded(const std::string& name = "tiny") {
+        himar_load_params params;
+        himar_load_params_init(&params);
+        params.threads = 1;
+        REQUIRE(himar_pipeline_load(bundle(name).c_str(), &params, &pipeline) == HIMAR_OK);
+    }
+    ~Loaded() { himar_pipeline_free(pipeline); }
+};
+
+const std::int64_t kLabels[] = {1, 2};
+
+himar_generate_params params_of(std::size_t count = 2) {
+    himar_generate_params params;
+    himar_generate_params_init(&params);
+    params.labels = kLabels;
+    params.label_count = count;
+    return params;
+}
+
+// The sentence of a generation that is refused as an input; the output must stay untouched.
+std::string refused(himar_pipeline* pipeline, const himar_generate_params& params) {
+    auto* const marker = reinterpret_cast<himar_result*>(&pipeline);
+    himar_result* result = marker;
+    CHECK(himar_pipeline_generate(pipeline, &params, &result) == HIMAR_ERROR_INPUT);
+    CHECK(result == marker);
+    return himar_last_error();
+}
+
+}  // namespace
+
+TEST_SUITE_BEGIN("interface");
+
+TEST_CASE("every status has a name, and the library says what it is") {
+    for (int status = HIMAR_OK; status <= HIMAR_ERROR_INTERNAL; ++status)
+        CHECK(std::string(himar_status_to_string(static_cast<himar_status>(status))).rfind("HIMAR_", 0) == 0);
+    CHECK(std::string(himar_status_to_string(static_cast<himar_status>(99))) == "unknown status");
+    holds(himar_build_info(), std::string("himar ") + himar_version() + "; engines: onnxruntime ");
+}
+
+TEST_CASE("requests out of range are refused with the value") {
+    Loaded loaded;
+    const auto said = [&](auto change) {
+        himar_generate_params params = params_of();
+        change(params);
+        return refused(loaded.pipeline, params);
+    };
+    CHECK(said([](auto& p) { p.label_count = 0; }) == "labels is empty; give at least one class number.");
+    CHECK(said([](auto& p) { p.labels = nullptr; }) == "labels is empty; give at least one class number.");
+    const std::int64_t beyond[] = {1, 5};
+    CHECK(said([&](auto& p) { p.labels = beyond; }) ==
+          "label 5 (number 1 of the list) is not a class of this model; classes are the whole numbers 0 to 4.");
+    holds(said([](auto& p) { p.first_index = 4294967295u; }), "first_index is 4294967295; it must be 0 to 4294967294.");
+    CHECK(said([](auto& p) { p.sampling = "best"; }) == "sampling 'best' is not in this bundle; it has default, plain.");
+    holds(said([](auto& p) { p.guidance = -1; }), "low_guidance is -1.0; it must be a finite number of at least 0.");
+    holds(said([](auto& p) { p.temperature = std::numeric_limits<double>::infinity(); }), "temperature is inf;");
+    holds(said([](auto& p) { p.low_steps = 5; }), "low_steps is 5, but phase low has only 4 positions");
+    holds(said([](auto& p) { p.high_steps = -1; }), "high_steps is -1; it must be at least 1.");
+    holds(said([](auto& p) { p.low_diffusion_steps = 1; }), "low_diffusion_steps is 1; it must be 2 to 1000.");
+    holds(said([](auto& p) { p.guidance_schedule = static_cast<himar_guidance_schedule>(3); }), "guidance_schedule is 3;");
+    holds(said([](auto& p) { p.struct_size = 0; }), "himar_generate_params.struct_size is 0; it must be ");
+    holds(said([](auto& p) { ++p.struct_size; }), "call himar_generate_params_init first");
+}
+
+TEST_CASE("loading says what cannot be had, before it opens anything") {
+    himar_pipeline* pipeline = nullptr;
+    const auto said = [&](himar_status status, auto change) -> std::string {
+        himar_load_params params;
+        himar_load_params_init(&params);
+        change(params);
+        CHECK(himar_pipeline_load(bundle("tiny").c_str(), &params, &pipeline) == status);
+        CHECK(pipeline == nullptr);
+        return himar_last_error();
+    };
+    holds(said(HIMAR_ERROR_ENGINE, [](auto& p) { p.device = "cuda:0"; }), "this build of himar's C++ runtime runs on the CPU only");
+    holds(said(HIMAR_ERROR_ENGINE, [](auto& p) { p.device = "gpu"; }), "device is 'gpu'; it must be 'cpu', 'cuda' or 'cuda:N'");
+    holds(said(HIMAR_ERROR_ENGINE, [](auto& p) { p.backend = "tensorrt"; }), "has an engine for 'onnxruntime', not for 'tensorrt'");
+    holds(said(HIMAR_ERROR_INPUT, [](auto& p) { p.threads = -2; }), "threads is -2;");
+    holds(said(HIMAR_ERROR_INPUT, [](auto& p) { p.struct_size = 7; }), "himar_load_params.struct_size is 7;");
+    CHECK(himar_pipeline_load("/nowhere", nullptr, &pipeline) == HIMAR_ERROR_BUNDLE);
+    holds(himar_last_error(), "/nowhere is not a folder");
+}
+
+TEST_CASE("NULL is an input error wherever it cannot be meant") {
+    Loaded loaded;
+    himar_pipeline* pipeline = nullptr;
+    himar_result* result = nullptr;
+    himar_pipeline_info info{};
+    info.struct_size = sizeof info;
+    const himar_generate_params params = params_of(1);
+    REQUIRE(himar_pipeline_generate(loaded.pipeline, &params, &result) == HIMAR_OK);
+    const std::uint8_t* pixels;
+    const float* floats;
+    std::int64_t shape[4];
+    std::size_t needed = 0;
+    const char* json;
+    for (const himar_status status : {
+             himar_load_params_init(nullptr), himar_generate_params_init(nullptr),
+             himar_pipeline_load(nullptr, nullptr, &pipeline), himar_pipeline_load("x", nullptr, nullptr),
+             himar_pipeline_clone(nullptr, &pipeline), himar_pipeline_clone(loaded.pipeline, nullptr),
+             himar_pipeline_get_info(nullptr, &info), himar_pipeline_get_info(loaded.pipeline, nullptr),
+             himar_pipeline_generate(nullptr, &params, &result), himar_pipeline_generate(loaded.pipeline, nullptr, &result),
+             himar_pipeline_generate(loaded.pipeline, &params, nullptr), himar_result_images(nullptr, &pixels, shape),
+             himar_result_images(result, nullptr, shape), himar_result_images(result, &pixels, nullptr),
+             himar_result_latents(result, nullptr, shape), himar_result_low_latents(result, &floats, nullptr),
+             himar_result_labels(result, nullptr, nullptr), himar_result_recipe(result, 0, nullptr),
+             himar_result_recipe(result, 1, &json), himar_result_seconds(nullptr, nullptr, nullptr),
+             himar_generate_params_to_string(nullptr, nullptr, 0, &needed),
+             himar_generate_params_to_string(&params, nullptr, 5, &needed),
+         })
+        CHECK(status == HIMAR_ERROR_INPUT);
+    CHECK(himar_result_seconds(result, nullptr, nullptr) == HIMAR_OK);
+    CHECK(himar_pipeline_free(nullptr) == HIMAR_OK);
+    CHECK(himar_result_free(nullptr) == HIMAR_OK);
+    himar_result_free(result);
+}
+
+TEST_CASE("from its own callback a pipeline neither generates nor is freed") {
+    Loaded loaded;
+    struct Seen {
+        himar_pipeline* pipeline;
+        std::vector<std::string> sentences;
+    } seen{loaded.pipeline, {}};
+    himar_generate_params params = params_of(1);
+    params.user = &seen;
+    params.on_step = [](const himar_progress* progress, void* user) {
+        auto* const s = static_cast<Seen*>(user);
+        CHECK(progress->struct_size == sizeof(himar_progress));
+        himar_generate_params again = params_of(1);
+        himar_result* result = nullptr;
+        CHECK(himar_pipeline_generate(s->pipeline, &again, &result) == HIMAR_ERROR_INPUT);
+        s->sentences.emplace_back(himar_last_error());
+        CHECK(himar_pipeline_free(s->pipeline) == HIMAR_ERROR_INPUT);
+        s->sentences.emplace_back(himar_last_error());
+        return 0;
+    };
+    himar_result* result = nullptr;
+    CHECK(himar_pipeline_generate(loaded.pipeline, &params, &result) == HIMAR_CANCELLED);
+    himar_result_free(result);
+    REQUIRE(seen.sentences.size() == 2);
+    holds(seen.sentences[0], "generate was called from its own step callback; call it on a clone instead.");
+    holds(seen.sentences[1], "himar_pipeline_free was called from the pipeline's own step callback");
+}
+
+TEST_CASE("a pipeline says what its model is") {
+    Loaded loaded;
+    himar_pipeline_info info{};
+    info.struct_size = sizeof info;
+    REQUIRE(himar_pipeline_get_info(loaded.pipeline, &info) == HIMAR_OK);
+    CHECK(info.classes == 5);
+    CHECK(info.image_size == 16);
+    CHECK(info.latent_size == 4);
+    CHECK(info.low_latent_size == 2);
+    CHECK(info.channels == 2);
+    CHECK(info.max_batch == 4);
+    CHECK(info.has_decoder == 1);
+    CHECK(std::strlen(info.bundle_id) == 64);
+    CHECK(std::string(info.sampling) == "default, plain");
+    info.struct_size = 4;
+    CHECK(himar_pipeline_get_info(loaded.pipeline, &info) == HIMAR_ERROR_INPUT);
+}
+
+TEST_CASE("parameters as text, whole or cut off") {
+    himar_generate_params params = params_of();
+    params.guidance = 2.5;
+    std::size_t needed = 0;
+    REQUIRE(himar_generate_params_to_string(&params, nullptr, 0, &needed) == HIMAR_OK);
+    std::vector<char> text(needed);
+    REQUIRE(himar_generate_params_to_string(&params, text.data(), text.size(), nullptr) == HIMAR_OK);
+    CHECK(std::strlen(text.data()) + 1 == needed);
+    holds(text.data(), "labels=[1,2] seed=0 first_index=0 sampling=first guidance=2.5 low_guidance=setting");
+    char cut[9];
+    REQUIRE(himar_generate_params_to_string(&params, cut, sizeof cut, nullptr) == HIMAR_OK);
+    CHECK(std::string(cut) == "labels=[");
+    himar_load_params load;
+    himar_load_params_init(&load);
+    char whole[64];
+    REQUIRE(himar_load_params_to_string(&load, whole, sizeof whole, &needed) == HIMAR_OK);
+    CHECK(std::string(whole) == "device='cpu' backend=the bundle's threads=all");
+}
+
+TEST_CASE("a manifest that says other sizes than the graphs is an engine error, never a write out of bounds") {
+    const auto said = [](auto change) -> std::string {
+        Copy copy;
+        copy.edit(change);
+        himar_pipeline* pipeline = nullptr;
+        const himar_status loaded = himar_pipeline_load(copy.path().c_str(), nullptr, &pipeline);
+        if (loaded != HIMAR_OK) return himar_last_error();
+        const himar_generate_params params = params_of();
+        himar_result* result = nullptr;
+        const himar_status status = himar_pipeline_generate(pipeline, &params, &result);
+        CHECK((status == HIMAR_ERROR_ENGINE));
+        himar_result_free(result);
+        himar_pipeline_free(pipeline);
+        return himar_last_error();
+    };
+    using Json = nlohmann::ordered_json;
+    holds(said([](Json& m) { m["model"]["width"] = 2; }), "transformer_low failed on cpu: ");
+    holds(said([](Json& m) { m["model"]["channels"] = 1; }), "transformer_low failed on cpu: ");
+    holds(said([](Json& m) { m["model"]["cond_scale"] = 1, m["sampling"]["default"]["low_steps"] = 1; }), "failed on cpu: ");
+    holds(said([](Json& m) { m["model"]["buffer"] = 1; }), "transformer_low failed on cpu: ");
+    holds(said([](Json& m) { m["model"]["img_size"] = 12; }), "failed on cpu: ");
+    holds(said([](Json& m) { m["model"]["img_size"] = 32, m["model"]["vae_stride"] = 8; }), "vae_decoder failed on cpu: ");
+    holds(said([](Json& m) { m["model"]["img_size"] = 8, m["model"]["vae_stride"] = 2; }), "vae_decoder failed on cpu: ");
+    holds(said([](Json& m) { m["model"]["classes"] = 500; }), "transformer_low failed on cpu: ");
+    holds(said([](Json& m) { m["components"]["mlp_head"]["inputs"][2]["shape"][1] = 2; }), "failed on cpu: ");
+    holds(said([](Json& m) { m["components"]["mlp_head"]["inputs"][2]["shape"][1] = "wide"; }),
+          "mlp_head has no input condition of a fixed width; build the bundle again.");
+    holds(said([](Json& m) { m["components"]["mlp_head"]["inputs"][0]["dtype"] = "float16"; }),
+          "mlp_head takes x as float16, where the loop has float32");
+    holds(said([](Json& m) { m["components"]["dit_head"]["outputs"].clear(); }), "dit_head has 3 inputs and 0 outputs");
+    holds(said([](Json& m) { m["components"].erase("dit_head"); }), "lacks the component dit_head; build the bundle again.");
+    holds(said([](Json& m) { m["components"]["dit_head"]["precision"] = "bf16"; }), "dit_head is in bfloat16");
+    holds(said([](Json& m) { m["components"]["dit_head"]["engine"]["backend"] = "tensorrt"; }),
+          "is an engine for tensorrt, which this build of himar's C++ runtime has no support for");
+    holds(said([](Json& m) { m["components"]["dit_head"]["engine"]["backend"] = "abacus"; }), "which this himar does not know");
+    holds(said([](Json& m) { m["components"]["dit_head"]["engine"]["file"] = "selftest.npz"; }), "dit_head does not load on cpu");
+}
+
+TEST_SUITE_END();

@@ -1,0 +1,122 @@
+// A manifest that is damaged, of the future or hostile must be refused with a sentence that names the key.
+#include <doctest/doctest.h>
+
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "bundles.h"
+#include "error.h"
+#include "manifest.h"
+
+using namespace himar::core;
+using Json = nlohmann::ordered_json;
+
+namespace {
+
+Json good() {
+    return Json::parse(R"({
+      "schema_version": "1.0", "himar_version": "0.1.0",
+      "model": {"width": 3, "classes": 5, "buffer": 2, "cond_scale": 2, "img_size": 16, "channels": 2,
+                "vae_stride": 4, "vae_scale": 0.25, "enc_depth": 1},
+      "sampling": {"quality": {"low_steps": 3}, "fast": {"low_steps": 1, "a_knob_of_the_future": true}},
+      "max_batch": 4,
+      "components": {"mlp_head": {
+        "file": "m.onnx", "precision": "fp32",
+        "inputs": [{"name": "x", "dtype": "float32", "shape": ["samples", 2]}],
+        "outputs": [{"name": "prediction", "dtype": "float32", "shape": ["samples", 4]}],
+        "profile": {"samples": [1, 2, 8]}, "engine": {"backend": "onnxruntime", "file": "m.onnx"}}},
+      "backend": {"name": "onnxruntime", "version": "1.31.0", "compute_capability": null},
+      "files": {"m.onnx": {"sha256": "00", "bytes": 1}, "selftest.npz": {"sha256": "00", "bytes": 1}},
+      "selftest": "selftest.npz", "provenance": {}, "a_key_of_the_future": 1})");
+}
+
+// What is said of a manifest after `change`.
+std::string refusal(const std::function<void(Json&)>& change) {
+    Json manifest = good();
+    change(manifest);
+    return sentence_of<BundleError>([&] { parse_manifest(manifest.dump(), "manifest.json"); });
+}
+
+}  // namespace
+
+TEST_SUITE_BEGIN("manifest");
+
+TEST_CASE("a good manifest is read, unknown keys are ignored, the first setting is the default") {
+    const Manifest manifest = parse_manifest(good().dump(), "manifest.json");
+    CHECK(manifest.model.grid() == 4);
+    CHECK(manifest.model.high_positions() == 16);
+    CHECK(manifest.sampling.front().first == "quality");
+    CHECK(manifest.sampling.front().second.low_steps == 3);
+    CHECK(manifest.sampling.front().second.low_diffusion_steps == 100);
+    CHECK(manifest.components.at("mlp_head").inputs.front().name == "x");
+    CHECK(!manifest.backend.compute_capability);
+}
+
+TEST_CASE("every key is needed, and of its type") {
+    for (const char* key : {"schema_version", "himar_version", "model", "sampling", "max_batch", "components", "backend",
+                            "files", "selftest", "provenance"}) {
+        CHECK(refusal([&](Json& m) { m.erase(key); }) == std::string("manifest.json lacks ") + key + "; build the bundle again.");
+        holds(refusal([&](Json& m) { m[key] = true; }), std::string(key) + " is true; it must be of type ");
+    }
+    for (const char* key : {"width", "classes", "buffer", "cond_scale", "img_size", "channels", "vae_stride"}) {
+        holds(refusal([&](Json& m) { m["model"].erase(key); }), std::string("lacks model.") + key);
+        holds(refusal([&](Json& m) { m["model"][key] = 0; }), std::string("model.") + key + " is 0; it must be at least 1.");
+        holds(refusal([&](Json& m) { m["model"][key] = 1.5; }), std::string("model.") + key + " is 1.5; it must be of type int.");
+        holds(refusal([&](Json& m) { m["model"][key] = 1ll << 40; }), "it must be at most ");
+        holds(refusal([&](Json& m) { m["model"][key] = 1ull << 63; }), "it must be at most 2^63-1.");
+    }
+}
+
+TEST_CASE("values out of range are refused with the value") {
+    holds(refusal([](Json& m) { m["schema_version"] = "2.0"; }), "has schema version 2.0, but this himar reads versions up to 1.x");
+    holds(refusal([](Json& m) { m["schema_version"] = "99999999999999999999.0"; }), "but this himar reads versions up to 1.x");
+    holds(refusal([](Json& m) { m["schema_version"] = "one"; }), "schema_version is 'one'; it must be like '1.0'.");
+    holds(refusal([](Json& m) { m["schema_version"] = "0.9"; }), "schema_version is '0.9'");
+    holds(refusal([](Json& m) { m["model"]["vae_scale"] = -1; }), "model.vae_scale is -1.0; it must be a positive number.");
+    holds(refusal([](Json& m) { m["model"]["img_size"] = 17; }), "model.img_size 17 is no multiple of vae_stride 4.");
+    holds(refusal([](Json& m) { m["sampling"] = Json::object(); }), "sampling is empty");
+    holds(refusal([](Json& m) { m["sampling"]["fast"]["low_steps"] = 0; }), "sampling.fast: low_steps is 0; it must be at least 1.");
+    holds(refusal([](Json& m) { m["sampling"]["fast"]["low_steps"] = true; }), "low_steps is true; it must be a whole number.");
+    holds(refusal([](Json& m) { m["sampling"]["fast"]["temperature"] = "hot"; }), "temperature is 'hot'; it must be a number.");
+    holds(refusal([](Json& m) { m["sampling"]["fast"]["guidance_schedule"] = "cosine"; }),
+          "guidance_schedule is 'cosine'; it must be 'linear' or 'constant'.");
+    holds(refusal([](Json& m) { m["sampling"]["fast"]["low_diffusion_steps"] = 1001; }),
+          "low_diffusion_steps is 1001; it must be 2 to 1000.");
+    holds(refusal([](Json& m) { m["components"]["mlp_head"]["inputs"][0]["dtype"] = "int8"; }), "dtype is 'int8'; known are");
+    holds(refusal([](Json& m) { m["components"]["mlp_head"]["inputs"][0]["shape"] = {0}; }), "shape is [0]; it must hold sizes");
+    holds(refusal([](Json& m) { m["components"]["mlp_head"]["profile"]["samples"] = {3, 2, 1}; }),
+          "samples is [3,2,1]; it must be [least, usual, largest].");
+    holds(refusal([](Json& m) { m["backend"]["compute_capability"] = "new"; }), "compute capability 'new'; it must be like '9.0'.");
+    holds(refusal([](Json& m) { m["backend"]["compute_capabilities"] = {9}; }), "compute capability 9; it must be like");
+    holds(refusal([](Json& m) { m["files"].erase("m.onnx"); }), "names m.onnx, but gives no hash for it");
+}
+
+TEST_CASE("paths that lead out of the bundle are refused wherever they stand") {
+    const std::string with_zero("a\0b", 3);
+    for (const std::string path : {"../x", "/etc/passwd", "a/../../x", "..", "a\\b", "C:x", "", ".", "x/.."}) {
+        holds(refusal([&](Json& m) { m["selftest"] = path; }), "leads out of the bundle; refusing to load it.");
+        holds(refusal([&](Json& m) { m["files"][path] = {{"sha256", "00"}, {"bytes", 1}}; }), "leads out of the bundle");
+        holds(refusal([&](Json& m) { m["components"]["mlp_head"]["file"] = path; }), "leads out of the bundle");
+        holds(refusal([&](Json& m) { m["components"]["mlp_head"]["engine"]["file"] = path; }), "leads out of the bundle");
+    }
+    holds(refusal([&](Json& m) { m["selftest"] = with_zero; }), "leads out of the bundle");
+    CHECK(inside("a..b/c...d", "manifest.json") == "a..b/c...d");
+}
+
+TEST_CASE("text that is no manifest is refused, however deep or odd") {
+    const auto said = [](const std::string& text) {
+        return sentence_of<BundleError>([&] { parse_manifest(text, "manifest.json"); });
+    };
+    holds(said(""), "is not valid JSON");
+    holds(said("{\"a\": NaN}"), "is not valid JSON");
+    holds(said("\xff\xfe"), "is not valid JSON");
+    holds(said("[]"), "the manifest must be a JSON object");
+    holds(said(std::string(100000, '[')), "is nested more than 32 deep");
+    holds(said("{\"a\":" + std::string(100, '[') + std::string(100, ']') + "}"), "is nested more than 32 deep");
+    const std::string whole = good().dump();
+    for (std::size_t size = 0; size < whole.size(); size += 7)
+        CHECK_THROWS_AS(parse_manifest(whole.substr(0, size), "manifest.json"), BundleError);
+}
+
+TEST_SUITE_END();
