@@ -122,8 +122,8 @@ def _report(out: Path, index: CacheIndex, problems: list[str], as_json: bool) ->
 
 
 @contextmanager
-def image_progress(what: str) -> Iterator[Any]:
-    """Yield a callback of (done, total): one live line on stderr with images/s and time left."""
+def image_progress(what: str, unit: str = "img") -> Iterator[Any]:
+    """Yield a callback of (done, total): one live line on stderr with images (or other units) per second, time left."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -142,6 +142,6 @@ def image_progress(what: str) -> Iterator[Any]:
                 progress.reset(task, total=total, completed=done)  # the rate counts from here: a resumed run began late
                 return
             speed = progress.tasks[0].speed
-            progress.update(task, completed=done, rate=f"{speed:.1f} img/s" if speed else "")
+            progress.update(task, completed=done, rate=f"{speed:.1f} {unit}/s" if speed else "")
 
         yield on_images

@@ -214,7 +214,7 @@ def _stages() -> Iterator[Callable[[str], OnImages | None]]:
 
         def on_stage(stage: str) -> OnImages | None:
             stack.close()
-            return stack.enter_context(image_progress(stage))
+            return stack.enter_context(image_progress(stage, "rows" if stage == "neighbours" else "img"))
 
         yield on_stage
 

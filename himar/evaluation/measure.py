@@ -97,7 +97,7 @@ def measure(
         splits: parts of the inception score.
         batch: images per run of the extractor.
         device: where neighbours are searched.
-        on_stage: told "images" before they are read; may return a callback of (done, count).
+        on_stage: told "images" and "neighbours" when that begins; may return a callback of (done, all).
 
     Raises InputError for too few images, other sizes of features, or features that are not finite.
     """
@@ -110,7 +110,8 @@ def measure(
         if reference.statistics.spatial is not None and statistics.spatial is not None:
             sfid = frechet_distance(reference.statistics.spatial, statistics.spatial)
         if reference.features is not None:
-            precision, recall = precision_recall(reference.features.pool, features.pool, k, device)
+            on_rows = on_stage("neighbours") if on_stage else None
+            precision, recall = precision_recall(reference.features.pool, features.pool, k, device, on_rows)
     report = Report(
         source=str(images.source),
         images=images.count,

@@ -21,7 +21,6 @@ from himar.image_folder import list_images
 from himar.latent_cache import CacheSettings, cache_latents
 from himar.latent_index import CacheError, damaged_shards, read_index
 from himar.latent_reader import CachedLatents
-from himar.training import LatentSet
 from himar.vae import load_vae
 from himar_kernels import ConfigError, InputError
 
@@ -84,12 +83,16 @@ def test_moments_are_those_of_encoding_each_image(folder, cache):
     assert low.shape == (4, *latents.low_shape[1:])
 
 
-def test_without_flips_it_draws_what_a_latent_set_draws(cache):
+def test_without_flips_a_draw_is_mean_plus_deviation_times_noise(cache):
     latents = CachedLatents(cache, flip=False)
-    plain = LatentSet(*latents.moments(torch.arange(13)), latents.labels)
     chosen = torch.tensor([3, 3, 11])
-    ours, theirs = (part.draw(chosen, 0.5, torch.Generator().manual_seed(4)) for part in (latents, plain))
-    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    *tokens, labels = latents.draw(chosen, 0.5, torch.Generator().manual_seed(4))
+    generator = torch.Generator().manual_seed(4)
+    for ours, moments in zip(tokens, latents.moments(chosen), strict=True):
+        mean, deviation = moments.unbind(1)
+        latent = 0.5 * (mean + deviation * torch.randn(mean.shape, generator=generator))
+        assert torch.equal(ours, latent.permute(0, 2, 3, 1).reshape(3, -1, 4))
+    assert torch.equal(labels, latents.labels[chosen])
 
 
 def test_half_of_the_draws_are_mirrored_at_both_scales_alike(cache):

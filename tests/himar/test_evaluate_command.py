@@ -62,24 +62,30 @@ def images_of(path: Path) -> tuple[np.ndarray, np.ndarray]:
         return file["arr_0"], file["arr_1"]
 
 
+@pytest.fixture(scope="module")
+def whole(model, tmp_path_factory) -> Path:
+    """Twenty images made by one process that was never stopped."""
+    out = tmp_path_factory.mktemp("whole") / "s.npz"
+    assert make(model, out, "--per-class") == 0
+    return out
+
+
 def one_error(capsys) -> str:
     text = capsys.readouterr().err.strip().splitlines()[-1]
     assert text.startswith("error: ")
     return text
 
 
-def test_images_are_those_of_seed_and_index_with_equal_classes(model, tmp_path):
-    assert make(model, tmp_path / "s.npz", "--per-class") == 0
-    images, labels = images_of(tmp_path / "s.npz")
+def test_images_are_those_of_seed_and_index_with_equal_classes(model, whole):
+    images, labels = images_of(whole)
     assert labels.tolist() == [*range(10)] * 2
     wanted = sample_images(load_checkpoint(model), load_vae(VAE), labels.tolist(), PhiloxDraws(5))
     assert np.abs(images.astype(int) - wanted).max() <= 1
     assert images.shape == (20, 32, 32, 3)
-    assert list(tmp_path.iterdir()) == [tmp_path / "s.npz"]
+    assert list(whole.parent.iterdir()) == [whole]
 
 
-def test_shards_in_any_order_give_the_same_file(model, tmp_path, capsys):
-    assert make(model, tmp_path / "one.npz") == 0
+def test_shards_in_any_order_give_the_same_file(model, whole, tmp_path, capsys):
     out = tmp_path / "shards.npz"
     assert make(model, out, "--shard", "3/3") == 0
     assert make(model, out, "--merge") == 1
@@ -90,11 +96,10 @@ def test_shards_in_any_order_give_the_same_file(model, tmp_path, capsys):
     outcomes = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [(outcome["images"], outcome["shard"]) for outcome in outcomes] == [(8, "1/3"), (6, "2/3")]
     assert make(model, out, "--merge") == 0
-    assert out.read_bytes() == (tmp_path / "one.npz").read_bytes()
+    assert out.read_bytes() == whole.read_bytes()
 
 
-def test_a_killed_run_keeps_its_parts_and_ends_the_same(model, tmp_path, monkeypatch):
-    assert make(model, tmp_path / "whole.npz") == 0
+def test_a_killed_run_keeps_its_parts_and_ends_the_same(model, whole, tmp_path, monkeypatch):
     out = tmp_path / "killed.npz"
     code = (
         "import os, signal, sys, himar.evaluation.samples as s\n"
@@ -122,7 +127,7 @@ def test_a_killed_run_keeps_its_parts_and_ends_the_same(model, tmp_path, monkeyp
     monkeypatch.setattr(samples, "sample_images", counted)
     assert make(model, out) == 0
     assert made == [6, 12, 18]
-    assert out.read_bytes() == (tmp_path / "whole.npz").read_bytes()
+    assert out.read_bytes() == whole.read_bytes()
 
 
 def test_parts_of_another_run_are_never_mixed_in(model, tmp_path, capsys):

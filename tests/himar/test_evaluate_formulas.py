@@ -76,7 +76,9 @@ def test_precision_and_recall_are_those_of_sklearns_neighbours(k):
         distances, order = everyone.kneighbors(points.astype(np.float64))
         return float((distances <= radii[order]).any(axis=1).mean())
 
-    precision, recall = precision_recall(real, generated, k)
+    rows = []
+    precision, recall = precision_recall(real, generated, k, on_rows=lambda done, every: rows.append((done, every)))
+    assert rows[-1] == (800, 800)
     assert (precision, recall) == (covered(generated, real), covered(real, generated))
     assert 0.05 < precision < 1
 

@@ -1,5 +1,6 @@
 """FID's Inception-v3: the layout of the weights file that users have, and what makes it FID's."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -122,6 +123,22 @@ def test_resizing_is_tensorflows_first_bilinear():
     assert torch.equal(resize(image, 299), image)
     steps = torch.arange(598.0).view(1, 1, 1, -1).expand(1, 1, 598, -1)
     assert torch.equal(resize(steps, 299)[0, 0, 0], torch.arange(0, 598.0, 2))
+
+
+def test_gives_the_features_of_torch_fidelity(state, tmp_path):
+    # Computed with torch-fidelity 0.4.0's InceptionV3 on these same weights and this image, resizing included.
+    pool = [2.6462, 1.15707, 1.76628, 2.40252, 0.0, 0.023773]
+    map_means = [0.0, 0.0410165, 0.00145244, 0.306862, 0.379812, 0.446372, 0.107943]
+    row_means = [0.481273, 0.398645, 0.333445, 0.151008]
+    probabilities = [1.27935e-05, 0.00329279, 1.97667e-05, 0.000103588, 0.00021976, 3.2031e-07]
+    torch.save(state, tmp_path / "weights.pth")
+    image = (np.arange(48 * 40 * 3) ** 2 // 50 % 256).astype(np.uint8).reshape(1, 48, 40, 3)
+    features = InceptionExtractor(tmp_path / "weights.pth")(image)
+    assert features.pool[0, ::341][:6] == pytest.approx(pool, rel=1e-4)
+    maps = features.spatial.reshape(17, 17, 7)
+    assert maps.mean((0, 1)) == pytest.approx(map_means, rel=1e-4, abs=1e-6)
+    assert maps.mean((1, 2))[:4] == pytest.approx(row_means, rel=1e-4)
+    assert features.probabilities[0, ::168][:6] == pytest.approx(probabilities, rel=1e-3)
 
 
 def test_a_file_of_the_published_layout_gives_features(tmp_path, state, monkeypatch):

