@@ -10,7 +10,7 @@ from rich.table import Table
 
 from himar_runtime import Bundle, ComponentSpec, TensorSpec, read_recipes
 
-from .inspect_engines import TENSORRT_BACKENDS, built_for, engine_table
+from .inspect_engines import TENSORRT_BACKENDS, built_for, engine_notes, engine_table
 from .report import print_json, readable
 
 
@@ -29,8 +29,12 @@ def inspect_path(path: Path, as_json: bool) -> None:
         return
     console = Console()
     _print_summary(console, bundle)
-    engines = [engine_table(bundle)] if bundle.manifest.backend.name in TENSORRT_BACKENDS else []
-    for table in (_components(bundle), *engines, _sizes(bundle), _files(bundle), _sampling(bundle)):
+    console.print(_components(bundle))
+    if bundle.manifest.backend.name in TENSORRT_BACKENDS:
+        console.print(engine_table(bundle))
+        for note in engine_notes(bundle):
+            console.print(note, highlight=False, markup=False, soft_wrap=True)
+    for table in (_sizes(bundle), _files(bundle), _sampling(bundle)):
         console.print(table)
 
 
@@ -59,7 +63,9 @@ def _print_summary(console: Console, bundle: Bundle) -> None:
 
 def _components(bundle: Bundle) -> Table:
     table = Table(title="Components", title_justify="left")
-    for heading in ("component", "precision", "inputs", "outputs", "axes: least…largest"):
+    table.add_column("component", no_wrap=True)
+    table.add_column("precision", no_wrap=True)
+    for heading in ("inputs", "outputs", "axes: least…largest"):
         table.add_column(heading, overflow="fold")
     for name, spec in bundle.manifest.components.items():
         axes = ", ".join(f"{axis} {least}…{most}" for axis, (least, _, most) in spec.profile.items())

@@ -33,37 +33,37 @@ def built_for(backend: Mapping[str, Any]) -> str:
 def engine_table(bundle: Bundle) -> Table:
     """Return one row per component: products by kind and precision, as read back from what was built."""
     table = Table(title="Engines: products by precision, as built", title_justify="left")
-    for heading in (
-        "component",
-        "asked",
-        "matmul",
-        "convolution",
-        "attention",
-        "norms",
-        "float32 islands",
-        "read from",
-    ):
-        table.add_column(heading, overflow="fold")
-    for heading in ("engine", "built in"):
-        table.add_column(heading, justify="right")
+    table.add_column("component", no_wrap=True)
+    for heading in ("matmul", "conv", "attn", "norms"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("bytes", "built"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for name, spec in bundle.manifest.components.items():
         engine = bundle.manifest.raw["components"][name]["engine"]
         proof = engine.get("precision", {})
         seconds = f"{engine['build_seconds']:.1f} s" if "build_seconds" in engine else "–"
         table.add_row(
             name,
-            spec.precision,
             *(_counts(proof.get(kind, {})) for kind in _KINDS),
-            "\n".join(proof.get("islands", [])) or "–",
-            proof.get("source", "–"),
             readable(bundle.manifest.files[spec.engine_file].bytes),
-            f"{seconds}, reused" if engine.get("cached") else seconds,
+            "reused" if engine.get("cached") else seconds,
         )
+    return table
+
+
+def engine_notes(bundle: Bundle) -> list[str]:
+    """Return a line per component: where its counts were read, its float32 islands, and what the inspector counted."""
+    lines = []
+    for name in bundle.manifest.components:
+        engine = bundle.manifest.raw["components"][name]["engine"]
+        proof = engine.get("precision", {})
+        islands = ", ".join(island.removesuffix(".weight") for island in proof.get("islands", [])) or "none"
+        lines.append(f"{name}: read from the {proof.get('source', 'manifest')}; float32 islands: {islands}")
         if "inspected" in engine:
             seen = {kind: counts for kind, counts in engine["inspected"].items() if isinstance(counts, dict) and counts}
             kernels = "; ".join(f"{kind} {_counts(counts, ' ')}" for kind, counts in sorted(seen.items()))
-            table.add_row("", "", kernels, "", "", "", "", engine["inspected"]["source"], "", "")
-    return table
+            lines.append(f"{name}: {engine['inspected']['source']} counts {kernels}")
+    return lines
 
 
 def _counts(counts: Mapping[str, int], between: str = "\n") -> str:

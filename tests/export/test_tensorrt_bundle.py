@@ -85,14 +85,16 @@ def test_an_engine_that_this_machine_cannot_run_is_known_before_it_is_loaded(rtx
     assert unfit_here(tensorrt_rtx, bytes(1000)) == "MALFORMED_ENGINE"
 
 
-def test_inspect_shows_the_precisions(capsys, rtx_bundle, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
+def test_inspect_shows_the_precisions(capsys, rtx_bundle):
     lines = run(capsys, "inspect", rtx_bundle).splitlines()
     assert any("tensorrt-rtx" in line and "up to 3 images" in line for line in lines)
-    table = [line for line in lines if "typed network" in line]
-    assert len(table) == len(NAMES)
-    assert "9 fp16" in table[0]
-    assert any("final.modulation.weight" in line for line in lines)
+    title = next(number for number, line in enumerate(lines) if line.startswith("Engines: products by precision"))
+    rows = [line for line in lines[title:] if any(line.startswith(f"│ {name} ") for name in NAMES)][: len(NAMES)]
+    assert len(rows) == len(NAMES)
+    assert "9 fp16" in rows[0]
+    islands = [line for line in lines if "read from the typed network; float32 islands:" in line]
+    assert [line.split(":")[0] for line in islands] == list(NAMES)
+    assert any("final.modulation, final.linear" in line for line in islands)
 
 
 def test_the_graphs_of_the_bundle_run_on_the_cpu_when_asked(rtx_bundle):
