@@ -1,10 +1,10 @@
 """A very small model with random weights, for what does not depend on a model's size."""
 
-import fcntl
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from himar import save_checkpoint
 from himar.config import resolve
@@ -34,8 +34,7 @@ def small_rtx_bundle(bundles) -> Path:
     """Of seed 2, in fp16, up to three images, for TensorRT-RTX; built once for all workers of a run."""
     pytest.importorskip("tensorrt_rtx")
     out, cache = bundles / "small-rtx", bundles / "engine-cache"
-    with (bundles / "small-rtx.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(bundles / "small-rtx.lock"):
         if not out.exists():
             checkpoint = _checkpoint(bundles / "small-2.safetensors", 2)
             build = ["build", str(checkpoint), "--fp16", "--max-batch", "3", "--backend", "tensorrt-rtx"]
