@@ -1,6 +1,9 @@
-"""The device that a command was told to use."""
+"""The device that a command was told to use, and its arithmetic."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -16,3 +19,10 @@ def usable_device(name: str) -> torch.device:
         reason = str(error).splitlines()[0].rstrip(".")
         raise ConfigError(f"device {name!r} cannot be used: {reason}; use cpu.") from error
     return device
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Run convolutions on a GPU in float32 proper: PyTorch's default there is TF32, with 10 bits of mantissa."""
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        yield

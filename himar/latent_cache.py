@@ -15,7 +15,7 @@ from torch import Tensor
 
 from himar_kernels import ConfigError, InputError
 
-from .device import usable_device
+from .device import full_precision, usable_device
 from .digits import half_size
 from .file_hash import file_sha256
 from .files import write_safetensors
@@ -162,7 +162,8 @@ def both_scales(vae: AutoencoderKL, crops: NDArray[np.uint8]) -> tuple[Tensor, T
     both = torch.cat([plain, plain.flip(-1)])
     scales = []
     for scale in (both, half_size(both)):
-        mean, log_variance = vae.encode(scale)
+        with full_precision():
+            mean, log_variance = vae.encode(scale)
         moments = torch.stack([mean, (0.5 * log_variance).exp()], dim=1)
         scales.append(torch.stack(moments.chunk(2), dim=1).cpu())
     return scales[0], scales[1]

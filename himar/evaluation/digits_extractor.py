@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from himar_kernels import CheckpointError, InputError
 
-from ..device import usable_device
+from ..device import full_precision, usable_device
 from ..digits import IMAGE_SIZE
 from ..file_hash import file_sha256
 from ..files import read_state
@@ -67,7 +67,8 @@ class DigitsExtractor:
                 f"(m, {IMAGE_SIZE}, {IMAGE_SIZE}, 3)."
             )
         pixels = torch.from_numpy(images).to(self._device).permute(0, 3, 1, 2).float() / 127.5 - 1
-        pool, spatial, logits = self._network(shrink(pixels))
+        with full_precision():
+            pool, spatial, logits = self._network(shrink(pixels))
         return Features(*(part.cpu().numpy() for part in (pool, spatial, logits.softmax(dim=1))))
 
 

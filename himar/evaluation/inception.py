@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from himar_kernels import CheckpointError, InputError
 
-from ..device import usable_device
+from ..device import full_precision, usable_device
 from ..file_hash import file_sha256
 from ..files import read_state
 from .extractor import Features
@@ -89,7 +89,8 @@ class InceptionExtractor:
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
             raise InputError(f"images are {images.dtype} {images.shape}; they must be uint8 (m, H, W, 3).")
         pixels = torch.from_numpy(images).to(self._device).permute(0, 3, 1, 2).float()
-        parts = self._network((resize(pixels, SIDE) - 128) / 128)
+        with full_precision():
+            parts = self._network((resize(pixels, SIDE) - 128) / 128)
         return Features(*(part.cpu().numpy() for part in parts))
 
 

@@ -313,3 +313,13 @@ def test_the_command_reports_what_it_did(folder, tmp_path, capsys):
 def test_wrong_usage_exits_with_2(arguments, tmp_path):
     assert run("cache-latents", *arguments, "--out", tmp_path / "c") == 2
     assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_the_cpus_moments(folder, cache, tmp_path):
+    cache_latents(list_images(folder), VAE, tmp_path / "c", replace(SETTINGS, device="cuda:0"))
+    every = torch.arange(13)
+    for ours, theirs in zip(
+        CachedLatents(tmp_path / "c").moments(every), CachedLatents(cache).moments(every), strict=True
+    ):
+        assert (ours - theirs).norm() < 1e-4 * theirs.norm()

@@ -177,3 +177,12 @@ def test_other_weights_are_refused(state, change, named):
 def test_a_missing_file_names_the_one_that_is_needed(tmp_path):
     with pytest.raises(CheckpointError, match=inception.WEIGHTS_FILE):
         InceptionExtractor(tmp_path / "absent.pth")
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_the_cpus_features(state, tmp_path):
+    torch.save(state, tmp_path / "weights.pth")
+    images = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), dtype=np.uint8)
+    cpu, gpu = (InceptionExtractor(tmp_path / "weights.pth", device)(images) for device in ("cpu", "cuda:0"))
+    for ours, theirs in ((gpu.pool, cpu.pool), (gpu.spatial, cpu.spatial)):
+        assert np.linalg.norm(ours - theirs) < 1e-4 * np.linalg.norm(theirs)  # TF32 would be about 1e-3 away
