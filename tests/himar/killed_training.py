@@ -24,7 +24,7 @@ from himar.train_run import Outputs, run_training
 from himar.train_state import STATE_FILE, load_state
 from himar.training import train_model
 
-STEPS = 120
+STEPS = 80
 
 
 def train(folder: Path, told: int) -> None:

@@ -150,7 +150,7 @@ def test_other_files_are_no_training_state(tmp_path):
 def test_a_training_killed_at_any_moment_leaves_files_that_load_and_resumes_exactly(tmp_path):
     script = Path(__file__).parent / "killed_training.py"
     done = subprocess.run(
-        [sys.executable, script, tmp_path / "run", "24"],
+        [sys.executable, script, tmp_path / "run", "20"],
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -158,7 +158,7 @@ def test_a_training_killed_at_any_moment_leaves_files_that_load_and_resumes_exac
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["steps"] == sorted(found["steps"])
-    assert len(found["steps"]) >= 20
+    assert len(found["steps"]) == 20
     assert found["left_overs"] > 0  # Some kills came while a file was being written.
     assert found["hidden"] == []
     assert found["different"] == []

@@ -1,0 +1,99 @@
+"""Training in several processes: the same gradients and weights as in one, copied (DDP) or sharded (FSDP2)."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+import joint_training
+import tiny_training as tiny
+
+from himar.train_processes import Processes, joined_processes
+from himar.train_settings import Execution
+from himar.training import train_model
+from himar_kernels import ConfigError
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory) -> dict:
+    """What joint_training.py saves when two processes run it, started as torchrun does."""
+    folder = tmp_path_factory.mktemp("joint")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    running = [
+        subprocess.Popen(
+            [sys.executable, Path(__file__).parent / "joint_training.py", folder],
+            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    errors = [process.communicate(timeout=120)[1] for process in running]
+    assert [process.returncode for process in running] == [0, 0], "\n".join(errors)
+    return torch.load(folder / "result.pt")
+
+
+@pytest.fixture(scope="module")
+def alone():
+    figures = []
+    settings = tiny.settings(6, dropout=0.0, snapshot_every=3)
+    averaged = train_model(
+        tiny.model(0.0), tiny.latents(), settings, 3, lambda progress: figures.append(dict(progress.figures))
+    )
+    gradients = joint_training.gradients(Execution(), Processes())
+    return {"figures": figures, "average": averaged.state_dict(), "gradients": gradients}
+
+
+def distance(ours: dict, theirs: dict) -> float:
+    """Relative L2 distance of all tensors together."""
+    assert ours.keys() == theirs.keys()
+    ours, theirs = (torch.cat([part[name].flatten() for name in sorted(part)]) for part in (ours, theirs))
+    return float((ours - theirs).norm() / theirs.norm())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_two_processes_have_the_gradients_and_weights_of_one_with_the_joint_batch(together, alone, kind):
+    together = together[kind]
+    assert together["processes"] == 2
+    assert distance(together["gradients"], alone["gradients"]) < 1e-6
+    for ours, theirs in zip(together["average figures"], alone["figures"], strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4)
+    assert distance(together["average"], alone["average"]) < 1e-4
+    # The state in the middle, whole although each process holds a part of it, leads to the same end.
+    assert len(together["resumed figures"]) == 3
+    assert distance(together["resumed"], together["average"]) == 0
+
+
+@pytest.mark.parametrize("accumulate", [2, 4])
+def test_parts_of_a_batch_give_the_gradients_of_the_whole(alone, accumulate):
+    parts = joint_training.gradients(Execution(accumulate=accumulate), Processes())
+    assert distance(parts, alone["gradients"]) < 1e-6
+
+
+def test_every_image_is_some_processs_part_once():
+    covered = [index for rank in range(3) for part in Processes(rank, 3).parts(24, 2) for index in range(24)[part]]
+    assert covered == list(range(24))
+    with pytest.raises(ConfigError, match=r"batch of 24 does not divide into 5 processes × 1 parts; .* multiple of 5"):
+        Processes(0, 5).parts(24, 1)
+    with pytest.raises(ConfigError, match="accumulate is 0"):
+        Execution(accumulate=0)
+
+
+def test_a_gpu_cannot_be_shared_by_processes_and_an_absent_one_is_named(monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match=r"'cuda:0' would be shared by 2 processes"), joined_processes("cuda:0"):
+        pass
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    monkeypatch.delenv("RANK")
+    with pytest.raises(ConfigError, match="device 'tpu' cannot be used"), joined_processes("tpu"):
+        pass
