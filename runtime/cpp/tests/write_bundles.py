@@ -9,6 +9,7 @@ CONFTEST = Path(__file__).resolve().parents[3] / "tests" / "runtime" / "conftest
 
 
 def main(folder: Path) -> None:
+    """Write each bundle into a folder of its own, anew."""
     spec = importlib.util.spec_from_file_location("runtime_conftest", CONFTEST)
     assert spec is not None and spec.loader is not None
     conftest = importlib.util.module_from_spec(spec)
