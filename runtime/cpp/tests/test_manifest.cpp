@@ -2,7 +2,9 @@
 #include <doctest/doctest.h>
 
 #include <functional>
+#include <iterator>
 #include <nlohmann/json.hpp>
+#include <random>
 #include <string>
 
 #include "bundles.h"
@@ -117,6 +119,35 @@ TEST_CASE("text that is no manifest is refused, however deep or odd") {
     const std::string whole = good().dump();
     for (std::size_t size = 0; size < whole.size(); size += 7)
         CHECK_THROWS_AS(parse_manifest(whole.substr(0, size), "manifest.json"), BundleError);
+}
+
+TEST_CASE("a manifest changed at random is read or refused, never anything else") {
+    const std::string whole = good().dump();
+    const std::string pieces[] = {"\"", "{", "}", "[", "]", ",", ":", "-1", "1e999", "null", "99999999999999999999", "../", "\\u0000"};
+    std::mt19937 random(5);
+    const auto below = [&](std::size_t most) { return std::uniform_int_distribution<std::size_t>(0, most - 1)(random); };
+    std::size_t read = 0, refused = 0;
+    for (int round = 0; round < 5000; ++round) {
+        std::string text = whole;
+        for (std::size_t change = below(3) + 1; change > 0; --change) {
+            const std::size_t place = below(text.size());
+            switch (below(4)) {
+                case 0: text[place] = static_cast<char>(below(256)); break;
+                case 1: text.erase(place, below(12) + 1); break;
+                case 2: text.insert(place, pieces[below(std::size(pieces))]); break;
+                default: text.insert(place, text.substr(below(text.size()), below(40)));
+            }
+            if (text.empty()) text = "x";
+        }
+        try {
+            parse_manifest(text, "manifest.json");
+            ++read;
+        } catch (const BundleError&) {
+            ++refused;
+        }
+    }
+    CHECK(read > 100);
+    CHECK(refused > 2000);
 }
 
 TEST_SUITE_END();
