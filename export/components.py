@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from himar.config import ModelConfig
 from himar.model import HiMAR
 from himar.vae import AutoencoderKL
-from himar_kernels import index_lists
+from himar_kernels import BuildError, index_lists
 from himar_runtime import TensorSpec
 
 from .head_graphs import DiTHeadGraph, MLPHeadGraph
@@ -47,8 +47,22 @@ class Component:
         return self._samples(rows)
 
 
+def require_runnable(config: ModelConfig) -> None:
+    """Raise BuildError unless the runtime's two phases are the model's: condition pivots, MLP head, then DiT head."""
+    for name, wanted in (("pivots", "condition"), ("low_head", "mlp"), ("high_head", "dit")):
+        value = getattr(config, name)
+        if value != wanted:
+            raise BuildError(
+                f"this model's {name} is {value!r}, and engines run {wanted!r} only; sample it with himar sample."
+            )
+
+
 def components(model: HiMAR, vae: AutoencoderKL | None, max_batch: int) -> tuple[Component, ...]:
-    """Return the contracts of a model's components; without a VAE there is no decoder among them."""
+    """Return the contracts of a model's components; without a VAE there is no decoder among them.
+
+    Raises BuildError for a variant whose phases the runtime cannot run.
+    """
+    require_runnable(model.config)
     parts = [
         _transformer_low(model, max_batch),
         _transformer_high(model, max_batch),

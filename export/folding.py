@@ -1,18 +1,21 @@
 """Transformer blocks with a phase's constants folded in: each phase becomes a plain pre-norm ViT (§3).
 
-A block's four vectors are constants of the phase. Its norms' affine parameters take (1 + scale); the product after
-attention and the second product of the feed-forward take the gate. The qkv and first feed-forward products do not
-change, so both phases' engines share them on disk.
+A block's vectors are constants of the phase. Its norms' affine parameters take (1 + scale), and a shift where there
+is one; the product after attention and the second product of the feed-forward take the gate. The qkv and first
+feed-forward products do not change, so both phases' engines share them on disk.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from himar.layers import EPS
-from himar.transformer import Block
+from himar.model import HiMAR
+from himar.transformer import MODULATIONS, Block
 
 from .precision import Product, product
 
@@ -33,14 +36,14 @@ class Norm(nn.Module):
 class FoldedBlock(nn.Module):
     """x + proj(attention(norm1(x))), then x + fc2(GELU(fc1(norm2(x)))); the stream x is float32."""
 
-    def __init__(self, block: Block, modulation: Tensor, phase: int, dtype: torch.dtype) -> None:
+    def __init__(self, block: Block, modulation: Tensor | None, phase: int, dtype: torch.dtype) -> None:
         super().__init__()
-        scale_a, gate_a, scale_m, gate_m = (v.flatten() for v in block.scales(modulation, phase))
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = constants(block, modulation, phase)
         self.heads = block.attn.heads
-        self.norm1 = Norm(block.norm1.weight * (1 + scale_a), block.norm1.bias * (1 + scale_a))
+        self.norm1 = Norm(block.norm1.weight * (1 + scale_a), block.norm1.bias * (1 + scale_a) + shift_a)
         self.qkv = product(block.attn.qkv, dtype)
         self.proj = gated(block.attn.proj, gate_a, dtype)
-        self.norm2 = Norm(block.norm2.weight * (1 + scale_m), block.norm2.bias * (1 + scale_m))
+        self.norm2 = Norm(block.norm2.weight * (1 + scale_m), block.norm2.bias * (1 + scale_m) + shift_m)
         self.fc1 = product(block.mlp.fc1, dtype)
         self.fc2 = gated(block.mlp.fc2, gate_m, dtype)
 
@@ -48,6 +51,18 @@ class FoldedBlock(nn.Module):
         """Map (R, T, D) to (R, T, D)."""
         x = x + self.proj(attend(self.qkv(self.norm1(x)), self.heads)).float()
         return x + self.fc2(F.gelu(self.fc1(self.norm2(x)))).float()
+
+
+def constants(block: Block, modulation: Tensor | None, phase: int) -> tuple[Tensor, ...]:
+    """Return shift, scale and gate of attention, then of the feed-forward, each (D,), whatever the scale vector."""
+    zero = torch.zeros_like(block.norm1.weight)
+    if modulation is None:
+        return (zero, zero, zero + 1) * 2
+    vectors = tuple(vector.flatten() for vector in block.scales(modulation, phase))
+    if block.modulations == MODULATIONS["sinusoidal"]:
+        return vectors
+    scale_a, gate_a, scale_m, gate_m = vectors
+    return zero, scale_a, gate_a, zero, scale_m, gate_m
 
 
 def gated(linear: nn.Linear, gate: Tensor, dtype: torch.dtype) -> Product:
@@ -63,10 +78,9 @@ def attend(qkv: Tensor, heads: int) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(rows, length, width)
 
 
-def fold_stack(
-    blocks: nn.ModuleList, task_emb: nn.Embedding, ada: nn.Sequential, phase: int, dtype: torch.dtype
-) -> nn.Sequential:
-    """Fold phase `phase` into a stack of blocks."""
-    modulation = ada(task_emb.weight[phase])
+def fold_stack(model: HiMAR, name: Literal["encoder", "decoder"], phase: int, dtype: torch.dtype) -> nn.Sequential:
+    """Fold phase `phase` into the blocks of encoder or decoder."""
+    modulation = model.modulation(name, phase)
+    blocks = model.get_submodule(f"{name}_blocks").children()
     folded = [FoldedBlock(block, modulation, phase, dtype) for block in blocks if isinstance(block, Block)]
     return nn.Sequential(*folded)

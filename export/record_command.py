@@ -11,6 +11,7 @@ from himar_kernels import InputError, PhiloxDraws, check_labels
 from himar_runtime.request import choose_sampling
 
 from .assemble import load_fitting_vae
+from .components import require_runnable
 from .files import require_new, write_npz
 from .record import Arrays, record
 
@@ -38,6 +39,7 @@ def record_run(
         raise InputError(f"case {case!r} cannot name a run: it is empty, holds '/', or is a key of the layout.")
     advance("reading the checkpoint", 0.0)
     model = load_checkpoint(checkpoint, config, weights=weights)
+    require_runnable(model.config)
     decoder = load_fitting_vae(vae, model)
     sampling = choose_sampling(model.config.sampling, sampling_name, guidance, changes)
     sampling.check_positions(model.config.low_positions, model.config.high_positions)

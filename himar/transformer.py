@@ -171,9 +171,7 @@ class MaskedTransformer(nn.Module):
         x = self._stack("encoder", x, phase)
         x = self.decoder_embed(self.encoder_norm(x))
 
-        # Variants share a phase's rows with the other phase, or one row with every position.
-        first = table * L if self.mask_token.shape[1] == 2 * L else 0
-        masks = self.mask_token[:, first : first + L].expand(len(x), L, -1)
+        masks = self.masks(phase).expand(len(x), -1, -1)
         full = torch.cat([x[:, :K], masks.to(x.dtype)], dim=1)
         full = full.index_put((rows, visible), x)
         full = full + self.decoder_pos_embed_learned[:, offset : offset + K + L]
@@ -181,7 +179,7 @@ class MaskedTransformer(nn.Module):
         return self.decoder_norm(full)[:, K:] + self.diffusion_pos_embed_learned
 
     def _stack(self, name: str, x: Tensor, phase: int) -> Tensor:
-        modulation = self._modulation(name, phase)
+        modulation = self.modulation(name, phase)
         for block in self.get_submodule(f"{name}_blocks").children():
             if self.recompute and torch.is_grad_enabled():
                 x = checkpoint(block, x, modulation, phase, use_reentrant=False)
@@ -189,8 +187,14 @@ class MaskedTransformer(nn.Module):
                 x = block(x, modulation, phase)
         return x
 
-    def _modulation(self, name: str, phase: int) -> Tensor | None:
-        """Return `a` (4D or 6D) of a phase for the blocks of encoder or decoder."""
+    def masks(self, phase: int) -> Tensor:
+        """Return the mask tokens (1, L, D) of a phase; variants share them between phases, or among all positions."""
+        L = self.config.positions
+        first = phase * L if self.mask_token.shape[1] == 2 * L else 0
+        return self.mask_token[:, first : first + L].expand(-1, L, -1)
+
+    def modulation(self, name: str, phase: int) -> Tensor | None:
+        """Return a phase's `a` (4D, or 6D) for the blocks of "encoder" or "decoder"; None without a scale vector."""
         if self.config.scale_vector == "none":
             return None
         embedding = self.get_submodule(f"{name}_task_emb")
