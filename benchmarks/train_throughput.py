@@ -1,0 +1,154 @@
+"""Images per second of a training step, with and without what the loop hoists, and model-FLOPs utilisation.
+
+    python benchmarks/train_throughput.py --config himar-b --batch 2                          # on the CPU
+    python benchmarks/train_throughput.py --config himar-b --batch 128 --device cuda --precision bf16 --compile
+
+A step is loss, backward, AdamW and the moving average, on one fixed draw of masks, timesteps and noise: every step
+does the same work. "hoisted" is what `himar train` runs. "plain" is the same loss as first written down: the MLP head
+runs at every low position and the loss is masked afterwards, and the DiT head runs a second time, without gradients,
+as general diffusion losses do that take their bound term from a frozen output. Both give the same loss, which is
+checked.
+
+Utilisation is the floating-point operations of products and attention, forward and backward as the model needs them
+(recomputed ones do not count), per second, over the rate of a large square product on the same device.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import click
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+sys.path.insert(0, str(Path(__file__).parent))
+from report_peaks import product_rates
+
+from himar.config import read_config, resolve
+from himar.head_losses import add_noise, dit_head_loss, mlp_head_loss
+from himar.loss_draws import BatchDraws, LossSettings, draw_batch
+from himar.losses import HIGH_WEIGHT, LOW_WEIGHT
+from himar.model import HiMAR, randomise
+from himar.optimise import Optimiser, Schedule
+from himar.train_network import losses_from, wrap
+from himar.train_processes import Processes
+from himar.train_settings import Execution, Precision
+from himar.training import parameter_groups, update_average
+
+
+def plain_loss(model: HiMAR, tokens: Tensor, low_tokens: Tensor, draws: BatchDraws) -> Tensor:
+    """The total loss without hoists, for the released model's form and one timestep per token."""
+    low = draws.low
+    assert low is not None
+    positions = low_tokens.shape[1]
+    z = model.transformer_low(low.class_row, low_tokens, ~low.masked)[:, :positions]
+    # Timesteps and noise of masked positions are the step's; visible ones get any and are thrown away.
+    t = torch.zeros(low.masked.shape, dtype=torch.long, device=tokens.device)
+    noise = torch.zeros_like(low_tokens)
+    t[low.masked], noise[low.masked] = low.t[0].flatten(), low.noise[0].flatten(0, 1)
+    target, rows, noise_rows = low_tokens.flatten(0, 1), t.flatten(), noise.flatten(0, 1)
+    prediction = model.mlp_head(add_noise(target, noise_rows, rows), rows, z.flatten(0, 1))
+    mse, vb = mlp_head_loss(prediction.float(), target, noise_rows, rows)
+    mask = low.masked.flatten()
+    low_loss = ((mse + vb) * mask).sum() / mask.sum()
+
+    without = ~low.masked | draws.hidden[:, None]
+    pivots = model.cond_z_proj(z.detach())
+    guide = torch.where(without[..., None], model.cond_proj(model.cond_tokens), pivots)
+    z = model.run_high(draws.high.class_row, guide, tokens, ~draws.high.masked)[:, positions:]
+    t, noise = draws.high.t[0], draws.high.noise[0]
+    noised = add_noise(tokens, noise, t)
+    prediction = model.dit_head.denoise(noised, t, model.dit_head.condition(z))
+    with torch.no_grad():
+        model.dit_head.denoise(noised, t, model.dit_head.condition(z))
+    high_loss = dit_head_loss(prediction.float(), noise, draws.high.masked).mean()
+    return LOW_WEIGHT * low_loss + HIGH_WEIGHT * high_loss
+
+
+def measure(
+    config: str, batch: int, device: str, precision: Precision, steps: int, execution: Execution, plain: bool
+) -> dict[str, Any]:
+    """Return images per second, and utilisation where the device's peak is measured, of each way to do a step."""
+    torch.manual_seed(0)
+    sizes = resolve(read_config(config), {}, config)
+    model = randomise(HiMAR(sizes), 0).to(device).train()
+    average = randomise(HiMAR(sizes), 0).to(device).requires_grad_(False)
+    draws = draw_batch(sizes, torch.arange(batch) % sizes.classes, LossSettings(), torch.Generator().manual_seed(0))
+    draws = draws.to(torch.device(device))
+    tokens = torch.randn(batch, sizes.high_positions, sizes.channels, device=device)
+    low_tokens = torch.randn(batch, sizes.low_positions, sizes.channels, device=device)
+    # The count is of the model's own operations: compiled or recomputing blocks would hide or double some.
+    # Attention in its plain form is counted on every device.
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        _loss(wrap(model, precision, Execution(device), Processes()), model, tokens, low_tokens, draws).backward()
+    flops = counter.get_total_flops()
+
+    network = wrap(model, precision, execution, Processes())
+    ways: dict[str, Callable[[], Tensor]] = {"hoisted": lambda: _loss(network, model, tokens, low_tokens, draws)}
+    if plain:
+        ways["plain"] = lambda: plain_loss(model, tokens, low_tokens, draws)
+        losses = {name: way().item() for name, way in ways.items()}
+        if abs(losses["hoisted"] - losses["plain"]) > 1e-4 * abs(losses["plain"]):
+            raise click.ClickException(f"the two ways give other losses: {losses}.")
+    optimiser = Optimiser(parameter_groups(model, 0.02), Schedule(1, 1e-6))
+    result: dict[str, Any] = {"flops_per_step": flops}
+    for name, way in ways.items():
+        seconds = _seconds_per_step(way, optimiser, model, average, device, steps)
+        result[name] = {"seconds_per_step": seconds, "images_per_second": batch / seconds}
+    peak = product_rates(device)[precision]["flops_per_second"]
+    best = result["hoisted"]
+    result |= {"peak_flops_per_second": peak, "utilisation": flops / best["seconds_per_step"] / peak}
+    return result
+
+
+def _loss(network: torch.nn.Module, model: HiMAR, tokens: Tensor, low_tokens: Tensor, draws: BatchDraws) -> Tensor:
+    return losses_from(network(tokens, low_tokens, draws), model).total
+
+
+def _seconds_per_step(
+    way: Callable[[], Tensor], optimiser: Optimiser, model: HiMAR, average: HiMAR, device: str, steps: int
+) -> float:
+    times = []
+    for step in range(steps + 1):
+        start = time.perf_counter()
+        optimiser.step(0, way())
+        update_average(average, model, 0.9999)
+        if device.startswith("cuda"):
+            torch.cuda.synchronize()
+        if step:  # The first one allocates and compiles.
+            times.append(time.perf_counter() - start)
+    return median(times)
+
+
+@click.command()
+@click.option("--config", default="himar-b", show_default=True)
+@click.option("--batch", default=2, show_default=True, type=click.IntRange(min=1))
+@click.option("--device", default="cpu", show_default=True)
+@click.option("--precision", default="fp32", show_default=True, type=click.Choice(["fp32", "bf16"]))
+@click.option(
+    "--steps", default=5, show_default=True, type=click.IntRange(min=1), help="Timed steps; the median counts."
+)
+@click.option("--recompute", is_flag=True)
+@click.option("--compile", "compiled", is_flag=True)
+def main(
+    config: str, batch: int, device: str, precision: Precision, steps: int, recompute: bool, compiled: bool
+) -> None:
+    """Print the figures as JSON."""
+    execution = Execution(device, recompute=recompute, compile=compiled)
+    plain = precision == "fp32" and not (recompute or compiled)
+    result = measure(config, batch, device, precision, steps, execution, plain)
+    click.echo(
+        json.dumps({"config": config, "batch": batch, "device": device, "precision": precision, **result}, indent=1)
+    )
+
+
+if __name__ == "__main__":
+    main()
