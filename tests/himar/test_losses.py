@@ -11,8 +11,8 @@ from himar.checkpoints import load_checkpoint
 from himar.config import ModelConfig
 from himar.diffusion_draws import StartPractice, diffusion_draws
 from himar.head_losses import add_noise, dit_head_loss, mlp_head_loss
-from himar.loss_draws import LossSettings, drop_labels, high_mask_ratio, low_mask_ratio, random_mask
-from himar.losses import model_losses
+from himar.loss_draws import LossSettings, draw_batch, drop_labels, high_mask_ratio, low_mask_ratio, random_mask
+from himar.losses import drawn_losses, model_losses
 from himar.model import HiMAR, randomise
 from himar_kernels import ConfigError
 
@@ -98,6 +98,42 @@ def test_total_weighs_the_phases_and_a_seed_repeats_it():
     assert first.total.item() == pytest.approx(expected.item(), rel=1e-6)
     assert first.total.item() == again.total.item()
     assert losses(model, LossSettings(), seed=1).total.item() != first.total.item()
+
+
+def test_the_whole_models_loss_is_the_one_composed_by_hand_image_by_image():
+    model = randomise(HiMAR(TINY), 0)
+    tokens, low_tokens, labels = batch(3)
+    settings = LossSettings(pivot_share=0.5, low_mask_least=0.3, low_mask_deviation=0.6)
+    draws = draw_batch(TINY, labels, settings, torch.Generator().manual_seed(3))
+    # Some images with pivots and some without; some low positions visible, some masked.
+    assert len(draws.hidden.unique()) == len(draws.low.masked.unique()) == 2
+    low_terms, high_terms = [], []
+    with torch.no_grad():
+        for i in range(3):
+            z = model.transformer_low(
+                draws.low.class_row[i : i + 1], low_tokens[i : i + 1], ~draws.low.masked[i : i + 1]
+            )
+            positions = draws.low.masked[i].nonzero().flatten().tolist()
+            for j, position in enumerate(positions):
+                t, noise = draws.low.t[0, i, j : j + 1], draws.low.noise[0, i, j : j + 1]
+                target = low_tokens[i, position : position + 1]
+                prediction = model.mlp_head(add_noise(target, noise, t), t, z[:, position])
+                low_terms.append(sum(mlp_head_loss(prediction, target, noise, t)))
+            guide = model.cond_proj(model.cond_tokens).clone()
+            for position in positions:
+                if not draws.hidden[i]:
+                    guide[0, position] = model.cond_z_proj(z[0, position])
+            visible = ~draws.high.masked[i : i + 1]
+            z = model.run_high(draws.high.class_row[i : i + 1], guide, tokens[i : i + 1], visible)
+            t, noise = draws.high.t[0, i : i + 1], draws.high.noise[0, i : i + 1]
+            noised = add_noise(tokens[i : i + 1], noise, t)
+            grids = (part.transpose(1, 2).unflatten(2, (4, 4)) for part in (noised, z[:, TINY.low_positions :]))
+            x, condition = grids
+            error = (rows(model.dit_head(x, t, condition)) - noise).square()
+            high_terms.append((error * draws.high.masked[i, :, None]).sum() / error.numel())
+        by_hand = 0.4 * torch.cat(low_terms).mean() + 0.6 * torch.stack(high_terms).mean()
+        ours = drawn_losses(model, tokens, low_tokens, draws).total
+    assert ours.item() == pytest.approx(by_hand.item(), rel=1e-5)
 
 
 def test_pivots_pass_no_gradient_into_phase_low():
