@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -196,6 +198,15 @@ def test_himar_generate_says_what_is_wrong(built: Path, bundle_path: Path, tmp_p
     assert "is not a folder" in run(program, tmp_path / "none", "--labels", "1", code=1)
     (tmp_path / "file").touch()
     run(program, bundle_path, "--labels", "1", "--out", tmp_path / "file", code=1)
+
+
+def test_himar_generate_stops_at_ctrl_c(built: Path, bundle_path: Path) -> None:
+    command = [built / "examples" / "himar-generate", bundle_path, "--labels", "1", "--repeat", "1000000"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as program:
+        time.sleep(1)
+        program.send_signal(signal.SIGINT)
+        _, said = program.communicate(timeout=20)
+    assert (program.returncode, said) == (130, "stopped after 0 finished images.\n")
 
 
 def test_the_c_example_draws_the_same_image(built: Path, bundle_path: Path, tmp_path: Path) -> None:
