@@ -58,7 +58,7 @@ def wrap(model: HiMAR, precision: Precision, execution: Execution, processes: Pr
         return network
     if processes.count == 1:
         return network
-    return DistributedDataParallel(network, broadcast_buffers=False)
+    return DistributedDataParallel(network, forward_sync_buffers=False)
 
 
 def repeated_blocks(model: nn.Module) -> Iterator[nn.Module]:
