@@ -83,7 +83,7 @@ def test_the_same_inputs_have_the_same_key(inputs, tmp_path):
         {"gpu": None},
         *({"options": replace(EngineOptions(), **{field.name: OTHER[field.name]})} for field in fields(EngineOptions)),
     ],
-    ids=str,
+    ids=lambda change: ",".join(change),
 )
 def test_any_other_input_has_another_key(inputs, change):
     assert engine_key(**{**inputs, **change}) != engine_key(**inputs)
