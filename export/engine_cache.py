@@ -30,7 +30,7 @@ from .tensorrt_options import EngineOptions
 
 log = logging.getLogger(__name__)
 
-RECIPE = 1
+RECIPE = 2
 """Raised when this package changes what it makes of a graph: an engine of another recipe is not the same engine."""
 
 

@@ -112,6 +112,10 @@ def _configure(
     config.builder_optimization_level = options.optimization_level
     # What the inspector needs to name types; it costs nothing when the engine runs.
     config.profiling_verbosity = library.ProfilingVerbosity.DETAILED
+    # TensorRT-RTX: without it a run may allocate, which no graph can record.
+    user_allocation = getattr(library.BuilderFlag, "REQUIRE_USER_ALLOCATION", None)
+    if user_allocation is not None:
+        config.set_flag(user_allocation)
     if options.workspace is not None:
         config.set_memory_pool_limit(library.MemoryPoolType.WORKSPACE, options.workspace)
     if options.version_compatible:

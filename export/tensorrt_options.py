@@ -14,7 +14,7 @@ from .gpu import Gpu
 OPTIMIZATION_LEVELS = range(6)
 CURRENT = "current"
 LEAST_HARDWARE_COMPATIBLE = "8.0"
-_SMALLEST_WORKSPACE = 1 << 20
+_SMALLEST_WORKSPACE, _LARGEST_WORKSPACE = 1 << 20, 1 << 50
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ def check_options(options: EngineOptions, backend: str, library: ModuleType, gpu
         )
     if options.optimization_level not in OPTIMIZATION_LEVELS:
         raise BuildError(f"the optimization level is {options.optimization_level}; it must be 0 to 5.")
-    if options.workspace is not None and options.workspace < _SMALLEST_WORKSPACE:
-        raise BuildError(f"the workspace is {options.workspace} bytes; it must be at least 1MiB.")
+    if options.workspace is not None and not _SMALLEST_WORKSPACE <= options.workspace <= _LARGEST_WORKSPACE:
+        raise BuildError(f"the workspace is {options.workspace} bytes; it must be 1MiB to 1024TiB.")
     if backend == "tensorrt":
         _check_full(options, gpu)
     else:
@@ -135,10 +135,10 @@ def _check_rtx(options: EngineOptions, library: ModuleType, gpu: Gpu | None) -> 
     for name in options.gpus:
         if _member(name) not in (*known, CURRENT.upper()):
             raise BuildError(
-                f"--gpu {name} is unknown to TensorRT-RTX {library.__version__}; it builds for "
+                f"--gpu {name!r} is unknown to TensorRT-RTX {library.__version__}; it builds for "
                 f"{', '.join(f'sm_{each[2:]}' for each in known)} and {CURRENT}."
             )
-    if len(set(options.gpus)) < len(options.gpus):
+    if len({_member(name) for name in options.gpus}) < len(options.gpus):
         raise BuildError(f"--gpu names the same GPU twice: {', '.join(options.gpus)}; name each once.")
     if CURRENT in options.gpus and len(options.gpus) > 1:
         raise BuildError(f"--gpu {CURRENT} goes alone, not with {', '.join(set(options.gpus) - {CURRENT})}.")

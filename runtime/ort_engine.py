@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Mapping
@@ -55,8 +56,15 @@ class OrtEngine:
     Bound inputs and outputs keep their device buffers between runs while their shapes stay the same.
     """
 
-    def __init__(self, session: Any, spec: ComponentSpec, device: Device, lock: threading.Lock | None = None) -> None:
-        """lock: of the session, when other engines share it."""
+    def __init__(
+        self,
+        session: Any,
+        spec: ComponentSpec,
+        device: Device,
+        lock: threading.Lock | None = None,
+        lane: CudaDevice | None = None,
+    ) -> None:
+        """lock: of the session, when other engines share it; lane: whose stream the session works on."""
         self._session = session
         self._lock = lock or threading.Lock()
         self._placed = PlacedRuns(session, spec, device, self._lock)
@@ -67,6 +75,7 @@ class OrtEngine:
         self._inputs: dict[str, OrtArray] = {}
         self._uploads: dict[str, Any] = {}
         self._outputs: dict[str, Any] = {}
+        self._lane = lane  # last, so that it outlives the session, whose stream is the lane's
 
     @classmethod
     def load(
@@ -106,7 +115,7 @@ class OrtEngine:
                 f"that CUDA 13 and cuDNN 9 are installed, or use device='cpu'."
             )
         log.debug("loaded %s on %s", spec.name, device)
-        return cls(session, spec, device)
+        return cls(session, spec, device, lane=lane)
 
     @property
     def spec(self) -> ComponentSpec:
@@ -133,7 +142,9 @@ class OrtEngine:
         for tensor in self._spec.outputs:
             self._prepare_output(tensor.name, tensor.dtype, resolved_shape(tensor, axes))
         try:
-            self._session.run_with_iobinding(self._binding)
+            # Engines that share a stream also share the libraries' handles on it.
+            with self._lock if self._lane is not None else contextlib.nullcontext():
+                self._session.run_with_iobinding(self._binding)
         except Exception as error:
             raise EngineError(f"{self._spec.name} failed on {self._device}: {_first_line(error)}") from error
         values = zip(self._spec.outputs, self._binding.get_outputs(), strict=True)
@@ -141,7 +152,7 @@ class OrtEngine:
 
     def clone(self, lane: CudaDevice | None = None) -> OrtEngine:
         """See Engine.clone. The session stays on its stream, so `lane` must share that."""
-        return OrtEngine(self._session, self._spec, self._device, self._lock)
+        return OrtEngine(self._session, self._spec, self._device, self._lock, self._lane)
 
     @property
     def recordable(self) -> str | None:

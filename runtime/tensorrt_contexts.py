@@ -7,7 +7,6 @@ for good. Contexts own no activation memory: all engines of a lane run one after
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
@@ -45,9 +44,11 @@ class Contexts:
     """The contexts of one lane."""
 
     def __init__(self, loaded: Loaded, lane: CudaDevice) -> None:
+        # First, so that the contexts go before what they were made from.
+        self._contexts: dict[tuple[object, ...], Any] = {}
+        self._output_shapes: dict[tuple[object, ...], tuple[int, ...]] = {}
         self._library, self._engine, self._spec = loaded.library, loaded.engine, loaded.spec
         self._jit, self._lock, self._lane = loaded.jit, loaded.lock, lane
-        self._contexts: OrderedDict[tuple[object, ...], Any] = OrderedDict()
         self._size = int(loaded.engine.device_memory_size_v2)
         lane.reserve(self._size)
 
@@ -57,19 +58,30 @@ class Contexts:
         with collected_errors(self._library) as errors:
             context = self._contexts.get(key)
             if context is None:
+                if len(self._contexts) >= MOST_CONTEXTS:
+                    self._forget()
                 context = self._contexts[key] = self._make(places, errors)
-                if len(self._contexts) > MOST_CONTEXTS:
-                    self._contexts.popitem(last=False)
-            self._contexts.move_to_end(key)
             if not context.execute_async_v3(self._lane.stream):
                 raise EngineError(f"{self._spec.name} failed on {self._lane.device}: {first_error(errors)}")
 
+    @property
+    def recordable(self) -> str | None:
+        """None while every context of the lane can be recorded in a graph, else the reason why not."""
+        for context in self._contexts.values():
+            # TensorRT-RTX tells; the others record whatever they run.
+            if hasattr(context, "is_stream_capturable") and not context.is_stream_capturable(self._lane.stream):
+                return f"TensorRT says that the engine of {self._spec.name} cannot be recorded"
+        return None
+
     def output_shape(self, name: str, inputs: Places) -> tuple[int, ...]:
         """Return the shape of an output that only the engine knows, for inputs at their places."""
-        with collected_errors(self._library) as errors:
-            context = self._create(errors)
-            self._set_shapes(context, inputs, errors)
-            return tuple(int(size) for size in context.get_tensor_shape(name))
+        key = (name, *((each, place.shape) for each, place in sorted(inputs.items())))
+        if key not in self._output_shapes:
+            with collected_errors(self._library) as errors:
+                context = self._create(errors)
+                self._set_shapes(context, inputs, errors)
+                self._output_shapes[key] = tuple(int(size) for size in context.get_tensor_shape(name))
+        return self._output_shapes[key]
 
     def finish(self) -> None:
         """Keep what was compiled for this GPU since the last time, once the lane is idle."""
@@ -77,6 +89,12 @@ class Contexts:
             return
         with self._lock:
             self._jit.keep()
+
+    def _forget(self) -> None:
+        """Give all contexts up, once nothing queued uses them; the lane's graphs then are of the past."""
+        self._lane.synchronize()
+        self._lane.epoch += 1
+        self._contexts.clear()
 
     def _make(self, places: Places, errors: list[str]) -> Any:
         context = self._create(errors)
@@ -91,6 +109,8 @@ class Contexts:
     def _create(self, errors: list[str]) -> Any:
         strategy = self._library.ExecutionContextAllocationStrategy.USER_MANAGED
         with self._lock:
+            if self._jit is not None:
+                self._jit.used = True
             context = self._engine.create_execution_context(self._jit.config if self._jit else strategy)
         if context is None:
             raise EngineError(f"{self._spec.name} gets no execution context: {first_error(errors)}")

@@ -82,7 +82,7 @@ class TensorRTEngine:
     @property
     def recordable(self) -> str | None:
         """See ResidentEngine.recordable."""
-        return None
+        return self._contexts.recordable
 
     def enqueue(self, tensors: Mapping[str, Placed]) -> None:
         """See ResidentEngine.enqueue."""

@@ -20,6 +20,7 @@ class JitCache:
     Attributes:
         config: what contexts are created with.
         path: where the cache is kept.
+        used: whether a context was made since the cache was last kept.
     """
 
     def __init__(self, library: ModuleType, engine: Any, path: Path) -> None:
@@ -33,6 +34,7 @@ class JitCache:
             library.DynamicShapesKernelSpecializationStrategy.EAGER
         )
         self._cache = self.config.create_runtime_cache()
+        self.used = False
         self._kept: bytes | None = None
         if path.is_file():
             content = path.read_bytes()
@@ -53,6 +55,9 @@ class JitCache:
 
     def keep(self) -> None:
         """Write the cache when something was compiled since it was last written."""
+        if not self.used:
+            return
+        self.used = False
         content = bytes(self._cache.serialize())
         if content != self._kept:
             self._kept = content

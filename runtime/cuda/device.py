@@ -30,6 +30,7 @@ class CudaDevice:
         device: which GPU.
         stream: the handle of the lane's CUDA stream.
         shared: whether lanes made from this one use its stream.
+        epoch: raised by engines that gave up what graphs were recorded from.
     """
 
     def __init__(self, index: int, shared: bool = False, lender: CudaDevice | None = None) -> None:
@@ -54,7 +55,9 @@ class CudaDevice:
             self.stream = lender.stream
         self._addresses: list[int] = []
         self._scratch, self._reserved = (0, 0), 0
-        weakref.finalize(self, _release, self._cudart, self._addresses, self.stream, lender is None)
+        self.epoch = 0
+        release = weakref.finalize(self, _release, self._cudart, index, self._addresses, self.stream, lender is None)
+        release.atexit = False  # engines may outlive it there; the process's end frees everything
 
     def make_current(self) -> None:
         """Make this GPU the calling thread's, as every thread must before its first call."""
@@ -135,14 +138,9 @@ class CudaDevice:
 
     def mark(self) -> Callable[[], None]:
         """Queue a mark; return a function that waits until the stream has passed it."""
-        event = call(self._cudart.cudaEventCreateWithFlags, self._cudart.cudaEventDisableTiming)
-        call(self._cudart.cudaEventRecord, event, self.stream)
-
-        def wait() -> None:
-            call(self._cudart.cudaEventSynchronize, event)
-            call(self._cudart.cudaEventDestroy, event)
-
-        return wait
+        event = _Event(self._cudart)
+        call(self._cudart.cudaEventRecord, event.handle, self.stream)
+        return event.wait
 
     def record(self, enqueue: Callable[[], None]) -> Callable[[], None]:
         """Record what `enqueue` queues as a CUDA graph, without running it; return a function that queues the graph.
@@ -155,7 +153,9 @@ class CudaDevice:
         try:
             enqueue()
         except BaseException:
-            cudart.cudaStreamEndCapture(self.stream)  # its error follows from the first
+            status, graph = cudart.cudaStreamEndCapture(self.stream)  # an error here follows from the first
+            if int(status) == 0:
+                cudart.cudaGraphDestroy(graph)
             cudart.cudaGetLastError()
             raise
         graph = call(cudart.cudaStreamEndCapture, self.stream)
@@ -167,21 +167,37 @@ class CudaDevice:
         return recorded.replay
 
 
+class _Event:
+    """A CUDA event, destroyed with its last reference, waited for or not."""
+
+    def __init__(self, cudart: Any) -> None:
+        self._cudart = cudart
+        self.handle = call(cudart.cudaEventCreateWithFlags, cudart.cudaEventDisableTiming)
+        weakref.finalize(self, cudart.cudaEventDestroy, self.handle).atexit = False
+
+    def wait(self) -> None:
+        call(self._cudart.cudaEventSynchronize, self.handle)
+
+
 class _Graph:
     """An instantiated CUDA graph, destroyed with its last reference."""
 
     def __init__(self, cudart: Any, executable: Any, stream: int) -> None:
         self._cudart, self._executable, self._stream = cudart, executable, stream
-        weakref.finalize(self, cudart.cudaGraphExecDestroy, executable)
+        weakref.finalize(self, cudart.cudaGraphExecDestroy, executable).atexit = False
 
     def replay(self) -> None:
         call(self._cudart.cudaGraphLaunch, self._executable, self._stream)
 
 
-def _release(cudart: Any, addresses: list[int], stream: int, owned: bool) -> None:
-    """Free a lane's memory and its own stream. Errors are ignored: CUDA may be gone when the process ends."""
+def _release(cudart: Any, index: int, addresses: list[int], stream: int, owned: bool) -> None:
+    """Free a lane's memory and its own stream, on whatever thread lets go of it. There is nobody to tell of errors."""
+    status, current = cudart.cudaGetDevice()
+    cudart.cudaSetDevice(index)
     cudart.cudaStreamSynchronize(stream)
     for address in addresses:
         cudart.cudaFree(address)
     if owned:
         cudart.cudaStreamDestroy(stream)
+    if int(status) == 0:
+        cudart.cudaSetDevice(current)

@@ -22,7 +22,12 @@ class Placed:
 
 
 class ResidentDevice(Protocol):
-    """A lane: memory and a queue that runs in order. See `himar_runtime.cuda.device.CudaDevice`."""
+    """A lane: memory and a queue that runs in order. See `himar_runtime.cuda.device.CudaDevice`.
+
+    epoch: changes when graphs recorded before may not be replayed any more.
+    """
+
+    epoch: int
 
     def make_current(self) -> None:
         """Prepare the calling thread."""
@@ -50,6 +55,10 @@ class ResidentDevice(Protocol):
 
     def launch(self, launch: Launch) -> None:
         """Queue a kernel."""
+        ...
+
+    def synchronize(self) -> None:
+        """Wait until all that is queued has run."""
         ...
 
     def mark(self) -> Callable[[], None]:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable
 
 from himar_kernels import EngineError
 
-from .device import ResidentDevice
+from .device import ResidentDevice, ResidentEngine
 
 log = logging.getLogger(__name__)
 
@@ -25,16 +25,20 @@ Enqueue = Callable[[], None]
 class Replays:
     """The graphs of one lane, the least recently used given up beyond MOST_GRAPHS."""
 
-    def __init__(self, device: ResidentDevice, refusal: str | None) -> None:
-        """refusal: why nothing can be recorded here; None records."""
-        self._device = device
+    def __init__(self, device: ResidentDevice, engines: Collection[ResidentEngine]) -> None:
+        """engines: those whose runs are in the segments; each says whether it can be recorded."""
+        self._device, self._engines = device, engines
         self._graphs: OrderedDict[Hashable, Enqueue | None] = OrderedDict()
-        self._refusal = refusal
-        if refusal is not None:
-            log.info("without CUDA graphs: %s", refusal)
+        self._epoch = device.epoch
+        self._refusal = self._refused()
+        if self._refusal is not None:
+            log.info("without CUDA graphs: %s", self._refusal)
 
     def run(self, key: Hashable, enqueue: Enqueue) -> None:
         """Queue a segment: `enqueue` must queue the same for the same key, and depend on nothing else."""
+        if self._epoch != self._device.epoch:
+            self._graphs.clear()
+            self._epoch = self._device.epoch
         if self._refusal is not None:
             enqueue()
         elif key not in self._graphs:
@@ -48,6 +52,8 @@ class Replays:
 
     def _recorded(self, key: Hashable, enqueue: Enqueue) -> Enqueue:
         try:
+            if (refused := self._refused()) is not None:
+                raise EngineError(refused)
             graph = self._device.record(enqueue)
         except EngineError as error:
             log.warning("without CUDA graphs from here on, because segment %s cannot be recorded: %s", key, error)
@@ -56,3 +62,6 @@ class Replays:
         self._graphs[key] = graph
         log.debug("recorded segment %s", key)
         return graph
+
+    def _refused(self) -> str | None:
+        return next((why for engine in self._engines if (why := engine.recordable) is not None), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable
 
@@ -32,17 +33,31 @@ class ResidentRunner:
         engines: dict[str, ResidentEngine] = networks.resident()
         device.make_current()
         widths = Widths(condition_width(engines["mlp_head"]), condition_width(engines["dit_head"]))
-        refusals = (engine.recordable for engine in engines.values())
         self._lane = Lane(
             device,
             engines,
             Buffers.allocate(device, model, batch, widths),
-            Replays(device, next((why for why in refusals if why is not None), None)),
+            Replays(device, engines.values()),
             model,
         )
 
     def run(self, request: Request, go_on: GoOn | None) -> Generated | None:
         """See Runner.run. Without `go_on` the host never waits before the end; with it, one step behind the device."""
+        try:
+            generated = self._generate(request, go_on)
+        except BaseException:
+            with contextlib.suppress(EngineError):  # the first error is the one to tell
+                self._lane.device.synchronize()
+            raise
+        if generated is None:
+            # The caller may let go of everything: nothing queued may still use it then.
+            self._lane.device.synchronize()
+            return None
+        for engine in self._lane.engines.values():
+            engine.finish()
+        return generated
+
+    def _generate(self, request: Request, go_on: GoOn | None) -> Generated | None:
         lane, batch = self._lane, len(request.labels)
         lane.device.make_current()
         work = begin(lane, request)
@@ -51,17 +66,14 @@ class ResidentRunner:
             queue_step(work, index, step)
             if go_on is None:
                 continue
-            previous, behind = behind, _report(lane.device.mark(), step, go_on)
+            previous, behind = behind, _report(lane.device, step, go_on)
             if previous is not None and not previous():
                 return None
         if "vae_decoder" in lane.engines:
             self._decode(batch)
         if behind is not None and not behind():
             return None
-        generated = self._download(batch)
-        for engine in lane.engines.values():
-            engine.finish()
-        return generated
+        return self._download(batch)
 
     def clone(self) -> ResidentRunner:
         """See Runner.clone."""
@@ -110,12 +122,15 @@ class ResidentRunner:
         return Generated(low, high, pixels)
 
 
-def _report(wait: Callable[[], None], step: Step, go_on: GoOn) -> Callable[[], bool]:
-    """Return a function that waits for a step's mark and then asks whether to go on."""
+def _report(device: ResidentDevice, step: Step, go_on: GoOn) -> Callable[[], bool]:
+    """Mark the end of a step; return a function that waits for the mark and then asks whether to go on."""
+    wait = device.mark()
 
     def report() -> bool:
         wait()
-        return go_on(step)
+        answer = go_on(step)
+        device.make_current()  # the callback is a user's, who may use another GPU
+        return answer
 
     return report
 

@@ -24,6 +24,7 @@ class HostLane:
         self._memory = kernels.device()
         self._recording: list[Callable[[], None]] | None = None
         self.trace: list[str] = []
+        self.epoch = 0
 
     def _do(self, name: str, call: Callable[[], None]) -> None:
         if self._recording is not None:
@@ -62,6 +63,9 @@ class HostLane:
 
     def queue(self, name: str, call: Callable[[], None]) -> None:
         self._do(name, call)
+
+    def synchronize(self) -> None:
+        self.trace.append("synchronize")
 
     def mark(self) -> Callable[[], None]:
         self.trace.append("mark")

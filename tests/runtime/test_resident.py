@@ -148,6 +148,44 @@ def test_progress_comes_one_step_behind_and_can_cancel(resident, bundle_path: Pa
     )
 
 
+def test_graphs_of_another_epoch_are_not_replayed(resident, bundle_path: Path) -> None:
+    """An engine that gave up its contexts has pulled the ground from under every graph."""
+    pipeline = resident(bundle_path)
+    for _ in range(3):
+        expected = pipeline.generate([1, 2], seed=3, sampling=GUIDED)
+    lane = _lane(pipeline)
+    lane.epoch += 1
+    lane.trace.clear()
+    again = pipeline.generate([1, 2], seed=3, sampling=GUIDED)
+    assert lane.trace.count("transformer_low") == GUIDED.low_steps
+    assert np.array_equal(expected.latents, again.latents)
+
+
+def test_an_engine_that_can_no_longer_be_recorded_is_asked_before_each_recording(
+    resident, bundle_path: Path, caplog
+) -> None:
+    pipeline = resident(bundle_path)
+    pipeline._runner._lane.engines["dit_head"].recordable = "it allocates"
+    result = pipeline.generate([1, 2], seed=3, sampling=GUIDED)
+    assert "cannot be recorded: it allocates" in caplog.text
+    assert "replay" not in _lane(pipeline).trace
+    _same(result, _host(bundle_path).generate([1, 2], seed=3, sampling=GUIDED))
+
+
+def test_whoever_leaves_early_leaves_an_idle_device(resident, bundle_path: Path) -> None:
+    pipeline = resident(bundle_path)
+    pipeline.generate([1, 2], seed=3, sampling=GUIDED, on_step=lambda event: False)
+    assert _lane(pipeline).trace[-1] == "synchronize"
+
+    def fail(event) -> None:
+        raise ZeroDivisionError
+
+    _lane(pipeline).trace.clear()
+    with pytest.raises(ZeroDivisionError):
+        pipeline.generate([1, 2], seed=3, sampling=GUIDED, on_step=fail)
+    assert _lane(pipeline).trace[-1] == "synchronize"
+
+
 def test_engines_that_cannot_be_recorded_run_directly(resident, bundle_path: Path, caplog) -> None:
     with caplog.at_level("INFO"):
         pipeline = resident(bundle_path, "their streams are their own")
