@@ -12,6 +12,7 @@ from torch import Tensor
 from himar_kernels import InputError
 
 from .latent_index import CacheError, CacheIndex, Shard, read_index, require_same
+from .train_data import sample_tokens
 
 
 class CachedLatents:
@@ -84,7 +85,7 @@ class CachedLatents:
         mirroring first (one number per image, if `flip` is on), then the high tokens' noise, then the low tokens'.
         """
         flipped = torch.rand(len(chosen), generator=generator) < 0.5 if self.flip else None
-        high, low = (_sample(part, generator) * scale for part in self.moments(chosen, flipped))
+        high, low = (sample_tokens(part, generator) * scale for part in self.moments(chosen, flipped))
         return high, low, self.labels[chosen]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -121,9 +122,3 @@ class CachedLatents:
             raise CacheError(
                 f"{path} is missing or damaged; find out more with himar cache-latents --check."
             ) from error
-
-
-def _sample(moments: Tensor, generator: torch.Generator) -> Tensor:
-    mean, deviation = moments.unbind(1)
-    latent = mean + deviation * torch.randn(mean.shape, generator=generator)
-    return latent.flatten(2).transpose(1, 2)

@@ -111,3 +111,9 @@ def resolved_shape(tensor: TensorSpec, axes: Mapping[str, int]) -> tuple[int, ..
     sizes = [axes.get(size) if isinstance(size, str) else size for size in tensor.shape]
     known = [size for size in sizes if size is not None]
     return tuple(known) if len(known) == len(sizes) else None
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of a library's error, for a sentence of ours; its type's name where it says nothing."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from himar_kernels import EngineError, InputError
 
-from .engine import Device, DeviceArray, Tensor, resolve_axes, resolved_shape
+from .engine import Device, DeviceArray, Tensor, first_line, resolve_axes, resolved_shape
 from .manifest import ComponentSpec
 from .ort_placed import PlacedRuns
 from .resident.device import Placed
@@ -107,7 +107,7 @@ class OrtEngine:
             raise
         except Exception as error:
             raise EngineError(
-                f"{spec.name} does not load on {device} with ONNX Runtime {ort.__version__}: {_first_line(error)}"
+                f"{spec.name} does not load on {device} with ONNX Runtime {ort.__version__}: {first_line(error)}"
             ) from error
         if device.kind == "cuda" and "CUDAExecutionProvider" not in session.get_providers():
             raise EngineError(
@@ -146,7 +146,7 @@ class OrtEngine:
             with self._lock if self._lane is not None else contextlib.nullcontext():
                 self._session.run_with_iobinding(self._binding)
         except Exception as error:
-            raise EngineError(f"{self._spec.name} failed on {self._device}: {_first_line(error)}") from error
+            raise EngineError(f"{self._spec.name} failed on {self._device}: {first_line(error)}") from error
         values = zip(self._spec.outputs, self._binding.get_outputs(), strict=True)
         return {tensor.name: OrtArray(value, tensor.dtype, self._device) for tensor, value in values}
 
@@ -166,7 +166,7 @@ class OrtEngine:
         except EngineError:
             raise
         except Exception as error:
-            raise EngineError(f"{self._spec.name} failed on {self._device}: {_first_line(error)}") from error
+            raise EngineError(f"{self._spec.name} failed on {self._device}: {first_line(error)}") from error
 
     def finish(self) -> None:
         """See ResidentEngine.finish: nothing was compiled."""
@@ -235,7 +235,3 @@ def _providers(ort: ModuleType, device: Device, lane: CudaDevice | None) -> list
     if lane is not None:
         cuda |= {"has_user_compute_stream": "1", "user_compute_stream": str(lane.stream)}
     return [("CUDAExecutionProvider", cuda), "CPUExecutionProvider"]
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

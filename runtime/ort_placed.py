@@ -24,6 +24,7 @@ class PlacedRuns:
     def __init__(self, session: Any, spec: ComponentSpec, device: Device, lock: threading.Lock) -> None:
         """lock: held while a run is queued, because lanes that share a session share its stream."""
         self._session, self._spec, self._device, self._lock = session, spec, device, lock
+        self._without_waiting = _without_waiting()
         self._bindings: OrderedDict[tuple[object, ...], Any] = OrderedDict()
         self._dtypes = {tensor.name: np.dtype(tensor.dtype) for tensor in (*spec.inputs, *spec.outputs)}
 
@@ -33,7 +34,7 @@ class PlacedRuns:
         binding = self._bindings.get(key) or self._bind(key, tensors)
         self._bindings.move_to_end(key)
         with self._lock:
-            self._session.run_with_iobinding(binding, _without_waiting())
+            self._session.run_with_iobinding(binding, self._without_waiting)
 
     def _bind(self, key: tuple[object, ...], tensors: Mapping[str, Placed]) -> Any:
         if tensors.keys() != self._dtypes.keys():

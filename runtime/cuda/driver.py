@@ -7,7 +7,7 @@ from typing import Any
 
 from himar_kernels import EngineError
 
-from ..engine import Device
+from ..engine import Device, first_line
 
 
 def runtime_api() -> ModuleType:
@@ -37,7 +37,9 @@ def call(function: Any, *arguments: Any) -> Any:
     try:
         status, *results = function(*arguments)
     except RuntimeError as error:  # cuda-python found no driver library
-        raise EngineError(f"CUDA cannot be used here: {_first_line(error)}; install NVIDIA's driver.") from error
+        raise EngineError(
+            f"CUDA cannot be used here: {first_line(error).rstrip('.')}; install NVIDIA's driver."
+        ) from error
     if int(status) != 0:
         raise EngineError(f"CUDA's {function.__name__} failed: {status.name.removeprefix('cudaError')}.")
     return results[0] if len(results) == 1 else tuple(results) or None
@@ -56,7 +58,3 @@ def compute_capability(device: Device) -> tuple[int, int]:
             f"device 'cpu'."
         ) from error
     return major, minor
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__

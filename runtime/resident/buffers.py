@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from himar_kernels import BASE_STEPS, STEP_STATE
+from himar_kernels.cuda_state import CHAIN_COLUMNS
 
 from ..decode import DECODE_BATCH
 from ..manifest import ModelInfo
 from .device import Placed, ResidentDevice
 
 _ALIGNMENT = 256
-_CHAIN_COLUMNS = 8
 _FLOAT, _WORD, _INDEX, _BYTE = 4, 4, 8, 1
 
 
@@ -75,11 +75,6 @@ class Buffers:
         return Placed(getattr(self, name), shape)
 
 
-def resident_bytes(model: ModelInfo, batch: int, widths: Widths) -> int:
-    """Return the device memory that a lane's buffers take."""
-    return sum(-(-size // _ALIGNMENT) * _ALIGNMENT for size in _sizes(model, batch, widths).values())
-
-
 def _sizes(model: ModelInfo, batch: int, widths: Widths) -> dict[str, int]:
     B, S, N, C, D = batch, model.low_positions, model.high_positions, model.channels, model.width
     area = model.img_size**2
@@ -93,8 +88,8 @@ def _sizes(model: ModelInfo, batch: int, widths: Widths) -> dict[str, int]:
         "timestep": _INDEX,
         "low_timesteps": BASE_STEPS * _INDEX,
         "high_timesteps": BASE_STEPS * _INDEX,
-        "low_chain": BASE_STEPS * _CHAIN_COLUMNS * _FLOAT,
-        "high_chain": BASE_STEPS * _CHAIN_COLUMNS * _FLOAT,
+        "low_chain": BASE_STEPS * len(CHAIN_COLUMNS) * _FLOAT,
+        "high_chain": BASE_STEPS * len(CHAIN_COLUMNS) * _FLOAT,
         "low_ranks": B * S * _WORD,
         "high_ranks": B * N * _WORD,
         "revealed": B * max(S, N) * _WORD,
