@@ -86,8 +86,8 @@ def build(request: BuildRequest, progress: Progress = lambda text, fraction: Non
             engines = build_engines(tensorrt, folder, parts, precisions, within(progress, 0.5, 0.7))
         backend = tensorrt.backend_entry() if tensorrt else onnxruntime_entry()
         device = "cuda" if engines and all("inspected" in entry for entry in engines.values()) else "cpu"
-        provenance = _provenance(request)
-        return finish(folder, writer, model, vae, precisions, backend, engines, provenance, device, progress)
+        origin = provenance(request.checkpoint, request.vae, request.weights, request.command)
+        return finish(folder, writer, model, vae, precisions, backend, engines, origin, device, progress)
 
 
 def _check_request(request: BuildRequest) -> None:
@@ -110,10 +110,6 @@ def _precisions(request: BuildRequest, parts: tuple[Component, ...]) -> dict[str
             raise BuildError(f"precision is given for {name!r}, but this bundle's components are {', '.join(names)}.")
         check_precision(value, name)
     return {name: check_precision(request.component_precision.get(name, request.precision), name) for name in names}
-
-
-def _provenance(request: BuildRequest) -> dict[str, Any]:
-    return provenance(request.checkpoint, request.vae, request.weights, request.command)
 
 
 def provenance(checkpoint: Path, vae: Path | None, weights: str | None, command: tuple[str, ...]) -> dict[str, Any]:

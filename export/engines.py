@@ -106,7 +106,8 @@ def _engine(
     """Return an engine's bytes and its entry's facts: precision (two tables at most), build_seconds, cached."""
     version = library_version(to.library)
     gpu = to.gpu if to.measures else None
-    key = engine_key(file, component, precision, to.options, to.backend, version, gpu)
+    # The key reads every weight, so it is made only where there is a cache to look in.
+    key = engine_key(file, component, precision, to.options, to.backend, version, gpu) if to.cache else ""
     stored = to.cache.load(key) if to.cache else None
     if stored is None:
         start = time.perf_counter()
