@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Puts what the C++ runtime is built with into a folder, without root: get-dependencies.sh FOLDER PYTHON
 #
-#   FOLDER/include  ONNX Runtime's C++ headers, nlohmann/json and doctest, from Debian's packages
+#   FOLDER/include  ONNX Runtime's C++ headers, nlohmann/json, doctest and cpp-httplib, from Debian's packages
 #   FOLDER/lib      libonnxruntime.so, a link to the library inside PYTHON's installed onnxruntime
 #
 # Headers of an older ONNX Runtime than the library's are fine: its C API keeps every older version. Debian has them
 # from release 13 (trixie) on; on Debian 12 they are taken from trixie's package, with apt's own checks of signatures.
+# cpp-httplib comes from Debian's source package, with Debian's fixes of security faults: its binary package splits the
+# header from a library that is compiled for one release.
 set -euo pipefail
 
 say_why() { echo "himar: $*" >&2; exit 1; }
@@ -16,8 +18,8 @@ folder=$(cd "$1" && pwd)
 python=$2
 by_hand="or install them by hand and configure with -DONNXRUNTIME_ROOT=DIR (see runtime/cpp/README.md)"
 
-for tool in cmake c++; do
-  command -v "$tool" > /dev/null || say_why "$tool is missing; install it (Debian: apt-get install cmake g++)."
+for tool in cmake c++ dpkg-source; do
+  command -v "$tool" > /dev/null || say_why "$tool is missing; install it (Debian: apt-get install cmake build-essential)."
 done
 for header in openssl/evp.h png.h; do
   echo "#include <$header>" | c++ -E -x c++ - > /dev/null 2>&1 ||
@@ -34,7 +36,7 @@ mkdir -p "$folder/lib" "$folder/include"
 ln -sfn "$library" "$folder/lib/libonnxruntime.so.1"
 ln -sfn libonnxruntime.so.1 "$folder/lib/libonnxruntime.so"
 
-wanted=(onnxruntime/onnxruntime_cxx_api.h nlohmann/json.hpp doctest/doctest.h)
+wanted=(onnxruntime/onnxruntime_cxx_api.h nlohmann/json.hpp doctest/doctest.h httplib.h)
 missing=0
 for header in "${wanted[@]}"; do [ -f "$folder/include/$header" ] || missing=1; done
 [ $missing = 1 ] || exit 0
@@ -49,15 +51,18 @@ repository=$(apt-get indextargets --format '$(REPO_URI) $(ORIGIN) $(COMPONENT) $
   awk '$2 == "Debian" && $3 == "main" && $4 == "Packages" { print $1; exit }')
 [ -n "$repository" ] || say_why "apt knows no Debian mirror here; run apt-get update first, $by_hand."
 keys=/usr/share/keyrings/debian-archive-keyring.gpg
-echo "deb [signed-by=$keys] $repository trixie main" > "$apt/sources.list"
+printf '%s [signed-by=%s] %s trixie main\n' deb "$keys" "$repository" deb-src "$keys" "$repository" > "$apt/sources.list"
 options=(-qq -o Dir::Etc::SourceList="$apt/sources.list" -o Dir::Etc::SourceParts=/dev/null
   -o Dir::State::Lists="$apt/lists" -o Dir::Cache="$apt/cache" -o APT::Sandbox::User=root)
 apt-get "${options[@]}" update || say_why "Debian's package list of trixie cannot be had; go online, $by_hand."
 cd "$apt/packages"
 apt-get "${options[@]}" download libonnxruntime-dev nlohmann-json3-dev doctest-dev ||
   say_why "Debian's packages libonnxruntime-dev, nlohmann-json3-dev and doctest-dev cannot be had; go online, $by_hand."
+apt-get "${options[@]}" source cpp-httplib > "$apt/source.log" 2>&1 ||
+  say_why "Debian's source package cpp-httplib cannot be had ($(tail -n 1 "$apt/source.log")); go online, $by_hand."
 for package in *.deb; do dpkg-deb --extract "$package" "$apt/unpacked"; done
 cp -R "$apt/unpacked/usr/include/." "$folder/include/"
+cp cpp-httplib-*/httplib.h "$folder/include/"
 for header in "${wanted[@]}"; do
   [ -f "$folder/include/$header" ] || say_why "Debian's packages no longer hold $header; $by_hand."
 done
