@@ -171,14 +171,15 @@ class Pipeline:
 
     def _recipes(self, request: Request, count: int) -> tuple[Recipe, ...]:
         seed = request.draws.seed if isinstance(request.draws, PhiloxDraws) else None
-        version = _himar_version()
+        version = himar_version()
         return tuple(
             Recipe(seed, int(index), int(label), request.sampling, self.bundle.id, version)
             for index, label in zip(request.images[:count], request.labels[:count], strict=True)
         )
 
 
-def _himar_version() -> str:
+def himar_version() -> str:
+    """Return the installed version of himar."""
     try:
         return importlib.metadata.version("himar")
     except importlib.metadata.PackageNotFoundError:  # the folders were copied, not installed
