@@ -14,11 +14,12 @@ import torch
 
 from himar.checkpoints import DEFAULT_WEIGHTS, load_checkpoint
 from himar_kernels import BuildError
+from himar_kernels.files import new_folder
 
 from .assemble import BuildOutcome, Progress, add_graphs, finish, load_fitting_vae, onnxruntime_entry, within
 from .components import Component, components
 from .engines import TENSORRT_BACKENDS, build_engines, prepare_target
-from .files import new_folder, require_new, sha256
+from .files import require_new, sha256
 from .manifest import BundleWriter
 from .precision import Precision, check_precision
 from .tensorrt_options import EngineOptions
@@ -74,7 +75,7 @@ def build(request: BuildRequest, progress: Progress = lambda text, fraction: Non
     if request.backend in TENSORRT_BACKENDS:
         tensorrt = prepare_target(request.backend, request.engine_options, request.cache)
     progress("reading the checkpoint", 0.0)
-    with new_folder(request.out) as folder:
+    with new_folder(request.out, BuildError) as folder:
         model = load_checkpoint(request.checkpoint, request.config, weights=request.weights)
         vae = load_fitting_vae(request.vae, model)
         parts = components(model, vae, request.max_batch)

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from himar_kernels import InputError, to_sheet
+from himar_kernels.files import new_folder
 from himar_runtime import Pipeline, Progress, Result, write_png
 
 from .cli_options import SAMPLING_FIELDS
-from .files import new_file, new_folder, require_new, write_npz
+from .files import require_new, write_npz
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,7 @@ def _write(request: GenerateRequest, result: Result, kind: str) -> None:
         )
     elif kind == ".png":
         assert result.images is not None
-        with new_file(request.out) as temporary:
-            write_png(temporary, to_sheet(result.images, request.count), result.recipes)
+        write_png(request.out, to_sheet(result.images, request.count), result.recipes)
     else:
         with new_folder(request.out) as folder:
             result.save(folder)

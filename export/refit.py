@@ -13,6 +13,7 @@ import onnx
 from himar.checkpoints import load_checkpoint
 from himar.config import ModelConfig
 from himar_kernels import BuildError, ConfigError
+from himar_kernels.files import new_folder
 from himar_runtime import Bundle, Manifest
 from himar_runtime.specs import BackendInfo
 from himar_runtime.tensorrt_library import library_version, load_library
@@ -22,7 +23,7 @@ from .build import provenance
 from .components import Component, components
 from .engine_cache import external_bytes
 from .engines import TENSORRT_BACKENDS
-from .files import new_folder, require_new
+from .files import require_new
 from .gpu import find_gpu
 from .manifest import BundleWriter
 from .precision import check_precision
@@ -77,7 +78,7 @@ def refit(request: RefitRequest, progress: Progress = lambda text, fraction: Non
             f"{request.bundle} has {'no' if request.vae else 'a'} VAE decoder; {change}, or build a bundle anew."
         )
     progress("reading the checkpoint", 0.0)
-    with new_folder(request.out) as folder:
+    with new_folder(request.out, BuildError) as folder:
         model = load_checkpoint(request.checkpoint, _config(manifest), weights=request.weights)
         vae = load_fitting_vae(request.vae, model)
         parts = components(model, vae, manifest.max_batch)

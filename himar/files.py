@@ -7,9 +7,8 @@ import contextlib
 import os
 import pickle
 import re
-import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from himar_kernels import CheckpointError
+from himar_kernels.files import new_file, refusal
 
 TORCH_SUFFIXES = (".pth", ".pt", ".ckpt")
 
@@ -56,54 +56,32 @@ def read_state(path: Path, *, key: str | None) -> tuple[dict[str, torch.Tensor],
 def write_safetensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
     """Write tensors and string metadata to `path` in one move; a failure leaves an older file as it was.
 
-    The bytes are on the disk before the file takes its name, so that a power cut does not leave a hollow one either.
-    Raises CheckpointError when the folder cannot be written to.
+    Raises CheckpointError when the folder cannot be made or written to.
     """
-    path = Path(path)
-    temporary: Path | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        temporary = Path(name)
-        os.close(handle)
-        save_file({name: _own_storage(tensor) for name, tensor in tensors.items()}, temporary, metadata=dict(metadata))
-        temporary.chmod(0o644)
-        _move_into_place(temporary, path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} cannot be written: {error}.") from error
-    finally:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
+    with _whole_file(Path(path)) as unfinished:
+        save_file({name: _own_storage(tensor) for name, tensor in tensors.items()}, unfinished, metadata=dict(metadata))
 
 
 def write_torch(path: Path, content: Mapping[str, Any]) -> None:
     """Write a PyTorch checkpoint as `write_safetensors` does: in one move. Raises CheckpointError."""
-    unfinished = path.with_name(f".{path.name}.part")
+    with _whole_file(Path(path)) as unfinished:
+        torch.save(dict(content), unfinished)
+
+
+@contextlib.contextmanager
+def _whole_file(path: Path) -> Iterator[Path]:
+    """Yield a file that becomes `path` when it is whole, in a folder that is made if it is missing."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(dict(content), unfinished)
-        _move_into_place(unfinished, path)
-    except (OSError, RuntimeError) as error:
-        raise CheckpointError(f"{path} cannot be written: {error}.") from error
-    finally:
-        with contextlib.suppress(OSError):
-            unfinished.unlink(missing_ok=True)
-
-
-def _move_into_place(written: Path, path: Path) -> None:
-    """Give a finished file its name: its bytes are on the disk before, the name after."""
-    _sync(written, os.O_RDWR)
-    written.replace(path)
-    _sync(path.parent, os.O_RDONLY)
-
-
-def _sync(path: Path, flags: int) -> None:
-    descriptor = os.open(path, flags)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    except OSError as error:
+        raise CheckpointError(refusal(path, error)) from error
+    with new_file(path, CheckpointError) as unfinished:
+        try:
+            yield unfinished
+        except (SafetensorError, RuntimeError) as error:
+            # Both libraries wrap the system's error in one of their own.
+            number = re.search(r"os error (\d+)", str(error))
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error)) from error
 
 
 def _own_storage(tensor: torch.Tensor) -> torch.Tensor:

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from himar_kernels import Draws, InputError, SamplingConfig, to_sheet, to_uint8
+from himar_kernels.files import new_file
 
 from .model import HiMAR
 from .sampler import generate
@@ -46,11 +47,5 @@ def save_grid(path: Path, images: NDArray[np.uint8], columns: int) -> None:
     """Write images uint8 (B, H, W, 3) as one PNG, row by row, in one move. Raises InputError if it cannot."""
     from PIL import Image
 
-    unfinished = path.with_name(f".{path.name}.part")
-    try:
+    with new_file(path) as unfinished:
         Image.fromarray(to_sheet(images, columns)).save(unfinished, format="PNG")
-        unfinished.replace(path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error}.") from error
-    finally:
-        unfinished.unlink(missing_ok=True)

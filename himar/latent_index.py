@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from himar_kernels import HimarError, InputError
+from himar_kernels.files import new_file
 
 from .file_hash import file_sha256
 from .image_folder import Skipped
@@ -103,17 +103,8 @@ def read_index(folder: Path) -> CacheIndex:
 def write_index(folder: Path, index: CacheIndex) -> None:
     """Write `index.json` in one move. Raises CacheError."""
     content = {"schema": ".".join(map(str, SCHEMA)), **asdict(index)}
-    unfinished = folder / f".{INDEX_FILE}.part"
-    try:
-        with unfinished.open("w", encoding="utf-8") as file:
-            json.dump(content, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(folder / INDEX_FILE)
-    except OSError as error:
-        raise CacheError(f"{folder / INDEX_FILE} cannot be written: {error}.") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with new_file(folder / INDEX_FILE, CacheError) as unfinished:
+        unfinished.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
 def require_same(folder: Path, index: CacheIndex, **wanted: Any) -> None:

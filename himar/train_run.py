@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from himar_kernels.files import remove_unfinished
+
 from .checkpoints import save_checkpoint
 from .config import ModelConfig
 from .files import write_torch
@@ -19,7 +21,7 @@ from .train_board import open_board
 from .train_data import Latents
 from .train_processes import Processes
 from .train_settings import Execution, TrainingSettings
-from .train_state import STATE_FILE, remove_unfinished
+from .train_state import STATE_FILE
 from .training import Trainer, train_model
 from .vae import AutoencoderKL
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -85,13 +84,6 @@ def require_same_run(saved: Mapping[str, Any], now: Mapping[str, Any], path: Pat
                 f"{key} was {old!r} when this training began and is {new!r} now; "
                 f"give the same value to resume {path}, or train into another folder."
             )
-
-
-def remove_unfinished(path: Path) -> None:
-    """Remove what a killed process left of a file it was writing to `path`."""
-    for left in path.parent.glob(f".{path.name}.*"):
-        with contextlib.suppress(OSError):
-            left.unlink()
 
 
 def plain(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from himar_kernels import CheckpointError
+from himar_kernels.files import remove_unfinished
 
 from .loss_draws import draw_batch
 from .model import HiMAR, initialise
@@ -21,7 +22,7 @@ from .train_data import ChosenImages, Latents, check_fit, fingerprint
 from .train_network import accumulating, fill, losses_from, shard, shard_root, whole, wrap
 from .train_processes import Processes
 from .train_settings import Execution, TrainingSettings
-from .train_state import TrainingState, generator_state, load_state, plain, remove_unfinished, save_state
+from .train_state import TrainingState, generator_state, load_state, plain, save_state
 
 OnSnapshot = Callable[["Trainer"], None]
 

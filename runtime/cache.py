@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-import tempfile
 from pathlib import Path
+
+from himar_kernels import InputError
+from himar_kernels.files import new_file
 
 log = logging.getLogger(__name__)
 
@@ -16,15 +18,10 @@ def cache_directory(kind: str) -> Path:
 
 
 def keep(path: Path, content: bytes) -> None:
-    """Write a cached file in one move; a folder that cannot be written is logged, never an error."""
-    temporary: Path | None = None
+    """Write a cached file in one move; one that cannot be written is logged, never an error."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = Path(file.name)
-            file.write(content)
-        temporary.replace(path)
-    except OSError as error:
-        log.warning("%s could not be kept: %s", path, error.strerror or error)
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        with new_file(path) as unfinished:
+            unfinished.write_bytes(content)
+    except (OSError, InputError) as error:
+        log.warning("the next start takes as long as this one: %s", error)

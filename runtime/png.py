@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,14 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from himar_kernels import InputError
+from himar_kernels.files import new_file
 
 from .recipe import Recipe
 
 _KEY = "himar"
 
 
-def write_png(path: Path, pixels: NDArray[np.uint8], recipes: Sequence[Recipe]) -> None:
-    """Write pixels uint8 (H, W, 3), RGB: one image, or a sheet of several with a recipe each, row by row.
+def encode_png(pixels: NDArray[np.uint8], recipes: Sequence[Recipe]) -> bytes:
+    """Return pixels uint8 (H, W, 3), RGB, as a PNG: one image, or a sheet of several with a recipe each, row by row.
 
     The recipes stand as a JSON list in the text chunk "himar".
     """
@@ -25,12 +27,15 @@ def write_png(path: Path, pixels: NDArray[np.uint8], recipes: Sequence[Recipe]) 
 
     text = PngImagePlugin.PngInfo()
     text.add_text(_KEY, json.dumps([recipe.to_dict() for recipe in recipes]))
-    unfinished = path.with_name(f".{path.name}.part")
-    try:
-        Image.fromarray(pixels).save(unfinished, format="PNG", pnginfo=text)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    encoded = io.BytesIO()
+    Image.fromarray(pixels).save(encoded, format="PNG", pnginfo=text)
+    return encoded.getvalue()
+
+
+def write_png(path: Path, pixels: NDArray[np.uint8], recipes: Sequence[Recipe]) -> None:
+    """Write pixels as `encode_png` encodes them, in one move. Raises InputError if the file cannot be written."""
+    with new_file(path) as unfinished:
+        unfinished.write_bytes(encode_png(pixels, recipes))
 
 
 def read_recipes(path: str | Path) -> tuple[Recipe, ...]:

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import tempfile
 import zipfile
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from himar_kernels import InputError, PhiloxDraws, SamplingConfig
+from himar_kernels.files import new_file, refusal, remove_unfinished, require_writable
 
+from ..config import check_steps
 from ..images import sample_images
 from ..model import HiMAR
-from ..vae import AutoencoderKL
+from ..vae import AutoencoderKL, require_fit
 from .extractor import OnImages
 
 RUN_FILE = "run.json"
@@ -92,6 +90,9 @@ def make_parts(
     """
     if not 1 <= shard <= shards:
         raise InputError(f"shard is {shard}/{shards}; it must be 1/{shards} to {shards}/{shards}.")
+    require_fit(vae, model.config, "the VAE")
+    check_steps(model.config, SamplingConfig.from_dict(run.sampling))
+    require_writable(folder)
     _claim(folder, run)
     labels, draws = run.labels(), PhiloxDraws(run.seed)
     sampling = SamplingConfig.from_dict(run.sampling)
@@ -103,7 +104,7 @@ def make_parts(
         if not _is_whole(_part(folder, part), len(indices), run.size):
             chosen = labels[indices.start : indices.stop].tolist()
             images = sample_images(model, vae, chosen, draws, sampling, run.chunk, first_index=indices.start)
-            _in_one_move(_part(folder, part), partial(np.save, arr=images))
+            _write_part(_part(folder, part), images)
         done += len(indices)
         if on_images:
             on_images(done, total)
@@ -114,7 +115,7 @@ def merge_parts(run: SampleRun, folder: Path, out: Path) -> None:
 
     Raises InputError when parts are missing or the file cannot be written.
     """
-    _claim(folder, run)
+    _require_same(folder, run)
     whole = (_is_whole(_part(folder, part), len(run.indices(part)), run.size) for part in range(run.parts))
     missing = [part for part, is_whole in enumerate(whole) if not is_whole]
     if missing:
@@ -123,45 +124,53 @@ def merge_parts(run: SampleRun, folder: Path, out: Path) -> None:
             f"let every shard finish first."
         )
 
-    for path in out.parent.glob(f".{out.name}.*"):  # what a killed merge left, which may be 10 GB
-        path.unlink(missing_ok=True)
-
-    def write(file: Any) -> None:
-        # Straight from part to part: 50,000 images at once would take 10 GB of memory. ZipInfo carries no time of day,
-        # so that the same images are the same file.
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-            with archive.open(zipfile.ZipInfo("arr_0.npy"), "w", force_zip64=True) as stream:
-                shape = (run.images, run.size, run.size, 3)
-                header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-                np.lib.format.write_array_header_1_0(stream, header)
-                for part in range(run.parts):
-                    stream.write(np.load(_part(folder, part)).tobytes())
-            with archive.open(zipfile.ZipInfo("arr_1.npy"), "w") as stream:
-                np.save(stream, run.labels())
-
-    _in_one_move(out, write)
+    remove_unfinished(out)  # what a killed merge left, which may be 10 GB
+    # Straight from part to part: 50,000 images at once would take 10 GB of memory. ZipInfo carries no time of day,
+    # so that the same images are the same file.
+    with new_file(out) as unfinished, zipfile.ZipFile(unfinished, "w", zipfile.ZIP_STORED) as archive:
+        with archive.open(zipfile.ZipInfo("arr_0.npy"), "w", force_zip64=True) as stream:
+            shape = (run.images, run.size, run.size, 3)
+            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(stream, header)
+            for part in range(run.parts):
+                stream.write(np.load(_part(folder, part)).tobytes())
+        with archive.open(zipfile.ZipInfo("arr_1.npy"), "w") as stream:
+            np.save(stream, run.labels())
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def _claim(folder: Path, run: SampleRun) -> None:
     """Write what the run is into an empty folder, or check that the folder is this run's."""
     path = folder / RUN_FILE
+    if not path.exists():
+        if any(folder.glob("part-*.npy")):
+            raise InputError(f"{folder} holds parts but no {RUN_FILE}; delete it.")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(refusal(folder, error)) from error
+        with new_file(path) as unfinished:
+            unfinished.write_text(json.dumps(asdict(run), indent=1), encoding="utf-8")
+    _require_same(folder, run)
+
+
+def _require_same(folder: Path, run: SampleRun) -> None:
+    path = folder / RUN_FILE
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            if any(folder.glob("part-*.npy")):
-                raise InputError(f"{folder} holds parts but no {RUN_FILE}; delete it.")
-            text = json.dumps(asdict(run), indent=1).encode()
-            _in_one_move(path, lambda file: file.write(text))
         found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{folder} has no {RUN_FILE}; let every shard make its images first.") from error
     except (OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path} cannot be used: {error}.") from error
+        raise InputError(f"{path} cannot be read ({error}); delete {folder} or choose another --out.") from error
     wanted = json.loads(json.dumps(asdict(run)))
     for name, value in wanted.items():
         if not isinstance(found, dict) or found.get(name) != value:
             raise InputError(f"{folder} holds parts of a run with another {name}; delete it or choose another --out.")
+
+
+def _write_part(path: Path, images: NDArray[np.uint8]) -> None:
+    with new_file(path) as unfinished, unfinished.open("wb") as file:
+        np.save(file, images)
 
 
 def _part(folder: Path, part: int) -> Path:
@@ -174,19 +183,3 @@ def _is_whole(path: Path, count: int, size: int) -> bool:
     except (OSError, ValueError, EOFError):
         return False
     return images.dtype == np.uint8 and images.shape == (count, size, size, 3)
-
-
-def _in_one_move(path: Path, write: Callable[[Any], object]) -> None:
-    temporary: Path | None = None
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        temporary = Path(name)
-        with os.fdopen(handle, "wb") as file:
-            write(file)
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error}.") from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from himar_kernels import InputError
+from himar_kernels.files import new_file
 
 from .frechet import Gaussian
 from .image_sets import archive_names
@@ -62,15 +63,8 @@ def write_statistics(path: Path, statistics: Statistics, extractor: str, extract
     if statistics.pool.count is not None:
         arrays["images"] = np.array(statistics.pool.count)
     arrays |= {"extractor": np.array(extractor), "extractor_sha256": np.array(extractor_sha256)}
-    unfinished = path.with_name(f".{path.name}.part")
-    try:
-        with unfinished.open("wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-        unfinished.replace(path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error}.") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with new_file(path) as unfinished, unfinished.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 def _gaussian(path: Path, arrays: Mapping[str, NDArray[np.float64]], suffix: str, count: int | None) -> Gaussian:

@@ -108,7 +108,7 @@ def test_a_full_disk(tmp_path):
     process = build_process(tmp_path / "b", limit)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 1
-    assert "could not be written: File too large; nothing was left" in errors
+    assert "cannot be written: File too large; choose a disk that takes larger files" in errors
     assert list(tmp_path.iterdir()) == []
 
 

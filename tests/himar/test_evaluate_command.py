@@ -103,12 +103,12 @@ def test_a_killed_run_keeps_its_parts_and_ends_the_same(model, whole, tmp_path, 
     out = tmp_path / "killed.npz"
     code = (
         "import os, signal, sys, himar.evaluation.samples as s\n"
-        "whole = s._in_one_move\n"
-        "def write(path, do):\n"
+        "whole = s._write_part\n"
+        "def write(path, images):\n"
         "    if path.name == 'part-000002.npy':\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    whole(path, do)\n"
-        "s._in_one_move = write\n"
+        "    whole(path, images)\n"
+        "s._write_part = write\n"
         "from himar.cli import main; main(sys.argv[1:])\n"
     )
     arguments = ["evaluate", model, "--vae", VAE, "--images", "20", "--chunk", "6", "--seed", "5", "--out", out]
@@ -251,7 +251,7 @@ def test_a_shard_out_of_range_or_a_folder_that_cannot_be_used_is_refused(model, 
         samples.make_parts(run_of, None, None, parts, 3, 2)
     parts.mkdir()
     (parts / "part-000000.npy").write_bytes(b"")
-    with pytest.raises(InputError, match=r"parts but no run\.json"):
+    with pytest.raises(InputError, match=r"has no run\.json; let every shard make its images first"):
         samples.merge_parts(run_of, parts, tmp_path / "s.npz")
     with pytest.raises(InputError, match="at least 1"):
         SampleRun("", "", {"classes": 10}, {}, 0, 0)

@@ -1,0 +1,138 @@
+"""Writing files and folders in one move: whoever looks finds the old state or the new one, never a half-made one.
+
+What is written stands under a hidden name beside its target until it is whole. Its bytes are flushed to the disk before
+it takes the target's name, always: without that a power cut may leave the name on a hollow file, in training states as
+in caches, and a flush costs nothing beside making what is in the file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from .errors import HimarError, InputError
+
+_LONGEST_NAME = 255
+_ADVICE: Mapping[int | None, str] = {
+    errno.ENOENT: "create the folder that it goes into first",
+    errno.ENOTDIR: "choose a path below a folder",
+    errno.EISDIR: "a folder has that name, choose another",
+    errno.EEXIST: "choose another name",
+    errno.ENOTEMPTY: "choose another name",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ENOSPC: "free some space or choose another disk",
+    errno.EDQUOT: "free some space or choose another disk",
+    errno.EFBIG: "choose a disk that takes larger files",
+}
+
+
+@contextlib.contextmanager
+def new_file(target: Path, error: type[HimarError] = InputError) -> Iterator[Path]:
+    """Yield an empty file beside `target` that takes its name on success and vanishes otherwise.
+
+    A file that `target` already names is replaced; where it is a symbolic link, what the link points to.
+    Raises `error`, with the reason and what to do, when the target cannot be written or is no plain file.
+    """
+    try:
+        place = _real(target)
+        if place.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "Is a directory")
+        if place.exists() and not place.is_file():
+            raise OSError("it is no plain file")
+        unfinished = _hidden(place)
+        try:
+            # Made by hand, because files of `tempfile` can be read by their owner alone.
+            os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+            yield unfinished
+            _flush(unfinished)
+            unfinished.replace(place)
+        finally:
+            with contextlib.suppress(OSError):
+                unfinished.unlink(missing_ok=True)
+        _flush_folder(place.parent)
+    except OSError as reason:
+        raise error(refusal(target, reason)) from reason
+
+
+@contextlib.contextmanager
+def new_folder(target: Path, error: type[HimarError] = InputError) -> Iterator[Path]:
+    """Yield an empty folder beside `target` that takes its name on success and vanishes otherwise.
+
+    Raises `error` when the target is there already or cannot be written.
+    """
+    try:
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, "it exists already")
+        unfinished = _hidden(target.absolute())
+        try:
+            unfinished.mkdir()
+            yield unfinished
+            for path in (*unfinished.rglob("*"), unfinished):
+                _flush_folder(path) if path.is_dir() else _flush(path)
+            unfinished.rename(target)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        _flush_folder(unfinished.parent)
+    except OSError as reason:
+        raise error(refusal(target, reason)) from reason
+
+
+def remove_unfinished(target: Path) -> None:
+    """Remove what killed processes left of `target`. No other process may be writing it."""
+    place = _real(target)
+    with contextlib.suppress(OSError):
+        for left in place.parent.iterdir():
+            if left.name.startswith(f".{place.name}.") and left.is_file():
+                left.unlink()
+
+
+def require_writable(folder: Path, error: type[HimarError] = InputError) -> None:
+    """Raise `error` unless files can be written to `folder`, or to the folder that it would be made in.
+
+    For work that takes long before it writes. Leaves nothing, not even the folder.
+    """
+    try:
+        place = _real(folder)
+        while not place.exists():
+            if len(os.fsencode(place.name)) > _LONGEST_NAME:
+                raise OSError(errno.ENAMETOOLONG, "File name too long")
+            place = place.parent
+        with tempfile.TemporaryFile(dir=place) as probe:
+            probe.write(b"0")
+    except OSError as reason:
+        raise error(refusal(folder, reason)) from reason
+
+
+def refusal(target: Path, reason: OSError) -> str:
+    """Return the sentence for a path that cannot be written: the path, the reason, what to do."""
+    advice = _ADVICE.get(reason.errno, "choose another place")
+    return f"{target} cannot be written: {reason.strerror or reason}; {advice}."
+
+
+def _real(target: Path) -> Path:
+    """Follow links, also dangling ones; unlike `Path.resolve`, a link to itself is left as it is."""
+    return Path(os.path.realpath(target))
+
+
+def _hidden(place: Path) -> Path:
+    return place.with_name(f".{place.name}.{secrets.token_hex(4)}")
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _flush_folder(path: Path) -> None:
+    # Some network disks cannot flush a folder; what is in it is whole there all the same.
+    with contextlib.suppress(OSError):
+        _flush(path)
