@@ -9,7 +9,6 @@
 namespace himar::core {
 namespace {
 
-constexpr std::size_t kAlignment = 64;
 constexpr std::int64_t kMostItems = 0x7FFFFFFF;
 
 void check_items(std::int64_t items) {
@@ -20,53 +19,50 @@ void check_items(std::int64_t items) {
 
 }  // namespace
 
-void Buffers::Free::operator()(void* block) const { ::operator delete(block, std::align_val_t{kAlignment}); }
-
-Buffers::Buffers(const ModelInfo& model, std::int64_t batch, Widths widths) : batch_(batch) {
+Buffers::Buffers(const ModelInfo& model, std::int64_t batch, Widths widths, const Allocate& allocate) : batch_(batch) {
     const std::int64_t positions = std::max(model.low_positions(), model.high_positions());
     check_items(batch * positions * std::max<std::int64_t>(model.channels, 3));
     check_items(batch * model.img_size * model.img_size);
-    place_all(model, widths);  // counts
-    block_.reset(::operator new(end_, std::align_val_t{kAlignment}));
-    place_all(model, widths);
+    block_ = allocate(place_all(nullptr, model, widths));
+    place_all(block_.get(), model, widths);
 }
 
-// Without a block only the end is counted.
-template <class T>
-void Buffers::take(T*& pointer, std::int64_t count) {
-    pointer = block_ == nullptr ? nullptr : reinterpret_cast<T*>(static_cast<char*>(block_.get()) + end_);
-    end_ += (static_cast<std::size_t>(count) * sizeof(T) + kAlignment - 1) / kAlignment * kAlignment;
-}
-
-void Buffers::place_all(const ModelInfo& model, Widths widths) {
+// Returns the bytes that all arrays need; without a block they are only counted.
+std::size_t Buffers::place_all(void* block, const ModelInfo& model, Widths widths) {
     const std::int64_t B = batch_, S = model.low_positions(), N = model.high_positions(), C = model.channels;
     const std::int64_t D = model.width, length = model.buffer + S + N;
-    end_ = 0;
-    take(state, 1);
-    take(fault, 1);
-    take(images, B);
-    take(class_row, 2 * B);
-    take(timestep, 1);
-    take(low_ranks, B * S);
-    take(high_ranks, B * N);
-    take(revealed, B * std::max(S, N));
-    take(visible, 2 * B * length);
-    take(sources, 2 * B * length);
-    take(low_tokens, 2 * B * S * C);
-    take(pivots, 2 * B * S * D);
-    take(tokens, 2 * B * N * C);
-    take(engine_pivots, 2 * B * S * D);
-    take(low_condition, 2 * B * S * widths.mlp);
-    take(head_condition, 2 * B * S * widths.mlp);
-    take(mlp_x, 2 * B * S * C);
-    take(mlp_prediction, 2 * B * S * 2 * C);
-    take(high_condition, 2 * B * N * widths.dit);
-    take(initial, B * N * C);
-    take(dit_x, 2 * B * N * C);
-    take(dit_prediction, 2 * B * N * C);
-    take(low_latents, B * C * S);
-    take(latents, B * C * N);
-    take(image, std::min(B, kDecodeBatch) * 3 * model.img_size * model.img_size);
+    Layout layout(block);
+    layout.take(state, 1);
+    layout.take(fault, 1);
+    layout.take(images, B);
+    layout.take(class_row, 2 * B);
+    layout.take(timestep, 1);
+    layout.take(low_ranks, B * S);
+    layout.take(high_ranks, B * N);
+    layout.take(revealed, B * std::max(S, N));
+    layout.take(visible, 2 * B * length);
+    layout.take(sources, 2 * B * length);
+    layout.take(low_tokens, 2 * B * S * C);
+    layout.take(pivots, 2 * B * S * D);
+    layout.take(tokens, 2 * B * N * C);
+    layout.take(engine_pivots, 2 * B * S * D);
+    layout.take(low_condition, 2 * B * S * widths.mlp);
+    layout.take(head_condition, 2 * B * S * widths.mlp);
+    layout.take(mlp_x, 2 * B * S * C);
+    layout.take(mlp_prediction, 2 * B * S * 2 * C);
+    layout.take(high_condition, 2 * B * N * widths.dit);
+    layout.take(initial, B * N * C);
+    layout.take(dit_x, 2 * B * N * C);
+    layout.take(dit_prediction, 2 * B * N * C);
+    layout.take(low_latents, B * C * S);
+    layout.take(latents, B * C * N);
+    layout.take(image, std::min(B, kDecodeBatch) * 3 * model.img_size * model.img_size);
+    return layout.bytes();
+}
+
+std::shared_ptr<void> allocate_host(std::size_t bytes) {
+    constexpr std::align_val_t alignment{Layout::kAlignment};
+    return {::operator new(bytes, alignment), [](void* block) { ::operator delete(block, alignment); }};
 }
 
 }  // namespace himar::core

@@ -4,8 +4,8 @@
 #include <cstdint>
 #include <memory>
 
-#include "engine.h"
 #include "kernels.h"
+#include "layout.h"
 #include "manifest.h"
 
 namespace himar::core {
@@ -21,8 +21,9 @@ constexpr std::int64_t kDecodeBatch = 8;
 // Shapes for B = batch; rows are [conditional; unconditional]. The same buffers as himar_runtime/resident/buffers.py.
 class Buffers {
 public:
-    // InputError when a launch over so many images has more items than the kernels can number.
-    Buffers(const ModelInfo& model, std::int64_t batch, Widths widths);
+    // Allocate everything as one block. InputError when a launch over so many images has more items than the kernels
+    // can number.
+    Buffers(const ModelInfo& model, std::int64_t batch, Widths widths, const Allocate& allocate);
 
     std::int64_t batch() const { return batch_; }
 
@@ -53,16 +54,13 @@ public:
     float* image;          // (kDecodeBatch, 3, H, W)
 
 private:
-    template <class T>
-    void take(T*& pointer, std::int64_t count);
-    void place_all(const ModelInfo& model, Widths widths);
+    std::size_t place_all(void* block, const ModelInfo& model, Widths widths);
 
-    struct Free {
-        void operator()(void* block) const;
-    };
     std::int64_t batch_;
-    std::size_t end_ = 0;
-    std::unique_ptr<void, Free> block_;
+    std::shared_ptr<void> block_;
 };
+
+// Memory of the host; std::bad_alloc when there is none.
+std::shared_ptr<void> allocate_host(std::size_t bytes);
 
 }  // namespace himar::core

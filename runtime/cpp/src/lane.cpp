@@ -61,7 +61,7 @@ void Lane::reserve(std::int64_t batch) {
     if (buffers_ != nullptr && buffers_->batch() >= batch) return;
     networks_.forget_places();
     buffers_.reset();
-    buffers_ = std::make_unique<Buffers>(model_, batch, widths_);
+    buffers_ = std::make_unique<Buffers>(model_, batch, widths_, allocate_host);
 }
 
 void Lane::begin(const Chunk& chunk) {

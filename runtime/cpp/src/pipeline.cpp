@@ -3,6 +3,7 @@
 #include <chrono>
 
 #include "error.h"
+#include "lane.h"
 
 namespace himar::core {
 namespace {
@@ -33,18 +34,18 @@ std::vector<std::size_t> chunk_sizes(std::size_t images, std::size_t most) {
     return sizes;
 }
 
-Pipeline::Pipeline(std::shared_ptr<const Bundle> bundle, Networks networks)
-    : bundle_(std::move(bundle)), lane_(std::move(networks), bundle_->manifest().model) {}
+Pipeline::Pipeline(std::shared_ptr<const Bundle> bundle, std::unique_ptr<Runner> runner)
+    : bundle_(std::move(bundle)), runner_(std::move(runner)) {}
 
 std::unique_ptr<Pipeline> Pipeline::load(const std::filesystem::path& path, const LoadRequest& request) {
     check_device(request);
     auto bundle = std::make_shared<const Bundle>(Bundle::open(path));
-    Networks networks = load_networks(*bundle, request);
-    return std::unique_ptr<Pipeline>(new Pipeline(std::move(bundle), std::move(networks)));
+    auto runner = std::make_unique<Lane>(load_networks(*bundle, request), bundle->manifest().model);
+    return std::unique_ptr<Pipeline>(new Pipeline(std::move(bundle), std::move(runner)));
 }
 
 std::unique_ptr<Pipeline> Pipeline::clone() const {
-    return std::unique_ptr<Pipeline>(new Pipeline(bundle_, lane_.clone_networks()));
+    return std::unique_ptr<Pipeline>(new Pipeline(bundle_, runner_->clone()));
 }
 
 Result Pipeline::generate(const Request& request, const OnStep& on_step) {
@@ -53,7 +54,7 @@ Result Pipeline::generate(const Request& request, const OnStep& on_step) {
     const std::lock_guard<std::mutex> lock(one_at_a_time_);
     const Generating here(generating_);
     const auto start = std::chrono::steady_clock::now();
-    const double engines_before = lane_.engine_seconds();
+    const double engines_before = runner_->engine_seconds();
     const ModelInfo& model = bundle_->manifest().model;
     const std::int64_t C = model.channels, S = model.low_positions(), N = model.high_positions();
     const std::int64_t pixels_of_one = model.img_size * model.img_size * 3;
@@ -61,11 +62,11 @@ Result Pipeline::generate(const Request& request, const OnStep& on_step) {
 
     Result result;
     result.model = model;
-    result.has_images = lane_.has_decoder();
+    result.has_images = runner_->has_decoder();
     himar_progress progress{};
     progress.struct_size = sizeof progress;
     progress.total = static_cast<std::int64_t>(sizes.size()) * (request.sampling.low_steps + request.sampling.high_steps);
-    Lane::GoOn go_on;
+    Runner::GoOn go_on;
     if (on_step)
         go_on = [&](const Step& step, const float* low_latents) {
             progress.phase = step.phase;
@@ -85,20 +86,20 @@ Result Pipeline::generate(const Request& request, const OnStep& on_step) {
         const std::int64_t low_shape[4] = {B, C, model.cond_scale, model.cond_scale};
         std::copy(low_shape, low_shape + 4, progress.low_shape);
         std::vector<std::uint8_t> pixels(result.has_images ? static_cast<std::size_t>(B * pixels_of_one) : 0);
-        if (!lane_.run(chunk, request.sampling, go_on, result.has_images ? pixels.data() : nullptr)) {
+        if (!runner_->run(chunk, request.sampling, go_on, result.has_images ? pixels.data() : nullptr)) {
             result.cancelled = true;
             break;
         }
         append(result.images, pixels.data(), static_cast<std::int64_t>(pixels.size()));
-        append(result.latents, lane_.buffers().latents, B * C * N);
-        append(result.low_latents, lane_.buffers().low_latents, B * C * S);
+        append(result.latents, runner_->latents(), B * C * N);
+        append(result.low_latents, runner_->low_latents(), B * C * S);
         result.labels.insert(result.labels.end(), chunk.labels.begin(), chunk.labels.end());
         first += size;
     }
     for (std::size_t place = 0; place < result.labels.size(); ++place)
         result.recipes.push_back(recipe(request, place, bundle_->id()));
     result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    result.engine_seconds = lane_.engine_seconds() - engines_before;
+    result.engine_seconds = runner_->engine_seconds() - engines_before;
     return result;
 }
 

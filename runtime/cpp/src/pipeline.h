@@ -8,10 +8,10 @@
 #include <thread>
 
 #include "bundle.h"
-#include "lane.h"
 #include "networks.h"
 #include "request.h"
 #include "result.h"
+#include "runner.h"
 
 namespace himar::core {
 
@@ -32,10 +32,10 @@ public:
     bool generates_here() const { return generating_.load() == std::this_thread::get_id(); }
 
 private:
-    Pipeline(std::shared_ptr<const Bundle> bundle, Networks networks);
+    Pipeline(std::shared_ptr<const Bundle> bundle, std::unique_ptr<Runner> runner);
 
     std::shared_ptr<const Bundle> bundle_;
-    Lane lane_;
+    std::unique_ptr<Runner> runner_;
     std::mutex one_at_a_time_;
     std::atomic<std::thread::id> generating_{};
 };
