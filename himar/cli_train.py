@@ -48,6 +48,7 @@ _EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--fsdp", is_flag=True, help="Shard weights and moments over torchrun's processes (for himar-h).")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:0; cuda under torchrun.")
 @click.option("--snapshot-every", type=_WHOLE, help="Steps between snapshots.  [default: 1000; digits: 200]")
+@click.option("--keep-snapshots", is_flag=True, help="Keep every snapshot's weights, as NAME-STEP.safetensors.")
 @click.option("--released-layout", is_flag=True, help="Also write checkpoint-last.pth as the released code does.")
 @click.option("--tensorboard", is_flag=True, help="Write scalars and sample grids to OUT/tensorboard.")
 @click.option("--grid", default=16, show_default=True, type=click.IntRange(min=0), help="Images of a sample grid.")
@@ -65,6 +66,7 @@ def train_command(
     compiled: bool,
     fsdp: bool,
     device: str,
+    keep_snapshots: bool,
     released_layout: bool,
     tensorboard: bool,
     grid: int,
@@ -103,7 +105,19 @@ def train_command(
     model_config = resolve(values if variant is None else vary(values, variant), {}, config)
     with joined_processes(device) as (processes, own_device), _live_progress(processes.first) as on_stage:
         execution = Execution(own_device, accumulate, recompute, compiled, fsdp)
-        run = _Run(out, seed, execution, processes, resume, released_layout, tensorboard, grid, on_stage, changes)
+        run = _Run(
+            out,
+            seed,
+            execution,
+            processes,
+            resume,
+            released_layout,
+            tensorboard,
+            grid,
+            keep_snapshots,
+            on_stage,
+            changes,
+        )
         written = run.digits(model_config) if digits else run.images(model_config, Path(data), vae)
         if processes.first:
             click.echo(f"{data}: wrote {written}")
@@ -122,11 +136,13 @@ class _Run:
         released: bool,
         board: bool,
         grid: int,
+        keep: bool,
         on_stage: Callable[[str], OnStep | None],
         changes: dict[str, Any],
     ) -> None:
         self._out, self._seed, self._execution, self._processes = out, seed, execution, processes
         self._resume, self._released, self._board, self._grid = resume, released, board, grid
+        self._keep = keep
         self._on_stage, self._changes = on_stage, changes
 
     def digits(self, config: ModelConfig) -> Path:
@@ -146,6 +162,7 @@ class _Run:
             released=self._released,
             board=self._board,
             grid=self._grid,
+            keep=self._keep,
         )
 
     def images(self, config: ModelConfig, source: Path, vae: Path | None) -> Path:
@@ -157,7 +174,7 @@ class _Run:
         latents, decoder = open_data(source, config, vae, self._execution.device)
         count = len(latents.labels)
         settings = self._changed(paper_settings(count, self._changes["batch"] or 2048), count)
-        outputs = Outputs(self._out, released=self._released, board=self._board, grid=self._grid)
+        outputs = Outputs(self._out, released=self._released, board=self._board, grid=self._grid, keep=self._keep)
         return run_training(
             config,
             latents,

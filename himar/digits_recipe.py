@@ -63,13 +63,13 @@ def train_digits(
     released: bool = False,
     board: bool = False,
     grid: int = 0,
+    keep: bool = False,
 ) -> Path:
     """Train the digits' VAE and model and write both to `folder`; returns the model's file.
 
     A VAE that `folder` already has is used as it is. The model's averaged weights and the training's state are
-    written at every snapshot, each in one move; `train_run.Outputs` says what `released`, `board`
-    and `grid` add. `on_stage` is
-    told "VAE" or "model" before each training and may return a step callback.
+    written at every snapshot, each in one move; `train_run.Outputs` says what `released`, `board`, `grid` and `keep`
+    add. `on_stage` is told "VAE" or "model" before each training and may return a step callback.
     Raises ConfigError when the model's sizes do not suit the digits, and as `train_model` does.
     """
     _check_sizes(config, recipe.vae)
@@ -81,7 +81,7 @@ def train_digits(
     processes.wait()
     # Read back, so that the latents are those of the half-precision weights that users have.
     vae = load_vae(folder / VAE_FILE)
-    outputs = Outputs(folder, MODEL_FILE, torch.float16, released, grid, board)
+    outputs = Outputs(folder, MODEL_FILE, torch.float16, released, grid, board, keep)
     return run_training(
         config,
         digit_latents(vae, train),

@@ -34,7 +34,8 @@ class Outputs:
     """What a training writes to `folder`: its state, and the averaged weights as `file` in `dtype`.
 
     released: also `checkpoint-last.pth` in the released layout (himar-model.md §2); board: also TensorBoard's files,
-    with a grid of `grid` sampled images at every snapshot where that is not 0 and a VAE is there.
+    with a grid of `grid` sampled images at every snapshot where that is not 0 and a VAE is there; keep: the averaged
+    weights of every snapshot stay, under names with its step (`kept`).
     """
 
     folder: Path
@@ -43,6 +44,12 @@ class Outputs:
     released: bool = False
     grid: int = 0
     board: bool = False
+    keep: bool = False
+
+    def kept(self, step: int) -> Path:
+        """Return where the averaged weights of a snapshot stay, for example model-000200.safetensors."""
+        path = self.folder / self.file
+        return path.with_name(f"{path.stem}-{step:06d}{path.suffix}")
 
 
 def run_training(
@@ -82,6 +89,10 @@ def run_training(
             averaged = trainer.averaged_model()
             if processes.first:
                 save_checkpoint(averaged, target, outputs.dtype)
+                if outputs.keep:
+                    kept = outputs.kept(trainer.done)
+                    remove_unfinished(kept)
+                    save_checkpoint(averaged, kept, outputs.dtype)
             if outputs.released:
                 save_released(trainer, outputs.folder / RELEASED_FILE)
             if board is not None and vae is not None and outputs.grid:

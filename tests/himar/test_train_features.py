@@ -189,6 +189,15 @@ def test_the_released_layout_is_read_by_our_loader_and_holds_the_whole_training(
     assert len(content["optimizer"]["state"]) == len(list(ours.parameters()))
 
 
+def test_kept_snapshots_are_the_weights_at_their_steps(tmp_path):
+    outputs = Outputs(tmp_path, keep=True)
+    written = run_training(tiny.TINY, tiny.latents(), tiny.settings(), 0, outputs)
+    assert sorted(path.name for path in tmp_path.glob("model-*")) == [outputs.kept(step).name for step in (5, 10, 12)]
+    kept = {step: load_checkpoint(outputs.kept(step)).z_proj.weight for step in (5, 12)}
+    assert kept[12].equal(load_checkpoint(written).z_proj.weight)
+    assert not kept[5].equal(kept[12])
+
+
 def test_a_board_has_the_scalars_of_every_step_and_a_grid(tmp_path):
     from himar.vae import AutoencoderKL, VaeConfig
 
