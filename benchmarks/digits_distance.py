@@ -2,55 +2,42 @@
 
 Run from the repository, after `make setup`:
 
-    .venv/bin/python benchmarks/digits_distance.py
+    .venv/bin/python benchmarks/digits_distance.py [WEIGHTS.safetensors …]
 
-Writes the sets as `.npz` to a temporary folder and measures them as `himar evaluate --extractor digits` does.
+Measures as `himar evaluate --extractor digits` does, all against the training digits.
 """
 
-import tempfile
+import sys
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+sys.path.insert(0, str(Path(__file__).parent))
+from digits_measure import WEIGHTS, Judge
+
 from himar import load_checkpoint, load_vae
-from himar.digits import load_digits_split
-from himar.evaluation.digits_extractor import DigitsExtractor
-from himar.evaluation.image_sets import open_images
-from himar.evaluation.measure import measure, open_reference
 from himar.images import sample_images
-from himar_kernels import PhiloxDraws, to_uint8
+from himar_kernels import PhiloxDraws
 
-WEIGHTS = Path(__file__).parents[1] / "himar" / "weights"
 LABELS = [number // 50 for number in range(500)]
-BATCH = 64
 
 
-def main() -> None:
-    """Print one row per set, all against the training digits."""
-    train, held_out = load_digits_split()
-    model, vae = load_checkpoint(WEIGHTS / "digits.safetensors"), load_vae(WEIGHTS / "digits-vae.safetensors")
-    sets = {
-        "training digits": to_uint8(train.images.numpy()),
-        "held-out digits": to_uint8(held_out.images.numpy()),
-        "500 of the shipped model, seed 0": sample_images(model, vae, LABELS, PhiloxDraws(0)),
-    }
+def main(files: list[Path]) -> None:
+    """Print one row per set."""
+    vae, judge = load_vae(WEIGHTS / "digits-vae.safetensors"), Judge()
+    rows = {"held-out digits": judge.held_out()}
+    for file in files:
+        images = sample_images(load_checkpoint(file), vae, LABELS, PhiloxDraws(0))
+        rows[f"500 of {file.name}, seed 0"] = judge.figures(images, LABELS)
     table = Table()
-    for heading in ("images", "FID-like", "sFID", "inception score", "precision", "recall"):
+    for heading in ("images", "FID-like", "sFID", "inception score", "precision", "recall", "recognised"):
         table.add_column(heading)
-    extractor = DigitsExtractor()
-    with tempfile.TemporaryDirectory() as folder:
-        paths = {name: Path(folder) / f"{number}.npz" for number, name in enumerate(sets)}
-        for name, images in sets.items():
-            np.savez(paths[name], images)
-        reference = open_reference(paths["training digits"], extractor, BATCH)
-        for name in list(sets)[1:]:
-            report, _ = measure(open_images(paths[name]), extractor, reference)
-            figures = (report.fid, report.sfid, report.inception_score, report.precision, report.recall)
-            table.add_row(name, *(f"{figure:.3g}" for figure in figures))
+    for name, found in rows.items():
+        figures = (found.distance, found.sfid, found.inception_score, found.precision, found.recall, found.recognised)
+        table.add_row(name, *(f"{figure:.3g}" for figure in figures))
     Console().print(table)
 
 
 if __name__ == "__main__":
-    main()
+    main([Path(name) for name in sys.argv[1:]] or [WEIGHTS / "digits.safetensors"])

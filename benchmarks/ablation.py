@@ -1,0 +1,76 @@
+"""Repeats the paper's table 5 on the digits: six variants at equal budget, several seeds, one table and one plot.
+
+Run from the repository, after `make setup`:
+
+    python benchmarks/ablation.py --out docs/ablation
+
+Every variant is trained from new weights by `himar train`'s loop with the shipped VAE, the same steps and batch, then
+sampled and measured against the training digits. Runs that are finished are not done again and a stopped one goes on,
+so the command can be stopped at any time; two at once share the work if each gets its own --variant.
+The report is of all runs of this budget that `--runs` holds.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from himar.presets import VARIANTS
+from himar_kernels.console import run_cli
+
+_COUNT = click.IntRange(min=1)
+
+
+@click.command(epilog="Example: python benchmarks/ablation.py --out docs/ablation --seeds 3")
+@click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder of the report.")
+@click.option("--runs", default="build/ablation", show_default=True, type=click.Path(path_type=Path), help="Its runs.")
+@click.option("--steps", default=400, show_default=True, type=_COUNT, help="Training steps of each run.")
+@click.option("--batch", default=32, show_default=True, type=_COUNT, help="Images per step.")
+@click.option("--seeds", default=3, show_default=True, type=_COUNT, help="Runs per variant: seeds 0, 1, …")
+@click.option("--images", default=300, show_default=True, type=_COUNT, help="Images measured of each run.")
+@click.option("--variant", "variants", multiple=True, type=click.Choice(list(VARIANTS)), help="Only this; repeatable.")
+@click.option("--threads", default=1, show_default=True, type=_COUNT, help="CPU threads.")
+def main(
+    out: Path, runs: Path, steps: int, batch: int, seeds: int, images: int, variants: tuple[str, ...], threads: int
+) -> None:
+    """Train and measure the variants of the paper's table 5 on the digits."""
+    import torch
+    from ablation_report import write_report
+    from ablation_runs import Bench, Budget, finished_run, run
+
+    torch.set_num_threads(threads)
+    budget, bench = Budget(steps, batch, images), None
+    chosen = variants or tuple(VARIANTS)
+    # Seed by seed, so that a stopped ablation has compared all variants as often as it could.
+    for seed in range(seeds):
+        for variant in chosen:
+            folder = runs / f"{variant}-seed{seed}"
+            if finished_run(folder, variant, seed, budget) is None:
+                bench = bench or Bench.open()
+                click.echo(f"{variant}, seed {seed}: training")
+                click.echo(_line(run(folder, variant, seed, budget, bench, _say)))
+    folders = [(runs / f"{variant}-seed{seed}", variant, seed) for variant in VARIANTS for seed in range(seeds)]
+    results = [result for run_of in folders if (result := finished_run(*run_of, budget)) is not None]
+    bench = bench or Bench.open()
+    for path in write_report(out, results, bench.judge.held_out()):
+        click.echo(f"wrote {path}")
+
+
+def _say(progress: Any) -> None:
+    if progress.step % 50 == 0:
+        figures = "  ".join(f"{name} {value:.3g}" for name, value in progress.figures.items())
+        click.echo(f"  step {progress.step}/{progress.steps}  {figures}")
+
+
+def _line(result: dict[str, Any]) -> str:
+    return f"{result['variant']}, seed {result['seed']}: {json.dumps(result['figures'])}"
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main))

@@ -1,0 +1,132 @@
+"""One run of the ablation: a variant of the paper's table 5 trained on the digits, sampled and measured."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from digits_measure import WEIGHTS, Judge, even_labels
+
+from himar.checkpoints import load_checkpoint
+from himar.config import ModelConfig, read_config, resolve
+from himar.digits import load_digits_split
+from himar.digits_recipe import DIGITS_MODEL, digit_latents
+from himar.file_hash import file_sha256
+from himar.images import sample_images
+from himar.optimise import OnStep
+from himar.presets import vary
+from himar.train_data import LatentSet
+from himar.train_run import Outputs, run_training
+from himar.train_settings import TrainingSettings, changed_settings
+from himar.vae import AutoencoderKL, load_vae
+from himar_kernels import ConfigError, PhiloxDraws, SamplingConfig
+from himar_kernels.files import new_file
+
+RESULT_FILE = "result.json"
+OWN, SHORT = "own", "short"
+"""The two sets of sampling steps: see `samplings`."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What every run of an ablation gets: training steps of `batch` images, and images that are measured."""
+
+    steps: int
+    batch: int
+    images: int
+
+    def settings(self) -> TrainingSettings:
+        """Return the shipped digits' recipe at this length; weights are averaged over a tenth of the run."""
+        return changed_settings(
+            DIGITS_MODEL, steps=self.steps, batch=self.batch, ema=1 - 10 / max(self.steps, 20), snapshot_every=100
+        )
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all runs share: the shipped VAE, the digits as its latents, and the judge of images."""
+
+    vae: AutoencoderKL
+    latents: LatentSet
+    judge: Judge
+
+    @staticmethod
+    def open() -> Bench:
+        """Load the shipped VAE and encode the training digits."""
+        vae = load_vae(WEIGHTS / "digits-vae.safetensors")
+        return Bench(vae, digit_latents(vae, load_digits_split()[0]), Judge())
+
+
+def variant_config(variant: str) -> ModelConfig:
+    """Return a variant at the digits preset's sizes, with its own sampling steps. Raises ConfigError."""
+    return resolve(vary(read_config("digits"), variant), {})
+
+
+def samplings(config: ModelConfig) -> dict[str, SamplingConfig]:
+    """Return the sampling settings by which a variant is measured; guidance, chains and temperature are the same.
+
+    "short" has ten autoregressive steps in all, as the preset has. "own" gives a phase high with an MLP head, which
+    samples the positions of a step independently, more steps: a single scale one per token, as MAR has, others 16.
+    A DiT head denoises all positions together; there "own" is "short".
+    """
+    short = config.default_sampling
+    if config.single_scale:
+        short = replace(short, high_steps=short.low_steps + short.high_steps)
+        return {OWN: replace(short, high_steps=config.high_positions), SHORT: short}
+    return {OWN: short if config.high_head == "dit" else replace(short, high_steps=16), SHORT: short}
+
+
+def finished_run(folder: Path, variant: str, seed: int, budget: Budget) -> dict[str, Any] | None:
+    """Return a run's result, None where there is none yet. Raises ConfigError when it is one of another budget."""
+    path = folder / RESULT_FILE
+    if not path.exists():
+        return None
+    result = json.loads(path.read_text(encoding="utf-8"))
+    wanted = json.loads(json.dumps(_identity(variant, seed, budget)))
+    for name, value in wanted.items():
+        if result.get(name) != value:
+            raise ConfigError(
+                f"{path} was made with {name} = {result.get(name)} and this ablation has {value}; "
+                f"choose another --runs folder."
+            )
+    return result
+
+
+def run(folder: Path, variant: str, seed: int, budget: Budget, bench: Bench, on_step: OnStep) -> dict[str, Any]:
+    """Train, sample and measure one run into `folder` and return its result; a stopped training goes on."""
+    config = variant_config(variant)
+    weights = run_training(
+        config, bench.latents, budget.settings(), seed, Outputs(folder), on_step, vae=bench.vae, resume=True
+    )
+    model, labels = load_checkpoint(weights), even_labels(budget.images)
+    figures: dict[str, Mapping[str, float]] = {}
+    done: dict[SamplingConfig, str] = {}
+    for name, sampling in samplings(config).items():
+        if sampling not in done:
+            images = sample_images(model, bench.vae, labels, PhiloxDraws(seed), sampling)
+            figures[name] = bench.judge.figures(images, labels).to_dict()
+        else:
+            figures[name] = figures[done[sampling]]
+        done[sampling] = name
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    result = {**_identity(variant, seed, budget), "parameters": parameters, "figures": figures}
+    with new_file(folder / RESULT_FILE) as unfinished:
+        unfinished.write_text(json.dumps(result, indent=1), encoding="utf-8")
+    return result
+
+
+def _identity(variant: str, seed: int, budget: Budget) -> dict[str, Any]:
+    """Return what decides a run's figures."""
+    config = variant_config(variant)
+    return {
+        "variant": variant,
+        "seed": seed,
+        "budget": asdict(budget),
+        "config": config.to_dict(),
+        "settings": {**asdict(budget.settings()), "snapshot_every": None},
+        "samplings": {name: asdict(sampling) for name, sampling in samplings(config).items()},
+        "vae_sha256": file_sha256(WEIGHTS / "digits-vae.safetensors"),
+    }
