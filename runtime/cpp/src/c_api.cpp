@@ -121,6 +121,14 @@ himar_status himar_pipeline_get_info(const himar_pipeline* pipeline, himar_pipel
     });
 }
 
+himar_status himar_pipeline_check(const himar_pipeline* pipeline, const himar_generate_params* params) {
+    return guarded([&] {
+        const Manifest& manifest = given(pipeline, "pipeline").core->bundle().manifest();
+        read_request(known(given(params, "params")), manifest);
+        return HIMAR_OK;
+    });
+}
+
 himar_status himar_pipeline_generate(himar_pipeline* pipeline, const himar_generate_params* params,
                                      himar_result** result) {
     return guarded([&] {
@@ -134,6 +142,18 @@ himar_status himar_pipeline_generate(himar_pipeline* pipeline, const himar_gener
         made->core = core.generate(request, on_step);
         out = made.release();
         return out->core.cancelled ? HIMAR_CANCELLED : HIMAR_OK;
+    });
+}
+
+himar_status himar_progress_preview(const himar_progress* progress, const uint8_t** pixels, int64_t shape[4]) {
+    return guarded([&] {
+        const himar_progress& step = given(progress, "progress");
+        const std::uint8_t*& out = given(pixels, "pixels");
+        given(shape, "shape");
+        const PreviewPixels made = given(static_cast<const Preview*>(step.preview), "progress.preview")();
+        write_shape(shape, step.images, made.side, made.side, 3);
+        out = made.pixels;
+        return HIMAR_OK;
     });
 }
 

@@ -33,13 +33,16 @@ himar_generate_params params_of(std::size_t count = 2) {
     return params;
 }
 
-// The sentence of a generation that is refused as an input; the output must stay untouched.
+// The sentence of a generation that is refused as an input, by a check beforehand too; the output must stay untouched.
 std::string refused(himar_pipeline* pipeline, const himar_generate_params& params) {
     auto* const marker = reinterpret_cast<himar_result*>(&pipeline);
     himar_result* result = marker;
     CHECK(himar_pipeline_generate(pipeline, &params, &result) == HIMAR_ERROR_INPUT);
     CHECK(result == marker);
-    return himar_last_error();
+    const std::string sentence = himar_last_error();
+    CHECK(himar_pipeline_check(pipeline, &params) == HIMAR_ERROR_INPUT);
+    CHECK(sentence == himar_last_error());
+    return sentence;
 }
 
 }  // namespace
@@ -103,6 +106,7 @@ TEST_CASE("NULL is an input error wherever it cannot be meant") {
     himar_pipeline_info info{};
     info.struct_size = sizeof info;
     const himar_generate_params params = params_of(1);
+    REQUIRE(himar_pipeline_check(loaded.pipeline, &params) == HIMAR_OK);
     REQUIRE(himar_pipeline_generate(loaded.pipeline, &params, &result) == HIMAR_OK);
     const std::uint8_t* pixels;
     const float* floats;
@@ -114,6 +118,7 @@ TEST_CASE("NULL is an input error wherever it cannot be meant") {
              himar_pipeline_load(nullptr, nullptr, &pipeline), himar_pipeline_load("x", nullptr, nullptr),
              himar_pipeline_clone(nullptr, &pipeline), himar_pipeline_clone(loaded.pipeline, nullptr),
              himar_pipeline_get_info(nullptr, &info), himar_pipeline_get_info(loaded.pipeline, nullptr),
+             himar_pipeline_check(nullptr, &params), himar_pipeline_check(loaded.pipeline, nullptr),
              himar_pipeline_generate(nullptr, &params, &result), himar_pipeline_generate(loaded.pipeline, nullptr, &result),
              himar_pipeline_generate(loaded.pipeline, &params, nullptr), himar_result_images(nullptr, &pixels, shape),
              himar_result_images(result, nullptr, shape), himar_result_images(result, &pixels, nullptr),

@@ -104,11 +104,44 @@ typedef struct himar_progress {
      * revealed yet are 0, and all are revealed from the first high step on. */
     const float *low_latents;
     int64_t low_shape[4];
+    void *preview; /* what himar_progress_preview works with: leave it alone */
 } himar_progress;
+
+/* Decode the preview, in the callback that `progress` was handed to: uint8 (B, P, P, 3), RGB, the low latents through
+ * the bundle's VAE decoder, P = s·H/h pixels a side. It costs the time of decoding B images of that size, and nothing
+ * where it is not called. Positions that are not revealed yet are grey or blurred. The pixels live until the callback
+ * returns or asks again. HIMAR_ERROR_INPUT when the bundle has no VAE decoder; HIMAR_ERROR_ENGINE when its decoder takes
+ * no latents of this size, or fails: the generation can go on then. */
+HIMAR_API himar_status himar_progress_preview(const himar_progress *progress, const uint8_t **pixels, int64_t shape[4]);
 
 /* Called in the generating thread after every autoregressive step. Return 0 to cancel, anything else to go on. It must
  * not throw, and not generate on or free the same pipeline. */
 typedef int (*himar_step_callback)(const himar_progress *progress, void *user);
+
+/* Noise that the loop needs now: that of one reverse step, or the state that a chain starts from. */
+typedef struct himar_noise_request {
+    size_t struct_size;
+    himar_phase phase;
+    int32_t step; /* autoregressive step, counted from 0 in its phase */
+    int32_t k;    /* index in the chain of the reverse step, n-1 … 1; -1 for the chain's start */
+    const uint32_t *images;    /* (B), image indices: first_index and on */
+    const uint32_t *positions; /* (B, r), counted from 0 in the phase, ascending in an image */
+    int64_t batch, position_count, channels; /* B, r, C */
+} himar_noise_request;
+
+/* Draws in place of the seed's: where orders and noise come from, for example from the record of another run. They are
+ * called in the generating thread, and must not throw, generate on the pipeline or free it. Both functions return 0
+ * when they have not what is asked, which ends the generation with HIMAR_ERROR_INPUT, and anything else otherwise. */
+typedef struct himar_draws {
+    size_t struct_size; /* sizeof(himar_draws) */
+    /* Write a permutation of 0 … positions-1 for each of `batch` images into `order`, int64 (B, positions). Its end is
+     * revealed first. Asked for twice a chunk, once a phase. */
+    int (*order)(himar_phase phase, const uint32_t *images, int64_t batch, int64_t positions, int64_t *order,
+                 void *user);
+    /* Write standard normals into `noise`, float32 (B, r, C). */
+    int (*noise)(const himar_noise_request *request, float *noise, void *user);
+    void *user; /* handed to both */
+} himar_draws;
 
 /* What to generate. Fill it with himar_generate_params_init, then set labels and what you want to change: values that
  * are left alone are those of the bundle's sampling setting. */
@@ -130,6 +163,7 @@ typedef struct himar_generate_params {
     himar_guidance_schedule guidance_schedule;
     himar_step_callback on_step; /* NULL for none */
     void *user;                  /* handed to on_step */
+    const himar_draws *draws;    /* orders and noise in place of the seed's, which must stay 0; NULL for the seed's */
 } himar_generate_params;
 
 /* Set every field to its default. HIMAR_ERROR_INPUT for NULL. */
@@ -171,6 +205,10 @@ typedef struct himar_pipeline_info {
 
 /* Fill `info`. HIMAR_ERROR_INPUT for NULL or a struct_size that this library does not know. */
 HIMAR_API himar_status himar_pipeline_get_info(const himar_pipeline *pipeline, himar_pipeline_info *info);
+
+/* Check a request as himar_pipeline_generate does before it runs anything: HIMAR_ERROR_INPUT with the same sentence, or
+ * HIMAR_OK. Nothing runs; any thread may call it at any time, also during a generation. */
+HIMAR_API himar_status himar_pipeline_check(const himar_pipeline *pipeline, const himar_generate_params *params);
 
 /* Generate one image per label; see himar_generate_params. Calls on one pipeline wait for each other.
  * HIMAR_OK and HIMAR_CANCELLED give a result, every other status none. */

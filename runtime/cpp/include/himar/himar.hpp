@@ -14,87 +14,23 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <exception>
-#include <functional>
 #include <limits>
 #include <memory>
 #include <optional>
-#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "callbacks.hpp"
 #include "himar.h"
+#include "view.hpp"
 
 namespace himar {
-
-// A call that failed: what() is the sentence of himar_last_error.
-class Error : public std::runtime_error {
-public:
-    Error(himar_status status, const std::string& sentence) : std::runtime_error(sentence), status_(status) {}
-    himar_status status() const noexcept { return status_; }
-
-private:
-    himar_status status_;
-};
-
-// Throw Error unless a call went well; HIMAR_CANCELLED is no error.
-inline himar_status check(himar_status status) {
-    if (status != HIMAR_OK && status != HIMAR_CANCELLED) throw Error(status, himar_last_error());
-    return status;
-}
-
-// An array that another object owns, with up to four sizes; C-contiguous.
-template <class T>
-class View {
-public:
-    View(const T* data, std::array<std::int64_t, 4> shape)
-        : data_(data), size_(static_cast<std::size_t>(shape[0] * shape[1] * shape[2] * shape[3])), shape_(shape) {}
-
-    const T* data() const noexcept { return data_; }
-    std::size_t size() const noexcept { return size_; }
-    bool empty() const noexcept { return size_ == 0; }
-    const T* begin() const noexcept { return data_; }
-    const T* end() const noexcept { return data_ + size_; }
-    const T& operator[](std::size_t index) const { return data_[index]; }
-    const std::array<std::int64_t, 4>& shape() const noexcept { return shape_; }
-
-    // Everything of image `index`, its first size 1. std::out_of_range when there is no such image.
-    View image(std::int64_t index) const {
-        if (index < 0 || index >= shape_[0]) throw std::out_of_range("himar: no image " + std::to_string(index));
-        return View(data_ + index * (shape_[1] * shape_[2] * shape_[3]), {1, shape_[1], shape_[2], shape_[3]});
-    }
-
-private:
-    const T* data_;
-    std::size_t size_;
-    std::array<std::int64_t, 4> shape_;
-};
 
 struct LoadOptions {
     std::string device = "cpu";          // "cpu", "cuda", "cuda:N"
     std::optional<std::string> backend;  // "onnxruntime" runs the bundle's ONNX graphs
     std::int32_t threads = 0;            // CPU threads of one operator; 0 takes all cores
-};
-
-// A finished autoregressive step; see himar_progress. Valid during the callback.
-struct Progress {
-    himar_phase phase;
-    std::int32_t step;
-    std::int64_t done, total, images;
-    View<float> low_latents;  // preview, (B, C, s, s)
-};
-
-// What to generate; what is not given is the sampling setting's. See himar_generate_params.
-struct GenerateOptions {
-    std::vector<std::int64_t> labels;
-    std::uint64_t seed = 0;
-    std::uint64_t first_index = 0;
-    std::optional<std::string> sampling;
-    std::optional<double> guidance, low_guidance, high_guidance, temperature;
-    std::optional<std::int32_t> low_steps, high_steps, low_diffusion_steps, high_diffusion_steps;
-    himar_guidance_schedule guidance_schedule = HIMAR_GUIDANCE_DEFAULT;
-    std::function<bool(const Progress&)> on_step;  // false cancels; what it throws comes out of `generate`
 };
 
 // The images of a request; views of it are valid while it lives.
@@ -173,8 +109,34 @@ public:
         return info;
     }
 
-    // Throws Error, or what `options.on_step` threw.
+    // Throws the Error that `generate` would throw for these options, and runs nothing. Any thread, any time.
+    void check_options(const GenerateOptions& options) const {
+        himar_generate_params params = params_of(options);
+        Callbacks callbacks(options);
+        callbacks.connect(params);
+        check(himar_pipeline_check(handle_.get(), &params));
+    }
+
+    // Throws Error, or what `options.on_step` or `options.draws` threw.
     Result generate(const GenerateOptions& options) {
+        himar_generate_params params = params_of(options);
+        Callbacks callbacks(options);
+        callbacks.connect(params);
+        himar_result* handle = nullptr;
+        const himar_status status = himar_pipeline_generate(handle_.get(), &params, &handle);
+        Result result(handle, status == HIMAR_CANCELLED);
+        callbacks.rethrow();
+        check(status);
+        return result;
+    }
+
+    himar_pipeline* get() const noexcept { return handle_.get(); }
+
+private:
+    explicit Pipeline(himar_pipeline* handle) : handle_(handle, himar_pipeline_free) {}
+
+    // The options as C takes them, without the callbacks; valid while `options` lives.
+    static himar_generate_params params_of(const GenerateOptions& options) {
         himar_generate_params params;
         check(himar_generate_params_init(&params));
         params.labels = options.labels.data();
@@ -191,22 +153,8 @@ public:
         params.low_diffusion_steps = steps("low_diffusion_steps", options.low_diffusion_steps);
         params.high_diffusion_steps = steps("high_diffusion_steps", options.high_diffusion_steps);
         params.guidance_schedule = options.guidance_schedule;
-        Callback callback{&options.on_step, nullptr};
-        if (options.on_step) {
-            params.on_step = &Callback::call;
-            params.user = &callback;
-        }
-        himar_result* handle = nullptr;
-        const himar_status status = check(himar_pipeline_generate(handle_.get(), &params, &handle));
-        Result result(handle, status == HIMAR_CANCELLED);
-        if (callback.thrown) std::rethrow_exception(callback.thrown);
-        return result;
+        return params;
     }
-
-    himar_pipeline* get() const noexcept { return handle_.get(); }
-
-private:
-    explicit Pipeline(himar_pipeline* handle) : handle_(handle, himar_pipeline_free) {}
 
     // NaN and 0 mean "not given" in C: a value that was given must not become that.
     static double scale(const char* name, const std::optional<double>& value) {
@@ -218,25 +166,6 @@ private:
         if (value && *value == 0) throw Error(HIMAR_ERROR_INPUT, std::string(name) + " is 0; ask for at least 1.");
         return value.value_or(0);
     }
-
-    // Exceptions must not pass through C: the call is cancelled and the exception kept.
-    struct Callback {
-        const std::function<bool(const Progress&)>* on_step;
-        std::exception_ptr thrown;
-
-        static int call(const himar_progress* progress, void* user) {
-            auto* const self = static_cast<Callback*>(user);
-            const auto& shape = progress->low_shape;
-            try {
-                return (*self->on_step)({progress->phase, progress->step, progress->done, progress->total,
-                                         progress->images,
-                                         {progress->low_latents, {shape[0], shape[1], shape[2], shape[3]}}});
-            } catch (...) {
-                self->thrown = std::current_exception();
-                return 0;
-            }
-        }
-    };
 
     std::unique_ptr<himar_pipeline, himar_status (*)(himar_pipeline*)> handle_;
 };
