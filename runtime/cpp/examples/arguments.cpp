@@ -3,7 +3,6 @@
 #include <getopt.h>
 
 #include <cerrno>
-#include <cmath>
 #include <cstdlib>
 #include <limits>
 #include <sstream>
@@ -11,16 +10,6 @@
 namespace {
 
 constexpr std::int64_t kMostLabels = 1'000'000;
-
-std::int64_t whole(const std::string& option, const std::string& text, std::int64_t least, std::int64_t most) {
-    const bool digits = !text.empty() && text.find_first_not_of("0123456789") == std::string::npos;
-    errno = 0;
-    const long long value = digits ? std::strtoll(text.c_str(), nullptr, 10) : -1;
-    if (!digits || errno != 0 || value < least || value > most)
-        throw UsageError(option + " is '" + text + "'; it must be a whole number from " + std::to_string(least) + " to " +
-                         std::to_string(most) + ".");
-    return value;
-}
 
 std::uint64_t seed_of(const std::string& text) {
     const bool digits = !text.empty() && text.find_first_not_of("0123456789") == std::string::npos;
@@ -30,12 +19,11 @@ std::uint64_t seed_of(const std::string& text) {
     return value;
 }
 
-double number(const std::string& option, const std::string& text) {
-    char* end = nullptr;
-    const double value = std::strtod(text.c_str(), &end);
-    if (text.empty() || *end != '\0' || std::isnan(value))
-        throw UsageError(option + " is '" + text + "'; it must be a number.");
-    return value;
+void check_count(std::int64_t images) {
+    if (images > kMostLabels)
+        throw UsageError("--labels and --count ask for " + std::to_string(images) + " images; at most " +
+                         std::to_string(kMostLabels) + " can be made in one run, so ask for fewer, and go on with "
+                         "--first-index.");
 }
 
 // "0,3,5-9" as a list.
@@ -48,7 +36,7 @@ std::vector<std::int64_t> labels_of(const std::string& text) {
         const std::int64_t first = whole("--labels", part.substr(0, dash), 0, most);
         const std::int64_t last = dash == std::string::npos ? first : whole("--labels", part.substr(dash + 1), 0, most);
         if (last < first) throw UsageError("the range '" + part + "' runs backwards; write it the other way round.");
-        if (last - first >= kMostLabels) throw UsageError("the range '" + part + "' holds more than 1000000 labels.");
+        check_count(static_cast<std::int64_t>(labels.size()) + last - first + 1);
         for (std::int64_t label = first; label <= last; ++label) labels.push_back(label);
     }
     if (labels.empty()) throw UsageError("--labels is empty; write for example 0,3,5-9.");
@@ -117,6 +105,7 @@ Arguments read_arguments(int count, char** values) {
     if (optind != count - 1) throw UsageError("give one bundle, a folder that `himar-export build` wrote.");
     read.bundle = values[optind];
     if (labels.empty()) throw UsageError("--labels is missing; write for example --labels 0,3,5-9.");
+    check_count(static_cast<std::int64_t>(labels.size()) * of_each);
     for (const std::int64_t label : labels) g.labels.insert(g.labels.end(), static_cast<std::size_t>(of_each), label);
     return read;
 }

@@ -2,15 +2,10 @@
 #pragma once
 
 #include <cstdint>
-#include <stdexcept>
 #include <string>
 
+#include "command_line.h"
 #include "himar/himar.hpp"
-
-// A command line that cannot be understood; the program then exits with 2.
-struct UsageError : std::runtime_error {
-    using std::runtime_error::runtime_error;
-};
 
 struct Arguments {
     std::string bundle;

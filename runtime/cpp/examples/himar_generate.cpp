@@ -6,13 +6,13 @@
 #include <cmath>
 #include <csignal>
 #include <cstdio>
-#include <filesystem>
+#include <new>
 #include <string>
 #include <vector>
 
 #include "arguments.h"
 #include "himar/himar.hpp"
-#include "png_file.h"
+#include "output.h"
 
 namespace {
 
@@ -32,22 +32,6 @@ struct Times {
     double start_up = 0;
     std::vector<double> runs, outside_engines;  // seconds, and the share of them
 };
-
-void write_images(const Arguments& arguments, const himar::Result& result) {
-    const std::filesystem::path folder = arguments.out;
-    std::filesystem::create_directories(folder);
-    const himar::View<std::uint8_t> images = result.images();
-    const himar::View<std::int64_t> labels = result.labels();
-    for (std::size_t i = 0; i < labels.size(); ++i) {
-        char index[32];
-        std::snprintf(index, sizeof index, "%05llu", static_cast<unsigned long long>(arguments.generate.first_index + i));
-        const std::string name =
-            std::to_string(arguments.generate.seed) + "-" + index + "-" + std::to_string(labels[i]) + ".png";
-        const auto image = images.image(static_cast<std::int64_t>(i));
-        write_png(folder / name, image.data(), static_cast<std::uint32_t>(image.shape()[2]),
-                  static_cast<std::uint32_t>(image.shape()[1]), result.recipe(i));
-    }
-}
 
 void report(const Arguments& arguments, Times times, std::size_t images) {
     rusage usage{};
@@ -72,6 +56,7 @@ void report(const Arguments& arguments, Times times, std::size_t images) {
 
 int generate(Arguments& arguments) {
     Times times;
+    if (!arguments.out.empty()) prepare_output(arguments.out);
     const double start = now();
     himar::Pipeline pipeline = himar::Pipeline::load(arguments.bundle, arguments.load);
     times.start_up = now() - start;
@@ -81,7 +66,7 @@ int generate(Arguments& arguments) {
     arguments.generate.on_step = [](const himar::Progress&) { return stop == 0; };
     for (std::int64_t run = 0; run < arguments.repeat; ++run) {
         const himar::Result result = pipeline.generate(arguments.generate);
-        if (run == 0 && !arguments.out.empty()) write_images(arguments, result);  // also what was done before Ctrl-C
+        if (run == 0 && !arguments.out.empty()) write_images(arguments.out, arguments.generate, result);  // also what was done before Ctrl-C
         if (result.cancelled()) {
             std::fprintf(stderr, "stopped after %zu finished images.\n", result.labels().size());
             return 130;
@@ -98,8 +83,9 @@ int generate(Arguments& arguments) {
 int main(int count, char** values) {
     std::signal(SIGINT, [](int) { stop = 1; });
     std::signal(SIGTERM, [](int) { stop = 1; });
+    Arguments arguments;
     try {
-        Arguments arguments = read_arguments(count, values);
+        arguments = read_arguments(count, values);
         if (arguments.help || arguments.version) {
             std::fputs(arguments.help ? help_text() : himar_build_info(), stdout);
             if (arguments.version) std::fputs("\n", stdout);
@@ -109,6 +95,10 @@ int main(int count, char** values) {
     } catch (const UsageError& error) {
         std::fprintf(stderr, "himar-generate: %s Try --help.\n", error.what());
         return 2;
+    } catch (const std::bad_alloc&) {
+        std::fprintf(stderr, "himar-generate: no memory is left for %zu images; ask for fewer with --labels and --count.\n",
+                     arguments.generate.labels.size());
+        return 1;
     } catch (const std::exception& error) {
         std::fprintf(stderr, "himar-generate: %s\n", error.what());
         return 1;
