@@ -1,0 +1,95 @@
+"""How the process starts and ends: what was accepted is answered, and an operator is told what was wrong."""
+
+from __future__ import annotations
+
+import http.client
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+QUICK = {"labels": [1], "low_steps": 1, "high_steps": 1, "low_diffusion_steps": 2, "high_diffusion_steps": 2}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_finishes_what_was_accepted(start_server: Any, bundle_path: Path, slow: Any, number: Any) -> None:
+    server = start_server(bundle_path)
+    work = {**slow, "labels": [1], "high_diffusion_steps": 300}
+    running, queued, idle = server.start(work), server.start(work), server.connect()
+    idle.connect()  # a connection kept open must not hold the end up
+    server.wait_for("himar_queue_length", 1)
+    server.process.send_signal(number)
+    deadline = time.monotonic() + 10
+    while (health := server.ask("GET", "/healthz")).status == 200:
+        assert time.monotonic() < deadline
+    assert (health.status, health.json) == (503, {"status": "draining"})
+    late = server.images(QUICK)
+    assert (late.status, late.headers["Connection"].lower()) == (503, "close")
+    assert late.json["error"].endswith(".")
+    assert [server.reply(each).status for each in (running, queued)] == [200, 200]
+    assert server.process.wait(timeout=20) == 0
+    with pytest.raises((ConnectionError, http.client.HTTPException)):
+        server.ask("GET", "/healthz")
+
+
+def test_what_is_not_done_in_time_is_cancelled(start_server: Any, bundle_path: Path, slow: Any) -> None:
+    server = start_server(bundle_path, "--drain-seconds", "0.2")
+    running, queued = server.start(slow), server.start(slow)
+    server.wait_for("himar_queue_length", 1)
+    start = time.monotonic()
+    server.process.send_signal(signal.SIGTERM)
+    replies = [server.reply(each) for each in (running, queued)]
+    assert [reply.status for reply in replies] == [503, 503]
+    assert all(reply.json["error"].endswith(".") for reply in replies)
+    assert server.process.wait(timeout=20) == 0
+    assert 0.2 <= time.monotonic() - start < 10
+
+
+def test_a_second_signal_ends_at_once(start_server: Any, bundle_path: Path, slow: Any) -> None:
+    server = start_server(bundle_path, "--drain-seconds", "600")
+    running = server.start({**slow, "labels": [1] * 64})
+    server.wait_for("himar_lanes_busy", 1)
+    server.process.send_signal(signal.SIGTERM)
+    while server.ask("GET", "/healthz").status == 200:
+        pass
+    server.process.send_signal(signal.SIGTERM)
+    assert server.reply(running).status == 503
+    assert server.process.wait(timeout=20) == 0
+
+
+def _run(command: list[str], *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        ([], ""),
+        (["bundle", "--lanes", "0"], "--lanes"),
+        (["bundle", "--port", "70000"], "--port"),
+        (["bundle", "--timeout", "-1"], "--timeout"),
+        (["bundle", "--queue", "many"], "--queue"),
+        (["bundle", "--threads", "-1"], "--threads"),
+        (["bundle", "--no-such-option", "1"], "--no-such-option"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_wrong_usage_exits_with_2(command: list[str], options: list[str], part: str) -> None:
+    done = _run(command, *options)
+    assert done.returncode == 2
+    assert part in done.stderr and done.stdout == ""
+
+
+def test_what_cannot_be_served_exits_with_1(command: list[str], bundle_path: Path, tmp_path: Path) -> None:
+    done = _run(command, tmp_path / "none", "--port", "0")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.count("\n") == 1 and f"{tmp_path / 'none'} is not a folder" in done.stderr
+    done = _run(command, bundle_path, "--port", "0", "--device", "tpu")
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "device is 'tpu'" in done.stderr
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        done = _run(command, bundle_path, "--port", str(other.getsockname()[1]))
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "cannot listen" in done.stderr

@@ -1,0 +1,97 @@
+"""Queues, clients that go away, requests that take too long, engines that fail: nobody else's request suffers."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+QUICK = {"labels": [1], "low_steps": 1, "high_steps": 1, "low_diffusion_steps": 2, "high_diffusion_steps": 2}
+
+
+def test_metrics_count_what_happened(server: Any, pipeline: Any) -> None:
+    reply = server.ask("GET", "/metrics")
+    assert (reply.status, reply.headers["Content-Type"].split(";")[0]) == (200, "text/plain")
+    before = server.metrics()
+    assert server.images({**QUICK, "labels": [1, 2, 3]}).status == 200
+    assert server.images(b"{").status == 400
+    assert server.ask("GET", "/v1/images").status == 405
+    after = server.metrics()
+
+    def grown(name: str) -> float:
+        return after[name] - before.get(name, 0.0)
+
+    codes = ("200", "400", "405")
+    assert [grown(f"himar_requests_total{{code={code}}}") for code in codes] == [1, 1, 1]
+    assert grown("himar_images_total") == 3
+    for histogram in ("himar_request_seconds", "himar_queue_seconds"):
+        assert grown(f"{histogram}_count") == grown(f"{histogram}_bucket{{le=+Inf}}") == 1
+        assert grown(f"{histogram}_sum") > 0
+        bounds = [name for name in after if name.startswith(f"{histogram}_bucket")]
+        assert len(bounds) == 14
+        counts = [after[name] for name in sorted(bounds, key=lambda name: float(name[name.index("=") + 1 : -1]))]
+        assert counts == sorted(counts)
+    assert after["himar_queue_length"] == after["himar_lanes_busy"] == 0
+    assert all(f"himar_cancelled_total{{reason={why}}}" in after for why in ("disconnect", "timeout", "drain"))
+    (build,) = (name for name in after if name.startswith("himar_build_info"))
+    assert f"bundle={pipeline.bundle.id}" in build and "device=cpu" in build and after[build] == 1
+    names = {name.partition("{")[0] for name in after if name.startswith("himar_")}
+    assert names == {
+        "himar_requests_total", "himar_images_total", "himar_request_seconds_bucket", "himar_request_seconds_count",
+        "himar_request_seconds_sum", "himar_queue_seconds_bucket", "himar_queue_seconds_count",
+        "himar_queue_seconds_sum", "himar_queue_length", "himar_lanes_busy", "himar_cancelled_total",
+        "himar_build_info",
+    }  # fmt: skip
+
+
+def test_full_queues_refuse_and_clients_that_go_away_free_them(start_server: Any, bundle_path: Any, slow: Any) -> None:
+    server = start_server(bundle_path, "--lanes", "1", "--queue", "1")
+    running = server.start(slow)
+    server.wait_for("himar_lanes_busy", 1)
+    queued = server.start(slow)
+    server.wait_for("himar_queue_length", 1)
+    refused = server.images(QUICK)
+    assert (refused.status, refused.headers["Retry-After"]) == (429, "1")
+    assert refused.json["error"].endswith(".")
+    assert server.ask("GET", "/healthz").json == {"status": "ok"}
+
+    queued.close()
+    server.wait_for("himar_queue_length", 0)
+    assert server.metrics()["himar_lanes_busy"] == 1
+    waits = server.start({**QUICK, "seed": 5})
+    running.close()
+    reply = server.reply(waits)
+    assert reply.status == 200
+    assert reply.json["seed"] == 5
+    server.wait_for("himar_cancelled_total{reason=disconnect}", 2)
+    server.wait_for("himar_requests_total{code=499}", 2)
+    server.wait_for("himar_lanes_busy", 0)
+    assert server.metrics()["himar_images_total"] == 1
+    assert server.end() == 0
+
+
+def test_a_request_that_takes_too_long_is_cancelled(start_server: Any, bundle_path: Any, slow: Any) -> None:
+    server = start_server(bundle_path, "--timeout", "0.2")
+    start = time.monotonic()
+    reply = server.images(slow)
+    assert reply.status == 504
+    assert 0.2 <= time.monotonic() - start < 5
+    assert "0.2 s" in reply.json["error"] and reply.json["error"].endswith(".")
+    server.wait_for("himar_lanes_busy", 0)
+    metrics = server.metrics()
+    assert metrics["himar_cancelled_total{reason=timeout}"] == metrics["himar_requests_total{code=504}"] == 1
+    assert metrics["himar_images_total"] == 0
+    assert server.images(QUICK).status == 200
+    assert server.end() == 0
+
+
+def test_an_engine_that_fails_is_a_500_and_the_lane_goes_on(start_server: Any, make_bundle: Any) -> None:
+    # What is not finite is the embedding of class 0.
+    server = start_server(make_bundle(poison={"transformer_low": float("nan")}))
+    for _ in range(2):
+        reply = server.images({**QUICK, "labels": [0]})
+        assert reply.status == 500
+        assert "transformer_low gave values that are not finite" in reply.json["error"] or (
+            "transformer_low gave values" in reply.json["error"] and "not finite in phase low" in reply.json["error"]
+        )
+        assert server.images({**QUICK, "labels": [1]}).status == 200
+    assert server.end() == 0
