@@ -50,7 +50,7 @@ def component_latencies(
                 times["compiled"] = _or_error(lambda i=inputs, g=compiled: seconds_each(lambda: g(**i), device))  # type: ignore[misc]
             host = {name: value.cpu().numpy() for name, value in inputs.items()}
             for backend, networks in engines.items():
-                engine = networks.engines()[part.name]
+                engine = networks[part.name]
                 times[backend] = _or_error(
                     lambda e=engine, n=networks, h=host, w=wanted: _engine_seconds(e, n.lane, h, w, precision)  # type: ignore[misc]
                 )

@@ -41,7 +41,7 @@ from himar.optimise import Optimiser, Schedule
 from himar.train_network import losses_from, wrap
 from himar.train_processes import Processes
 from himar.train_settings import Execution, Precision
-from himar.training import parameter_groups, update_average
+from himar.trainer import parameter_groups, update_average
 
 
 def plain_loss(model: HiMAR, tokens: Tensor, low_tokens: Tensor, draws: BatchDraws) -> Tensor:

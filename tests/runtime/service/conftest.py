@@ -24,7 +24,7 @@ PYTHON = [sys.executable, "-c", "import sys; from himar_runtime.service.cli impo
 BUILD = ROOT / "build" / "cpp" / "release"
 JSON = {"Content-Type": "application/json"}
 
-# About a second of work on the tiny bundle, in one chunk of a lane; its steps are a tenth of that.
+# Seconds of work on the tiny bundle; a step of it, after which it can be cancelled, takes a few tenths.
 SLOW = {"labels": [1] * 16, "low_steps": 4, "high_steps": 16, "low_diffusion_steps": 1000, "high_diffusion_steps": 1000}
 
 
@@ -150,5 +150,12 @@ def pipeline(bundle_path: Path) -> Pipeline:
 
 @pytest.fixture(scope="session")
 def slow() -> dict[str, Any]:
-    """A request that runs for about a second."""
+    """A request that runs for seconds unless it is cancelled."""
     return SLOW
+
+
+@pytest.fixture(scope="session")
+def work(command: list[str]) -> dict[str, Any]:
+    """A request that runs for a few tenths of a second, to be waited for."""
+    steps = 100 if command == PYTHON else 600
+    return {**SLOW, "labels": [1], "low_diffusion_steps": steps, "high_diffusion_steps": steps}

@@ -45,7 +45,7 @@ def test_images_and_recipes_are_the_librarys(server: Any, pipeline: Pipeline, va
     assert answer["seed"] == values["seed"]
     assert_same(answer, pipeline.generate(**values))
     assert set(answer["seconds"]) == {"queued", "generate"}
-    assert 0 <= answer["seconds"]["queued"] and 0 < answer["seconds"]["generate"] < 20
+    assert answer["seconds"]["queued"] >= 0 and 0 < answer["seconds"]["generate"] < 20
 
 
 def test_a_seed_that_was_drawn_is_given_back(server: Any, pipeline: Pipeline) -> None:
