@@ -15,6 +15,7 @@ from .compare import Comparison
 from .components import Component
 from .files import write_npz
 from .manifest import BundleWriter
+from .phases import condition_embedding, model_info, phase_head
 from .precision import Precision
 from .selftest import check_selftest, record_selftest
 from .verify import what_ran
@@ -51,8 +52,8 @@ def add_graphs(
         precision = precisions[component.name]
         progress(f"exporting {component.name} in {precision}", number / len(parts))
         writer.add_component(component, precision)
-    writer.add_condition_embedding("mlp_head", model.mlp_head.cond_embed)
-    writer.add_condition_embedding("dit_head", model.dit_head.c_embedder.proj)
+    for phase in model_info(model.config).phases:
+        writer.add_condition_embedding(phase.head, condition_embedding(phase_head(model, phase.name)))
     writer.close_weights()
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from himar_runtime import Bundle, ComponentSpec, TensorSpec, read_recipes
+from himar_runtime import Bundle, ComponentSpec, ModelInfo, PhaseInfo, TensorSpec, read_recipes
 
 from .inspect_engines import TENSORRT_BACKENDS, built_for, engine_notes, engine_table
 from .report import print_json, readable
@@ -44,8 +44,9 @@ def _print_summary(console: Console, bundle: Bundle) -> None:
     total = sum(entry.bytes for entry in manifest.files.values())
     lines = [
         f"{bundle.root}  ({readable(total)}, schema {manifest.schema_version}, himar {manifest.himar_version})",
-        f"model      {model.classes} classes, {model.cond_scale}×{model.cond_scale} low and "
-        f"{model.grid}×{model.grid} high tokens, images {model.img_size}×{model.img_size}, width {model.width}",
+        f"model      {model.classes} classes, {_tokens(model)}, images {model.img_size}×{model.img_size}, "
+        f"width {model.width}",
+        *(f"phase {phase.name:4} {phase.transformer} → {_left(phase)}{phase.head}" for phase in model.phases),
         f"engines    {manifest.backend.name} {manifest.backend.version}, up to {manifest.max_batch} images a run",
     ]
     if manifest.backend.name in TENSORRT_BACKENDS:
@@ -59,6 +60,17 @@ def _print_summary(console: Console, bundle: Bundle) -> None:
         lines.append("no VAE decoder: this bundle gives latents, not images")
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _tokens(model: ModelInfo) -> str:
+    if model.single_scale:
+        return f"{model.grid}×{model.grid} tokens of a single scale"
+    pivots = "low tokens (the pivots)" if model.pivots == "visual" else "low"
+    return f"{model.cond_scale}×{model.cond_scale} {pivots} and {model.grid}×{model.grid} high tokens"
+
+
+def _left(phase: PhaseInfo) -> str:
+    return "pivots, " if phase.leaves_pivots else ""
 
 
 def _components(bundle: Bundle) -> Table:
@@ -121,6 +133,8 @@ def _sampling(bundle: Bundle) -> Table:
     for name in settings:
         table.add_column(name, justify="right")
     for field in next(iter(settings.values())):
+        if bundle.manifest.model.single_scale and field.startswith("low_"):
+            continue
         table.add_row(field, *(str(values[field]) for values in settings.values()))
     return table
 

@@ -14,11 +14,13 @@ from torch import nn
 
 from himar.model import HiMAR
 from himar_runtime import SCHEMA_VERSION, TensorSpec
+from himar_runtime.manifest import FIRST_SCHEMA_VERSION
 
 from .compare import Comparison
 from .components import Component
 from .files import sha256
 from .onnx_export import to_onnx
+from .phases import model_info
 from .precision import Precision
 from .weights import weight_file
 
@@ -29,6 +31,9 @@ class BundleWriter:
     def __init__(self, folder: Path, model: HiMAR, max_batch: int) -> None:
         config = model.config.to_dict()
         self._folder = folder
+        # A reader of 1.0 runs the released phases alone; where it does, the bundle says so.
+        released = {"mlp_head", "dit_head"} <= set(model_info(model.config).networks)
+        self._schema = FIRST_SCHEMA_VERSION if released else SCHEMA_VERSION
         self._weights = weight_file(folder)
         self._components: dict[str, dict[str, Any]] = {}
         self._manifest: dict[str, Any] = {
@@ -79,7 +84,7 @@ class BundleWriter:
         """
         files = sorted(path for path in self._folder.iterdir() if path.name != "manifest.json")
         self._manifest = {
-            "schema_version": SCHEMA_VERSION,
+            "schema_version": self._schema,
             "himar_version": version("himar"),
             **self._manifest,
             "components": {

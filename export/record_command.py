@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from himar.checkpoints import load_checkpoint
-from himar_kernels import InputError, PhiloxDraws, check_labels
-from himar_runtime.request import choose_sampling
+from himar_kernels import PhiloxDraws, check_labels
+from himar_runtime.request import choose_sampling, require_phases
 
 from .assemble import load_fitting_vae
-from .components import require_runnable
 from .files import require_new, write_npz
+from .phases import model_info
 from .record import Arrays, record
 
 
@@ -33,16 +33,11 @@ def record_run(
 ) -> Arrays:
     """Run the eager model and write the recording; returns it. Raises what loading and sampling raise."""
     require_new(out)
-    if out.suffix != ".npz":
-        raise InputError(f"{out} must end in .npz, the format of recordings.")
-    if not case or "/" in case or case in ("t", "phase1", "phase2", "mlp", "dit", "schedule", "vae"):
-        raise InputError(f"case {case!r} cannot name a run: it is empty, holds '/', or is a key of the layout.")
     advance("reading the checkpoint", 0.0)
     model = load_checkpoint(checkpoint, config, weights=weights)
-    require_runnable(model.config)
     decoder = load_fitting_vae(vae, model)
     sampling = choose_sampling(model.config.sampling, sampling_name, guidance, changes)
-    sampling.check_positions(model.config.low_positions, model.config.high_positions)
+    require_phases(model_info(model.config), sampling, changes)
     checked = check_labels(labels, model.config.classes).tolist()
     advance("running the eager model", 0.1)
     arrays = record(model, decoder, checked, draws=PhiloxDraws(seed), sampling=sampling, case=case)

@@ -10,10 +10,11 @@ from himar.config import ModelConfig
 from himar.model import HiMAR
 from himar.vae import AutoencoderKL
 from himar_kernels import PhiloxDraws, SamplingConfig, VerificationError
-from himar_runtime import Bundle
+from himar_runtime import Bundle, PhaseInfo
 
 from .compare import Comparison
 from .emulate import emulated_bundle
+from .phases import model_info
 from .precision import Precision
 from .record import Arrays, record
 from .vae_graph import check_half_arithmetic
@@ -56,21 +57,27 @@ def record_selftest(model: HiMAR, vae: AutoencoderKL | None) -> Arrays:
     config = model.config
     usual = config.default_sampling
     sampling = SamplingConfig(
-        low_steps=min(2, config.low_positions),
+        low_steps=min(2, max(config.low_positions, 1)),
         high_steps=min(SELFTEST_HIGH_STEPS, config.high_positions),
         low_guidance=_guided(usual.low_guidance),
         high_guidance=_guided(usual.high_guidance),
         low_diffusion_steps=SELFTEST_CHAIN,
-        high_diffusion_steps=_affordable_chain(config),
+        high_diffusion_steps=_affordable_chain(config, model_info(config).phase("high")),
     )
     labels = [0, config.classes - 1]
     return record(model, vae, labels, draws=PhiloxDraws(0), sampling=sampling, case=SELFTEST_CASE)
 
 
-def _affordable_chain(config: ModelConfig) -> int:
-    """Return the longest chain whose DiT head fits the self-test's FLOPs; short ones magnify rounding (see verify)."""
-    rows, products = 4, 18 * config.dit_width**2 * config.dit_depth
-    one_step = 2 * rows * config.high_positions * products
+def _affordable_chain(config: ModelConfig, phase: PhaseInfo) -> int:
+    """Return the longest chain whose head fits the self-test's FLOPs; short ones magnify rounding (see verify).
+
+    A DiT head runs over every position in each step, an MLP head once for every position.
+    """
+    if phase.kind == "dit":
+        rows, products = 4 * phase.positions, 18 * config.dit_width**2 * config.dit_depth
+    else:
+        rows, products = 4 * phase.positions // SELFTEST_HIGH_STEPS, 5 * config.mlp_width**2 * config.mlp_depth
+    one_step = 2 * rows * products
     return int(min(max(SELFTEST_FLOPS / (SELFTEST_HIGH_STEPS * one_step), 12), SELFTEST_CHAIN))
 
 

@@ -10,6 +10,7 @@ from himar.model import HiMAR
 from himar.transformer import HIGH, LOW
 
 from .folding import Norm, fold_stack
+from .phases import condition_embedding
 from .precision import product
 
 
@@ -20,7 +21,7 @@ class _PhaseTransformer(nn.Module):
         super().__init__()
         K, L = model.config.buffer, model.config.positions
         self.context_length, self.length = K, K + L
-        start = phase * (K + L)
+        start = 0 if model.config.single_scale else phase * (K + L)
 
         def table(parameter: Tensor, first: int, count: int) -> nn.Parameter:
             return nn.Parameter(parameter[0, first : first + count].detach().clone(), requires_grad=False)
@@ -55,32 +56,55 @@ class _PhaseTransformer(nn.Module):
 
 
 class TransformerLow(_PhaseTransformer):
-    """Phase low: pivots (R, S, D) and the MLP head's condition (R, S, W)."""
+    """Phase low: the head's condition (R, S, W), and before it z (R, S, D) where that becomes the pivots."""
 
     def __init__(self, model: HiMAR, dtype: torch.dtype) -> None:
         super().__init__(model, LOW, model.config.low_positions, dtype)
         self.low_positions = model.config.low_positions
+        self.leaves_pivots = model.config.pivots == "condition"
         self.cond_proj = product(model.cond_proj, torch.float32)
-        self.cond_embed = product(model.mlp_head.cond_embed, torch.float32)
+        self.cond_embed = product(condition_embedding(model.low_head), torch.float32)
 
-    def forward(self, class_row: Tensor, low_tokens: Tensor, visible: Tensor, sources: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, class_row: Tensor, low_tokens: Tensor, visible: Tensor, sources: Tensor
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Shapes as the component's contract says."""
         z = self.run(class_row, self.cond_proj(low_tokens), visible, sources, 0, self.low_positions)
-        return z, self.cond_embed(z)
+        condition = self.cond_embed(z)
+        return (z, condition) if self.leaves_pivots else condition
 
 
 class TransformerHigh(_PhaseTransformer):
-    """Phase high: the DiT head's condition (R, N, W)."""
+    """Phase high: the head's condition (R, N, W), led by pivots (R, S, D), or (R, S, C) where they are visual."""
 
     def __init__(self, model: HiMAR, dtype: torch.dtype) -> None:
         super().__init__(model, HIGH, model.config.positions, dtype)
         self.low_positions, self.high_positions = model.config.low_positions, model.config.high_positions
-        self.cond_z_proj = product(model.cond_z_proj, dtype)
+        if model.config.pivots == "visual":
+            self.cond_proj = product(model.cond_proj, torch.float32)
+        else:
+            self.cond_z_proj = product(model.cond_z_proj, dtype)
         self.z_proj = product(model.z_proj, torch.float32)
-        self.c_embedder = product(model.dit_head.c_embedder.proj, torch.float32)
+        self.c_embedder = product(condition_embedding(model.high_head), torch.float32)
 
     def forward(self, class_row: Tensor, pivots: Tensor, tokens: Tensor, visible: Tensor, sources: Tensor) -> Tensor:
         """Shapes as the component's contract says."""
-        embedded = torch.cat([self.cond_z_proj(pivots).float(), self.z_proj(tokens)], dim=1)
+        guide = self.cond_proj(pivots) if hasattr(self, "cond_proj") else self.cond_z_proj(pivots).float()
+        embedded = torch.cat([guide, self.z_proj(tokens)], dim=1)
         z = self.run(class_row, embedded, visible, sources, self.low_positions, self.high_positions)
+        return self.c_embedder(z)
+
+
+class TransformerSingle(_PhaseTransformer):
+    """The only phase of a single scale: the head's condition (R, N, W) from tokens alone."""
+
+    def __init__(self, model: HiMAR, dtype: torch.dtype) -> None:
+        super().__init__(model, HIGH, model.config.high_positions, dtype)
+        self.high_positions = model.config.high_positions
+        self.z_proj = product(model.z_proj, torch.float32)
+        self.c_embedder = product(condition_embedding(model.high_head), torch.float32)
+
+    def forward(self, class_row: Tensor, tokens: Tensor, visible: Tensor, sources: Tensor) -> Tensor:
+        """Shapes as the component's contract says."""
+        z = self.run(class_row, self.z_proj(tokens), visible, sources, 0, self.high_positions)
         return self.c_embedder(z)

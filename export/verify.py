@@ -23,10 +23,10 @@ from himar_kernels import (
     recorded_cases,
     recorded_request,
 )
-from himar_runtime import Bundle, Device, Networks, Pipeline, load_networks
+from himar_runtime import Bundle, Device, Networks, PhaseInfo, Pipeline, load_networks
 
 from .compare import Comparison, compare
-from .recordings import Arrays, Recording, require_same_model
+from .recordings import PHASE_ARRAYS, Arrays, Recording, recorded_name, require_same_model
 
 SELFTEST_CASE = "selftest"
 
@@ -103,11 +103,10 @@ def _run(pipeline: Pipeline, arrays: Arrays, case: str) -> list[Comparison]:
     low_limit, high_limit = run_limits(pipeline.bundle, request.sampling)
     scale = np.float32(model.vae_scale)
     comparisons = [compare(f"run {case}: guidance of every step", guidance, request.guidance, 0.0)]
-    comparisons += [
-        compare(f"run {case}: low latent", result.low_latents * scale, request.low_latent, low_limit),
-        compare(f"run {case}: latent", result.latents * scale, request.latent, high_limit),
-    ]
-    return comparisons
+    if not model.single_scale:
+        name = f"run {case}: low latent"
+        comparisons.append(compare(name, result.low_latents * scale, request.low_latent, low_limit))
+    return [*comparisons, compare(f"run {case}: latent", result.latents * scale, request.latent, high_limit)]
 
 
 def run_limits(bundle: Bundle, sampling: SamplingConfig) -> tuple[float | None, float | None]:
@@ -120,6 +119,8 @@ def run_limits(bundle: Bundle, sampling: SamplingConfig) -> tuple[float | None, 
     if worst == "fp32":
         return RUN_LIMIT[worst], RUN_LIMIT[worst]
     lengths = (sampling.low_diffusion_steps, sampling.high_diffusion_steps)
+    if bundle.manifest.model.single_scale:
+        lengths = (sampling.high_diffusion_steps,) * 2
     low, high = (RUN_LIMIT[worst] * Chain.build(n).first_step_gain / RUN_REFERENCE_GAIN for n in lengths)
     high = max(low, high)
     return low if low <= RUN_MEANINGLESS else None, high if high <= RUN_MEANINGLESS else None
@@ -127,82 +128,68 @@ def run_limits(bundle: Bundle, sampling: SamplingConfig) -> tuple[float | None, 
 
 def _components(bundle: Bundle, networks: Networks, arrays: Arrays) -> Iterator[Comparison]:
     limits = {name: COMPONENT_LIMIT[precision] for name, precision in _precisions(bundle).items()}
-    for phase in ("phase1/z", "phase1/z_all_masked"):
-        if phase in arrays:
-            yield from _transformer_low(bundle, networks, arrays, phase, limits["transformer_low"])
-    if "phase2/z" in arrays:
-        yield from _transformer_high(bundle, networks, arrays, limits["transformer_high"])
-    if "mlp/out" in arrays:
-        yield _head(bundle, networks, arrays, "mlp", limits["mlp_head"])
-    if "dit/out" in arrays:
-        yield _head(bundle, networks, arrays, "dit", limits["dit_head"])
+    phases = bundle.manifest.model.phases
+    for phase in phases:
+        recorded = f"{PHASE_ARRAYS[phase.name]}/z"
+        for expected in (recorded, f"{recorded}_all_masked"):
+            if expected in arrays:
+                yield from _transformer(bundle, networks, arrays, phase, expected, limits[phase.transformer])
+    for phase in phases:
+        if f"{recorded_name(phase.head)}/out" in arrays:
+            yield _head(bundle, networks, arrays, phase, limits[phase.head])
     decoded = next((prefix for prefix in ("vae/", "") if f"{prefix}decoded" in arrays), None)
     if decoded is not None and networks.vae_decoder is not None:
         image = networks.vae_decoder.run({"latent": arrays[f"{decoded}latent"]})["image"]
         yield compare("vae_decoder: image", image, arrays[f"{decoded}decoded"], limits["vae_decoder"])
-    for name in ("mlp", "dit"):
-        if f"schedule/{name}/betas" in arrays:
-            yield from _schedule(arrays, name)
+    for phase in phases:
+        if f"schedule/{recorded_name(phase.head)}/betas" in arrays:
+            yield from _schedule(arrays, phase.head)
 
 
-def _transformer_low(
-    bundle: Bundle, networks: Networks, arrays: Arrays, expected: str, limit: float
+def _transformer(
+    bundle: Bundle, networks: Networks, arrays: Arrays, phase: PhaseInfo, expected: str, limit: float
 ) -> Iterator[Comparison]:
-    model = bundle.manifest.model
-    S = model.low_positions
-    known = arrays["phase1/mask"][:, :S] == 0
-    if expected.endswith("all_masked"):
+    """One run of a phase's transformer: the pivots that it leaves, and its head's condition."""
+    known = arrays[f"{PHASE_ARRAYS[phase.name]}/mask"][:, : phase.always + phase.positions] == 0
+    nothing = expected.endswith("all_masked")
+    if nothing:
         known = np.zeros_like(known)
-    outputs = networks.transformer_low.run(
-        {
-            "class_row": _class_rows(bundle, arrays),
-            "low_tokens": arrays["t/low_tokens"],
-            **_indices(bundle, known),
-        }
-    )
-    z = arrays[expected][:, :S]
-    suffix = ", nothing known" if expected.endswith("all_masked") else ""
-    yield compare(f"transformer_low: pivots{suffix}", outputs["pivots"], z, limit)
-    condition = _embed(bundle, "mlp_head", z)
-    yield compare(f"transformer_low: condition{suffix}", outputs["condition"], condition, limit)
+    inputs = {"class_row": _class_rows(bundle, arrays), phase.tokens: arrays[f"t/{phase.tokens}"]}
+    if phase.pivot_width:
+        inputs["pivots"] = arrays["t/pivots"]
+    outputs = networks[phase.transformer].run({**inputs, **_indices(bundle, known)})
+    z = arrays[expected][:, phase.always : phase.always + phase.positions]
+    suffix = ", nothing known" if nothing else ""
+    if phase.leaves_pivots:
+        yield compare(f"{phase.transformer}: pivots{suffix}", outputs["pivots"], z, limit)
+    condition = _embed(bundle, phase.head, z)
+    yield compare(f"{phase.transformer}: condition{suffix}", outputs["condition"], condition, limit)
 
 
-def _transformer_high(bundle: Bundle, networks: Networks, arrays: Arrays, limit: float) -> Iterator[Comparison]:
-    S = bundle.manifest.model.low_positions
-    outputs = networks.transformer_high.run(
-        {
-            "class_row": _class_rows(bundle, arrays),
-            "pivots": arrays["t/pivots"],
-            "tokens": arrays["t/tokens"],
-            **_indices(bundle, arrays["phase2/mask"] == 0),
-        }
-    )
-    condition = _embed(bundle, "dit_head", arrays["phase2/z"][:, S:])
-    yield compare("transformer_high: condition", outputs["condition"], condition, limit)
-
-
-def _head(bundle: Bundle, networks: Networks, arrays: Arrays, name: str, limit: float) -> Comparison:
+def _head(bundle: Bundle, networks: Networks, arrays: Arrays, phase: PhaseInfo, limit: float) -> Comparison:
     """Run a head row by row, since a recording's rows stand at different timesteps and a run has one."""
-    engine = networks.mlp_head if name == "mlp" else networks.dit_head
-    component = f"{name}_head"
-    x, z, out = arrays[f"{name}/x"], arrays["mlp/c" if name == "mlp" else "dit/z"], arrays[f"{name}/out"]
-    if name == "dit":
+    name = recorded_name(phase.head)
+    x, z = arrays[f"{name}/x"], arrays[f"{name}/{'c' if phase.kind == 'mlp' else 'z'}"]
+    out = arrays[f"{name}/out"]
+    if phase.kind == "dit":
         x, z, out = (_tokens(grid) for grid in (x, z, out))
-    condition = _embed(bundle, component, z)
+    condition = _embed(bundle, phase.head, z)
+    engine = networks[phase.head]
     predictions = [
         engine.run({"x": x[i : i + 1], "timestep": np.array([t]), "condition": condition[i : i + 1]})["prediction"]
         for i, t in enumerate(arrays[f"{name}/t"])
     ]
-    return compare(f"{component}: prediction", np.concatenate(predictions), out, limit)
+    return compare(f"{phase.head}: prediction", np.concatenate(predictions), out, limit)
 
 
-def _schedule(arrays: Arrays, name: str) -> Iterator[Comparison]:
+def _schedule(arrays: Arrays, head: str) -> Iterator[Comparison]:
     """The chain of a recording's diffusion steps: indices exactly, tables to float64's rounding."""
+    name = recorded_name(head)
     chain = Chain.build(len(arrays[f"schedule/{name}/betas"]))
     for table, limit in (("timesteps", 0.0), ("betas", 1e-9), ("alphas_cumprod", 1e-9)):
         key = f"schedule/{name}/{table}"
         if key in arrays:
-            yield compare(f"{name}_head: {table}", getattr(chain, table), arrays[key], limit)
+            yield compare(f"{head}: {table}", getattr(chain, table), arrays[key], limit)
 
 
 def _precisions(bundle: Bundle) -> dict[str, str]:
@@ -221,7 +208,7 @@ def _class_rows(bundle: Bundle, arrays: Arrays) -> NDArray[np.int64]:
 
 def _indices(bundle: Bundle, known: NDArray[np.bool_]) -> dict[str, NDArray[np.int64]]:
     model = bundle.manifest.model
-    lists = index_lists(known, model.buffer, model.low_positions + model.high_positions)
+    lists = index_lists(known, model.buffer, model.positions)
     return {"visible": lists.visible, "sources": lists.sources}
 
 

@@ -5,6 +5,7 @@ The layouts are those of `cuda/state.cuh` and `cuda/diffusion.cuh`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -38,8 +39,19 @@ CHAIN_COLUMNS = (
     "log_posterior",
 )
 
-# Component c of a fault word is FAULT_COMPONENTS[c - 1].
-FAULT_COMPONENTS = ("transformer_low", "transformer_high", "mlp_head", "dit_head", "vae_decoder")
+# Component c of a fault word is FAULT_COMPONENTS[c - 1]. The first heads are those of the released models, MLP in phase
+# low and DiT in phase high; the last two are heads of the other kind in a phase.
+FAULT_COMPONENTS = (
+    "transformer_low", "transformer_high", "mlp_head", "dit_head", "vae_decoder", "mlp_head_high", "dit_head_low",
+)  # fmt: skip
+
+HEAD_FAULTS: Mapping[tuple[str, Phase], str] = {
+    ("mlp", "low"): "mlp_head",
+    ("dit", "high"): "dit_head",
+    ("mlp", "high"): "mlp_head_high",
+    ("dit", "low"): "dit_head_low",
+}
+"""Which fault component is the head of a kind in a phase; a bundle's manifest may give that head another name."""
 
 PHASE_CODES: dict[Phase, int] = {"low": 0, "high": 1}
 _MOST_STEP = 0xFFFF

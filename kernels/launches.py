@@ -30,10 +30,11 @@ from .cuda_launch import (
 )
 from .cuda_state import FAULT_COMPONENTS
 from .errors import InputError
+from .reveal_launches import reveal_conditions, reveal_low, reveal_pivots
 
 __all__ = [
-    "Launch", "check_finite", "dit_step", "index_lists", "latents", "mlp_step", "pack", "ranks", "reveal_low",
-    "start_high", "start_low",
+    "Launch", "check_finite", "dit_step", "index_lists", "latents", "mlp_step", "pack", "ranks", "reveal_conditions",
+    "reveal_low", "reveal_pivots", "start_high", "start_low",
 ]  # fmt: skip
 
 
@@ -74,35 +75,6 @@ def index_lists(
     pointers = addresses_of(visible=visible, sources=sources, revealed=revealed, ranks=ranks, state=state)
     sizes = words(batch=batch, halves=halves, context=context, always=always, n=n, positions=positions)
     return make_launch("index_lists", rows, BLOCK_WIDE_THREADS, *pointers, *sizes)
-
-
-def reveal_low(
-    *,
-    head_condition: int,
-    pivots: int,
-    condition: int,
-    engine_pivots: int,
-    revealed: int,
-    state: int,
-    fault: int,
-    batch: int,
-    halves: int,
-    S: int,
-    r: int,
-    W: int,
-    D: int,
-) -> Launch:
-    """Gather the revealed rows of condition (H·B, S, W) to (H·B·r, W), and the conditional pivots into (2B, S, D)."""
-    check_low_sizes(S, r)
-    check_size("W", W)
-    check_size("D", D)
-    rows = (check_halves(halves) + 1) * check_size("batch", batch) * r
-    pointers = addresses_of(
-        head_condition=head_condition, pivots=pivots, condition=condition, engine_pivots=engine_pivots,
-        revealed=revealed, state=state, fault=fault,
-    )  # fmt: skip
-    sizes = words(batch=batch, halves=halves, S=S, r=r, W=W, D=D)
-    return make_launch("reveal_low", check_items("rows", rows), THREADS, *pointers, *sizes)
 
 
 def start_low(
@@ -218,7 +190,7 @@ def dit_step(
 
 
 def check_finite(*, values: int, count: int, state: int, fault: int, component: int) -> Launch:
-    """Note a fault of `component`, 1 to 5 as FAULT_COMPONENTS counts, unless all `count` float32 values are finite."""
+    """Note a fault of `component`, 1 to 7 as FAULT_COMPONENTS counts, unless all `count` float32 values are finite."""
     check_size("component", component, len(FAULT_COMPONENTS))
     quads = -(-check_size("count", count, 2**62) // 4)
     first, *others = addresses_of(values=values, state=state, fault=fault)

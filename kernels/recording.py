@@ -28,7 +28,8 @@ class RecordedRequest:
     """What a recorded case asked for and what came out.
 
     labels: int64 (B,). low_latent: float32 (B, C, s, s) and latent: (B, C, h, w), both tokens: the VAE scale
-    is still in. guidance: float32 (low_steps + high_steps,), the scale used in every autoregressive step.
+    is still in; of a single scale s is 0. guidance: float32, the scale used in every autoregressive step, low_steps +
+    high_steps of them; of a single scale the high ones alone, and `sampling` keeps its defaults for phase low.
     """
 
     labels: NDArray[np.int64]
@@ -45,7 +46,7 @@ class RecordedDraws:
         _check_case(arrays, case)
         self._arrays = arrays
         self._case = case
-        self._low_steps = _count(arrays, f"{case}/low_steps")
+        self._low_steps = _low_steps(arrays, case)
         self._orders = _integers(arrays, f"{case}/orders", 2)
 
     @classmethod
@@ -71,8 +72,8 @@ class RecordedDraws:
     ) -> NDArray[np.float32]:
         """See Draws.initial_noise. Raises InputError, naming the array, when shapes do not fit."""
         name = self._name(phase, step, "init_noise")
-        recorded = _array(self._arrays, name, 2 if phase == "low" else 4)[None]
-        return self._rows(name, recorded, phase, images, positions, channels)[0]
+        recorded = _noise(self._arrays, name, 0)[None]
+        return self._rows(name, recorded, images, positions, channels)[0]
 
     def noise(
         self,
@@ -85,11 +86,11 @@ class RecordedDraws:
     ) -> NDArray[np.float32]:
         """See Draws.noise. The recording counts in the order of use: entry j belongs to k = n-1-j."""
         name = self._name(phase, step, "noise")
-        recorded = _array(self._arrays, name, 3 if phase == "low" else 5)
+        recorded = _noise(self._arrays, name, 1)
         used = len(recorded) - 1 - np.asarray(diffusion, np.int64)
         if used.size and not 0 <= used.min() <= used.max() < len(recorded):
             raise InputError(f"{name} holds {len(recorded)} diffusion steps; k = {max(diffusion)} was asked.")
-        return self._rows(name, recorded[used], phase, images, positions, channels)
+        return self._rows(name, recorded[used], images, positions, channels)
 
     def _name(self, phase: Phase, step: int, what: str) -> str:
         overall = step if phase == "low" else step + self._low_steps
@@ -99,7 +100,6 @@ class RecordedDraws:
         self,
         name: str,
         recorded: NDArray[Any],
-        phase: Phase,
         images: NDArray[np.int64],
         positions: NDArray[np.int64],
         channels: int,
@@ -107,7 +107,7 @@ class RecordedDraws:
         """Pick the asked images and positions out of recorded noise: float32 (steps, B, r, C)."""
         steps, batch, revealed = len(recorded), len(self._orders), positions.shape[1]
         _check_images(name, images, batch)
-        if phase == "low":
+        if recorded.ndim == 3:  # of an MLP head
             if recorded.shape[1:] != (batch * revealed, channels):
                 raise InputError(
                     f"{name} has shape {recorded.shape[1:]} per diffusion step; {batch} recorded images that "
@@ -142,24 +142,29 @@ def recorded_cases(arrays: Arrays) -> list[str]:
 def recorded_request(arrays: Arrays, case: str) -> RecordedRequest:
     """Return the request and the results of a case; InputError names the cases present when it is missing."""
     _check_case(arrays, case)
-    low_steps, high_steps = (_count(arrays, f"{case}/{phase}_steps") for phase in ("low", "high"))
+    low_steps, high_steps = _low_steps(arrays, case), _count(arrays, f"{case}/high_steps")
     prefixes = [f"{case}/step{step:03d}/low" for step in range(low_steps)]
     prefixes += [f"{case}/step{low_steps + step:03d}/high" for step in range(high_steps)]
+    latent = _array(arrays, f"{case}/latent", 4).astype(np.float32)
+    low_latent = np.zeros((*latent.shape[:2], 0, 0), np.float32)
+    low: dict[str, Any] = {}
+    if low_steps:
+        low_latent = _array(arrays, f"{case}/low_latent", 4).astype(np.float32)
+        low = {"low_steps": low_steps, "low_diffusion_steps": len(_noise(arrays, f"{prefixes[0]}/noise", 1))}
     sampling = SamplingConfig(
-        low_steps=low_steps,
+        **low,
         high_steps=high_steps,
         low_guidance=_number(arrays, f"{case}/low_guidance"),
         high_guidance=_number(arrays, f"{case}/high_guidance"),
         guidance_schedule=str(_array(arrays, f"{case}/guidance_schedule", 0)),  # type: ignore[arg-type]
         temperature=_number(arrays, f"{case}/temperature"),
-        low_diffusion_steps=len(_array(arrays, f"{prefixes[0]}/noise", 3)),
-        high_diffusion_steps=len(_array(arrays, f"{prefixes[-1]}/noise", 5)),
+        high_diffusion_steps=len(_noise(arrays, f"{prefixes[-1]}/noise", 1)),
     )
     return RecordedRequest(
         labels=_integers(arrays, f"{case}/labels", 1),
         sampling=sampling,
-        low_latent=_array(arrays, f"{case}/low_latent", 4).astype(np.float32),
-        latent=_array(arrays, f"{case}/latent", 4).astype(np.float32),
+        low_latent=low_latent,
+        latent=latent,
         guidance=np.array([_number(arrays, f"{prefix}/guidance") for prefix in prefixes], np.float32),
     )
 
@@ -183,6 +188,20 @@ def _integers(arrays: Arrays, name: str, dimensions: int) -> NDArray[np.int64]:
     if array.dtype.kind not in "iu":
         raise InputError(f"{name} is of type {array.dtype}; it must hold integers.")
     return array.astype(np.int64)
+
+
+def _noise(arrays: Arrays, name: str, leading: int) -> NDArray[Any]:
+    """Noise of an MLP head, rows (…, B·r, C), or of a DiT head, grids (…, B, C, h, w), after `leading` axes."""
+    if name not in arrays or arrays[name].ndim != 4 + leading:
+        return _array(arrays, name, 2 + leading)
+    return arrays[name]
+
+
+def _low_steps(arrays: Arrays, case: str) -> int:
+    """Steps of phase low; 0 where the model has a single scale, which leaves no low latent."""
+    name = f"{case}/low_steps"
+    single = f"{case}/low_latent" not in arrays and int(_integers(arrays, name, 0)) == 0
+    return 0 if single else _count(arrays, name)
 
 
 def _count(arrays: Arrays, name: str) -> int:

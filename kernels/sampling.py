@@ -48,9 +48,12 @@ class SamplingConfig:
             raise InputError(f"guidance_schedule is {self.guidance_schedule!r}; it must be 'linear' or 'constant'.")
 
     def check_positions(self, low: int, high: int) -> None:
-        """Raise InputError unless every step of each phase can reveal at least one of its positions."""
+        """Raise InputError unless every step of each phase can reveal at least one of its positions.
+
+        low: 0 where a model has a single scale and so no phase low.
+        """
         for phase, steps, positions in (("low", self.low_steps, low), ("high", self.high_steps, high)):
-            if steps > positions:
+            if steps > positions and (phase, positions) != ("low", 0):
                 raise InputError(
                     f"{phase}_steps is {steps}, but phase {phase} has only {positions} positions; "
                     f"ask for 1 to {positions} steps."
@@ -90,7 +93,10 @@ def _whole(name: str, value: Any, least: int, most: int | None) -> int:
 def _scale(name: str, value: Any) -> float:
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating):
         raise InputError(f"{name} is {value!r}; it must be a number.")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # a whole number beyond float64
+        number = math.inf
     if not math.isfinite(number) or number < 0:
         raise InputError(f"{name} is {number}; it must be a finite number of at least 0.")
     return number

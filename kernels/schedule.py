@@ -79,9 +79,14 @@ def plan_phase(phase: Phase, positions: int, steps: int, scale: float, schedule:
 
 
 def plan(sampling: SamplingConfig, low_positions: int, high_positions: int) -> tuple[Step, ...]:
-    """Return all steps of a run: phase low with S positions, then phase high with N. Raises InputError."""
+    """Return all steps of a run: phase low with S positions, then phase high with N. Raises InputError.
+
+    S = 0 is a single scale: phase high alone.
+    """
     sampling.check_positions(low_positions, high_positions)
     schedule = sampling.guidance_schedule
-    low = plan_phase("low", low_positions, sampling.low_steps, sampling.low_guidance, schedule)
+    low: tuple[Step, ...] = ()
+    if low_positions:
+        low = plan_phase("low", low_positions, sampling.low_steps, sampling.low_guidance, schedule)
     high = plan_phase("high", high_positions, sampling.high_steps, sampling.high_guidance, schedule)
     return low + high

@@ -12,6 +12,7 @@ from .bundle import Bundle
 from .engine import Device, DeviceArray, Engine
 from .manifest import SCHEMA_VERSION, ComponentSpec, Manifest, ModelInfo, TensorSpec, parse_manifest
 from .networks import Networks, load_engine, load_networks
+from .phases import PhaseInfo
 from .pipeline import Pipeline
 from .png import read_recipes, write_png
 from .recipe import Recipe
@@ -27,6 +28,7 @@ __all__ = [
     "Manifest",
     "ModelInfo",
     "Networks",
+    "PhaseInfo",
     "Pipeline",
     "Progress",
     "Recipe",

@@ -16,7 +16,7 @@ DECODE_BATCH = 8
 
 
 def to_latents(tokens: NDArray[np.float32], vae_scale: float) -> NDArray[np.float32]:
-    """Arrange row-major tokens (B, n², C) as latents (B, C, n, n) and take the VAE scale away."""
+    """Arrange row-major tokens (B, n², C) as latents (B, C, n, n) and take the VAE scale away; n may be 0."""
     batch, positions, channels = tokens.shape
     side = math.isqrt(positions)
     grid = tokens.transpose(0, 2, 1).reshape(batch, channels, side, side)

@@ -1,4 +1,4 @@
-"""The diffusion loops of both heads: from an autoregressive step's condition to tokens (himar-model.md §5).
+"""The diffusion loops of both kinds of heads: from an autoregressive step's condition to tokens (himar-model.md §5).
 
 The condition is bound once per autoregressive step; only the state and the timestep travel per diffusion
 step. State, guidance and updates are float32 on the host whatever the engines' precision.
@@ -55,10 +55,10 @@ class Sites:
         yield 0, None
 
 
-def sample_low(
+def sample_revealed(
     engine: Engine, chain: Chain, sites: Sites, condition: NDArray[np.float32], temperature: float
 ) -> NDArray[np.float32]:
-    """Sample the tokens of the revealed low positions with the MLP head.
+    """Sample the tokens of the revealed positions, one by one, with an MLP head.
 
     Args:
         condition: (H·B·r, W), H = 2 halves [conditional; unconditional] under guidance, else 1.
@@ -72,11 +72,11 @@ def sample_low(
         prediction = _predict(engine, chain, k, x, len(condition) // len(x))
         noise = None if noise is None else noise.reshape(x.shape)
         x = mlp_reverse_step(chain, k, x, prediction, sites.step.guidance, noise, temperature)
-    require_finite(x, "mlp_head", sites.step)
+    require_finite(x, engine.spec.name, sites.step)
     return x.reshape(shape)
 
 
-def sample_high(
+def sample_all(
     engine: Engine,
     chain: Chain,
     sites: Sites,
@@ -85,13 +85,13 @@ def sample_high(
     known: NDArray[np.bool_],
     temperature: float,
 ) -> NDArray[np.float32]:
-    """Denoise all N high positions with the DiT head; known ones follow their tokens (B, N, C).
+    """Denoise all n positions of a phase with a DiT head; known ones follow their tokens (B, n, C).
 
     Args:
-        condition: (H·B, N, W), H = 2 halves under guidance, else 1; may stay on the device.
-        known: bool (B, N), True where the token is fixed.
+        condition: (H·B, n, W), H = 2 halves under guidance, else 1; may stay on the device.
+        known: bool (B, n), True where the token is fixed.
 
-    Returns: tokens (B, N, C), the known ones unchanged. Raises EngineError when they are not finite.
+    Returns: tokens (B, n, C), the known ones unchanged. Raises EngineError when they are not finite.
     """
     engine.bind({"condition": condition})
     initial = sites.initial_noise()
@@ -100,7 +100,7 @@ def sample_high(
         x = renoise_known(chain, k, x, tokens, initial, known)
         prediction = _predict(engine, chain, k, x, condition.shape[0] // len(x))
         x = dit_reverse_step(chain, k, x, prediction, sites.step.guidance, noise, temperature)
-    require_finite(x, "dit_head", sites.step)
+    require_finite(x, engine.spec.name, sites.step)
     return np.where(known[..., None], tokens, x)
 
 

@@ -1,7 +1,8 @@
 """The two-phase loop: order → for each step: indices → transformer → head loop → tokens (himar-model.md §6).
 
 Phase low reveals the low positions and keeps their pivots; phase high reveals the image tokens, led by the
-pivots. Rows are [conditional; unconditional] under guidance, else conditional alone.
+pivots. Which components run a phase, and what it leaves, its PhaseInfo says; a single scale has phase high alone.
+Rows are [conditional; unconditional] under guidance, else conditional alone.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from himar_kernels import (
     Chain,
     Draws,
+    Phase,
     SamplingConfig,
     Step,
     index_lists,
@@ -24,9 +26,11 @@ from himar_kernels import (
     revealed_positions,
 )
 
-from .heads import Sites, require_finite, sample_high, sample_low
-from .manifest import ModelInfo
+from .engine import DeviceArray
+from .heads import Sites, require_finite, sample_all, sample_revealed
 from .networks import Networks
+from .phases import PhaseInfo
+from .specs import ModelInfo
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +47,10 @@ class Request:
 
 @dataclass(frozen=True)
 class Tokens:
-    """What a request leaves, still times the VAE scale: low (B, S, C) and high (B, N, C), float32."""
+    """What a request leaves, still times the VAE scale: low (B, S, C) and high (B, N, C), float32.
+
+    S is 0 with a single scale.
+    """
 
     low: NDArray[np.float32]
     high: NDArray[np.float32]
@@ -52,7 +59,7 @@ class Tokens:
 def run_two_phase(
     networks: Networks, model: ModelInfo, request: Request, go_on: Callable[[Step], bool]
 ) -> Tokens | None:
-    """Generate the tokens of a request that fits the engines.
+    """Generate the tokens of a request that fits the engines, through every phase that the model has.
 
     Args:
         go_on: called after every autoregressive step; False cancels.
@@ -61,90 +68,97 @@ def run_two_phase(
     """
     loop = _Loop(networks, model, request)
     for step in plan(request.sampling, model.low_positions, model.high_positions):
-        if step.phase == "low":
-            loop.low_step(step)
-        else:
-            loop.high_step(step)
+        loop.step(step)
         log.debug("phase %s step %d revealed %d of %d positions", step.phase, step.index, step.revealed, step.masked)
         if not go_on(step):
             return None
-    return Tokens(loop.low_tokens, loop.tokens)
+    return Tokens(loop.tokens["low"], loop.tokens["high"])
 
 
 class _Loop:
-    """The growing state of a request, on the host."""
+    """The growing state of a request, on the host: each phase's tokens (B, n, C) and the pivots (B, S, D)."""
 
     def __init__(self, networks: Networks, model: ModelInfo, request: Request) -> None:
-        S, N, C = model.low_positions, model.high_positions, model.channels
-        batch = len(request.labels)
+        batch, sampling = len(request.labels), request.sampling
+        sizes: dict[Phase, int] = {"low": model.low_positions, "high": model.high_positions}
+        lengths: dict[Phase, int] = {"low": sampling.low_diffusion_steps, "high": sampling.high_diffusion_steps}
         self._networks = networks
         self._model = model
         self._request = request
-        self._low_order = request.draws.order("low", S, request.images)
-        self._high_order = request.draws.order("high", N, request.images)
-        self._low_chain = Chain.build(request.sampling.low_diffusion_steps)
-        self._high_chain = Chain.build(request.sampling.high_diffusion_steps)
-        self.low_tokens = np.zeros((batch, S, C), np.float32)
-        self.pivots = np.zeros((batch, S, model.width), np.float32)
-        self.tokens = np.zeros((batch, N, C), np.float32)
+        self._phases = {phase.name: phase for phase in model.phases}
+        self._orders = {name: request.draws.order(name, sizes[name], request.images) for name in self._phases}
+        self._chains = {name: Chain.build(lengths[name]) for name in self._phases}
+        self.tokens = {name: np.zeros((batch, n, model.channels), np.float32) for name, n in sizes.items()}
+        self._pivots = np.zeros((batch, model.low_positions, model.width), np.float32)
 
-    def low_step(self, step: Step) -> None:
-        """Reveal the step's low positions: sample their tokens and capture their pivots."""
-        known = known_positions(self._low_order, step.masked)
-        outputs = self._networks.transformer_low.run(
-            {"low_tokens": _rows(self.low_tokens, step), **self._context(known, step)}
-        )
-        revealed = revealed_positions(self._low_order, step)
-        image = np.arange(len(revealed))[:, None]
-        pivots = outputs["pivots"][image, revealed]  # the conditional half comes first
-        width = outputs["condition"].shape[-1]
-        both = outputs["condition"].reshape(-1, *known.shape, width)
-        condition = both[:, image, revealed].reshape(-1, width)
-        require_finite(pivots, "transformer_low", step)
-        require_finite(condition, "transformer_low", step)
-
-        sites = self._sites(step, revealed)
-        tokens = sample_low(
-            self._networks.mlp_head, self._low_chain, sites, condition, self._request.sampling.temperature
-        )
-        self.low_tokens[image, revealed] = tokens
-        self.pivots[image, revealed] = pivots
-
-    def high_step(self, step: Step) -> None:
-        """Denoise all high positions under the pivots, then keep those that the step reveals.
-
-        The pivots feed both halves: only the context of the unconditional rows differs. What was denoised but
-        not revealed travels along and is masked for the next step.
-        """
-        known = known_positions(self._high_order, step.masked)
-        low_known = np.ones((len(known), self._model.low_positions), np.bool_)
-        condition = self._networks.transformer_high.run_on_device(
+    def step(self, step: Step) -> None:
+        """Run the phase's transformer, keep the pivots that it leaves, and sample with the phase's head."""
+        phase = self._phases[step.phase]
+        known = known_positions(self._orders[phase.name], step.masked)
+        outputs = self._networks[phase.transformer].run_on_device(
             {
-                "pivots": _rows(self.pivots, step),
-                "tokens": _rows(self.tokens, step),
-                **self._context(np.concatenate([low_known, known], axis=1), step),
+                phase.tokens: _rows(self.tokens[phase.name], step),
+                **self._guide(phase, step),
+                **self._context(phase, known, step),
             }
-        )["condition"]
-        require_finite(condition.numpy(), "transformer_high", step)
+        )
+        revealed = revealed_positions(self._orders[phase.name], step)
+        if phase.leaves_pivots:
+            image = np.arange(len(revealed))[:, None]
+            pivots = outputs["pivots"].numpy()[image, revealed]  # the conditional half comes first
+            require_finite(pivots, phase.transformer, step)
+            self._pivots[image, revealed] = pivots
+        if phase.kind == "mlp":
+            self._sample_revealed(phase, step, outputs["condition"], revealed)
+        else:
+            self._sample_all(phase, step, outputs["condition"], known)
 
+    def _sample_revealed(
+        self, phase: PhaseInfo, step: Step, condition: DeviceArray, revealed: NDArray[np.int64]
+    ) -> None:
+        """MLP head: each revealed position by itself, so its rows of every half are packed to (H·B·r, W)."""
+        image = np.arange(len(revealed))[:, None]
+        n, width = condition.shape[1:]
+        rows = condition.numpy().reshape(-1, len(revealed), n, width)[:, image, revealed].reshape(-1, width)
+        require_finite(rows, phase.transformer, step)
+        tokens = sample_revealed(
+            self._networks[phase.head],
+            self._chains[phase.name],
+            self._sites(step, revealed),
+            rows,
+            self._request.sampling.temperature,
+        )
+        self.tokens[phase.name][image, revealed] = tokens
+
+    def _sample_all(self, phase: PhaseInfo, step: Step, condition: DeviceArray, known: NDArray[np.bool_]) -> None:
+        """DiT head: what was denoised but not revealed travels along and is masked for the next step."""
+        require_finite(condition.numpy(), phase.transformer, step)
         positions = np.broadcast_to(np.arange(known.shape[1]), known.shape)
-        self.tokens = sample_high(
-            self._networks.dit_head,
-            self._high_chain,
+        self.tokens[phase.name] = sample_all(
+            self._networks[phase.head],
+            self._chains[phase.name],
             self._sites(step, positions),
             condition,
-            self.tokens,
+            self.tokens[phase.name],
             known,
             self._request.sampling.temperature,
         )
 
-    def _context(self, known: NDArray[np.bool_], step: Step) -> dict[str, NDArray[np.int64]]:
+    def _guide(self, phase: PhaseInfo, step: Step) -> dict[str, NDArray[np.float32]]:
+        """The pivots of phase high, or visual ones: the low tokens. Both halves take the same."""
+        if not phase.pivot_width:
+            return {}
+        return {"pivots": _rows(self.tokens["low"] if self._model.pivots == "visual" else self._pivots, step)}
+
+    def _context(self, phase: PhaseInfo, known: NDArray[np.bool_], step: Step) -> dict[str, NDArray[np.int64]]:
         """The inputs that say what each row sees: its class and the index lists of its positions."""
         labels = self._request.labels
         if _halves(step) == 2:
             labels = np.concatenate([labels, np.full_like(labels, self._model.classes)])
-        positions = self._model.low_positions + self._model.high_positions
-        lists = index_lists(_rows(known, step), self._model.buffer, positions)
+        always = np.ones((len(known), phase.always), np.bool_)
+        lists = index_lists(
+            _rows(np.concatenate([always, known], axis=1), step), self._model.buffer, self._model.positions
+        )
         return {"class_row": labels, "visible": lists.visible, "sources": lists.sources}
 
     def _sites(self, step: Step, positions: NDArray[np.int64]) -> Sites:

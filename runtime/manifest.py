@@ -1,11 +1,15 @@
-"""The bundle's manifest, schema 1.0: what `manifest.json` says, read and checked without loading an engine.
+"""The bundle's manifest, schema 1.1: what `manifest.json` says, read and checked without loading an engine.
 
-    schema_version  "1.0". Unknown keys are kept (`Manifest.raw`) and ignored within major version 1.
+    schema_version  "1.1", or "1.0" where nothing of 1.1 is used. Unknown keys are kept (`Manifest.raw`) and ignored
+                    within major version 1.
     himar_version   version of the toolkit that built the bundle
-    model           ModelInfo: sizes of the network; keys of other sizes are kept
+    model           ModelInfo: sizes of the network; keys of other sizes are kept. Since 1.1 also its phases: pivots
+                    ("none", "visual", "condition"), low_head, high_head ("mlp", "dit"); absent keys mean the released
+                    models' "condition", "mlp", "dit". With pivots "none" cond_scale is 0
     sampling        {name: SamplingConfig}, the first is the default
     max_batch       images per run that the engines were built for
-    components      {name: {file, precision, inputs, outputs, profile, engine: {backend, file}, parts}}
+    components      one transformer and one head for each phase, named by `ModelInfo.phases`, and vae_decoder or not.
+                    {name: {file, precision, inputs, outputs, profile, engine: {backend, file}, parts}}
                     inputs, outputs: [{name, dtype, shape}], a string in a shape names a dynamic axis;
                     profile: {axis: [least, usual, largest]}; file: the ONNX model; engine.file: what runs;
                     parts: [{name, bytes, shared_bytes}], where the weights' bytes go; the heads' entries also have
@@ -21,6 +25,9 @@
     verification    [{name, relative_l2, limit, passed}] of the self test at the build
     verification_ran  what replayed it then, in words: engines that could not run where they were built are named
 
+A reader of 1.0 knows the released phases alone. It refuses a bundle of other phases, whose heads have other names:
+it lacks mlp_head or dit_head.
+
 All paths are relative to the bundle, with "/" between their parts, and can't lead out of it.
 """
 
@@ -32,15 +39,17 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, get_args
 
 from himar_kernels import BundleError, ConfigError, SamplingConfig
 
 from .json_reader import Reader
+from .phases import HeadKind, Pivots
 from .specs import BackendInfo, ComponentSpec, FileEntry, ModelInfo, TensorSpec
 
 __all__ = [
     "DTYPES",
+    "FIRST_SCHEMA_VERSION",
     "MANIFEST_NAME",
     "SCHEMA_VERSION",
     "BackendInfo",
@@ -53,7 +62,9 @@ __all__ = [
     "parse_manifest",
 ]
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
+FIRST_SCHEMA_VERSION = "1.0"
+"""What a bundle of the released phases is written as, so that every reader of major version 1 takes it."""
 MANIFEST_NAME = "manifest.json"
 DTYPES = ("float32", "float16", "int64")
 
@@ -133,8 +144,18 @@ def _check_schema(version: str, source: str) -> None:
 
 
 def _model(reader: Reader) -> ModelInfo:
-    sizes = {f.name: reader.positive(f.name) for f in fields(ModelInfo) if f.name != "vae_scale"}
-    model = ModelInfo(**sizes, vae_scale=reader.get("vae_scale", float))
+    pivots: Pivots = _choice(reader, "pivots", get_args(Pivots), ModelInfo.pivots)
+    low_head: HeadKind = _choice(reader, "low_head", get_args(HeadKind), ModelInfo.low_head)
+    high_head: HeadKind = _choice(reader, "high_head", get_args(HeadKind), ModelInfo.high_head)
+    names = [f.name for f in fields(ModelInfo) if f.name not in ("vae_scale", "pivots", "low_head", "high_head")]
+    sizes = {name: reader.positive(name) for name in names if name != "cond_scale" or pivots != "none"}
+    if pivots == "none" and reader.get("cond_scale", int) != 0:
+        raise BundleError(
+            f"{reader.source}: model.cond_scale is {reader.values['cond_scale']}, but model.pivots is 'none', which is "
+            f"a single scale; build the bundle again."
+        )
+    values: dict[str, Any] = {"cond_scale": 0, **sizes, "vae_scale": reader.get("vae_scale", float)}
+    model = ModelInfo(**values, pivots=pivots, low_head=low_head, high_head=high_head)
     if not 0 < model.vae_scale < math.inf:
         raise BundleError(f"{reader.source}: model.vae_scale is {model.vae_scale}; it must be a positive number.")
     if model.img_size % model.vae_stride:
@@ -142,6 +163,16 @@ def _model(reader: Reader) -> ModelInfo:
             f"{reader.source}: model.img_size {model.img_size} is no multiple of vae_stride {model.vae_stride}."
         )
     return model
+
+
+def _choice(reader: Reader, key: str, known: tuple[str, ...], absent: str) -> Any:
+    value = reader.values.get(key, absent)
+    if value not in known:
+        names = ", ".join(map(repr, known))
+        raise BundleError(
+            f"{reader.source}: model.{key} is {value!r}; this himar knows {names}: install a newer himar."
+        )
+    return value
 
 
 def _sampling(reader: Reader) -> dict[str, SamplingConfig]:

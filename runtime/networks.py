@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from himar_kernels import BundleError, EngineError
 
 from .bundle import Bundle
 from .engine import Device, Engine
+from .phases import VAE_DECODER
 from .resident.device import ResidentEngine
 
 if TYPE_CHECKING:
@@ -17,40 +19,38 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_REQUIRED = ("transformer_low", "transformer_high", "mlp_head", "dit_head")
-_OPTIONAL = "vae_decoder"
-
 GPU_BACKENDS = ("tensorrt", "tensorrt-rtx")
 """Backends whose engines run on an NVIDIA GPU alone."""
 
 
 @dataclass(frozen=True)
 class Networks:
-    """One engine per component; `vae_decoder` is None in a bundle that gives latents only.
+    """One engine per component, by its name (see ModelInfo.phases).
 
     lane: the GPU lane whose queue the engines run on; None on the CPU, or where our kernels cannot be launched.
     """
 
-    transformer_low: Engine
-    transformer_high: Engine
-    mlp_head: Engine
-    dit_head: Engine
-    vae_decoder: Engine | None = None
+    engines: Mapping[str, Engine]
     lane: CudaDevice | None = None
 
-    def engines(self) -> dict[str, Engine]:
-        """Return the engines by their components' names."""
-        return {name: engine for name in (*_REQUIRED, _OPTIONAL) if (engine := getattr(self, name)) is not None}
+    def __getitem__(self, component: str) -> Engine:
+        """Return the engine of a component that the bundle has."""
+        return self.engines[component]
+
+    @property
+    def vae_decoder(self) -> Engine | None:
+        """The decoder; None in a bundle that gives latents only."""
+        return self.engines.get(VAE_DECODER)
 
     def clone(self) -> Networks:
         """Return engines for another lane: shared weights, own buffers."""
         lane = None if self.lane is None else self.lane.another()
-        return Networks(**{name: engine.clone(lane) for name, engine in self.engines().items()}, lane=lane)
+        return Networks({name: engine.clone(lane) for name, engine in self.engines.items()}, lane)
 
     def resident(self) -> dict[str, ResidentEngine]:
         """Return the engines as such that take tensors in device memory; EngineError when one cannot."""
         engines: dict[str, ResidentEngine] = {}
-        for name, engine in self.engines().items():
+        for name, engine in self.engines.items():
             if not isinstance(engine, ResidentEngine):
                 raise EngineError(f"the engine of {name} cannot take its tensors in device memory.")
             engines[name] = engine
@@ -65,13 +65,14 @@ def load_networks(bundle: Bundle, device: Device, threads: int | None, backend: 
     Raises BundleError when a component is missing, EngineError when an engine cannot run on this machine.
     """
     components = bundle.manifest.components
-    missing = [name for name in _REQUIRED if name not in components]
+    required = bundle.manifest.model.networks
+    missing = [name for name in required if name not in components]
     if missing:
         raise BundleError(f"{bundle.root} lacks the component {', '.join(missing)}; build the bundle again.")
-    names = [*_REQUIRED, *([_OPTIONAL] if _OPTIONAL in components else [])]
+    names = [*required, *([VAE_DECODER] if VAE_DECODER in components else [])]
     lane = open_lane(device, {backend or components[name].backend for name in names})
     engines = {name: load_engine(bundle, name, device, threads, backend, lane) for name in names}
-    return Networks(**engines, lane=lane)
+    return Networks(engines, lane)
 
 
 def open_lane(device: Device, backends: set[str]) -> CudaDevice | None:

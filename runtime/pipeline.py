@@ -22,7 +22,7 @@ from .engine import Device
 from .loop import Request
 from .networks import Networks, load_networks
 from .recipe import Recipe
-from .request import choose_draws, choose_sampling, image_indices
+from .request import choose_draws, choose_sampling, image_indices, require_phases
 from .result import Progress, Result
 from .runner import Generated, Runner, choose_runner
 
@@ -92,7 +92,8 @@ class Pipeline:
             draws: source of randomness in place of a seed.
             sampling: a setting's name in the bundle, or settings of your own; None is the bundle's default.
             guidance: scale of both phases; low_guidance and high_guidance go before it. 1 is none.
-            low_steps … temperature: replace single values of the settings; see SamplingConfig.
+            low_steps … temperature: replace single values of the settings; see SamplingConfig. A model of a single
+                scale has no phase low and refuses low_… .
             first_index: image index of the first label.
             on_step: called after every autoregressive step; returning False cancels.
 
@@ -102,22 +103,18 @@ class Pipeline:
         """
         model = self.bundle.manifest.model
         checked = check_labels(labels, model.classes)
-        settings = choose_sampling(
-            self.bundle.manifest.sampling,
-            sampling,
-            guidance,
-            {
-                "low_guidance": low_guidance,
-                "high_guidance": high_guidance,
-                "low_steps": low_steps,
-                "high_steps": high_steps,
-                "low_diffusion_steps": low_diffusion_steps,
-                "high_diffusion_steps": high_diffusion_steps,
-                "guidance_schedule": guidance_schedule,
-                "temperature": temperature,
-            },
-        )
-        settings.check_positions(model.low_positions, model.high_positions)
+        changes = {
+            "low_guidance": low_guidance,
+            "high_guidance": high_guidance,
+            "low_steps": low_steps,
+            "high_steps": high_steps,
+            "low_diffusion_steps": low_diffusion_steps,
+            "high_diffusion_steps": high_diffusion_steps,
+            "guidance_schedule": guidance_schedule,
+            "temperature": temperature,
+        }
+        settings = choose_sampling(self.bundle.manifest.sampling, sampling, guidance, changes)
+        require_phases(model, settings, changes)
         images = image_indices(len(checked), first_index)
         request = Request(checked, images, settings, choose_draws(seed, draws))
         with self._lock:
@@ -132,7 +129,8 @@ class Pipeline:
     def _generate(self, request: Request, on_step: OnStep | None) -> Result:
         start = time.perf_counter()
         chunks = split(request, self.bundle.manifest.max_batch)
-        total = len(chunks) * (request.sampling.low_steps + request.sampling.high_steps)
+        model, sampling = self.bundle.manifest.model, request.sampling
+        total = len(chunks) * (sampling.high_steps + (0 if model.single_scale else sampling.low_steps))
         done = itertools.count(1)
         finished: list[Generated] = []
         for chunk in chunks:

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from himar_kernels import Draws, InputError, PhiloxDraws, SamplingConfig
 
+from .specs import ModelInfo
+
 _MOST_IMAGES = 2**32
 
 
@@ -29,6 +31,21 @@ def choose_draws(seed: int | None, draws: Draws | None) -> Draws:
     if seed is not None:
         raise InputError(f"both seed {seed} and draws are given; draws would ignore the seed: give one of them.")
     return draws
+
+
+def require_phases(model: ModelInfo, settings: SamplingConfig, changes: Mapping[str, Any]) -> None:
+    """Raise InputError unless the model has the phases and positions that a request speaks of.
+
+    changes: the fields that the caller named; with a single scale none may be of phase low, which would be ignored.
+    """
+    unheard = [
+        name for name, value in changes.items() if model.single_scale and name[:4] == "low_" and value is not None
+    ]
+    if unheard:
+        raise InputError(
+            f"{unheard[0]} is given, but this bundle's model has a single scale and so no phase low; leave it out."
+        )
+    settings.check_positions(model.low_positions, model.high_positions)
 
 
 def choose_sampling(

@@ -43,7 +43,8 @@ class Result:
     Attributes:
         images: uint8 (B, H, W, 3), RGB; None when the bundle has no VAE decoder.
         latents: float32 (B, C, h, w), VAE scale removed.
-        low_latents: float32 (B, C, s, s), low-resolution latents of the low phase, VAE scale removed.
+        low_latents: float32 (B, C, s, s), low-resolution latents of the low phase, VAE scale removed; s is 0
+            with a single scale.
         labels: int64 (B,).
         recipes: how each image was made.
         status: "complete" or "cancelled".

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from himar_kernels import Phase
+
+from .phases import HeadKind, PhaseInfo, Pivots, model_phases
+
 
 @dataclass(frozen=True)
 class TensorSpec:
@@ -34,7 +38,11 @@ class ComponentSpec:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """The sizes that the loop needs (himar-model.md §1): names as in the model's configuration."""
+    """The sizes that the loop needs (himar-model.md §1): names as in the model's configuration.
+
+    pivots, low_head, high_head: what its phases are (see `phases`). With pivots "none" there is a single scale:
+    cond_scale is 0, and low_head says nothing.
+    """
 
     width: int
     classes: int
@@ -44,6 +52,41 @@ class ModelInfo:
     vae_stride: int
     vae_scale: float
     channels: int
+    pivots: Pivots = "condition"
+    low_head: HeadKind = "mlp"
+    high_head: HeadKind = "dit"
+
+    @property
+    def phases(self) -> tuple[PhaseInfo, ...]:
+        """The phases in order, each with its components."""
+        return model_phases(
+            self.pivots,
+            self.low_head,
+            self.high_head,
+            low_side=self.cond_scale,
+            high_side=self.grid,
+            width=self.width,
+            channels=self.channels,
+        )
+
+    def phase(self, name: Phase) -> PhaseInfo:
+        """Return the phase of this name; the model must have it."""
+        return next(phase for phase in self.phases if phase.name == name)
+
+    @property
+    def single_scale(self) -> bool:
+        """True when there is no phase low."""
+        return self.pivots == "none"
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """Names of the components that every bundle of the model has, in the order in which they run."""
+        return tuple(name for phase in self.phases for name in (phase.transformer, phase.head))
+
+    @property
+    def positions(self) -> int:
+        """L = S + N, the positions that the decoder predicts."""
+        return self.low_positions + self.high_positions
 
     @property
     def grid(self) -> int:

@@ -6,16 +6,19 @@
 
 namespace himar {
 
-// Gathers the revealed rows of phase low: the MLP head's conditions of every half, and the pivots of the conditional
+// Gathers the revealed rows of a phase: the MLP head's conditions of every half, and the pivots of the conditional
 // half, which lead both halves of phase high.
 //
 // head_condition (H·B·r, W), pivots (2B, S, D); condition (H·B, S, W), engine_pivots (H·B, S, D), revealed (B, r).
-// A value that is not finite is a fault of transformer_low. One block copies one row at a time.
+// W = 0 gathers no condition (a DiT head takes all rows), D = 0 no pivots. A value that is not finite is a fault of the
+// phase's transformer. One block copies one row at a time.
 template <class Block>
 HIMAR_FN void reveal_low(Block& block, u32*, float* head_condition, float* pivots, const float* condition,
                          const float* engine_pivots, const u32* revealed, const StepState* state, u32* fault, u32 batch,
                          u32 halves, u32 S, u32 r, u32 W, u32 D) {
-    const u32 step = state->step, conditions = halves * batch * r, rows = conditions + batch * r;
+    const u32 step = state->step, conditions = W > 0 ? halves * batch * r : 0;
+    const u32 rows = conditions + (D > 0 ? batch * r : 0);
+    const u32 component = state->phase == kPhaseLow ? kTransformerLow : kTransformerHigh;
     const bool wide_condition = rows_are_wide(W, head_condition, condition);
     const bool wide_pivots = rows_are_wide(D, pivots, engine_pivots);
     for (u32 row = block.index(); row < rows; row += block.count()) {
@@ -34,7 +37,7 @@ HIMAR_FN void reveal_low(Block& block, u32*, float* head_condition, float* pivot
             const Quad values = load_quad(from + first, count, wide);
             store_quad(to + first, values, count, wide);
             if (also != nullptr) store_quad(also + first, values, count, wide);
-            if (!all_finite(values)) note_fault(fault, kTransformerLow, step);
+            if (!all_finite(values)) note_fault(fault, component, step);
         });
     }
 }

@@ -1,4 +1,5 @@
-// The DiT head's diffusion over all high positions; known ones follow their tokens.
+// The DiT head's diffusion over all positions; known ones follow their tokens. In phase high of the released models, in
+// either phase of others, where N positions and the tokens are those of the phase.
 #pragma once
 
 #include "block.cuh"
@@ -41,7 +42,7 @@ HIMAR_FN void start_high(Block& block, u32*, float* x, float* initial, i64* time
 // x (H·B, N, C) becomes the input of the next engine run in every half: masked positions take the step, known ones are
 // re-noised for k-1. prediction (H·B, N, C) is ε; noise (B, N, C) of this k, or null for the seed's. At k = 0 no noise
 // is added; masked positions write their result into both halves of tokens (2B, N, C), and one that is not finite is a
-// fault of dit_head; known positions keep their tokens and their x.
+// fault of the head; known positions keep their tokens and their x.
 template <class Block>
 HIMAR_FN void dit_step(Block& block, u32* shared, float* x, i64* timestep, float* tokens, StepState* state,
                        const i64* timesteps, const float* chain, const float* prediction, const float* initial,
@@ -73,7 +74,7 @@ HIMAR_FN void dit_step(Block& block, u32* shared, float* x, i64* timestep, float
                     next.value[lane] = with_noise(next.value[lane], row.log_beta, drawn.value[lane], temperature);
             } else {
                 store_halves(tokens, site, next, rows * C, 2, wide);
-                if (!all_finite(next)) note_fault(fault, kDitHead, state->step);
+                if (!all_finite(next)) note_fault(fault, state->phase == kPhaseLow ? kDitHeadLow : kDitHead, state->step);
             }
         }
         store_halves(x, site, next, rows * C, halves, wide);

@@ -1,4 +1,4 @@
-// The MLP head's diffusion over the revealed low positions.
+// The MLP head's diffusion over the revealed positions: in phase low of the released models, in either phase of others.
 #pragma once
 
 #include "block.cuh"
@@ -30,7 +30,8 @@ HIMAR_FN void start_low(Block& block, u32*, float* x, i64* timestep, StepState* 
 //
 // x (H·B·r, C) becomes the next state in every half; prediction (H·B·r, 2C) holds ε and v; noise (B, r, C) of this k,
 // or null for the seed's. At k = 0 no noise is added, the tokens are written into both halves of low_tokens (2B, S, C)
-// at the revealed positions, and one that is not finite is a fault of mlp_head.
+// at the revealed positions, and one that is not finite is a fault of the head. S positions and low_tokens are those of
+// the phase.
 template <class Block>
 HIMAR_FN void mlp_step(Block& block, u32* shared, float* x, i64* timestep, float* low_tokens, StepState* state,
                        const i64* timesteps, const float* chain, const float* prediction, const u32* images,
@@ -59,7 +60,7 @@ HIMAR_FN void mlp_step(Block& block, u32* shared, float* x, i64* timestep, float
             const u64 token = (static_cast<u64>(image) * S + position) * C + 4 * site.quad;
             store_quad(low_tokens + token, next, site.count, wide);
             store_quad(low_tokens + static_cast<u64>(batch) * S * C + token, next, site.count, wide);
-            if (!all_finite(next)) note_fault(fault, kMlpHead, state->step);
+            if (!all_finite(next)) note_fault(fault, state->phase == kPhaseLow ? kMlpHead : kMlpHeadHigh, state->step);
         }
         store_halves(x, site, next, rows * C, halves, wide);
     });

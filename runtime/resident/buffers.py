@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
-from himar_kernels import BASE_STEPS, STEP_STATE
+from himar_kernels import BASE_STEPS, STEP_STATE, Phase
 from himar_kernels.cuda_state import CHAIN_COLUMNS
 
 from ..decode import DECODE_BATCH
 from ..manifest import ModelInfo
+from ..phases import PhaseInfo
 from .device import Placed, ResidentDevice
 
 _ALIGNMENT = 256
@@ -16,16 +18,22 @@ _FLOAT, _WORD, _INDEX, _BYTE = 4, 4, 8, 1
 
 
 @dataclass(frozen=True)
-class Widths:
-    """Widths of the conditions that the transformers hand to the heads."""
+class PhaseBuffers:
+    """Addresses of what each phase has for itself: n are its positions."""
 
-    mlp: int
-    dit: int
+    timesteps: int  # int64 (chain length)
+    chain: int  # float32 (chain length, 8)
+    ranks: int  # uint32 (B, n)
+    tokens: int  # float32 (2B, n, C)
 
 
 @dataclass(frozen=True)
 class Buffers:
-    """Addresses of a lane's buffers; shapes for B = largest batch, rows are [conditional; unconditional]."""
+    """Addresses of a lane's buffers; shapes for B = largest batch, rows are [conditional; unconditional].
+
+    n, W: positions of a phase and width of its head's condition. What a step alone needs is shared by the phases and
+    has room for the larger one; what no phase of the model needs has size 0.
+    """
 
     state: int  # STEP_STATE
     fault: int  # uint32
@@ -47,20 +55,17 @@ class Buffers:
     pivots: int  # float32 (2B, S, D)
     tokens: int  # float32 (2B, N, C)
     engine_pivots: int  # float32 (2B, S, D)
-    low_condition: int  # float32 (2B, S, W of the MLP head)
-    head_condition: int  # the same, revealed rows only
-    mlp_x: int  # float32 (2B·S, C)
-    mlp_prediction: int  # float32 (2B·S, 2C)
-    high_condition: int  # float32 (2B, N, W of the DiT head)
-    initial: int  # float32 (B, N, C)
-    dit_x: int  # float32 (2B, N, C)
-    dit_prediction: int  # float32 (2B, N, C)
+    condition: int  # float32 (2B, n, W)
+    head_condition: int  # float32 (2B·r, W), the revealed rows, before an MLP head
+    initial: int  # float32 (B, n, C), of a DiT head
+    x: int  # float32 (2B·r, C) of an MLP head, (2B, n, C) of a DiT head
+    prediction: int  # float32 (2B·r, 2C) of an MLP head, (2B, n, C) of a DiT head
     latents: int  # float32 (B, C, N)
     image: int  # float32 (DECODE_BATCH, 3, H, W)
     pixels: int  # uint8 (B, H, W, 3)
 
     @classmethod
-    def allocate(cls, device: ResidentDevice, model: ModelInfo, batch: int, widths: Widths) -> Buffers:
+    def allocate(cls, device: ResidentDevice, model: ModelInfo, batch: int, widths: Mapping[Phase, int]) -> Buffers:
         """Allocate everything for `batch` images as one block."""
         sizes = _sizes(model, batch, widths)
         offsets, end = {}, 0
@@ -70,15 +75,23 @@ class Buffers:
         start = device.allocate(end)
         return cls(**{name: start + offset for name, offset in offsets.items()})
 
+    def of(self, phase: PhaseInfo) -> PhaseBuffers:
+        """Return the buffers of one phase."""
+        if phase.name == "low":
+            return PhaseBuffers(self.low_timesteps, self.low_chain, self.low_ranks, self.low_tokens)
+        return PhaseBuffers(self.high_timesteps, self.high_chain, self.high_ranks, self.tokens)
+
     def placed(self, name: str, *shape: int) -> Placed:
         """Return a buffer as a tensor of a shape no larger than its own."""
         return Placed(getattr(self, name), shape)
 
 
-def _sizes(model: ModelInfo, batch: int, widths: Widths) -> dict[str, int]:
+def _sizes(model: ModelInfo, batch: int, widths: Mapping[Phase, int]) -> dict[str, int]:
     B, S, N, C, D = batch, model.low_positions, model.high_positions, model.channels, model.width
     area = model.img_size**2
     length = model.buffer + S + N
+    pivots = S * D if model.pivots == "condition" else 0
+    phases = [(phase.kind, phase.positions, widths[phase.name]) for phase in model.phases]
     return {
         "state": STEP_STATE.itemsize,
         "fault": _WORD,
@@ -97,17 +110,14 @@ def _sizes(model: ModelInfo, batch: int, widths: Widths) -> dict[str, int]:
         "sources": 2 * B * length * _INDEX,
         "noise": B * max(S, N) * C * _FLOAT,
         "low_tokens": 2 * B * S * C * _FLOAT,
-        "pivots": 2 * B * S * D * _FLOAT,
+        "pivots": 2 * B * pivots * _FLOAT,
         "tokens": 2 * B * N * C * _FLOAT,
-        "engine_pivots": 2 * B * S * D * _FLOAT,
-        "low_condition": 2 * B * S * widths.mlp * _FLOAT,
-        "head_condition": 2 * B * S * widths.mlp * _FLOAT,
-        "mlp_x": 2 * B * S * C * _FLOAT,
-        "mlp_prediction": 2 * B * S * 2 * C * _FLOAT,
-        "high_condition": 2 * B * N * widths.dit * _FLOAT,
-        "initial": B * N * C * _FLOAT,
-        "dit_x": 2 * B * N * C * _FLOAT,
-        "dit_prediction": 2 * B * N * C * _FLOAT,
+        "engine_pivots": 2 * B * pivots * _FLOAT,
+        "condition": 2 * B * max(n * W for _, n, W in phases) * _FLOAT,
+        "head_condition": 2 * B * max(n * W if kind == "mlp" else 0 for kind, n, W in phases) * _FLOAT,
+        "initial": B * max(n if kind == "dit" else 0 for kind, n, _ in phases) * C * _FLOAT,
+        "x": 2 * B * max(n for _, n, _ in phases) * C * _FLOAT,
+        "prediction": 2 * B * max(n * (2 if kind == "mlp" else 1) for kind, n, _ in phases) * C * _FLOAT,
         "latents": B * C * N * _FLOAT,
         "image": min(B, DECODE_BATCH) * 3 * area * _FLOAT,
         "pixels": B * area * 3 * _BYTE,

@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import numpy as np
 
-from himar_kernels import STEP_STATE, Chain, Step, chain_table, plan, step_state
+from himar_kernels import STEP_STATE, Chain, Phase, Step, chain_table, plan, step_state
 
 from ..loop import Request
-from .high import queue_high_step
+from .dit_head import queue_dit_head
 from .lane import Lane, Work
-from .low import queue_low_step
+from .mlp_head import queue_mlp_head
 from .noise import NoiseSource
+from .transformer import queue_transformer
 
 
 def begin(lane: Lane, request: Request) -> Work:
     """Upload what a request's steps need and queue the orders of its images."""
     buffers, device, model, sampling = lane.buffers, lane.device, lane.model, request.sampling
     noise = NoiseSource(device, buffers, model, request)
-    low_chain, high_chain = (Chain.build(n) for n in (sampling.low_diffusion_steps, sampling.high_diffusion_steps))
-    lengths = {"low": len(low_chain), "high": len(high_chain)}
+    lengths: dict[Phase, int] = {"low": sampling.low_diffusion_steps, "high": sampling.high_diffusion_steps}
+    chains = {phase.name: Chain.build(lengths[phase.name]) for phase in model.phases}
     steps = plan(sampling, model.low_positions, model.high_positions)
     states = np.empty(len(steps), STEP_STATE)  # joining records would close their gaps
     for index, step in enumerate(steps):
@@ -32,26 +33,28 @@ def begin(lane: Lane, request: Request) -> Work:
     device.upload(buffers.images, request.images.astype(np.uint32))
     unconditional = np.full_like(request.labels, model.classes)
     device.upload(buffers.class_row, np.concatenate([request.labels, unconditional]).astype(np.int64))
-    device.upload(buffers.low_timesteps, low_chain.timesteps)
-    device.upload(buffers.high_timesteps, high_chain.timesteps)
-    device.upload(buffers.low_chain, chain_table(low_chain))
-    device.upload(buffers.high_chain, chain_table(high_chain))
+    for phase in model.phases:
+        device.upload(buffers.of(phase).timesteps, chains[phase.name].timesteps)
+        device.upload(buffers.of(phase).chain, chain_table(chains[phase.name]))
     device.clear(buffers.fault, np.dtype(np.uint32).itemsize)
     # The transformers embed masked positions too, before they drop them.
     row = 2 * len(request.labels) * np.dtype(np.float32).itemsize
-    device.clear(buffers.low_tokens, row * model.low_positions * model.channels)
-    device.clear(buffers.tokens, row * model.high_positions * model.channels)
-    device.clear(buffers.pivots, row * model.low_positions * model.width)
-    noise.order("low", model.low_positions, buffers.low_ranks)
-    noise.order("high", model.high_positions, buffers.high_ranks)
-    return Work(lane, request, noise, low_chain, high_chain)
+    for phase in model.phases:
+        device.clear(buffers.of(phase).tokens, row * phase.positions * model.channels)
+        if phase.leaves_pivots:
+            device.clear(buffers.pivots, row * phase.positions * model.width)
+    for phase in model.phases:
+        noise.order(phase.name, phase.positions, buffers.of(phase).ranks)
+    return Work(lane, request, noise, chains)
 
 
 def queue_step(work: Work, index: int, step: Step) -> None:
     """Queue an autoregressive step, the `index`-th of the plan, on what the steps before it left."""
     buffers, size = work.lane.buffers, STEP_STATE.itemsize
     work.lane.device.copy(buffers.state, buffers.steps + index * size, size)
-    if step.phase == "low":
-        queue_low_step(work, step)
+    phase = work.lane.model.phase(step.phase)
+    queue_transformer(work, phase, step)
+    if phase.kind == "mlp":
+        queue_mlp_head(work, phase, step)
     else:
-        queue_high_step(work, step)
+        queue_dit_head(work, phase, step)

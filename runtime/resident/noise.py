@@ -10,6 +10,7 @@ from himar_kernels.cuda_state import PHASE_CODES
 
 from ..loop import Request
 from ..manifest import ModelInfo
+from ..phases import PhaseInfo
 from .buffers import Buffers
 from .device import ResidentDevice
 
@@ -44,22 +45,23 @@ class NoiseSource:
         order = self._orders[phase] = self._request.draws.order(phase, positions, images)
         self._device.upload(ranks, np.argsort(order, axis=1).astype(np.uint32))
 
-    def initial(self, step: Step) -> None:
+    def initial(self, phase: PhaseInfo, step: Step) -> None:
         """Have the initial noise of a step ready where the start kernel looks for it."""
         if self.address is not None:
-            request, positions = self._request, self._positions(step)
+            request, positions = self._request, self._positions(phase, step)
             noise = request.draws.initial_noise(step.phase, step.index, request.images, positions, self._model.channels)
             self._device.upload(self.address, noise)
 
-    def at(self, step: Step, k: int) -> None:
+    def at(self, phase: PhaseInfo, step: Step, k: int) -> None:
         """Have the noise of reverse step k ready where the step kernel looks for it; k = 0 has none."""
         if self.address is not None and k > 0:
-            request, positions = self._request, self._positions(step)
+            request, positions = self._request, self._positions(phase, step)
             noise = request.draws.noise(step.phase, step.index, [k], request.images, positions, self._model.channels)
             self._device.upload(self.address, noise)
 
-    def _positions(self, step: Step) -> NDArray[np.int64]:
-        if step.phase == "low":
-            return revealed_positions(self._orders["low"], step)
-        order = self._orders["high"]
+    def _positions(self, phase: PhaseInfo, step: Step) -> NDArray[np.int64]:
+        """An MLP head samples the revealed positions, a DiT head all."""
+        order = self._orders[phase.name]
+        if phase.kind == "mlp":
+            return revealed_positions(order, step)
         return np.broadcast_to(np.arange(order.shape[1]), order.shape)

@@ -10,13 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from himar_kernels import EngineError, Step, describe_fault, launches, plan
+from himar_kernels.cuda_state import HEAD_FAULTS
 
 from ..decode import DECODE_BATCH
 from ..loop import Request
 from ..manifest import ModelInfo
 from ..networks import Networks
+from ..phases import VAE_DECODER
 from ..runner import Generated, GoOn
-from .buffers import Buffers, Widths
+from .buffers import Buffers
 from .device import Placed, ResidentDevice, ResidentEngine
 from .lane import Lane, condition_width
 from .loop import begin, queue_step
@@ -32,13 +34,14 @@ class ResidentRunner:
         self._batch = batch
         engines: dict[str, ResidentEngine] = networks.resident()
         device.make_current()
-        widths = Widths(condition_width(engines["mlp_head"]), condition_width(engines["dit_head"]))
+        widths = {phase.name: condition_width(engines[phase.head]) for phase in model.phases}
         self._lane = Lane(
             device,
             engines,
             Buffers.allocate(device, model, batch, widths),
             Replays(device, engines.values()),
             model,
+            widths,
         )
 
     def run(self, request: Request, go_on: GoOn | None) -> Generated | None:
@@ -69,7 +72,7 @@ class ResidentRunner:
             previous, behind = behind, _report(lane.device, step, go_on)
             if previous is not None and not previous():
                 return None
-        if "vae_decoder" in lane.engines:
+        if VAE_DECODER in lane.engines:
             self._decode(batch)
         if behind is not None and not behind():
             return None
@@ -95,7 +98,7 @@ class ResidentRunner:
         def part(first: int, count: int) -> None:
             latents = Placed(buffers.latents + first * channels * n * 4, (count, channels, grid, grid))
             image = buffers.placed("image", count, 3, side, side)
-            lane.engines["vae_decoder"].enqueue({"latent": latents, "image": image})
+            lane.engines[VAE_DECODER].enqueue({"latent": latents, "image": image})
             pixels = buffers.pixels + first * side * side * 3
             lane.device.launch(
                 launches.pack(pixels=pixels, images=buffers.image, fault=buffers.fault, batch=count, area=side * side)
@@ -103,7 +106,7 @@ class ResidentRunner:
 
         for first in range(0, batch, DECODE_BATCH):
             count = min(DECODE_BATCH, batch - first)
-            lane.replays.run(("vae_decoder", first, count), functools.partial(part, first, count))
+            lane.replays.run((VAE_DECODER, first, count), functools.partial(part, first, count))
 
     def _download(self, batch: int) -> Generated:
         device, buffers, model = self._lane.device, self._lane.buffers, self._lane.model
@@ -113,10 +116,11 @@ class ResidentRunner:
         fault = np.zeros(1, np.uint32)
         device.download(buffers.fault, fault)
         if fault[0]:
-            raise EngineError(_not_finite(int(fault[0])))
-        device.download(buffers.low_tokens, low)
+            raise EngineError(_not_finite(int(fault[0]), model))
+        if low.size:
+            device.download(buffers.low_tokens, low)
         device.download(buffers.tokens, high)
-        if "vae_decoder" in self._lane.engines:
+        if VAE_DECODER in self._lane.engines:
             pixels = np.empty((batch, model.img_size, model.img_size, 3), np.uint8)
             device.download(buffers.pixels, pixels)
         return Generated(low, high, pixels)
@@ -135,10 +139,14 @@ def _report(device: ResidentDevice, step: Step, go_on: GoOn) -> Callable[[], boo
     return report
 
 
-def _not_finite(word: int) -> str:
+def _not_finite(word: int, model: ModelInfo) -> str:
     component, step = describe_fault(word)
-    phase = {"transformer_low": "low", "mlp_head": "low", "transformer_high": "high", "dit_head": "high"}
-    where = f" in phase {phase[component]}, step {step}" if component in phase else ""
+    found = {
+        name: (engine, f" in phase {phase.name}, step {step}")
+        for phase in model.phases
+        for name, engine in ((phase.transformer, phase.transformer), (HEAD_FAULTS[phase.kind, phase.name], phase.head))
+    }
+    component, where = found.get(component, (component, ""))
     return (
         f"{component} gave values that are not finite{where}; if the bundle is in half precision, build {component} "
         f"with fp32 or bf16."

@@ -99,7 +99,7 @@ def test_inspect_shows_the_precisions(capsys, rtx_bundle):
 
 def test_the_graphs_of_the_bundle_run_on_the_cpu_when_asked(rtx_bundle):
     networks = load_networks(Bundle.open(rtx_bundle), Device.parse("cpu"), None, backend="onnxruntime")
-    assert networks.dit_head.spec.name == "dit_head"
+    assert networks["dit_head"].spec.name == "dit_head"
 
 
 def test_the_engines_do_not_run_on_the_cpu(capsys, rtx_bundle, tmp_path):

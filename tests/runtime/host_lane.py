@@ -119,5 +119,5 @@ class QueuedEngine:
 
 def on_host_lane(networks: Networks, lane: HostLane, recordable: str | None = None) -> Networks:
     """Return the networks with their runs on a host lane; `recordable` is why they refuse to be recorded."""
-    engines = {name: QueuedEngine(engine, lane, recordable) for name, engine in networks.engines().items()}
-    return Networks(**engines, lane=lane)  # type: ignore[arg-type]
+    engines = {name: QueuedEngine(engine, lane, recordable) for name, engine in networks.engines.items()}
+    return Networks(engines, lane)  # type: ignore[arg-type]
