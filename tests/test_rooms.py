@@ -111,3 +111,15 @@ def test_build_without_torch_says_which_extra_to_install(torch_free_path, tmp_pa
     done = run_without_torch(torch_free_path, "-c", code, "build", "x.pth", "--out", str(tmp_path / "b"))
     assert done.returncode == 1
     assert "pip install 'himar[export]'" in done.stderr
+
+
+def test_the_service_without_its_extra_says_which_to_install(torch_free_path, tmp_path):
+    code = "import sys; from himar_runtime.service.cli import main; sys.exit(main(sys.argv[1:]))"
+    done = run_without_torch(torch_free_path, "-c", code, str(tmp_path))
+    assert done.returncode == 1
+    assert "pip install 'himar[service]'" in done.stderr
+
+
+def test_the_service_loads_no_torch():
+    code = "import sys, himar_runtime.service.server; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

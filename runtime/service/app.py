@@ -32,7 +32,7 @@ def create_app(service: Service) -> FastAPI:
     async def images(request: Request) -> Response:
         exchange: Exchange = request.state.exchange
         service.refuse_when_draining()
-        check_content_type(request.headers.get("content-type", ""))
+        check_content_type(request.headers.get("content-type", ""), request.headers.get("content-encoding", ""))
         body = await _read_body(request, service.settings.max_body, service.settings.timeout)
         accept = ",".join(request.headers.getlist("accept"))
         wanted = read_request(body, accept, service.manifest, service.settings.max_images)
@@ -76,7 +76,7 @@ async def _read_body(request: Request, most: int, seconds: float) -> bytes:
                     )
     except TimeoutError:
         raise RefusalError(
-            408, f"the body did not arrive within {seconds:g} s; send it without a pause.", {"Connection": "close"}
+            400, f"the body did not arrive within {seconds:g} s; send it without a pause.", {"Connection": "close"}
         ) from None
     except ClientDisconnect:
         raise ClientGoneError from None

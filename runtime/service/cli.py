@@ -44,12 +44,15 @@ def cli(host: str, port: int, threads: int, **options: Any) -> None:
     Add --debug to see the traceback of an error.
     """
     require_extra("service", "fastapi", "uvicorn", "prometheus_client")
-    from .server import log_to_stderr, serve
-    from .service import Settings
+    try:
+        from .server import log_to_stderr, serve
+        from .service import Settings
 
-    log_to_stderr()
-    settings = Settings(threads=threads or None, **options)
-    serve(settings, host, port, lambda address: click.echo(f"himar-serve: listening on {address}"))
+        log_to_stderr()
+        settings = Settings(threads=threads or None, **options)
+        serve(settings, host, port, lambda address: click.echo(f"himar-serve: listening on {address}"))
+    except KeyboardInterrupt:  # of run_cli, until the server takes signals itself: nothing was accepted yet
+        click.echo("told to end before anything was served.", err=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

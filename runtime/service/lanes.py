@@ -28,7 +28,8 @@ class Lane:
         self._busy = False
         self._closed = False
         self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._work, name=f"himar-lane-{number}")
+        # A daemon, so that a start that is interrupted ends the process; otherwise `close` ends every thread.
+        self._thread = threading.Thread(target=self._work, name=f"himar-lane-{number}", daemon=True)
         self._thread.start()
 
     @property

@@ -76,10 +76,12 @@ def read_request(body: bytes, accept: str, manifest: Manifest, max_images: int) 
         raise InputError("the body is nested too deeply; send a flat JSON object.") from error
 
 
-def check_content_type(content_type: str) -> None:
-    """Raise RefusalError (415) unless the body is JSON."""
+def check_content_type(content_type: str, content_encoding: str) -> None:
+    """Raise RefusalError (415) unless the body is JSON that is not compressed."""
     if content_type.partition(";")[0].strip().lower() != "application/json":
         raise RefusalError(415, f"Content-Type is {content_type!r}; send the request as application/json.")
+    if content_encoding.strip().lower() not in ("", "identity"):
+        raise RefusalError(415, f"Content-Encoding is {content_encoding!r}; send the body without one.")
 
 
 def _parse(body: bytes) -> dict[str, Any]:

@@ -37,8 +37,9 @@ def serve(settings: Settings, host: str, port: int, announce: Callable[[str], No
     """
     prometheus_client.disable_created_metrics()  # of this process: one more series per counter that nobody asked for
     with listen(host, port) as listener:
-        service = Service(settings)
+        service: Service | None = None
         try:
+            service = Service(settings)
             config = uvicorn.Config(
                 create_app(service), loop="asyncio", http="h11", ws="none", lifespan="off", log_config=None,
                 access_log=False, server_header=False, proxy_headers=False,
@@ -48,7 +49,8 @@ def serve(settings: Settings, host: str, port: int, announce: Callable[[str], No
             address = f"http://{shown}:{listener.getsockname()[1]}"
             _Server(config, service, lambda: announce(address)).run([listener])
         finally:
-            service.close()
+            if service is not None:
+                service.close()
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -49,7 +49,7 @@ def test_what_is_not_done_in_time_is_cancelled(start_server: Any, bundle_path: P
 
 def test_a_second_signal_ends_at_once(start_server: Any, bundle_path: Path, slow: Any) -> None:
     server = start_server(bundle_path, "--drain-seconds", "600")
-    running = server.start({**slow, "labels": [1] * 64})
+    running = server.start(slow)
     server.wait_for("himar_lanes_busy", 1)
     server.process.send_signal(signal.SIGINT)
     while server.ask("GET", "/healthz").status == 200:

@@ -81,6 +81,10 @@ def test_a_request_that_takes_too_long_is_cancelled(start_server: Any, bundle_pa
     assert metrics["himar_cancelled_total{reason=timeout}"] == metrics["himar_requests_total{code=504}"] == 1
     assert metrics["himar_images_total"] == 0
     assert server.images(QUICK).status == 200
+
+    # The same holds for a body that never comes.
+    head = b"POST /v1/images HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+    assert server.raw(head).startswith(b"HTTP/1.1 400 ")
     assert server.end() == 0
 
 

@@ -71,7 +71,7 @@ def test_a_wrong_body_is_a_400(server: Any, body: Any, part: str) -> None:
     assert_one_sentence(server.images(body), 400, part)
 
 
-def test_a_refusal_leaves_the_connection_open_for_the_next_request(server: Any) -> None:
+def test_a_refusal_does_not_spoil_the_clients_next_request(server: Any) -> None:
     connection = server.connect()
     for body, status in ((b"{", 400), (json.dumps(OK), 200), (b'{"labels": 1}', 400), (json.dumps(OK), 200)):
         connection.request("POST", "/v1/images", body, {"Content-Type": "application/json"})
@@ -84,6 +84,8 @@ def test_only_json_is_read(server: Any) -> None:
     for content_type in ("text/plain", "application/x-www-form-urlencoded", "application/jsonp"):
         assert_one_sentence(server.ask("POST", "/v1/images", body, {"Content-Type": content_type}), 415, content_type)
     assert_one_sentence(server.ask("POST", "/v1/images", body), 415, "application/json")
+    compressed = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    assert_one_sentence(server.ask("POST", "/v1/images", body, compressed), 415)
     with_charset = {"Content-Type": "Application/JSON; charset=utf-8"}
     assert server.ask("POST", "/v1/images", body, with_charset).status == 200
 
