@@ -15,6 +15,7 @@ from himar_kernels.console import label_option, require_extra, run_cli
 from himar_runtime import Bundle
 
 from .cli_options import engine_options, precision_pairs, sampling_options, take_engine_options, weights_option
+from .cost_command import cost_options, inspect_cost, refuse_cost_options
 from .generate import GenerateRequest, generate_images
 
 
@@ -112,13 +113,23 @@ def verify(bundle: Path, recording: Path | None, case: str | None, device: str, 
     return 0 if all(c.passed is not False for c in comparisons) else 1
 
 
-@cli.command(epilog="Example: himar-export inspect bundle")
-@click.argument("path", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print the manifest (or the recipe) as JSON.")
-def inspect(path: Path, as_json: bool) -> None:
-    """Show what is in a bundle and where its bytes go, or how a generated PNG was made."""
+@cli.command(
+    epilog="Example: himar-export inspect bundle, or "
+    "himar-export inspect --cost --config himar-b --fp16 --batch 128 --peak-tflops 790 --peak-gbps 4800"
+)
+@click.argument("path", required=False, type=click.Path(path_type=Path))
+@cost_options
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest, the recipe or the cost as JSON.")
+def inspect(path: Path | None, as_json: bool, cost: bool, **options: Any) -> None:
+    """Show what is in a bundle and where its bytes go, or how a generated PNG was made, or what a run costs."""
     from .inspect import inspect_path
 
+    if cost:
+        inspect_cost(path, as_json, options)
+        return
+    refuse_cost_options(options)
+    if path is None:
+        raise click.UsageError("Missing argument 'PATH'; only --cost --config needs none.")
     inspect_path(path, as_json)
 
 

@@ -13,7 +13,7 @@ from himar_runtime.cache import cache_directory
 
 from .tensorrt_options import EngineOptions, parse_size
 
-_SAMPLING = (
+_STEPS = (
     click.option("--sampling", "sampling_name", help="One of the named settings of the model; the first if not given."),
     click.option("--guidance", type=float, help="Scale of classifier-free guidance in both phases."),
     click.option("--low-guidance", type=float, help="Scale in phase low alone."),
@@ -23,8 +23,8 @@ _SAMPLING = (
     click.option("--high-steps", type=int, help="Autoregressive steps of phase high."),
     click.option("--low-diffusion-steps", type=int, help="Diffusion steps of the MLP head."),
     click.option("--high-diffusion-steps", type=int, help="Diffusion steps of the DiT head."),
-    click.option("--temperature", type=float, help="Factor on the noise of every reverse step."),
 )
+_TEMPERATURE = click.option("--temperature", type=float, help="Factor on the noise of every reverse step.")
 
 _ENGINES = (
     click.option("--opt-level", "optimization_level", default=3, show_default=True,
@@ -58,11 +58,16 @@ def weights_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
-def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of a SamplingConfig to a command."""
-    for option in reversed(_SAMPLING):
+def step_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of a SamplingConfig that decide how much the networks have to do."""
+    for option in reversed(_STEPS):
         command = option(command)
     return command
+
+
+def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add all options of a SamplingConfig to a command."""
+    return step_options(_TEMPERATURE(command))
 
 
 def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,0 +1,114 @@
+"""The work of one call of each network, as its engine does it or as the eager modules do (himar-model.md §3, §4).
+
+`held` is the bytes of a value in the precision of a component's products (2 in half precision). Residual streams and
+the islands of half precision (export.components) are float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from himar.config import HeadKind, ModelConfig, ScaleVector
+from himar_runtime.phases import PhaseInfo, model_phases
+
+from .cost import FLOAT32, Work, attention, passing, product, table
+
+# As in himar.transformer and himar.layers, which import torch; a cost needs none.
+MODULATIONS: Mapping[ScaleVector, int] = {"none": 0, "learned": 4, "sinusoidal": 6}
+TIMESTEP_FREQUENCIES = 128
+
+
+def config_phases(config: ModelConfig) -> tuple[PhaseInfo, ...]:
+    """Return the phases that a model has, in order, with the names of their components."""
+    return model_phases(
+        config.pivots,
+        config.low_head,
+        config.high_head,
+        low_side=config.cond_scale,
+        high_side=config.grid,
+        width=config.width,
+        channels=config.channels,
+    )
+
+
+def head_width(config: ModelConfig, kind: HeadKind) -> int:
+    """Return W, the width of a kind of head."""
+    return config.mlp_width if kind == "mlp" else config.dit_width
+
+
+def transformer(config: ModelConfig, phase: PhaseInfo, rows: int, masked: int, held: int = FLOAT32) -> Work:
+    """One run up to z of the phase's n positions; `masked` of them are hidden from the encoder, the rest it sees."""
+    D, decoded = config.width, config.buffer + config.positions
+    embedded = config.buffer + phase.always + phase.positions
+    encoded = embedded - masked
+    work = product(rows * phase.positions, config.channels, D)
+    if phase.pivot_width:
+        work += guide(config, rows * phase.always, held)
+    # Position tables of encoder and decoder, mask tokens, and what is added to the phase's z.
+    work += table((embedded + decoded + config.positions + phase.positions) * D)
+    work += block(rows, encoded, D, held) * config.enc_depth
+    work += product(rows * encoded, D, D, held)
+    return work + block(rows, decoded, D, held) * config.dec_depth
+
+
+def guide(config: ModelConfig, rows: int, held: int = FLOAT32) -> Work:
+    """Project the pivots for phase high: condition tokens (rows, D), or visual ones (rows, C)."""
+    if config.pivots == "visual":
+        return product(rows, config.channels, config.width)
+    return product(rows, config.width, config.width, held)
+
+
+def block(rows: int, tokens: int, width: int, held: int = FLOAT32) -> Work:
+    """A transformer block over (rows, tokens, width): norms are fused into what follows, sums into what precedes."""
+    n = rows * tokens
+    work = product(n, width, 3 * width, held, FLOAT32, held) + attention(rows, tokens, width, held)
+    work += product(n, width, width, held, held, FLOAT32) + passing(n * width)
+    work += product(n, width, 4 * width, held, FLOAT32, held)
+    return work + product(n, 4 * width, width, held, held, FLOAT32) + passing(n * width)
+
+
+def scale_vectors(config: ModelConfig) -> Work:
+    """What makes both stacks' modulations of a phase; engines have them folded into their weights."""
+    D, modulations = config.width, MODULATIONS[config.scale_vector]
+    if not modulations:
+        return Work()
+    embedding = time_embedding(1, D) if config.scale_vector == "sinusoidal" else Work()
+    return (embedding + product(1, D, modulations * D)) * 2
+
+
+def time_embedding(rows: int, width: int) -> Work:
+    """Embed `rows` timesteps; engines have a table of all."""
+    return product(rows, 2 * TIMESTEP_FREQUENCIES, width) + product(rows, width, width)
+
+
+def condition(config: ModelConfig, kind: HeadKind, rows: int) -> Work:
+    """Embed z (rows, D) for a head; engines do it in the transformer's graph, for all positions of its phase."""
+    return product(rows, config.width, head_width(config, kind))
+
+
+def head(config: ModelConfig, kind: HeadKind, rows: int, tokens: int, held: int = FLOAT32) -> Work:
+    """One diffusion step of a head over `tokens` positions of `rows` rows, from embedded conditions."""
+    return mlp_head(config, rows * tokens, held) if kind == "mlp" else dit_head(config, rows, tokens, held)
+
+
+def mlp_head(config: ModelConfig, samples: int, held: int = FLOAT32) -> Work:
+    """One diffusion step of the MLP head; the modulations of all blocks are one product."""
+    C, W, depth = config.channels, config.mlp_width, config.mlp_depth
+    work = product(samples, C, W) + product(samples, W, 3 * W * depth, held, FLOAT32, held)
+    inner = product(samples, W, W, held, FLOAT32, held) + product(samples, W, W, held, held, FLOAT32)
+    work += (inner + passing(samples * 3 * W, held) + passing(samples * W)) * depth
+    return work + _final(samples, W, 2 * C)
+
+
+def dit_head(config: ModelConfig, rows: int, tokens: int, held: int = FLOAT32) -> Work:
+    """One diffusion step of the DiT head over (rows, tokens); every token has modulations of its own."""
+    C, W, n = config.channels, config.dit_width, rows * tokens
+    modulation = product(n, W, 6 * W, held, FLOAT32, held) + passing(n * 6 * W, held)
+    work = product(n, C, W) + table(tokens * W)
+    work += (block(rows, tokens, W, held) + modulation) * config.dit_depth
+    return work + _final(n, W, C)
+
+
+def _final(rows: int, width: int, outputs: int) -> Work:
+    """The heads' last layer, in float32."""
+    return product(rows, width, 2 * width) + passing(rows * 2 * width) + product(rows, width, outputs)
