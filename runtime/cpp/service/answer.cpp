@@ -1,0 +1,80 @@
+#include "answer.h"
+
+#include <openssl/evp.h>
+
+#include <nlohmann/json.hpp>
+
+#include "png_file.h"
+
+namespace himar::service {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+std::string dumped(const Json& value) { return value.dump(-1, ' ', false, Json::error_handler_t::replace); }
+
+static_assert(sizeof(float) == 4 && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "latents are sent as they lie in memory");
+
+void add_latents(Json& image, const View<float>& latents, std::size_t index) {
+    const View<float> one = latents.image(static_cast<std::int64_t>(index));
+    image["latents"] = base64(one.data(), one.size() * sizeof(float));
+    image["shape"] = {one.shape()[1], one.shape()[2], one.shape()[3]};
+}
+
+}  // namespace
+
+std::string base64(const void* bytes, std::size_t size) {
+    std::string text((size + 2) / 3 * 4 + 1, '\0');  // EVP_EncodeBlock ends with a NUL
+    const int written = EVP_EncodeBlock(reinterpret_cast<unsigned char*>(text.data()),
+                                        static_cast<const unsigned char*>(bytes), static_cast<int>(size));
+    text.resize(static_cast<std::size_t>(written));
+    return text;
+}
+
+std::string png_of(const Result& result, std::size_t index) {
+    const View<std::uint8_t> image = result.images().image(static_cast<std::int64_t>(index));
+    return png_bytes(image.data(), static_cast<std::uint32_t>(image.shape()[2]),
+                     static_cast<std::uint32_t>(image.shape()[1]), result.recipe(index));
+}
+
+std::string images_json(const Result& result, std::uint64_t seed, bool latents, double queued) {
+    Json images = Json::array();
+    const View<std::int64_t> labels = result.labels();
+    for (std::size_t i = 0; i < labels.size(); ++i) {
+        Json recipe = Json::parse(result.recipe(i));
+        Json image = {{"label", labels[i]}, {"index", recipe["index"]}};
+        if (latents) {
+            add_latents(image, result.latents(), i);
+        } else {
+            const std::string png = png_of(result, i);
+            image["png"] = base64(png.data(), png.size());
+        }
+        image["recipe"] = std::move(recipe);
+        images.push_back(std::move(image));
+    }
+    return dumped({{"seed", seed},
+                   {"images", std::move(images)},
+                   {"seconds", {{"queued", queued}, {"generate", result.seconds()}}}});
+}
+
+std::string error_json(const std::string& sentence) { return dumped({{"error", sentence}}); }
+
+std::string model_json(const himar_pipeline_info& info, std::size_t lanes) {
+    Json sampling = Json::array();
+    const std::string names = info.sampling, between = ", ";
+    for (std::size_t first = 0; first <= names.size();) {
+        const std::size_t end = std::min(names.find(between, first), names.size());
+        sampling.push_back(names.substr(first, end - first));
+        first = end + between.size();
+    }
+    return dumped({{"bundle", info.bundle_id},
+                   {"classes", info.classes},
+                   {"image_size", info.image_size},
+                   {"max_batch", info.max_batch},
+                   {"has_decoder", info.has_decoder != 0},
+                   {"sampling", std::move(sampling)},
+                   {"lanes", lanes},
+                   {"version", himar_version()}});
+}
+
+}  // namespace himar::service

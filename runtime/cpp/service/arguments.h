@@ -1,0 +1,27 @@
+// The command line of himar-serve.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "himar/himar.hpp"
+
+struct Arguments {
+    std::string bundle;
+    himar::LoadOptions load;
+    std::string host = "127.0.0.1";
+    int port = 8000;               // 0 takes any free one
+    std::size_t lanes = 1;
+    std::size_t queue = 16;        // waiting requests per lane
+    std::size_t max_images = 64;   // per request
+    std::size_t max_body = 1 << 20;  // bytes
+    double timeout = 60;           // seconds from acceptance to answer
+    double drain_seconds = 30;
+    bool help = false, version = false;
+};
+
+// Read the command line; UsageError names what is wrong with it.
+Arguments read_arguments(int count, char** values);
+
+// What --help prints.
+const char* help_text();

@@ -1,0 +1,86 @@
+// himar-serve: an HTTP service that makes images with a bundle's engines. SIGTERM and SIGINT drain it.
+#include <csignal>
+#include <cstdio>
+#include <ctime>
+#include <string>
+#include <vector>
+
+#include "arguments.h"
+#include "command_line.h"
+#include "log.h"
+#include "service.h"
+
+namespace {
+
+using himar::service::Clock;
+using himar::service::log_event;
+using himar::service::Service;
+using himar::service::Settings;
+
+// Blocked in every thread, so that only `main` takes them, when it asks.
+sigset_t block_signals() {
+    sigset_t signals;
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGTERM);
+    sigaddset(&signals, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+    return signals;
+}
+
+std::vector<himar::Pipeline> load_lanes(const Arguments& arguments) {
+    std::vector<himar::Pipeline> lanes;
+    lanes.push_back(himar::Pipeline::load(arguments.bundle, arguments.load));
+    while (lanes.size() < arguments.lanes) lanes.push_back(lanes.front().clone());
+    return lanes;
+}
+
+Settings settings_of(const Arguments& arguments) {
+    Settings settings;
+    settings.limits = {arguments.max_images, arguments.queue, arguments.timeout};
+    settings.max_body = arguments.max_body;
+    settings.device = arguments.load.device;
+    return settings;
+}
+
+// Finish what is accepted; a second signal, or the end of the time, gives up the rest.
+void drain(Service& service, const sigset_t& signals, double seconds) {
+    constexpr auto look = std::chrono::milliseconds(50);
+    const timespec at_once{};
+    const auto end = Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
+    service.drain();
+    while (!service.wait_until_idle(std::min(end, Clock::now() + look)) && Clock::now() < end)
+        if (sigtimedwait(&signals, nullptr, &at_once) > 0) break;
+    service.stop();
+}
+
+int serve(const Arguments& arguments, const sigset_t& signals) {
+    Service service(load_lanes(arguments), settings_of(arguments));
+    const int port = service.start(arguments.host, arguments.port);
+    std::printf("himar-serve: listening on http://%s:%d\n", arguments.host.c_str(), port);
+    std::fflush(stdout);
+    int signal = 0;
+    sigwait(&signals, &signal);
+    log_event(std::string(signal == SIGINT ? "SIGINT" : "SIGTERM") + ": finishing what is accepted.");
+    drain(service, signals, arguments.drain_seconds);
+    log_event("stopped.");
+    return 0;
+}
+
+}  // namespace
+
+int main(int count, char** values) {
+    try {
+        const Arguments arguments = read_arguments(count, values);
+        if (arguments.help || arguments.version) {
+            std::printf("%s", arguments.help ? help_text() : (std::string(himar_build_info()) + "\n").c_str());
+            return 0;
+        }
+        return serve(arguments, block_signals());
+    } catch (const UsageError& error) {
+        std::fprintf(stderr, "himar-serve: %s See himar-serve --help.\n", error.what());
+        return 2;
+    } catch (const std::exception& error) {
+        std::fprintf(stderr, "himar-serve: %s\n", error.what());
+        return 1;
+    }
+}

@@ -1,0 +1,29 @@
+// Reading a request's body within limits, and what its headers say about it.
+#pragma once
+
+#include <httplib.h>
+
+#include <string>
+
+namespace himar::service {
+
+struct Body {
+    enum class State { kWhole, kTooLarge, kBroken } state = State::kWhole;
+    std::string text;  // when it is whole
+};
+
+// Read the body. Of one that is longer than `most` the rest is read too, up to `most_discarded` bytes, and dropped: a
+// client that is still sending would otherwise meet a closed connection in place of the answer.
+Body read_body(const httplib::Request& request, const httplib::ContentReader& reader, std::size_t most,
+               std::size_t most_discarded);
+
+// True when the headers announce a body: by its length, or in chunks.
+bool announces_body(const httplib::Request& request);
+
+// True when Content-Type is application/json, with or without parameters, and the body is not compressed.
+bool is_json(const httplib::Request& request);
+
+// True when Accept names image/png and not application/json.
+bool wants_png(const httplib::Request& request);
+
+}  // namespace himar::service

@@ -1,0 +1,72 @@
+// Lanes: one thread and one bounded queue for each, and the requests that go through them.
+#pragma once
+
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "job.h"
+
+namespace himar::service {
+
+class Lanes {
+public:
+    enum class Accepted { kYes, kFull, kClosed };
+
+    // One lane per element of `runs`. A lane takes the request it runs and `most_waiting` more.
+    Lanes(std::vector<Run> runs, std::size_t most_waiting);
+
+    // Gives up whatever is left (Cancel::kDrain) and waits for the lanes.
+    ~Lanes();
+    Lanes(const Lanes&) = delete;
+    Lanes& operator=(const Lanes&) = delete;
+
+    // Queue a job on the lane that has the fewest, the first of equals.
+    Accepted submit(const std::shared_ptr<Job>& job);
+
+    // Wait until the job is finished or cancelled, or until `end`. True when it is one of the two.
+    bool wait(Job& job, Clock::time_point end);
+
+    // Give a job up, unless it is finished or given up: out of its queue at once, or at its next step when it runs.
+    // True when this call did it.
+    bool cancel(const std::shared_ptr<Job>& job, Cancel why);
+
+    // Take no more jobs.
+    void close();
+
+    // Wait until no lane has a job, or until `end`. True when none has.
+    bool wait_until_idle(Clock::time_point end);
+
+    // Give up every job.
+    void cancel_all(Cancel why);
+
+    std::size_t waiting() const;  // jobs in queues
+    std::size_t busy() const;     // lanes that run one
+    std::size_t count() const { return lanes_.size(); }
+
+private:
+    struct Lane {
+        Run run;
+        std::deque<std::shared_ptr<Job>> queue;
+        std::shared_ptr<Job> running;
+        std::condition_variable more;
+        std::thread thread;
+
+        std::size_t load() const { return queue.size() + (running != nullptr ? 1 : 0); }
+    };
+
+    void work(Lane& lane);
+    void give_up(Job& job, Cancel why);
+    std::size_t waiting_now() const;
+    std::size_t busy_now() const;
+
+    const std::size_t most_waiting_;
+    mutable std::mutex lock_;
+    std::condition_variable idle_;
+    bool closed_ = false, stopping_ = false;
+    std::vector<std::unique_ptr<Lane>> lanes_;
+};
+
+}  // namespace himar::service

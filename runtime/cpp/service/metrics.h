@@ -1,0 +1,38 @@
+// What the service counts, as Prometheus text (version 0.0.4).
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <mutex>
+#include <string>
+
+#include "histogram.h"
+#include "job.h"
+
+namespace himar::service {
+
+// What the service is, for himar_build_info.
+struct BuildInfo {
+    std::string version, bundle, device;
+};
+
+class Metrics {
+public:
+    // An answer on /v1/images; 499 counts a client that went away before it.
+    void answered(int code, std::size_t images);
+    void queued(double seconds);     // a lane took a request that had waited so long
+    void took(double seconds);       // an accepted request was answered so long after its acceptance
+    void cancelled(Cancel why);      // an accepted request was given up
+
+    // The whole page; `waiting` and `busy` are the gauges of now.
+    std::string text(const BuildInfo& info, std::size_t waiting, std::size_t busy) const;
+
+private:
+    mutable std::mutex lock_;
+    std::map<int, std::uint64_t> codes_;
+    std::map<Cancel, std::uint64_t> cancelled_{{Cancel::kDisconnect, 0}, {Cancel::kTimeout, 0}, {Cancel::kDrain, 0}};
+    std::uint64_t images_ = 0;
+    Histogram request_seconds_, queue_seconds_;
+};
+
+}  // namespace himar::service

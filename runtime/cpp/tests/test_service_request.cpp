@@ -1,0 +1,137 @@
+// Bodies of POST /v1/images and command lines of himar-serve: what is taken, and what is said of the rest.
+#include <doctest/doctest.h>
+#include <getopt.h>
+
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "arguments.h"
+#include "bundles.h"
+#include "command_line.h"
+#include "request.h"
+
+using himar::service::ImageRequest;
+using himar::service::Refusal;
+
+namespace {
+
+ImageRequest read(const std::string& body, std::size_t most_images = 3) {
+    himar_pipeline_info info{};
+    info.classes = 5;
+    info.latent_size = 4;
+    info.low_latent_size = 2;
+    return himar::service::read_image_request(body, most_images, info);
+}
+
+int code_of(const std::string& body) {
+    try {
+        read(body);
+    } catch (const Refusal& refusal) {
+        return refusal.status;
+    }
+    return 200;
+}
+
+Arguments arguments(std::vector<std::string> words) {
+    words.insert(words.begin(), "himar-serve");
+    std::vector<char*> values;
+    for (std::string& word : words) values.push_back(word.data());
+    values.push_back(nullptr);
+    optind = 0;  // getopt starts again
+    return read_arguments(static_cast<int>(words.size()), values.data());
+}
+
+}  // namespace
+
+TEST_SUITE_BEGIN("service");
+
+TEST_CASE("every key of a body arrives in its option") {
+    const ImageRequest request = read(R"({"labels": [3, 4], "seed": 18446744073709551615, "first_index": 4294967290,
+        "sampling": "plain", "guidance": 2.5, "low_guidance": 1, "high_guidance": 0.5, "temperature": 0.9,
+        "low_steps": 2, "high_steps": 3, "low_diffusion_steps": 20, "high_diffusion_steps": 30,
+        "guidance_schedule": "constant", "output": "latents"})");
+    const himar::GenerateOptions& o = request.options;
+    CHECK(o.labels == std::vector<std::int64_t>{3, 4});
+    CHECK(o.seed == std::numeric_limits<std::uint64_t>::max());
+    CHECK(o.first_index == 4294967290u);
+    CHECK(o.sampling == "plain");
+    CHECK((o.guidance == 2.5 && o.low_guidance == 1.0 && o.high_guidance == 0.5 && o.temperature == 0.9));
+    CHECK((o.low_steps == 2 && o.high_steps == 3 && o.low_diffusion_steps == 20 && o.high_diffusion_steps == 30));
+    CHECK(o.guidance_schedule == HIMAR_GUIDANCE_CONSTANT);
+    CHECK(request.latents);
+}
+
+TEST_CASE("labels are enough, and a seed that is not given is drawn anew within 53 bits") {
+    const ImageRequest first = read(R"({"labels": [0]})"), second = read(R"({"labels": [0]})");
+    CHECK(first.options.seed != second.options.seed);
+    CHECK(first.options.seed < std::uint64_t{1} << 53);
+    CHECK_FALSE(first.latents);
+    CHECK_FALSE(first.options.guidance.has_value());
+    CHECK_FALSE(first.options.sampling.has_value());
+    CHECK(first.options.guidance_schedule == HIMAR_GUIDANCE_DEFAULT);
+}
+
+TEST_CASE("a body that cannot be meant is refused with the key and the value") {
+    const auto said = [](const std::string& body) { return sentence_of<Refusal>([&] { read(body); }); };
+    holds(said(""), "the body is not valid JSON (byte 1); send for example");
+    holds(said("{\"labels\": [1]"), "not valid JSON (byte 15)");
+    holds(said("{\"labels\": [NaN]}"), "not valid JSON");
+    holds(said("{\"sampling\": \"\xff\"}"), "the body is not UTF-8 (byte 15)");
+    holds(said("{\"labels\": [1], \"guidance\": 1e999}"), "a number that is too large");
+    holds(said("[1]"), "the body is a list; it must be a JSON object");
+    holds(said(R"({"label": [1]})"), "\"label\" is no key of a request; the keys are labels, seed,");
+    holds(said("{}"), "the body lacks \"labels\"");
+    holds(said(R"({"labels": 7})"), "labels is 7; it must be a list of class numbers.");
+    holds(said(R"({"labels": [1, 2.0]})"), "label 2.0 (number 1 of the list) is not a class of this model; classes are "
+                                           "the whole numbers 0 to 4.");
+    holds(said(R"({"labels": [9223372036854775808]})"), "label 9223372036854775808 (number 0 of the list)");
+    holds(said(R"({"labels": [1], "seed": -1})"), "seed is -1; it must be a whole number from 0 to 2^64-1.");
+    holds(said(R"({"labels": [1], "seed": 18446744073709551616})"), "seed is 1.8446744073709552e+19;");
+    holds(said(R"({"labels": [1], "first_index": -1})"), "first_index is -1; it must be 0 to 4294967295.");
+    holds(said(R"({"labels": [1], "low_steps": null})"), "low_steps is null; it must be a whole number.");
+    holds(said(R"({"labels": [1], "low_steps": 0})"), "low_steps is 0; it must be at least 1.");
+    holds(said(R"({"labels": [1], "high_steps": 2147483648})"),
+          "high_steps is 2147483648, but phase high has only 16 positions; ask for 1 to 16 steps.");
+    holds(said(R"({"labels": [1], "low_diffusion_steps": 4294967298})"), "it must be 2 to 1000.");
+    holds(said(R"({"labels": [1], "temperature": "1"})"), "temperature is \"1\"; it must be a number.");
+    holds(said(R"({"labels": [1], "sampling": "default\u0000x"})"), "sampling is \"default\\u0000x\"; it must be the name");
+    holds(said(R"({"labels": [1], "guidance_schedule": "cosine"})"),
+          "guidance_schedule is 'cosine'; it must be 'linear' or 'constant'.");
+    holds(said(R"({"labels": [1], "output": {"a": 1}})"), "output is an object; it must be 'png' or 'latents'.");
+    holds(said(R"({"labels": [1], "output": ")" + std::string(1000, 'x') + "\"}"), "xxx...");
+}
+
+TEST_CASE("nesting without end is refused, not followed") {
+    const std::string deep(500000, '[');
+    CHECK(code_of(deep) == 400);
+    CHECK(code_of("{\"labels\": " + deep + std::string(deep.size(), ']') + "}") == 400);
+}
+
+TEST_CASE("more labels than the limit are too large a request") {
+    CHECK(code_of(R"({"labels": [1, 1, 1]})") == 200);
+    CHECK(code_of(R"({"labels": [1, 1, 1, 1]})") == 413);
+    CHECK(code_of(R"({"labels": [1, 1, 1, "x"]})") == 413);
+}
+
+TEST_CASE("the command line sets every limit, and says what is wrong with one") {
+    const Arguments read = arguments({"bundle", "--host", "0.0.0.0", "--port", "0", "--lanes", "4", "--threads", "2", "--queue", "3",
+                                      "--max-images", "5", "--max-body", "600", "--timeout", "0.5", "--drain-seconds", "0",
+                                      "--device", "cpu", "--backend", "onnxruntime"});
+    CHECK((read.bundle == "bundle" && read.host == "0.0.0.0" && read.port == 0 && read.lanes == 4 && read.queue == 3));
+    CHECK((read.max_images == 5 && read.max_body == 600 && read.timeout == 0.5 && read.drain_seconds == 0));
+    CHECK((read.load.threads == 2 && read.load.device == "cpu" && read.load.backend == "onnxruntime"));
+    const auto said = [](std::vector<std::string> words) {
+        return sentence_of<UsageError>([&] { arguments(std::move(words)); });
+    };
+    holds(said({}), "give one bundle");
+    holds(said({"a", "b"}), "give one bundle");
+    holds(said({"a", "--lanes", "0"}), "--lanes is '0'; it must be a whole number from 1 to 64.");
+    holds(said({"a", "--port", "65536"}), "--port is '65536'");
+    holds(said({"a", "--timeout", "0"}), "--timeout is '0'; it must be more than 0");
+    holds(said({"a", "--timeout", "nan"}), "--timeout is 'nan'");
+    holds(said({"a", "--drain-seconds", "-1"}), "--drain-seconds is '-1'; it must be from 0");
+    holds(said({"a", "--lane", "2", "--nothing"}), "'--nothing' is no option");
+}
+
+TEST_SUITE_END();
