@@ -1,6 +1,7 @@
 // The parameter structs of the C interface: defaults, sizes, text.
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <cstring>
 #include <limits>
 
@@ -12,7 +13,7 @@ namespace {
 
 constexpr double kNotGiven = std::numeric_limits<double>::quiet_NaN();
 // Sizes of the structs in the first version of the header.
-constexpr std::size_t kLeastLoad = sizeof(himar_load_params), kLeastGenerate = sizeof(himar_generate_params);
+constexpr std::size_t kLeastLoad = sizeof(himar_load_params), kLeastGenerate = offsetof(himar_generate_params, draws);
 
 himar_load_params load_defaults() {
     himar_load_params params{};
@@ -62,7 +63,8 @@ std::string described(const himar_generate_params& params) {
            " low_diffusion_steps=" + count_or_setting(params.low_diffusion_steps) +
            " high_diffusion_steps=" + count_or_setting(params.high_diffusion_steps) + " guidance_schedule=" +
            (schedule >= 0 && schedule < 3 ? schedules[schedule] : std::to_string(schedule)) +
-           " on_step=" + (params.on_step == nullptr ? "none" : "given");
+           " on_step=" + (params.on_step == nullptr ? "none" : "given") +
+           " draws=" + (params.draws == nullptr ? "the seed's" : "given");
 }
 
 himar_status write_text(const std::string& whole, char* text, std::size_t capacity, std::size_t* needed) {

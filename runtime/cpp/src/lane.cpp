@@ -77,8 +77,24 @@ void Lane::begin(const Chunk& chunk) {
     std::fill_n(b.low_tokens, 2 * B * S * C, 0.0f);
     std::fill_n(b.tokens, 2 * B * N * C, 0.0f);
     std::fill_n(b.pivots, 2 * B * S * model_.width, 0.0f);
-    kernels::ranks(b.low_ranks, b.images, b.state, HIMAR_PHASE_LOW, static_cast<u32>(B), static_cast<u32>(S));
-    kernels::ranks(b.high_ranks, b.images, b.state, HIMAR_PHASE_HIGH, static_cast<u32>(B), static_cast<u32>(N));
+    draws_.reset();
+    if (chunk.draws == nullptr) {
+        kernels::ranks(b.low_ranks, b.images, b.state, HIMAR_PHASE_LOW, static_cast<u32>(B), static_cast<u32>(S));
+        kernels::ranks(b.high_ranks, b.images, b.state, HIMAR_PHASE_HIGH, static_cast<u32>(B), static_cast<u32>(N));
+        return;
+    }
+    draws_.emplace(*chunk.draws);
+    draws_->ranks(b.low_ranks, HIMAR_PHASE_LOW, b.images, B, S);
+    draws_->ranks(b.high_ranks, HIMAR_PHASE_HIGH, b.images, B, N);
+    high_positions_.resize(static_cast<std::size_t>(B * N));
+    for (std::size_t i = 0; i < high_positions_.size(); ++i)
+        high_positions_[i] = static_cast<u32>(i % static_cast<std::size_t>(N));
+}
+
+// The noise of reverse step k where draws are given; null lets the kernels draw the seed's. The last step has none.
+const float* Lane::noise(const Step& step, std::int64_t k, const u32* positions, std::int64_t r) {
+    if (!draws_ || k == 0) return nullptr;
+    return draws_->noise(step, k, buffers_->images, positions, batch_, r, model_.channels);
 }
 
 void Lane::set_state(const Step& step, const Chain& chain, std::uint64_t seed, double temperature) {

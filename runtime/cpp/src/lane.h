@@ -3,9 +3,12 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
+#include <vector>
 
 #include "buffers.h"
 #include "chain.h"
+#include "draws.h"
 #include "networks.h"
 #include "runner.h"
 
@@ -17,6 +20,7 @@ public:
     Lane(Networks networks, const ModelInfo& model);
 
     bool run(const Chunk& chunk, const Sampling& sampling, const GoOn& go_on, u8* pixels) override;
+    PreviewPixels preview() override;
     const float* latents() const override { return buffers_->latents; }
     const float* low_latents() const override { return buffers_->low_latents; }
     bool has_decoder() const override { return networks_.vae_decoder != nullptr; }
@@ -26,6 +30,7 @@ public:
 private:
     void reserve(std::int64_t batch);
     void begin(const Chunk& chunk);
+    const float* noise(const Step& step, std::int64_t k, const u32* positions, std::int64_t r);
     void set_state(const Step& step, const Chain& chain, std::uint64_t seed, double temperature);
     void low_step(const Step& step, const Chain& chain);
     void high_step(const Step& step, const Chain& chain);
@@ -39,6 +44,10 @@ private:
     Widths widths_;
     std::unique_ptr<Buffers> buffers_;
     std::int64_t batch_ = 0;  // B of the chunk under way
+    std::optional<GivenDraws> draws_;   // of the chunk under way, if not its seed's
+    std::vector<u32> high_positions_;   // (B, N), what draws are asked for in phase high
+    std::vector<float> preview_image_;  // (B ≤ kDecodeBatch, 3, side, side)
+    std::vector<u8> preview_pixels_;    // (B, side, side, 3)
     double engine_seconds_ = 0;
 };
 

@@ -25,16 +25,16 @@ void Lane::low_step(const Step& step, const Chain& chain) {
                                             {"condition", b.low_condition, {H * B, S, W}}});
     kernels::reveal_low(b.head_condition, b.pivots, b.low_condition, b.engine_pivots, b.revealed, b.state, b.fault,
                         word(B), word(H), word(S), word(r), word(W), word(D));
-    kernels::start_low(b.mlp_x, b.timestep, b.state, chain.timesteps.data(), b.images, b.revealed, nullptr, word(B),
-                       word(H), word(r), word(C));
+    kernels::start_low(b.mlp_x, b.timestep, b.state, chain.timesteps.data(), b.images, b.revealed,
+                       noise(step, GivenDraws::kInitialNoise, b.revealed, r), word(B), word(H), word(r), word(C));
     for (std::int64_t k = chain.length() - 1; k >= 0; --k) {
         run_engine(*networks_.mlp_head, {{"x", b.mlp_x, {H * B * r, C}},
                                          {"timestep", b.timestep, {1}},
                                          {"condition", b.head_condition, {H * B * r, W}},
                                          {"prediction", b.mlp_prediction, {H * B * r, 2 * C}}});
         kernels::mlp_step(b.mlp_x, b.timestep, b.low_tokens, b.state, chain.timesteps.data(), chain.table.data(),
-                          b.mlp_prediction, b.images, b.revealed, nullptr, b.fault, word(B), word(H), word(S), word(r),
-                          word(C));
+                          b.mlp_prediction, b.images, b.revealed, noise(step, k, b.revealed, r), b.fault, word(B),
+                          word(H), word(S), word(r), word(C));
     }
 }
 
@@ -53,15 +53,16 @@ void Lane::high_step(const Step& step, const Chain& chain) {
                                              {"condition", b.high_condition, {H * B, N, W}}});
     kernels::check_finite(b.high_condition, static_cast<u64>(H * B * N * W), b.state, b.fault, kTransformerHigh);
     kernels::start_high(b.dit_x, b.initial, b.timestep, b.state, chain.timesteps.data(), chain.table.data(), b.tokens,
-                        b.high_ranks, b.images, nullptr, word(B), word(H), word(N), word(C));
+                        b.high_ranks, b.images, noise(step, GivenDraws::kInitialNoise, high_positions_.data(), N),
+                        word(B), word(H), word(N), word(C));
     for (std::int64_t k = chain.length() - 1; k >= 0; --k) {
         run_engine(*networks_.dit_head, {{"x", b.dit_x, {H * B, N, C}},
                                          {"timestep", b.timestep, {1}},
                                          {"condition", b.high_condition, {H * B, N, W}},
                                          {"prediction", b.dit_prediction, {H * B, N, C}}});
         kernels::dit_step(b.dit_x, b.timestep, b.tokens, b.state, chain.timesteps.data(), chain.table.data(),
-                          b.dit_prediction, b.initial, b.high_ranks, b.images, nullptr, b.fault, word(B), word(H),
-                          word(N), word(C));
+                          b.dit_prediction, b.initial, b.high_ranks, b.images,
+                          noise(step, k, high_positions_.data(), N), b.fault, word(B), word(H), word(N), word(C));
     }
 }
 

@@ -66,6 +66,8 @@ Result Pipeline::generate(const Request& request, const OnStep& on_step) {
     himar_progress progress{};
     progress.struct_size = sizeof progress;
     progress.total = static_cast<std::int64_t>(sizes.size()) * (request.sampling.low_steps + request.sampling.high_steps);
+    Preview preview = [&] { return runner_->preview(); };
+    progress.preview = &preview;
     Runner::GoOn go_on;
     if (on_step)
         go_on = [&](const Step& step, const float* low_latents) {
@@ -80,7 +82,8 @@ Result Pipeline::generate(const Request& request, const OnStep& on_step) {
         const Chunk chunk{{request.labels.begin() + static_cast<std::ptrdiff_t>(first),
                            request.labels.begin() + static_cast<std::ptrdiff_t>(first + size)},
                           request.first_index + first,
-                          request.seed};
+                          request.seed,
+                          request.draws};
         const auto B = static_cast<std::int64_t>(size);
         progress.images = B;
         const std::int64_t low_shape[4] = {B, C, model.cond_scale, model.cond_scale};

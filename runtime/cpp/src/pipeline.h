@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <thread>
@@ -14,6 +15,9 @@
 #include "runner.h"
 
 namespace himar::core {
+
+// What himar_progress.preview points to.
+using Preview = std::function<PreviewPixels()>;
 
 class Pipeline {
 public:

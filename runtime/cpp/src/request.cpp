@@ -3,6 +3,7 @@
 #include <cmath>
 #include <string>
 
+#include "draws.h"
 #include "error.h"
 #include "text.h"
 
@@ -69,12 +70,18 @@ Sampling read_sampling(const himar_generate_params& params, const Manifest& mani
 }  // namespace
 
 Request read_request(const himar_generate_params& params, const Manifest& manifest) {
-    Request request{read_labels(params, manifest.model.classes), params.seed, params.first_index, {}};
+    Request request{read_labels(params, manifest.model.classes), params.seed, params.first_index, {}, params.draws};
     const std::uint64_t last = kMostImages - request.labels.size();
     if (request.first_index > last)
         throw InputError("first_index is " + std::to_string(request.first_index) + "; it must be 0 to " +
                          std::to_string(last) + ".");
     request.sampling = read_sampling(params, manifest);
+    if (request.draws != nullptr) {
+        const GivenDraws checked(*request.draws);
+        if (request.seed != 0)
+            throw InputError("both seed " + std::to_string(request.seed) +
+                             " and draws are given; draws would ignore the seed: give one of them.");
+    }
     return request;
 }
 

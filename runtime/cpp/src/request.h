@@ -16,6 +16,7 @@ struct Request {
     std::uint64_t seed;
     std::uint64_t first_index;  // image index of the first label
     Sampling sampling;
+    const himar_draws* draws = nullptr;  // in place of the seed's
 };
 
 // A finished step of a request, over all of its chunks; see himar_progress.

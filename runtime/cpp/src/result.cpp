@@ -7,7 +7,7 @@ namespace himar::core {
 std::string recipe(const Request& request, std::size_t place, const std::string& bundle_id) {
     const Sampling& sampling = request.sampling;
     const nlohmann::ordered_json values = {
-        {"seed", request.seed},
+        {"seed", request.draws == nullptr ? nlohmann::ordered_json(request.seed) : nlohmann::ordered_json()},
         {"index", request.first_index + place},
         {"label", request.labels[place]},
         {"sampling",

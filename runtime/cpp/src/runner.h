@@ -16,6 +16,13 @@ struct Chunk {
     std::vector<std::int64_t> labels;
     std::uint64_t first_index;  // image index of the first label; the others follow
     std::uint64_t seed;
+    const himar_draws* draws = nullptr;  // in place of the seed's
+};
+
+// Low-resolution images, uint8 (B, side, side, 3), RGB; valid until the runner makes others or runs on.
+struct PreviewPixels {
+    const std::uint8_t* pixels;
+    std::int64_t side;
 };
 
 class Runner {
@@ -28,6 +35,10 @@ public:
     // Run a chunk; `latents` and `low_latents` then hold its results, and `pixels` (B, H, W, 3) where it is given.
     // Returns false when cancelled. EngineError when an engine fails or gives NaN.
     virtual bool run(const Chunk& chunk, const Sampling& sampling, const GoOn& go_on, std::uint8_t* pixels) = 0;
+
+    // Decode the low latents of the chunk under way; for `go_on`. InputError when there is no decoder, EngineError when
+    // the decoder takes no latents of this size or fails.
+    virtual PreviewPixels preview() = 0;
 
     virtual const float* latents() const = 0;      // (B, C, h, w) of the last chunk, in host memory
     virtual const float* low_latents() const = 0;  // (B, C, s, s)

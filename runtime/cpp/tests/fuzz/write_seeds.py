@@ -1,0 +1,93 @@
+"""Write the fuzzers' seeds anew from a real bundle: write_seeds.py BUNDLE. See folder.h for the layout of a folder."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+CORPUS = Path(__file__).parent / "corpus"
+SEPARATOR = "\x1f"
+
+
+def small(manifest: dict[str, Any]) -> dict[str, Any]:
+    """A manifest without what no reader looks at, so that a fuzzer's changes hit what one does."""
+    kept = {key: value for key, value in manifest.items() if key not in ("provenance", "verification", "precision")}
+    for component in kept["components"].values():
+        component.pop("parts", None)
+    return kept | {"provenance": {}}
+
+
+def folder(manifest: dict[str, Any], **extra: str) -> str:
+    """A folder whose files hold their names. extra: KIND_NAME=content, with __ for "." in names."""
+    files = {name: {"sha256": f"@sha256 {name}@", "bytes": f"@bytes {name}@"} for name in manifest["files"]}
+    text = re.sub(r'"(@bytes [^"]*@)"', r"\1", json.dumps(manifest | {"files": files}))
+    entries = {name: ("f", name) for name in manifest["files"]}
+    for key, content in extra.items():
+        kind, name = key.replace("__", ".").split("_", 1)
+        entries[name] = (kind, content)
+    return text + "".join(f"{SEPARATOR}{kind} {name}\n{content}" for name, (kind, content) in entries.items())
+
+
+def one_component(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The smallest manifest that still has one of everything."""
+    head = manifest["components"]["mlp_head"]
+    names = {head["file"], head["engine"]["file"], manifest["selftest"]}
+    files = {name: entry for name, entry in manifest["files"].items() if name in names}
+    return manifest | {"components": {"mlp_head": head}, "files": files}
+
+
+def for_gpus(manifest: dict[str, Any]) -> dict[str, Any]:
+    """As if it were built for TensorRT, with every way to say for which GPUs."""
+    backend = {
+        "name": "tensorrt",
+        "version": "11.4.0",
+        "compute_capability": "9.0",
+        "compute_capabilities": ["8.0", "9.0"],
+        "least_compute_capability": "8.0",
+        "version_compatible": True,
+    }
+    return manifest | {"backend": backend}
+
+
+def write(name: str, seeds: Mapping[str, str]) -> None:
+    """Write a fuzzer's seeds, each into a file."""
+    target = CORPUS / name
+    target.mkdir(parents=True, exist_ok=True)
+    for seed, text in seeds.items():
+        (target / seed).write_bytes(text.encode())
+
+
+def main(bundle: Path) -> None:
+    """Both fuzzers' seeds."""
+    real = json.loads((bundle / "manifest.json").read_text())
+    manifest = small(json.loads(json.dumps(real)))
+    one = one_component(manifest)
+    moved = json.loads(json.dumps(one).replace('"mlp_head.onnx"', '"deep/er/mlp_head.onnx"'))
+    write(
+        "manifest",
+        {"real": json.dumps(real), "small": json.dumps(manifest), "one": json.dumps(one), "gpu": json.dumps(for_gpus(one))},
+    )
+    write(
+        "bundle",
+        {
+            "good": folder(manifest),
+            "one": folder(one),
+            "deep": folder(moved),
+            "link-inside": folder(one, l_mlp_head__onnx="real.onnx", f_real__onnx="x"),
+            "link-outside": folder(one, l_mlp_head__onnx="../outside"),
+            "link-absolute": folder(one, l_mlp_head__onnx="/etc/passwd"),
+            "link-circle": folder(one, l_mlp_head__onnx="mlp_head.onnx"),
+            "link-folder": folder(moved, l_deep="..", f_mlp_head__onnx="x"),
+            "link-manifest": folder(one, l_manifest__json="../outside"),
+            "pipe": folder(one, p_mlp_head__onnx=""),
+            "pipe-manifest": folder(one, p_manifest__json=""),
+        },
+    )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,171 @@
+// Orders and noise that a caller gives: the loop must use exactly these, and refuse what would break it.
+#include <doctest/doctest.h>
+
+#include <limits>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "bundles.h"
+#include "himar/himar.hpp"
+#include "kernels.h"
+
+namespace {
+
+using himar::u32;
+
+himar::Pipeline tiny() { return himar::Pipeline::load(bundle("tiny").string(), {"cpu", std::nullopt, 1}); }
+
+himar::GenerateOptions of(std::vector<std::int64_t> labels) {
+    himar::GenerateOptions options;
+    options.labels = std::move(labels);
+    return options;
+}
+
+// A seed's own draws, by way of the interface.
+class SeedDraws : public himar::Draws {
+public:
+    explicit SeedDraws(std::uint64_t seed) { state_.seed = seed; }
+
+    void order(himar_phase phase, const himar::View<std::uint32_t>& images, std::int64_t positions,
+               std::int64_t* order) override {
+        const auto n = static_cast<u32>(positions);
+        std::vector<u32> ranks(images.size() * n);
+        himar::core::kernels::ranks(ranks.data(), images.data(), &state_, phase, static_cast<u32>(images.size()), n);
+        for (std::size_t image = 0; image < images.size(); ++image)
+            for (u32 position = 0; position < n; ++position)
+                order[image * n + ranks[image * n + position]] = position;
+    }
+
+    void noise(const himar_noise_request& request, float* noise) override {
+        CHECK(request.struct_size == sizeof request);
+        const u32 k = request.k < 0 ? himar::kInitialNoise : static_cast<u32>(request.k);
+        for (std::int64_t image = 0; image < request.batch; ++image)
+            for (std::int64_t place = 0; place < request.position_count; ++place)
+                for (std::int64_t channel = 0; channel < request.channels; ++channel) {
+                    const u32 position = request.positions[image * request.position_count + place];
+                    const himar::Quad quad = himar::normals(
+                        state_.seed, static_cast<u32>(request.phase), static_cast<u32>(request.step), k,
+                        request.images[image], position, static_cast<u32>(channel / 4));
+                    *noise++ = quad.value[channel % 4];
+                }
+        ++asked;
+    }
+
+    int asked = 0;
+
+private:
+    himar::StepState state_{};
+};
+
+// Draws that go wrong in one way.
+class BadDraws : public SeedDraws {
+public:
+    enum class Fault { kTwice, kOutside, kNotFinite, kThrows };
+    explicit BadDraws(Fault fault) : SeedDraws(1), fault_(fault) {}
+
+    void order(himar_phase phase, const himar::View<std::uint32_t>& images, std::int64_t positions,
+               std::int64_t* order) override {
+        SeedDraws::order(phase, images, positions, order);
+        if (fault_ == Fault::kTwice) order[1] = order[0];
+        if (fault_ == Fault::kOutside) order[positions - 1] = std::numeric_limits<std::int64_t>::max();
+    }
+
+    void noise(const himar_noise_request& request, float* noise) override {
+        if (fault_ == Fault::kThrows) throw std::out_of_range("no such noise");
+        SeedDraws::noise(request, noise);
+        if (fault_ == Fault::kNotFinite && request.phase == HIMAR_PHASE_HIGH && request.k == 2)
+            noise[0] = std::numeric_limits<float>::quiet_NaN();
+    }
+
+private:
+    Fault fault_;
+};
+
+}  // namespace
+
+TEST_SUITE_BEGIN("draws");
+
+TEST_CASE("a seed's draws, given, make the seed's images to the bit, over chunks and without guidance too") {
+    himar::Pipeline pipeline = tiny();
+    for (const double guidance : {2.0, 1.0}) {
+        himar::GenerateOptions options = of({3, 0, 4, 1, 2});
+        options.first_index = 9;
+        options.guidance = guidance;
+        SeedDraws draws(41);
+        options.draws = &draws;
+        const himar::Result given = pipeline.generate(options);
+        CHECK(draws.asked > 0);
+        options.draws = nullptr;
+        options.seed = 41;
+        const himar::Result drawn = pipeline.generate(options);
+        const auto same = [](const auto& a, const auto& b) {
+            return std::vector(a.begin(), a.end()) == std::vector(b.begin(), b.end());
+        };
+        CHECK(same(given.latents(), drawn.latents()));
+        CHECK(same(given.low_latents(), drawn.low_latents()));
+        CHECK(same(given.images(), drawn.images()));
+        holds(given.recipe(2), "{\"seed\":null,\"index\":11,\"label\":4,");
+    }
+}
+
+TEST_CASE("draws that would break the loop are refused, and the pipeline goes on") {
+    himar::Pipeline pipeline = tiny();
+    const auto said = [&](BadDraws::Fault fault) {
+        BadDraws draws(fault);
+        himar::GenerateOptions options = of({1});
+        options.first_index = 6;
+        options.draws = &draws;
+        return sentence_of<himar::Error>([&] { pipeline.generate(options); });
+    };
+    holds(said(BadDraws::Fault::kTwice), "the draws' order of image 6 in phase low has ");
+    holds(said(BadDraws::Fault::kTwice), " at place 1; every number from 0 to 3 must stand in it once.");
+    holds(said(BadDraws::Fault::kOutside), "has 9223372036854775807 at place 3;");
+    CHECK(said(BadDraws::Fault::kNotFinite) ==
+          "the draws gave noise that is not finite for phase high, step 0, k = 2.");
+    BadDraws draws(BadDraws::Fault::kThrows);
+    himar::GenerateOptions options = of({1});
+    options.draws = &draws;
+    CHECK_THROWS_WITH_AS(pipeline.generate(options), "no such noise", std::out_of_range);
+    CHECK(pipeline.generate(of({1})).labels().size() == 1);
+}
+
+TEST_CASE("draws beside a seed, of another header or half given are refused before anything runs") {
+    himar::Pipeline pipeline = tiny();
+    SeedDraws draws(1);
+    himar::GenerateOptions options = of({1});
+    options.draws = &draws;
+    options.seed = 7;
+    CHECK(sentence_of<himar::Error>([&] { pipeline.generate(options); }) ==
+          "both seed 7 and draws are given; draws would ignore the seed: give one of them.");
+    CHECK(draws.asked == 0);
+
+    const std::int64_t label = 1;
+    const auto said = [&](himar_draws given) -> std::string {
+        himar_generate_params params;
+        himar_generate_params_init(&params);
+        params.labels = &label;
+        params.label_count = 1;
+        params.draws = &given;
+        himar_result* result = nullptr;
+        CHECK(himar_pipeline_generate(pipeline.get(), &params, &result) == HIMAR_ERROR_INPUT);
+        return himar_last_error();
+    };
+    const auto no_order = [](himar_phase, const std::uint32_t*, std::int64_t, std::int64_t, std::int64_t*, void*) { return 0; };
+    const auto no_noise = [](const himar_noise_request*, float*, void*) { return 0; };
+    const auto good_order = [](himar_phase, const std::uint32_t*, std::int64_t batch, std::int64_t n, std::int64_t* order, void*) {
+        for (std::int64_t i = 0; i < batch * n; ++i) order[i] = i % n;
+        return 1;
+    };
+    holds(said({3, good_order, no_noise, nullptr}), "himar_draws.struct_size is 3; it must be ");
+    CHECK(said({sizeof(himar_draws), nullptr, no_noise, nullptr}) ==
+          "himar_draws.order is NULL; give both functions, or no draws.");
+    holds(said({sizeof(himar_draws), good_order, nullptr, nullptr}), "himar_draws.noise is NULL;");
+    CHECK(said({sizeof(himar_draws), no_order, no_noise, nullptr}) ==
+          "the draws gave no order of the 4 low positions; they are of another model or hold other images.");
+    CHECK(said({sizeof(himar_draws), good_order, no_noise, nullptr}) ==
+          "the draws gave no noise for phase low, step 0, its initial noise; they are of another model or of other settings.");
+}
+
+TEST_SUITE_END();

@@ -1,0 +1,120 @@
+// The preview in pixels: a small image of what the low phase has made so far, for whoever waits.
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "bundles.h"
+#include "himar/himar.hpp"
+
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+himar::Pipeline load(const std::filesystem::path& path) {
+    return himar::Pipeline::load(path.string(), {"cpu", std::nullopt, 1});
+}
+
+std::vector<std::uint8_t> pixels_of(const himar::View<std::uint8_t>& view) { return {view.begin(), view.end()}; }
+
+// What is said of a preview asked for after every step; the images must come all the same.
+std::string refusal(const std::filesystem::path& path) {
+    himar::Pipeline pipeline = load(path);
+    himar::GenerateOptions options;
+    options.labels = {1, 2};
+    std::string said;
+    options.on_step = [&](const himar::Progress& step) {
+        said = sentence_of<himar::Error>([&] { step.preview(); });
+        return true;
+    };
+    CHECK(pipeline.generate(options).labels().size() == 2);
+    return said;
+}
+
+}  // namespace
+
+TEST_SUITE_BEGIN("preview");
+
+TEST_CASE("previews are half as large, fill up with the low phase and then stay; the images do not change") {
+    himar::Pipeline pipeline = load(bundle("tiny"));
+    himar::GenerateOptions options;
+    options.labels = {3, 0, 4, 1, 2};
+    options.seed = 5;
+    const std::vector<std::uint8_t> wanted = pixels_of(pipeline.generate(options).images());
+    std::vector<std::vector<std::uint8_t>> previews;
+    options.on_step = [&](const himar::Progress& step) {
+        const himar::View<std::uint8_t> preview = step.preview();
+        CHECK(preview.shape() == std::array<std::int64_t, 4>{step.images, 8, 8, 3});
+        CHECK(pixels_of(step.preview()) == pixels_of(preview));
+        previews.push_back(pixels_of(preview));
+        return true;
+    };
+    CHECK(pixels_of(pipeline.generate(options).images()) == wanted);
+    REQUIRE(previews.size() == 10);
+    CHECK(previews[0] != previews[1]);
+    CHECK(previews[1] != previews[2]);
+    CHECK(previews[2] == previews[3]);
+    CHECK(previews[3] == previews[4]);
+    CHECK(previews[4].size() == 3 * 8 * 8 * 3);
+    CHECK(previews[5].size() == 2 * 8 * 8 * 3);
+}
+
+TEST_CASE("more images than are decoded together, each its own preview") {
+    const Copy copy;
+    copy.edit([](Json& m) { m["max_batch"] = 11; });
+    himar::Pipeline pipeline = load(copy.path());
+    const auto last_preview = [&](std::vector<std::int64_t> labels, std::uint64_t first) {
+        himar::GenerateOptions options;
+        options.labels = std::move(labels);
+        options.first_index = first;
+        std::vector<std::uint8_t> last;
+        options.on_step = [&](const himar::Progress& step) {
+            if (step.done == step.total) last = pixels_of(step.preview());
+            return true;
+        };
+        pipeline.generate(options);
+        return last;
+    };
+    const auto all = last_preview({3, 0, 4, 1, 2, 3, 0, 4, 1, 2, 3}, 0), one = last_preview({2}, 9);
+    REQUIRE(all.size() == 11 * one.size());
+    for (std::size_t i = 0; i < one.size(); ++i) CHECK(std::abs(int{all[9 * one.size() + i]} - int{one[i]}) <= 1);
+}
+
+TEST_CASE("a bundle that cannot make previews says why, and still makes images") {
+    holds(refusal(bundle("no-decoder")), "this bundle has no VAE decoder, so there is no preview in pixels; use low_latents");
+    const Copy fixed, ranged;
+    fixed.edit([](Json& m) {
+        auto& shape = m["components"]["vae_decoder"]["inputs"][0]["shape"];
+        shape[2] = shape[3] = 4;
+    });
+    CHECK(refusal(fixed.path()) == "this bundle's vae_decoder does not take latents of 2 by 2, so there is no preview in "
+                                   "pixels; use low_latents, or build the bundle again.");
+    ranged.edit([](Json& m) { m["components"]["vae_decoder"]["profile"]["height"] = {4, 4, 4}; });
+    holds(refusal(ranged.path()), "does not take latents of 2 by 2");
+}
+
+TEST_CASE("a preview that is not finite is an error of the preview alone") {
+    himar::Pipeline pipeline = load(bundle("nan-vae_decoder"));
+    himar::GenerateOptions options;
+    options.labels = {1};
+    std::string said;
+    options.on_step = [&](const himar::Progress& step) {
+        if (step.done == 1) said = sentence_of<himar::Error>([&] { step.preview(); });
+        return step.done < 2;
+    };
+    CHECK(pipeline.generate(options).cancelled());
+    holds(said, "vae_decoder gave values that are not finite in a preview;");
+}
+
+TEST_CASE("NULL is refused") {
+    const std::uint8_t* pixels = nullptr;
+    std::int64_t shape[4];
+    himar_progress progress{};
+    CHECK(himar_progress_preview(nullptr, &pixels, shape) == HIMAR_ERROR_INPUT);
+    CHECK(himar_progress_preview(&progress, &pixels, shape) == HIMAR_ERROR_INPUT);
+    CHECK(himar_progress_preview(&progress, nullptr, shape) == HIMAR_ERROR_INPUT);
+    CHECK(himar_progress_preview(&progress, &pixels, nullptr) == HIMAR_ERROR_INPUT);
+}
+
+TEST_SUITE_END();
