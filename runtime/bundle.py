@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +42,7 @@ class Bundle:
             raise BundleError(f"{root} is not a folder; give a bundle that `himar-export build` wrote.")
         root = root.resolve()
         source = root / MANIFEST_NAME
+        _resolved(root, MANIFEST_NAME)  # it may be a link, too
         if not source.is_file():
             raise BundleError(f"{root} has no {MANIFEST_NAME}, so it is no bundle; make one with `himar-export build`.")
         try:
@@ -53,10 +56,7 @@ class Bundle:
 
     def path(self, relative: str) -> Path:
         """Return where a file of the bundle lies; BundleError if that is outside, also by way of a link."""
-        resolved = (self.root / inside(relative, str(self.root / MANIFEST_NAME))).resolve()
-        if not resolved.is_relative_to(self.root):
-            raise BundleError(f"{relative} in {self.root} is a link that leads out of the bundle; refusing to load it.")
-        return resolved
+        return _resolved(self.root, inside(relative, str(self.root / MANIFEST_NAME)))
 
     def _verify_files(self) -> None:
         for relative, entry in self.manifest.files.items():
@@ -74,6 +74,17 @@ class Bundle:
                     f"{relative} in {self.root} does not have the manifest's sha256: it is damaged; "
                     f"copy the bundle again or rebuild it."
                 )
+
+
+def _resolved(root: Path, relative: str) -> Path:
+    """Return where `relative` leads in a folder, links resolved; BundleError if that is outside."""
+    try:
+        resolved = (root / relative).resolve()
+    except (OSError, RuntimeError) as error:  # until Python 3.12 links in a circle are a RuntimeError
+        raise BundleError(f"{relative} in {root} cannot be opened: {os.strerror(errno.ELOOP)}.") from error
+    if not resolved.is_relative_to(root):
+        raise BundleError(f"{relative} in {root} is a link that leads out of the bundle; refusing to load it.")
+    return resolved
 
 
 def _sha256(path: Path) -> str:

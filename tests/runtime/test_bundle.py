@@ -68,6 +68,23 @@ def test_a_link_that_leads_out(make_bundle: Callable[..., Path], tmp_path: Path)
         Bundle.open(path)
 
 
+def test_a_manifest_that_is_a_link_out(make_bundle: Callable[..., Path], tmp_path: Path) -> None:
+    path = make_bundle()
+    (path / "manifest.json").rename(tmp_path / "elsewhere.json")
+    (path / "manifest.json").symlink_to(tmp_path / "elsewhere.json")
+    with pytest.raises(BundleError, match=r"manifest\.json .* is a link that leads out of the bundle"):
+        Bundle.open(path)
+
+
+@pytest.mark.parametrize("name", ["dit_head.onnx", "manifest.json"])
+def test_links_in_a_circle(make_bundle: Callable[..., Path], name: str) -> None:
+    path = make_bundle()
+    (path / name).unlink()
+    (path / name).symlink_to(name)
+    with pytest.raises(BundleError, match=name):
+        Bundle.open(path)
+
+
 def test_a_link_inside_and_a_link_to_the_bundle_are_fine(make_bundle: Callable[..., Path], tmp_path: Path) -> None:
     path = make_bundle()
     (path / "dit_head.onnx").rename(path / "real.onnx")

@@ -28,6 +28,17 @@ std::string read_manifest(const fs::path& source) {
     return text;
 }
 
+// Where `relative` leads in the folder `root`, links resolved; BundleError if that is outside.
+fs::path resolved(const fs::path& root, const std::string& relative) {
+    std::error_code failed;
+    const fs::path found = fs::weakly_canonical(root / relative, failed);
+    if (failed) throw BundleError(relative + " in " + root.string() + " cannot be opened: " + failed.message() + ".");
+    if (std::mismatch(root.begin(), root.end(), found.begin(), found.end()).first != root.end())
+        throw BundleError(relative + " in " + root.string() +
+                          " is a link that leads out of the bundle; refusing to load it.");
+    return found;
+}
+
 }  // namespace
 
 Bundle::Bundle(fs::path root, Manifest manifest, std::string id)
@@ -40,6 +51,7 @@ Bundle Bundle::open(const fs::path& path) {
     const fs::path root = fs::canonical(path, failed);
     if (failed) throw BundleError(path.string() + " cannot be opened: " + failed.message() + ".");
     const fs::path source = root / kManifest;
+    resolved(root, kManifest);  // it may be a link, too
     if (!fs::is_regular_file(source, failed))
         throw BundleError(root.string() + " has no " + kManifest +
                           ", so it is no bundle; make one with `himar-export build`.");
@@ -50,14 +62,7 @@ Bundle Bundle::open(const fs::path& path) {
 }
 
 fs::path Bundle::path(const std::string& relative) const {
-    std::error_code failed;
-    const fs::path resolved = fs::weakly_canonical(root_ / inside(relative, (root_ / kManifest).string()), failed);
-    if (failed) throw BundleError(relative + " in " + root_.string() + " cannot be opened: " + failed.message() + ".");
-    const auto ends = std::mismatch(root_.begin(), root_.end(), resolved.begin(), resolved.end());
-    if (ends.first != root_.end())
-        throw BundleError(relative + " in " + root_.string() +
-                          " is a link that leads out of the bundle; refusing to load it.");
-    return resolved;
+    return resolved(root_, inside(relative, (root_ / kManifest).string()));
 }
 
 void Bundle::verify_files() const {

@@ -83,6 +83,22 @@ TEST_CASE("links that lead out are refused, also through folders and in circles;
     holds(refusal(copy.path()), "folder/outside.onnx");
 }
 
+TEST_CASE("a manifest that is a link is followed inside only") {
+    const Copy copy;
+    const fs::path manifest = copy.path() / "manifest.json", outside = copy.beside() / "outside.json";
+    fs::rename(manifest, copy.path() / "real.json");
+    fs::create_symlink("real.json", manifest);
+    CHECK(Bundle::open(copy.path()).id().size() == 64);
+    fs::rename(copy.path() / "real.json", outside);
+    fs::remove(manifest);
+    fs::create_symlink(outside, manifest);
+    holds(refusal(copy.path()), "manifest.json in ");
+    holds(refusal(copy.path()), "is a link that leads out of the bundle; refusing to load it.");
+    fs::remove(manifest);
+    fs::create_symlink("manifest.json", manifest);
+    holds(refusal(copy.path()), "manifest.json in ");
+}
+
 TEST_CASE("a folder whose name starts with the bundle's is outside") {
     const Copy copy;
     const fs::path sibling = copy.path().string() + "-2";
