@@ -6,6 +6,7 @@ Forked from a process that has only imported what it needs: a kill then costs no
 import json
 import os
 import random
+import select
 import signal
 import sys
 import time
@@ -38,7 +39,10 @@ def train(folder: Path, told: int) -> None:
 
 
 def killed_once(folder: Path, steps: int, delay: float) -> float:
-    """Kill a training some seconds after it has done some steps; return the seconds from its first step to its last."""
+    """Kill a training some seconds after it has done some steps; return the seconds from its first step to its last.
+
+    Three more steps end the wait too: a machine that was busy and no longer is does not let the training end.
+    """
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
@@ -48,7 +52,10 @@ def killed_once(folder: Path, steps: int, delay: float) -> float:
             os._exit(0)
     os.close(write)
     times = [time.monotonic() for _ in range(steps) if os.read(read, 1)]
-    time.sleep(delay)
+    until = time.monotonic() + delay
+    for _ in range(3):
+        if select.select([read], [], [], max(0.0, until - time.monotonic()))[0]:
+            os.read(read, 1)
     os.kill(child, signal.SIGKILL)
     assert os.WIFSIGNALED(os.waitpid(child, 0)[1]), "the training ended before it was killed"
     os.close(read)
