@@ -22,7 +22,7 @@ from .engines import TENSORRT_BACKENDS, build_engines, prepare_target
 from .files import require_new, sha256
 from .manifest import BundleWriter
 from .precision import Precision, check_precision
-from .tensorrt_options import EngineOptions
+from .tensorrt_options import EngineOptions, check_suits
 
 BACKENDS = ("onnxruntime", *TENSORRT_BACKENDS)
 MAX_BATCH_LIMIT = 1024
@@ -97,11 +97,7 @@ def _check_request(request: BuildRequest) -> None:
     if not 1 <= request.max_batch <= MAX_BATCH_LIMIT:
         raise BuildError(f"max_batch is {request.max_batch}; it must be 1 to {MAX_BATCH_LIMIT}.")
     check_precision(request.precision, "the bundle")
-    if request.backend == "onnxruntime" and (changed := request.engine_options.changed()):
-        raise BuildError(
-            f"{changed[0]} is an option of TensorRT's builders; "
-            f"give --backend {' or '.join(TENSORRT_BACKENDS)} with it."
-        )
+    check_suits(request.engine_options, request.backend)
 
 
 def _precisions(request: BuildRequest, parts: tuple[Component, ...]) -> dict[str, Precision]:

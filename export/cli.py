@@ -11,10 +11,20 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from himar_kernels.console import label_option, require_extra, run_cli
+from himar.cli_options import config_option
+from himar_kernels.console import require_extra, run_cli
+from himar_kernels.labels import MOST_LABELS
+from himar_kernels.options import SEED, THREADS, device_option, label_option, npz_option
 from himar_runtime import Bundle
 
-from .cli_options import engine_options, precision_pairs, sampling_options, take_engine_options, weights_option
+from .cli_options import (
+    case_option,
+    engine_options,
+    precision_pairs,
+    sampling_options,
+    take_engine_options,
+    weights_option,
+)
 from .cost_command import cost_options, inspect_cost, refuse_cost_options
 from .generate import GenerateRequest, generate_images
 
@@ -30,7 +40,8 @@ def cli() -> None:
 
 @cli.command(epilog="Example: himar-export build model.pth --config himar-b --vae kl16.ckpt --fp16 --out bundle")
 @click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.option("--config", help="Preset (himar-b, himar-l, himar-h, digits) or a JSON file with heads and dit_heads.")
+@click.option("--config", callback=config_option,
+              help="Preset (himar-b, himar-l, himar-h, digits) or a JSON file with heads and dit_heads.")  # fmt: skip
 @click.option("--vae", type=click.Path(path_type=Path), help="KL-VAE checkpoint; without it the bundle gives latents.")
 @click.option("--fp32", "precision", flag_value="fp32", default=None, help="Float32 everywhere (default).")
 @click.option("--fp16", "precision", flag_value="fp16", help="Products in float16; norms and sums stay float32.")
@@ -43,7 +54,13 @@ def cli() -> None:
     "--backend", default="onnxruntime", show_default=True,
     type=click.Choice(["onnxruntime", "tensorrt", "tensorrt-rtx"]), help="What runs the bundle.",
 )  # fmt: skip
-@click.option("--max-batch", default=64, show_default=True, help="Most images in one run of the engines.")
+@click.option(
+    "--max-batch",
+    default=64,
+    show_default=True,
+    type=click.IntRange(1, 1024),
+    help="Most images in one run of the engines.",
+)
 @engine_options
 @weights_option
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to create.")
@@ -94,7 +111,7 @@ def refit(as_json: bool, **options: Any) -> None:
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--recording", type=click.Path(path_type=Path), help="Recorded run to replay instead of the self-test.")
 @click.option("--case", help="Case of the recording; all of them if not given.")
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+@click.option("--device", default="cpu", show_default=True, callback=device_option, help="cpu, cuda or cuda:N.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
 def verify(bundle: Path, recording: Path | None, case: str | None, device: str, as_json: bool) -> int:
     """Replay the self-test of BUNDLE, or a recorded run, and compare: exit code 0 only if everything matches."""
@@ -138,15 +155,17 @@ def inspect(path: Path | None, as_json: bool, cost: bool, **options: Any) -> Non
 @click.option(
     "--labels", required=True, callback=label_option, help="Classes: numbers and ranges, for example 1,5,10-19."
 )
-@click.option("--count", default=1, show_default=True, type=click.IntRange(1), help="Images of each class.")
-@click.option("--seed", default=0, show_default=True, help="Same seed, same images.")
+@click.option(
+    "--count", default=1, show_default=True, type=click.IntRange(1, MOST_LABELS), help="Images of each class."
+)
+@click.option("--seed", default=0, show_default=True, type=SEED, help="Same seed, same images.")
 @sampling_options
 @click.option(
     "--out", required=True, type=click.Path(path_type=Path),
     help=".png: one image, or a grid with a row per class; .npz: latents; otherwise a folder of PNGs.",
 )  # fmt: skip
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
-@click.option("--threads", type=click.IntRange(1), help="CPU threads of the engines; all cores if not given.")
+@click.option("--device", default="cpu", show_default=True, callback=device_option, help="cpu, cuda or cuda:N.")
+@click.option("--threads", type=THREADS, help="CPU threads of the engines; all cores if not given.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
 def generate(as_json: bool, **options: Any) -> None:
     """Make images of classes with the engines of BUNDLE."""
@@ -166,16 +185,16 @@ def generate(as_json: bool, **options: Any) -> None:
 
 @cli.command(epilog="Example: himar-export record model.pth --config himar-b --labels 1,2 --seed 3 --out run.npz")
 @click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.option("--config", help="Preset or JSON file, as for build.")
+@click.option("--config", callback=config_option, help="Preset or JSON file, as for build.")
 @click.option("--vae", type=click.Path(path_type=Path), help="KL-VAE checkpoint, to record its decoder too.")
 @weights_option
 @click.option(
     "--labels", required=True, callback=label_option, help="Classes: numbers and ranges, for example 1,5,10-19."
 )
-@click.option("--seed", default=0, show_default=True, help="Seed of the recorded draws.")
-@click.option("--case", default="run", show_default=True, help="Name of the case in the recording.")
+@click.option("--seed", default=0, show_default=True, type=SEED, help="Seed of the recorded draws.")
+@click.option("--case", default="run", show_default=True, callback=case_option, help="Name of the case.")
 @sampling_options
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="The .npz to write.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), callback=npz_option, help="The .npz to write.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
 def record(as_json: bool, **options: Any) -> None:
     """Run the eager model of CHECKPOINT and write every draw and result, for `verify --recording`."""
@@ -194,11 +213,13 @@ def record(as_json: bool, **options: Any) -> None:
 @cli.command(epilog="Example: himar-export bench bundle --checkpoint model.pth --config himar-b --batch 1 --batch 8")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--checkpoint", required=True, type=click.Path(path_type=Path), help="What the bundle was built from.")
-@click.option("--config", help="Preset or JSON file, as for build.")
+@click.option("--config", callback=config_option, help="Preset or JSON file, as for build.")
 @click.option("--vae", type=click.Path(path_type=Path), help="KL-VAE checkpoint: time up to images, not tokens.")
 @weights_option
-@click.option("--batch", "batches", multiple=True, default=(1,), show_default=True, type=click.IntRange(1))
-@click.option("--repeats", default=5, show_default=True, type=click.IntRange(3), help="Timed runs of each side.")
+@click.option("--batch", "batches", multiple=True, default=(1,), show_default=True, type=click.IntRange(1, 1024))
+@click.option(
+    "--repeats", default=5, show_default=True, type=click.IntRange(3, 10_000), help="Timed runs of each side."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print every timing as JSON.")
 def bench(as_json: bool, **options: Any) -> int:
     """Time whole generations on the CPU: engines against the eager model, same weights, seeds and threads."""

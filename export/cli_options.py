@@ -9,25 +9,31 @@ from typing import Any
 
 import click
 
+from himar_kernels.options import sampling_option, wrong_usage
 from himar_runtime.cache import cache_directory
 
-from .tensorrt_options import EngineOptions, parse_size
+from .tensorrt_options import OPTIMIZATION_LEVELS, EngineOptions, check_suits, parse_size
 
 _STEPS = (
     click.option("--sampling", "sampling_name", help="One of the named settings of the model; the first if not given."),
-    click.option("--guidance", type=float, help="Scale of classifier-free guidance in both phases."),
-    click.option("--low-guidance", type=float, help="Scale in phase low alone."),
-    click.option("--high-guidance", type=float, help="Scale in phase high alone."),
+    click.option(
+        "--guidance", type=float, callback=sampling_option, help="Scale of classifier-free guidance in both phases."
+    ),
+    click.option("--low-guidance", type=float, callback=sampling_option, help="Scale in phase low alone."),
+    click.option("--high-guidance", type=float, callback=sampling_option, help="Scale in phase high alone."),
     click.option("--guidance-schedule", type=click.Choice(["linear", "constant"])),
-    click.option("--low-steps", type=int, help="Autoregressive steps of phase low."),
-    click.option("--high-steps", type=int, help="Autoregressive steps of phase high."),
-    click.option("--low-diffusion-steps", type=int, help="Diffusion steps of the MLP head."),
-    click.option("--high-diffusion-steps", type=int, help="Diffusion steps of the DiT head."),
+    click.option("--low-steps", type=int, callback=sampling_option, help="Autoregressive steps of phase low."),
+    click.option("--high-steps", type=int, callback=sampling_option, help="Autoregressive steps of phase high."),
+    click.option("--low-diffusion-steps", type=int, callback=sampling_option, help="Diffusion steps of the MLP head."),
+    click.option("--high-diffusion-steps", type=int, callback=sampling_option, help="Diffusion steps of the DiT head."),
 )
-_TEMPERATURE = click.option("--temperature", type=float, help="Factor on the noise of every reverse step.")
+_TEMPERATURE = click.option(
+    "--temperature", type=float, callback=sampling_option, help="Factor on the noise of every reverse step."
+)
 
 _ENGINES = (
     click.option("--opt-level", "optimization_level", default=3, show_default=True,
+                 type=click.IntRange(OPTIMIZATION_LEVELS[0], OPTIMIZATION_LEVELS[-1]),
                  help="TensorRT: 0 builds fastest, 5 searches longest."),
     click.option("--workspace", callback=lambda ctx, param, text: size_option(text),
                  help="TensorRT: most memory for one layer's intermediate results, for example 8GiB."),
@@ -85,6 +91,8 @@ def take_engine_options(options: dict[str, Any]) -> tuple[EngineOptions, Path | 
     if options["backend"] == "onnxruntime" and (cache is not None or no_cache):
         raise click.UsageError("--cache and --no-cache go with --backend tensorrt or tensorrt-rtx.")
     engine = EngineOptions(**{field.name: options.pop(field.name) for field in fields(EngineOptions)})
+    with wrong_usage():
+        check_suits(engine, options["backend"])
     return engine, None if no_cache else cache or cache_directory("engines")
 
 
@@ -103,5 +111,14 @@ def precision_pairs(ctx: click.Context, param: click.Parameter, value: tuple[str
         name, equals, precision = text.partition("=")
         if not equals or not name or not precision:
             raise click.BadParameter(f"{text!r} is not NAME=PRECISION, for example vae_decoder=fp32.")
+        if precision not in ("fp32", "fp16", "bf16"):
+            raise click.BadParameter(f"precision {precision!r} of {name} is unknown; choose fp32, fp16 or bf16.")
         pairs[name] = precision
     return pairs
+
+
+def case_option(ctx: click.Context, param: click.Parameter, name: str) -> str:
+    """Read the name of a recorded run: no part of a path in the recording, no key of its layout."""
+    if not name or "/" in name or name in ("t", "phase1", "phase2", "mlp", "dit", "schedule", "vae"):
+        raise click.BadParameter(f"{name!r} cannot name a run: it is empty, holds '/', or is a key of the layout.")
+    return name

@@ -10,17 +10,14 @@ from typing import Any
 import numpy as np
 
 from himar_kernels import BuildError
-from himar_kernels.files import new_file, require_writable
+from himar_kernels.files import new_file, require_writable_file
 
 
 def require_new(target: Path) -> None:
     """Raise BuildError unless `target` is still free and the folder it goes into exists and can be written to."""
     if target.exists() or target.is_symlink():
         raise BuildError(f"{target} exists already; remove it or choose another --out.")
-    parent = target.absolute().parent
-    if not parent.is_dir():
-        raise BuildError(f"the folder {parent} does not exist; create it first.")
-    require_writable(parent, BuildError)
+    require_writable_file(target, BuildError)
 
 
 def write_npz(target: Path, arrays: Mapping[str, Any]) -> None:

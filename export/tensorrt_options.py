@@ -48,6 +48,38 @@ class EngineOptions:
         ]
 
 
+def check_suits(options: EngineOptions, backend: str) -> None:
+    """Raise BuildError for options that contradict the backend or each other, on whatever machine."""
+    changed = options.changed()
+    if backend == "onnxruntime" and changed:
+        raise BuildError(
+            f"{changed[0]} is an option of TensorRT's builders; give --backend tensorrt or tensorrt-rtx with it."
+        )
+    if options.optimization_level not in OPTIMIZATION_LEVELS:
+        raise BuildError(f"the optimization level is {options.optimization_level}; it must be 0 to 5.")
+    if options.workspace is not None and not _SMALLEST_WORKSPACE <= options.workspace <= _LARGEST_WORKSPACE:
+        raise BuildError(f"the workspace is {options.workspace} bytes; it must be 1MiB to 1024TiB.")
+    if backend == "tensorrt" and options.gpus:
+        raise BuildError(
+            f"--gpu {options.gpus[0]} is an option of tensorrt-rtx: TensorRT builds for the GPU it runs on; build on "
+            f"such a machine, or with --hardware-compatible for every GPU from Ampere on."
+        )
+    if backend == "tensorrt-rtx" and options.version_compatible:
+        raise BuildError(
+            "--version-compatible is an option of tensorrt: a TensorRT-RTX engine runs on the version that built it; "
+            "leave the option out, and build again for a new version."
+        )
+    if backend == "tensorrt-rtx" and options.hardware_compatible:
+        raise BuildError(
+            "--hardware-compatible is an option of tensorrt: TensorRT-RTX builds for several GPU generations anyway; "
+            "leave the option out, or name them with --gpu."
+        )
+    if len({_member(name) for name in options.gpus}) < len(options.gpus):
+        raise BuildError(f"--gpu names the same GPU twice: {', '.join(options.gpus)}; name each once.")
+    if CURRENT in options.gpus and len(options.gpus) > 1:
+        raise BuildError(f"--gpu {CURRENT} goes alone, not with {', '.join(set(options.gpus) - {CURRENT})}.")
+
+
 def check_options(options: EngineOptions, backend: str, library: ModuleType, gpu: Gpu | None) -> None:
     """Raise BuildError for an option that is out of range or that this backend cannot honour here.
 
@@ -58,10 +90,7 @@ def check_options(options: EngineOptions, backend: str, library: ModuleType, gpu
             f"{library.__name__} {library.__version__} has no Attention layer, which the exported graphs use; "
             f"it came with TensorRT 10.14: install that or a later one."
         )
-    if options.optimization_level not in OPTIMIZATION_LEVELS:
-        raise BuildError(f"the optimization level is {options.optimization_level}; it must be 0 to 5.")
-    if options.workspace is not None and not _SMALLEST_WORKSPACE <= options.workspace <= _LARGEST_WORKSPACE:
-        raise BuildError(f"the workspace is {options.workspace} bytes; it must be 1MiB to 1024TiB.")
+    check_suits(options, backend)
     if backend == "tensorrt":
         _check_full(options, gpu)
     else:
@@ -104,11 +133,6 @@ def parse_size(text: str) -> int:
 
 
 def _check_full(options: EngineOptions, gpu: Gpu | None) -> None:
-    if options.gpus:
-        raise BuildError(
-            f"--gpu {options.gpus[0]} is an option of tensorrt-rtx: TensorRT builds for the GPU it runs on; build on "
-            f"such a machine, or with --hardware-compatible for every GPU from Ampere on."
-        )
     if gpu is None:
         raise BuildError(
             "TensorRT builds engines on the GPU that they are for, and none can be used here; build on such a machine "
@@ -121,16 +145,6 @@ def _check_full(options: EngineOptions, gpu: Gpu | None) -> None:
 
 
 def _check_rtx(options: EngineOptions, library: ModuleType, gpu: Gpu | None) -> None:
-    if options.version_compatible:
-        raise BuildError(
-            "--version-compatible is an option of tensorrt: a TensorRT-RTX engine runs on the version that built it; "
-            "leave the option out, and build again for a new version."
-        )
-    if options.hardware_compatible:
-        raise BuildError(
-            "--hardware-compatible is an option of tensorrt: TensorRT-RTX builds for several GPU generations anyway; "
-            "leave the option out, or name them with --gpu."
-        )
     known = [name for name in library.ComputeCapability.__members__ if name.startswith("SM")]
     for name in options.gpus:
         if _member(name) not in (*known, CURRENT.upper()):
@@ -138,10 +152,6 @@ def _check_rtx(options: EngineOptions, library: ModuleType, gpu: Gpu | None) -> 
                 f"--gpu {name!r} is unknown to TensorRT-RTX {library.__version__}; it builds for "
                 f"{', '.join(f'sm_{each[2:]}' for each in known)} and {CURRENT}."
             )
-    if len({_member(name) for name in options.gpus}) < len(options.gpus):
-        raise BuildError(f"--gpu names the same GPU twice: {', '.join(options.gpus)}; name each once.")
-    if CURRENT in options.gpus and len(options.gpus) > 1:
-        raise BuildError(f"--gpu {CURRENT} goes alone, not with {', '.join(set(options.gpus) - {CURRENT})}.")
     if CURRENT in options.gpus and gpu is None:
         raise BuildError(f"--gpu {CURRENT} builds for this machine's GPU, and none can be used here; name one: sm_89.")
     if options.refittable and gpu is None:

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import click
 
-from himar_kernels.console import label_option, require_extra, run_cli
+from himar_kernels.console import require_extra, run_cli
+from himar_kernels.options import SEED, label_option, sampling_option
 
 from .cli_cache import cache_latents_command
 from .cli_evaluate import evaluate
+from .cli_options import TRAINING_SEED, config_option
 from .cli_train import train_command
 
 _EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -29,11 +31,11 @@ def cli() -> None:
 
 @cli.command(epilog="Example: himar sample trained/digits.safetensors --labels 0-9 --seed 7 --out digits.png")
 @click.argument("checkpoint", type=_EXISTING)
-@click.option("--config", help="Preset or JSON file; only files that himar wrote go without.")
+@click.option("--config", callback=config_option, help="Preset or JSON file; only files that himar wrote go without.")
 @click.option("--vae", type=_EXISTING, help="KL-VAE checkpoint; by default NAME-vae.safetensors next to NAME.")
 @click.option("--labels", required=True, callback=label_option, help="Classes, one image each, for example 0,3,5-9.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of the images.")
-@click.option("--guidance", type=float, help="Scale of classifier-free guidance in both phases.")
+@click.option("--seed", default=0, show_default=True, type=SEED, help="Seed of the images.")
+@click.option("--guidance", type=float, callback=sampling_option, help="Scale of guidance in both phases.")
 @click.option("--columns", default=10, show_default=True, type=click.IntRange(min=1), help="Images per row.")
 @click.option("--out", required=True, type=_NEW, help="PNG file of all images in rows.")
 def sample(
@@ -49,11 +51,13 @@ def sample(
     """Sample images with the eager model, without engines."""
     require_extra("model", "torch", "safetensors")
     from himar_kernels import PhiloxDraws
+    from himar_kernels.files import require_writable_file
 
     from .checkpoints import load_checkpoint
     from .images import sample_images, save_grid
     from .vae import load_vae
 
+    require_writable_file(out)
     model = load_checkpoint(checkpoint, config)
     decoder = load_vae(vae or checkpoint.with_name(f"{checkpoint.stem}-vae.safetensors"))
     sampling = model.config.default_sampling.with_changes(low_guidance=guidance, high_guidance=guidance)
@@ -62,8 +66,10 @@ def sample(
 
 
 @cli.command(epilog="Example: himar init --config himar-b --seed 0 --out random-b.safetensors")
-@click.option("--config", required=True, help="Preset (himar-b, himar-l, himar-h, digits) or JSON file.")
-@click.option("--seed", default=0, show_default=True, help="Seed of the weights.")
+@click.option(
+    "--config", required=True, callback=config_option, help="Preset (himar-b, himar-l, himar-h, digits) or JSON file."
+)
+@click.option("--seed", default=0, show_default=True, type=TRAINING_SEED, help="Seed of the weights.")
 @click.option("--half", is_flag=True, help="Write float16, half the size.")
 @click.option("--out", required=True, type=_NEW, help="A .safetensors file.")
 def init(config: str, seed: int, half: bool, out: Path) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from himar_kernels.console import require_extra
+from himar_kernels.options import THREADS, device_option
+
+from .cli_progress import image_progress
 
 if TYPE_CHECKING:
     from .latent_index import CacheIndex
@@ -22,7 +23,7 @@ _LISTED = 10
 @click.argument("images", required=False, type=click.Path(path_type=Path))
 @click.option("--vae", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="KL-VAE checkpoint.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the cache.")
-@click.option("--img-size", type=click.IntRange(min=1), help="Side of the centre crop in pixels.  [default: 256]")
+@click.option("--img-size", type=click.IntRange(1, 16_384), help="Side of the centre crop in pixels.  [default: 256]")
 @click.option(
     "--dtype",
     default="float16",
@@ -32,10 +33,12 @@ _LISTED = 10
 )
 @click.option("--shard-size", default=1024, show_default=True, type=click.IntRange(min=1), help="Images per file.")
 @click.option(
-    "--batch", default=16, show_default=True, type=click.IntRange(min=1), help="Images the VAE takes at once."
+    "--batch", default=16, show_default=True, type=click.IntRange(1, 65_536), help="Images the VAE takes at once."
 )
-@click.option("--readers", default=4, show_default=True, type=click.IntRange(min=1), help="Threads decoding images.")
-@click.option("--device", default="cpu", show_default=True, help="Where the VAE runs: cpu or cuda:0.")
+@click.option("--readers", default=4, show_default=True, type=THREADS, help="Threads decoding images.")
+@click.option(
+    "--device", default="cpu", show_default=True, callback=device_option, help="Where the VAE runs: cpu or cuda:0."
+)
 @click.option("--check", is_flag=True, help="Only hash the shards of --out against its index.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as one JSON object.")
 def cache_latents_command(
@@ -119,29 +122,3 @@ def _report(out: Path, index: CacheIndex, problems: list[str], as_json: bool) ->
             f"{out}: {index.count} images of {len(index.class_names)} classes in {len(index.shards)} shards, "
             f"{len(index.skipped)} skipped"
         )
-
-
-@contextmanager
-def image_progress(what: str, unit: str = "img") -> Iterator[Any]:
-    """Yield a callback of (done, total): one live line on stderr with images (or other units) per second, time left."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total}"),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(what, total=None, rate="")
-
-        def on_images(done: int, total: int) -> None:
-            if progress.tasks[0].total is None:
-                progress.reset(task, total=total, completed=done)  # the rate counts from here: a resumed run began late
-                return
-            speed = progress.tasks[0].speed
-            progress.update(task, completed=done, rate=f"{speed:.1f} {unit}/s" if speed else "")
-
-        yield on_images

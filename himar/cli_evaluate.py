@@ -12,21 +12,25 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from himar_kernels.console import require_extra
+from himar_kernels.files import require_writable_file, require_writable_folder
+from himar_kernels.options import SEED, device_option, npz_option, sampling_option
 
-from .cli_cache import image_progress
+from .cli_options import config_option
+from .cli_progress import image_progress
 
 if TYPE_CHECKING:
     from .evaluation.extractor import Extractor, OnImages
     from .evaluation.measure import Report
 
 _PATH = click.Path(path_type=Path)
+_IMAGES, _AT_ONCE = click.IntRange(1, 10_000_000), click.IntRange(1, 65_536)
 _CHECKPOINTS = (".pth", ".pt", ".ckpt", ".safetensors")
 
 
 def _shard(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    match = re.fullmatch("([0-9]{1,9})/([0-9]{1,9})", text)
     if not match or not 1 <= int(match[1]) <= int(match[2]):
         raise click.BadParameter(f"{text!r} is not I/N with I from 1 to N, for example 2/8.")
     return int(match[1]), int(match[2])
@@ -41,19 +45,23 @@ def _shard(context: click.Context, parameter: click.Parameter, text: str | None)
 @click.option("--extractor", type=click.Choice(["inception", "digits"]), default="inception", show_default=True)
 @click.option("--inception", type=_PATH, help="The FID weights, pt_inception-2015-12-05-6726825d.pth.")
 @click.option("--neighbours", "-k", default=3, show_default=True, type=click.IntRange(min=1), help="k of precision.")
-@click.option("--batch", default=64, show_default=True, type=click.IntRange(min=1), help="Images per extractor run.")
-@click.option("--device", default="cpu", show_default=True, help="cpu or cuda:0.")
-@click.option("--save-statistics", type=_PATH, help="Write the statistics of SOURCE as a reference file (.npz).")
+@click.option("--batch", default=64, show_default=True, type=_AT_ONCE, help="Images per extractor run.")
+@click.option("--device", default="cpu", show_default=True, callback=device_option, help="cpu or cuda:0.")
+@click.option("--save-statistics", type=_PATH, callback=npz_option, help="Write SOURCE's statistics (.npz).")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as one JSON object.")
-@click.option("--images", type=click.IntRange(min=1), help="Checkpoint: how many images to make; 50000 in papers.")
+@click.option(
+    "--images", type=click.IntRange(1, 10_000_000), help="Checkpoint: how many images to make; 50000 in papers."
+)
 @click.option("--per-class", is_flag=True, help="Checkpoint: equally many images of every class (the default).")
 @click.option("--random-classes", is_flag=True, help="Checkpoint: draw each image's class at random instead.")
-@click.option("--out", type=_PATH, help="Checkpoint: the .npz of the images.")
-@click.option("--config", help="Checkpoint: preset or JSON file; only files that himar wrote go without.")
+@click.option("--out", type=_PATH, callback=npz_option, help="Checkpoint: the .npz of the images.")
+@click.option(
+    "--config", callback=config_option, help="Checkpoint: preset or JSON file; only files that himar wrote go without."
+)
 @click.option("--vae", type=_PATH, help="Checkpoint: KL-VAE; by default NAME-vae.safetensors next to NAME.")
-@click.option("--seed", type=click.IntRange(min=0), help="Checkpoint: seed of the images.  [default: 0]")
-@click.option("--guidance", type=float, help="Checkpoint: scale of classifier-free guidance in both phases.")
-@click.option("--chunk", type=click.IntRange(min=1), help="Checkpoint: images made at once and kept together.  [64]")
+@click.option("--seed", type=SEED, help="Checkpoint: seed of the images.  [default: 0]")
+@click.option("--guidance", type=float, callback=sampling_option, help="Checkpoint: guidance in both phases.")
+@click.option("--chunk", type=_AT_ONCE, help="Checkpoint: images made at once and kept together.  [64]")
 @click.option("--shard", callback=_shard, help="Checkpoint: make only part I of N, as I/N, and stop.")
 @click.option("--merge", is_flag=True, help="Checkpoint: join the shards' images, make none.")
 def evaluate(
@@ -92,6 +100,8 @@ def evaluate(
     # Before hours of sampling: what the measurement will need.
     features = _extractor(extractor, inception, device) if wants_numbers else None
     _require_exists(against)
+    if save_statistics is not None:
+        require_writable_file(save_statistics)
     if is_checkpoint:
         made = _make(source, device, **making)
         source = making["out"]
@@ -109,8 +119,6 @@ def evaluate(
 def _require_making(making: dict[str, Any]) -> None:
     if making["images"] is None or making["out"] is None:
         raise click.UsageError("a checkpoint needs --images (how many to make) and --out (an .npz file).")
-    if making["out"].suffix != ".npz":
-        raise click.BadParameter(f"{making['out']} does not end in .npz.", param_hint="--out")
     if making["shard"] and making["merge"]:
         raise click.UsageError("--shard makes images and --merge joins them; give one of the two.")
 
@@ -134,6 +142,8 @@ def _make(source: Path, device: str, **making: Any) -> dict[str, Any]:
     out: Path = making["out"]
     if out.exists():
         raise InputError(f"{out} exists; measure it with himar evaluate {out}, or choose another --out.")
+    require_writable_folder(out.parent)
+    where = usable_device(device)
     if not source.is_file():
         raise CheckpointError(f"checkpoint {source} does not exist or is not a file; check the path.")
     model = load_checkpoint(source, making["config"])
@@ -154,7 +164,6 @@ def _make(source: Path, device: str, **making: Any) -> dict[str, Any]:
     parts = out.with_name(f"{out.name}.parts")
     shard, shards = making["shard"] or (1, 1)
     if not making["merge"]:
-        where = usable_device(device)
         with image_progress("sampling") as on_images:
             make_parts(run, model.to(where), vae.to(where), parts, shard, shards, on_images)
     if making["shard"]:

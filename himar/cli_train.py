@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from himar_kernels.console import require_extra
+from himar_kernels.files import require_writable_folder
+from himar_kernels.options import THREADS, FiniteRange, device_option, wrong_usage
+
+from .cli_options import TRAINING_SEED, config_option
+from .cli_progress import training_progress
+from .presets import VARIANTS, vary
 
 if TYPE_CHECKING:
     from .config import ModelConfig
@@ -17,43 +22,54 @@ if TYPE_CHECKING:
     from .train_processes import Processes
     from .train_settings import Execution, TrainingSettings
 
-_WHOLE = click.IntRange(min=1)
-_SHARE = click.FloatRange(0, 1)
+_WHOLE = click.IntRange(1, 10**12)
+_COUNT = click.IntRange(0, 10**12)
+_BATCH = click.IntRange(1, 2**20)
+_SHARE = FiniteRange(0, 1)
+_VARIANT = click.Choice(list(VARIANTS))
+_BELOW_ONE = FiniteRange(0, 1, max_open=True)
+_POSITIVE = FiniteRange(min=0, min_open=True)
+_EPOCHS = FiniteRange(0, 1e9, min_open=True)
 _EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command("train", epilog="Example: himar train --config digits --data digits --out trained")
-@click.option("--config", required=True, help="Preset (himar-b, mar-b, digits, …) or JSON file.")
-@click.option("--variant", help="A row of the paper's table 5 at the preset's sizes, for example visual.")
+@click.option("--config", required=True, callback=config_option, help="Preset (himar-b, mar-b, …) or JSON file.")
+@click.option(
+    "--variant",
+    type=click.Choice(list(VARIANTS)),
+    metavar="NAME",
+    help="A row of the paper's table 5 at the preset's sizes, for example visual.",
+)
 @click.option("--data", required=True, help="digits, a folder of himar cache-latents, or images: a folder or list.")
 @click.option("--vae", type=_EXISTING, help="KL-VAE checkpoint: encodes images, decodes the sample grids.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for weights and training state.")
 @click.option("--resume", is_flag=True, help="Go on from the state in --out; begin where there is none.")
-@click.option("--epochs", type=click.FloatRange(min=0, min_open=True), help="Length in epochs.  [default: 800]")
+@click.option("--epochs", type=_EPOCHS, help="Length in epochs.  [default: 800]")
 @click.option("--steps", type=_WHOLE, help="Length in steps, instead of --epochs.")
-@click.option("--warmup-epochs", type=click.FloatRange(min=0), help="Linear warm-up in epochs.  [default: 100]")
-@click.option("--warmup-steps", type=click.IntRange(min=0), help="Linear warm-up in steps.")
-@click.option("--batch", type=_WHOLE, help="Images per step over all processes.  [default: 2048; digits: 64]")
-@click.option("--lr", "rate", type=float, help="Learning rate.  [default: 1e-4 × batch/256]")
-@click.option("--ema", type=float, help="Decay of the averaged weights.  [default: 0.9999]")
-@click.option("--weight-decay", type=click.FloatRange(min=0), help="Of the transformer's matrices.  [default: 0.02]")
-@click.option("--clip", type=float, help="Largest norm of the gradients.  [default: 3]")
-@click.option("--dropout", type=float, help="Of the transformer.  [default: 0.1]")
+@click.option("--warmup-epochs", type=FiniteRange(0, 1e9), help="Linear warm-up in epochs.  [default: 100]")
+@click.option("--warmup-steps", type=_COUNT, help="Linear warm-up in steps.")
+@click.option("--batch", type=_BATCH, help="Images per step over all processes.  [default: 2048; digits: 64]")
+@click.option("--lr", "rate", type=_POSITIVE, help="Learning rate.  [default: 1e-4 × batch/256]")
+@click.option("--ema", type=_BELOW_ONE, help="Decay of the averaged weights.  [default: 0.9999]")
+@click.option("--weight-decay", type=FiniteRange(min=0), help="Of the transformer's matrices.  [default: 0.02]")
+@click.option("--clip", type=_POSITIVE, help="Largest norm of the gradients.  [default: 3]")
+@click.option("--dropout", type=_BELOW_ONE, help="Of the transformer.  [default: 0.1]")
 @click.option("--pivot-share", type=_SHARE, help="Share of images whose phase high sees pivots.  [default: 0.25]")
-@click.option("--pivot-warmup", type=click.IntRange(min=0), help="Epochs in which that share grows.  [default: 100]")
+@click.option("--pivot-warmup", type=_COUNT, help="Epochs in which that share grows.  [default: 100]")
 @click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Of the products.  [default: fp32]")
-@click.option("--accumulate", default=1, show_default=True, type=_WHOLE, help="Parts of each process's batch.")
+@click.option("--accumulate", default=1, show_default=True, type=_BATCH, help="Parts of each process's batch.")
 @click.option("--recompute", is_flag=True, help="Keep fewer activations: blocks run again in the backward pass.")
 @click.option("--compile", "compiled", is_flag=True, help="Compile the blocks with torch.compile.")
 @click.option("--fsdp", is_flag=True, help="Shard weights and moments over torchrun's processes (for himar-h).")
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:0; cuda under torchrun.")
+@click.option("--device", default="cpu", callback=device_option, help="cpu (default), cuda:0; cuda under torchrun.")
 @click.option("--snapshot-every", type=_WHOLE, help="Steps between snapshots.  [default: 1000; digits: 200]")
 @click.option("--keep-snapshots", is_flag=True, help="Keep every snapshot's weights, as NAME-STEP.safetensors.")
 @click.option("--released-layout", is_flag=True, help="Also write checkpoint-last.pth as the released code does.")
 @click.option("--tensorboard", is_flag=True, help="Write scalars and sample grids to OUT/tensorboard.")
-@click.option("--grid", default=16, show_default=True, type=click.IntRange(min=0), help="Images of a sample grid.")
-@click.option("--seed", default=0, show_default=True, help="Seed of weights, order of images and noise.")
-@click.option("--threads", type=_WHOLE, help="CPU threads; all cores if not given.")
+@click.option("--grid", type=click.IntRange(0, 4096), help="Images of a sample grid of --tensorboard.  [default: 16]")
+@click.option("--seed", default=0, show_default=True, type=TRAINING_SEED, help="Seed of weights, order and noise.")
+@click.option("--threads", type=THREADS, help="CPU threads; all cores if not given.")
 def train_command(
     config: str,
     variant: str | None,
@@ -69,7 +85,7 @@ def train_command(
     keep_snapshots: bool,
     released_layout: bool,
     tensorboard: bool,
-    grid: int,
+    grid: int | None,
     seed: int,
     threads: int | None,
     **changes: Any,
@@ -92,10 +108,11 @@ def train_command(
         if changes[kind] is not None and changes[steps] is not None:
             options = f"--{kind} and --{steps}".replace("_", "-")
             raise click.UsageError(f"{options} were both given; give one of them.")
+    if grid is not None and not tensorboard:
+        raise click.UsageError("--grid goes with --tensorboard.")
     import torch
 
     from .config import read_config, resolve
-    from .presets import vary
     from .train_processes import joined_processes
     from .train_settings import Execution
 
@@ -103,8 +120,11 @@ def train_command(
         torch.set_num_threads(threads)
     values = read_config(config)
     model_config = resolve(values if variant is None else vary(values, variant), {}, config)
-    with joined_processes(device) as (processes, own_device), _live_progress(processes.first) as on_stage:
+    require_writable_folder(out)
+    with joined_processes(device) as (processes, own_device), training_progress(processes.first) as on_stage:
         execution = Execution(own_device, accumulate, recompute, compiled, fsdp)
+        with wrong_usage():
+            execution.require_processes(processes.count)
         run = _Run(
             out,
             seed,
@@ -113,7 +133,7 @@ def train_command(
             resume,
             released_layout,
             tensorboard,
-            grid,
+            16 if grid is None else grid,
             keep_snapshots,
             on_stage,
             changes,
@@ -200,42 +220,7 @@ class _Run:
             changes["steps"] = max(1, round(epochs * per_epoch))
         if warmup_epochs is not None:
             changes["warmup"] = round(warmup_epochs * per_epoch)
-        return changed_settings(settings, **changes)
-
-
-@contextmanager
-def _live_progress(shown: bool) -> Iterator[Callable[[str], OnStep | None]]:
-    """Yield the `on_stage` of a training: one live line per stage, with its figures, images/s and time left."""
-    from rich.console import Console
-    from rich.progress import Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        TextColumn("{task.completed}/{task.total}"),
-        TextColumn("{task.fields[figures]}"),
-        TimeRemainingColumn(),
-    )
-    if not shown:
-        yield lambda stage: None
-        return
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-
-        def on_stage(stage: str) -> OnStep:
-            task = progress.add_task(stage, total=None, figures="")
-            begun = False
-
-            def on_step(state: Any) -> None:
-                nonlocal begun
-                if not begun:
-                    # A resumed run begins late: its speed counts from here.
-                    progress.reset(task, total=state.steps, completed=state.step - 1)
-                    begun = True
-                figures = "  ".join(f"{name} {value:.3g}" for name, value in state.figures.items())
-                speed = progress.tasks[task].speed
-                if speed:
-                    figures += f"  {speed * state.images:.0f} img/s"
-                progress.update(task, completed=state.step, figures=figures)
-
-            return on_step
-
-        yield on_stage
+        with wrong_usage():
+            changed = changed_settings(settings, **changes)
+            self._processes.parts(changed.batch, self._execution.accumulate)
+        return changed

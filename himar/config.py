@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from himar_kernels import ConfigError, InputError, SamplingConfig
 
-from .presets import PRESETS
+from .presets import PRESETS, require_known
 
 Pivots = Literal["none", "visual", "condition"]
 HeadKind = Literal["mlp", "dit"]
@@ -142,13 +142,10 @@ def read_config(source: str | Path | Mapping[str, Any] | ModelConfig) -> dict[st
     if str(source) in PRESETS:
         return _normalised(PRESETS[str(source)], f"preset {source}")
     path = Path(source)
-    if not path.is_file():
-        raise ConfigError(
-            f"configuration {str(source)!r} is neither a preset ({', '.join(PRESETS)}) nor a JSON file that exists."
-        )
+    require_known(path)
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not a readable JSON file: {error}.") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold a JSON object, not {type(values).__name__}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,7 +12,12 @@ from himar_kernels import ConfigError
 
 
 def usable_device(name: str) -> torch.device:
-    """Return torch's device of this name, for example "cpu" or "cuda:0". Raises ConfigError when it cannot be used."""
+    """Return torch's device "cpu", "cuda" or "cuda:N". Raises ConfigError when it is another or cannot be used.
+
+    Others of torch's devices hold no values ("meta") or were never tried.
+    """
+    if not re.fullmatch("cpu|cuda(:[0-9]{1,4})?", name):
+        raise ConfigError(f"device {name!r} cannot be used: it is none of cpu, cuda and cuda:N.")
     try:
         device = torch.device(name)
         torch.empty(1, device=device)

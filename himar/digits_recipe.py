@@ -8,17 +8,20 @@ from pathlib import Path
 
 import torch
 
-from himar_kernels import ConfigError
+from himar_kernels import CheckpointError, ConfigError
+from himar_kernels.files import require_writable_folder
 
 from .config import ModelConfig
 from .diffusion_draws import StartPractice
 from .digits import IMAGE_SIZE, Digits, half_size, load_digits_split
 from .loss_draws import LossSettings
 from .optimise import OnStep, Schedule
+from .train_board import require_board
 from .train_data import LatentSet
 from .train_processes import Processes
-from .train_run import Outputs, run_training
-from .train_settings import Execution, TrainingSettings
+from .train_run import BOARD_FOLDER, Outputs, run_training
+from .train_settings import Execution, TrainingSettings, check_seed
+from .train_state import STATE_FILE, require_free
 from .vae import AutoencoderKL, load_vae
 from .vae_training import DIGITS_VAE, VaeTraining, latent_moments, save_vae, train_vae
 
@@ -70,10 +73,19 @@ def train_digits(
     A VAE that `folder` already has is used as it is. The model's averaged weights and the training's state are
     written at every snapshot, each in one move; `train_run.Outputs` says what `released`, `board`, `grid` and `keep`
     add. `on_stage` is told "VAE" or "model" before each training and may return a step callback.
-    Raises ConfigError when the model's sizes do not suit the digits, and as `train_model` does.
+    Raises ConfigError when the model's sizes do not suit the digits, and as `train_model` does; what can be refused is
+    refused before the VAE is trained.
     """
     _check_sizes(config, recipe.vae)
-    processes = processes or Processes()
+    processes, execution = processes or Processes(), execution or Execution()
+    check_seed(recipe.seed)
+    execution.require_processes(processes.count)
+    processes.parts(recipe.model.batch, execution.accumulate)
+    if board:
+        require_board(folder / BOARD_FOLDER)
+    if processes.first:
+        require_writable_folder(folder, CheckpointError)
+    require_free(folder / STATE_FILE, resume)
     train, _ = load_digits_split()
     if processes.first and not (folder / VAE_FILE).exists():
         trained = train_vae(recipe.vae, train.images, recipe.seed, on_stage("VAE"))

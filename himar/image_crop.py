@@ -47,6 +47,8 @@ def _decode(path: Path) -> Image.Image:
     from PIL import Image
 
     try:
+        if path.exists() and not path.is_file():
+            raise UnreadableImageError("it is no plain file")  # Opening a pipe would wait for ever.
         # Pillow warns of large and of slightly broken files; what it can still decode is used.
         with warnings.catch_warnings(), Image.open(path) as image:
             warnings.simplefilter("ignore")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +40,8 @@ class ImageList:
         """sha256 (hex) over every name and class: two lists of the same images in the same order agree."""
         digest = hashlib.sha256()
         for name, label in zip(self.names, self.labels, strict=True):
-            digest.update(f"{label}\0{name}\n".encode())
+            # File names need not be UTF-8; what of one is not comes as a surrogate.
+            digest.update(f"{label}\0{name}\n".encode(errors="surrogateescape"))
         return digest.hexdigest()
 
 
@@ -68,7 +70,11 @@ def files_below(folder: Path) -> list[Path]:
 
 
 def _from_folder(folder: Path) -> ImageList:
-    classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    try:
+        inside = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        raise InputError(f"{folder} cannot be read: {error.strerror}; check its rights.") from error
+    classes = [path for path in inside if path.is_dir()]
     if not classes:
         raise InputError(f"{folder} has no subfolders; put the images of each class into a folder of its own.")
     names: list[str] = []
@@ -79,8 +85,7 @@ def _from_folder(folder: Path) -> ImageList:
             raise InputError(f"the class folder {path} is empty; fill or remove it, for it would take a class number.")
         names += [file.relative_to(folder).as_posix() for file in files]
         labels += [label] * len(files)
-    outside = sorted(path.name for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-    skipped = tuple(Skipped(name, "lies outside the class folders") for name in outside)
+    skipped = tuple(Skipped(path.name, "lies outside the class folders") for path in inside if path.is_file())
     return ImageList(folder, tuple(names), tuple(labels), tuple(path.name for path in classes), skipped)
 
 
@@ -95,18 +100,21 @@ def _from_list(file: Path) -> ImageList:
         if not line.strip() or line.startswith("#"):
             continue
         name, _, label = line.rstrip().replace("\t", " ").rpartition(" ")
-        if not name.strip() or not (label.isascii() and label.isdigit()):
+        if not name.strip() or not re.fullmatch("[0-9]{1,9}", label):
             raise InputError(f"line {number} of {file} is {line!r}; write a path, a space and a class number from 0.")
         names.append(name.strip())
         labels.append(int(label))
     if not names:
         raise InputError(f"the list file {file} names no images; write one path and class number per line.")
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise InputError(f"the list file {file} names {twice} twice; name every image once.")
-    missing = sorted(set(range(max(labels) + 1)) - set(labels))
-    if missing:
-        raise InputError(f"the list file {file} has no image of class {missing[0]}; classes are 0 to {max(labels)}.")
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise InputError(f"the list file {file} names {name} twice; name every image once.")
+        seen.add(name)
+    used = set(labels)
+    missing = next((label for label in range(len(used)) if label not in used), None)
+    if missing is not None:
+        raise InputError(f"the list file {file} has no image of class {missing}; classes are 0 to {max(used)}.")
     return ImageList(file.parent, tuple(names), tuple(labels), tuple(map(str, range(max(labels) + 1))))
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from himar_kernels import ConfigError, InputError
+from himar_kernels.files import refusal, require_writable_folder
 
 from .device import full_precision, usable_device
 from .digits import half_size
@@ -67,14 +68,17 @@ def cache_latents(
             f"img_size {settings.img_size} is not a multiple of {2 * vae.stride}; "
             f"the VAE has {vae.stride} pixels per latent side and the low scale is half as large."
         )
+    device = usable_device(settings.device)
     index = _begin(images, vae, file_sha256(vae_file), folder, settings)
-    vae = vae.to(usable_device(settings.device))
+    vae = vae.to(device)
     with ThreadPoolExecutor(settings.readers) as pool:
         while not index.complete:
             first = len(index.shards) * settings.shard_size
             rows = range(first, min(first + settings.shard_size, index.images))
-            shard, skipped = _write_shard(images, rows, vae, folder, settings, pool, on_images)
-            index = index.with_shard(shard, skipped)
+            tensors, skipped = _encode(images, rows, vae, settings, pool, on_images)
+            if not index.shards:
+                _prepare(folder, index)
+            index = index.with_shard(_write_shard(tensors, len(index.shards), folder), skipped)
             write_index(folder, index)
     if not index.count:
         raise InputError(f"none of the {index.images} images of {images.root} can be read; see {folder / INDEX_FILE}.")
@@ -82,12 +86,12 @@ def cache_latents(
 
 
 def _begin(images: ImageList, vae: AutoencoderKL, vae_sha256: str, folder: Path, settings: CacheSettings) -> CacheIndex:
-    """Return the index to go on from: that of the folder, or a new one."""
+    """Return the index to go on from: that of the folder, or a new one, which is not written yet."""
+    require_writable_folder(folder, CacheError)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        inside = [path.name for path in folder.iterdir()]
+        inside = [path.name for path in folder.iterdir()] if folder.exists() else []
     except OSError as error:
-        raise CacheError(f"{folder} cannot be written: {error}.") from error
+        raise CacheError(refusal(folder, error)) from error
     fingerprint = images.fingerprint()
     if INDEX_FILE in inside:
         index = read_index(folder)
@@ -105,7 +109,7 @@ def _begin(images: ImageList, vae: AutoencoderKL, vae_sha256: str, folder: Path,
         return index
     if inside:
         raise CacheError(f"{folder} is not empty and holds no {INDEX_FILE}; choose a new folder.")
-    index = CacheIndex(
+    return CacheIndex(
         vae_sha256=vae_sha256,
         img_size=settings.img_size,
         channels=vae.config.z_channels,
@@ -118,19 +122,26 @@ def _begin(images: ImageList, vae: AutoencoderKL, vae_sha256: str, folder: Path,
         class_names=images.class_names,
         skipped=images.skipped,
     )
+
+
+def _prepare(folder: Path, index: CacheIndex) -> None:
+    """Make the folder with its first index: when there is a shard to write, so that a refused run leaves nothing."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CacheError(refusal(folder, error)) from error
     write_index(folder, index)
-    return index
 
 
-def _write_shard(
+def _encode(
     images: ImageList,
     rows: range,
     vae: AutoencoderKL,
-    folder: Path,
     settings: CacheSettings,
     pool: ThreadPoolExecutor,
     on_images: OnImages | None,
-) -> tuple[Shard, tuple[Skipped, ...]]:
+) -> tuple[dict[str, Tensor], tuple[Skipped, ...]]:
+    """Return the tensors of one shard, none where no image can be read, and what was skipped."""
     parts: list[tuple[Tensor, Tensor]] = []
     kept: list[int] = []
     skipped: list[Skipped] = []
@@ -146,12 +157,18 @@ def _write_shard(
         if on_images:
             on_images(batch[-1] + 1, len(images.names))
     if not kept:
-        return Shard(None, 0, None), tuple(skipped)
-    path = folder / f"latents-{rows[0] // settings.shard_size:05d}.safetensors"
+        return {}, tuple(skipped)
     high, low = (torch.cat(scale) for scale in zip(*parts, strict=True))
     labels = torch.tensor([images.labels[row] for row in kept])
-    write_safetensors(path, {"high": high, "low": low, "labels": labels, "rows": torch.tensor(kept)}, {})
-    return Shard(path.name, len(kept), file_sha256(path)), tuple(skipped)
+    return {"high": high, "low": low, "labels": labels, "rows": torch.tensor(kept)}, tuple(skipped)
+
+
+def _write_shard(tensors: dict[str, Tensor], number: int, folder: Path) -> Shard:
+    if not tensors:
+        return Shard(None, 0, None)
+    path = folder / f"latents-{number:05d}.safetensors"
+    write_safetensors(path, tensors, {})
+    return Shard(path.name, len(tensors["labels"]), file_sha256(path))
 
 
 @torch.inference_mode()

@@ -146,6 +146,8 @@ def _checked(values: dict[str, Any]) -> CacheIndex:
     if index.dtype not in DTYPES or len(shards) > index.wanted_shards:
         raise ValueError(f"dtype {index.dtype!r}, {len(shards)} of {index.wanted_shards} shards")
     for shard in shards:
+        if type(shard.count) is not int or shard.count < (0 if shard.file is None else 1):
+            raise ValueError(f"count of shard {shard.file!r} is {shard.count}")
         if shard.file is not None and not _SHARD_NAME.fullmatch(shard.file):
             raise ValueError(f"shard file {shard.file!r}")
     return index

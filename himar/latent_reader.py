@@ -14,6 +14,9 @@ from himar_kernels import InputError
 from .latent_index import CacheError, CacheIndex, Shard, read_index, require_same
 from .train_data import sample_tokens
 
+_STORED = {"float16": "F16", "float32": "F32"}
+"""What safetensors calls the index's dtypes."""
+
 
 class CachedLatents:
     """Moments of n images at both scales, as `himar cache-latents` wrote them; only what is asked for is read.
@@ -105,14 +108,27 @@ class CachedLatents:
             "low": (shard.count, 2, *self.low_shape[1:]),
             "labels": (shard.count,),
         }
+        moments = _STORED[self.index.dtype]
+        dtypes = {"high": moments, "low": moments, "labels": "I64"}
         try:
             for name, shape in wanted.items():
-                found = tuple(file.get_slice(name).get_shape())
-                if found != shape:
-                    raise CacheError(f"{shard.file}: {name} has shape {found}, but the index asks for {shape}.")
-            return file.get_tensor("labels")
+                part = file.get_slice(name)
+                found, dtype = tuple(part.get_shape()), part.get_dtype()
+                if (found, dtype) != (shape, dtypes[name]):
+                    raise CacheError(
+                        f"{shard.file}: {name} is {dtype} of shape {found}, but the index asks for {dtypes[name]} of "
+                        f"shape {shape}; make the cache again."
+                    )
+            labels: Tensor = file.get_tensor("labels")
         except SafetensorError as error:
             raise CacheError(f"{self.folder / str(shard.file)} is no shard of latents: {error}.") from error
+        classes = len(self.index.class_names)
+        if not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+            raise CacheError(
+                f"{shard.file}: labels run from {int(labels.min())} to {int(labels.max())}, but the index names "
+                f"{classes} classes; make the cache again."
+            )
+        return labels
 
     def _file(self, shard: Shard) -> Any:
         path = self.folder / str(shard.file)

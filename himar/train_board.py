@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from himar_kernels import ConfigError, PhiloxDraws, to_sheet
+from himar_kernels.files import require_writable_folder
 
 from .images import sample_images
 from .model import HiMAR
@@ -38,11 +39,17 @@ class Board:
         self._writer.flush()
 
 
-@contextmanager
-def open_board(folder: Path) -> Iterator[Board]:
-    """Open a board whose files go to `folder`. Raises ConfigError when TensorBoard is not installed."""
+def require_board(folder: Path) -> None:
+    """Raise ConfigError when TensorBoard is not installed or its files cannot go to `folder`. Leaves nothing."""
     if find_spec("tensorboard") is None:
         raise ConfigError("TensorBoard is not installed: pip install 'himar[train]', or train without --tensorboard.")
+    require_writable_folder(folder, ConfigError)
+
+
+@contextmanager
+def open_board(folder: Path) -> Iterator[Board]:
+    """Open a board whose files go to `folder`. Raises ConfigError as `require_board` does."""
+    require_board(folder)
     from torch.utils.tensorboard import SummaryWriter
 
     writer = SummaryWriter(str(folder))

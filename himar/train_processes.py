@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from torch import Tensor
 from himar_kernels import ConfigError
 
 from .device import usable_device
+
+MOST_PROCESSES = 65_536
 
 
 @dataclass(frozen=True)
@@ -61,11 +64,13 @@ def joined_processes(device: str) -> Iterator[tuple[Processes, str]]:
     """Join the processes that torchrun started, over NCCL on GPUs and Gloo on CPUs; yield this one's place and device.
 
     "cuda" becomes the GPU of this process's local rank. Without torchrun there is one process.
-    Raises ConfigError when a GPU is named but several processes share the machine, or the device cannot be used.
+    Raises ConfigError when a GPU is named but several processes share the machine, the device cannot be used, or the
+    variables that torchrun sets make no sense.
     """
-    count = int(os.environ.get("WORLD_SIZE", "1"))
+    count = _number("WORLD_SIZE", 1, range(1, MOST_PROCESSES + 1))
+    _number("RANK", None if count > 1 else 0, range(count))
     if "RANK" in os.environ and device == "cuda":
-        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+        device = f"cuda:{_number('LOCAL_RANK', 0, range(MOST_PROCESSES))}"
     elif count > 1 and device.startswith("cuda:"):
         raise ConfigError(f"device {device!r} would be shared by {count} processes; say cuda.")
     usable = usable_device(device)
@@ -74,8 +79,25 @@ def joined_processes(device: str) -> Iterator[tuple[Processes, str]]:
         return
     if usable.type == "cuda":
         torch.cuda.set_device(usable)
-    dist.init_process_group("nccl" if usable.type == "cuda" else "gloo")
+    try:
+        dist.init_process_group("nccl" if usable.type == "cuda" else "gloo")
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"the {count} processes that WORLD_SIZE names cannot be joined ({str(error).strip().splitlines()[0]}); "
+            f"start them with torchrun."
+        ) from error
     try:
         yield Processes(dist.get_rank(), dist.get_world_size()), device
     finally:
         dist.destroy_process_group()
+
+
+def _number(name: str, absent: int | None, allowed: range) -> int:
+    """Read a variable that torchrun sets. Raises ConfigError; `absent` None means that it must be there."""
+    text = os.environ.get(name, "" if absent is None else str(absent))
+    if not re.fullmatch("[0-9]{1,9}", text) or int(text) not in allowed:
+        raise ConfigError(
+            f"the environment variable {name} is {text!r}, where {allowed[0]} to {allowed[-1]} makes sense; "
+            f"start with torchrun, or unset RANK, LOCAL_RANK and WORLD_SIZE for one process."
+        )
+    return int(text)

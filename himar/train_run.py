@@ -10,19 +10,21 @@ from pathlib import Path
 
 import torch
 
-from himar_kernels.files import remove_unfinished
+from himar_kernels import CheckpointError
+from himar_kernels.files import remove_unfinished, require_writable_file
 
 from .checkpoints import save_checkpoint
 from .config import ModelConfig
 from .files import write_torch
 from .model import HiMAR
 from .optimise import OnStep, Progress
-from .train_board import open_board
+from .train_board import open_board, require_board
 from .train_data import Latents
 from .train_processes import Processes
 from .train_settings import Execution, TrainingSettings
 from .train_state import STATE_FILE
-from .training import Trainer, train_model
+from .trainer import Trainer
+from .training import prepare, train
 from .vae import AutoencoderKL
 
 RELEASED_FILE, BOARD_FOLDER = "checkpoint-last.pth", "tensorboard"
@@ -67,10 +69,26 @@ def run_training(
 ) -> Path:
     """Train new weights, write `outputs` and return the weights' file. vae: decodes the grid's images.
 
-    Raises as `train_model` does; ConfigError when a board is asked for and TensorBoard is not installed.
+    Raises as `train_model` does; ConfigError when a board is asked for and TensorBoard is not installed or its folder
+    cannot be made. What can be refused is refused before the first step, and nothing is left then.
     """
     processes = processes or Processes()
-    target = outputs.folder / outputs.file
+    target, state = outputs.folder / outputs.file, outputs.folder / STATE_FILE
+    if outputs.board:
+        require_board(outputs.folder / BOARD_FOLDER)
+    if outputs.folder.is_dir() and processes.first:
+        for path in (target, outputs.folder / RELEASED_FILE):
+            require_writable_file(path, CheckpointError)
+    trainer = prepare(
+        HiMAR(config, settings.dropout),
+        latents,
+        settings,
+        seed,
+        execution=execution,
+        processes=processes,
+        state=state,
+        resume=resume,
+    )
     if processes.first:
         for name in (outputs.file, RELEASED_FILE):
             remove_unfinished(outputs.folder / name)
@@ -99,18 +117,7 @@ def run_training(
                 board.grid(averaged, vae, outputs.grid, trainer.done)
             _LOG.info("step %d: wrote %s", trainer.done, target)
 
-        train_model(
-            HiMAR(config, settings.dropout),
-            latents,
-            settings,
-            seed,
-            report,
-            snapshot,
-            execution=execution,
-            processes=processes,
-            state=outputs.folder / STATE_FILE,
-            resume=resume,
-        )
+        train(trainer, report, snapshot, state)
     return target
 
 

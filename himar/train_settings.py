@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
@@ -46,10 +47,10 @@ class TrainingSettings:
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1.")
         for name in ("weight_decay", "pivot_warmup"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 0.")
-        if not self.clip > 0:
-            raise ConfigError(f"clip is {self.clip}; it must be positive.")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be a finite number of at least 0.")
+        if not 0 < self.clip < math.inf:
+            raise ConfigError(f"clip is {self.clip}; it must be a finite number above 0.")
         for name, choices in (("order", get_args(ImageOrder)), ("precision", get_args(Precision))):
             if getattr(self, name) not in choices:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}.")
@@ -79,13 +80,24 @@ class Execution:
         if self.accumulate < 1:
             raise ConfigError(f"accumulate is {self.accumulate}; it must be at least 1.")
 
+    def require_processes(self, count: int) -> None:
+        """Raise ConfigError unless this many processes can train so."""
+        if self.fsdp and count == 1:
+            raise ConfigError("fsdp shards over several processes, and there is one; start with torchrun, or copy.")
+
+
+def check_seed(seed: int) -> None:
+    """Raise ConfigError unless a training can draw from this seed; later epochs count up from it."""
+    if not 0 <= seed < 2**63:
+        raise ConfigError(f"seed is {seed}; it must be a whole number from 0 to 2^63 - 1.")
+
 
 def paper_settings(images: int, batch: int = 2048, epochs: float = 800, warmup_epochs: float = 100) -> TrainingSettings:
     """Return the paper's settings (himar-model.md §8) for a set of `images`; an epoch is images/batch steps.
 
     The learning rate after warm-up is 1e-4·batch/256. Raises ConfigError.
     """
-    if images < 1 or batch < 1 or not epochs > 0 or not 0 <= warmup_epochs <= epochs:
+    if images < 1 or batch < 1 or not 0 < epochs < math.inf or not 0 <= warmup_epochs <= epochs:
         raise ConfigError(
             f"{images} images in batches of {batch} for {epochs} epochs with {warmup_epochs} of warm-up: no training; "
             f"give at least one image, one per batch, and a warm-up that is no longer than the run."

@@ -52,25 +52,70 @@ def save_state(path: Path, state: TrainingState) -> None:
     write_safetensors(path, state.tensors, {_KEY: json.dumps(values)})
 
 
+def require_free(path: Path, resume: bool) -> None:
+    """Raise CheckpointError when `path` holds a training that is not to be resumed."""
+    if path.exists() and not resume:
+        raise CheckpointError(f"{path} holds a training; resume it, or train into another folder.")
+
+
 def load_state(path: Path, run: Mapping[str, Any]) -> TrainingState:
     """Read a state and check that it is of the same run.
 
     Raises CheckpointError when the file is damaged or no training state, ConfigError when a value of `run` was
-    another when the training began.
+    another when the training began. Whether the tensors are this training's is for `require_tensors` to say.
     """
     tensors, metadata = read_state(path, key=None)
     try:
         values = json.loads(metadata[_KEY])
         state = TrainingState(values["step"], values["run"], tensors, values["scaler"], values["updates"])
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is no training state of himar; resume from the folder of a training.") from error
     if values.get("format") != _FORMAT:
         raise CheckpointError(
             f"{path} has format {values.get('format')!r} and this version reads {_FORMAT}; "
             f"resume with the himar that wrote it."
         )
+    for name, kind in (("step", int), ("updates", int), ("run", dict), ("scaler", dict)):
+        if type(values[name]) is not kind:
+            raise _damaged(path, f"its {name} is {values[name]!r}")
     require_same_run(state.run, run, path)
     return state
+
+
+def require_tensors(state: TrainingState, fresh: TrainingState, steps: int, path: Path) -> None:
+    """Raise CheckpointError unless a state read from `path` can be gone on from.
+
+    fresh: the state of the same training before its first step, whose tensors have the names, shapes and types that
+    those read must have; steps: length of the run. Copying alone would not notice: a tensor of another shape may
+    be repeated to fit.
+    """
+    if not 0 <= state.updates <= state.step <= steps:
+        raise _damaged(path, f"it says {state.step} steps with {state.updates} updates, of {steps} steps in all")
+    wanted = dict(fresh.tensors)
+    parameters = fresh.group("model")
+    for kind in ("exp_avg", "exp_avg_sq"):
+        # Only what was trained has moments, and has both.
+        trained = state.group("exp_avg").keys() | state.group("exp_avg_sq").keys()
+        wanted |= {f"{kind}.{name}": parameters[name] for name in trained if name in parameters}
+        if state.updates and not trained:
+            raise _damaged(path, "it has no moments of the optimiser")
+    for name in sorted(wanted.keys() ^ state.tensors.keys()):
+        raise _damaged(path, f"it {'lacks' if name in wanted else 'has an unknown'} {name}")
+    for name, tensor in wanted.items():
+        found = state.tensors[name]
+        if found.shape != tensor.shape or found.dtype != tensor.dtype:
+            ours, theirs = (f"{value.dtype} {tuple(value.shape)}" for value in (tensor, found))
+            raise _damaged(path, f"{name} is {theirs}, where this training has {ours}")
+    if state.scaler.keys() != fresh.scaler.keys() or not all(map(_is_number, state.scaler.values())):
+        raise _damaged(path, f"its loss scale is {dict(state.scaler)!r}")
+
+
+def _damaged(path: Path, what: str) -> CheckpointError:
+    return CheckpointError(f"{path} is damaged: {what}; train anew in another folder, or bring a copy of it back.")
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value < math.inf
 
 
 def require_same_run(saved: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
@@ -102,6 +147,8 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 def _near(old: Any, new: Any) -> bool:
     if not isinstance(old, list) or not isinstance(new, list) or len(old) != len(new):
+        return False
+    if not all(type(value) in (int, float) for value in old):
         return False
     return all(math.isclose(a, b, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE) for a, b in zip(old, new, strict=True))
 

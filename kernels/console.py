@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from .errors import HimarError, InputError
-from .labels import parse_labels
+from .errors import HimarError
 
 if TYPE_CHECKING:
     import click
@@ -49,9 +49,22 @@ def run_cli(command: click.Command, argv: Sequence[str] | None = None) -> int:
             raise
         click.echo(f"error: {error}", err=True)
         return FAILURE
+    except BrokenPipeError:
+        # Who read the output has gone, as `head` does; Python must not fail again when it flushes at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILURE
+    except OSError as error:
+        if debug:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        click.echo(f"error: {place}{error.strerror or error}; check the path and its rights.", err=True)
+        return FAILURE
     except Exception as error:
         if debug:
             raise
+        if _is_out_of_memory(error):
+            click.echo("error: there is not enough memory; ask for less at once, or take a smaller model.", err=True)
+            return FAILURE
         click.echo(
             f"error: unexpected {type(error).__name__}: {error}\nrun again with --debug and report what it prints.",
             err=True,
@@ -72,14 +85,10 @@ def require_extra(extra: str, *modules: str) -> None:
             )
 
 
-def label_option(context: click.Context, parameter: click.Parameter, text: str) -> list[int]:
-    """Callback of a --labels option: read "0,3,5-9"; anything else is wrong usage."""
-    import click
-
-    try:
-        return parse_labels(text)
-    except InputError as error:
-        raise click.BadParameter(str(error)) from None
+def _is_out_of_memory(error: Exception) -> bool:
+    """Python's own, NumPy's and PyTorch's, which on the CPU is a plain RuntimeError."""
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    return bool(kinds & {"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in str(error)
 
 
 def _interrupt(signum: int, frame: Any) -> None:

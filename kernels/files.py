@@ -40,11 +40,7 @@ def new_file(target: Path, error: type[HimarError] = InputError) -> Iterator[Pat
     Raises `error`, with the reason and what to do, when the target cannot be written or is no plain file.
     """
     try:
-        place = _real(target)
-        if place.is_dir():
-            raise IsADirectoryError(errno.EISDIR, "Is a directory")
-        if place.exists() and not place.is_file():
-            raise OSError("it is no plain file")
+        place = _plain(target)
         unfinished = _hidden(place)
         try:
             # Made by hand, because files of `tempfile` can be read by their owner alone.
@@ -92,7 +88,15 @@ def remove_unfinished(target: Path) -> None:
                 left.unlink()
 
 
-def require_writable(folder: Path, error: type[HimarError] = InputError) -> None:
+def require_writable_file(target: Path, error: type[HimarError] = InputError) -> None:
+    """Raise `error` as `new_file` would, for work that takes long before it writes. Leaves nothing."""
+    try:
+        _probe(_plain(target).parent)
+    except OSError as reason:
+        raise error(refusal(target, reason)) from reason
+
+
+def require_writable_folder(folder: Path, error: type[HimarError] = InputError) -> None:
     """Raise `error` unless files can be written to `folder`, or to the folder that it would be made in.
 
     For work that takes long before it writes. Leaves nothing, not even the folder.
@@ -103,8 +107,7 @@ def require_writable(folder: Path, error: type[HimarError] = InputError) -> None
             if len(os.fsencode(place.name)) > _LONGEST_NAME:
                 raise OSError(errno.ENAMETOOLONG, "File name too long")
             place = place.parent
-        with tempfile.TemporaryFile(dir=place) as probe:
-            probe.write(b"0")
+        _probe(place)
     except OSError as reason:
         raise error(refusal(folder, reason)) from reason
 
@@ -118,6 +121,20 @@ def refusal(target: Path, reason: OSError) -> str:
 def _real(target: Path) -> Path:
     """Follow links, also dangling ones; unlike `Path.resolve`, a link to itself is left as it is."""
     return Path(os.path.realpath(target))
+
+
+def _plain(target: Path) -> Path:
+    place = _real(target)
+    if place.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "Is a directory")
+    if place.exists() and not place.is_file():
+        raise OSError("it is no plain file")
+    return place
+
+
+def _probe(folder: Path) -> None:
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(b"0")
 
 
 def _hidden(place: Path) -> Path:

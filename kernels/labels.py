@@ -16,15 +16,18 @@ MOST_LABELS = 1_000_000
 
 
 def parse_labels(text: str) -> list[int]:
-    """Read "0,3,5-9" as a list of labels; InputError names the part that is neither a number nor a range."""
+    """Read "0,3,5-9" as a list of labels.
+
+    InputError names the part that is neither a number nor a range, and a list of more than a million labels.
+    """
     labels: list[int] = []
     for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+        match = re.fullmatch(r"\s*([0-9]{1,18})(?:-([0-9]{1,18}))?\s*", part)
         if match is None:
             raise InputError(f"{part.strip()!r} is neither a number nor a range; write for example 0,3,5-9.")
         first, last = int(match[1]), int(match[2] or match[1])
-        if last - first >= MOST_LABELS:
-            raise InputError(f"the range {part.strip()!r} holds more than {MOST_LABELS} labels; ask for fewer.")
+        if last - first >= MOST_LABELS - len(labels):
+            raise InputError(f"{part.strip()!r} makes it more than {MOST_LABELS} labels; ask for fewer at once.")
         if last < first:
             raise InputError(f"the range {part.strip()!r} runs backwards; write {last}-{first}.")
         labels += range(first, last + 1)

@@ -75,7 +75,7 @@ class Device:
     @classmethod
     def parse(cls, text: str) -> Device:
         """Read "cpu", "cuda" or "cuda:1"; EngineError for anything else."""
-        found = re.fullmatch(r"(cpu)|cuda(?::(\d+))?", text) if isinstance(text, str) else None
+        found = re.fullmatch(r"(cpu)|cuda(?::([0-9]{1,4}))?", text) if isinstance(text, str) else None
         if found is None:
             raise EngineError(f"device is {text!r}; it must be 'cpu', 'cuda' or 'cuda:N' with a GPU's number.")
         return cls("cpu") if found[1] else cls("cuda", int(found[2] or 0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,8 +42,9 @@ class ImageSet:
         with _open_images(self.source) as (stream, _):
             for first in range(0, self.count, batch):
                 shape = (min(batch, self.count - first), *self.size, 3)
-                data = stream.read(int(np.prod(shape)))
-                if len(data) < np.prod(shape):
+                wanted = math.prod(shape)
+                data = stream.read(wanted)
+                if len(data) < wanted:
                     raise InputError(f"{self.source} is cut short at image {first}; write it again.")
                 yield np.frombuffer(data, np.uint8).reshape(shape).copy()  # writable, as torch wants it
 
@@ -68,20 +70,24 @@ def holds_images(source: Path) -> bool:
 
 
 def archive_names(path: Path) -> list[str]:
-    """Names of the arrays in a `.npz`. Raises InputError when it cannot be read."""
+    """Names of the arrays in a `.npz`; what else is in it does not count. Raises InputError when it cannot be read."""
+    if not path.is_file():
+        raise InputError(f"{path} does not exist or is no file; give a folder of images or an ADM-style .npz.")
     try:
         with zipfile.ZipFile(path) as archive:
-            return [name.removesuffix(".npy") for name in archive.namelist()]
-    except FileNotFoundError as error:
-        raise InputError(f"{path} does not exist; give a folder of images or an ADM-style .npz.") from error
-    except (OSError, zipfile.BadZipFile) as error:
+            return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+    except Exception as error:  # a damaged archive fails in zipfile, struct or zlib, each in its own way
         raise InputError(f"{path} is damaged or no .npz ({error}); write it again.") from error
 
 
 def _open_folder(folder: Path) -> ImageSet:
     if (folder / "manifest.json").is_file():
         raise InputError(f"{folder} is a bundle of engines; generate its images first and measure those.")
-    for path in sorted(folder.iterdir()):
+    try:
+        inside = sorted(folder.iterdir())
+    except OSError as error:
+        raise InputError(f"{folder} cannot be read: {error.strerror}; check its rights.") from error
+    for path in inside:
         if path.is_dir() and not path.name.startswith(".") and not files_below(path):
             raise InputError(f"the class folder {path} is empty; a measurement without a class would mislead.")
     files = files_below(folder)
@@ -119,7 +125,7 @@ def _open_images(path: Path) -> Iterator[tuple[IO[bytes], tuple[int, ...]]]:
                 order = " in column order" if by_columns else ""
                 raise InputError(f"{_IMAGES} of {path} is {dtype} {shape}{order}; it must be uint8 (n, H, W, 3).")
             yield stream, shape
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        if isinstance(error, InputError):
-            raise
+    except InputError:
+        raise
+    except Exception as error:  # as above; NumPy's headers add their own
         raise InputError(f"{path} is damaged ({error}); write it again.") from error

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from himar_kernels import InputError, PhiloxDraws, SamplingConfig
-from himar_kernels.files import new_file, refusal, remove_unfinished, require_writable
+from himar_kernels.files import new_file, refusal, remove_unfinished, require_writable_folder
 
 from ..config import check_steps
 from ..images import sample_images
@@ -92,7 +92,7 @@ def make_parts(
         raise InputError(f"shard is {shard}/{shards}; it must be 1/{shards} to {shards}/{shards}.")
     require_fit(vae, model.config, "the VAE")
     check_steps(model.config, SamplingConfig.from_dict(run.sampling))
-    require_writable(folder)
+    require_writable_folder(folder)
     _claim(folder, run)
     labels, draws = run.labels(), PhiloxDraws(run.seed)
     sampling = SamplingConfig.from_dict(run.sampling)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,9 +44,17 @@ def read_statistics(path: Path, extractor_sha256: str | None = None) -> Statisti
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: np.asarray(file[name], np.float64) for name in _KEYS if name in names}
             maker = str(file["extractor_sha256"]) if "extractor_sha256" in names else None
-            count = int(file["images"]) if "images" in names else None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            images = file["images"] if "images" in names else None
+    except Exception as error:  # a damaged archive fails in zipfile, zlib, tokenize or NumPy, each in its own way
         raise InputError(f"{path} is damaged ({error}); write or fetch it again.") from error
+    count = None
+    if images is not None:
+        if images.ndim or images.dtype.kind not in "iu" or images < 1:
+            raise InputError(
+                f"images of {path} is {images.dtype} {np.array2string(images, threshold=4)}; "
+                f"it must be one whole number of at least 1: write the file again."
+            )
+        count = int(images)
     if maker is not None and extractor_sha256 is not None and maker != extractor_sha256:
         raise InputError(
             f"{path} was made with the extractor {maker[:12]}…, not {extractor_sha256[:12]}…; use the same one."

@@ -73,7 +73,7 @@ def test_an_output_that_exists(refused, tmp_path):
 
 
 def test_an_output_in_a_folder_that_does_not_exist(refused, tmp_path):
-    assert "does not exist; create it first" in refused("build", *MODEL, "--out", str(tmp_path / "no" / "b"))
+    assert "create the folder that it goes into first" in refused("build", *MODEL, "--out", str(tmp_path / "no" / "b"))
 
 
 def test_a_precision_for_an_unknown_component(refused, tmp_path):

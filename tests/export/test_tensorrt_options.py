@@ -124,9 +124,9 @@ def test_a_size_that_is_none(text):
 @pytest.mark.parametrize(
     ("arguments", "code", "text"),
     [
-        (["--opt-level", "5"], 1, "--opt-level is an option of TensorRT's builders; give --backend tensorrt or"),
-        (["--gpu", "sm_89"], 1, "--gpu is an option of TensorRT's builders"),
-        (["--refittable"], 1, "--refittable is an option of TensorRT's builders"),
+        (["--opt-level", "5"], 2, "--opt-level is an option of TensorRT's builders; give --backend tensorrt or"),
+        (["--gpu", "sm_89"], 2, "--gpu is an option of TensorRT's builders"),
+        (["--refittable"], 2, "--refittable is an option of TensorRT's builders"),
         (["--no-cache"], 2, "--cache and --no-cache go with --backend tensorrt"),
         (["--backend", "tensorrt-rtx", "--no-cache", "--cache", "c"], 2, "contradict each other"),
         (["--backend", "tensorrt-rtx", "--workspace", "much"], 2, "'much' is no size"),

@@ -12,7 +12,8 @@ import tiny_training as tiny
 from himar.optimise import Schedule
 from himar.train_processes import joined_processes
 from himar.train_settings import Execution
-from himar.training import Trainer, train_model
+from himar.trainer import Trainer
+from himar.training import train_model
 
 
 def gradients(execution: Execution, processes) -> dict[str, torch.Tensor]:

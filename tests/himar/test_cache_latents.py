@@ -265,7 +265,7 @@ def test_damage_is_found(folder, tmp_path, capsys):
         ({"dtype": "int8"}, "damaged"),
         ({"shards": [{"file": "../x.safetensors", "count": 1, "sha256": ""}]}, "damaged"),
         ({"img_size": None}, "damaged"),
-        ({"channels": 8}, "has shape"),
+        ({"channels": 8}, "of shape"),
         (None, "holds no index.json"),
     ],
 )

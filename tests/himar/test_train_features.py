@@ -23,7 +23,8 @@ from himar.train_data import ChosenImages, check_fit, fingerprint
 from himar.train_processes import Processes
 from himar.train_run import RELEASED_FILE, Outputs, run_training
 from himar.train_settings import Execution, TrainingSettings, changed_settings, paper_settings
-from himar.training import Trainer, train_model
+from himar.trainer import Trainer
+from himar.training import train_model
 from himar_kernels import ConfigError
 
 

@@ -16,7 +16,8 @@ from himar.optimise import Optimiser, Schedule, TrainingError
 from himar.train_data import LatentSet
 from himar.train_settings import TrainingSettings
 from himar.train_state import STATE_FILE
-from himar.training import parameter_groups, train_model, update_average
+from himar.trainer import parameter_groups, update_average
+from himar.training import train_model
 from himar.vae import VaeConfig, load_vae
 from himar.vae_training import VaeTraining, latent_moments, reconstruction_psnr, train_vae
 from himar_kernels import ConfigError, InputError, SamplingConfig

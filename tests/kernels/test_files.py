@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from himar_kernels import BuildError, InputError
-from himar_kernels.files import new_file, new_folder, remove_unfinished, require_writable
+from himar_kernels.files import new_file, new_folder, remove_unfinished, require_writable_file, require_writable_folder
 
 
 def names(folder: Path) -> list[str]:
@@ -87,6 +87,9 @@ def test_what_cannot_be_written_is_named_with_the_reason_and_what_to_do(tmp_path
     with pytest.raises(BuildError) as refused, new_file(tmp_path / place, BuildError):
         pass
     assert str(refused.value) == f"{tmp_path / place} cannot be written: {text}."
+    with pytest.raises(BuildError) as early:
+        require_writable_file(tmp_path / place, BuildError)
+    assert str(early.value) == str(refused.value)
     assert names(tmp_path) == before
 
 
@@ -130,11 +133,11 @@ def test_what_a_killed_writer_left_can_be_removed_and_nothing_else_goes(tmp_path
 
 def test_a_place_is_tried_before_long_work_and_left_as_it_was(tmp_path):
     (tmp_path / "file").write_bytes(b"")
-    require_writable(tmp_path / "a" / "b")
-    require_writable(tmp_path)
+    require_writable_folder(tmp_path / "a" / "b")
+    require_writable_folder(tmp_path)
     for place, text in (("file", "Not a directory"), ("file/below", "Not a directory"), ("n" * 300 + "/a", "too long")):
         with pytest.raises(BuildError, match=f"cannot be written: .*{text}"):
-            require_writable(tmp_path / place, BuildError)
+            require_writable_folder(tmp_path / place, BuildError)
     with pytest.raises(InputError, match="cannot be written"):
-        require_writable(Path("/proc/himar"))
+        require_writable_folder(Path("/proc/himar"))
     assert names(tmp_path) == ["file"]

@@ -1,0 +1,75 @@
+"""Options that both commands read alike. A value that no model or machine could take is wrong usage, exit code 2."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .errors import BuildError, ConfigError, InputError
+from .labels import parse_labels
+from .sampling import SamplingConfig
+
+SEED = click.IntRange(0, 2**64 - 1)
+THREADS = click.IntRange(1, 1024)
+"""A typing error of a few digits must not make a machine start a million threads."""
+
+_MOST_GPUS = 4  # digits of a GPU's number
+
+
+class FiniteRange(click.FloatRange):
+    """A number in a range. `click.FloatRange` alone lets "nan" through, and "inf" where the range is open-ended."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """See click.ParamType; fails unless the number is finite."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
+
+
+def label_option(context: click.Context, parameter: click.Parameter, text: str) -> list[int]:
+    """Callback of --labels: read "0,3,5-9"."""
+    try:
+        return parse_labels(text)
+    except InputError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def device_option(context: click.Context, parameter: click.Parameter, text: str) -> str:
+    """Callback of --device: "cpu", "cuda" or "cuda:N"; whether that GPU exists is found out when it is used."""
+    if not re.fullmatch(rf"cpu|cuda(:[0-9]{{1,{_MOST_GPUS}}})?", text):
+        raise click.BadParameter(f"{text!r} is none of cpu, cuda and cuda:N with a GPU's number.")
+    return text
+
+
+def sampling_option(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
+    """Callback of an option that replaces a value of a SamplingConfig; --guidance stands for both phases'."""
+    given = str(parameter.name)
+    field = "low_guidance" if given == "guidance" else given
+    try:
+        SamplingConfig().with_changes(**{field: value})
+    except InputError as error:
+        raise click.BadParameter(str(error).replace(field, given, 1)) from None
+    return value
+
+
+def npz_option(context: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:
+    """Callback of an option that names an .npz to write."""
+    if path is not None and path.suffix != ".npz":
+        raise click.BadParameter(f"{path} does not end in .npz.")
+    return path
+
+
+@contextmanager
+def wrong_usage() -> Iterator[None]:
+    """Turn errors about values that came from the command line alone into wrong usage."""
+    try:
+        yield
+    except (BuildError, ConfigError, InputError) as error:
+        raise click.UsageError(str(error)) from error
