@@ -15,6 +15,7 @@ import asyncio
 import json
 import signal
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -221,13 +222,14 @@ async def measure(command: tuple[str, ...], log: Path, options: dict[str, Any]) 
 @click.option("--bad", default=0.1, show_default=True, type=click.FloatRange(0, 1), help="Share of bad requests.")
 @click.option("--leave", default=0.1, show_default=True, type=click.FloatRange(0, 1), help="Share of clients that go.")
 @click.option("--seed", default=0, show_default=True, help="Of the random requests.")
-@click.option("--log", default=Path("service-load.log"), show_default=True, type=click.Path(path_type=Path))
+@click.option("--log", type=click.Path(path_type=Path), help="File for the server's log; thrown away if not given.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
-def main(bundle: Path, server: str, lanes: int, queue: int, log: Path, as_json: bool, **options: Any) -> None:
+def main(bundle: Path, server: str, lanes: int, queue: int, log: Path | None, as_json: bool, **options: Any) -> None:
     """Load a server of BUNDLE and report."""
     program = PYTHON if server == "python" else (server,)
     command = (*program, str(bundle), "--port", "0", "--threads", "1", "--lanes", str(lanes), "--queue", str(queue))
-    report = asyncio.run(measure(command, log, options))
+    with tempfile.TemporaryDirectory() as folder:
+        report = asyncio.run(measure(command, log or Path(folder) / "log", options))
     if as_json:
         click.echo(json.dumps(report, indent=1))
     else:
