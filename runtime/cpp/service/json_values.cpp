@@ -9,7 +9,7 @@ std::string shown(const Json& value) {
     if (value.is_object()) return "an object";
     constexpr std::size_t most = 60;
     const std::string text = value.dump(-1, ' ', true, Json::error_handler_t::replace);
-    return text.size() <= most ? text : text.substr(0, most) + "...";
+    return text.size() <= most ? text : text.substr(0, most) + (value.is_string() ? "...\"" : "...");
 }
 
 void refuse(const std::string& key, const Json& value, const std::string& wanted) {

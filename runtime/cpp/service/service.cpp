@@ -135,6 +135,9 @@ void Service::add_routes() {
     server_->set_expect_100_continue_handler([this](const auto& request, auto&) {
         return request.get_header_value_u64("Content-Length") > settings_.max_body ? 413 : 100;
     });
+    server_->set_post_routing_handler([this](const auto&, auto& response) {
+        if (!response.has_header(kIdHeader)) response.set_header(kIdHeader, new_id());
+    });
     server_->set_exception_handler([](const auto&, auto& response, std::exception_ptr) { response.status = 500; });
     server_->set_error_handler([this](const auto& request, auto& response) { answer_error(request, response); });
 }
@@ -173,9 +176,14 @@ void Service::answer_error(const httplib::Request& request, httplib::Response& r
     send(request, response, answer_of(response.status, request, settings_));
 }
 
-void Service::send(const httplib::Request& request, httplib::Response& response, const Answer& answer) {
+std::string Service::new_id() {
     char id[24];
     std::snprintf(id, sizeof id, "%016llx", static_cast<unsigned long long>(next_id_++));
+    return id;
+}
+
+void Service::send(const httplib::Request& request, httplib::Response& response, const Answer& answer) {
+    const std::string id = new_id();
     response.status = answer.status;
     response.set_header(kIdHeader, id);
     for (const auto& [name, value] : answer.headers) response.set_header(name, value);

@@ -48,6 +48,7 @@ private:
     void post_images(const httplib::Request& request, httplib::Response& response, const httplib::ContentReader& reader);
     Answer answer_images(const httplib::Request& request, const httplib::ContentReader& reader);
     void answer_error(const httplib::Request& request, httplib::Response& response);
+    std::string new_id();  // 16 hexadecimal digits
     void send(const httplib::Request& request, httplib::Response& response, const Answer& answer);
 
     const Settings settings_;
