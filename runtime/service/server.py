@@ -18,7 +18,6 @@ from .accounts import log as requests_log
 from .app import create_app
 from .service import Service, Settings
 
-_BACKLOG = 2048
 _SECONDS_TO_SEND = 5  # for clients that are slow to take their answers when the server ends
 
 
@@ -36,7 +35,7 @@ def serve(settings: Settings, host: str, port: int, announce: Callable[[str], No
     Raises ListenError, BundleError or EngineError before anything is served.
     """
     prometheus_client.disable_created_metrics()  # of this process: one more series per counter that nobody asked for
-    with listen(host, port) as listener:
+    with bind(host, port) as listener:
         service: Service | None = None
         try:
             service = Service(settings)
@@ -53,15 +52,25 @@ def serve(settings: Settings, host: str, port: int, announce: Callable[[str], No
                 service.close()
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens at the address. Raises ListenError."""
+def bind(host: str, port: int) -> socket.socket:
+    """Return a socket that is bound to the address, and refuses connections until it is listened to.
+
+    Raises ListenError.
+    """
     try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        bound = socket.socket(family, kind, protocol)
+        try:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # of an earlier server's closed connections
+            bound.bind(address)
+        except OSError:
+            bound.close()
+            raise
+        return bound
+    except OSError as error:
         raise ListenError(
-            f"cannot listen at {host} port {port}: {reason}; choose another --host or --port, or --port 0 for any."
+            f"cannot listen at {host} port {port}: {error.strerror or error}; choose another --host or --port, "
+            f"or --port 0 for any."
         ) from error
 
 
