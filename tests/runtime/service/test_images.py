@@ -113,3 +113,19 @@ def test_the_model_is_described(server: Any, pipeline: Pipeline) -> None:
         "sampling": ["default", "plain"], "lanes": 2, "version": version,
     }  # fmt: skip
     assert version == pipeline.generate([1], **QUICK).recipes[0].himar_version
+
+
+@pytest.mark.gpu
+def test_lanes_on_a_gpu_give_the_librarys_images(
+    command: list[str], start_server: Any, bundle_path: Any, pipeline: Pipeline
+) -> None:
+    if len(command) == 1:
+        pytest.skip("the C++ runtime's own tests say whether its build has a GPU")
+    server = start_server(bundle_path, "--device", "cuda", "--lanes", "3")
+    asked = [{"labels": [seed % 5, 1], "seed": seed, **QUICK} for seed in range(9)]
+    with ThreadPoolExecutor(9) as clients:
+        replies = list(clients.map(server.images, asked))
+    for reply, values in zip(replies, asked, strict=True):
+        assert reply.status == 200, reply.body
+        assert_same(reply.json, pipeline.generate(**values))
+    assert server.end() == 0
