@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
@@ -121,6 +122,8 @@ def test_lanes_on_a_gpu_give_the_librarys_images(
 ) -> None:
     if len(command) == 1:
         pytest.skip("the C++ runtime's own tests say whether its build has a GPU")
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        pytest.skip("ONNX Runtime is not installed for CUDA here")
     server = start_server(bundle_path, "--device", "cuda", "--lanes", "3")
     asked = [{"labels": [seed % 5, 1], "seed": seed, **QUICK} for seed in range(9)]
     with ThreadPoolExecutor(9) as clients:
