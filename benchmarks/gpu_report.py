@@ -1,9 +1,10 @@
-"""Everything that needs a GPU, in one run: tests, peaks, and eager PyTorch and torch.compile against every backend.
+"""Everything that needs a GPU, in one run: peaks, tests, training, and eager and compiled against every backend.
 
     python benchmarks/gpu_report.py --out docs/results/h100.json
-    python benchmarks/gpu_report.py --model digits --device cpu --batch 1 --no-tests --out try.json   # try the script
+    python benchmarks/gpu_report.py --model digits --device cpu --batch 1 --train-batch 2 --no-tests --out try.json
 
-Sections run in the order of the file and are written as they finish, so that a run that is cut off keeps what it has.
+The second tries the script without a GPU. Sections run in the order of the file and are written as they finish, so that
+a run that is cut off keeps what it has.
 What fails is recorded with its error, and the report goes on: that TensorRT-RTX refuses a GPU is a result too.
 """
 
@@ -22,10 +23,14 @@ from typing import Any
 import click
 import torch
 
+from himar.train_settings import Precision
+
 sys.path.insert(0, str(Path(__file__).parent))
 from report_build import build_bundles
 from report_latency import component_latencies, generation_latencies
 from report_peaks import copy_rate, product_rates
+from report_tests import gpu_tests
+from train_throughput import measure_all
 
 PACKAGES = (
     "himar", "numpy", "torch", "onnx", "onnxruntime", "onnxruntime-gpu", "cuda-bindings", "nvidia-cuda-nvrtc",
@@ -40,6 +45,11 @@ class Report:
         self.path = path
         self.content: dict[str, Any] = {}
         self._end = time.monotonic() + 60 * minutes
+
+    @property
+    def seconds_left(self) -> float:
+        """Seconds until no new section starts."""
+        return max(0.0, self._end - time.monotonic())
 
     def section(self, name: str, make: Callable[[], Any]) -> Any:
         """Run a section unless the time is up; keep its outcome or its error. Returns the outcome or None."""
@@ -83,16 +93,6 @@ def environment(device: str) -> dict[str, Any]:
     return found
 
 
-def gpu_tests(folder: Path) -> dict[str, Any]:
-    """Run `pytest -m gpu` and return its last lines and exit code; the whole log lies beside the report."""
-    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider"]
-    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
-    (folder / "gpu-tests.log").write_text(done.stdout + done.stderr, encoding="utf-8")
-    lines = done.stdout.strip().splitlines()
-    outcomes = [line for line in lines if line.startswith(("FAILED", "ERROR", "SKIPPED"))]
-    return {"exit_code": done.returncode, "summary": lines[-1] if lines else "", "not_passed": outcomes}
-
-
 @click.command()
 @click.option("--model", default="himar-b", show_default=True, help="Preset; random weights unless it is digits.")
 @click.option("--device", default="cuda", show_default=True, type=click.Choice(["cuda", "cpu"]))
@@ -101,7 +101,21 @@ def gpu_tests(folder: Path) -> dict[str, Any]:
 @click.option("--backend", "backends", multiple=True, default=("onnxruntime", "tensorrt", "tensorrt-rtx"))
 @click.option("--repeats", default=3, show_default=True, type=click.IntRange(1), help="Timed whole generations.")
 @click.option("--tests/--no-tests", default=True, help="Run pytest -m gpu first.")
-@click.option("--minutes", default=60.0, show_default=True, help="Start no new section after this time.")
+@click.option(
+    "--train-batch",
+    "train_batches",
+    multiple=True,
+    type=click.IntRange(1),
+    default=(32, 128, 256),
+    show_default=True,
+    help="Images of a training step.",
+)
+@click.option(
+    "--minutes",
+    default=60.0,
+    show_default=True,
+    help="Start no new section after this time; tests are stopped after half of what is left of it.",
+)
 @click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False))
 def main(
     model: str,
@@ -111,6 +125,7 @@ def main(
     backends: tuple[str, ...],
     repeats: int,
     tests: bool,
+    train_batches: tuple[int, ...],
     minutes: float,
     out: Path,
 ) -> None:
@@ -122,7 +137,16 @@ def main(
     report.section("copy", lambda: copy_rate(device))
     report.section("products", lambda: product_rates(device))
     if tests:
-        report.section("tests", lambda: gpu_tests(out.absolute().parent))
+        # Half, so that a machine which is lent for an hour has measured something when it goes back.
+        log = out.absolute().with_name("gpu-tests.log")
+        report.section("tests", lambda: gpu_tests(log, report.seconds_left / 2))
+    half: Precision = "fp32" if device == "cpu" else "bf16"
+    for compiled in (False, True) if device == "cuda" else (False,):
+        name = f"training, {half}{', compiled' if compiled else ''}"
+        report.section(
+            name,
+            lambda c=compiled: measure_all(model, train_batches, device, half, 7, recompute=False, compiled=c),  # type: ignore[misc]
+        )
     work = out.with_suffix(".work")
     built = report.section("bundles", lambda: build_bundles(work, model, precision, max(batches), backends, device))
     if built is not None:

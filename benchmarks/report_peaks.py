@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 REPEATS = 20
+_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def seconds_each(run: Callable[[], object], device: str, repeats: int = REPEATS) -> float:
@@ -41,13 +42,14 @@ def copy_rate(device: str) -> dict[str, Any]:
     return {"bytes": 2 * 4 * count, "bytes_per_second": 2 * 4 * count / seconds}
 
 
-def product_rates(device: str) -> dict[str, Any]:
-    """Return FLOP/s of a square matrix product in every precision; float32 without TF32."""
+def product_rate(device: str, precision: str, size: int) -> dict[str, Any]:
+    """Return FLOP/s of a square matrix product of `size` in one precision; float32 without TF32."""
     torch.backends.cuda.matmul.allow_tf32 = False
+    a, b = (torch.randn(size, size, device=device).to(_DTYPES[precision]) for _ in range(2))
+    return {"size": size, "flops_per_second": 2 * size**3 / seconds_each(lambda: a @ b, device, 10)}
+
+
+def product_rates(device: str) -> dict[str, Any]:
+    """Return `product_rate` in every precision, of large products (small ones on a CPU, where half ones are slow)."""
     size = 8192 if device == "cuda" else 256
-    rates = {}
-    for name, dtype in (("fp32", torch.float32), ("fp16", torch.float16), ("bf16", torch.bfloat16)):
-        a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-        seconds = seconds_each(lambda a=a, b=b: a @ b, device, 10)  # type: ignore[misc]
-        rates[name] = {"size": size, "flops_per_second": 2 * size**3 / seconds}
-    return rates
+    return {name: product_rate(device, name, size) for name in _DTYPES}

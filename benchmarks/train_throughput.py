@@ -10,8 +10,8 @@ runs a second time, without gradients, as general diffusion losses do that take 
 Both give the same loss, which is checked. They take turns, first one then the other in front, so that what else a
 machine does slows both alike; the ratios are of medians and of fastest steps.
 
-Utilisation is the operations that the model needs (himar_export.cost_training: products and attention, three times the
-forward) per second, over the rate of a large square product measured on the same device just before. With --recompute,
+Utilisation is the operations that the model needs (himar_export.cost_training: products and attention, forward and
+backward) per second, over the rate of a large square product measured on the same device just before. With --recompute,
 `executed` counts the recomputed blocks too.
 """
 

@@ -78,7 +78,12 @@ def scale_vectors(config: ModelConfig) -> Work:
 
 def time_embedding(rows: int, width: int) -> Work:
     """Embed `rows` timesteps; engines have a table of all."""
-    return product(rows, 2 * TIMESTEP_FREQUENCIES, width) + product(rows, width, width)
+    return time_features(rows, width) + product(rows, width, width)
+
+
+def time_features(rows: int, width: int) -> Work:
+    """The first of the two products that embed a timestep, from its cosines and sines."""
+    return product(rows, 2 * TIMESTEP_FREQUENCIES, width)
 
 
 def condition(config: ModelConfig, kind: HeadKind, rows: int) -> Work:

@@ -1,8 +1,7 @@
 """The work of a training step: a forward of its phases, the gradients, and what recomputing adds (himar-model.md §8).
 
-Gradients cost twice what the forward does: one product for the input's gradient, one for the weight's. The few inputs
-that need none (tokens, timestep features, detached pivots) are counted all the same, as utilisation usually is; at the
-released sizes they are below a hundredth. Optimiser and moving average have no products.
+Gradients cost twice what the forward does: one product for the input's gradient, one for the weight's. Inputs that need
+none (tokens, timestep features, detached pivots) are left out. Optimiser and moving average have no products.
 """
 
 from __future__ import annotations
@@ -19,25 +18,39 @@ from .cost_networks import (
     block,
     condition,
     config_phases,
+    guide,
     head,
     head_width,
     scale_vectors,
     time_embedding,
+    time_features,
     transformer,
 )
 
 
 @dataclass(frozen=True)
 class TrainingCost:
-    """Operations of one step. forward_flops: of the loss; block_flops: the transformer blocks' share of it."""
+    """Operations of one step.
+
+    forward_flops: of the loss; block_flops: the transformer blocks' share of it; data_flops: the share of products
+    whose input is data, which needs no gradient.
+    """
 
     forward_flops: int
     block_flops: int
+    data_flops: int
+
+    def __add__(self, other: TrainingCost) -> TrainingCost:
+        return TrainingCost(
+            self.forward_flops + other.forward_flops,
+            self.block_flops + other.block_flops,
+            self.data_flops + other.data_flops,
+        )
 
     @property
     def model_flops(self) -> int:
         """What the model needs, forward and backward: the numerator of model-FLOPs utilisation."""
-        return 3 * self.forward_flops
+        return 3 * self.forward_flops - self.data_flops
 
     def executed_flops(self, recompute: bool) -> int:
         """What is done: `recompute` runs the transformer blocks' forward once more (4 times instead of 3 in all)."""
@@ -57,30 +70,38 @@ def training_cost(config: ModelConfig, batch: int, masked: Mapping[Phase, int], 
     """
     if batch < 1 or repeats < 1:
         raise InputError(f"batch is {batch} and repeats {repeats}; a step needs at least 1 of each.")
-    forward = blocks = 0
+    total = TrainingCost(0, 0, 0)
     for phase in config_phases(config):
         hidden = masked.get(phase.name, 0)
         if not 1 <= hidden <= phase.positions:
             raise InputError(
                 f"{hidden} positions of phase {phase.name} are masked; a training step masks 1 to {phase.positions}."
             )
-        forward += _phase_flops(config, phase, batch, hidden, repeats)
-        blocks += _block_flops(config, phase, batch, hidden)
+        total += _phase_cost(config, phase, batch, hidden, repeats)
     if not config.single_scale:
-        # What phase high sees where there is no pivot.
-        forward += product(config.low_positions, config.channels, config.width).flops
-    return TrainingCost(forward, blocks)
+        # What phase high sees where there is no pivot: learned, so nothing of it is data.
+        total += TrainingCost(product(config.low_positions, config.channels, config.width).flops, 0, 0)
+    return total
 
 
-def _phase_flops(config: ModelConfig, phase: PhaseInfo, batch: int, masked: int, repeats: int) -> int:
-    """Forward of a phase's transformer and head; an MLP head runs where masked and embeds every row's timestep."""
-    work = transformer(config, phase, batch, masked) + scale_vectors(config)
+def _phase_cost(config: ModelConfig, phase: PhaseInfo, batch: int, masked: int, repeats: int) -> TrainingCost:
+    """A phase's transformer and head; an MLP head runs where masked and embeds every row's timestep."""
     rows, tokens = batch * repeats, masked if phase.kind == "mlp" else phase.positions
     timesteps = rows * tokens if phase.kind == "mlp" else rows
     # The DiT head embeds z once, however many timesteps are drawn; the MLP head embeds it for each.
     conditions = rows * tokens if phase.kind == "mlp" else batch * tokens
+    width = head_width(config, phase.kind)
+    work = transformer(config, phase, batch, masked) + scale_vectors(config)
     work += head(config, phase.kind, rows, tokens) + condition(config, phase.kind, conditions)
-    return (work + time_embedding(timesteps, head_width(config, phase.kind))).flops
+    work += time_embedding(timesteps, width)
+
+    data = product(batch * phase.positions, config.channels, config.width)
+    data += product(rows * tokens, config.channels, width) + time_features(timesteps, width)
+    if phase.pivot_width:
+        data += guide(config, batch * phase.always)
+    if config.scale_vector == "sinusoidal":
+        data += time_features(1, config.width) * 2
+    return TrainingCost(work.flops, _block_flops(config, phase, batch, masked), data.flops)
 
 
 def _block_flops(config: ModelConfig, phase: PhaseInfo, batch: int, masked: int) -> int:

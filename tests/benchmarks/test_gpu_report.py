@@ -1,0 +1,55 @@
+"""The GPU report's test section ends in its time, keeps what was printed, and leaves no process behind."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+from report_tests import run_within
+
+STUBBORN = """
+import signal, subprocess, sys, time
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+print("child", child.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_command_that_ends_in_time_keeps_its_exit_code_and_its_output(tmp_path):
+    log = tmp_path / "log"
+    outcome = run_within([sys.executable, "-c", "print('done'); raise SystemExit(3)"], log, 60, tmp_path)
+    assert outcome == {"exit_code": 3}
+    assert log.read_text() == "done\n"
+
+
+def test_a_command_that_does_not_end_is_interrupted_and_says_what_it_has(tmp_path):
+    code = "import time; print('first', flush=True)\ntry: time.sleep(600)\nexcept KeyboardInterrupt: print('second')"
+    log = tmp_path / "log"
+    outcome = run_within([sys.executable, "-c", code], log, 1, tmp_path)
+    assert outcome["exit_code"] is None
+    assert 1 <= outcome["stopped_after"] < 9
+    assert log.read_text() == "first\nsecond\n"
+
+
+def test_one_that_ignores_the_interrupt_is_killed_with_what_it_started(tmp_path, monkeypatch):
+    monkeypatch.setattr("report_tests._GRACE", 0.5)
+    log = tmp_path / "log"
+    outcome = run_within([sys.executable, "-c", STUBBORN], log, 2, tmp_path)
+    assert outcome["exit_code"] is None
+    child = int(log.read_text().split()[1])
+    for _ in range(100):
+        if not _running(child):
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"process {child} still runs")
+
+
+def _running(pid: int) -> bool:
+    """A killed process may stay as a zombie until its new parent looks at it."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().split(")")[1].split()[0] != "Z"
