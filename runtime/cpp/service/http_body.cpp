@@ -51,9 +51,12 @@ bool announces_body(const httplib::Request& request) {
 
 bool is_json(const httplib::Request& request) {
     const std::string type = request.get_header_value("Content-Type");
+    return lower(trimmed(type.substr(0, type.find(';')))) == "application/json";
+}
+
+bool is_compressed(const httplib::Request& request) {
     const std::string encoding = lower(trimmed(request.get_header_value("Content-Encoding")));
-    return lower(trimmed(type.substr(0, type.find(';')))) == "application/json" &&
-           (encoding.empty() || encoding == "identity");
+    return !encoding.empty() && encoding != "identity";
 }
 
 bool wants_png(const httplib::Request& request) {

@@ -20,8 +20,11 @@ Body read_body(const httplib::Request& request, const httplib::ContentReader& re
 // True when the headers announce a body: by its length, or in chunks.
 bool announces_body(const httplib::Request& request);
 
-// True when Content-Type is application/json, with or without parameters, and the body is not compressed.
+// True when Content-Type is application/json, with or without parameters.
 bool is_json(const httplib::Request& request);
+
+// True when the body has a Content-Encoding.
+bool is_compressed(const httplib::Request& request);
 
 // True when Accept names image/png and not application/json.
 bool wants_png(const httplib::Request& request);

@@ -132,8 +132,10 @@ void Service::add_routes() {
         response.set_content(metrics_.text(build_, images_.lanes().waiting(), images_.lanes().busy()),
                              "text/plain; version=0.0.4; charset=utf-8");
     });
-    server_->set_expect_100_continue_handler([this](const auto& request, auto&) {
-        return request.get_header_value_u64("Content-Length") > settings_.max_body ? 413 : 100;
+    // The status that this returns is not yet the response's.
+    server_->set_expect_100_continue_handler([this](const auto& request, auto& response) {
+        if (request.get_header_value_u64("Content-Length") <= settings_.max_body) return 100;
+        return response.status = 413;
     });
     server_->set_post_routing_handler([this](const auto&, auto& response) {
         if (!response.has_header(kIdHeader)) response.set_header(kIdHeader, new_id());
@@ -144,6 +146,8 @@ void Service::add_routes() {
 
 void Service::post_images(const httplib::Request& request, httplib::Response& response,
                           const httplib::ContentReader& reader) {
+    // A range means nothing for POST, but httplib would answer 416 to one that the images do not reach.
+    const_cast<httplib::Request&>(request).ranges.clear();
     Answer answer;
     try {
         answer = answer_images(request, reader);
@@ -162,11 +166,14 @@ Answer Service::answer_images(const httplib::Request& request, const httplib::Co
     if (draining_) return error_answer(503, "the service is stopping; ask another.");
     if (!is_json(request))
         return error_answer(415, "Content-Type is '" + cut(request.get_header_value("Content-Type")) +
-                                     "'; send application/json, not compressed.");
+                                     "'; send application/json.");
+    if (is_compressed(request))
+        return error_answer(415, "Content-Encoding is '" + cut(request.get_header_value("Content-Encoding")) +
+                                     "'; send the body as it is.");
     if (!announced)
         return error_answer(411, "the request has no Content-Length; send one, or Transfer-Encoding: chunked.");
     if (body.state == Body::State::kTooLarge) return error_answer(413, too_large(settings_));
-    if (body.state == Body::State::kBroken) return error_answer(400, "the body ends before its announced end.");
+    if (body.state == Body::State::kBroken) return error_answer(400, "the body does not arrive as its headers announce it.");
     return images_.answer(body.text, wants_png(request), request.is_connection_closed);
 }
 
