@@ -195,13 +195,7 @@ def resolve(given: Mapping[str, Any], measured: Mapping[str, Any], source: str =
 
 def check_steps(config: ModelConfig, sampling: SamplingConfig) -> None:
     """Raise InputError unless every step of each phase that the model has can reveal a position."""
-    if not config.single_scale:
-        sampling.check_positions(config.low_positions, config.high_positions)
-    elif sampling.high_steps > config.high_positions:
-        raise InputError(
-            f"high_steps is {sampling.high_steps}, but the only phase has {config.high_positions} positions; "
-            f"ask for 1 to {config.high_positions} steps."
-        )
+    sampling.check_positions(config.low_positions, config.high_positions)
 
 
 _HEAD_SIZES = ("mlp_depth", "mlp_width", "dit_depth", "dit_width", "dit_heads")

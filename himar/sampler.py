@@ -20,12 +20,10 @@ from himar_kernels import (
     known_positions,
     mlp_reverse_step,
     plan,
-    plan_phase,
     renoise_known,
     revealed_positions,
 )
 
-from .config import ModelConfig, check_steps
 from .dit_head import DiTHead
 from .mlp_head import MLPHead
 from .model import HiMAR
@@ -83,7 +81,7 @@ def two_phase(
     """Run both phases as `generate` does and return all that they leave."""
     config = model.config
     sampling = sampling or config.default_sampling
-    steps = phase_steps(config, sampling)
+    steps = plan(sampling, config.low_positions, config.high_positions)
     device = model.mask_token.device
     images = np.arange(first_index, first_index + len(labels))
     loop = _Loop(model, draws, images, torch.from_numpy(check_labels(labels, config.classes)).to(device), sampling)
@@ -100,16 +98,6 @@ def two_phase(
     for step in (step for step in steps if step.phase == "high"):
         tokens = loop.high_step(step, order, pivots, tokens)
     return TwoPhase(tokens, low_tokens, pivots)
-
-
-def phase_steps(config: ModelConfig, sampling: SamplingConfig) -> tuple[Step, ...]:
-    """Return the steps of all phases that the model has, in order. Raises InputError."""
-    if not config.single_scale:
-        return plan(sampling, config.low_positions, config.high_positions)
-    check_steps(config, sampling)
-    return plan_phase(
-        "high", config.high_positions, sampling.high_steps, sampling.high_guidance, sampling.guidance_schedule
-    )
 
 
 class _Loop:

@@ -1,20 +1,27 @@
-"""A very small model with random weights, for what does not depend on a model's size."""
+"""Very small models with random weights, for what does not depend on a model's size; also one of each variant."""
 
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
 
 from himar import save_checkpoint
-from himar.config import resolve
+from himar.config import read_config, resolve
 from himar.model import HiMAR, randomise
+from himar.presets import vary
 from himar_export.cli import main
 
 SIZES = {
     "width": 32, "enc_depth": 1, "dec_depth": 1, "heads": 2, "classes": 3, "buffer": 2, "cond_scale": 2,
     "img_size": 16, "vae_stride": 4, "channels": 4, "mlp_depth": 1, "mlp_width": 32, "dit_depth": 1, "dit_width": 32,
     "dit_heads": 2,
+}  # fmt: skip
+SAMPLING = {
+    "low_steps": 2, "high_steps": 3, "low_guidance": 2.0, "high_guidance": 1.5, "low_diffusion_steps": 6,
+    "high_diffusion_steps": 5,
 }  # fmt: skip
 
 
@@ -27,6 +34,58 @@ def _checkpoint(path: Path, seed: int, **changes: int) -> Path:
 def small_checkpoint() -> Callable[..., Path]:
     """Writes a checkpoint: path, seed, changed sizes."""
     return _checkpoint
+
+
+def _variant(values: Any) -> HiMAR:
+    changes = vary({}, values) if isinstance(values, str) else values
+    sizes = {**SIZES, "mlp_width": 24, "sampling": SAMPLING}
+    model = randomise(HiMAR(resolve(read_config({**sizes, **changes}), {})), 5).eval().requires_grad_(False)
+    for name, parameter in model.named_parameters():
+        # So that what a network is told weighs as much as the state that it is given.
+        if any(part in name for part in ("final_layer", "adaLN_modulation", "class_emb", "attn.proj", "cond_z_proj")):
+            parameter *= 8
+    return model
+
+
+@pytest.fixture(scope="session")
+def small_variant() -> Callable[[Any], HiMAR]:
+    """Makes a model: a row of himar.presets.VARIANTS by its name, or values such as {"pivots": …}."""
+    return _variant
+
+
+@pytest.fixture(scope="session")
+def build_variant(bundles) -> Callable[..., Path]:
+    """Builds the bundle of a row with these options of `build`, once for all workers; its checkpoint lies beside it."""
+
+    def build(variant: str, *options: str) -> Path:
+        out = bundles / "-".join(["variant", variant, *(option.strip("-") for option in options)])
+        with FileLock(f"{out}.lock"):
+            if not out.exists():
+                save_checkpoint(_variant(variant), checkpoint := out.with_suffix(".safetensors"))
+                command = ["build", str(checkpoint), "--max-batch", "3", *options, "--out", str(out), "--json"]
+                assert main(command) == 0
+        return out
+
+    return build
+
+
+def _module(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def graph_engines() -> Any:
+    """The module graph_engines.py: engines that run a component's graph in PyTorch."""
+    return _module(Path(__file__).with_name("graph_engines.py"))
+
+
+@pytest.fixture(scope="session")
+def host_lane() -> Any:
+    """The module tests/runtime/host_lane.py: the resident loop's device in host memory."""
+    return _module(Path(__file__).parents[1] / "runtime" / "host_lane.py")
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from himar_kernels import describe_fault, launches
+from himar_kernels import InputError, describe_fault, launches
 
 
 def revealed_of(rng: np.random.Generator, batch: int, n: int, count: int) -> np.ndarray:
@@ -60,6 +60,58 @@ def reveal(workspace, batch, halves, S, r, W, D, shift=0, poison=None):
 )
 def test_rows_of_the_revealed_positions_are_gathered(workspace, batch, halves, S, r, W, D, shift):
     assert reveal(workspace, batch, halves, S, r, W, D, shift) == 0
+
+
+@pytest.mark.parametrize(("halves", "phase"), [(1, "low"), (2, "high")])
+def test_conditions_alone_and_pivots_alone_are_gathered(workspace, halves, phase):
+    """Phases of variants: an MLP head without pivots, and pivots before a DiT head."""
+    rng = np.random.default_rng(halves)
+    batch, n, r, W = 3, 25, 4, 10
+    condition = rng.normal(size=(halves * batch, n, W)).astype(np.float32)
+    revealed = revealed_of(rng, batch, n, r)
+    image = np.arange(batch)[:, None]
+    state = workspace.state(step=2, masked=n, revealed=r, phase=int(phase == "high"))
+    common = {"revealed": workspace.put(revealed), "state": state, "batch": batch, "halves": halves, "r": r}
+
+    rows, fault = workspace.empty((halves * batch * r, W)), workspace.fault()
+    given = workspace.put(condition)
+    workspace.run(launches.reveal_conditions(head_condition=rows, condition=given, fault=fault, n=n, W=W, **common))
+    expected = condition.reshape(halves, batch, n, W)[:, image, revealed].reshape(-1, W)
+    assert np.array_equal(workspace.get(rows), expected)
+    assert workspace.get(fault) == 0
+
+    before = rng.normal(size=(2 * batch, n, W)).astype(np.float32)
+    condition[0, revealed[0, 0], -1] = np.nan
+    pivots, given = workspace.put(before), workspace.put(condition)
+    workspace.run(launches.reveal_pivots(pivots=pivots, engine_pivots=given, fault=fault, S=n, D=W, **common))
+    kept = before.reshape(2, batch, n, W)
+    kept[:, image, revealed] = condition[:batch][image, revealed]
+    assert np.array_equal(workspace.get(pivots), before, equal_nan=True)
+    assert describe_fault(int(workspace.get(fault))) == (f"transformer_{phase}", 2)
+
+
+FITS = {"revealed": 8, "state": 8, "fault": 8, "batch": 1, "halves": 1, "r": 2}
+CONDITIONS = {**FITS, "head_condition": 8, "condition": 8, "n": 25, "W": 3}
+PIVOTS = {**FITS, "pivots": 8, "engine_pivots": 8, "S": 25, "D": 3}
+
+
+@pytest.mark.parametrize(
+    ("launch", "fits", "changes", "named"),
+    [
+        (launches.reveal_conditions, CONDITIONS, {"W": 0}, "W is 0"),
+        (launches.reveal_conditions, CONDITIONS, {"r": 26}, "r is 26; it must be 1 to 25"),
+        (launches.reveal_conditions, CONDITIONS, {"halves": 3}, "halves is 3"),
+        (launches.reveal_conditions, CONDITIONS, {"condition": 0}, "condition has no address"),
+        (launches.reveal_pivots, PIVOTS, {"D": 0}, "D is 0"),
+        (launches.reveal_pivots, PIVOTS, {"S": 0}, "S is 0"),
+        (launches.reveal_pivots, PIVOTS, {"halves": 0}, "halves is 0"),
+        (launches.reveal_pivots, PIVOTS, {"pivots": 0}, "pivots has no address"),
+    ],
+)
+def test_a_gathering_that_does_not_fit_is_refused(launch, fits, changes, named):
+    launch(**fits)
+    with pytest.raises(InputError, match=named):
+        launch(**{**fits, **changes})
 
 
 @pytest.mark.parametrize(("batch", "S", "r", "W", "D"), [(128, 64, 9, 320, 256), (64, 256, 256, 64, 65)])

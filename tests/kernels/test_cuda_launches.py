@@ -132,6 +132,7 @@ def test_a_chain_s_table_has_the_columns_in_the_kernels_order():
 def test_faults_are_named():
     assert describe_fault(1) == ("transformer_low", 0)
     assert describe_fault(4 | 300 << 8) == ("dit_head", 300)
+    assert [describe_fault(word)[0] for word in (6, 7)] == ["mlp_head_high", "dit_head_low"]
     for word in (0, 8, 256):
         with pytest.raises(InputError, match=f"fault word {word} names component"):
             describe_fault(word)

@@ -131,3 +131,43 @@ def test_a_damaged_recording_names_the_array(name: str, value: np.ndarray, messa
     with pytest.raises(InputError, match=message):
         RecordedDraws(arrays, "guided")
         recorded_request(arrays, "guided")
+
+
+def test_noise_has_the_shapes_of_the_heads_kind_in_either_phase() -> None:
+    """A DiT head in phase low and an MLP head in phase high: grids and rows change places."""
+    arrays = load_recording(NARROW)
+    draws = RecordedDraws(arrays, "guided")
+    order = draws.order("low", S, IMAGES)
+    positions = np.sort(order[:, 15:], axis=1)
+    rows, grids = (arrays[f"guided/step{step:03d}/{phase}/noise"] for step, phase in ((0, "low"), (16, "high")))
+    swapped = {
+        **{name: value for name, value in arrays.items() if name.startswith("guided/") and "/step" not in name},
+        "guided/step000/low/noise": grids[..., :4, :4],
+        "guided/step000/low/init_noise": grids[0, ..., :4, :4],
+        "guided/step016/high/noise": rows,
+        "guided/step016/high/init_noise": rows[0],
+    }
+    other = RecordedDraws(swapped, "guided")
+    every = np.tile(np.arange(S), (3, 1))
+    noise = other.noise("low", 0, [2], IMAGES, every, C)
+    assert np.array_equal(noise[0].transpose(0, 2, 1).reshape(3, C, 4, 4), grids[len(grids) - 3, ..., :4, :4])
+    assert np.array_equal(
+        other.initial_noise("high", 0, IMAGES, positions, C), draws.noise("low", 0, [24], IMAGES, positions, C)[0]
+    )
+
+
+def test_a_single_scale_is_recorded_without_phase_low() -> None:
+    arrays = load_recording(NARROW)
+    steps = {name: value for name, value in arrays.items() if name.startswith("guided/step") and "/high/" in name}
+    single = {name: arrays[f"guided/{name}"] for name in ("labels", "temperature", "latent", "guidance_schedule")}
+    single |= {"low_steps": np.array(0), "high_steps": np.array(1), "orders": arrays["guided/orders"][:, S:] - S}
+    single |= {name: arrays[f"guided/{name}"] for name in ("low_guidance", "high_guidance")}
+    recording = {f"guided/{name}": value for name, value in single.items()}
+    recording |= {name.replace("step016", "step000"): value for name, value in steps.items() if "step016" in name}
+    request = recorded_request(recording, "guided")
+    assert request.low_latent.shape == (3, C, 0, 0)
+    assert request.sampling.high_steps == len(request.guidance) == 1
+    draws = RecordedDraws(recording, "guided")
+    assert np.array_equal(draws.order("high", N, IMAGES) + S, arrays["guided/orders"][:, S:])
+    whole = RecordedDraws(arrays, "guided").initial_noise("high", 0, IMAGES, EVERY_POSITION, C)
+    assert np.array_equal(draws.initial_noise("high", 0, IMAGES, EVERY_POSITION, C), whole)

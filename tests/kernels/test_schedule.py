@@ -86,3 +86,10 @@ def test_steps_outside_the_positions_are_refused_with_the_range(steps: int) -> N
 def test_unknown_guidance_schedule_is_refused() -> None:
     with pytest.raises(InputError, match="'cosine'; it must be 'linear' or 'constant'"):
         guidance_at("cosine", 2.0, 64, 3)  # type: ignore[arg-type]
+
+
+def test_a_single_scale_has_phase_high_alone() -> None:
+    sampling = SamplingConfig(low_steps=32, high_steps=5, high_guidance=3.0)
+    assert plan(sampling, 0, 25) == plan_phase("high", 25, 5, 3.0, "linear")
+    with pytest.raises(InputError, match="phase high has only 4 positions"):
+        plan(sampling, 0, 4)

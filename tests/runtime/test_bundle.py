@@ -103,3 +103,10 @@ def test_a_missing_component(make_bundle, edit_manifest) -> None:
 def test_an_unknown_component(bundle_path: Path) -> None:
     with pytest.raises(BundleError, match="no component 'head'; it has transformer_low, "):
         load_engine(Bundle.open(bundle_path), "head", CPU, None)
+
+
+def test_a_bundle_of_other_phases_needs_their_components(make_bundle, edit_manifest) -> None:
+    path = make_bundle()
+    edit_manifest(path, lambda manifest: manifest["model"].update(pivots="visual"))
+    with pytest.raises(BundleError, match="lacks the component mlp_head_low, dit_head_high; build"):
+        load_networks(Bundle.open(path), CPU, None)

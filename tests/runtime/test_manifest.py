@@ -40,6 +40,33 @@ def test_a_manifest_is_read_with_its_unknown_keys(bundle_path: Path) -> None:
     assert manifest.backend.compute_capability is None
 
 
+def test_absent_keys_of_the_phases_mean_the_released_models(bundle_path: Path) -> None:
+    values = _read(bundle_path)
+    assert not {"pivots", "low_head", "high_head"} & values["model"].keys()
+    low, high = _parse(values).model.phases
+    assert (low.transformer, low.head, low.kind, low.leaves_pivots) == ("transformer_low", "mlp_head", "mlp", True)
+    assert (high.transformer, high.head, high.kind, high.always) == ("transformer_high", "dit_head", "dit", 4)
+    values["model"] |= {"pivots": "condition", "low_head": "mlp", "high_head": "dit"}
+    assert _parse(values).model.phases == (low, high)
+
+
+@pytest.mark.parametrize("pivots", ["none", "visual", "condition"])
+@pytest.mark.parametrize("low_head", ["mlp", "dit"])
+@pytest.mark.parametrize("high_head", ["mlp", "dit"])
+def test_other_phases_have_heads_of_other_names(bundle_path: Path, pivots: str, low_head: str, high_head: str) -> None:
+    """A reader of schema 1.0 looks for mlp_head and dit_head alone: it must miss one wherever it would run wrongly."""
+    values = _read(bundle_path)
+    values["model"] |= {"pivots": pivots, "low_head": low_head, "high_head": high_head}
+    if pivots == "none":
+        values["model"]["cond_scale"] = 0
+    model = _parse(values).model
+    released = (pivots, low_head, high_head) == ("condition", "mlp", "dit")
+    assert ({"mlp_head", "dit_head"} <= set(model.networks)) == released
+    assert len(set(model.networks)) == (2 if pivots == "none" else 4)
+    assert [phase.kind for phase in model.phases] == ([high_head] if pivots == "none" else [low_head, high_head])
+    assert model.phase("high").pivot_width == {"none": 0, "visual": 2, "condition": 3}[pivots]
+
+
 @pytest.mark.parametrize("version", ["2.0", "10.3"])
 def test_a_newer_major_schema_is_refused_with_what_to_do(bundle_path: Path, version: str) -> None:
     values = {**_read(bundle_path), "schema_version": version, "model": "may have changed"}
@@ -95,6 +122,13 @@ def _change(*keys: str | int, value: Any) -> Callable[[Any], None]:
         (_change("model", "vae_scale", value=None), r"model\.vae_scale is None; .* type float"),
         (_change("model", "vae_scale", value=float("nan")), r"model\.vae_scale is nan; .* positive"),
         (_change("model", "img_size", value=3), r"model\.img_size 3 is no multiple of vae_stride 4"),
+        (
+            _change("model", "pivots", value="text"),
+            r"model\.pivots is 'text'; this himar knows 'none', 'visual', '",
+        ),
+        (_change("model", "high_head", value=["dit"]), r"model\.high_head is \['dit'\]; this himar knows 'mlp', 'dit'"),
+        (_change("model", "pivots", value="none"), r"cond_scale is 2, but model\.pivots is 'none'"),
+        (_change("model", "cond_scale", value=0), r"model\.cond_scale is 0; it must be at least 1"),
         (_change("model", value=[1]), "model is .* type dict"),
         (_change("sampling", value={}), "sampling is empty"),
         (_change("sampling", "plain", "temperature", value=-1), r"sampling\.plain: temperature is -1"),
