@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from himar.cli_options import config_option
 from himar_kernels.console import require_extra, run_cli
 from himar_kernels.labels import MOST_LABELS
-from himar_kernels.options import SEED, THREADS, device_option, label_option, npz_option
+from himar_kernels.options import SEED, THREADS, NamedPath, device_option, label_option, npz_option
 from himar_runtime import Bundle
 
 from .cli_options import (
@@ -39,10 +39,10 @@ def cli() -> None:
 
 
 @cli.command(epilog="Example: himar-export build model.pth --config himar-b --vae kl16.ckpt --fp16 --out bundle")
-@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("checkpoint", type=NamedPath())
 @click.option("--config", callback=config_option,
               help="Preset (himar-b, himar-l, himar-h, digits) or a JSON file with heads and dit_heads.")  # fmt: skip
-@click.option("--vae", type=click.Path(path_type=Path), help="KL-VAE checkpoint; without it the bundle gives latents.")
+@click.option("--vae", type=NamedPath(), help="KL-VAE checkpoint; without it the bundle gives latents.")
 @click.option("--fp32", "precision", flag_value="fp32", default=None, help="Float32 everywhere (default).")
 @click.option("--fp16", "precision", flag_value="fp16", help="Products in float16; norms and sums stay float32.")
 @click.option("--bf16", "precision", flag_value="bf16", help="Products in bfloat16; norms and sums stay float32.")
@@ -63,7 +63,7 @@ def cli() -> None:
 )
 @engine_options
 @weights_option
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to create.")
+@click.option("--out", required=True, type=NamedPath(), help="Folder to create.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
 def build(out: Path, precision: str | None, as_json: bool, **options: Any) -> None:
     """Export CHECKPOINT to a bundle, verify it against the eager model, and keep it only if it matches."""
@@ -89,11 +89,11 @@ def build(out: Path, precision: str | None, as_json: bool, **options: Any) -> No
 
 
 @cli.command(epilog="Example: himar-export refit bundle model-finetuned.pth --vae kl16.ckpt --out refitted")
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.option("--vae", type=click.Path(path_type=Path), help="KL-VAE checkpoint, where the bundle has a decoder.")
+@click.argument("bundle", type=NamedPath())
+@click.argument("checkpoint", type=NamedPath())
+@click.option("--vae", type=NamedPath(), help="KL-VAE checkpoint, where the bundle has a decoder.")
 @weights_option
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to create.")
+@click.option("--out", required=True, type=NamedPath(), help="Folder to create.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
 def refit(as_json: bool, **options: Any) -> None:
     """Make a bundle like BUNDLE with the weights of CHECKPOINT, without building its engines again."""
@@ -108,8 +108,8 @@ def refit(as_json: bool, **options: Any) -> None:
 
 
 @cli.command(epilog="Example: himar-export verify bundle --recording run.npz --case guided")
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--recording", type=click.Path(path_type=Path), help="Recorded run to replay instead of the self-test.")
+@click.argument("bundle", type=NamedPath())
+@click.option("--recording", type=NamedPath(), help="Recorded run to replay instead of the self-test.")
 @click.option("--case", help="Case of the recording; all of them if not given.")
 @click.option("--device", default="cpu", show_default=True, callback=device_option, help="cpu, cuda or cuda:N.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
@@ -134,7 +134,7 @@ def verify(bundle: Path, recording: Path | None, case: str | None, device: str, 
     epilog="Example: himar-export inspect bundle, or "
     "himar-export inspect --cost --config himar-b --fp16 --batch 128 --peak-tflops 790 --peak-gbps 4800"
 )
-@click.argument("path", required=False, type=click.Path(path_type=Path))
+@click.argument("path", required=False, type=NamedPath())
 @cost_options
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest, the recipe or the cost as JSON.")
 def inspect(path: Path | None, as_json: bool, cost: bool, **options: Any) -> None:
@@ -151,7 +151,7 @@ def inspect(path: Path | None, as_json: bool, cost: bool, **options: Any) -> Non
 
 
 @cli.command(epilog="Example: himar-export generate bundle --labels 207,360 --count 4 --seed 7 --out images.png")
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=NamedPath())
 @click.option(
     "--labels", required=True, callback=label_option, help="Classes: numbers and ranges, for example 1,5,10-19."
 )
@@ -161,7 +161,7 @@ def inspect(path: Path | None, as_json: bool, cost: bool, **options: Any) -> Non
 @click.option("--seed", default=0, show_default=True, type=SEED, help="Same seed, same images.")
 @sampling_options
 @click.option(
-    "--out", required=True, type=click.Path(path_type=Path),
+    "--out", required=True, type=NamedPath(),
     help=".png: one image, or a grid with a row per class; .npz: latents; otherwise a folder of PNGs.",
 )  # fmt: skip
 @click.option("--device", default="cpu", show_default=True, callback=device_option, help="cpu, cuda or cuda:N.")
@@ -184,9 +184,9 @@ def generate(as_json: bool, **options: Any) -> None:
 
 
 @cli.command(epilog="Example: himar-export record model.pth --config himar-b --labels 1,2 --seed 3 --out run.npz")
-@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("checkpoint", type=NamedPath())
 @click.option("--config", callback=config_option, help="Preset or JSON file, as for build.")
-@click.option("--vae", type=click.Path(path_type=Path), help="KL-VAE checkpoint, to record its decoder too.")
+@click.option("--vae", type=NamedPath(), help="KL-VAE checkpoint, to record its decoder too.")
 @weights_option
 @click.option(
     "--labels", required=True, callback=label_option, help="Classes: numbers and ranges, for example 1,5,10-19."
@@ -194,7 +194,7 @@ def generate(as_json: bool, **options: Any) -> None:
 @click.option("--seed", default=0, show_default=True, type=SEED, help="Seed of the recorded draws.")
 @click.option("--case", default="run", show_default=True, callback=case_option, help="Name of the case.")
 @sampling_options
-@click.option("--out", required=True, type=click.Path(path_type=Path), callback=npz_option, help="The .npz to write.")
+@click.option("--out", required=True, type=NamedPath(), callback=npz_option, help="The .npz to write.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
 def record(as_json: bool, **options: Any) -> None:
     """Run the eager model of CHECKPOINT and write every draw and result, for `verify --recording`."""
@@ -211,10 +211,10 @@ def record(as_json: bool, **options: Any) -> None:
 
 
 @cli.command(epilog="Example: himar-export bench bundle --checkpoint model.pth --config himar-b --batch 1 --batch 8")
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--checkpoint", required=True, type=click.Path(path_type=Path), help="What the bundle was built from.")
+@click.argument("bundle", type=NamedPath())
+@click.option("--checkpoint", required=True, type=NamedPath(), help="What the bundle was built from.")
 @click.option("--config", callback=config_option, help="Preset or JSON file, as for build.")
-@click.option("--vae", type=click.Path(path_type=Path), help="KL-VAE checkpoint: time up to images, not tokens.")
+@click.option("--vae", type=NamedPath(), help="KL-VAE checkpoint: time up to images, not tokens.")
 @weights_option
 @click.option("--batch", "batches", multiple=True, default=(1,), show_default=True, type=click.IntRange(1, 1024))
 @click.option(

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from himar_kernels.options import sampling_option, wrong_usage
+from himar_kernels.options import NamedPath, sampling_option, wrong_usage
 from himar_runtime.cache import cache_directory
 
 from .tensorrt_options import OPTIMIZATION_LEVELS, EngineOptions, check_suits, parse_size
@@ -44,7 +44,7 @@ _ENGINES = (
     click.option("--refittable", is_flag=True, help="TensorRT: engines whose weights `refit` can replace."),
     click.option("--gpu", "gpus", multiple=True, metavar="sm_NN|current",
                  help="tensorrt-rtx: GPU generation to build for; may be repeated. Its own choice if not given."),
-    click.option("--cache", type=click.Path(path_type=Path, file_okay=False),
+    click.option("--cache", type=NamedPath(file_okay=False),
                  help="Folder of built engines to reuse; himar's folder in the user's cache if not given."),
     click.option("--no-cache", is_flag=True, help="Build every engine anew and keep none."),
 )  # fmt: skip

@@ -13,7 +13,6 @@ import hashlib
 import json
 import logging
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +20,8 @@ from typing import Any
 
 import onnx
 
+from himar_kernels import BuildError
+from himar_kernels.files import new_folder
 from himar_runtime.cache import keep
 
 from .components import Component
@@ -60,22 +61,15 @@ class EngineCache:
     def store(self, key: str, data: bytes, facts: Mapping[str, Any]) -> None:
         """Add an entry. What cannot be written is logged and left out: the engine itself is built."""
         folder = self._folder(key)
+        entry = {**facts, "sha256": hashlib.sha256(data).hexdigest()}
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            temporary = Path(tempfile.mkdtemp(prefix=f".{key[:8]}.", dir=folder.parent))
-        except OSError as error:
-            log.warning("the engine cache %s cannot be written to (%s); going on without", self.root, error)
-            return
-        try:
-            entry = {**facts, "sha256": hashlib.sha256(data).hexdigest()}
-            (temporary / "engine").write_bytes(data)
-            (temporary / "entry.json").write_text(json.dumps(entry, indent=1) + "\n", encoding="utf-8")
-            temporary.rename(folder)
-        except OSError as error:
+            with new_folder(folder, BuildError) as unfinished:
+                (unfinished / "engine").write_bytes(data)
+                (unfinished / "entry.json").write_text(json.dumps(entry, indent=1) + "\n", encoding="utf-8")
+        except (OSError, BuildError) as error:
             if not folder.is_dir():  # otherwise another writer was faster, with an engine of the same key
-                log.warning("the engine cannot be kept in the cache %s: %s", self.root, error)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+                log.warning("the engine cache %s cannot be written to, going on without: %s", self.root, error)
 
     def timing(self, version: str, gpu: Gpu) -> TimingCache:
         """Return the timing cache of a builder version on a GPU."""

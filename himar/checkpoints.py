@@ -13,7 +13,7 @@ import torch
 from himar_kernels import CheckpointError, ConfigError
 
 from .config import ModelConfig, read_config, resolve
-from .files import read_state, write_safetensors
+from .files import read_state, require_finite, write_safetensors
 from .model import HiMAR
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -150,6 +150,7 @@ def _check_layout(model: HiMAR, state: Mapping[str, torch.Tensor], path: Path) -
             )
         if not state[name].is_floating_point():
             raise CheckpointError(f"{path}: {name} has dtype {state[name].dtype}; weights are floating-point.")
+        require_finite(name, state[name], path)
 
 
 def _embedded_config(text: str, path: Path) -> dict[str, Any]:

@@ -9,15 +9,15 @@ from pathlib import Path
 import click
 
 from himar_kernels.console import require_extra, run_cli
-from himar_kernels.options import SEED, label_option, sampling_option
+from himar_kernels.options import SEED, NamedPath, label_option, sampling_option
 
 from .cli_cache import cache_latents_command
 from .cli_evaluate import evaluate
 from .cli_options import TRAINING_SEED, config_option
 from .cli_train import train_command
 
-_EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
-_NEW = click.Path(path_type=Path)
+_EXISTING = NamedPath(exists=True, dir_okay=False)
+_NEW = NamedPath()
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from himar_kernels.console import require_extra
-from himar_kernels.options import THREADS, device_option
+from himar_kernels.options import THREADS, NamedPath, device_option
 
 from .cli_progress import image_progress
 
@@ -20,9 +20,9 @@ _LISTED = 10
 
 
 @click.command("cache-latents", epilog="Example: himar cache-latents imagenet/train --vae kl16.ckpt --out latents")
-@click.argument("images", required=False, type=click.Path(path_type=Path))
-@click.option("--vae", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="KL-VAE checkpoint.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the cache.")
+@click.argument("images", required=False, type=NamedPath())
+@click.option("--vae", type=NamedPath(exists=True, dir_okay=False), help="KL-VAE checkpoint.")
+@click.option("--out", required=True, type=NamedPath(), help="Folder of the cache.")
 @click.option("--img-size", type=click.IntRange(1, 16_384), help="Side of the centre crop in pixels.  [default: 256]")
 @click.option(
     "--dtype",

@@ -13,7 +13,7 @@ import click
 
 from himar_kernels.console import require_extra
 from himar_kernels.files import require_writable_file, require_writable_folder
-from himar_kernels.options import SEED, device_option, npz_option, sampling_option
+from himar_kernels.options import SEED, NamedPath, device_option, npz_option, sampling_option
 
 from .cli_options import config_option
 from .cli_progress import image_progress
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .evaluation.extractor import Extractor, OnImages
     from .evaluation.measure import Report
 
-_PATH = click.Path(path_type=Path)
+_PATH = NamedPath()
 _IMAGES, _AT_ONCE = click.IntRange(1, 10_000_000), click.IntRange(1, 65_536)
 _CHECKPOINTS = (".pth", ".pt", ".ckpt", ".safetensors")
 
@@ -99,7 +99,10 @@ def evaluate(
             raise click.UsageError(f"--{given[0].replace('_', '-')} is for checkpoints; {source} is none.")
     # Before hours of sampling: what the measurement will need.
     features = _extractor(extractor, inception, device) if wants_numbers else None
-    _require_exists(against)
+    if against is not None and features is not None:
+        from .evaluation.measure import check_reference
+
+        check_reference(against, features)
     if save_statistics is not None:
         require_writable_file(save_statistics)
     if is_checkpoint:
@@ -121,13 +124,6 @@ def _require_making(making: dict[str, Any]) -> None:
         raise click.UsageError("a checkpoint needs --images (how many to make) and --out (an .npz file).")
     if making["shard"] and making["merge"]:
         raise click.UsageError("--shard makes images and --merge joins them; give one of the two.")
-
-
-def _require_exists(reference: Path | None) -> None:
-    from himar_kernels import InputError
-
-    if reference is not None and not reference.exists():
-        raise InputError(f"the reference {reference} does not exist; give a folder of images or an .npz.")
 
 
 def _make(source: Path, device: str, **making: Any) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ import click
 
 from himar_kernels.console import require_extra
 from himar_kernels.files import require_writable_folder
-from himar_kernels.options import THREADS, FiniteRange, device_option, wrong_usage
+from himar_kernels.options import THREADS, FiniteRange, NamedPath, device_option, wrong_usage
 
 from .cli_options import TRAINING_SEED, config_option
 from .cli_progress import training_progress
@@ -30,7 +31,7 @@ _VARIANT = click.Choice(list(VARIANTS))
 _BELOW_ONE = FiniteRange(0, 1, max_open=True)
 _POSITIVE = FiniteRange(min=0, min_open=True)
 _EPOCHS = FiniteRange(0, 1e9, min_open=True)
-_EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
+_EXISTING = NamedPath(exists=True, dir_okay=False)
 
 
 @click.command("train", epilog="Example: himar train --config digits --data digits --out trained")
@@ -43,7 +44,7 @@ _EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
 )
 @click.option("--data", required=True, help="digits, a folder of himar cache-latents, or images: a folder or list.")
 @click.option("--vae", type=_EXISTING, help="KL-VAE checkpoint: encodes images, decodes the sample grids.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for weights and training state.")
+@click.option("--out", required=True, type=NamedPath(), help="Folder for weights and training state.")
 @click.option("--resume", is_flag=True, help="Go on from the state in --out; begin where there is none.")
 @click.option("--epochs", type=_EPOCHS, help="Length in epochs.  [default: 800]")
 @click.option("--steps", type=_WHOLE, help="Length in steps, instead of --epochs.")
@@ -101,7 +102,7 @@ def train_command(
     require_extra("model", "torch", "safetensors", *(["sklearn"] if digits else []))
     if digits and vae is not None:
         raise click.UsageError("--data digits trains its own VAE, or takes the one in --out; leave --vae out.")
-    if not digits and not Path(data).exists():
+    if not data or not (digits or os.path.exists(data)):  # noqa: PTH110 - a name too long does not exist either
         raise click.BadParameter(f"{data} is neither digits nor a path that exists.", param_hint="--data")
     for kind in ("epochs", "warmup_epochs"):
         steps = kind.replace("epochs", "steps")

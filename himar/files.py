@@ -53,6 +53,14 @@ def read_state(path: Path, *, key: str | None) -> tuple[dict[str, torch.Tensor],
     return dict(content), {}
 
 
+def require_finite(name: str, tensor: torch.Tensor, path: Path) -> None:
+    """Raise CheckpointError when weights hold NaN or infinity: every image of such a model would be noise."""
+    if not torch.isfinite(tensor).all():
+        raise CheckpointError(
+            f"{path}: {name} holds values that are not finite; take an earlier or another checkpoint."
+        )
+
+
 def write_safetensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
     """Write tensors and string metadata to `path` in one move; a failure leaves an older file as it was.
 

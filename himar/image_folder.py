@@ -61,9 +61,12 @@ def list_images(source: Path) -> ImageList:
 
 
 def files_below(folder: Path) -> list[Path]:
-    """Every file at any depth, without hidden ones, sorted by its path's parts. Raises InputError."""
+    """Every file at any depth, without hidden ones, sorted by its path's parts. Raises InputError.
+
+    Broken links and pipes count too: who reads them says what is wrong with them, instead of nobody.
+    """
     try:
-        found = [path for path in folder.rglob("*") if not _hidden(path, folder) and path.is_file()]
+        found = [path for path in folder.rglob("*") if not _hidden(path, folder) and not path.is_dir()]
     except OSError as error:
         raise InputError(f"{folder} cannot be read: {error}.") from error
     return sorted(found, key=lambda path: path.relative_to(folder).parts)

@@ -30,14 +30,22 @@ def sample_images(
     """Return one image per label, uint8 (B, H, W, 3); `chunk` images are made at once and do not change them.
 
     `first_index` is the image index of the first label: images depend on the draws' seed and their index alone.
-    Raises InputError for a label out of range, ConfigError when model and VAE do not belong together.
+    Raises InputError for a label out of range or an image that is not finite, ConfigError when model and VAE do not
+    belong together.
     """
     require_fit(vae, model.config, "the VAE")
     parts = []
     for first in range(0, len(labels), chunk):
         part, index = labels[first : first + chunk], first_index + first
         latents = generate(model, part, draws=draws, sampling=sampling, first_index=index)
-        parts.append(to_uint8(vae.decode(latents).cpu().numpy()))
+        pixels = vae.decode(latents)
+        broken = ~pixels.isfinite().flatten(1).all(dim=1)
+        if broken.any():
+            raise InputError(
+                f"image {index + int(broken.int().argmax())} is not finite; lower the guidance, or look for NaN in the "
+                f"weights."
+            )
+        parts.append(to_uint8(pixels.cpu().numpy()))
     if not parts:
         raise InputError("labels is empty; give at least one class label.")
     return np.concatenate(parts)

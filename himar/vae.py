@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from himar_kernels import CheckpointError, ConfigError
 
 from .config import ModelConfig
-from .files import read_state
+from .files import read_state, require_finite
 from .vae_layers import Decoder, Encoder
 
 _LOG_VARIANCE_LIMITS = (-30.0, 20.0)
@@ -117,13 +117,15 @@ class AutoencoderKL(nn.Module):
 def load_vae(path: str | Path) -> AutoencoderKL:
     """Load a VAE from `.ckpt`/`.pth` (state dict under "model") or `.safetensors`, in float32, frozen.
 
-    Raises CheckpointError when the file is missing, damaged, unsafe or not a KL VAE.
+    Raises CheckpointError when the file is missing, damaged, unsafe, not a KL VAE or not finite.
     """
     state, _ = read_state(Path(path), key="model")
     try:
         config = VaeConfig.from_shapes({name: tuple(value.shape) for name, value in state.items()})
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
+    for name, value in state.items():
+        require_finite(name, value, Path(path))
     with torch.device("meta"):
         vae = AutoencoderKL(config)
     vae.load_state_dict({name: value.float() for name, value in state.items()}, assign=True)

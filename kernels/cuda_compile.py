@@ -23,6 +23,7 @@ import click
 from .console import run_cli
 from .cuda_sources import ARCHITECTURES, COMPILE_OPTIONS, compiled_directory, cubin_name, main_source
 from .errors import BuildError
+from .files import new_file
 
 # Warnings, also of registers that spill to memory, end the build.
 _NVCC_OPTIONS = (*COMPILE_OPTIONS, "-O3", "-Werror", "all-warnings", "-Xptxas", "-warn-spills,-Werror", "-cubin")
@@ -77,12 +78,10 @@ def compile_ahead(out: Path, architectures: Sequence[str] = ARCHITECTURES) -> Co
 
 def _move(path: Path, out: Path) -> Path:
     """Put a file into `out` whole or not at all, also from another disk."""
-    waiting = out / f".{path.name}.{os.getpid()}"
-    try:
-        shutil.copyfile(path, waiting)
-        return waiting.replace(out / path.name)
-    finally:
-        waiting.unlink(missing_ok=True)
+    target = out / path.name
+    with new_file(target, BuildError) as unfinished:
+        shutil.copyfile(path, unfinished)
+    return target
 
 
 def _known_architectures(nvcc: Path) -> set[str]:

@@ -81,8 +81,8 @@ def new_folder(target: Path, error: type[HimarError] = InputError) -> Iterator[P
 
 def remove_unfinished(target: Path) -> None:
     """Remove what killed processes left of `target`. No other process may be writing it."""
-    place = _real(target)
     with contextlib.suppress(OSError):
+        place = _real(target)
         for left in place.parent.iterdir():
             if left.name.startswith(f".{place.name}.") and left.is_file():
                 left.unlink()
@@ -119,8 +119,11 @@ def refusal(target: Path, reason: OSError) -> str:
 
 
 def _real(target: Path) -> Path:
-    """Follow links, also dangling ones; unlike `Path.resolve`, a link to itself is left as it is."""
-    return Path(os.path.realpath(target))
+    """Follow links, also dangling ones. Raises OSError for links in a circle."""
+    place = Path(os.path.realpath(target))
+    if place.is_symlink():
+        raise OSError(errno.ELOOP, "its links go in a circle")
+    return place
 
 
 def _plain(target: Path) -> Path:

@@ -33,6 +33,19 @@ class FiniteRange(click.FloatRange):
         return number
 
 
+class NamedPath(click.Path):
+    """A path. The empty one, which an unset variable of a shell leaves, is refused: it would mean the folder here."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(path_type=Path, **options)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """See click.ParamType; fails for an empty path."""
+        if not str(value):
+            self.fail("the path is empty; write . for this folder.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 def label_option(context: click.Context, parameter: click.Parameter, text: str) -> list[int]:
     """Callback of --labels: read "0,3,5-9"."""
     try:

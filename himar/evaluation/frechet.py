@@ -27,6 +27,9 @@ class Gaussian:
             )
         if not (np.isfinite(self.mean).all() and np.isfinite(self.covariance).all()):
             raise InputError("mean or covariance are not finite; the features or the statistics file are damaged.")
+        least = float(self.covariance.diagonal().min()) if width else 0.0
+        if least < 0:
+            raise InputError(f"a variance is {least:.3g}, which cannot be; the statistics file is damaged.")
 
 
 def fit_gaussian(features: NDArray[np.floating], block: int = 8192) -> Gaussian:

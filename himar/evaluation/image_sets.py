@@ -121,7 +121,7 @@ def _open_images(path: Path) -> Iterator[tuple[IO[bytes], tuple[int, ...]]]:
             version = np.lib.format.read_magic(stream)
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, by_columns, dtype = read(stream)
-            if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or by_columns or 0 in shape:
+            if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or by_columns or min(shape) < 1:
                 order = " in column order" if by_columns else ""
                 raise InputError(f"{_IMAGES} of {path} is {dtype} {shape}{order}; it must be uint8 (n, H, W, 3).")
             yield stream, shape

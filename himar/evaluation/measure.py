@@ -61,6 +61,15 @@ def statistics_of(features: Features) -> Statistics:
     return Statistics(fit_gaussian(features.pool), fit_gaussian(features.spatial))
 
 
+def check_reference(source: Path, extractor: Extractor) -> None:
+    """Raise InputError as `open_reference` would, as far as can be told before any feature is computed."""
+    if source.is_file() and source.suffix == ".npz" and has_statistics(source):
+        read_statistics(source, extractor.sha256)
+        if not holds_images(source):
+            return
+    open_images(source)
+
+
 def open_reference(source: Path, extractor: Extractor, batch: int, on_stage: OnStage | None = None) -> Reference:
     """Read a statistics file, with ADM's images for precision and recall if it has them, or measure a folder or `.npz`.
 

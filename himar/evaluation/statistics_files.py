@@ -42,7 +42,7 @@ def read_statistics(path: Path, extractor_sha256: str | None = None) -> Statisti
         raise InputError(f"{path} has no mu and sigma; it holds {', '.join(names[:8]) or 'nothing'}.")
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = {name: np.asarray(file[name], np.float64) for name in _KEYS if name in names}
+            arrays = {name: file[name].astype(np.float64, casting="safe") for name in _KEYS if name in names}
             maker = str(file["extractor_sha256"]) if "extractor_sha256" in names else None
             images = file["images"] if "images" in names else None
     except Exception as error:  # a damaged archive fails in zipfile, zlib, tokenize or NumPy, each in its own way

@@ -1,5 +1,6 @@
 """Which images a user's folder or list holds, and the crop that is made of each."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,35 @@ def test_what_cannot_be_listed_is_refused(tmp_path):
         assert reason in refusal(file)
     file.write_bytes(b"\xff\xfe\x00")
     assert "as text" in refusal(file)
+
+
+def test_a_list_with_a_huge_class_number_is_refused_at_once(tmp_path):
+    file = tmp_path / "list.txt"
+    file.write_text("a.png 0\nb.png 999999999")
+    assert "no image of class 1; classes are 0 to 999999999" in refusal(file)
+    file.write_text("a.png " + "9" * 5000)
+    assert "a class number from 0" in refusal(file)
+
+
+def test_a_list_of_many_names_is_searched_for_doubles_once(tmp_path):
+    file = tmp_path / "list.txt"
+    names = [f"{number}.png 0" for number in range(100_000)]
+    file.write_text("\n".join([*names, names[-1]]))
+    assert "names 99999.png twice" in refusal(file)
+
+
+def test_names_need_not_be_utf_8_and_broken_links_are_listed(tmp_path):
+    folder = tmp_path / "images" / "cat"
+    folder.mkdir(parents=True)
+    (folder / "gone.png").symlink_to("nowhere.png")
+    os.mkfifo(folder / "pipe.png")
+    picture(Path(os.fsdecode(os.fsencode(folder) + b"/\xff.png")))
+    images = list_images(tmp_path / "images")
+    assert len(images.names) == 3
+    assert len(images.fingerprint()) == 64
+    for name, text in (("cat/gone.png", "No such file"), ("cat/pipe.png", "no plain file")):
+        with pytest.raises(UnreadableImageError, match=text):
+            read_crop(images.path(images.names.index(name)), 16)
 
 
 def test_the_fingerprint_knows_another_list(tmp_path):

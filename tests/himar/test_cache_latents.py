@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from PIL import Image
 from himar.cli import main
 from himar.digits import half_size
 from himar.file_hash import file_sha256
+from himar.files import read_state, write_safetensors
 from himar.image_crop import read_crop
 from himar.image_folder import list_images
 from himar.latent_cache import CacheSettings, cache_latents
@@ -215,6 +217,37 @@ def test_unsuitable_settings_are_refused(folder, tmp_path):
         replace(SETTINGS, batch=0)
 
 
+def test_a_refused_run_leaves_nothing(folder, tmp_path):
+    images = list_images(folder)
+    for change in ({"img_size": 36}, {"device": "meta"}, {"device": "cuda:1023"}):
+        with pytest.raises(ConfigError):
+            cache_latents(images, VAE, tmp_path / "c", replace(SETTINGS, **change))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CacheError, match="cannot be written: Not a directory"):
+        cache_latents(images, VAE, tmp_path / "file" / "c", SETTINGS)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "text"),
+    [
+        ("labels", lambda labels: labels.to(torch.int8), "labels is I8 .* asks for I64"),
+        ("labels", lambda labels: labels.float(), "labels is F32"),
+        ("labels", lambda labels: labels + 5, "labels run from 5 to .* the index names 2 classes"),
+        ("labels", lambda labels: labels - 1, "labels run from -1"),
+        ("high", lambda high: high.half(), "high is F16 .* asks for F32"),
+    ],
+)
+def test_shards_of_other_types_or_classes_are_refused(cache, tmp_path, name, change, text):
+    out = tmp_path / "latents"
+    shutil.copytree(cache, out)
+    shard = out / "latents-00000.safetensors"
+    tensors, _ = read_state(shard, key=None)
+    write_safetensors(shard, {**tensors, name: change(tensors[name])}, {})
+    with pytest.raises(CacheError, match=text):
+        CachedLatents(out)
+
+
 def test_images_none_of_which_can_be_read_are_an_error(tmp_path):
     (tmp_path / "images" / "cat").mkdir(parents=True)
     (tmp_path / "images" / "cat" / "a.png").write_text("no")
@@ -231,7 +264,7 @@ def test_moments_that_are_not_finite_are_never_written(folder, tmp_path, monkeyp
     monkeypatch.setattr("himar.latent_cache.both_scales", broken)
     with pytest.raises(InputError, match=r"cat/00\.png .* float16; use float32"):
         cache_latents(list_images(folder), VAE, tmp_path / "c", replace(SETTINGS, dtype="float16"))
-    assert not list((tmp_path / "c").glob("*.safetensors"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_damage_is_found(folder, tmp_path, capsys):
@@ -309,7 +342,7 @@ def test_the_command_reports_what_it_did(folder, tmp_path, capsys):
     assert "skipped dog/05.png" in output.err
 
 
-@pytest.mark.parametrize("arguments", [[], ["x"], ["x", "--check"], ["--dtype", "int8"]])
+@pytest.mark.parametrize("arguments", [[], ["x"], ["x", "--check"], ["--dtype", "int8"], ["x", "--device", "meta"]])
 def test_wrong_usage_exits_with_2(arguments, tmp_path):
     assert run("cache-latents", *arguments, "--out", tmp_path / "c") == 2
     assert not (tmp_path / "c").exists()

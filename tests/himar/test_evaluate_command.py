@@ -210,6 +210,36 @@ def test_what_a_measurement_needs_is_asked_before_hours_of_sampling(model, tmp_p
     assert not list(tmp_path.iterdir())
 
 
+def test_a_refused_evaluation_leaves_nothing(model, tmp_path, capsys):
+    """Neither an empty folder of parts, nor hours of images before a reference that cannot be used."""
+    out = tmp_path / "s.npz"
+    bad = tmp_path / "bad.npz"
+    np.savez(bad, mu=np.zeros(64), sigma=np.eye(64), images=np.array([1, 2]))
+    assert make(model, out, "--against", str(bad), "--extractor", "digits") == 1
+    assert "it must be one whole number" in one_error(capsys)
+    assert make(model, out, "--save-statistics", str(tmp_path / "no" / "x.npz"), "--extractor", "digits") == 1
+    assert "create the folder that it goes into first" in one_error(capsys)
+    other = Path(__file__).parents[1] / "golden" / "vae-narrow.ckpt"
+    assert make(model, out, "--vae", str(other)) == 1
+    assert "latents of 16 channels" in one_error(capsys)
+    assert make(model, out, "--merge") == 1
+    assert "let every shard make its images first" in one_error(capsys)
+    assert make(model, tmp_path / "bad.npz" / "s.npz") == 1
+    assert "Not a directory" in one_error(capsys)
+    assert list(tmp_path.iterdir()) == [bad]
+
+
+def test_images_that_are_not_finite_are_never_written(model, tmp_path, capsys):
+    broken = load_checkpoint(model)
+    broken.z_proj.weight[0, 0] = float("nan")
+    save_checkpoint(broken, tmp_path / "broken.safetensors")
+    assert make(tmp_path / "broken.safetensors", tmp_path / "s.npz") == 1
+    assert "z_proj.weight holds values that are not finite" in one_error(capsys)
+    assert make(model, tmp_path / "s.npz", "--guidance", "1e300") == 1
+    assert "image 0 is not finite; lower the guidance" in one_error(capsys)
+    assert not (tmp_path / "s.npz").exists()
+
+
 def test_bad_images_are_one_sentence(digits, tmp_path, capsys):
     arguments = ("--against", digits[0], "--extractor", "digits")
     assert run("evaluate", tmp_path / "absent", *arguments) == 1
@@ -220,8 +250,6 @@ def test_bad_images_are_one_sentence(digits, tmp_path, capsys):
     np.savez(tmp_path / "few.npz", np.zeros((10, 32, 32, 3), np.uint8))
     assert run("evaluate", tmp_path / "few.npz", *arguments, "-k", "10") == 1
     assert "k is 10, but the measured set has 10 images" in one_error(capsys)
-    assert run("evaluate", tmp_path / "few.npz", "--extractor", "digits", "--device", "tpu9") == 1
-    assert "device 'tpu9' cannot be used" in one_error(capsys)
 
 
 @pytest.mark.parametrize(
@@ -229,6 +257,11 @@ def test_bad_images_are_one_sentence(digits, tmp_path, capsys):
     [
         ["images", "--seed", "0"],
         ["images", "--merge"],
+        ["images", "--device", "tpu9"],
+        ["images", "--save-statistics", "s.txt"],
+        ["", "--extractor", "digits"],
+        ["model.pth", "--images", "10", "--out", "s.npz", "--guidance", "nan"],
+        ["model.pth", "--images", "10", "--out", "s.npz", "--seed", "99999999999999999999"],
         ["images", "--extractor", "digits", "--inception", "x.pth"],
         ["model.pth", "--out", "s.npz"],
         ["model.pth", "--images", "10"],

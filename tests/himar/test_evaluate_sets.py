@@ -1,5 +1,6 @@
 """What can be measured: folders, ADM-style .npz and reference statistics, and how anything else is answered."""
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from himar.evaluation.digits_training import train_digit_network
 from himar.evaluation.extractor import Features
 from himar.evaluation.frechet import fit_gaussian, frechet_distance
 from himar.evaluation.image_sets import open_images
-from himar.evaluation.measure import measure, open_reference, statistics_of
+from himar.evaluation.measure import check_reference, measure, open_reference, statistics_of
 from himar.evaluation.statistics_files import read_statistics, write_statistics
 from himar.optimise import Schedule
 from himar_kernels import CheckpointError, InputError, to_uint8
@@ -116,6 +117,41 @@ def test_damaged_archives_are_refused(tmp_path):
     assert "damaged" in refusal(path)
     (tmp_path / "a.txt").write_text("")
     assert "neither a folder" in refusal(tmp_path / "a.txt")
+
+
+def test_odd_members_and_headers_of_an_archive_are_refused(tmp_path):
+    path = tmp_path / "a.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("arr_0", b"no array of NumPy's")
+    assert "has no arr_0" in refusal(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("arr_0.npy", b"x" * 100)
+    assert "damaged" in refusal(path)
+    for shape, text in (((-4, 8, 8, 3), "uint8 (-4, 8, 8, 3)"), ((10**15, 8, 8, 3), "is cut short at image 0")):
+        with zipfile.ZipFile(path, "w") as archive, archive.open("arr_0.npy", "w") as stream:
+            np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        with pytest.raises(InputError) as refused:
+            next(open_images(path).batches(4))
+        assert text in str(refused.value)
+    path.write_bytes(b"")
+    assert "no .npz" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"images": np.array([1, 2])}, r"images of .* is int64 \[1 2\]; it must be one whole number"),
+        ({"images": np.array("many")}, "it must be one whole number of at least 1"),
+        ({"images": np.array(-3)}, "it must be one whole number of at least 1"),
+        ({"mu": np.array(["a", "b"])}, "damaged"),
+        ({"mu": np.zeros(2, complex)}, "damaged"),
+        ({"sigma": -np.eye(2)}, "a variance is -1, which cannot be"),
+    ],
+)
+def test_statistics_that_make_no_sense_are_refused(tmp_path, changes, text):
+    path = write_npz(tmp_path / "s.npz", **{"mu": np.zeros(2), "sigma": np.eye(2), **changes})
+    with pytest.raises(InputError, match=text):
+        check_reference(path, Means())
 
 
 def test_measuring_against_a_folder_an_archive_and_statistics_agrees(tmp_path):

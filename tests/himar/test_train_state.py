@@ -13,7 +13,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 import tiny_training as tiny
 
-from himar.files import CheckpointError, write_safetensors
+from himar.files import CheckpointError, read_state, write_safetensors
 from himar.loss_draws import LossSettings
 from himar.optimise import TrainingError
 from himar.train_data import LatentSet
@@ -144,6 +144,95 @@ def test_other_files_are_no_training_state(tmp_path):
     path.write_bytes(path.read_bytes()[:30])
     with pytest.raises(CheckpointError, match="damaged"):
         load_state(path, {})
+
+
+def broken(how: str, tensors: dict[str, torch.Tensor], values: dict) -> None:
+    """Change a state as damage or a wrong hand would."""
+    weight, moment = "model.z_proj.weight", "exp_avg.z_proj.weight"
+    match how:
+        case "shape":  # PyTorch would repeat it to fit, without a word.
+            tensors[weight] = tensors[weight][:1].clone()
+        case "type":
+            tensors[weight] = tensors[weight].double()
+        case "missing":
+            del tensors["average.z_proj.weight"]
+        case "unknown":
+            tensors["model.more"] = torch.zeros(1)
+        case "one moment":
+            del tensors[moment]
+        case "no moments":
+            for name in [name for name in tensors if name.startswith("exp_avg")]:
+                del tensors[name]
+        case "generator":
+            tensors["generator"] = tensors["generator"][:100].clone()
+        case "beyond the end":
+            values["step"] = 13
+        case "before the beginning":
+            values["step"] = values["updates"] = -1
+        case "more updates than steps":
+            values["updates"] = values["step"] + 1
+        case "a step in words":
+            values["step"] = "five"
+        case "no settings":
+            values["run"] = []
+        case "loss scale":
+            values["scaler"] = {"scale": "large"}
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory) -> Path:
+    """The state of a training that was stopped after its first snapshot, at step 5 of 12."""
+    state = tmp_path_factory.mktemp("stopped") / STATE_FILE
+    train(state, stop_at=6)
+    return state
+
+
+@pytest.mark.parametrize(
+    ("how", "text"),
+    [
+        ("shape", r"model\.z_proj\.weight is torch\.float32 \(1, 4\), where this training has .*\(32, 4\)"),
+        ("type", r"model\.z_proj\.weight is torch\.float64"),
+        ("missing", r"it lacks average\.z_proj\.weight"),
+        ("unknown", r"it has an unknown model\.more"),
+        ("one moment", r"it lacks exp_avg\.z_proj\.weight"),
+        ("no moments", "it has no moments of the optimiser"),
+        ("generator", r"generator is torch\.uint8 \(100,\)"),
+        ("beyond the end", "13 steps with 5 updates, of 12 steps in all"),
+        ("before the beginning", "-1 steps with -1 updates"),
+        ("more updates than steps", "5 steps with 6 updates"),
+        ("a step in words", "its step is 'five'"),
+        ("no settings", r"its run is \[\]"),
+        ("loss scale", "its loss scale is {'scale': 'large'}"),
+    ],
+)
+def test_a_damaged_state_is_refused_with_what_is_wrong(stopped, tmp_path, how, text):
+    tensors, metadata = read_state(stopped, key=None)
+    values = json.loads(metadata["himar_training"])
+    broken(how, tensors, values)
+    state = tmp_path / STATE_FILE
+    write_safetensors(state, tensors, {"himar_training": json.dumps(values)})
+    before = state.read_bytes()
+    with pytest.raises(CheckpointError, match=rf"{STATE_FILE} is damaged: .*{text}.*; train anew in another folder"):
+        train(state, resume=True)
+    assert state.read_bytes() == before
+
+
+def test_a_state_cut_short_anywhere_is_refused(stopped, tmp_path):
+    whole = stopped.read_bytes()
+    state = tmp_path / STATE_FILE
+    for length in (0, 7, 1000, len(whole) // 2, len(whole) - 1):
+        state.write_bytes(whole[:length])
+        with pytest.raises(CheckpointError, match="is damaged or cut short"):
+            train(state, resume=True)
+
+
+def test_means_that_are_no_numbers_are_another_run(stopped, tmp_path):
+    tensors, metadata = read_state(stopped, key=None)
+    values = json.loads(metadata["himar_training"])
+    values["run"]["data"]["token_means"][0] = "one"
+    write_safetensors(tmp_path / STATE_FILE, tensors, {"himar_training": json.dumps(values)})
+    with pytest.raises(ConfigError, match=r"data\.token_means was \['one'"):
+        train(tmp_path / STATE_FILE, resume=True)
 
 
 @pytest.mark.slow

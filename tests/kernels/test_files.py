@@ -77,12 +77,14 @@ def test_a_link_is_followed(tmp_path):
         ("folder", "Is a directory; a folder has that name, choose another"),
         ("n" * 300, "File name too long; choose a shorter name"),
         ("pipe", "it is no plain file; choose another place"),
+        ("circle", "its links go in a circle; choose another place"),
     ],
 )
 def test_what_cannot_be_written_is_named_with_the_reason_and_what_to_do(tmp_path, place, text):
     (tmp_path / "file").write_bytes(b"")
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "circle").symlink_to("circle")
     before = names(tmp_path)
     with pytest.raises(BuildError) as refused, new_file(tmp_path / place, BuildError):
         pass
