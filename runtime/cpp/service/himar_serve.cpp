@@ -1,4 +1,5 @@
 // himar-serve: an HTTP service that makes images with a bundle's engines. SIGTERM and SIGINT drain it.
+#include <algorithm>
 #include <csignal>
 #include <cstdio>
 #include <ctime>

@@ -3,11 +3,14 @@
 #include <httplib.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
 #include <map>
+#include <new>
 #include <random>
+#include <stdexcept>
 
 #include "answer.h"
 #include "http_body.h"
@@ -173,7 +176,8 @@ Answer Service::answer_images(const httplib::Request& request, const httplib::Co
     if (!announced)
         return error_answer(411, "the request has no Content-Length; send one, or Transfer-Encoding: chunked.");
     if (body.state == Body::State::kTooLarge) return error_answer(413, too_large(settings_));
-    if (body.state == Body::State::kBroken) return error_answer(400, "the body does not arrive as its headers announce it.");
+    if (body.state == Body::State::kBroken)
+        return error_answer(400, "the body does not arrive as its headers announce it.");
     return images_.answer(body.text, wants_png(request), request.is_connection_closed);
 }
 

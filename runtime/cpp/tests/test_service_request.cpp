@@ -95,7 +95,8 @@ TEST_CASE("a body that cannot be meant is refused with the key and the value") {
           "high_steps is 2147483648, but phase high has only 16 positions; ask for 1 to 16 steps.");
     holds(said(R"({"labels": [1], "low_diffusion_steps": 4294967298})"), "it must be 2 to 1000.");
     holds(said(R"({"labels": [1], "temperature": "1"})"), "temperature is \"1\"; it must be a number.");
-    holds(said(R"({"labels": [1], "sampling": "default\u0000x"})"), "sampling is \"default\\u0000x\"; it must be the name");
+    holds(said(R"({"labels": [1], "sampling": "default\u0000x"})"),
+          "sampling is \"default\\u0000x\"; it must be the name");
     holds(said(R"({"labels": [1], "guidance_schedule": "cosine"})"),
           "guidance_schedule is 'cosine'; it must be 'linear' or 'constant'.");
     holds(said(R"({"labels": [1], "output": {"a": 1}})"), "output is an object; it must be 'png' or 'latents'.");
@@ -115,9 +116,9 @@ TEST_CASE("more labels than the limit are too large a request") {
 }
 
 TEST_CASE("the command line sets every limit, and says what is wrong with one") {
-    const Arguments read = arguments({"bundle", "--host", "0.0.0.0", "--port", "0", "--lanes", "4", "--threads", "2", "--queue", "3",
-                                      "--max-images", "5", "--max-body", "600", "--timeout", "0.5", "--drain-seconds", "0",
-                                      "--device", "cpu", "--backend", "onnxruntime"});
+    const Arguments read = arguments({"bundle", "--host", "0.0.0.0", "--port", "0", "--lanes", "4", "--threads", "2",
+                                      "--queue", "3", "--max-images", "5", "--max-body", "600", "--timeout", "0.5",
+                                      "--drain-seconds", "0", "--device", "cpu", "--backend", "onnxruntime"});
     CHECK((read.bundle == "bundle" && read.host == "0.0.0.0" && read.port == 0 && read.lanes == 4 && read.queue == 3));
     CHECK((read.max_images == 5 && read.max_body == 600 && read.timeout == 0.5 && read.drain_seconds == 0));
     CHECK((read.load.threads == 2 && read.load.device == "cpu" && read.load.backend == "onnxruntime"));
