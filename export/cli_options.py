@@ -12,6 +12,7 @@ import click
 from himar_kernels.options import NamedPath, sampling_option, wrong_usage
 from himar_runtime.cache import cache_directory
 
+from .recordings import LAYOUT_KEYS
 from .tensorrt_options import OPTIMIZATION_LEVELS, EngineOptions, check_suits, parse_size
 
 _STEPS = (
@@ -24,8 +25,12 @@ _STEPS = (
     click.option("--guidance-schedule", type=click.Choice(["linear", "constant"])),
     click.option("--low-steps", type=int, callback=sampling_option, help="Autoregressive steps of phase low."),
     click.option("--high-steps", type=int, callback=sampling_option, help="Autoregressive steps of phase high."),
-    click.option("--low-diffusion-steps", type=int, callback=sampling_option, help="Diffusion steps of the MLP head."),
-    click.option("--high-diffusion-steps", type=int, callback=sampling_option, help="Diffusion steps of the DiT head."),
+    click.option(
+        "--low-diffusion-steps", type=int, callback=sampling_option, help="Diffusion steps of phase low's head."
+    ),
+    click.option(
+        "--high-diffusion-steps", type=int, callback=sampling_option, help="Diffusion steps of phase high's head."
+    ),
 )
 _TEMPERATURE = click.option(
     "--temperature", type=float, callback=sampling_option, help="Factor on the noise of every reverse step."
@@ -119,6 +124,6 @@ def precision_pairs(ctx: click.Context, param: click.Parameter, value: tuple[str
 
 def case_option(ctx: click.Context, param: click.Parameter, name: str) -> str:
     """Read the name of a recorded run: no part of a path in the recording, no key of its layout."""
-    if not name or "/" in name or name in ("t", "phase1", "phase2", "mlp", "dit", "schedule", "vae"):
+    if not name or "/" in name or name in LAYOUT_KEYS:
         raise click.BadParameter(f"{name!r} cannot name a run: it is empty, holds '/', or is a key of the layout.")
     return name

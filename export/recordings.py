@@ -18,6 +18,9 @@ PHASE_ARRAYS: Mapping[Phase, str] = {"low": "phase1", "high": "phase2"}
 RECORDED_HEADS = ("mlp", "dit", "mlp_low", "mlp_high", "dit_low", "dit_high")
 """What a recording may call the heads' arrays; which of them, the model's phases say."""
 
+LAYOUT_KEYS = ("t", *PHASE_ARRAYS.values(), *RECORDED_HEADS, "schedule", "vae")
+"""First parts of the names that belong to the layout, so that no run may be called so."""
+
 
 def recorded_name(head: str) -> str:
     """Return the prefix of a head's arrays in a recording: mlp_head → mlp, dit_head_low → dit_low."""

@@ -149,3 +149,9 @@ def test_a_weight_beyond_float16_is_refused(refused, tmp_path):
     torch.save({"model_ema": state}, tmp_path / "large.pth")
     message = refused("build", str(tmp_path / "large.pth"), *MODEL[1:], "--fp16", "--out", str(tmp_path / "b"))
     assert "overflows float16" in message
+
+
+@pytest.mark.parametrize("case", ["", "a/b", "t", "phase1", "mlp", "dit_low", "mlp_high", "schedule"])
+def test_a_recorded_run_is_not_named_like_a_key_of_the_layout(refused, tmp_path, case):
+    arguments = ("--labels", "0", "--case", case, "--out", str(tmp_path / "x.npz"))
+    assert f"{case!r} cannot name a run" in refused("record", str(tmp_path / "m.pth"), *arguments, code=2)
