@@ -88,7 +88,7 @@ def run_bench(
         if decoder is not None:
             return pipeline.generate(labels, seed=SEED, sampling=sampling).latents
         request = Request(np.array(labels), np.arange(len(labels)), sampling, PhiloxDraws(SEED))
-        tokens = run_two_phase(networks, manifest.model, request, lambda step: True)
+        tokens = run_two_phase(networks, manifest.model, request, lambda step, low: True)
         assert tokens is not None
         return to_latents(tokens.high, manifest.model.vae_scale)
 

@@ -57,12 +57,12 @@ class Tokens:
 
 
 def run_two_phase(
-    networks: Networks, model: ModelInfo, request: Request, go_on: Callable[[Step], bool]
+    networks: Networks, model: ModelInfo, request: Request, go_on: Callable[[Step, NDArray[np.float32]], bool]
 ) -> Tokens | None:
     """Generate the tokens of a request that fits the engines, through every phase that the model has.
 
     Args:
-        go_on: called after every autoregressive step; False cancels.
+        go_on: called after every autoregressive step with the low tokens (B, S, C) so far; False cancels.
 
     Returns: the tokens, or None when cancelled. Raises EngineError when an engine fails or gives NaN.
     """
@@ -70,7 +70,7 @@ def run_two_phase(
     for step in plan(request.sampling, model.low_positions, model.high_positions):
         loop.step(step)
         log.debug("phase %s step %d revealed %d of %d positions", step.phase, step.index, step.revealed, step.masked)
-        if not go_on(step):
+        if not go_on(step, loop.tokens["low"]):
             return None
     return Tokens(loop.tokens["low"], loop.tokens["high"])
 

@@ -21,6 +21,7 @@ from .decode import to_latents
 from .engine import Device
 from .loop import Request
 from .networks import Networks, load_networks
+from .preview import Preview
 from .recipe import Recipe
 from .request import choose_draws, choose_sampling, image_indices, require_phases
 from .result import Progress, Result
@@ -95,7 +96,7 @@ class Pipeline:
             low_steps … temperature: replace single values of the settings; see SamplingConfig. A model of a single
                 scale has no phase low and refuses low_… .
             first_index: image index of the first label.
-            on_step: called after every autoregressive step; returning False cancels.
+            on_step: called after every autoregressive step, with previews for whoever asks; returning False cancels.
 
         Raises:
             InputError: an argument is out of range; nothing has run.
@@ -135,9 +136,9 @@ class Pipeline:
         finished: list[Generated] = []
         for chunk in chunks:
 
-            def go_on(step: Step, images: int = len(chunk.labels)) -> bool:
+            def go_on(step: Step, preview: Preview, images: int = len(chunk.labels)) -> bool:
                 assert on_step is not None
-                answer = on_step(Progress(step.phase, step.index, next(done), total, images))
+                answer = on_step(Progress(step.phase, step.index, next(done), total, images, preview))
                 return answer is None or bool(answer)
 
             generated = self._runner.run(chunk, None if on_step is None else go_on)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,18 @@ from .recipe import Recipe
 Status = Literal["complete", "cancelled"]
 
 
+class PreviewSource(Protocol):
+    """A generation under way, between two steps; see Progress for what the methods return."""
+
+    def low_latents(self) -> NDArray[np.float32]:
+        """See Progress.low_latents."""
+        ...
+
+    def preview(self) -> NDArray[np.uint8]:
+        """See Progress.preview."""
+        ...
+
+
 @dataclass(frozen=True)
 class Progress:
     """A finished autoregressive step.
@@ -25,6 +37,7 @@ class Progress:
         phase, step: which step it was, counted from 0 within its phase.
         done, total: steps finished and steps in all, over every chunk of the request.
         images: number of images that the step worked on.
+        source: what the previews are made of, or None where there is no generation behind it.
     """
 
     phase: Phase
@@ -32,6 +45,29 @@ class Progress:
     done: int
     total: int
     images: int
+    source: PreviewSource | None = field(default=None, repr=False, compare=False)
+
+    def low_latents(self) -> NDArray[np.float32]:
+        """Return the low-resolution latents float32 (B, C, s, s) of these images, VAE scale removed.
+
+        Valid in the callback. Positions that are not revealed yet are 0, and all are revealed from the first high step
+        on. On a GPU it waits for the device, which may be one step ahead.
+        """
+        return self._source().low_latents()
+
+    def preview(self) -> NDArray[np.uint8]:
+        """Return the low-resolution images uint8 (B, P, P, 3), RGB, P = s·H/h: low_latents through the VAE decoder.
+
+        Valid in the callback; it takes the time of decoding B images of that size. Raises InputError when the model has
+        no low phase or the bundle no VAE decoder, EngineError when the decoder takes no latents of this size or fails:
+        the generation can go on then.
+        """
+        return self._source().preview()
+
+    def _source(self) -> PreviewSource:
+        if self.source is None:
+            raise InputError("this progress belongs to no generation, so there is nothing to preview.")
+        return self.source
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,11 @@ from .decode import decode, to_latents
 from .loop import Request, run_two_phase
 from .manifest import ModelInfo
 from .networks import Networks
+from .preview import Preview
 
 log = logging.getLogger(__name__)
 
-GoOn = Callable[[Step], bool]
+GoOn = Callable[[Step, Preview], bool]
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,14 @@ class HostRunner:
 
     def run(self, request: Request, go_on: GoOn | None) -> Generated | None:
         """See Runner.run."""
-        tokens = run_two_phase(self._networks, self._model, request, go_on or (lambda step: True))
+        decoder = self._networks.vae_decoder
+
+        def ask(step: Step, low: NDArray[np.float32]) -> bool:
+            return go_on is None or go_on(step, Preview(self._model, low.copy, lambda: decoder))
+
+        tokens = run_two_phase(self._networks, self._model, request, ask)
         if tokens is None:
             return None
-        decoder = self._networks.vae_decoder
         pixels = None if decoder is None else decode(decoder, to_latents(tokens.high, self._model.vae_scale))
         return Generated(tokens.low, tokens.high, pixels)
 

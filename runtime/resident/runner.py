@@ -13,10 +13,12 @@ from himar_kernels import EngineError, Step, describe_fault, launches, plan
 from himar_kernels.cuda_state import HEAD_FAULTS
 
 from ..decode import DECODE_BATCH
+from ..engine import Engine
 from ..loop import Request
 from ..manifest import ModelInfo
 from ..networks import Networks
 from ..phases import VAE_DECODER
+from ..preview import Preview
 from ..runner import Generated, GoOn
 from .buffers import Buffers
 from .device import Placed, ResidentDevice, ResidentEngine
@@ -31,6 +33,7 @@ class ResidentRunner:
     def __init__(self, networks: Networks, device: ResidentDevice, model: ModelInfo, batch: int) -> None:
         """Allocate the buffers for `batch` images; EngineError when the device has no room."""
         self._networks = networks
+        self._previews: Engine | None = None
         self._batch = batch
         engines: dict[str, ResidentEngine] = networks.resident()
         device.make_current()
@@ -69,7 +72,7 @@ class ResidentRunner:
             queue_step(work, index, step)
             if go_on is None:
                 continue
-            previous, behind = behind, _report(lane.device, step, go_on)
+            previous, behind = behind, self._report(step, go_on, batch)
             if previous is not None and not previous():
                 return None
         if VAE_DECODER in lane.engines:
@@ -83,6 +86,32 @@ class ResidentRunner:
         networks = self._networks.clone()
         assert networks.lane is not None  # a clone has a lane where its original has one
         return ResidentRunner(networks, networks.lane, self._lane.model, self._batch)
+
+    def _report(self, step: Step, go_on: GoOn, batch: int) -> Callable[[], bool]:
+        """Mark the end of a step; return a function that waits for the mark and then asks whether to go on."""
+        device, model = self._lane.device, self._lane.model
+        wait = device.mark()
+
+        def low_tokens() -> NDArray[np.float32]:
+            low = np.zeros((batch, model.low_positions, model.channels), np.float32)
+            device.make_current()
+            if low.size:
+                device.download(self._lane.buffers.low_tokens, low)  # waits for all that is queued
+            return low
+
+        def report() -> bool:
+            wait()
+            answer = go_on(step, Preview(model, low_tokens, self._preview_decoder))
+            device.make_current()  # the callback is a user's, who may use another GPU
+            return answer
+
+        return report
+
+    def _preview_decoder(self) -> Engine | None:
+        """The decoder for previews: of its own, so that the buffers and contexts of the loop's stay as recorded."""
+        if self._previews is None and self._networks.vae_decoder is not None:
+            self._previews = self._networks.vae_decoder.clone(self._networks.lane)
+        return self._previews
 
     def _decode(self, batch: int) -> None:
         """Queue the way from tokens to pixels, a few images at a time."""
@@ -124,19 +153,6 @@ class ResidentRunner:
             pixels = np.empty((batch, model.img_size, model.img_size, 3), np.uint8)
             device.download(buffers.pixels, pixels)
         return Generated(low, high, pixels)
-
-
-def _report(device: ResidentDevice, step: Step, go_on: GoOn) -> Callable[[], bool]:
-    """Mark the end of a step; return a function that waits for the mark and then asks whether to go on."""
-    wait = device.mark()
-
-    def report() -> bool:
-        wait()
-        answer = go_on(step)
-        device.make_current()  # the callback is a user's, who may use another GPU
-        return answer
-
-    return report
 
 
 def _not_finite(word: int, model: ModelInfo) -> str:

@@ -59,7 +59,7 @@ def spies(bundle_path: Path) -> Networks:
 
 def _run(networks: Networks, bundle_path: Path, sampling: SamplingConfig) -> Tokens:
     request = Request(np.array([1, 3]), np.array([0, 1]), sampling, PhiloxDraws(4))
-    tokens = run_two_phase(networks, Bundle.open(bundle_path).manifest.model, request, lambda step: True)
+    tokens = run_two_phase(networks, Bundle.open(bundle_path).manifest.model, request, lambda step, low: True)
     assert tokens is not None
     return tokens
 
@@ -132,6 +132,6 @@ def test_noise_is_drawn_in_blocks_that_do_not_change_the_result(
 def test_cancelling_stops_at_once(spies: Any, bundle_path: Path) -> None:
     request = Request(np.array([1]), np.array([0]), SETTINGS, PhiloxDraws(4))
     model = Bundle.open(bundle_path).manifest.model
-    assert run_two_phase(spies, model, request, lambda step: step.index < 1) is None
+    assert run_two_phase(spies, model, request, lambda step, low: step.index < 1) is None
     assert len(spies["transformer_low"].runs) == 2
     assert not spies["transformer_high"].runs

@@ -129,6 +129,23 @@ def test_nothing_waits_for_the_device_before_the_end(resident, bundle_path: Path
     assert all(i > launched[-1] for i, name in enumerate(trace) if name == "download")
 
 
+def test_previews_are_those_of_the_loop_on_the_host(resident, bundle_path: Path) -> None:
+    seen = {}
+    for name, pipeline in (("host", _host(bundle_path)), ("resident", resident(bundle_path))):
+        steps = seen[name] = []
+
+        def look(step, steps=steps) -> None:
+            steps.append((step.low_latents(), step.preview()))
+
+        result = pipeline.generate([1, 4], seed=3, on_step=look)
+        np.testing.assert_array_equal(steps[-1][0], result.low_latents)
+    # The device may be a step ahead of what it reports, never behind.
+    for index, (low, pixels) in enumerate(seen["resident"]):
+        ahead = seen["host"][min(index + 1, len(seen["host"]) - 1)]
+        assert np.linalg.norm(low - ahead[0]) <= 1e-5 * np.linalg.norm(ahead[0])
+        assert np.abs(pixels.astype(int) - ahead[1]).max() <= 1
+
+
 def test_progress_comes_one_step_behind_and_can_cancel(resident, bundle_path: Path) -> None:
     pipeline = resident(bundle_path)
     seen: list[tuple[str, int, int, int]] = []

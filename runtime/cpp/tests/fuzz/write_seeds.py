@@ -69,7 +69,12 @@ def main(bundle: Path) -> None:
     moved = json.loads(json.dumps(one).replace('"mlp_head.onnx"', '"deep/er/mlp_head.onnx"'))
     write(
         "manifest",
-        {"real": json.dumps(real), "small": json.dumps(manifest), "one": json.dumps(one), "gpu": json.dumps(for_gpus(one))},
+        {
+            "real": json.dumps(real),
+            "small": json.dumps(manifest),
+            "one": json.dumps(one),
+            "gpu": json.dumps(for_gpus(one)),
+        },
     )
     write(
         "bundle",
