@@ -1,56 +1,105 @@
-"""Bundles of the paper's variants: those whose phases the runtime runs give the model's numbers, others are refused."""
+"""The paper's variants from checkpoint to image, through the verbs that a user calls."""
 
 import json
 
+import numpy as np
 import pytest
 
-from himar.checkpoints import save_checkpoint
-from himar.config import read_config, resolve
-from himar.model import HiMAR, randomise
-from himar.presets import vary
+from himar.checkpoints import load_checkpoint
+from himar.sampler import generate
 from himar_export.cli import main
+from himar_kernels import PhiloxDraws
 
-SIZES = {
-    "width": 32, "enc_depth": 1, "dec_depth": 2, "heads": 2, "classes": 3, "buffer": 2, "cond_scale": 2, "img_size": 64,
-    "mlp_depth": 1, "mlp_width": 32, "dit_depth": 1, "dit_width": 32, "dit_heads": 2,
-    "sampling": {"low_steps": 2, "high_steps": 3, "low_guidance": 2.0, "high_guidance": 2.0,
-                 "low_diffusion_steps": 100, "high_diffusion_steps": 250},
-}  # fmt: skip
+COMPONENTS = {
+    "single-scale": ["transformer_high", "mlp_head_high"],
+    "visual": ["transformer_low", "transformer_high", "mlp_head_low", "mlp_head_high"],
+    "dit-both": ["transformer_low", "transformer_high", "dit_head_low", "dit_head_high"],
+    "scale-vector": ["transformer_low", "transformer_high", "dit_head_low", "dit_head_high"],
+}
+BUILDS = [("single-scale",), ("single-scale", "--fp16"), ("visual",), ("dit-both", "--fp16"), ("scale-vector",)]
 
 
-def checkpoint(folder, values):
-    path = folder / "model.safetensors"
-    save_checkpoint(randomise(HiMAR(resolve(read_config(values), {})), 0).eval(), path)
-    return path
+def run(capsys, *arguments, code: int = 0) -> str:
+    capsys.readouterr()
+    assert main([str(argument) for argument in arguments]) == code
+    printed = capsys.readouterr()
+    return printed.out if code == 0 else " ".join(printed.err.split())
+
+
+def names(rows) -> list[str]:
+    return list(dict.fromkeys(row["name"].split(":")[0] for row in rows))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scale_vector", ["none", "sinusoidal"])
-def test_models_with_another_scale_vector_build_and_give_their_numbers(tmp_path, scale_vector, capsys):
-    model = checkpoint(tmp_path, {**SIZES, "scale_vector": scale_vector})
-    out = tmp_path / "bundle"
-    # `build` keeps a bundle only if its engines give the eager model's numbers.
-    assert main(["build", str(model), "--out", str(out), "--json"]) == 0
-    capsys.readouterr()
-    assert main(["verify", str(out)]) == 0
-    assert json.loads((out / "manifest.json").read_text())["model"]["scale_vector"] == scale_vector
+@pytest.mark.parametrize("build", BUILDS, ids="".join)
+def test_a_variant_builds_verifies_is_inspected_and_gives_the_eager_latents(build_variant, capsys, tmp_path, build):
+    variant, precision = build[0], "fp16" if len(build) > 1 else "fp32"
+    bundle = build_variant(*build)
+    parts = COMPONENTS[variant]
+    rows = json.loads(run(capsys, "verify", bundle, "--json"))["comparisons"]
+    assert names(rows) == [*parts, "run selftest"]
+
+    text = run(capsys, "inspect", bundle)
+    assert all(part in text for part in parts)
+    assert ("low_steps" in text) == (variant != "single-scale")
+    manifest = json.loads(run(capsys, "inspect", bundle, "--json"))
+    assert (manifest["schema_version"], sorted(manifest["components"])) == ("1.1", sorted(parts))
+    assert {entry["precision"] for entry in manifest["components"].values()} == {precision}
+    assert all(row["passed"] is not False for row in manifest["verification"])
+
+    out = tmp_path / "latents.npz"
+    run(capsys, "generate", bundle, "--labels", "0-2", "--seed", "5", "--out", out)
+    model = load_checkpoint(bundle.with_suffix(".safetensors"))
+    with np.load(out) as arrays:
+        latents, low = arrays["latents"], arrays["low_latents"]
+    side = 0 if variant == "single-scale" else 2
+    assert low.shape == (3, 4, side, side)
+    assert np.isfinite(latents).all()
+    if precision == "fp32":
+        eager = generate(model, [0, 1, 2], draws=PhiloxDraws(5)).numpy()
+        assert np.linalg.norm(latents - eager) <= 1e-4 * np.linalg.norm(eager)
 
 
-@pytest.mark.parametrize(
-    ("variant", "text"),
-    [
-        ("single-scale", "pivots is 'none'"),
-        ("visual", "pivots is 'visual'"),
-        ("condition", "high_head is 'mlp'"),
-        ("dit-both", "low_head is 'dit'"),
-    ],
-)
-@pytest.mark.parametrize("command", ["build", "record"])
-def test_variants_with_other_phases_are_refused_and_leave_nothing(tmp_path, variant, text, command, capsys):
-    model = checkpoint(tmp_path, vary(SIZES, variant))
-    more = (
-        ["--labels", "0", "--out", str(tmp_path / "out.npz")] if command == "record" else ["--out", str(tmp_path / "b")]
-    )
-    assert main([command, str(model), *more]) == 1
-    assert text in " ".join(capsys.readouterr().err.split())
-    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["single-scale", "visual"])
+def test_a_recording_of_a_variant_replays_through_its_bundle_and_no_other(build_variant, capsys, tmp_path, variant):
+    bundle, out = build_variant(variant), tmp_path / "run.npz"
+    checkpoint = bundle.with_suffix(".safetensors")
+    run(capsys, "record", checkpoint, "--labels", "0-2", "--seed", "3", "--temperature", "0.7", "--out", out)
+    rows = json.loads(run(capsys, "verify", bundle, "--recording", out, "--json"))["comparisons"]
+    assert names(rows) == [*COMPONENTS[variant], "run run"]
+    assert all(row["relative_l2"] <= 1e-4 for row in rows)
+    other = build_variant("visual" if variant == "single-scale" else "single-scale")
+    assert "the recording is of another model" in run(capsys, "verify", other, "--recording", out, code=1)
+    with np.load(out) as arrays:
+        wrong = {**arrays, "run/latent": arrays["run/latent"] * np.float32(1.001)}
+    np.savez(tmp_path / "wrong.npz", **wrong)
+    assert main(["verify", str(bundle), "--recording", str(tmp_path / "wrong.npz")]) == 1
+
+
+@pytest.mark.slow
+def test_bench_times_a_variant_and_a_single_scale_refuses_low_options(build_variant, capsys, tmp_path):
+    bundle = build_variant("single-scale")
+    checkpoint = bundle.with_suffix(".safetensors")
+    rows = json.loads(run(capsys, "bench", bundle, "--checkpoint", checkpoint, "--repeats", "3", "--json"))["rows"]
+    assert rows[0]["relative_l2"] <= 1e-4
+    asked = ("--labels", "0", "--low-steps", "2", "--out", tmp_path / "x.npz")
+    for verb in (("generate", bundle), ("record", checkpoint)):
+        assert "low_steps is given, but" in run(capsys, *verb, *asked, code=1)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_tensorrt_rtx_builds_a_variants_networks_in_the_precision_asked(build_variant):
+    tensorrt_rtx = pytest.importorskip("tensorrt_rtx")
+    from himar_export.components import components
+    from himar_export.tensorrt_build import build_engine
+    from himar_export.tensorrt_options import EngineOptions
+
+    for variant, wanted in (("single-scale", COMPONENTS["single-scale"]), ("dit-both", ["dit_head_low"])):
+        bundle = build_variant(variant, "--fp16")
+        parts = {part.name: part for part in components(load_checkpoint(bundle.with_suffix(".safetensors")), None, 3)}
+        for name in wanted:
+            built = build_engine(tensorrt_rtx, bundle / f"{name}.onnx", parts[name], "fp16", EngineOptions())
+            assert built.table.counts["matmul"]["fp16"] > 0
+            assert built.table.islands and set(built.table.norms) == {"fp32"}
