@@ -57,7 +57,7 @@ def require_finite(name: str, tensor: torch.Tensor, path: Path) -> None:
     """Raise CheckpointError when weights hold NaN or infinity: every image of such a model would be noise."""
     if not torch.isfinite(tensor).all():
         raise CheckpointError(
-            f"{path}: {name} holds values that are not finite; take an earlier or another checkpoint."
+            f"{path}: {name} holds values that are not finite; take another checkpoint."
         )
 
 

@@ -75,7 +75,7 @@ def test_sharding_needs_processes(capsys, tmp_path):
         capsys, "--out", tmp_path / "o", "--fsdp", code=2
     )
     with pytest.raises(ConfigError, match="start with torchrun"):
-        train_model(tiny.model(), tiny.latents(), tiny.settings(1), 0, execution=Execution(fsdp=True))
+        train_model(tiny.model(), tiny.latents(), tiny.settings(2), 0, execution=Execution(fsdp=True))
 
 
 @pytest.mark.parametrize("more", [[], ["--tensorboard"]])
@@ -86,11 +86,11 @@ def test_a_folder_that_cannot_be_written_to_is_noticed_before_training(capsys, t
         assert f"{tmp_path / place} cannot be written: Not a directory; choose a path below a folder" in message
     (tmp_path / "o" / "digits.safetensors").mkdir(parents=True)
     with pytest.raises(CheckpointError, match=r"digits\.safetensors cannot be written: Is a directory"):
-        run_training(tiny.TINY, tiny.latents(), tiny.settings(1), 0, Outputs(tmp_path / "o", "digits.safetensors"))
+        run_training(tiny.TINY, tiny.latents(), tiny.settings(2), 0, Outputs(tmp_path / "o", "digits.safetensors"))
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "tensorboard").write_text("a file")
     with pytest.raises(ConfigError, match="tensorboard cannot be written: Not a directory"):
-        run_training(tiny.TINY, tiny.latents(), tiny.settings(1), 0, Outputs(tmp_path / "b", board=True))
+        run_training(tiny.TINY, tiny.latents(), tiny.settings(2), 0, Outputs(tmp_path / "b", board=True))
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["b", "digits.safetensors", "file", "o", "tensorboard"]
 
 
@@ -98,9 +98,9 @@ def test_a_refused_training_leaves_no_board(tmp_path):
     outputs = Outputs(tmp_path / "o", board=True)
     wrong = replace(tiny.latents(), labels=tiny.latents().labels + 90)
     with pytest.raises(ValueError, match="labels run from 90"):
-        run_training(tiny.TINY, wrong, tiny.settings(1), 0, outputs)
+        run_training(tiny.TINY, wrong, tiny.settings(2), 0, outputs)
     with pytest.raises(ConfigError, match="does not divide"):
-        run_training(tiny.TINY, tiny.latents(), tiny.settings(1), 0, outputs, execution=Execution(accumulate=3))
+        run_training(tiny.TINY, tiny.latents(), tiny.settings(2), 0, outputs, execution=Execution(accumulate=3))
     assert not list(tmp_path.iterdir())
 
 
@@ -140,7 +140,7 @@ def test_settings_and_seeds_that_are_not_finite_are_refused_from_python_too():
         paper_settings(1000, 10, epochs=float("inf"))
     for seed in (-1, 2**63):
         with pytest.raises(ConfigError, match=f"seed is {seed}"):
-            train_model(tiny.model(), tiny.latents(), tiny.settings(1), seed)
+            train_model(tiny.model(), tiny.latents(), tiny.settings(2), seed)
 
 
 def test_a_configuration_that_cannot_be_read_is_one_sentence(capsys, tmp_path):
