@@ -79,12 +79,57 @@ def test_an_output_in_a_folder_that_does_not_exist(refused, tmp_path):
 def test_a_precision_for_an_unknown_component(refused, tmp_path):
     message = refused("build", *MODEL, "--precision", "dit=fp16", "--out", str(tmp_path / "b"))
     assert "precision is given for 'dit'" in message
-    message = refused("build", *MODEL, "--precision", "dit_head=fp8", "--out", str(tmp_path / "b"))
-    assert "precision 'fp8' of dit_head is unknown" in message
 
 
-def test_a_batch_of_zero(refused, tmp_path):
-    assert "max_batch is 0" in refused("build", *MODEL, "--max-batch", "0", "--out", str(tmp_path / "b"))
+@pytest.mark.parametrize(
+    ("verb", "option", "value", "text"),
+    [
+        ("build", "--precision", "dit_head=fp8", "precision 'fp8' of dit_head is unknown"),
+        ("build", "--max-batch", "0", "0 is not in the range 1<=x<=1024"),
+        ("build", "--config", "himar-xl", "'himar-xl' is neither a preset"),
+        ("build", "--opt-level", "9", "9 is not in the range 0<=x<=5"),
+        ("build", "--vae", "", "the path is empty"),
+        ("record", "--case", "a/b", "'a/b' cannot name a run"),
+        ("record", "--out", "run.txt", "run.txt does not end in .npz"),
+        ("record", "--seed", "-1", "-1 is not in the range"),
+        ("record", "--guidance", "nan", "guidance is nan; it must be a finite number"),
+        ("record", "--low-steps", "0", "low_steps is 0; it must be at least 1"),
+    ],
+)
+def test_a_value_that_no_build_and_no_recording_can_have_is_wrong_usage(refused, tmp_path, verb, option, value, text):
+    arguments = [*MODEL, "--labels", "1"] if verb == "record" else MODEL
+    out = str(tmp_path / ("run.npz" if verb == "record" else "b"))
+    assert text in " ".join(refused(verb, *arguments, "--out", out, option, value, code=2).split())
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "text"),
+    [
+        ("--threads", "99999999999", "is not in the range 1<=x<=1024"),
+        ("--device", "cuda:999999999999", "is none of cpu, cuda and cuda:N"),
+        ("--seed", "9" * 30, "is not in the range"),
+        ("--count", "9" * 30, "is not in the range"),
+        ("--temperature", "-1", "temperature is -1.0"),
+        ("--high-diffusion-steps", "1001", "high_diffusion_steps is 1001; it must be 2 to 1000"),
+        ("--labels", "9" * 5000, "neither a number nor a range"),
+        ("--labels", "0-999999,0-999999", "more than 1000000 labels"),
+    ],
+)
+def test_a_value_that_no_generation_can_have_is_wrong_usage(refused, tmp_path, option, value, text):
+    message = refused("generate", "no-bundle", "--labels", "1", "--out", str(tmp_path / "x.png"), option, value, code=2)
+    assert text in " ".join(message.split())
+
+
+def test_a_gpu_with_an_impossible_number_is_wrong_usage(refused):
+    assert "is none of cpu" in refused("verify", "no-bundle", "--device", "cuda:999999999999", code=2)
+
+
+def test_weights_that_are_not_finite_are_never_exported(refused, tmp_path):
+    state = torch.load(MODEL[0], weights_only=False)["model_ema"]
+    state["z_proj.weight"][0, 0] = float("nan")
+    torch.save({"model_ema": state}, tmp_path / "nan.pth")
+    message = refused("build", str(tmp_path / "nan.pth"), *MODEL[1:], "--out", str(tmp_path / "b"))
+    assert "z_proj.weight holds values that are not finite" in message
 
 
 def test_wrong_usage_is_exit_code_2(refused, tmp_path):
