@@ -1,14 +1,18 @@
 """The paper's variants from checkpoint to image, through the verbs that a user calls."""
 
+import importlib.util
 import json
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from himar.checkpoints import load_checkpoint
 from himar.sampler import generate
 from himar_export.cli import main
 from himar_kernels import PhiloxDraws
+from himar_runtime import Pipeline
+from himar_runtime.resident.runner import ResidentRunner
 
 COMPONENTS = {
     "single-scale": ["transformer_high", "mlp_head_high"],
@@ -103,3 +107,25 @@ def test_tensorrt_rtx_builds_a_variants_networks_in_the_precision_asked(build_va
             built = build_engine(tensorrt_rtx, bundle / f"{name}.onnx", parts[name], "fp16", EngineOptions())
             assert built.table.counts["matmul"]["fp16"] > 0
             assert built.table.islands and set(built.table.norms) == {"fp32"}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backend", ["onnxruntime", "tensorrt", "tensorrt-rtx"])
+@pytest.mark.parametrize("variant", COMPONENTS)
+def test_on_a_gpu_the_resident_loop_gives_the_cpus_latents(build_variant, variant, backend):
+    installed = {
+        "onnxruntime": "CUDAExecutionProvider" in onnxruntime.get_available_providers(),
+        "tensorrt": importlib.util.find_spec("tensorrt") is not None,
+        "tensorrt-rtx": importlib.util.find_spec("tensorrt_rtx") is not None,
+    }
+    if not installed[backend]:
+        pytest.skip(f"the backend {backend} is not installed for CUDA here")
+    on_cpu = Pipeline.load(build_variant(variant))
+    on_gpu = Pipeline.load(
+        build_variant(variant, *([] if backend == "onnxruntime" else ["--backend", backend])), "cuda:0"
+    )
+    assert isinstance(on_gpu._runner, ResidentRunner)
+    expected = on_cpu.generate([0, 2, 1], seed=5)
+    for _ in range(3):  # run directly, recorded, replayed
+        found = on_gpu.generate([0, 2, 1], seed=5)
+        assert np.linalg.norm(found.latents - expected.latents) <= 1e-3 * np.linalg.norm(expected.latents)

@@ -62,8 +62,8 @@ def test_the_gpu_gives_the_cpus_images(on_cpu, on_gpu, batch: int) -> None:
 @pytest.mark.parametrize("batch", [1, 8, 64])
 def test_every_engine_gives_the_cpus_numbers_under_guidance(gpu_bundle, digits_bundle, batch: int) -> None:
     """Engines were wrong at batches above 1 alone, and guidance doubles the rows."""
-    engines = load_networks(Bundle.open(gpu_bundle), Device.parse("cuda:0"), None).engines()  # they keep their lane
-    expected = load_networks(Bundle.open(digits_bundle), Device("cpu"), None).engines()
+    engines = load_networks(Bundle.open(gpu_bundle), Device.parse("cuda:0"), None).engines  # they keep their lane
+    expected = load_networks(Bundle.open(digits_bundle), Device("cpu"), None).engines
     rng = np.random.default_rng(batch)
     rows = 2 * batch
     for name, engine in engines.items():
