@@ -227,7 +227,9 @@ async def measure(command: tuple[str, ...], log: Path, options: dict[str, Any]) 
 def main(bundle: Path, server: str, lanes: int, queue: int, log: Path | None, as_json: bool, **options: Any) -> None:
     """Load a server of BUNDLE and report."""
     program = PYTHON if server == "python" else (server,)
-    command = (*program, str(bundle), "--port", "0", "--threads", "1", "--lanes", str(lanes), "--queue", str(queue))
+    # A machine that is busy with other things may be slow; it is not to look as if answers were missing.
+    limits = ("--timeout", "120", "--drain-seconds", "60", "--lanes", str(lanes), "--queue", str(queue))
+    command = (*program, str(bundle), "--port", "0", "--threads", "1", *limits)
     with tempfile.TemporaryDirectory() as folder:
         report = asyncio.run(measure(command, log or Path(folder) / "log", options))
     if as_json:

@@ -24,8 +24,7 @@ PYTHON = [sys.executable, "-c", "import sys; from himar_runtime.service.cli impo
 BUILD = ROOT / "build" / "cpp" / "release"
 JSON = {"Content-Type": "application/json"}
 
-# Seconds of work on the tiny bundle; a step of it, after which it can be cancelled, takes a few tenths.
-SLOW = {"labels": [1] * 16, "low_steps": 4, "high_steps": 16, "low_diffusion_steps": 1000, "high_diffusion_steps": 1000}
+LONG = {"low_steps": 4, "high_steps": 16}
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class Server:
         self.port = int(line.rpartition(":")[2])
 
     def connect(self) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
 
     def start(self, values: Any) -> http.client.HTTPConnection:
         """Ask for images and don't wait; `reply` takes the answer, `close` of the connection gives up."""
@@ -83,7 +82,7 @@ class Server:
 
     def raw(self, request: bytes) -> bytes:
         """Send bytes and return what comes back until the server closes the connection."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=20) as connection:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=60) as connection:
             connection.sendall(request)
             return b"".join(iter(lambda: connection.recv(65536), b""))
 
@@ -98,7 +97,7 @@ class Server:
 
     def wait_for(self, name: str, value: float) -> None:
         """Wait until a metric has this value."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while (found := self.metrics().get(name, 0.0)) != value:
             assert time.monotonic() < deadline, f"{name} is {found}, not {value}"
             time.sleep(0.02)
@@ -106,7 +105,7 @@ class Server:
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Send a signal and return the exit code."""
         self.process.send_signal(number)
-        return self.process.wait(timeout=30)
+        return self.process.wait(timeout=60)
 
 
 @pytest.fixture(scope="session", params=["python", "cpp"])
@@ -149,13 +148,14 @@ def pipeline(bundle_path: Path) -> Pipeline:
 
 
 @pytest.fixture(scope="session")
-def slow() -> dict[str, Any]:
-    """A request that runs for seconds unless it is cancelled."""
-    return SLOW
+def slow(command: list[str]) -> dict[str, Any]:
+    """A request that takes seconds of CPU time unless it is cancelled, and a few tenths of one until it is."""
+    labels = [1] * (16 if command == PYTHON else 48)
+    return {"labels": labels, **LONG, "low_diffusion_steps": 1000, "high_diffusion_steps": 1000}
 
 
 @pytest.fixture(scope="session")
 def work(command: list[str]) -> dict[str, Any]:
-    """A request that runs for a few tenths of a second, to be waited for."""
-    steps = 100 if command == PYTHON else 600
-    return {**SLOW, "labels": [1], "low_diffusion_steps": steps, "high_diffusion_steps": steps}
+    """A request that takes about half a second of CPU time, to be waited for."""
+    images, steps = (1, 100) if command == PYTHON else (4, 1000)
+    return {"labels": [1] * images, **LONG, "low_diffusion_steps": steps, "high_diffusion_steps": steps}

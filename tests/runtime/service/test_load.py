@@ -14,7 +14,7 @@ def test_every_accepted_request_is_answered_under_load(command: list[str], bundl
     server = command[0] if len(command) == 1 else "python"
     options = ["--requests", "150", "--bad", "0.2", "--leave", "0.2", "--server", server, "--log", tmp_path / "log"]
     run = [sys.executable, LOAD, bundle_path, *options, "--json"]
-    done = subprocess.run([str(part) for part in run], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([str(part) for part in run], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr + (tmp_path / "log").read_text()
     report = json.loads(done.stdout)
     assert report["failures"] == []
