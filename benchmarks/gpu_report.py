@@ -55,6 +55,7 @@ class Report:
         """Run a section unless the time is up; keep its outcome or its error. Returns the outcome or None."""
         if time.monotonic() > self._end:
             self.content[name] = {"skipped": "the time given with --minutes was up"}
+            self._write()
             return None
         click.echo(f"{name} …", err=True)
         start = time.perf_counter()
@@ -64,8 +65,11 @@ class Report:
         except Exception as error:
             self.content[name] = {"error": f"{type(error).__name__}: {error}"}
         self.content.setdefault("seconds", {})[name] = round(time.perf_counter() - start, 1)
-        self.path.write_text(json.dumps(self.content, indent=1), encoding="utf-8")
+        self._write()
         return outcome
+
+    def _write(self) -> None:
+        self.path.write_text(json.dumps(self.content, indent=1), encoding="utf-8")
 
 
 def environment(device: str) -> dict[str, Any]:

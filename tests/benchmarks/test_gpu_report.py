@@ -1,11 +1,13 @@
-"""The GPU report's test section ends in its time, keeps what was printed, and leaves no process behind."""
+"""The GPU report ends in its time, says what it left out, keeps what tests printed, and leaves no process behind."""
 
+import json
 import os
 import sys
 import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+from gpu_report import Report
 from report_tests import run_within
 
 STUBBORN = """
@@ -44,6 +46,17 @@ def test_one_that_ignores_the_interrupt_is_killed_with_what_it_started(tmp_path,
             return
         time.sleep(0.05)
     raise AssertionError(f"process {child} still runs")
+
+
+def test_sections_after_the_time_are_named_in_the_file(tmp_path):
+    report = Report(tmp_path / "x.json", minutes=1)
+    assert 0 < report.section("first", lambda: report.seconds_left) <= 60
+    report.section("broken", lambda: 1 / 0)
+    late = Report(tmp_path / "y.json", minutes=0)
+    assert late.section("second", lambda: 1) is None
+    assert late.seconds_left == 0
+    assert "ZeroDivisionError" in json.loads((tmp_path / "x.json").read_text())["broken"]["error"]
+    assert "time given with --minutes was up" in json.loads((tmp_path / "y.json").read_text())["second"]["skipped"]
 
 
 def _running(pid: int) -> bool:
