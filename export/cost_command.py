@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
+
+from himar.cli_options import config_option
+from himar_kernels.options import FiniteRange, NamedPath
 
 from .cli_options import precision_pairs, step_options
 from .cost import Peaks
@@ -17,17 +19,12 @@ from .cost_request import bundle_request, config_request
 # What describes a model that is no bundle: a bundle has its own.
 _MODEL_OPTIONS = ("config", "vae", "precision", "component_precision")
 
-
-def _positive(context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
-    if value is not None and not 0 < value < math.inf:
-        raise click.BadParameter(f"{value} is not a positive number.")
-    return value
-
+_POSITIVE = FiniteRange(min=0, min_open=True)
 
 _OPTIONS = (
     click.option("--cost", is_flag=True, help="Show operations, bytes and the least time of a run instead."),
-    click.option("--config", help="--cost of a preset or JSON file, without a bundle."),
-    click.option("--vae", type=click.Path(path_type=Path),
+    click.option("--config", callback=config_option, help="--cost of a preset or JSON file, without a bundle."),
+    click.option("--vae", type=NamedPath(),
                  help="--cost with --config: KL-VAE checkpoint; KL-16 if not given, where the tokens are KL-16's."),
     click.option("--fp32", "precision", flag_value="fp32", default=None, help="--cost with --config: in float32."),
     click.option("--fp16", "precision", flag_value="fp16", help="--cost with --config: products in float16."),
@@ -35,9 +32,9 @@ _OPTIONS = (
     click.option("--precision", "component_precision", multiple=True, metavar="NAME=PRECISION",
                  callback=precision_pairs, help="--cost with --config: of one component; may be repeated."),
     click.option("--batch", type=click.IntRange(1), help="--cost: images at once; 1 if not given."),
-    click.option("--peak-tflops", type=float, callback=_positive,
+    click.option("--peak-tflops", type=_POSITIVE,
                  help="--cost: TFLOP/s of the device at best, for the least time."),
-    click.option("--peak-gbps", type=float, callback=_positive,
+    click.option("--peak-gbps", type=_POSITIVE,
                  help="--cost: GB/s of its memory at best, for the least time."),
 )  # fmt: skip
 
