@@ -35,7 +35,20 @@ void check_schema(const std::string& version, const std::string& source) {
                           ".x; install a newer himar or build the bundle again with this one.");
 }
 
+// The loop here knows the released models' phases alone; absent keys mean these (schema 1.0).
+void check_phases(const JsonReader& reader) {
+    const std::pair<const char*, const char*> released[] = {
+        {"pivots", "condition"}, {"low_head", "mlp"}, {"high_head", "dit"}};
+    for (const auto& [key, value] : released) {
+        const auto found = reader.values().find(key);
+        if (found != reader.values().end() && *found != value)
+            throw BundleError(reader.source() + ": " + reader.at(key) + " is " + shown(*found) + ", but the C++ runtime runs '" +
+                              value + "' only; run this bundle with the Python runtime.");
+    }
+}
+
 ModelInfo read_model(const JsonReader& reader) {
+    check_phases(reader);
     ModelInfo model{};
     model.width = reader.positive("width", kMostWidth);
     model.classes = reader.positive("classes", kMostWidth);

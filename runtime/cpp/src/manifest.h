@@ -1,6 +1,7 @@
-// What a bundle's manifest.json says, schema 1.0, read and checked without loading an engine.
+// What a bundle's manifest.json says, schema 1.1, read and checked without loading an engine.
 //
-// The schema, its checks and its sentences are those of himar_runtime/manifest.py; unknown keys are ignored.
+// The schema, its checks and its sentences are those of himar_runtime/manifest.py; unknown keys are ignored. Phases other
+// than the released models' (model.pivots, low_head, high_head), which Python runs, are refused.
 #pragma once
 
 #include <array>

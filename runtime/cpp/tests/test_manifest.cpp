@@ -94,6 +94,18 @@ TEST_CASE("values out of range are refused with the value") {
     holds(refusal([](Json& m) { m["files"].erase("m.onnx"); }), "names m.onnx, but gives no hash for it");
 }
 
+TEST_CASE("phases that this runtime does not run are refused by key and value, the released ones are read") {
+    const auto with = [](const char* key, Json value) { return refusal([&](Json& m) { m["model"][key] = value; }); };
+    holds(with("pivots", "visual"), "model.pivots is 'visual', but the C++ runtime runs 'condition' only; run this bundle with");
+    holds(with("low_head", "dit"), "model.low_head is 'dit', but the C++ runtime runs 'mlp' only");
+    holds(with("high_head", "mlp"), "model.high_head is 'mlp', but the C++ runtime runs 'dit' only");
+    holds(with("high_head", nullptr), "model.high_head is null, but the C++ runtime runs 'dit' only");
+    holds(refusal([](Json& m) { m["model"]["pivots"] = "none", m["model"]["cond_scale"] = 0; }), "model.pivots is 'none'");
+    Json manifest = good();
+    manifest["model"].update({{"pivots", "condition"}, {"low_head", "mlp"}, {"high_head", "dit"}});
+    CHECK_NOTHROW(parse_manifest(manifest.dump(), "manifest.json"));
+}
+
 TEST_CASE("paths that lead out of the bundle are refused wherever they stand") {
     const std::string with_zero("a\0b", 3);
     for (const std::string path : {"../x", "/etc/passwd", "a/../../x", "..", "a\\b", "C:x", "", ".", "x/.."}) {
