@@ -138,7 +138,10 @@ def verify(bundle: Path, recording: Path | None, case: str | None, device: str, 
 @cost_options
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest, the recipe or the cost as JSON.")
 def inspect(path: Path | None, as_json: bool, cost: bool, **options: Any) -> None:
-    """Show what is in a bundle and where its bytes go, or how a generated PNG was made, or what a run costs."""
+    """Show what is in a bundle and where its bytes go, or how a generated PNG was made, or what a run costs.
+
+    All options but --json go with --cost; those of steps and guidance are those of generate.
+    """
     from .inspect import inspect_path
 
     if cost:

@@ -41,9 +41,10 @@ _OPTIONS = (
 
 def cost_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of --cost to a command; `inspect_cost` reads them."""
+    command = step_options(command)
     for option in reversed(_OPTIONS):
         command = option(command)
-    return step_options(command)
+    return command
 
 
 def inspect_cost(path: Path | None, as_json: bool, options: dict[str, Any]) -> None:

@@ -125,11 +125,11 @@ def test_engines_cost_what_pytorch_counts_in_their_graphs(form):
     for phase in networks.config_phases(config):
         work = networks.transformer(config, phase, rows, phase.positions - phase.positions // 2)
         work += networks.condition(config, phase.kind, rows * phase.positions)
-        assert work.flops == pytest.approx(found.pop(phase.transformer), rel=1e-2)
+        assert work.flops == pytest.approx(found.pop(phase.transformer), rel=1e-3)
         tokens = 1 if phase.kind == "mlp" else phase.positions
-        assert networks.head(config, phase.kind, rows, tokens).flops == pytest.approx(found.pop(phase.head), rel=1e-2)
+        assert networks.head(config, phase.kind, rows, tokens).flops == pytest.approx(found.pop(phase.head), rel=1e-3)
     assert vae_decoder(DecoderSizes((32, 64, 32), 2, 4), rows, config.grid).flops == pytest.approx(
-        found.pop("vae_decoder"), rel=1e-2
+        found.pop("vae_decoder"), rel=1e-3
     )
     assert not found
 
