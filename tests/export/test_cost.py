@@ -128,9 +128,8 @@ def test_engines_cost_what_pytorch_counts_in_their_graphs(form):
         assert work.flops == pytest.approx(found.pop(phase.transformer), rel=1e-3)
         tokens = 1 if phase.kind == "mlp" else phase.positions
         assert networks.head(config, phase.kind, rows, tokens).flops == pytest.approx(found.pop(phase.head), rel=1e-3)
-    assert vae_decoder(DecoderSizes((32, 64, 32), 2, 4), rows, config.grid).flops == pytest.approx(
-        found.pop("vae_decoder"), rel=1e-3
-    )
+    decoder = vae_decoder(DecoderSizes((32, 64, 32), 2, 4), rows, config.grid)
+    assert decoder.flops == pytest.approx(found.pop("vae_decoder"), rel=1e-3)
     assert not found
 
 
@@ -161,7 +160,7 @@ def test_the_published_table_of_the_released_code(name, printed, total):
     1.9, and 58.76 as 58.7.
     """
     config = config_of(name)
-    costs = request_costs(Request(config, config.default_sampling, 1, DecoderSizes()), Peaks(790e12))
+    costs = request_costs(Request(config, config.default_sampling, 1, DecoderSizes()), Peaks())
     ours = [cost.released_flops / 1e12 for cost in costs]
     for component, flops, figure in zip(costs, ours, printed, strict=True):
         unit = 0.01 if component.component == "vae_decoder" else 0.1
@@ -169,9 +168,9 @@ def test_the_published_table_of_the_released_code(name, printed, total):
         assert abs(flops - figure) <= (0.6 if loose else 0.5) * unit, component.component
     assert abs(sum(ours) - total) <= {"himar-b": 0.05, "himar-l": 0.062, "himar-h": 0.5}[name]
     milliseconds = {"himar-b": 49, "himar-l": 74, "himar-h": 573}[name]
-    # The table divides its own rounded totals.
-    assert round(1e3 * total / 790, 1) == pytest.approx(milliseconds, abs=0.5)
-    assert 1e3 * sum(ours) / 790 == pytest.approx(milliseconds, rel=0.01)
+    # The table divides its own rounded totals and drops what is below a millisecond.
+    seconds = Peaks(790e12).compute_seconds(Work(total_cost(costs).released_flops))
+    assert milliseconds <= 1e3 * seconds < milliseconds + 1
 
 
 def test_a_third_of_the_dit_head_is_modulations_and_guidance_doubles_everything_but_the_decoder():

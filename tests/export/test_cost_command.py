@@ -1,6 +1,8 @@
 """`himar-export inspect --cost` as a person uses it: a bundle, a configuration, and what does not go together."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import onnx
@@ -49,6 +51,17 @@ def test_json_holds_what_was_asked_and_every_component(capsys):
     assert found["total"]["bound_seconds"] == pytest.approx(found["total"]["flops"] / 100e12)
     assert found["total"]["memory_seconds"] is None
     assert found["flops_per_image"] == found["total"]["flops"]
+
+
+def test_a_configuration_is_costed_without_pytorch():
+    code = (
+        "import sys; from himar_export.cli import main; "
+        "code = main(['inspect', '--cost', '--config', 'mar-b', '--json']); "
+        "sys.exit(code or ('torch' in sys.modules and 'torch was imported'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["total"]["calls"] == 256 * 101 + 1
 
 
 def test_steps_and_guidance_change_the_cost(capsys):
