@@ -123,7 +123,7 @@ const char* help_text() {
            "  --guidance, --low-guidance, --high-guidance, --temperature X\n"
            "  --guidance-schedule linear|constant\n"
            "  --low-steps, --high-steps, --low-diffusion-steps, --high-diffusion-steps N\n"
-           "  --device cpu             where the engines run\n"
+           "  --device cpu             where the engines run: cpu, cuda or cuda:N\n"
            "  --backend onnxruntime    run the bundle's ONNX graphs whatever it was built for\n"
            "  --threads N              CPU threads of one operator; all cores if not given\n"
            "  --json                   print the outcome as JSON\n"

@@ -1,6 +1,8 @@
 // The C interface: handles, the border to exceptions, accessors.
 #include "c_guard.h"
+#include "cuda/program.h"
 #include "ort_engine.h"
+#include "tensorrt/engine.h"
 
 namespace himar::core {
 namespace {
@@ -13,6 +15,17 @@ const Result& core_of(const himar_result* result) { return given(result, "result
 void write_shape(std::int64_t* shape, std::int64_t a, std::int64_t b, std::int64_t c, std::int64_t d) {
     std::int64_t* const to = &given(shape, "shape");
     to[0] = a, to[1] = b, to[2] = c, to[3] = d;
+}
+
+std::string build_info() {
+    std::string missing;
+    const auto note = [&](bool there, const char* name) {
+        if (!there) missing += (missing.empty() ? "; not compiled in: " : ", ") + std::string(name);
+    };
+    note(!cuda::compiled_kernels().empty(), "CUDA kernels");
+    note(has_tensorrt(), "tensorrt");
+    return "himar " HIMAR_VERSION_TEXT "; engines: onnxruntime " + ort_version() + (ort_has_cuda() ? " (cpu, cuda)" : " (cpu)") +
+           (has_tensorrt() ? ", tensorrt " + tensorrt_headers_version() : "") + missing;
 }
 
 std::unique_ptr<himar_pipeline> handle_of(std::unique_ptr<Pipeline> core) {
@@ -57,8 +70,7 @@ const char* himar_version(void) { return HIMAR_VERSION_TEXT; }
 
 const char* himar_build_info(void) {
     try {
-        static const std::string info = "himar " HIMAR_VERSION_TEXT "; engines: onnxruntime " + ort_version() +
-                                        " (cpu); not compiled in: onnxruntime (cuda), tensorrt";
+        static const std::string info = build_info();
         return info.c_str();
     } catch (...) {
         return "himar " HIMAR_VERSION_TEXT;

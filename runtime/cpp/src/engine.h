@@ -5,11 +5,14 @@
 #include <cstdint>
 #include <initializer_list>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "manifest.h"
 
 namespace himar::core {
+
+class ResidentDevice;
 
 enum class Dtype { kFloat32, kInt64 };
 
@@ -37,7 +40,30 @@ struct Place {
     Place(const char* n, float* at, Shape s) : name(n), dtype(Dtype::kFloat32), address(at), shape(s) {}
     Place(const char* n, long long* at, Shape s) : name(n), dtype(Dtype::kInt64), address(at), shape(s) {}
 };
-using Places = std::initializer_list<Place>;
+
+// Places in somebody else's memory, as long as a call lasts.
+class Places {
+public:
+    Places(std::initializer_list<Place> places) : count_(places.size()) { first_ = places.begin(); }
+    Places(const std::vector<Place>& places) : first_(places.data()), count_(places.size()) {}
+
+    const Place* begin() const { return first_; }
+    const Place* end() const { return first_ + count_; }
+    std::size_t size() const { return count_; }
+
+private:
+    const Place* first_;
+    std::size_t count_;
+};
+
+// What tells one set of places from another: addresses and shapes, in the order that the loop gives them.
+inline void write_key(Places places, std::vector<std::int64_t>& key) {
+    key.clear();
+    for (const Place& place : places) {
+        key.push_back(static_cast<std::int64_t>(reinterpret_cast<std::intptr_t>(place.address)));
+        key.insert(key.end(), place.shape.sizes, place.shape.sizes + place.shape.rank);
+    }
+}
 
 // One component compiled for a backend. Not thread-safe: a clone per thread.
 class Engine {
@@ -46,14 +72,22 @@ public:
 
     virtual const ComponentSpec& spec() const = 0;
 
-    // Run with every input and output at its place; nothing is copied. EngineError when the engine refuses or fails.
+    // Run with every input and output at its place; nothing is copied. On a GPU the run is queued on the engine's lane,
+    // and nobody waits for it. EngineError when the engine refuses or fails.
     virtual void run(Places places) = 0;
 
     // The places of earlier runs are about to be freed.
     virtual void forget_places() = 0;
 
-    // An engine that shares the weights and has its own places. Any thread may call it, also during a run.
-    virtual std::unique_ptr<Engine> clone() const = 0;
+    // Why runs cannot be recorded in a CUDA graph; empty when they can.
+    virtual std::string without_recording() const = 0;
+
+    // A generation is over.
+    virtual void finish() {}
+
+    // An engine that shares the weights and has its own places, for a lane of a GPU or, where that is null, the host.
+    // Any thread may call it, also during a run.
+    virtual std::unique_ptr<Engine> clone(const std::shared_ptr<ResidentDevice>& lane) const = 0;
 };
 
 }  // namespace himar::core

@@ -2,32 +2,16 @@
 
 #include <algorithm>
 #include <chrono>
-#include <string>
 
-#include "error.h"
+#include "fault.h"
+#include "step_state.h"
 
 namespace himar::core {
-namespace {
-
-// Width of the condition that a head takes.
-std::int64_t condition_width(const Engine& head) {
-    constexpr std::int64_t most = 1 << 20;
-    for (const TensorSpec& tensor : head.spec().inputs) {
-        if (tensor.name != "condition" || tensor.shape.empty()) continue;
-        const auto* const width = std::get_if<std::int64_t>(&tensor.shape.back());
-        if (width != nullptr && *width <= most) return *width;
-    }
-    throw BundleError(head.spec().name + " has no input condition of a fixed width; build the bundle again.");
-}
-
-constexpr const char* kComponents[] = {"transformer_low", "transformer_high", "mlp_head", "dit_head", "vae_decoder"};
-
-}  // namespace
 
 Lane::Lane(Networks networks, const ModelInfo& model)
     : networks_(std::move(networks)),
       model_(model),
-      widths_{condition_width(*networks_.mlp_head), condition_width(*networks_.dit_head)} {}
+      widths_(networks_.widths()) {}
 
 bool Lane::run(const Chunk& chunk, const Sampling& sampling, const GoOn& go_on, u8* pixels) {
     batch_ = static_cast<std::int64_t>(chunk.labels.size());
@@ -43,7 +27,7 @@ bool Lane::run(const Chunk& chunk, const Sampling& sampling, const GoOn& go_on, 
             low_step(step, low);
         else
             high_step(step, high);
-        check_fault();
+        check_fault(*buffers_->fault);
         if (!go_on) continue;
         if (is_low) write_low_latents();
         if (!go_on(step, buffers_->low_latents)) return false;
@@ -98,17 +82,7 @@ const float* Lane::noise(const Step& step, std::int64_t k, const u32* positions,
 }
 
 void Lane::set_state(const Step& step, const Chain& chain, std::uint64_t seed, double temperature) {
-    StepState state{};
-    state.seed = seed;
-    state.phase = static_cast<u32>(step.phase);
-    state.step = static_cast<u32>(step.index);
-    state.masked = static_cast<u32>(step.masked);
-    state.revealed = static_cast<u32>(step.revealed);
-    state.chain_length = static_cast<u32>(chain.length());
-    state.k = state.chain_length - 1;
-    state.guidance = static_cast<float>(step.guidance);
-    state.temperature = static_cast<float>(temperature);
-    *buffers_->state = state;
+    *buffers_->state = step_state(step, chain.length(), seed, temperature);
 }
 
 void Lane::write_low_latents() {
@@ -127,26 +101,13 @@ void Lane::decode(u8* pixels) {
         kernels::pack(pixels + first * side * side * 3, buffers_->image, buffers_->fault, static_cast<u32>(count),
                       static_cast<u32>(side * side));
     }
-    check_fault();
+    check_fault(*buffers_->fault);
 }
 
 void Lane::run_engine(Engine& engine, Places places) {
     const auto start = std::chrono::steady_clock::now();
     engine.run(places);
     engine_seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-void Lane::check_fault() const {
-    const u32 word = *buffers_->fault;
-    if (word == 0) return;
-    const u32 number = word & 0xFF;
-    const std::string component = kComponents[number - 1];
-    std::string where;
-    if (number != kVaeDecoder)
-        where = std::string(" in phase ") + (number == kTransformerLow || number == kMlpHead ? "low" : "high") + ", step " +
-                std::to_string(word >> 8);
-    throw EngineError(component + " gave values that are not finite" + where +
-                      "; if the bundle is in half precision, build " + component + " with fp32 or bf16.");
 }
 
 }  // namespace himar::core

@@ -37,7 +37,6 @@ private:
     void write_low_latents();
     void decode(u8* pixels);
     void run_engine(Engine& engine, Places places);
-    void check_fault() const;
 
     Networks networks_;
     ModelInfo model_;

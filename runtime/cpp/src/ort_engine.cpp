@@ -3,7 +3,8 @@
 #include <onnxruntime_cxx_api.h>
 
 #include <algorithm>
-#include <cstring>
+#include <iterator>
+#include <mutex>
 #include <utility>
 
 #include "error.h"
@@ -20,9 +21,14 @@ std::string first_line(const char* text) {
 
 // What the lanes of one pipeline share: ONNX Runtime's sessions take runs from several threads.
 struct Session {
-    Ort::Env env;  // counted by ONNX Runtime: all of a process are one
+    std::shared_ptr<cuda::CudaDevice> lane;  // whose stream the session works on, so it outlives the session; or null
+    Ort::Env env;                            // counted by ONNX Runtime: all of a process are one
     Ort::Session session;
     ComponentSpec spec;
+    // Held while a run is queued on a GPU: lanes that share a stream also share the libraries' handles on it.
+    std::mutex queueing;
+
+    std::string device() const { return lane == nullptr ? "cpu" : lane->name(); }
 };
 
 // A binding of every input and output to its place.
@@ -31,32 +37,36 @@ struct Bound {
     Ort::IoBinding binding;
 };
 
-void write_key(Places places, std::vector<std::int64_t>& key) {
-    key.clear();
-    for (const Place& place : places) {
-        key.push_back(static_cast<std::int64_t>(reinterpret_cast<std::intptr_t>(place.address)));
-        key.insert(key.end(), place.shape.sizes, place.shape.sizes + place.shape.rank);
-    }
-}
-
 class OrtEngine final : public Engine {
 public:
-    explicit OrtEngine(std::shared_ptr<Session> session) : session_(std::move(session)) {}
+    explicit OrtEngine(std::shared_ptr<Session> session) : session_(std::move(session)) {
+        without_waiting_.AddConfigEntry("disable_synchronize_execution_providers", "1");
+    }
 
     const ComponentSpec& spec() const override { return session_->spec; }
 
     void run(Places places) override {
         write_key(places, key_);
         try {
-            session_->session.Run(Ort::RunOptions{nullptr}, binding_for(places));
+            Ort::IoBinding& binding = binding_for(places);
+            if (session_->lane == nullptr) {
+                session_->session.Run(Ort::RunOptions{nullptr}, binding);
+                return;
+            }
+            const std::lock_guard<std::mutex> lock(session_->queueing);
+            session_->session.Run(without_waiting_, binding);
         } catch (const Ort::Exception& error) {
-            throw EngineError(spec().name + " failed on cpu: " + first_line(error.what()));
+            throw EngineError(spec().name + " failed on " + session_->device() + ": " + first_line(error.what()));
         }
     }
 
     void forget_places() override { bound_.clear(); }
 
-    std::unique_ptr<Engine> clone() const override { return std::make_unique<OrtEngine>(session_); }
+    std::string without_recording() const override { return "ONNX Runtime's runs are not recorded in graphs of ours"; }
+
+    std::unique_ptr<Engine> clone(const std::shared_ptr<ResidentDevice>&) const override {
+        return std::make_unique<OrtEngine>(session_);
+    }
 
 private:
     // The most recently used binding stands first; the last is given up beyond the most.
@@ -78,7 +88,10 @@ private:
                               std::to_string(spec().outputs.size()) + " outputs, where the loop has " +
                               std::to_string(places.size()) + " tensors for them; build the bundle again.");
         Bound made{key_, Ort::IoBinding(session_->session)};
-        const Ort::MemoryInfo memory = Ort::MemoryInfo::CreateCpu(OrtDeviceAllocator, OrtMemTypeDefault);
+        const Ort::MemoryInfo memory =
+            session_->lane == nullptr
+                ? Ort::MemoryInfo::CreateCpu(OrtDeviceAllocator, OrtMemTypeDefault)
+                : Ort::MemoryInfo("Cuda", OrtDeviceAllocator, session_->lane->index(), OrtMemTypeDefault);
         for (const Place& place : places) {
             const auto count = static_cast<std::size_t>(place.shape.count());
             const bool is_float = place.dtype == Dtype::kFloat32;
@@ -110,16 +123,44 @@ private:
     }
 
     std::shared_ptr<Session> session_;
+    Ort::RunOptions without_waiting_;
     std::vector<Bound> bound_;
     std::vector<std::int64_t> key_;  // kept, so that a run allocates nothing
 };
 
+// Append the CUDA provider, on the lane's stream.
+void use_cuda(Ort::SessionOptions& options, const cuda::CudaDevice& lane) {
+    const OrtApi& api = Ort::GetApi();
+    OrtCUDAProviderOptionsV2* made = nullptr;
+    Ort::ThrowOnError(api.CreateCUDAProviderOptions(&made));
+    const std::unique_ptr<OrtCUDAProviderOptionsV2, decltype(api.ReleaseCUDAProviderOptions)> cuda(
+        made, api.ReleaseCUDAProviderOptions);
+    const std::string index = std::to_string(lane.index());
+    // float32 must mean float32: TF32 products would miss the model's numbers by a thousand times more.
+    const char* const keys[] = {"device_id", "use_tf32", "cudnn_conv_algo_search"};
+    const char* const values[] = {index.c_str(), "0", "HEURISTIC"};
+    Ort::ThrowOnError(api.UpdateCUDAProviderOptions(made, keys, values, std::size(keys)));
+    Ort::ThrowOnError(api.UpdateCUDAProviderOptionsWithValue(made, "user_compute_stream", lane.stream()));
+    options.AppendExecutionProvider_CUDA_V2(*made);
+}
+
+void check_device(const ComponentSpec& spec, const cuda::CudaDevice* lane) {
+    if (lane == nullptr && spec.precision == "bf16")
+        throw EngineError(spec.name + " is in bfloat16, which ONNX Runtime cannot run on the CPU; load the bundle on "
+                                      "'cuda', or build it with --fp16 or --fp32.");
+    if (lane == nullptr || ort_has_cuda()) return;
+    std::string providers;
+    for (const std::string& name : Ort::GetAvailableProviders()) providers += (providers.empty() ? "" : ", ") + name;
+    throw EngineError("device " + lane->name() + " needs ONNX Runtime with CUDA, but the " + ort_version() +
+                      " that this program found only has " + providers + "; give it the library of ONNX Runtime's GPU "
+                      "package, or use device 'cpu'.");
+}
+
 }  // namespace
 
-std::unique_ptr<Engine> load_ort_engine(const std::filesystem::path& path, const ComponentSpec& spec, int threads) {
-    if (spec.precision == "bf16")
-        throw EngineError(spec.name + " is in bfloat16, which ONNX Runtime cannot run on the CPU; load the bundle on "
-                                      "'cuda' with himar's Python runtime, or build it with --fp16 or --fp32.");
+std::unique_ptr<Engine> load_ort_engine(const std::filesystem::path& path, const ComponentSpec& spec, int threads,
+                                        const std::shared_ptr<cuda::CudaDevice>& lane) {
+    check_device(spec, lane.get());
     try {
         Ort::Env env(ORT_LOGGING_LEVEL_ERROR, "himar");
         Ort::SessionOptions options;
@@ -127,15 +168,21 @@ std::unique_ptr<Engine> load_ort_engine(const std::filesystem::path& path, const
         // Idle threads of one engine must not spin while the next engine, or the host between two runs, computes.
         options.AddConfigEntry("session.intra_op.allow_spinning", "0");
         if (threads > 0) options.SetIntraOpNumThreads(threads);
+        if (lane != nullptr) use_cuda(options, *lane);
         Ort::Session session(env, path.c_str(), options);
         return std::make_unique<OrtEngine>(
-            std::make_shared<Session>(Session{std::move(env), std::move(session), spec}));
+            std::shared_ptr<Session>(new Session{lane, std::move(env), std::move(session), spec, {}}));
     } catch (const Ort::Exception& error) {
-        throw EngineError(spec.name + " does not load on cpu with ONNX Runtime " + ort_version() + ": " +
-                          first_line(error.what()));
+        throw EngineError(spec.name + " does not load on " + (lane == nullptr ? "cpu" : lane->name()) +
+                          " with ONNX Runtime " + ort_version() + ": " + first_line(error.what()));
     }
 }
 
 std::string ort_version() { return Ort::GetVersionString(); }
+
+bool ort_has_cuda() {
+    const std::vector<std::string> providers = Ort::GetAvailableProviders();
+    return std::find(providers.begin(), providers.end(), "CUDAExecutionProvider") != providers.end();
+}
 
 }  // namespace himar::core

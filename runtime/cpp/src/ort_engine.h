@@ -1,19 +1,25 @@
-// Engines that ONNX Runtime runs on the CPU.
+// Engines that ONNX Runtime runs, on the CPU or on a GPU.
 #pragma once
 
 #include <filesystem>
 #include <memory>
 #include <string>
 
+#include "cuda/device.h"
 #include "engine.h"
 
 namespace himar::core {
 
-// Load a component's ONNX model. threads: CPU threads of one operator, 0 for all cores.
-// EngineError: bfloat16, which ONNX Runtime cannot run on the CPU, or a model that does not load.
-std::unique_ptr<Engine> load_ort_engine(const std::filesystem::path& path, const ComponentSpec& spec, int threads);
+// Load a component's ONNX model.
+//
+// threads: CPU threads of one operator, 0 for all cores. lane: the GPU lane on whose stream it queues its runs, which all
+// lanes of its clones must share; null runs it on the CPU.
+// EngineError: bfloat16, which ONNX Runtime cannot run on the CPU, an ONNX Runtime without CUDA, a model that does not load.
+std::unique_ptr<Engine> load_ort_engine(const std::filesystem::path& path, const ComponentSpec& spec, int threads,
+                                        const std::shared_ptr<cuda::CudaDevice>& lane = nullptr);
 
-// The version of the ONNX Runtime that is linked, for example "1.31.0".
+// The version of the ONNX Runtime that is linked, for example "1.31.0", and whether it can use a GPU.
 std::string ort_version();
+bool ort_has_cuda();
 
 }  // namespace himar::core

@@ -4,6 +4,7 @@
 
 #include "error.h"
 #include "lane.h"
+#include "resident/lane.h"
 
 namespace himar::core {
 namespace {
@@ -38,9 +39,15 @@ Pipeline::Pipeline(std::shared_ptr<const Bundle> bundle, std::unique_ptr<Runner>
     : bundle_(std::move(bundle)), runner_(std::move(runner)) {}
 
 std::unique_ptr<Pipeline> Pipeline::load(const std::filesystem::path& path, const LoadRequest& request) {
-    check_device(request);
+    check_request(request);
     auto bundle = std::make_shared<const Bundle>(Bundle::open(path));
-    auto runner = std::make_unique<Lane>(load_networks(*bundle, request), bundle->manifest().model);
+    const Manifest& manifest = bundle->manifest();
+    Networks networks = load_networks(*bundle, request);
+    std::unique_ptr<Runner> runner;
+    if (networks.lane == nullptr)
+        runner = std::make_unique<Lane>(std::move(networks), manifest.model);
+    else
+        runner = std::make_unique<ResidentLane>(std::move(networks), manifest.model, manifest.max_batch);
     return std::unique_ptr<Pipeline>(new Pipeline(std::move(bundle), std::move(runner)));
 }
 

@@ -9,11 +9,9 @@
 
 #include "bundles.h"
 #include "himar/himar.hpp"
-#include "kernels.h"
+#include "seed_draws.h"
 
 namespace {
-
-using himar::u32;
 
 himar::Pipeline tiny() { return himar::Pipeline::load(bundle("tiny").string(), {"cpu", std::nullopt, 1}); }
 
@@ -22,42 +20,6 @@ himar::GenerateOptions of(std::vector<std::int64_t> labels) {
     options.labels = std::move(labels);
     return options;
 }
-
-// A seed's own draws, by way of the interface.
-class SeedDraws : public himar::Draws {
-public:
-    explicit SeedDraws(std::uint64_t seed) { state_.seed = seed; }
-
-    void order(himar_phase phase, const himar::View<std::uint32_t>& images, std::int64_t positions,
-               std::int64_t* order) override {
-        const auto n = static_cast<u32>(positions);
-        std::vector<u32> ranks(images.size() * n);
-        himar::core::kernels::ranks(ranks.data(), images.data(), &state_, phase, static_cast<u32>(images.size()), n);
-        for (std::size_t image = 0; image < images.size(); ++image)
-            for (u32 position = 0; position < n; ++position)
-                order[image * n + ranks[image * n + position]] = position;
-    }
-
-    void noise(const himar_noise_request& request, float* noise) override {
-        CHECK(request.struct_size == sizeof request);
-        const u32 k = request.k < 0 ? himar::kInitialNoise : static_cast<u32>(request.k);
-        for (std::int64_t image = 0; image < request.batch; ++image)
-            for (std::int64_t place = 0; place < request.position_count; ++place)
-                for (std::int64_t channel = 0; channel < request.channels; ++channel) {
-                    const u32 position = request.positions[image * request.position_count + place];
-                    const himar::Quad quad = himar::normals(
-                        state_.seed, static_cast<u32>(request.phase), static_cast<u32>(request.step), k,
-                        request.images[image], position, static_cast<u32>(channel / 4));
-                    *noise++ = quad.value[channel % 4];
-                }
-        ++asked;
-    }
-
-    int asked = 0;
-
-private:
-    himar::StepState state_{};
-};
 
 // Draws that go wrong in one way.
 class BadDraws : public SeedDraws {

@@ -90,7 +90,7 @@ TEST_CASE("loading says what cannot be had, before it opens anything") {
         CHECK(pipeline == nullptr);
         return himar_last_error();
     };
-    holds(said(HIMAR_ERROR_ENGINE, [](auto& p) { p.device = "cuda:0"; }), "this build of himar's C++ runtime runs on the CPU only");
+    holds(said(HIMAR_ERROR_ENGINE, [](auto& p) { p.device = "cuda:99"; }), "cuda:99 is no GPU that can be used here: ");
     holds(said(HIMAR_ERROR_ENGINE, [](auto& p) { p.device = "gpu"; }), "device is 'gpu'; it must be 'cpu', 'cuda' or 'cuda:N'");
     holds(said(HIMAR_ERROR_ENGINE, [](auto& p) { p.backend = "tensorrt"; }), "has an engine for 'onnxruntime', not for 'tensorrt'");
     holds(said(HIMAR_ERROR_INPUT, [](auto& p) { p.threads = -2; }), "threads is -2;");
@@ -232,7 +232,7 @@ TEST_CASE("a manifest that says other sizes than the graphs is an engine error, 
     holds(said([](Json& m) { m["components"].erase("dit_head"); }), "lacks the component dit_head; build the bundle again.");
     holds(said([](Json& m) { m["components"]["dit_head"]["precision"] = "bf16"; }), "dit_head is in bfloat16");
     holds(said([](Json& m) { m["components"]["dit_head"]["engine"]["backend"] = "tensorrt"; }),
-          "is an engine for tensorrt, which this build of himar's C++ runtime has no support for");
+          "is an engine for tensorrt, which needs an NVIDIA GPU; use device 'cuda', or backend 'onnxruntime'");
     holds(said([](Json& m) { m["components"]["dit_head"]["engine"]["backend"] = "abacus"; }), "which this himar does not know");
     holds(said([](Json& m) { m["components"]["dit_head"]["engine"]["file"] = "selftest.npz"; }), "dit_head does not load on cpu");
 }

@@ -1,11 +1,33 @@
 """Write the bundles that the C++ tests use: write_bundles.py FOLDER. They are those of tests/runtime/conftest.py."""
 
 import importlib.util
+import json
 import shutil
 import sys
 from pathlib import Path
 
+from himar_runtime import Pipeline
+
 CONFTEST = Path(__file__).resolve().parents[3] / "tests" / "runtime" / "conftest.py"
+
+
+# Requests whose latents the C++ loops must give too.
+REQUESTS = (
+    {"labels": [1, 3, 0], "seed": 2**63 + 5, "first_index": 7, "low_guidance": 1.5, "high_guidance": 2.0},
+    {"labels": [4], "seed": 3, "first_index": 2**32 - 6, "low_guidance": 1.0, "high_guidance": 3.0},
+    {"labels": [2, 2, 1, 0], "seed": 11, "first_index": 0, "low_guidance": 2.0, "high_guidance": 1.0},
+)
+
+
+def python_latents(bundle: Path) -> list[dict[str, object]]:
+    """Return what the Python runtime generates for every request, latents flat."""
+    pipeline, runs = Pipeline.load(bundle, threads=1), []
+    for request in REQUESTS:
+        arguments = {key: value for key, value in request.items() if key != "labels"}
+        result = pipeline.generate(request["labels"], **arguments)
+        arrays = {"latents": result.latents, "low_latents": result.low_latents}
+        runs.append(request | {name: array.ravel().tolist() for name, array in arrays.items()})
+    return runs
 
 
 def main(folder: Path) -> None:
@@ -18,6 +40,7 @@ def main(folder: Path) -> None:
     folder.mkdir(parents=True)
     conftest.write_bundle(folder / "tiny", max_batch=4)
     conftest.write_bundle(folder / "no-decoder", decoder=False)
+    (folder / "tiny-python.json").write_text(json.dumps(python_latents(folder / "tiny")))
     for name in ("transformer_low", "transformer_high", "mlp_head", "dit_head", "vae_decoder"):
         conftest.write_bundle(folder / f"nan-{name}", poison={name: float("nan")})
 

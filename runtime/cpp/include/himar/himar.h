@@ -234,7 +234,8 @@ HIMAR_API himar_status himar_result_labels(const himar_result *result, const int
  * PNGs carry. HIMAR_ERROR_INPUT for an index of no image. */
 HIMAR_API himar_status himar_result_recipe(const himar_result *result, size_t index, const char **json);
 
-/* Seconds of wall-clock time that the generation took, and how many of them the engines ran. Either may be NULL. */
+/* Seconds of wall-clock time that the generation took, and how many of them the engines ran: NaN on a GPU, where their
+ * runs are queued and nobody waits for them. Either may be NULL. */
 HIMAR_API himar_status himar_result_seconds(const himar_result *result, double *total, double *engines);
 
 #ifdef __cplusplus

@@ -60,7 +60,7 @@ public:
     }
 
     double seconds() const { return times().first; }
-    double engine_seconds() const { return times().second; }
+    double engine_seconds() const { return times().second; }  // NaN on a GPU
     const himar_result* get() const noexcept { return handle_.get(); }
 
 private:

@@ -1,0 +1,38 @@
+// One launch of each kernel as data: which entry of kernels.cu, how many blocks and threads, which arguments.
+//
+// The counterpart of himar_kernels/launches.py, with its grids. Whoever can run a Launch runs the kernels.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+
+#include "conditions.cuh"
+#include "high_head.cuh"
+#include "index_lists.cuh"
+#include "low_head.cuh"
+#include "packing.cuh"
+#include "ranks.cuh"
+
+namespace himar::core {
+
+struct Launch {
+    static constexpr std::size_t kMostArguments = 16;
+
+    const char* entry;  // static text
+    u32 blocks, threads;
+    std::size_t count;                                 // of arguments
+    std::array<std::uint64_t, kMostArguments> values;  // each in the first bytes of its word
+
+    // Addresses of the arguments in order, as cuLaunchKernel takes them; valid while the launch is.
+    std::array<void*, kMostArguments> pointers();
+};
+
+// A function for every entry of entries.cuh with its kernel's name and parameters; the .cuh files say what it does with
+// them. The sizes are those of Buffers, which has checked that the kernels can number their items.
+namespace launches {
+#define HIMAR_KERNEL(entry, body, words, parameters, arguments) Launch body parameters;
+#include "entries.cuh"
+}  // namespace launches
+
+}  // namespace himar::core

@@ -1,0 +1,99 @@
+#include "contexts.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "../error.h"
+
+namespace himar::core::tensorrt {
+namespace {
+
+std::string shown(const Shape& shape) {
+    std::string text;
+    for (std::size_t i = 0; i < shape.rank; ++i) text += (i == 0 ? "" : ", ") + std::to_string(shape.sizes[i]);
+    return "(" + text + ")";
+}
+
+std::string profile_of(const ComponentSpec& spec) {
+    std::string text;
+    for (const auto& [axis, range] : spec.profile)
+        text += (text.empty() ? "" : ", ") + axis + " " + std::to_string(range[0]) + " to " + std::to_string(range[2]);
+    return text;
+}
+
+}  // namespace
+
+Loaded::~Loaded() {
+    try {
+        gpu->make_current();
+    } catch (const EngineError&) {  // there is nobody to tell
+    }
+}
+
+Contexts::Contexts(std::shared_ptr<Loaded> loaded, std::shared_ptr<cuda::CudaDevice> lane)
+    : loaded_(std::move(loaded)), lane_(std::move(lane)), bytes_(loaded_->engine->getDeviceMemorySizeV2()) {
+    lane_->reserve(static_cast<std::size_t>(bytes_));
+}
+
+Contexts::~Contexts() {
+    try {
+        lane_->make_current();
+        lane_->synchronize();
+    } catch (const EngineError&) {
+    }
+}
+
+void Contexts::enqueue(Places places) {
+    write_key(places, key_);
+    const CollectedErrors errors;
+    auto found = contexts_.find(key_);
+    if (found == contexts_.end()) {
+        if (contexts_.size() >= kMost) forget();
+        found = contexts_.emplace(key_, make(places, errors)).first;
+    }
+    // TensorRT's streams are the runtime API's, which are the driver's.
+    if (!found->second.context->enqueueV3(lane_->stream()))
+        throw EngineError(loaded_->spec.name + " failed on " + lane_->name() + ": " + errors.first());
+}
+
+void Contexts::forget() {
+    if (contexts_.empty()) return;
+    lane_->synchronize();
+    lane_->forget_graphs();
+    contexts_.clear();
+}
+
+Contexts::Context Contexts::make(Places places, const CollectedErrors& errors) {
+    const ComponentSpec& spec = loaded_->spec;
+    Context made;
+    {
+        const std::lock_guard<std::mutex> lock(loaded_->making);
+        made.context.reset(
+            loaded_->engine->createExecutionContext(nvinfer1::ExecutionContextAllocationStrategy::kUSER_MANAGED));
+    }
+    if (made.context == nullptr) throw EngineError(spec.name + " gets no execution context: " + errors.first());
+    for (const Place& place : places) {
+        const bool is_input = std::any_of(spec.inputs.begin(), spec.inputs.end(),
+                                          [&](const TensorSpec& tensor) { return tensor.name == place.name; });
+        if (is_input) set_shape(*made.context, place, errors);
+        if (!made.context->setTensorAddress(place.name, place.address))
+            throw EngineError(spec.name + " does not take " + place.name + " at its address: " + errors.first());
+    }
+    if (bytes_ > 0) {
+        made.memory = lane_->scratch();
+        made.context->setDeviceMemoryV2(made.memory.get(), bytes_);
+    }
+    return made;
+}
+
+void Contexts::set_shape(nvinfer1::IExecutionContext& context, const Place& place, const CollectedErrors& errors) const {
+    nvinfer1::Dims dims{};
+    dims.nbDims = static_cast<std::int32_t>(place.shape.rank);
+    std::copy_n(place.shape.sizes, place.shape.rank, dims.d);
+    if (!context.setInputShape(place.name, dims))
+        throw EngineError(loaded_->spec.name + " does not take " + place.name + " with shape " + shown(place.shape) + " (" +
+                          errors.first() + "); it was built for " + profile_of(loaded_->spec) +
+                          ": use fewer images at once.");
+}
+
+}  // namespace himar::core::tensorrt

@@ -1,0 +1,159 @@
+// The resident loop on a GPU gives the images of the loop on the host: with engines of the CPU behind the GPU's queue,
+// which shows loop and kernels alone, with ONNX Runtime's CUDA provider, and with a bundle's engines of TensorRT.
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <map>
+#include <thread>
+#include <vector>
+
+#include "../bundles.h"
+#include "bundle.h"
+#include "cuda/device.h"
+#include "himar/himar.hpp"
+#include "lane.h"
+#include "ort_engine.h"
+#include "resident/lane.h"
+
+using namespace himar::core;
+
+namespace {
+
+// An engine of the CPU on tensors of the GPU, by way of copies. What waits cannot be recorded.
+class CopyingEngine final : public Engine {
+public:
+    CopyingEngine(std::unique_ptr<Engine> engine, std::shared_ptr<cuda::CudaDevice> lane)
+        : engine_(std::move(engine)), lane_(std::move(lane)) {}
+
+    const ComponentSpec& spec() const override { return engine_->spec(); }
+    void run(Places places) override {
+        std::vector<Place> here;
+        for (const Place& place : places) {
+            const auto bytes = static_cast<std::size_t>(place.shape.count()) * (place.dtype == Dtype::kInt64 ? 8 : 4);
+            std::vector<char>& copy = copies_[place.name];
+            copy.resize(std::max(copy.size(), bytes));
+            here.push_back(place);
+            here.back().address = copy.data();
+            lane_->download(copy.data(), place.address, bytes);
+        }
+        engine_->forget_places();
+        engine_->run(here);
+        std::size_t number = 0;
+        for (const Place& place : places) {
+            const auto bytes = static_cast<std::size_t>(place.shape.count()) * (place.dtype == Dtype::kInt64 ? 8 : 4);
+            if (++number > spec().inputs.size()) lane_->upload(place.address, copies_[place.name].data(), bytes);
+        }
+    }
+    void forget_places() override { engine_->forget_places(); }
+    std::string without_recording() const override { return "it copies"; }
+    std::unique_ptr<Engine> clone(const std::shared_ptr<ResidentDevice>& lane) const override {
+        return std::make_unique<CopyingEngine>(engine_->clone(nullptr), std::static_pointer_cast<cuda::CudaDevice>(lane));
+    }
+
+private:
+    std::unique_ptr<Engine> engine_;
+    std::shared_ptr<cuda::CudaDevice> lane_;
+    std::map<std::string, std::vector<char>> copies_;
+};
+
+double distance(const himar::View<float>& a, const himar::View<float>& b) {
+    REQUIRE(a.size() == b.size());
+    double apart = 0, whole = 0;
+    for (std::size_t i = 0; i < a.size(); ++i) {
+        apart += std::pow(static_cast<double>(a[i]) - b[i], 2);
+        whole += std::pow(static_cast<double>(b[i]), 2);
+    }
+    return std::sqrt(apart / whole);
+}
+
+himar::GenerateOptions options_of(std::uint64_t seed) {
+    himar::GenerateOptions options;
+    options.labels = {3, 0, 1};
+    options.seed = seed;
+    return options;
+}
+
+// The first runs go directly, the second are recorded, the third replayed; then four lanes at once.
+void same_images(himar::Pipeline& gpu, himar::Pipeline& cpu, double most) {
+    const himar::Result wanted = cpu.generate(options_of(7));
+    for (int run = 0; run < 3; ++run) {
+        const himar::Result made = gpu.generate(options_of(7));
+        CHECK(distance(made.latents(), wanted.latents()) <= most);
+        CHECK(distance(made.low_latents(), wanted.low_latents()) <= most);
+        int apart = 0;
+        for (std::size_t i = 0; i < wanted.images().size(); ++i)
+            apart = std::max(apart, std::abs(made.images()[i] - wanted.images()[i]));
+        CHECK(apart <= 2);
+        gpu.generate(options_of(8));
+    }
+    std::vector<himar::Pipeline> lanes;
+    std::vector<double> apart(4, 1);
+    for (int lane = 0; lane < 4; ++lane) lanes.push_back(gpu.clone());
+    std::vector<std::thread> threads;
+    for (std::size_t lane = 0; lane < 4; ++lane)
+        threads.emplace_back([&, lane] {
+            for (int run = 0; run < 3; ++run)
+                apart[lane] = distance(lanes[lane].generate(options_of(7)).latents(), wanted.latents());
+        });
+    for (std::thread& thread : threads) thread.join();
+    for (const double each : apart) CHECK(each <= most);
+}
+
+}  // namespace
+
+TEST_SUITE_BEGIN("gpu loop");
+
+TEST_CASE("with engines of the CPU: loop and kernels alone") {
+    const Bundle opened = Bundle::open(bundle("tiny"));
+    const ModelInfo& model = opened.manifest().model;
+    const Sampling sampling = opened.manifest().sampling.front().second;
+    Lane host(load_networks(opened, {"cpu", "", 1}), model);
+    const auto device = cuda::CudaDevice::open(0, false);
+    Networks engines = load_networks(opened, {"cpu", "", 1});
+    const auto copying = [&](std::unique_ptr<Engine>& engine) {
+        return std::make_unique<CopyingEngine>(std::move(engine), device);
+    };
+    ResidentLane resident({device, copying(engines.transformer_low), copying(engines.transformer_high),
+                           copying(engines.mlp_head), copying(engines.dit_head), copying(engines.vae_decoder)},
+                          model, opened.manifest().max_batch);
+    const Chunk chunk{{3, 0, 1}, 5, 11};
+    const auto pixels = static_cast<std::size_t>(3 * model.img_size * model.img_size * 3);
+    std::vector<std::uint8_t> wanted(pixels), made(pixels);
+    REQUIRE(host.run(chunk, sampling, {}, wanted.data()));
+    int steps = 0;
+    REQUIRE(resident.run(chunk, sampling, [&](const Step&, const float*) { return ++steps > 0; }, made.data()));
+    CHECK(steps == sampling.low_steps + sampling.high_steps);
+    const std::array<std::int64_t, 4> shape{3, model.channels, model.grid(), model.grid()};
+    CHECK(distance({resident.latents(), shape}, {host.latents(), shape}) <= 1e-5);
+    int apart = 0;
+    for (std::size_t i = 0; i < pixels; ++i) apart = std::max(apart, std::abs(made[i] - wanted[i]));
+    CHECK(apart <= 1);
+}
+
+TEST_CASE("with ONNX Runtime's CUDA provider") {
+    if (!ort_has_cuda()) {
+        MESSAGE("not run: the ONNX Runtime of this build has no CUDA provider");
+        const std::string said =
+            sentence_of<himar::Error>([] { himar::Pipeline::load(bundle("tiny").string(), {"cuda:0", std::nullopt, 0}); });
+        holds(said, "device cuda:0 needs ONNX Runtime with CUDA, but the " + ort_version() + " that this program found only has ");
+        return;
+    }
+    himar::Pipeline cpu = himar::Pipeline::load(bundle("tiny").string(), {"cpu", std::nullopt, 1});
+    himar::Pipeline gpu = himar::Pipeline::load(bundle("tiny").string(), {"cuda:0", std::nullopt, 0});
+    same_images(gpu, cpu, 1e-4);
+}
+
+TEST_CASE("with a bundle's engines of TensorRT") {
+    const char* const path = std::getenv("HIMAR_TENSORRT_BUNDLE");
+    if (path == nullptr) {
+        MESSAGE("skipped: HIMAR_TENSORRT_BUNDLE names no bundle built with --backend tensorrt on this machine");
+        return;
+    }
+    himar::Pipeline cpu = himar::Pipeline::load(path, {"cpu", "onnxruntime", 0});
+    himar::Pipeline gpu = himar::Pipeline::load(path, {"cuda:0", std::nullopt, 0});
+    same_images(gpu, cpu, 1e-2);  // engines may be in half precision
+}
+
+TEST_SUITE_END();

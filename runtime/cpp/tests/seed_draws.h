@@ -1,0 +1,62 @@
+// A seed's own draws as a caller would give them: what comes out must be what the seed alone gives.
+#pragma once
+
+#include <doctest/doctest.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "himar/himar.hpp"
+#include "kernels.h"
+
+class SeedDraws : public himar::Draws {
+public:
+    explicit SeedDraws(std::uint64_t seed) { state_.seed = seed; }
+
+    void order(himar_phase phase, const himar::View<std::uint32_t>& images, std::int64_t positions,
+               std::int64_t* order) override {
+        const auto n = static_cast<himar::u32>(positions);
+        std::vector<himar::u32> ranks(images.size() * n);
+        himar::core::kernels::ranks(ranks.data(), images.data(), &state_, phase, static_cast<himar::u32>(images.size()), n);
+        for (std::size_t image = 0; image < images.size(); ++image)
+            for (himar::u32 position = 0; position < n; ++position)
+                order[image * n + ranks[image * n + position]] = position;
+    }
+
+    void noise(const himar_noise_request& request, float* noise) override {
+        CHECK(request.struct_size == sizeof request);
+        const himar::u32 k = request.k < 0 ? himar::kInitialNoise : static_cast<himar::u32>(request.k);
+        for (std::int64_t image = 0; image < request.batch; ++image)
+            for (std::int64_t place = 0; place < request.position_count; ++place)
+                for (std::int64_t channel = 0; channel < request.channels; ++channel) {
+                    const himar::u32 position = request.positions[image * request.position_count + place];
+                    const himar::Quad quad = himar::normals(
+                        state_.seed, static_cast<himar::u32>(request.phase), static_cast<himar::u32>(request.step), k,
+                        request.images[image], position, static_cast<himar::u32>(channel / 4));
+                    *noise++ = quad.value[channel % 4];
+                }
+        ++asked;
+    }
+
+    int asked = 0;
+
+private:
+    himar::StepState state_{};
+};
+
+// The same through the C interface alone.
+inline himar_draws c_draws(SeedDraws& draws) {
+    himar_draws given{};
+    given.struct_size = sizeof given;
+    given.user = &draws;
+    given.order = [](himar_phase phase, const std::uint32_t* images, std::int64_t batch, std::int64_t positions,
+                     std::int64_t* order, void* user) {
+        static_cast<SeedDraws*>(user)->order(phase, {images, {batch, 1, 1, 1}}, positions, order);
+        return 1;
+    };
+    given.noise = [](const himar_noise_request* request, float* noise, void* user) {
+        static_cast<SeedDraws*>(user)->noise(*request, noise);
+        return 1;
+    };
+    return given;
+}

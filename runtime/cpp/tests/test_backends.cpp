@@ -1,0 +1,80 @@
+// Which engines a build and a device can run: what cannot run is refused before anything is loaded, with what would.
+#include <doctest/doctest.h>
+
+#include <string>
+
+#include "bundles.h"
+#include "error.h"
+#include "networks.h"
+#include "tensorrt/engine.h"
+
+using namespace himar::core;
+using Json = nlohmann::ordered_json;
+
+namespace {
+
+// The tiny bundle with every engine said to be one of `backend`; its files are the ONNX graphs all the same.
+class BuiltFor {
+public:
+    explicit BuiltFor(const std::string& backend) {
+        copy_.edit([&](Json& manifest) {
+            for (auto& component : manifest["components"]) component["engine"]["backend"] = backend;
+        });
+    }
+
+    std::string refused(const LoadRequest& request) const {
+        return sentence_of<EngineError>([&] { load_networks(Bundle::open(copy_.path()), request); });
+    }
+
+    const Copy& copy() const { return copy_; }
+
+private:
+    Copy copy_;
+};
+
+const LoadRequest kCpu{"cpu", "", 1}, kGpu{"cuda:0", "", 0};
+
+}  // namespace
+
+TEST_SUITE_BEGIN("backends");
+
+TEST_CASE("engines of TensorRT need a GPU; their bundle's ONNX graphs run on the CPU") {
+    for (const std::string backend : {"tensorrt", "tensorrt-rtx"}) {
+        const BuiltFor built(backend);
+        holds(built.refused(kCpu), " is an engine for " + backend + ", which needs an NVIDIA GPU; use device 'cuda', or "
+                                   "backend 'onnxruntime' to run the bundle's ONNX graphs on the CPU.");
+        const Networks graphs = load_networks(Bundle::open(built.copy().path()), {"cpu", "onnxruntime", 1});
+        CHECK(graphs.all().size() == 5);
+        CHECK(graphs.lane == nullptr);
+        holds(graphs.without_recording(), "ONNX Runtime");
+    }
+}
+
+TEST_CASE("what this build cannot run on a GPU is named with what would") {
+    holds(BuiltFor("tensorrt-rtx").refused(kGpu), "is an engine for tensorrt-rtx, which himar's C++ runtime does not run; use "
+                                                  "backend 'onnxruntime' to run the bundle's ONNX graphs");
+    if (!has_tensorrt())
+        holds(BuiltFor("tensorrt").refused(kGpu), "is an engine for tensorrt, which this build of himar's C++ runtime was made "
+                                                  "without; configure it with -DHIMAR_TENSORRT=ON");
+    for (const LoadRequest& request : {kCpu, kGpu})
+        holds(BuiltFor("coreml").refused(request), "is an engine for 'coreml', which this himar does not know: build the "
+                                                   "bundle for onnxruntime or tensorrt, or install himar 0.1.0");
+}
+
+TEST_CASE("a GPU that is not there is refused, whatever the engines") {
+    for (const char* backend : {"onnxruntime", "tensorrt"}) {
+        if (!has_tensorrt() && std::string(backend) == "tensorrt") continue;
+        holds(BuiltFor(backend).refused({"cuda:99", "", 0}), "cuda:99 is no GPU that can be used here: ");
+    }
+}
+
+TEST_CASE("a device is read whole") {
+    CHECK(Device::parse("cpu").name() == "cpu");
+    CHECK(Device::parse("cuda").name() == "cuda:0");
+    CHECK(Device::parse("cuda:12").name() == "cuda:12");
+    for (const std::string text : {"", "gpu", "cuda:", "cuda:-1", "cuda:1x", "cuda:99999999999", "CPU", " cpu"})
+        CHECK(sentence_of<EngineError>([&] { Device::parse(text); }) ==
+              "device is '" + text + "'; it must be 'cpu', 'cuda' or 'cuda:N' with a GPU's number.");
+}
+
+TEST_SUITE_END();
