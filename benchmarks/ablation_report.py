@@ -11,8 +11,8 @@ from typing import Any
 from ablation_runs import OWN, SHORT
 from digits_measure import Figures
 from matplotlib.axes import Axes
-from plot_style import BLUE, GREY, ORANGE, panels, save
 
+from himar_export.plot_style import BLUE, GREY, ORANGE, panels, save
 from himar_kernels.files import new_file
 
 Result = Mapping[str, Any]

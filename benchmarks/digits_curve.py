@@ -76,7 +76,7 @@ def kept_snapshots(folder: Path, stem: str) -> list[tuple[int, Path]]:
 
 def plot(path: Path, points: Sequence[Mapping[str, Any]], floor: Mapping[str, float]) -> Path:
     """Draw both curves over the steps, with the real held-out digits as lines."""
-    from plot_style import BLUE, GREY, ORANGE, panels, save
+    from himar_export.plot_style import BLUE, GREY, ORANGE, panels, save
 
     figure, (distance, recognised) = panels(2, height=3.4)
     steps = [point["step"] for point in points]

@@ -28,9 +28,10 @@ from himar.train_settings import Precision
 sys.path.insert(0, str(Path(__file__).parent))
 from report_build import build_bundles
 from report_latency import component_latencies, generation_latencies
-from report_peaks import copy_rate, product_rates
 from report_tests import gpu_tests
 from train_throughput import measure_all
+
+from himar_export.bench.peaks import copy_rate, product_rates
 
 PACKAGES = (
     "himar", "numpy", "torch", "onnx", "onnxruntime", "onnxruntime-gpu", "cuda-bindings", "nvidia-cuda-nvrtc",

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from report_peaks import seconds_each
 
 import himar
 from himar.model import HiMAR
+from himar_export.bench.peaks import seconds_each
 from himar_export.components import components
 from himar_export.precision import DTYPES
 from himar_export.verify import COMPONENT_LIMIT

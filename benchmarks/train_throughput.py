@@ -32,7 +32,6 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent))
 from plain_step import plain_extra_flops, plain_loss
-from report_peaks import product_rate
 
 from himar.config import ModelConfig, read_config, resolve
 from himar.loss_draws import BatchDraws, LossSettings, draw_batch
@@ -42,6 +41,7 @@ from himar.train_network import losses_from, wrap
 from himar.train_processes import Processes
 from himar.train_settings import Execution, Precision
 from himar.trainer import parameter_groups, update_average
+from himar_export.bench.peaks import product_rate
 from himar_export.cost_training import TrainingCost, training_cost
 from himar_kernels import Phase
 

@@ -1,4 +1,4 @@
-"""One look for the plots in docs/: readable at the width of a README, told apart by colour-blind readers."""
+"""One look for all plots: readable at the width of a README, told apart by colour-blind readers."""
 
 from __future__ import annotations
 

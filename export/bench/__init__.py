@@ -24,9 +24,9 @@ from himar_runtime import Bundle, Device, Pipeline, load_networks
 from himar_runtime.decode import to_latents
 from himar_runtime.loop import Request, run_two_phase
 
-from .assemble import load_fitting_vae
-from .compare import compare
-from .verify import run_limits
+from ..assemble import load_fitting_vae
+from ..compare import compare
+from ..verify import run_limits
 
 SEED = 7
 
