@@ -82,9 +82,6 @@ public:
     // Why runs cannot be recorded in a CUDA graph; empty when they can.
     virtual std::string without_recording() const = 0;
 
-    // A generation is over.
-    virtual void finish() {}
-
     // An engine that shares the weights and has its own places, for a lane of a GPU or, where that is null, the host.
     // Any thread may call it, also during a run.
     virtual std::unique_ptr<Engine> clone(const std::shared_ptr<ResidentDevice>& lane) const = 0;

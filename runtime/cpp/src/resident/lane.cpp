@@ -92,7 +92,6 @@ bool ResidentLane::generate(const Chunk& chunk, const Sampling& sampling, const 
     if (pixels != nullptr) queue_decoding();
     if (behind && !report(*behind)) return false;
     fetch_results(pixels);
-    for (Engine* const engine : networks_.all()) engine->finish();
     return true;
 }
 
