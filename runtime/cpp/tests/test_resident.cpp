@@ -276,12 +276,16 @@ TEST_CASE("beyond the most graphs the least recently used is given up") {
     Replays replays(device, [] { return std::string(); });
     int runs = 0;
     const auto run = [&](std::int64_t number) { replays.run({number, 0, 0, 0, 0}, [&] { device.queue("work", [&] { ++runs; }); }); };
-    for (std::int64_t number = 0; number <= static_cast<std::int64_t>(Replays::kMost); ++number) run(number);
-    run(1);
+    constexpr auto most = static_cast<std::int64_t>(Replays::kMost);
+    for (std::int64_t number = 0; number < most; ++number) run(number);
+    run(0);     // recorded and replayed, so it is the most recently used
+    run(most);  // takes the place of 1
     CHECK(device.count("replay") == 1);
-    run(0);  // was given up, so it runs directly
-    CHECK(device.count("replay") == 1);
-    CHECK(runs == static_cast<int>(Replays::kMost) + 3);
+    run(0);
+    CHECK(device.count("replay") == 2);
+    run(1);  // directly
+    CHECK(device.count("replay") == 2);
+    CHECK(runs == static_cast<int>(most) + 4);
 }
 
 TEST_CASE("lanes of four threads give the images of one") {
