@@ -149,7 +149,7 @@ def dit_reverse_step(
     mean = _posterior_mean(chain, k, x, _one_half(prediction, x.shape[0], guidance))
     if k == 0:
         return mean
-    deviation = float(np.exp(np.float32(0.5) * chain.log_beta[k]))
+    deviation = float(_exp(np.float32(0.5) * chain.log_beta[k]))
     return mean + deviation * _needed(noise, k) * temperature
 
 
@@ -195,7 +195,13 @@ def _needed(noise: Array | None, k: int) -> Array:
 
 
 def _exp(values: Array) -> Array:
-    return values.exp() if hasattr(values, "exp") else np.exp(values)
+    """In float64, rounded to float32: libraries' float32 exponentials differ in the last bit.
+
+    Engines in half precision magnify that into visible differences between NumPy, C++ and devices.
+    """
+    if hasattr(values, "exp"):
+        return values.double().exp().float()
+    return np.exp(values.astype(np.float64)).astype(np.float32)
 
 
 def _where(condition: Array, chosen: Array, other: Array) -> Array:

@@ -39,8 +39,10 @@ HIMAR_FN float learned_log_variance(const ChainRow& row, float v) {
     return fraction * row.log_beta + (1.0f - fraction) * row.log_posterior;
 }
 
-HIMAR_FN float with_noise(float mean, float log_variance, float noise, float temperature) {
-    return mean + exp_float(0.5f * log_variance) * noise * temperature;
+HIMAR_FN float deviation_of(float log_variance) { return exp_float(0.5f * log_variance); }
+
+HIMAR_FN float with_noise(float mean, float deviation, float noise, float temperature) {
+    return mean + deviation * noise * temperature;
 }
 
 // A known token as noisy as the chain is at k, with the chain's own initial noise.

@@ -50,7 +50,7 @@ HIMAR_FN void dit_step(Block& block, u32* shared, float* x, i64* timestep, float
                        u32 N, u32 C) {
     const u32 k = state->k, masked = state->masked;
     const ChainRow row = chain_row(chain, k), next_row = chain_row(chain, k > 0 ? k - 1 : 0);
-    const float guidance = state->guidance, temperature = state->temperature;
+    const float guidance = state->guidance, temperature = state->temperature, deviation = deviation_of(row.log_beta);
     const u64 rows = static_cast<u64>(batch) * N;
     const bool wide = rows_are_wide(C, x, tokens, prediction, initial, noise);
     block.for_each_in_grid(rows * ((C + 3) / 4), [&](u64 item) {
@@ -71,7 +71,7 @@ HIMAR_FN void dit_step(Block& block, u32* shared, float* x, i64* timestep, float
                 const u32 position = site.row % N;
                 const Quad drawn = noise_at(noise, site, wide, *state, k, images[site.row / N], position);
                 for (int lane = 0; lane < 4; ++lane)
-                    next.value[lane] = with_noise(next.value[lane], row.log_beta, drawn.value[lane], temperature);
+                    next.value[lane] = with_noise(next.value[lane], deviation, drawn.value[lane], temperature);
             } else {
                 store_halves(tokens, site, next, rows * C, 2, wide);
                 if (!all_finite(next)) note_fault(fault, state->phase == kPhaseLow ? kDitHeadLow : kDitHead, state->step);

@@ -54,7 +54,7 @@ HIMAR_FN void mlp_step(Block& block, u32* shared, float* x, i64* timestep, float
             const Quad v = load_quad(prediction + variance, site.count, wide);
             const Quad drawn = noise_at(noise, site, wide, *state, k, images[image], position);
             for (int lane = 0; lane < 4; ++lane)
-                next.value[lane] = with_noise(next.value[lane], learned_log_variance(row, v.value[lane]),
+                next.value[lane] = with_noise(next.value[lane], deviation_of(learned_log_variance(row, v.value[lane])),
                                               drawn.value[lane], temperature);
         } else {
             const u64 token = (static_cast<u64>(image) * S + position) * C + 4 * site.quad;

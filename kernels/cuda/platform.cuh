@@ -49,11 +49,13 @@ HIMAR_FN u32 high_word_of_product(u32 a, u32 b) {
 #endif
 }
 
+// In double, rounded to float: libraries' float exponentials differ in the last bit, which half-precision engines then
+// magnify into visible differences between languages.
 HIMAR_FN float exp_float(float value) {
 #ifdef __CUDACC__
-    return expf(value);
+    return static_cast<float>(exp(static_cast<double>(value)));
 #else
-    return std::exp(value);
+    return static_cast<float>(std::exp(static_cast<double>(value)));
 #endif
 }
 
