@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from himar_kernels import Draws, Phase
+
 OK, CANCELLED = 0, 1
+PHASES: tuple[Phase, Phase] = ("low", "high")
 
 
 class _LoadParams(ctypes.Structure):
@@ -42,14 +46,73 @@ class _GenerateParams(ctypes.Structure):
         ("guidance_schedule", ctypes.c_int),
         ("on_step", ctypes.c_void_p),
         ("user", ctypes.c_void_p),
+        ("draws", ctypes.c_void_p),
     )
+
+
+class _NoiseRequest(ctypes.Structure):
+    _fields_ = (
+        ("struct_size", ctypes.c_size_t),
+        ("phase", ctypes.c_int),
+        ("step", ctypes.c_int32),
+        ("k", ctypes.c_int32),
+        ("images", ctypes.POINTER(ctypes.c_uint32)),
+        ("positions", ctypes.POINTER(ctypes.c_uint32)),
+        ("batch", ctypes.c_int64),
+        ("position_count", ctypes.c_int64),
+        ("channels", ctypes.c_int64),
+    )
+
+
+_Order = ctypes.CFUNCTYPE(
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.POINTER(ctypes.c_uint32),
+    ctypes.c_int64,
+    ctypes.c_int64,
+    ctypes.POINTER(ctypes.c_int64),
+    ctypes.c_void_p,
+)
+_Noise = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(_NoiseRequest), ctypes.POINTER(ctypes.c_float), ctypes.c_void_p)
+
+
+class _Draws(ctypes.Structure):
+    _fields_ = (
+        ("struct_size", ctypes.c_size_t),
+        ("order", _Order),
+        ("noise", _Noise),
+        ("user", ctypes.c_void_p),
+    )
+
+
+def _as_c(draws: Draws) -> _Draws:
+    """himar_draws that answers from `draws`."""
+
+    def order(phase: int, images: Any, batch: int, positions: int, out: Any, user: Any) -> int:
+        of = np.ctypeslib.as_array(images, (batch,)).astype(np.int64)
+        np.ctypeslib.as_array(out, (batch, positions))[:] = draws.order(PHASES[phase], positions, of)
+        return 1
+
+    def noise(request: Any, out: Any, user: Any) -> int:
+        asked = request.contents
+        phase, shape = PHASES[asked.phase], (asked.batch, asked.position_count)
+        images = np.ctypeslib.as_array(asked.images, shape[:1]).astype(np.int64)
+        positions = np.ctypeslib.as_array(asked.positions, shape).astype(np.int64)
+        if asked.k < 0:
+            drawn = draws.initial_noise(phase, asked.step, images, positions, asked.channels)
+        else:
+            drawn = draws.noise(phase, asked.step, [asked.k], images, positions, asked.channels)[0]
+        np.ctypeslib.as_array(out, (*shape, asked.channels))[:] = drawn
+        return 1
+
+    return _Draws(ctypes.sizeof(_Draws), _Order(order), _Noise(noise), None)
 
 
 @dataclass(frozen=True)
 class Images:
     """What a generation of libhimar gave."""
 
-    images: NDArray[np.uint8]
+    images: NDArray[np.uint8] | None
     latents: NDArray[np.float32]
     low_latents: NDArray[np.float32]
     recipes: list[str]
@@ -62,9 +125,10 @@ class Library:
         self._library = ctypes.CDLL(str(path))
         self._library.himar_last_error.restype = ctypes.c_char_p
 
-    def generate(self, bundle: Path, labels: Sequence[int], **options: Any) -> Images:
-        """options: fields of himar_generate_params."""
+    def generate(self, bundle: Path, labels: Sequence[int], draws: Draws | None = None, **options: Any) -> Images:
+        """draws: in place of a seed. options: fields of himar_generate_params."""
         call = self._library
+        decodes = "vae_decoder" in json.loads((bundle / "manifest.json").read_text())["components"]
         load, params = _LoadParams(), _GenerateParams()
         self._check(call.himar_load_params_init(ctypes.byref(load)))
         self._check(call.himar_generate_params_init(ctypes.byref(params)))
@@ -73,6 +137,8 @@ class Library:
         load.threads = 1
         params.labels = (ctypes.c_int64 * len(labels))(*labels)
         params.label_count = len(labels)
+        given = None if draws is None else _as_c(draws)
+        params.draws = None if given is None else ctypes.addressof(given)
         for name, value in options.items():
             setattr(params, name, value)
         pipeline, result = ctypes.c_void_p(), ctypes.c_void_p()
@@ -80,7 +146,7 @@ class Library:
         try:
             self._check(call.himar_pipeline_generate(pipeline, ctypes.byref(params), ctypes.byref(result)))
             return Images(
-                self._array(call.himar_result_images, result, ctypes.c_uint8),
+                self._array(call.himar_result_images, result, ctypes.c_uint8) if decodes else None,
                 self._array(call.himar_result_latents, result, ctypes.c_float),
                 self._array(call.himar_result_low_latents, result, ctypes.c_float),
                 [self._recipe(result, index) for index in range(len(labels))],
@@ -88,6 +154,21 @@ class Library:
         finally:
             call.himar_result_free(result)
             call.himar_pipeline_free(pipeline)
+
+    def previews(self, bundle: Path, labels: Sequence[int], seed: int) -> list[NDArray[np.uint8]]:
+        """The preview after every step, uint8 (B, P, P, 3)."""
+        seen: list[NDArray[np.uint8]] = []
+
+        def look(progress: int, user: Any) -> int:
+            pixels, shape = ctypes.POINTER(ctypes.c_uint8)(), (ctypes.c_int64 * 4)()
+            preview = self._library.himar_progress_preview
+            self._check(preview(ctypes.c_void_p(progress), ctypes.byref(pixels), shape))
+            seen.append(np.ctypeslib.as_array(pixels, tuple(shape)).copy())
+            return 1
+
+        on_step = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)(look)
+        self.generate(bundle, labels, seed=seed, on_step=ctypes.cast(on_step, ctypes.c_void_p))
+        return seen
 
     def _array(self, accessor: Any, result: ctypes.c_void_p, kind: Any) -> NDArray[Any]:
         data, shape = ctypes.POINTER(kind)(), (ctypes.c_int64 * 4)()

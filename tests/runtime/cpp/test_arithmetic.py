@@ -1,0 +1,63 @@
+"""What lies between the networks must be Python's in C++ too: orders, plans and words bit for bit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from himar_kernels import Chain, PhiloxDraws, SamplingConfig, chain_table, plan
+from himar_kernels.philox import philox_words
+
+
+@pytest.fixture(scope="module")
+def arithmetic(run: Any, built: Path) -> Any:
+    """What the C++ loop's arithmetic gives for a command line."""
+    return lambda *arguments: json.loads(run(built / "tests" / "himar_arithmetic", *map(str, arguments)))
+
+
+@pytest.mark.parametrize("seed", [0, 7, 2**64 - 1])
+@pytest.mark.parametrize(("phase", "positions"), [("low", 16), ("high", 64), ("high", 256)])
+def test_orders_are_pythons_to_the_bit(arithmetic: Any, seed: int, phase: str, positions: int) -> None:
+    images = [0, 1, 63, 2**32 - 1]
+    ranks = np.array(arithmetic("ranks", seed, int(phase == "high"), positions, *images)).reshape(4, positions)
+    order = PhiloxDraws(seed).order(phase, positions, np.array(images))
+    assert np.array_equal(np.argsort(ranks, axis=1), order)
+
+
+def test_philox_words_and_normals_are_pythons(arithmetic: Any) -> None:
+    random = np.random.default_rng(1)
+    for _ in range(8):
+        seed = int(random.integers(2**64, dtype=np.uint64))
+        counter = [int(word) for word in random.integers(2**32, size=4)]
+        wanted = [int(word[0]) for word in philox_words(*(np.array([c], np.uint64) for c in counter), seed)]
+        assert arithmetic("philox", seed, *counter) == wanted
+        step, k, image, position = (int(value) for value in random.integers(200, size=4))
+        drawn = PhiloxDraws(seed).noise("high", step, [k], np.array([image]), np.array([[position]]), 8)[0, 0, 0, 4:]
+        np.testing.assert_allclose(arithmetic("normals", seed, 1, step, k, image, position, 1), drawn, atol=1e-6)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "constant"])
+@pytest.mark.parametrize(
+    ("S", "N", "low", "high"), [(16, 64, 8, 2), (64, 256, 32, 4), (64, 256, 64, 7), (4, 16, 1, 16)]
+)
+def test_plans_are_pythons_to_the_bit(arithmetic: Any, S: int, N: int, low: int, high: int, schedule: str) -> None:
+    sampling = SamplingConfig(
+        low_steps=low, high_steps=high, low_guidance=2.3, high_guidance=4.7, guidance_schedule=schedule
+    )
+    wanted = [
+        [int(s.phase == "high"), s.index, s.masked, s.masked_after, s.revealed, s.guidance]
+        for s in plan(sampling, S, N)
+    ]
+    assert arithmetic("plan", S, N, low, high, 2.3, 4.7, schedule) == wanted
+
+
+@pytest.mark.parametrize("steps", [2, 25, 100, 250, 1000])
+def test_chains_are_pythons_to_a_rounding(arithmetic: Any, steps: int) -> None:
+    found, chain = arithmetic("chain", steps), Chain.build(steps)
+    assert found["timesteps"] == chain.timesteps.tolist()
+    table = np.array(found["table"], np.float32).reshape(steps, 8)
+    np.testing.assert_allclose(table, chain_table(chain), rtol=1e-6)

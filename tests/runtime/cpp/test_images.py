@@ -1,0 +1,93 @@
+"""The C++ runtime must make Python's images and say Python's sentences: same bundle, same seed, same recipes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from himar_kernels import BundleError, InputError
+from himar_runtime import Pipeline
+
+
+def assert_same_images(library: Any, bundle: Path, labels: list[int], seed: int, **options: Any) -> None:
+    wanted = Pipeline.load(bundle, threads=1).generate(labels, seed=seed, **options)
+    found = library.generate(bundle, labels, seed=seed, **options)
+    for ours, theirs in ((found.latents, wanted.latents), (found.low_latents, wanted.low_latents)):
+        assert ours.shape == theirs.shape
+        assert np.linalg.norm(ours - theirs) <= 1e-4 * np.linalg.norm(theirs)
+    assert wanted.images is not None
+    assert found.images.shape == wanted.images.shape
+    assert np.abs(found.images.astype(int) - wanted.images.astype(int)).max() <= 1
+    assert [json.loads(recipe) for recipe in found.recipes] == [recipe.to_dict() for recipe in wanted.recipes]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"guidance": 1.0},
+        {"low_guidance": 3.0, "high_guidance": 1.0, "temperature": 0.7, "low_steps": 4, "high_diffusion_steps": 9},
+        {"first_index": 2**32 - 7},
+    ],
+    ids=lambda options: ",".join(options) or "defaults",
+)
+def test_tiny_bundle_gives_pythons_images(library: Any, bundle_path: Path, options: dict[str, Any]) -> None:
+    assert_same_images(library, bundle_path, [3, 0, 4, 1, 1, 2, 0], 11, **options)
+
+
+def test_digits_give_pythons_images(library: Any, digits_bundle: Path) -> None:
+    assert_same_images(library, digits_bundle, [3, 7], 2**63 + 5)
+
+
+def test_digits_in_half_precision_give_pythons_images(library: Any, digits_fp16_bundle: Path) -> None:
+    """Its rounding magnifies any last bit that differs, so this holds only while both loops round alike."""
+    assert_same_images(library, digits_fp16_bundle, [3, 7], 1)
+
+
+def test_the_released_layout_gives_pythons_images(library: Any, narrow_128_bundle: Path) -> None:
+    short = {"low_steps": 3, "high_steps": 2, "low_diffusion_steps": 12, "high_diffusion_steps": 12}
+    assert_same_images(library, narrow_128_bundle, [5, 0], 3, guidance=2.0, **short)
+
+
+def test_previews_are_pythons(library: Any, digits_bundle: Path) -> None:
+    wanted: list[np.ndarray] = []
+    Pipeline.load(digits_bundle, threads=1).generate([3, 7], seed=2, on_step=lambda step: wanted.append(step.preview()))
+    found = library.previews(digits_bundle, [3, 7], seed=2)
+    assert len(found) == len(wanted) == 10
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert ours.shape == theirs.shape == (2, 16, 16, 3)
+        assert np.abs(ours.astype(int) - theirs).max() <= 1
+
+
+def test_refusals_are_pythons_sentences(library: Any, make_bundle: Any, edit_manifest: Any) -> None:
+    changes = {
+        "schema": lambda m: m.update(schema_version="2.0"),
+        "path": lambda m: m.update(selftest="../selftest.npz"),
+        "lacks": lambda m: m["model"].pop("width"),
+        "setting": lambda m: m["sampling"]["plain"].update(low_steps=0),
+        "hash": lambda m: m["files"]["dit_head.onnx"].update(sha256="0" * 64),
+        "size": lambda m: m["files"]["dit_head.onnx"].update(bytes=3),
+        "component": lambda m: m["components"].pop("dit_head"),
+    }
+    for name, change in changes.items():
+        path = make_bundle(name)
+        edit_manifest(path, change)
+        with pytest.raises(BundleError) as theirs:
+            Pipeline.load(path)
+        with pytest.raises(RuntimeError) as ours:
+            library.generate(path, [1])
+        assert str(ours.value) == str(theirs.value)
+
+
+def test_refused_requests_are_pythons_sentences(library: Any, bundle_path: Path) -> None:
+    pipeline = Pipeline.load(bundle_path)
+    for labels, options in (([], {}), ([5], {}), ([1], {"low_steps": 9}), ([1], {"temperature": -1.0})):
+        with pytest.raises(InputError) as theirs:
+            pipeline.generate(labels, **options)
+        with pytest.raises(RuntimeError) as ours:
+            library.generate(bundle_path, labels, **options)
+        assert str(ours.value) == str(theirs.value)

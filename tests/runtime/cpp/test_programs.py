@@ -1,0 +1,142 @@
+"""himar-generate, the C example and the installed library, as their users run them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from himar_runtime import Pipeline, read_recipes
+
+SOURCES = Path(__file__).parents[3] / "runtime" / "cpp"
+
+
+def test_himar_generate_writes_pngs_with_recipes(run: Any, built: Path, bundle_path: Path, tmp_path: Path) -> None:
+    program = built / "examples" / "himar-generate"
+    options = ["--labels", "1,3-4", "--count", "2", "--seed", "9", "--threads", "1", "--guidance", "1.5"]
+    report = json.loads(run(program, bundle_path, *options, "--repeat", "3", "--json", "--out", tmp_path / "out"))
+    assert (report["images"], report["runs"]) == (6, 3)
+    assert 0 < report["p50_s"] <= report["p95_s"] <= report["p99_s"]
+    wanted = Pipeline.load(bundle_path, threads=1).generate([1, 1, 3, 3, 4, 4], seed=9, guidance=1.5)
+    paths = sorted((tmp_path / "out").iterdir())
+    assert [path.name for path in paths] == [f"9-{i:05d}-{label}.png" for i, label in enumerate([1, 1, 3, 3, 4, 4])]
+    assert wanted.images is not None
+    for path, recipe, pixels in zip(paths, wanted.recipes, wanted.images, strict=True):
+        assert read_recipes(path) == (recipe,)
+        assert np.abs(np.asarray(Image.open(path)).astype(int) - pixels).max() <= 1
+
+
+def test_himar_generate_says_what_is_wrong(run: Any, built: Path, bundle_path: Path, tmp_path: Path) -> None:
+    program = built / "examples" / "himar-generate"
+    assert "it must be a whole number" in run(program, bundle_path, "--labels", "one", code=2)
+    assert "--labels is missing" in run(program, bundle_path, code=2)
+    assert "is no option" in run(program, bundle_path, "--label-s", "1", code=2)
+    assert "is not a class of this model" in run(program, bundle_path, "--labels", "99", code=1)
+    assert "is not a folder" in run(program, tmp_path / "none", "--labels", "1", code=1)
+    assert run(program, bundle_path, "--labels", "1", "--backend", "abacus", code=1).endswith(
+        "has an engine for 'onnxruntime', not for 'abacus'; ask for 'onnxruntime'.\n"
+    )
+
+
+def test_himar_generate_refuses_an_output_before_it_loads_anything(run: Any, built: Path, tmp_path: Path) -> None:
+    program = built / "examples" / "himar-generate"
+    (tmp_path / "file").touch()
+    out = tmp_path / "file"
+    said = run(program, "/no/bundle", "--labels", "1", "--out", out, code=1)
+    assert said == (
+        f"himar-generate: --out is '{out}', which is a file, not a folder; give a folder that can be written.\n"
+    )
+    said = run(program, "/no/bundle", "--labels", "1", "--out", out / "below", code=1)
+    assert said == (
+        f"himar-generate: --out is '{out}/below', which cannot be made (Not a directory); give a folder that can be "
+        f"written.\n"
+    )
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o500)
+    if not os.access(closed, os.W_OK):  # root writes everywhere
+        said = run(program, "/no/bundle", "--labels", "1", "--out", closed, code=1)
+        assert "which cannot be written (Permission denied); give a folder" in said
+
+
+@pytest.mark.parametrize(
+    ("labels", "count", "images"),
+    [("0-1999999999", 1, 2000000000), ("0,1", 600000, 1200000), ("0-999998,1-2", 1, 1000001)],
+)
+def test_himar_generate_refuses_more_images_than_a_run_makes(
+    run: Any, built: Path, labels: str, count: int, images: int
+) -> None:
+    said = run(built / "examples" / "himar-generate", "/no/bundle", "--labels", labels, "--count", count, code=2)
+    assert said.startswith(
+        f"himar-generate: --labels and --count ask for {images} images; at most 1000000 can be made in one run"
+    )
+
+
+def test_himar_generate_says_that_memory_is_gone(run: Any, built: Path, make_bundle: Any, edit_manifest: Any) -> None:
+    bundle = make_bundle()
+    edit_manifest(bundle, lambda manifest: manifest.update(max_batch=1 << 20))
+    limited = ["prlimit", f"--as={1 << 31}", built / "examples" / "himar-generate", bundle, "--threads", "1"]
+    said = run(*limited, "--labels", "0", "--count", "1000000", code=1)
+    assert said == (
+        "himar-generate: no memory is left; ask for fewer images at once, or build the bundle with a smaller "
+        "--max-batch.\n"
+    )
+
+
+def test_himar_generate_stops_at_ctrl_c(built: Path, bundle_path: Path) -> None:
+    command = [built / "examples" / "himar-generate", bundle_path, "--labels", "1", "--repeat", "1000000"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as program:
+        time.sleep(1)
+        program.send_signal(signal.SIGINT)
+        _, said = program.communicate(timeout=20)
+    assert (program.returncode, said) == (130, "stopped after 0 finished images.\n")
+
+
+def test_the_c_example_draws_the_same_image(run: Any, built: Path, bundle_path: Path, tmp_path: Path) -> None:
+    run(built / "examples" / "himar-c-example", bundle_path, "3", "8", tmp_path / "image.ppm")
+    wanted = Pipeline.load(bundle_path, threads=1).generate([3], seed=8)
+    assert wanted.images is not None
+    assert np.abs(np.asarray(Image.open(tmp_path / "image.ppm")).astype(int) - wanted.images[0]).max() <= 1
+
+
+CONSUMER_CMAKE = """cmake_minimum_required(VERSION 3.22)
+project(consumer LANGUAGES C CXX)
+find_package(himar 0.1 REQUIRED)
+add_executable(consumer main.cpp)
+target_link_libraries(consumer PRIVATE himar::himar)
+"""
+CONSUMER_MAIN = """#include <himar/himar.hpp>
+#include <cstdio>
+int main(int, char** arguments) {
+    himar::GenerateOptions options;
+    options.labels = {1, 2};
+    const himar::Result result = himar::Pipeline::load(arguments[1]).generate(options);
+    std::printf("%lld %s", static_cast<long long>(result.images().shape()[0]), himar_version());
+}
+"""
+
+
+def test_a_project_of_its_own_finds_the_installed_library(
+    run: Any, built: Path, bundle_path: Path, tmp_path: Path
+) -> None:
+    run("cmake", "--install", built, "--prefix", tmp_path / "installed")
+    consumer = tmp_path / "consumer"
+    consumer.mkdir()
+    (consumer / "CMakeLists.txt").write_text(CONSUMER_CMAKE)
+    (consumer / "main.cpp").write_text(CONSUMER_MAIN)
+    run("cmake", "-S", consumer, "-B", consumer / "build", f"-DCMAKE_PREFIX_PATH={tmp_path / 'installed'}")
+    run("cmake", "--build", consumer / "build")
+    assert run(consumer / "build" / "consumer", bundle_path) == "2 0.1.0"
+    version = run(tmp_path / "installed" / "bin" / "himar-generate", "--version")
+    assert version.startswith("himar 0.1.0; engines: onnxruntime 1.")
+
+
+def test_the_unit_tests_pass(run: Any, built: Path) -> None:
+    run("ctest", "--preset", "release", cwd=SOURCES)
