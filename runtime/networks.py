@@ -113,9 +113,10 @@ def load_engine(
         raise BundleError(f"{bundle.root} has no component {name!r}; it has {known}.")
     wanted = backend or spec.backend
     if wanted not in ("onnxruntime", spec.backend):
+        graph = "" if spec.backend == "onnxruntime" else ", or for 'onnxruntime', which runs its ONNX graph"
         raise EngineError(
             f"{name} in {bundle.root} has an engine for {spec.backend!r}, not for {wanted!r}; "
-            f"ask for {spec.backend!r}, or for 'onnxruntime', which runs its ONNX graph."
+            f"ask for {spec.backend!r}{graph}."
         )
     if wanted == "onnxruntime":
         from .ort_engine import OrtEngine

@@ -109,7 +109,7 @@ typedef struct himar_progress {
 
 /* Decode the preview, in the callback that `progress` was handed to: uint8 (B, P, P, 3), RGB, the low latents through
  * the bundle's VAE decoder, P = s·H/h pixels a side. It costs the time of decoding B images of that size, and nothing
- * where it is not called. Positions that are not revealed yet are grey or blurred. The pixels live until the callback
+ * where it is not called. Positions that are not revealed yet are decoded as zeros. The pixels live until the callback
  * returns or asks again. HIMAR_ERROR_INPUT when the bundle has no VAE decoder; HIMAR_ERROR_ENGINE when its decoder takes
  * no latents of this size, or fails: the generation can go on then. */
 HIMAR_API himar_status himar_progress_preview(const himar_progress *progress, const uint8_t **pixels, int64_t shape[4]);
