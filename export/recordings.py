@@ -54,7 +54,7 @@ def require_same_model(bundle: Bundle, arrays: Arrays) -> None:
             wanted |= {f"{head}/x": (None, C, side, side), f"{head}/z": (None, D, side, side)}
     heads = {recorded_name(phase.head) for phase in model.phases}
     recorded = {name for name in RECORDED_HEADS if f"{name}/x" in arrays}
-    if recorded and recorded != heads:
+    if recorded - heads:
         raise InputError(
             f"the recording is of another model: its heads are {', '.join(sorted(recorded))}, this bundle's are "
             f"{', '.join(sorted(heads))}."
