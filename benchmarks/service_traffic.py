@@ -31,6 +31,7 @@ BAD: tuple[tuple[str, int, dict[str, str], Any], ...] = (
     ("too many", 413, JSON_TYPE, {"labels": [1] * 65}),
     ("too large", 413, JSON_TYPE, b" " * 1_048_577),
 )
+_STEPS = {"high_steps": 1, "low_diffusion_steps": 2, "high_diffusion_steps": 3}
 
 
 @dataclass(frozen=True)
@@ -72,16 +73,20 @@ def plan_requests(count: int, classes: int, seed: int, bad: float, leave: float)
     return planned
 
 
+def largest_request() -> Planned:
+    """The request that needs most memory of those that `plan_requests` gives."""
+    body = {"labels": [1, 2, 3], "seed": 0, "guidance": 2.5, **_STEPS, "low_steps": 2}
+    return Planned("json", _bytes(body), JSON_TYPE)
+
+
 def _good(choice: random.Random, classes: int) -> tuple[str, dict[str, Any], dict[str, str]]:
     """Few seeds, labels and settings, so that the same image is asked for again and again; few steps, to be quick."""
     body: dict[str, Any] = {
         "labels": [choice.randrange(classes) for _ in range(choice.choice((1, 1, 1, 1, 2, 3)))],
         "seed": choice.randrange(20),
         "guidance": choice.choice((1, 1, 2.5)),
+        **_STEPS,
         "low_steps": choice.choice((1, 2)),
-        "high_steps": 1,
-        "low_diffusion_steps": 2,
-        "high_diffusion_steps": 3,
     }
     kind = choice.choice(("json", "json", "png", "latents"))
     if kind == "png":

@@ -100,7 +100,7 @@ class Server:
         deadline = time.monotonic() + 60
         while (found := self.metrics().get(name, 0.0)) != value:
             assert time.monotonic() < deadline, f"{name} is {found}, not {value}"
-            time.sleep(0.02)
+            time.sleep(0.04)
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Send a signal and return the exit code."""
@@ -150,12 +150,12 @@ def pipeline(bundle_path: Path) -> Pipeline:
 @pytest.fixture(scope="session")
 def slow(command: list[str]) -> dict[str, Any]:
     """A request that takes seconds of CPU time unless it is cancelled, and a few tenths of one until it is."""
-    labels = [1] * (16 if command == PYTHON else 48)
+    labels = [1] * (8 if command == PYTHON else 48)
     return {"labels": labels, **LONG, "low_diffusion_steps": 1000, "high_diffusion_steps": 1000}
 
 
 @pytest.fixture(scope="session")
 def work(command: list[str]) -> dict[str, Any]:
-    """A request that takes about half a second of CPU time, to be waited for."""
-    images, steps = (1, 100) if command == PYTHON else (4, 1000)
+    """A request that takes some tenths of a second of CPU time, to be waited for."""
+    images, steps = (1, 60) if command == PYTHON else (4, 1000)
     return {"labels": [1] * images, **LONG, "low_diffusion_steps": steps, "high_diffusion_steps": steps}
