@@ -13,11 +13,12 @@ log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 
 held_after() {
-  valgrind --leak-check=full --show-leak-kinds=definite,indirect --errors-for-leak-kinds=definite,indirect \
+  valgrind --suppressions="$here/valgrind.supp" --leak-check=full --show-leak-kinds=definite,indirect --errors-for-leak-kinds=definite,indirect \
     --error-exitcode=99 --log-file="$log" "$program" "$bundle" "$1" > /dev/null || { cat "$log" >&2; exit 1; }
   sed -n 's/.*in use at exit: \([0-9,]*\) bytes.*/\1/p' "$log" | tr -d ,
 }
 
+here=$(dirname "$0")
 program=$1/tests/himar_rounds bundle=$2 rounds=${3:-100}
 first=$(held_after 1)
 last=$(held_after "$rounds")
