@@ -11,12 +11,9 @@ What fails is recorded with its error, and the report goes on: that TensorRT-RTX
 from __future__ import annotations
 
 import json
-import platform
-import subprocess
 import sys
 import time
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +24,12 @@ from himar.train_settings import Precision
 
 sys.path.insert(0, str(Path(__file__).parent))
 from report_build import build_bundles
-from report_latency import component_latencies, generation_latencies
+from report_latency import latencies
 from report_tests import gpu_tests
 from train_throughput import measure_all
 
+from himar_export.bench.environment import environment
 from himar_export.bench.peaks import copy_rate, product_rates
-
-PACKAGES = (
-    "himar", "numpy", "torch", "onnx", "onnxruntime", "onnxruntime-gpu", "cuda-bindings", "nvidia-cuda-nvrtc",
-    "tensorrt", "tensorrt-cu13", "tensorrt-lean-cu13", "tensorrt-rtx-cu13",
-)  # fmt: skip
 
 
 class Report:
@@ -73,38 +66,13 @@ class Report:
         self.path.write_text(json.dumps(self.content, indent=1), encoding="utf-8")
 
 
-def environment(device: str) -> dict[str, Any]:
-    """Return the machine, the versions and the command."""
-    versions = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    found: dict[str, Any] = {
-        "command": ["python", *sys.argv],
-        "date": time.strftime("%Y-%m-%d"),
-        "processor": platform.processor() or platform.machine(),
-        "python": platform.python_version(),
-        "versions": versions,
-    }
-    if device == "cuda":
-        properties = torch.cuda.get_device_properties(0)
-        found["gpu"] = properties.name
-        found["compute_capability"] = f"{properties.major}.{properties.minor}"
-        found["memory_bytes"] = properties.total_memory
-        query = ["nvidia-smi", "--query-gpu=driver_version,clocks.max.sm,power.limit", "--format=csv,noheader"]
-        found["nvidia_smi"] = subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip()
-    return found
-
-
 @click.command()
 @click.option("--model", default="himar-b", show_default=True, help="Preset; random weights unless it is digits.")
 @click.option("--device", default="cuda", show_default=True, type=click.Choice(["cuda", "cpu"]))
 @click.option("--precision", default="fp16", show_default=True, type=click.Choice(["fp32", "fp16", "bf16"]))
 @click.option("--batch", "batches", multiple=True, type=click.IntRange(1), default=(1, 8, 64, 128), show_default=True)
 @click.option("--backend", "backends", multiple=True, default=("onnxruntime", "tensorrt", "tensorrt-rtx"))
-@click.option("--repeats", default=3, show_default=True, type=click.IntRange(1), help="Timed whole generations.")
+@click.option("--repeats", default=3, show_default=True, type=click.IntRange(3), help="Timed runs of each side.")
 @click.option("--tests/--no-tests", default=True, help="Run pytest -m gpu first.")
 @click.option(
     "--train-batch",
@@ -138,7 +106,7 @@ def main(
     if device == "cuda" and not torch.cuda.is_available():
         raise click.ClickException("this machine has no GPU that PyTorch can use; --device cpu tries the script.")
     report = Report(out, minutes)
-    report.section("environment", lambda: environment(device))
+    report.section("environment", lambda: environment(device, ["python", *sys.argv]))
     report.section("copy", lambda: copy_rate(device))
     report.section("products", lambda: product_rates(device))
     if tests:
@@ -155,12 +123,15 @@ def main(
     work = out.with_suffix(".work")
     built = report.section("bundles", lambda: build_bundles(work, model, precision, max(batches), backends, device))
     if built is not None:
-        report.section("components", lambda: component_latencies(work, built, precision, batches, device))
+        ready = [name for name, entry in built["backends"].items() if "bundle" in entry]
         for batch in batches:
-            report.section(
-                f"generation at batch {batch}",
-                lambda batch=batch: generation_latencies(work, built, precision, batch, repeats, device),  # type: ignore[misc]
-            )
+            for backend in ready:
+                report.section(
+                    f"{backend} at batch {batch}",
+                    lambda backend=backend, batch=batch: latencies(  # type: ignore[misc]
+                        built, backend, batch, repeats, device, compiled=device == "cuda" and backend == ready[0]
+                    ),
+                )
     click.echo(f"→ {out}")
 
 

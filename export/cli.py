@@ -17,6 +17,7 @@ from himar_kernels.labels import MOST_LABELS
 from himar_kernels.options import SEED, THREADS, NamedPath, device_option, label_option, npz_option
 from himar_runtime import Bundle
 
+from .bench.command import bench_command, bench_options
 from .cli_options import (
     case_option,
     engine_options,
@@ -215,28 +216,14 @@ def record(as_json: bool, **options: Any) -> None:
 
 @cli.command(epilog="Example: himar-export bench bundle --checkpoint model.pth --config himar-b --batch 1 --batch 8")
 @click.argument("bundle", type=NamedPath())
-@click.option("--checkpoint", required=True, type=NamedPath(), help="What the bundle was built from.")
-@click.option("--config", callback=config_option, help="Preset or JSON file, as for build.")
-@click.option("--vae", type=NamedPath(), help="KL-VAE checkpoint: time up to images, not tokens.")
-@weights_option
-@click.option("--batch", "batches", multiple=True, default=(1,), show_default=True, type=click.IntRange(1, 1024))
-@click.option(
-    "--repeats", default=5, show_default=True, type=click.IntRange(3, 10_000), help="Timed runs of each side."
-)
-@click.option("--json", "as_json", is_flag=True, help="Print every timing as JSON.")
-def bench(as_json: bool, **options: Any) -> int:
-    """Time whole generations on the CPU: engines against the eager model, same weights, seeds and threads."""
-    require_extra("export", "torch", "safetensors", "onnx", "onnxscript")
-    from .bench import run_bench
-    from .report import print_bench, print_json
+@bench_options
+def bench(**options: Any) -> int:
+    """Time the engines of BUNDLE against the eager model: same weights, seeds, precision, boundary and threads.
 
-    with _progress(as_json) as advance:
-        rows = run_bench(advance=advance, **options)
-    if as_json:
-        print_json({"rows": rows})
-    else:
-        print_bench(rows)
-    return 0
+    Outputs are compared first; what differs has no latency, and the exit code is 1. docs/benchmarking.md explains every
+    option and number.
+    """
+    return bench_command(_progress, **options)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -11,10 +12,10 @@ from matplotlib.figure import Figure
 from himar_kernels.files import new_file
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"  # of Okabe and Ito's palette
-_STYLE = {"font.size": 10.5, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 11}
+_STYLE: Any = {"font.size": 10.5, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 11}
 
 
-def panels(count: int, width: float = 9.0, height: float = 3.9, **options: object) -> tuple[Figure, list[Axes]]:
+def panels(count: int, width: float = 9.0, height: float = 3.9, **options: Any) -> tuple[Figure, list[Axes]]:
     """Return a figure of `count` panels side by side; width and height in inches."""
     with rc_context(_STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")

@@ -5,19 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from rich.console import Console
 from rich.table import Table
 
 from .compare import Comparison
-
-if TYPE_CHECKING:
-    from .bench import BenchRow
 
 _UNITS = ("B", "kB", "MB", "GB")
 
@@ -53,26 +49,6 @@ def print_comparisons(comparisons: Sequence[Comparison], title: str) -> None:
             f"rounding of half precision too much."
         )
     console.print(text, style="red" if failed else "green", highlight=False)
-
-
-def print_bench(rows: Sequence[BenchRow]) -> None:
-    """Print medians, spreads and the ratio of eager to engines, one row per batch size."""
-    table = Table(title="Seconds per generation, median (least … largest)", title_justify="left")
-    for heading in ("batch", "eager PyTorch", "engines", "eager / engines", "latents differ by"):
-        table.add_column(heading, justify="right")
-    for row in rows:
-        table.add_row(
-            str(row.batch),
-            _spread(row.eager),
-            _spread(row.engines),
-            f"{row.speedup:.2f}×",
-            f"{row.relative_l2:.1e}",
-        )
-    Console().print(table)
-
-
-def _spread(seconds: Sequence[float]) -> str:
-    return f"{statistics.median(seconds):.3f} ({min(seconds):.3f} … {max(seconds):.3f})"
 
 
 def readable(size: float) -> str:

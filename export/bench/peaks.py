@@ -9,17 +9,70 @@ from typing import Any
 
 import torch
 
+from ..cost import Peaks
+from ..precision import DTYPES
+
 REPEATS = 20
-_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+_SIZES = {"cuda": (4096, 8192, 16384), "cpu": (256, 512, 1024, 2048)}
+_LONGEST = 0.25  # seconds of one product, beyond which no larger one is tried
 
 
 def seconds_each(run: Callable[[], object], device: str, repeats: int = REPEATS) -> float:
     """Return the median time of a run after three to warm up; on a GPU by events around each."""
+    return statistics.median(_seconds(run, device, repeats))
+
+
+def copy_rate(device: str) -> dict[str, Any]:
+    """Return the bytes read and written per second by a copy of 1 GiB (64 MiB on a CPU)."""
+    count = (1 << 28) if _kind(device) == "cuda" else (1 << 24)
+    source = torch.empty(count, device=device).normal_()
+    target = torch.empty_like(source)
+    seconds = seconds_each(lambda: target.copy_(source), device)
+    return {"bytes": 2 * 4 * count, "bytes_per_second": 2 * 4 * count / seconds}
+
+
+def product_rate(device: str, precision: str, size: int) -> dict[str, Any]:
+    """Return FLOP/s of a square matrix product of `size` in one precision; float32 without TF32."""
+    return {"size": size, "flops_per_second": 2 * size**3 / seconds_each(_product(device, precision, size), device, 10)}
+
+
+def product_rates(device: str) -> dict[str, Any]:
+    """Return `product_rate` in every precision, of large products (small ones on a CPU, where half ones are slow)."""
+    size = 8192 if _kind(device) == "cuda" else 256
+    return {name: product_rate(device, name, size) for name in DTYPES}
+
+
+def device_peaks(device: str, precision: str) -> Peaks:
+    """Return the device's peaks: its fastest square product, over several sizes and runs, and its fastest copy.
+
+    On a CPU the product is float32's where that is faster than half precision's, which engines compute in float32.
+    """
+    precisions = {precision, "fp32"} if _kind(device) == "cpu" else {precision}
+    return Peaks(max(_best_product(device, each) for each in precisions), copy_rate(device)["bytes_per_second"])
+
+
+def _best_product(device: str, precision: str) -> float:
+    best = 0.0
+    for size in _SIZES[_kind(device)]:
+        seconds = min(_seconds(_product(device, precision, size), device, 5))
+        best = max(best, 2 * size**3 / seconds)
+        if 8 * seconds > _LONGEST:
+            break
+    return best
+
+
+def _product(device: str, precision: str, size: int) -> Callable[[], object]:
+    torch.backends.cuda.matmul.allow_tf32 = False
+    a, b = (torch.randn(size, size, device=device).to(DTYPES[precision]) for _ in range(2))
+    return lambda: a @ b
+
+
+def _seconds(run: Callable[[], object], device: str, repeats: int) -> list[float]:
     for _ in range(3):
         run()
     times = []
     for _ in range(repeats):
-        if device == "cuda":
+        if _kind(device) == "cuda":
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             start.record()
             run()
@@ -30,26 +83,8 @@ def seconds_each(run: Callable[[], object], device: str, repeats: int = REPEATS)
             begin = time.perf_counter()
             run()
             times.append(time.perf_counter() - begin)
-    return statistics.median(times)
+    return times
 
 
-def copy_rate(device: str) -> dict[str, Any]:
-    """Return the bytes read and written per second by a copy of 1 GiB (64 MiB on a CPU)."""
-    count = (1 << 28) if device == "cuda" else (1 << 24)
-    source = torch.empty(count, device=device).normal_()
-    target = torch.empty_like(source)
-    seconds = seconds_each(lambda: target.copy_(source), device)
-    return {"bytes": 2 * 4 * count, "bytes_per_second": 2 * 4 * count / seconds}
-
-
-def product_rate(device: str, precision: str, size: int) -> dict[str, Any]:
-    """Return FLOP/s of a square matrix product of `size` in one precision; float32 without TF32."""
-    torch.backends.cuda.matmul.allow_tf32 = False
-    a, b = (torch.randn(size, size, device=device).to(_DTYPES[precision]) for _ in range(2))
-    return {"size": size, "flops_per_second": 2 * size**3 / seconds_each(lambda: a @ b, device, 10)}
-
-
-def product_rates(device: str) -> dict[str, Any]:
-    """Return `product_rate` in every precision, of large products (small ones on a CPU, where half ones are slow)."""
-    size = 8192 if device == "cuda" else 256
-    return {name: product_rate(device, name, size) for name in _DTYPES}
+def _kind(device: str) -> str:
+    return device.partition(":")[0]

@@ -85,8 +85,11 @@ def test_a_recording_of_a_variant_replays_through_its_bundle_and_no_other(build_
 def test_bench_times_a_variant_and_a_single_scale_refuses_low_options(build_variant, capsys, tmp_path):
     bundle = build_variant("single-scale")
     checkpoint = bundle.with_suffix(".safetensors")
-    rows = json.loads(run(capsys, "bench", bundle, "--checkpoint", checkpoint, "--repeats", "3", "--json"))["rows"]
-    assert rows[0]["relative_l2"] <= 1e-4
+    options = ("--repeats", "3", "--warm-up", "0", "--components")
+    report = json.loads(run(capsys, "bench", bundle, "--checkpoint", checkpoint, *options, "--json"))
+    assert report["to"] == "latents"
+    assert [each["name"] for each in report["components"]] == COMPONENTS["single-scale"]
+    assert all(c["passed"] for each in (*report["generations"], *report["components"]) for c in each["comparisons"])
     asked = ("--labels", "0", "--low-steps", "2", "--out", tmp_path / "x.npz")
     for verb in (("generate", bundle), ("record", checkpoint)):
         assert "low_steps is given, but" in run(capsys, *verb, *asked, code=1)

@@ -1,0 +1,145 @@
+"""Single components on both sides: one call with the same inputs, the boundary being the bundle's contract."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from himar_runtime import PhaseInfo
+from himar_runtime.decode import DECODE_BATCH
+
+from ..component import Component
+from ..components import components
+from ..cost import Work as Cost
+from ..cost_decoder import vae_decoder
+from ..cost_networks import condition, head, transformer
+from ..phases import phase_head
+from ..verify import COMPONENT_LIMIT
+from .eager import Networks, compiling, eager_networks, wait_for
+from .engines import wait_for_lane
+from .measurement import COMPILED, EAGER, ENGINES, Work
+from .setting import Setting
+from .timing import Outputs, Side
+
+Call = Callable[[Networks, Mapping[str, Tensor]], dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class ComponentCall:
+    """A component's work, how many rows (samples of an MLP head, images of the decoder) it has, and its cost."""
+
+    work: Work
+    rows: int
+    cost: Cost
+
+
+def component_calls(setting: Setting, batch: int, compiled: bool) -> list[ComponentCall]:
+    """Return one call of every component as a guided step of `batch` images makes it.
+
+    Transformers have half of their phase's positions visible; an MLP head takes what an average step reveals; the
+    decoder at most as many images as the runtime decodes at once. Inputs are random but always the same.
+    """
+    model = setting.bundle.manifest.model
+    phases = {name: phase for phase in model.phases for name in (phase.transformer, phase.head)}
+    parts = components(setting.model, setting.vae, setting.bundle.manifest.max_batch)
+    return [_call(setting, part, phases.get(part.name), batch, compiled) for part in parts]
+
+
+def _call(setting: Setting, part: Component, phase: PhaseInfo | None, batch: int, compiled: bool) -> ComponentCall:
+    rows = call_rows(setting, part.name, phase, batch)
+    host = part.sample_inputs(rows)
+    inputs = {name: value.to(setting.device) for name, value in host.items()}
+    eager = _decode if phase is None else _encode(phase) if part.name == phase.transformer else _denoise(phase)
+    precision = setting.precisions.get(part.name, "fp32")
+    names = [output.name for output in part.outputs]
+    wait, lane_wait, engine = wait_for(setting.device), wait_for_lane(setting.networks), setting.networks[part.name]
+
+    def side(networks: Networks) -> Callable[[], dict[str, Tensor]]:
+        @torch.inference_mode()
+        def run() -> dict[str, Tensor]:
+            outputs = eager(networks, inputs)
+            wait()
+            return outputs
+
+        return run
+
+    def on_host(run: Callable[[], dict[str, Tensor]]) -> Outputs:
+        return {name: value.cpu().numpy() for name, value in run().items()}
+
+    def engine_run() -> None:
+        engine.run_on_device({})
+        lane_wait()
+
+    def engine_outputs() -> Outputs:
+        engine.bind({name: value.numpy() for name, value in host.items()})
+        return engine.run({})
+
+    own = side(eager_networks(setting.model, setting.vae, setting.precisions))
+    sides = [Side(EAGER, own, lambda: on_host(own)), Side(ENGINES, engine_run, engine_outputs)]
+    if compiled:
+        fused = side(eager_networks(setting.model, setting.vae, setting.precisions, compiled=True))
+
+        def first() -> Outputs:
+            with compiling():
+                return on_host(fused)
+
+        sides.insert(1, Side(COMPILED, fused, first))
+    reference = on_host(side(eager_networks(setting.model, setting.vae, {})))
+    limits = dict.fromkeys(names, COMPONENT_LIMIT[precision])
+    work = Work(part.name, batch, reference, limits, sides)
+    return ComponentCall(work, rows, call_cost(setting, part.name, phase, rows))
+
+
+def call_rows(setting: Setting, name: str, phase: PhaseInfo | None, batch: int) -> int:
+    """Return rows of a guided step's call: images twice, times an average step's positions at an MLP head."""
+    if phase is None:
+        return min(batch, DECODE_BATCH)
+    if name == phase.head and phase.kind == "mlp":
+        steps = setting.sampling.low_steps if phase.name == "low" else setting.sampling.high_steps
+        return 2 * batch * max(1, round(phase.positions / steps))
+    return 2 * batch
+
+
+def call_cost(setting: Setting, name: str, phase: PhaseInfo | None, rows: int) -> Cost:
+    """Return the operations and bytes of such a call of an engine (himar_export.cost)."""
+    config, held = setting.request.config, setting.request.held(name)
+    if phase is None:
+        assert setting.request.decoder is not None  # there is a decoder to call
+        return vae_decoder(setting.request.decoder, rows, config.grid, held)
+    if name == phase.head:
+        return head(config, phase.kind, rows, 1 if phase.kind == "mlp" else phase.positions, held)
+    masked = phase.positions - phase.positions // 2
+    return transformer(config, phase, rows, masked, held) + condition(config, phase.kind, rows * phase.positions)
+
+
+def _encode(phase: PhaseInfo) -> Call:
+    """A transformer with its head's embedding of the condition, as the engine has it."""
+
+    def run(networks: Networks, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        model, tokens, n = networks[0], inputs[phase.tokens], phase.positions
+        known = torch.arange(n, device=tokens.device).expand(len(tokens), n) < n // 2
+        if phase.name == "low":
+            z = model.transformer_low(inputs["class_row"], tokens, known)[:, :n]
+        else:
+            z = model.transformer_high(inputs["class_row"], inputs.get("pivots"), tokens, known)[:, -n:]
+        outputs = {"condition": phase_head(model, phase.name).condition(z)}
+        return {"pivots": z, **outputs} if phase.leaves_pivots else outputs
+
+    return run
+
+
+def _denoise(phase: PhaseInfo) -> Call:
+    def run(networks: Networks, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        head = phase_head(networks[0], phase.name)
+        return {"prediction": head.denoise(inputs["x"], inputs["timestep"], inputs["condition"])}
+
+    return run
+
+
+def _decode(networks: Networks, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    vae = networks[1]
+    assert vae is not None  # a component of its own only where there is one
+    return {"image": vae.decode(inputs["latent"])}

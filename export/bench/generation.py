@@ -1,0 +1,124 @@
+"""Whole generations on both sides: the same labels, seed and settings, to pixels or, without a VAE, to latents."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from himar.sampler import generate
+from himar_kernels import Chain, PhiloxDraws, SamplingConfig, to_uint8
+from himar_runtime import Pipeline
+from himar_runtime.decode import DECODE_BATCH
+
+from ..compare import compare
+from ..verify import RUN_MEANINGLESS, run_limits
+from .eager import Networks, compiling, eager_networks, wait_for
+from .engines import timed, wait_for_lane
+from .measurement import COMPILED, EAGER, ENGINES, Work
+from .setting import SEED, Setting
+from .split import Clock, Split, split_run
+from .timing import Outputs, Side
+
+ROUNDING = 1e-2
+"""What rounding to 8 bits may add to the images' relative error: about one level in every pixel of dark images."""
+
+
+def generation_work(setting: Setting, batch: int, compiled: bool) -> Work:
+    """Return whole generations of `batch` images; the reference is eager in float32."""
+    labels, sampling = setting.labels(batch), setting.sampling
+    own = eager_networks(setting.model, setting.vae, setting.precisions)
+
+    def eager() -> Outputs:
+        return run_eager(own, labels, sampling)
+
+    def engines() -> Outputs:
+        return run_engines(setting.pipeline, labels, sampling)
+
+    usual = eager()
+    half = set(setting.precisions.values()) != {"fp32"}
+    reference = run_eager(eager_networks(setting.model, setting.vae, {}), labels, sampling) if half else usual
+    limit = latent_limit(setting, compare("", usual["latents"], reference["latents"], None).relative_l2)
+    limits = {"latents": limit}
+    if setting.vae is not None:
+        limits["images"] = None if limit is None else limit + ROUNDING
+
+    sides = [Side(EAGER, eager, lambda: usual), Side(ENGINES, engines, engines)]
+    if compiled:
+        fused = eager_networks(setting.model, setting.vae, setting.precisions, compiled=True)
+
+        def run() -> Outputs:
+            return run_eager(fused, labels, sampling)
+
+        def first() -> Outputs:
+            with compiling():
+                return run()
+
+        sides.insert(1, Side(COMPILED, run, first))
+    return Work("generation", batch, reference, limits, sides)
+
+
+def latent_limit(setting: Setting, eager_error: float) -> float | None:
+    """Return the largest relative error of a generation's latents; None where rounding alone may exceed any.
+
+    It is that of `himar-export verify` for the bundle's own setting. A shorter diffusion chain magnifies rounding in
+    float32 too, and the limit grows with it (Chain.first_step_gain). In half precision engines may be twice as far from
+    float32 as the eager model in the same precision.
+
+    Args:
+        eager_error: relative error of the eager model in the bundle's precision, 0 in float32.
+    """
+    _, limit = run_limits(setting.bundle, setting.sampling)
+    if limit is None:
+        return None
+    if set(setting.precisions.values()) == {"fp32"}:
+        usual = next(iter(setting.bundle.manifest.sampling.values()))
+        limit *= max(1.0, _gain(setting, setting.sampling) / _gain(setting, usual))
+    limit = max(limit, 2 * eager_error)
+    return limit if limit <= RUN_MEANINGLESS else None
+
+
+def _gain(setting: Setting, sampling: SamplingConfig) -> float:
+    lengths = {"low": sampling.low_diffusion_steps, "high": sampling.high_diffusion_steps}
+    return max(Chain.build(lengths[phase.name]).first_step_gain for phase in setting.bundle.manifest.model.phases)
+
+
+def split_generation(setting: Setting, batch: int) -> dict[str, Split]:
+    """Return where the time of a generation goes on both sides, each in a run of its own: see `split_run`.
+
+    On a GPU every call is waited for and nothing is replayed from recorded graphs, so the whole takes longer than a
+    timed run.
+    """
+    labels, sampling = setting.labels(batch), setting.sampling
+    phases = setting.bundle.manifest.model.phases
+    clock = Clock(wait_for(setting.device))
+    own = eager_networks(setting.model, setting.vae, setting.precisions, clock=clock)
+    splits = {EAGER: split_run(lambda: run_eager(own, labels, sampling), clock, phases)}
+    clock = Clock(wait_for_lane(setting.networks))
+    pipeline = Pipeline(setting.bundle, timed(setting.networks, clock))
+    return splits | {ENGINES: split_run(lambda: run_engines(pipeline, labels, sampling), clock, phases)}
+
+
+@torch.inference_mode()
+def run_eager(networks: Networks, labels: Sequence[int], sampling: SamplingConfig, seed: int = SEED) -> Outputs:
+    """Generate with PyTorch; return latents (B, C, h, w) and, with a VAE, images uint8 (B, H, W, 3)."""
+    model, vae = networks
+    latents = generate(model, labels, draws=PhiloxDraws(seed), sampling=sampling)
+    outputs: dict[str, NDArray[Any]] = {"latents": latents.cpu().numpy()}
+    if vae is not None:
+        # As many at once as the runtime decodes: activations of more would only cost memory.
+        decoded = [vae.decode(part).cpu().numpy() for part in latents.split(DECODE_BATCH)]
+        outputs["images"] = np.concatenate([to_uint8(part) for part in decoded])
+    return outputs
+
+
+def run_engines(pipeline: Pipeline, labels: Sequence[int], sampling: SamplingConfig) -> Outputs:
+    """Generate with the engines; return what `run_eager` does, where their bundle decodes."""
+    result = pipeline.generate(labels, seed=SEED, sampling=sampling)
+    outputs: dict[str, NDArray[Any]] = {"latents": result.latents}
+    if result.images is not None and len(result.images):
+        outputs["images"] = result.images
+    return outputs

@@ -1,0 +1,195 @@
+"""`himar-export bench`: everything that is measured, in order, and what is kept of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from himar_kernels import SamplingConfig
+from himar_runtime import Bundle
+
+from ..assemble import within
+from ..cost import Peaks
+from .component_runs import component_calls
+from .eager import plain_float32
+from .environment import environment
+from .generation import generation_work, split_generation
+from .measurement import EAGER, ENGINES, Measurement, measure
+from .memory import Memory, peak_memory
+from .peaks import device_peaks
+from .roofline import Reached, costs_of, of_call, of_generation, of_split
+from .setting import SEED, Setting, Sources, load, require_batch
+from .split import Split
+from .timing import Advance
+
+
+@dataclass(frozen=True)
+class BenchRequest:
+    """What `himar-export bench` was asked for.
+
+    compiled: torch.compile too; components: single components too; memory: processes that measure it. warm_limit: most
+    seconds of each side's warm-up.
+    """
+
+    sources: Sources
+    batches: Sequence[int]
+    repeats: int
+    warm_limit: float = 10.0
+    threads: int | None = None
+    compiled: bool = False
+    components: bool = False
+    memory: bool = False
+    command: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Whole generations at one batch size.
+
+    splits: where a run's time goes, by side. reached: by the engines in each component, of the split's run; whole: by
+    the engines' median generation. memory: by side, where it was asked for. All empty or None where outputs differ.
+    """
+
+    measurement: Measurement
+    splits: Mapping[str, Split] = field(default_factory=dict)
+    reached: Mapping[str, Reached] = field(default_factory=dict)
+    whole: Reached | None = None
+    memory: Mapping[str, Memory] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ComponentResult:
+    """One call of a component at one batch size: `rows` rows, samples or images, and what the engines reached."""
+
+    measurement: Measurement
+    rows: int
+    reached: Reached | None
+
+
+@dataclass(frozen=True)
+class BenchReport:
+    """All that was measured.
+
+    to: "images" or "latents", where generations end. precision: of each component, on both sides. peaks: this device's,
+    measured just before.
+    """
+
+    environment: Mapping[str, Any]
+    bundle: str
+    backend: str
+    device: str
+    threads: int
+    to: str
+    seed: int
+    repeats: int
+    precision: Mapping[str, str]
+    sampling: SamplingConfig
+    peaks: Peaks
+    generations: tuple[Generation, ...]
+    components: tuple[ComponentResult, ...] = ()
+
+    @property
+    def differ(self) -> tuple[str, ...]:
+        """Say which sides gave other outputs, and so have no latency."""
+        measurements = [each.measurement for each in self.generations]
+        measurements += [each.measurement for each in self.components]
+        return tuple(
+            f"{m.name} at batch {m.batch}: {m.refused[side]}" for m in measurements for side in m.differ
+        )  # fmt: skip
+
+
+def run_bench(request: BenchRequest, advance: Advance) -> BenchReport:
+    """Load both sides, measure the device's peaks, then every batch size.
+
+    Raises ConfigError, EngineError and InputError as `load` does, and InputError for a batch beyond the bundle's.
+    """
+    opened = Bundle.open(request.sources.bundle)
+    for batch in request.batches:
+        require_batch(opened, batch)
+    with plain_float32(request.threads) as threads:
+        advance("loading both sides", 0.0)
+        setting = load(request.sources, threads)
+        advance("measuring the device's peaks", 0.03)
+        heads = {name: each for name, each in setting.precisions.items() if "head" in name}
+        peaks = device_peaks(str(setting.device), next(iter(heads.values())))
+        generations: list[Generation] = []
+        components: list[ComponentResult] = []
+        for number, batch in enumerate(request.batches):
+            start, share = 0.05 + 0.95 * number / len(request.batches), 0.95 / len(request.batches)
+            middle = start + share * (0.6 if request.components else 1.0)
+            generations.append(_generation(request, setting, batch, threads, peaks, within(advance, start, middle)))
+            if request.components:
+                components += _components(request, setting, batch, peaks, within(advance, middle, start + share))
+    return BenchReport(
+        environment=environment(str(setting.device), request.command),
+        bundle=str(request.sources.bundle),
+        backend=f"{opened.manifest.backend.name} {opened.manifest.backend.version}",
+        device=str(setting.device),
+        threads=threads,
+        to="latents" if setting.vae is None else "images",
+        seed=SEED,
+        repeats=request.repeats,
+        precision=setting.precisions,
+        sampling=setting.sampling,
+        peaks=peaks,
+        generations=tuple(generations),
+        components=tuple(components),
+    )
+
+
+def _generation(
+    request: BenchRequest, setting: Setting, batch: int, threads: int, peaks: Peaks, advance: Advance
+) -> Generation:
+    def say(text: str, fraction: float) -> None:
+        advance(f"batch {batch}: {text}", 0.75 * fraction)
+
+    work = generation_work(setting, batch, request.compiled)
+    measurement = measure(work, request.repeats, request.warm_limit, say)
+    _forget_compiled(request)
+    if ENGINES not in measurement.times or EAGER not in measurement.times:
+        return Generation(measurement)
+    advance(f"batch {batch}: where the time goes", 0.75)
+    splits = split_generation(setting, batch)
+    costs = costs_of(setting.request, batch, peaks)
+    memory: Mapping[str, Memory] = {}
+    if request.memory:
+        advance(f"batch {batch}: memory, in processes of their own", 0.9)
+        memory = peak_memory(request.sources, setting, batch, threads)
+    median = measurement.times[ENGINES].summary.median
+    return Generation(
+        measurement,
+        splits,
+        of_split(costs, splits[ENGINES], peaks),
+        of_generation(costs, median, peaks),
+        memory,
+    )
+
+
+def _components(
+    request: BenchRequest, setting: Setting, batch: int, peaks: Peaks, advance: Advance
+) -> list[ComponentResult]:
+    calls = component_calls(setting, batch, request.compiled)
+    results = []
+    for number, call in enumerate(calls):
+        part = within(advance, number / len(calls), (number + 1) / len(calls))
+        part(f"batch {batch}: {call.work.name}", 0.0)
+        measurement = measure(
+            call.work,
+            request.repeats,
+            request.warm_limit,
+            lambda text, done, part=part, name=call.work.name: part(f"{name}: {text}", done),  # type: ignore[misc]
+        )
+        timed = measurement.times.get(ENGINES)
+        found = None if timed is None else of_call(call.cost, timed.summary.median, peaks)
+        results.append(ComponentResult(measurement, call.rows, found))
+    _forget_compiled(request)
+    return results
+
+
+def _forget_compiled(request: BenchRequest) -> None:
+    """Let every batch size be compiled for its own shapes, and not count against the most recompilations."""
+    if request.compiled:
+        torch.compiler.reset()

@@ -1,0 +1,107 @@
+"""What a benchmark compares: a bundle's engines and the eager model they were built from, on one device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from himar.checkpoints import load_checkpoint
+from himar.model import HiMAR
+from himar.vae import AutoencoderKL
+from himar_kernels import ConfigError, EngineError, InputError, SamplingConfig
+from himar_runtime import Bundle, Device, Networks, Pipeline, load_networks
+from himar_runtime.phases import VAE_DECODER
+
+from ..assemble import load_fitting_vae
+from ..cost_request import bundle_request
+from ..cost_run import Request
+
+SEED = 7
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Both sides, loaded.
+
+    vae: None where generations end at latents; then `networks` lack the decoder too. request: the settings and costs of
+    one image at once (`dataclasses.replace` its batch). precisions: of each component's products.
+    """
+
+    bundle: Bundle
+    networks: Networks
+    pipeline: Pipeline
+    model: HiMAR
+    vae: AutoencoderKL | None
+    request: Request
+    device: torch.device
+
+    @property
+    def sampling(self) -> SamplingConfig:
+        """The settings of every generation."""
+        return self.request.sampling
+
+    @property
+    def precisions(self) -> Mapping[str, str]:
+        """Each component's precision."""
+        return self.request.precision
+
+    def labels(self, batch: int) -> list[int]:
+        """Return the classes of a batch: all of the model's in turn."""
+        return [i % self.model.config.classes for i in range(batch)]
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where both sides come from; options as those of `himar-export bench`."""
+
+    bundle: Path
+    checkpoint: Path
+    config: str | None
+    vae: Path | None
+    weights: str | None
+    device: str
+    sampling_name: str | None
+    guidance: float | None
+    changes: Mapping[str, float | int | str | None]
+
+
+def load(sources: Sources, threads: int) -> Setting:
+    """Load both sides; `threads` are the engines' on a CPU.
+
+    Raises ConfigError when the checkpoint is not the bundle's, EngineError when something cannot run on the device,
+    InputError for settings that the model does not have.
+    """
+    where = Device.parse(sources.device)
+    if where.kind == "cuda" and not torch.cuda.is_available():
+        raise EngineError(f"PyTorch has no GPU here for device {sources.device!r}; use --device cpu.")
+    request = bundle_request(sources.bundle, 1, sources.sampling_name, sources.guidance, **sources.changes)
+    opened = Bundle.open(sources.bundle)
+    model = load_checkpoint(sources.checkpoint, sources.config, weights=sources.weights)
+    sizes = {key: value for key, value in model.config.to_dict().items() if key != "sampling"}
+    if sizes != dict(opened.manifest.raw["model"]):
+        raise ConfigError(
+            f"{sources.checkpoint} is not the model of {sources.bundle}: their sizes differ; give the one it was built "
+            f"from."
+        )
+    vae = load_fitting_vae(sources.vae, model)
+    if vae is not None and VAE_DECODER not in opened.manifest.components:
+        raise ConfigError(f"{sources.bundle} has no VAE decoder to compare with {sources.vae}; leave --vae out.")
+    networks = load_networks(opened, where, threads)
+    if vae is None:
+        engines = {name: engine for name, engine in networks.engines.items() if name != VAE_DECODER}
+        networks = Networks(engines, networks.lane)
+        request = Request(request.config, request.sampling, 1, None, request.precision)
+    device = torch.device("cpu" if where.kind == "cpu" else str(where))
+    model = model.eval().requires_grad_(False).to(device)
+    vae = None if vae is None else vae.eval().requires_grad_(False).to(device)
+    return Setting(opened, networks, Pipeline(opened, networks), model, vae, request, device)
+
+
+def require_batch(bundle: Bundle, batch: int) -> None:
+    """Raise InputError for a batch beyond the bundle's."""
+    most = bundle.manifest.max_batch
+    if batch > most:
+        raise InputError(f"batch {batch} is beyond the bundle's max_batch {most}; choose less.")

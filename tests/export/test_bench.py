@@ -1,0 +1,119 @@
+"""`himar-export bench` as a user calls it: what it prints and writes, what it refuses, and what it says on a GPU."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from himar import load_checkpoint, save_checkpoint
+from himar_export.cli import main
+
+WEIGHTS = Path(__file__).parents[2] / "himar" / "weights"
+DIGITS = ("--checkpoint", WEIGHTS / "digits.safetensors")
+VAE = ("--vae", WEIGHTS / "digits-vae.safetensors")
+FAST = ("--low-steps", 2, "--high-steps", 1, "--low-diffusion-steps", 10, "--high-diffusion-steps", 6, "--warm-up", 0)
+PARTS = ["transformer_low", "transformer_high", "mlp_head", "dit_head", "vae_decoder"]
+
+
+def run(capsys, *arguments, code: int = 0) -> tuple[str, str]:
+    capsys.readouterr()
+    assert main([str(argument) for argument in ("bench", *arguments)]) == code
+    printed = capsys.readouterr()
+    return printed.out, " ".join(printed.err.split())
+
+
+def test_a_run_says_everything_in_json_markdown_and_plots(capsys, digits_bundle, tmp_path):
+    markdown, plots = tmp_path / "bench.md", tmp_path / "plots"
+    files = ("--markdown", markdown, "--plots", plots)
+    asked = ("--batch", 1, "--batch", 2, "--repeats", 6, "--components", "--threads", 1, "--json")
+    report = json.loads(run(capsys, digits_bundle, *DIGITS, *VAE, *FAST, *asked, *files)[0])
+
+    assert (report["to"], report["device"], report["threads"], report["differ"]) == ("images", "cpu", 1, [])
+    assert {"processor", "cores", "versions", "date", "command"} <= report["environment"].keys()
+    assert report["sampling"]["low_diffusion_steps"] == 10
+    assert [each["batch"] for each in report["generations"]] == [1, 2]
+    for generation in report["generations"]:
+        assert {c["name"] for c in generation["comparisons"]} == {
+            f"{side}: {name}" for side in ("eager", "engines") for name in ("latents", "images")
+        }
+        assert all(c["passed"] for c in generation["comparisons"])
+        engines = generation["times"]["engines"]
+        assert len(engines["seconds"]) == len(generation["times"]["eager"]["seconds"]) == 6
+        assert (engines["summary"]["p90"], len(engines["warm_up"]["seconds"])) == (None, 1)
+        assert generation["images_per_second"]["engines"] == generation["batch"] / engines["summary"]["median"]
+        assert generation["ratios"]["eager"]["low"] <= generation["ratios"]["eager"]["high"]
+        for split in generation["splits"].values():
+            assert sorted(part["component"] for part in split["parts"]) == sorted(PARTS)
+            assert {part["component"]: part["calls"] for part in split["parts"]}["mlp_head"] == 20
+            assert sum(split["phases"].values()) + split["host"] == pytest.approx(split["seconds"])
+        assert all(each["flops"] > 0 and each["share"] > 0 for each in generation["reached"].values())
+    assert [each["name"] for each in report["components"]] == PARTS * 2
+    assert all(each["ratios"]["eager"]["value"] > 0 for each in report["components"])
+
+    text = markdown.read_text()
+    assert "| batch | side | least | median | mean | p90 | p95 | p99 | CV | s/image | images/s |" in text
+    assert "where the seconds go" in text and "Single components" in text and "* processor: " in text
+    assert sorted(path.name for path in plots.iterdir()) == ["latency.png", "roofline.png", "speedup.png"]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in plots.iterdir())
+
+
+def test_the_default_output_is_short_and_says_what_was_compared(capsys, digits_bundle):
+    text, _ = run(capsys, digits_bundle, *DIGITS, *FAST, "--repeats", 3, "--memory")
+    lines = text.splitlines()
+    assert len(lines) < 40
+    assert "against the eager model, fp32, labels to latents, on cpu" in lines[0]
+    assert "inconclusive: 3 rounds are too few" in text
+    assert "vae_decoder" not in text
+    assert "peak resident" in text
+
+
+def test_a_model_with_other_numbers_has_no_latency_and_the_exit_code_says_so(capsys, digits_bundle, tmp_path):
+    """Another model of the same sizes: its classes stand in another order."""
+    model = load_checkpoint(WEIGHTS / "digits.safetensors")
+    model.class_emb.weight.copy_(model.class_emb.weight.flip(0))
+    save_checkpoint(model, tmp_path / "moved.safetensors")
+    other = ("--checkpoint", tmp_path / "moved.safetensors", *FAST, "--repeats", 3)
+    text, message = run(capsys, digits_bundle, *other, "--plots", tmp_path / "plots", code=1)
+    assert "error: outputs differ and were not timed: generation at batch 1: engines: latents is" in message
+    assert "images/s" not in text and "where the seconds go" not in text
+    assert list((tmp_path / "plots").iterdir()) == []
+
+
+def test_what_cannot_be_compared_is_refused_before_anything_runs(capsys, digits_bundle, narrow_128_bundle):
+    assert "is not the model of" in run(capsys, narrow_128_bundle, *DIGITS, code=1)[1]
+    assert (
+        "batch 65 is beyond the bundle's max_batch 64" in run(capsys, digits_bundle, *DIGITS, "--batch", 65, code=1)[1]
+    )
+    assert "phase low has only 16 positions" in run(capsys, digits_bundle, *DIGITS, "--low-steps", 17, code=1)[1]
+    assert "--repeats" in run(capsys, digits_bundle, *DIGITS, "--repeats", 2, code=2)[1]
+
+
+def test_a_gpu_that_is_not_there_is_refused(capsys, digits_bundle):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    message = run(capsys, digits_bundle, *DIGITS, "--device", "cuda", code=1)[1]
+    assert "PyTorch has no GPU here for device 'cuda'; use --device cpu" in message
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_both_sides_are_timed_split_and_their_memory_measured(capsys, digits_bundle):
+    asked = ("--device", "cuda", "--batch", 4, "--repeats", 6, "--components", "--memory", "--compile", "--json")
+    report = json.loads(run(capsys, digits_bundle, *DIGITS, *VAE, *FAST, *asked)[0])
+    (generation,) = report["generations"]
+    assert report["environment"]["gpu"]
+    assert set(generation["times"]) == {"eager", "compiled", "engines"}
+    assert all(each["share"] > 0 for each in generation["reached"].values())
+    assert generation["memory"]["eager"]["allocated"] > 0
+    assert generation["memory"]["engines"]["device"] > 0
+    assert len(report["components"]) == len(PARTS)
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+def test_half_precision_on_a_gpu(capsys, digits_fp16_bundle):
+    asked = ("--device", "cuda", "--batch", 4, "--repeats", 6, "--json")
+    report = json.loads(run(capsys, digits_fp16_bundle, *DIGITS, *VAE, *asked)[0])
+    assert report["precision"]["dit_head"] == "fp16"
+    assert {"eager", "engines"} <= set(report["generations"][0]["times"])

@@ -1,0 +1,146 @@
+"""Only what agrees is timed; shares of a roofline, splits and peaks add up."""
+
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from himar.config import read_config, resolve
+from himar.model import HiMAR, randomise
+from himar.sampler import generate
+from himar_export.bench.eager import compiling, eager_networks, shared_copy
+from himar_export.bench.measurement import SideUnavailableError, Work, measure
+from himar_export.bench.peaks import device_peaks
+from himar_export.bench.roofline import costs_of, of_call, of_generation, of_split
+from himar_export.bench.split import Clock, Part, Split, split_run
+from himar_export.bench.timing import Side
+from himar_export.cost import Peaks
+from himar_export.cost import Work as Cost
+from himar_export.cost_run import Request, total_cost
+from himar_export.phases import model_info
+from himar_kernels import PhiloxDraws, SamplingConfig
+
+TRUTH = np.linspace(1, 2, 50)
+SHORT = SamplingConfig(low_steps=2, high_steps=1, low_diffusion_steps=4, high_diffusion_steps=5)
+
+
+def side(name: str, factor: float = 1.0, ran: list | None = None) -> Side:
+    def run() -> None:
+        if ran is not None:
+            ran.append(name)
+
+    return Side(name, run, lambda: {"latents": TRUTH * factor})
+
+
+def work(*sides: Side, limit: float | None = 1e-4) -> Work:
+    return Work("generation", 4, {"latents": TRUTH}, {"latents": limit}, sides)
+
+
+def quiet(text: str, fraction: float) -> None:
+    assert 0 <= fraction <= 1
+
+
+def test_nothing_is_timed_when_the_engines_give_other_numbers():
+    ran = []
+    found = measure(work(side("eager", ran=ran), side("engines", 1.001, ran)), 3, 0.0, quiet)
+    assert (ran, found.times, found.ratios, found.differ) == ([], {}, {}, ("engines",))
+    assert "1.00e-03 from the float32 eager model (limit 1.0e-04)" in found.refused["engines"]
+
+
+def test_another_side_that_differs_has_no_latency_and_the_rest_has():
+    found = measure(work(side("eager"), side("compiled", 1.1), side("engines")), 3, 0.0, quiet)
+    assert (set(found.times), set(found.ratios)) == ({"eager", "engines"}, {"eager"})
+    assert found.differ == ("compiled",)
+    assert len(found.times["eager"].seconds) == 3
+
+
+def test_where_no_limit_makes_sense_values_must_still_be_finite():
+    assert measure(work(side("eager"), side("engines", 1.3), limit=None), 3, 0.0, quiet).differ == ()
+    assert measure(work(side("eager"), side("engines", np.nan), limit=None), 3, 0.0, quiet).differ == ("engines",)
+
+
+def test_a_side_that_cannot_run_is_left_out_with_its_reason():
+    def outputs():
+        with compiling():
+            raise RuntimeError("No working C++ compiler found")
+
+    found = measure(work(side("eager"), Side("compiled", dict, outputs), side("engines")), 3, 0.0, quiet)
+    assert set(found.times) == {"eager", "engines"}
+    assert "torch.compile does not work here (RuntimeError: No working C++ compiler" in found.refused["compiled"]
+    assert found.differ == ()
+    with pytest.raises(SideUnavailableError, match="needs a C"), compiling():
+        raise OSError
+
+
+def test_the_share_of_a_roofline_is_the_least_time_by_the_measured():
+    peaks = Peaks(100.0, 10.0)
+    by_operations = of_call(Cost(1000, 20, 20), 20.0, peaks)  # 10 s of operations, 4 s of bytes
+    assert (by_operations.share, by_operations.flops_per_second, by_operations.bound_by) == (0.5, 50.0, "operations")
+    by_bytes = of_call(Cost(100, 20, 20), 20.0, peaks)  # 1 s and 4 s
+    assert (by_bytes.share, by_bytes.bound_by) == (0.2, "bytes")
+
+
+def test_a_generations_roofline_is_the_sum_of_its_components():
+    config = resolve(read_config("digits"), {})
+    peaks = Peaks(1e10, 1e9)
+    costs = costs_of(Request(config, SHORT), 2, peaks)
+    split = Split(9.0, tuple(Part(cost.component, cost.phase, cost.calls, 2.0) for cost in costs))
+    parts = of_split(costs, split, peaks)
+    whole = of_generation(costs, split.seconds, peaks)
+    assert list(parts) == [cost.component for cost in costs]
+    assert whole.flops == total_cost(costs).work.flops == sum(each.flops for each in parts.values())
+    assert whole.least_seconds == pytest.approx(sum(each.least_seconds for each in parts.values()))
+    assert whole.share == pytest.approx(total_cost(costs).bound_seconds / 9.0)
+    assert split.host == pytest.approx(9.0 - 2.0 * len(costs))
+
+
+@pytest.fixture(scope="module")
+def model() -> HiMAR:
+    return randomise(HiMAR(resolve(read_config("digits"), {})), 3).eval().requires_grad_(False)
+
+
+def test_the_eager_side_is_the_model_itself_on_the_same_weights(model):
+    copied = shared_copy(model)
+    assert all(a is b for a, b in zip(model.parameters(), copied.parameters(), strict=True))
+    own, _ = eager_networks(model, None, {})
+    assert torch.equal(generate(own, [1, 2], draws=PhiloxDraws(7), sampling=SHORT),
+                       generate(model, [1, 2], draws=PhiloxDraws(7), sampling=SHORT))  # fmt: skip
+    assert "denoise" not in vars(model.low_head)  # the model that was given stays as it is
+
+
+def test_half_precision_is_autocast_in_the_component_asked_alone(model):
+    half, _ = eager_networks(model, None, {"dit_head": "bf16", "mlp_head": "fp32"})
+    x, t = torch.ones(2, 64, model.config.channels), torch.tensor([500])
+    condition = torch.ones(2, 64, model.config.dit_width)
+    exact, found = model.high_head.denoise(x, t, condition), half.high_head.denoise(x, t, condition)
+    assert found.dtype == torch.float32
+    assert 1e-6 < float((found - exact).norm() / exact.norm()) < 0.1
+    x, condition = torch.ones(3, model.config.channels), torch.ones(3, model.config.mlp_width)
+    assert torch.equal(half.low_head.denoise(x, t, condition), model.low_head.denoise(x, t, condition))
+
+
+def test_a_split_counts_every_call_and_leaves_the_rest_to_the_host(model):
+    clock = Clock()
+    own, _ = eager_networks(model, None, {}, clock=clock)
+    split = split_run(
+        lambda: generate(own, [1], draws=PhiloxDraws(7), sampling=SHORT), clock, model_info(model.config).phases
+    )
+    calls = {part.component: part.calls for part in split.parts}
+    assert calls == {"transformer_low": 2, "mlp_head": 8, "transformer_high": 1, "dit_head": 5}
+    assert 0 < split.host < split.seconds
+    assert split.of_phase("low") + split.of_phase("high") + split.host == pytest.approx(split.seconds)
+
+
+def test_a_clock_waits_for_the_device_on_both_ends():
+    clock = Clock(lambda: time.sleep(0.01))
+    with clock.of("x"), clock.of("y", counts=False):
+        pass
+    assert 0.005 < clock.seconds["y"] < clock.seconds["x"]
+    assert clock.calls == {"x": 1, "y": 0}
+
+
+def test_this_machines_peaks_are_positive_and_sane():
+    peaks = device_peaks("cpu", "fp32")
+    assert 1e8 < peaks.flops_per_second < 1e14
+    assert 1e7 < peaks.bytes_per_second < 1e13
