@@ -27,7 +27,7 @@ _OPTIONS = (
                  help="Images at once; may be repeated."),
     click.option("--repeats", default=7, show_default=True, type=click.IntRange(3, 10_000),
                  help="Timed runs of each side, in turns; p90, p95 and p99 take 10, 20 and 100."),
-    click.option("--warm-up", "warm_limit", default=10.0, show_default=True, type=FiniteRange(min=0),
+    click.option("--warm-up", "warm_limit", default=5.0, show_default=True, type=FiniteRange(min=0),
                  help="Most seconds for a side to settle before it is timed."),
     click.option("--compile", "compiled", is_flag=True, help="Time torch.compile of the eager model too."),
     click.option("--components", is_flag=True, help="Time every component by itself too."),

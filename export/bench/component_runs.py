@@ -20,7 +20,7 @@ from ..phases import phase_head
 from ..verify import COMPONENT_LIMIT
 from .eager import Networks, compiling, eager_networks, wait_for
 from .engines import wait_for_lane
-from .measurement import COMPILED, EAGER, ENGINES, Work
+from .measurement import COMPILED, EAGER, EAGER_FP32, ENGINES, Work
 from .setting import Setting
 from .timing import Outputs, Side
 
@@ -79,6 +79,10 @@ def _call(setting: Setting, part: Component, phase: PhaseInfo | None, batch: int
 
     own = side(eager_networks(setting.model, setting.vae, setting.precisions))
     sides = [Side(EAGER, own, lambda: on_host(own)), Side(ENGINES, engine_run, engine_outputs)]
+    plain = side(eager_networks(setting.model, setting.vae, {}))
+    reference = on_host(plain)
+    if precision != "fp32" and setting.device.type == "cpu":
+        sides.insert(1, Side(EAGER_FP32, plain, lambda: reference))
     if compiled:
         fused = side(eager_networks(setting.model, setting.vae, setting.precisions, compiled=True))
 
@@ -86,8 +90,7 @@ def _call(setting: Setting, part: Component, phase: PhaseInfo | None, batch: int
             with compiling():
                 return on_host(fused)
 
-        sides.insert(1, Side(COMPILED, fused, first))
-    reference = on_host(side(eager_networks(setting.model, setting.vae, {})))
+        sides.insert(-1, Side(COMPILED, fused, first))
     limits = dict.fromkeys(names, COMPONENT_LIMIT[precision])
     work = Work(part.name, batch, reference, limits, sides)
     return ComponentCall(work, rows, call_cost(setting, part.name, phase, rows))

@@ -18,7 +18,7 @@ from ..compare import compare
 from ..verify import RUN_MEANINGLESS, run_limits
 from .eager import Networks, compiling, eager_networks, wait_for
 from .engines import timed, wait_for_lane
-from .measurement import COMPILED, EAGER, ENGINES, Work
+from .measurement import COMPILED, EAGER, EAGER_FP32, ENGINES, Work
 from .setting import SEED, Setting
 from .split import Clock, Split, split_run
 from .timing import Outputs, Side
@@ -40,13 +40,20 @@ def generation_work(setting: Setting, batch: int, compiled: bool) -> Work:
 
     usual = eager()
     half = set(setting.precisions.values()) != {"fp32"}
-    reference = run_eager(eager_networks(setting.model, setting.vae, {}), labels, sampling) if half else usual
+    plain = eager_networks(setting.model, setting.vae, {})
+
+    def eager_fp32() -> Outputs:
+        return run_eager(plain, labels, sampling)
+
+    reference = eager_fp32() if half else usual
     limit = latent_limit(setting, compare("", usual["latents"], reference["latents"], None).relative_l2)
     limits = {"latents": limit}
     if setting.vae is not None:
         limits["images"] = None if limit is None else limit + ROUNDING
 
     sides = [Side(EAGER, eager, lambda: usual), Side(ENGINES, engines, engines)]
+    if half and setting.device.type == "cpu":
+        sides.insert(1, Side(EAGER_FP32, eager_fp32, lambda: reference))
     if compiled:
         fused = eager_networks(setting.model, setting.vae, setting.precisions, compiled=True)
 
@@ -57,7 +64,7 @@ def generation_work(setting: Setting, batch: int, compiled: bool) -> Work:
             with compiling():
                 return run()
 
-        sides.insert(1, Side(COMPILED, run, first))
+        sides.insert(-1, Side(COMPILED, run, first))
     return Work("generation", batch, reference, limits, sides)
 
 

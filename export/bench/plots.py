@@ -8,12 +8,12 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from ..cost import Peaks
-from ..plot_style import BLUE, GREY, ORANGE, panels, save
-from .measurement import COMPILED, EAGER, ENGINES
+from ..plot_style import BLUE, GREEN, GREY, ORANGE, panels, save
+from .measurement import COMPILED, EAGER, EAGER_FP32, ENGINES
 from .roofline import Reached
 from .run import BenchReport
 
-_COLOURS = {EAGER: GREY, COMPILED: ORANGE, ENGINES: BLUE}
+_COLOURS = {EAGER: GREY, EAGER_FP32: GREEN, COMPILED: ORANGE, ENGINES: BLUE}
 _MARKERS = "osD^vPX*"
 
 
@@ -59,7 +59,7 @@ def _latency(axes: Axes, report: BenchReport) -> None:
 
 def _speedup(axes: Axes, report: BenchReport) -> None:
     """How many times faster the engines are than each other side, with the interval; open where inconclusive."""
-    for side in (EAGER, COMPILED):
+    for side in (EAGER, EAGER_FP32, COMPILED):
         found = [(each.measurement.batch, each.measurement.ratios[side]) for each in report.generations
                  if side in each.measurement.ratios]  # fmt: skip
         if not found:

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from ..cost_report import scaled
 from ..report import readable
-from .measurement import COMPILED, EAGER, ENGINES, Measurement
+from .measurement import COMPILED, EAGER, EAGER_FP32, ENGINES, Measurement
 from .roofline import Reached
 from .run import BenchReport, ComponentResult, Generation
 from .statistics import needed_for
 from .verdict import Ratio
 
-SIDES = (EAGER, COMPILED, ENGINES)
+SIDES = (EAGER, EAGER_FP32, COMPILED, ENGINES)
 NOTHING = "–"
 
 
@@ -162,7 +162,7 @@ def _split(generation: Generation) -> Sheet:
 def _components(report: BenchReport) -> Sheet:
     return Sheet(
         "Single components, ms, medians of interleaved repetitions",
-        ("component", "batch", "rows", EAGER, COMPILED, ENGINES, "CV", "eager/engines", "FLOPs", "bytes", "FLOP/s",
+        ("component", "batch", "rows", *SIDES, "CV", "eager/engines", "FLOPs", "bytes", "FLOP/s",
          "roofline"),
         tuple(_component(result) for result in report.components if result.measurement.times),
         details=("CV", "FLOP/s"),

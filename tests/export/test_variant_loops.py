@@ -9,6 +9,8 @@ import pytest
 
 from himar.presets import VARIANTS
 from himar.sampler import two_phase
+from himar_export.bench.engines import timed
+from himar_export.bench.split import Clock, split_run
 from himar_kernels import EngineError, InputError, PhiloxDraws, SamplingConfig
 from himar_runtime import Pipeline
 from himar_runtime.resident.runner import ResidentRunner
@@ -183,3 +185,21 @@ def test_a_single_scale_has_no_low_latents_and_refuses_what_would_be_ignored(pip
             pipeline.generate([0], high_steps=17)
         recipe = pipeline.generate([1], seed=6, guidance=1.5).recipes[0]
         assert pipeline.generate(**recipe.request()).recipes[0] == recipe
+
+
+def test_engines_that_a_benchmark_times_run_in_the_resident_loop_call_by_call(variant, pipelines):
+    """Recorded graphs would hide their calls."""
+    resident = pipelines("condition")[2]
+    networks = resident._runner._networks
+    clock = Clock(networks.lane.synchronize)
+    pipeline = Pipeline(resident.bundle, timed(networks, clock))
+    assert isinstance(pipeline._runner, ResidentRunner)
+    expected = resident.generate(LABELS, seed=5, sampling=GUIDED).latents
+    phases = resident.bundle.manifest.model.phases
+    split = split_run(lambda: pipeline.generate(LABELS, seed=5, sampling=GUIDED), clock, phases)
+    assert np.array_equal(pipeline.generate(LABELS, seed=5, sampling=GUIDED).latents, expected)
+    low, high = phases
+    assert {part.component: part.calls for part in split.parts} == {
+        low.transformer: 2, low.head: 2 * 4, high.transformer: 3, high.head: 3 * 3,
+    }  # fmt: skip
+    assert 0 < split.host < split.seconds
