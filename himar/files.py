@@ -56,9 +56,7 @@ def read_state(path: Path, *, key: str | None) -> tuple[dict[str, torch.Tensor],
 def require_finite(name: str, tensor: torch.Tensor, path: Path) -> None:
     """Raise CheckpointError when weights hold NaN or infinity: every image of such a model would be noise."""
     if not torch.isfinite(tensor).all():
-        raise CheckpointError(
-            f"{path}: {name} holds values that are not finite; take another checkpoint."
-        )
+        raise CheckpointError(f"{path}: {name} holds values that are not finite; take another checkpoint.")
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
