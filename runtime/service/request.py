@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from himar_kernels import HimarError, InputError, PhiloxDraws, SamplingConfig, check_labels
 
 from ..manifest import Manifest
-from ..request import choose_sampling, image_indices
+from ..request import choose_sampling, image_indices, require_phases
 
 Output = Literal["png", "latents"]
 
@@ -140,7 +140,7 @@ def _sampling(values: Mapping[str, Any], manifest: Manifest) -> SamplingConfig:
         raise InputError(f"sampling is {_json(name)}; it must be a name: {', '.join(manifest.sampling)}.")
     changes = {key: values[key] for key in _CHANGES if key in values}
     sampling = choose_sampling(manifest.sampling, name, values.get("guidance"), changes)
-    sampling.check_positions(manifest.model.low_positions, manifest.model.high_positions)
+    require_phases(manifest.model, sampling, changes)
     return sampling
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,3 +78,14 @@ def test_a_whole_request_is_read_as_it_was_sent(manifest: Manifest) -> None:
     assert (found.seed, found.first_index, found.output, found.bare) == (2**64 - 1, 9, "png", False)
     wanted = manifest.sampling["plain"].with_changes(low_guidance=2, high_guidance=2, temperature=0)
     assert found.sampling == wanted
+
+
+def test_settings_of_a_phase_that_the_model_lacks_are_refused(manifest: Manifest) -> None:
+    single = replace(manifest, model=replace(manifest.model, pivots="none", cond_scale=0))
+    for key in ("low_guidance", "low_steps", "low_diffusion_steps"):
+        assert isinstance(read(json.dumps({"labels": [1], key: 2}).encode(), "", manifest), ImagesRequest)
+        assert f"{key} is given, but this bundle's model has a single scale" in str(
+            read(json.dumps({"labels": [1], key: 2}).encode(), "", single)
+        )
+    both = read(b'{"labels": [1], "guidance": 2, "high_steps": 3}', "", single)
+    assert isinstance(both, ImagesRequest) and both.sampling.high_guidance == 2
