@@ -3,38 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import click
 
 from himar_kernels.console import require_extra, run_cli
+from himar_kernels.options import FiniteRange, NamedPath
+
+# The C++ server's limits too (runtime/cpp/service/arguments.cpp): a typing error must not start a million threads.
+_LANES = click.IntRange(1, 64)
+_THREADS = click.IntRange(0, 4096)
+_QUEUE = click.IntRange(1, 256)
+_IMAGES = click.IntRange(1, 65536)
+_BODY = click.IntRange(1, 2**30)
+_MOST_SECONDS = 1e6
 
 
 @click.command(
     epilog="Example: himar-serve bundle --port 8000 --lanes 4 --threads 1",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=NamedPath())
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 takes any free one.")
-@click.option("--lanes", default=1, show_default=True, type=click.IntRange(1), help="Requests that run at once.")
+@click.option("--lanes", default=1, show_default=True, type=_LANES, help="Requests that run at once.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
 @click.option(
-    "--threads", default=0, show_default=True, type=click.IntRange(0), help="CPU threads of one operator; 0: all cores."
+    "--threads", default=0, show_default=True, type=_THREADS, help="CPU threads of one operator; 0: all cores."
 )
 @click.option("--backend", help="onnxruntime runs a TensorRT bundle's ONNX graphs; its own engines if not given.")
-@click.option("--queue", default=16, show_default=True, type=click.IntRange(1), help="Waiting requests per lane.")
-@click.option("--max-images", default=64, show_default=True, type=click.IntRange(1), help="Most images of one request.")
+@click.option("--queue", default=16, show_default=True, type=_QUEUE, help="Waiting requests per lane.")
+@click.option("--max-images", default=64, show_default=True, type=_IMAGES, help="Most images of one request.")
+@click.option("--max-body", default=1_048_576, show_default=True, type=_BODY, help="Most bytes of a request's body.")
 @click.option(
-    "--max-body", default=1_048_576, show_default=True, type=click.IntRange(1), help="Most bytes of a request's body."
-)
-@click.option(
-    "--timeout", default=60.0, show_default=True, type=click.FloatRange(0, min_open=True),
+    "--timeout", default=60.0, show_default=True, type=FiniteRange(0, _MOST_SECONDS, min_open=True),
     help="Seconds from acceptance to answer.",
 )  # fmt: skip
 @click.option(
-    "--drain-seconds", default=30.0, show_default=True, type=click.FloatRange(0),
+    "--drain-seconds", default=30.0, show_default=True, type=FiniteRange(0, _MOST_SECONDS),
     help="Seconds that accepted requests get when the server is told to end.",
 )  # fmt: skip
 @click.version_option(package_name="himar", prog_name="himar-serve")

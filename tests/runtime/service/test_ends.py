@@ -68,8 +68,10 @@ def _run(command: list[str], *arguments: str | Path) -> subprocess.CompletedProc
     [
         ([], ""),
         (["bundle", "--lanes", "0"], "--lanes"),
+        (["bundle", "--lanes", "100000"], "--lanes"),
         (["bundle", "--port", "70000"], "--port"),
         (["bundle", "--timeout", "soon"], "--timeout"),
+        (["bundle", "--timeout", "nan"], "--timeout"),
         (["bundle", "--no-such-option", "1"], "--no-such-option"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
