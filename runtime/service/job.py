@@ -33,11 +33,6 @@ class Job:
         """Stop the work at its next step."""
         self._cancelled.set()
 
-    @property
-    def cancelled(self) -> bool:
-        """Whether the work is to stop."""
-        return self._cancelled.is_set()
-
     def go_on(self, step: Progress) -> bool:
         """Whether to do another step: `on_step` of Pipeline.generate."""
         return not self._cancelled.is_set()
