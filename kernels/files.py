@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -84,7 +85,7 @@ def remove_unfinished(target: Path) -> None:
     with contextlib.suppress(OSError):
         place = _real(target)
         for left in place.parent.iterdir():
-            if left.name.startswith(f".{place.name}.") and left.is_file():
+            if re.fullmatch(rf"\.{re.escape(place.name)}\.[0-9a-f]{{8}}", left.name) and left.is_file():
                 left.unlink()
 
 

@@ -124,10 +124,10 @@ def test_what_a_killed_writer_left_can_be_removed_and_nothing_else_goes(tmp_path
     target = tmp_path / "w[1].bin"
     done = subprocess.run([sys.executable, "-c", code, target], check=False)
     assert done.returncode == -signal.SIGKILL
-    others = [".w[1].binary", ".w1.bin.part", "w[1].bin"]
+    others = [".w[1].bin.swp", ".w[1].binary", ".w1.bin.part", "w[1].bin"]
     for name in others:
         (tmp_path / name).write_bytes(b"")
-    assert len(names(tmp_path)) == 4
+    assert len(names(tmp_path)) == 5
     remove_unfinished(target)
     assert names(tmp_path) == sorted(others)
     remove_unfinished(tmp_path / "absent" / "file")
