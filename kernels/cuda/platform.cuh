@@ -49,14 +49,43 @@ HIMAR_FN u32 high_word_of_product(u32 a, u32 b) {
 #endif
 }
 
-// In double, rounded to float: libraries' float exponentials differ in the last bit, which half-precision engines then
-// magnify into visible differences between languages.
-HIMAR_FN float exp_float(float value) {
+// 2 to a whole power, -1022 … 1023.
+HIMAR_FN double power_of_two(i64 power) {
+    const i64 bits = (power + 1023) << 52;
 #ifdef __CUDACC__
-    return static_cast<float>(exp(static_cast<double>(value)));
+    return __longlong_as_double(bits);
 #else
-    return static_cast<float>(std::exp(static_cast<double>(value)));
+    double value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
 #endif
+}
+
+// The exponential in double, rounded to float. Libraries' float exponentials differ in the last bit, which
+// half-precision engines then magnify into visible differences between languages. Its own arithmetic, since the double
+// exponential of CUDA is a call that makes a kernel spill: e^v = 2^n e^r with |r| <= ln(2)/2, ln(2) split in two so that
+// n times its high part is exact, and Taylor's series of e^r up to r^13/13!, 4e-18 from the end.
+HIMAR_FN float exp_float(float value) {
+    if (!(value > -104.0f)) return value == value ? 0.0f : value;
+    const double v = value < 89.0f ? static_cast<double>(value) : 89.0;  // e^89 is beyond float: infinity
+    const i64 n = static_cast<i64>(v * 1.4426950408889634 + (v < 0.0 ? -0.5 : 0.5));
+    const double whole = static_cast<double>(n);
+    const double r = (v - whole * 6.93147180369123816490e-01) - whole * 1.90821492927058770002e-10;
+    double sum = 1.0 / 6227020800.0;
+    sum = sum * r + 1.0 / 479001600.0;
+    sum = sum * r + 1.0 / 39916800.0;
+    sum = sum * r + 1.0 / 3628800.0;
+    sum = sum * r + 1.0 / 362880.0;
+    sum = sum * r + 1.0 / 40320.0;
+    sum = sum * r + 1.0 / 5040.0;
+    sum = sum * r + 1.0 / 720.0;
+    sum = sum * r + 1.0 / 120.0;
+    sum = sum * r + 1.0 / 24.0;
+    sum = sum * r + 1.0 / 6.0;
+    sum = sum * r + 0.5;
+    sum = sum * r + 1.0;
+    sum = sum * r + 1.0;
+    return static_cast<float>(sum * power_of_two(n));
 }
 
 // Half to even, as np.rint rounds.

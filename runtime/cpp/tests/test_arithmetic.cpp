@@ -2,6 +2,8 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 #include <numeric>
 #include <set>
 #include <vector>
@@ -110,6 +112,16 @@ TEST_CASE("a chain runs from almost pure noise to almost none") {
     CHECK(sentence_of<InputError>([] { Chain::build(1); }) ==
           "a chain of 1 diffusion steps was asked; it must be 2 to 1000.");
     CHECK_THROWS_AS(Chain::build(1001), InputError);
+}
+
+TEST_CASE("the exponential is the double one rounded to float, at its ends too") {
+    for (float value = -110.0f; value < 95.0f; value += 0.001f)
+        if (himar::exp_float(value) != static_cast<float>(std::exp(static_cast<double>(value)))) FAIL_CHECK(value);
+    const float infinity = std::numeric_limits<float>::infinity();
+    CHECK(himar::exp_float(infinity) == infinity);
+    CHECK(himar::exp_float(-infinity) == 0.0f);
+    CHECK(himar::exp_float(-103.9f) > 0.0f);  // subnormal
+    CHECK(std::isnan(himar::exp_float(std::numeric_limits<float>::quiet_NaN())));
 }
 
 TEST_CASE("chunks are as equal as can be") {
