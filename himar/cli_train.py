@@ -27,7 +27,6 @@ _WHOLE = click.IntRange(1, 10**12)
 _COUNT = click.IntRange(0, 10**12)
 _BATCH = click.IntRange(1, 2**20)
 _SHARE = FiniteRange(0, 1)
-_VARIANT = click.Choice(list(VARIANTS))
 _BELOW_ONE = FiniteRange(0, 1, max_open=True)
 _POSITIVE = FiniteRange(min=0, min_open=True)
 _EPOCHS = FiniteRange(0, 1e9, min_open=True)
@@ -68,7 +67,9 @@ _EXISTING = NamedPath(exists=True, dir_okay=False)
 @click.option("--keep-snapshots", is_flag=True, help="Keep every snapshot's weights, as NAME-STEP.safetensors.")
 @click.option("--released-layout", is_flag=True, help="Also write checkpoint-last.pth as the released code does.")
 @click.option("--tensorboard", is_flag=True, help="Write scalars and sample grids to OUT/tensorboard.")
-@click.option("--grid", type=click.IntRange(0, 4096), help="Images of a sample grid of --tensorboard.  [default: 16]")
+@click.option(
+    "--grid", type=click.IntRange(0, 4096), help="Images of --tensorboard's sample grid.  [16 where there is a VAE]"
+)
 @click.option("--seed", default=0, show_default=True, type=TRAINING_SEED, help="Seed of weights, order and noise.")
 @click.option("--threads", type=THREADS, help="CPU threads; all cores if not given.")
 def train_command(
@@ -111,6 +112,8 @@ def train_command(
             raise click.UsageError(f"{options} were both given; give one of them.")
     if grid is not None and not tensorboard:
         raise click.UsageError("--grid goes with --tensorboard.")
+    if grid and not digits and vae is None:
+        raise click.UsageError("--grid goes with --vae, which decodes the images.")
     import torch
 
     from .config import read_config, resolve
@@ -121,6 +124,10 @@ def train_command(
         torch.set_num_threads(threads)
     values = read_config(config)
     model_config = resolve(values if variant is None else vary(values, variant), {}, config)
+    for option in ("pivot_share", "pivot_warmup"):
+        if model_config.single_scale and changes[option] is not None:
+            spelled = option.replace("_", "-")
+            raise click.UsageError(f"--{spelled} was given, but this model has a single scale and so no pivots.")
     require_writable_folder(out)
     with joined_processes(device) as (processes, own_device), training_progress(processes.first) as on_stage:
         execution = Execution(own_device, accumulate, recompute, compiled, fsdp)

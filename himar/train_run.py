@@ -77,8 +77,8 @@ def run_training(
     if outputs.board:
         require_board(outputs.folder / BOARD_FOLDER)
     if outputs.folder.is_dir() and processes.first:
-        for path in (target, outputs.folder / RELEASED_FILE):
-            require_writable_file(path, CheckpointError)
+        for name in (outputs.file, *([RELEASED_FILE] if outputs.released else [])):
+            require_writable_file(outputs.folder / name, CheckpointError)
     trainer = prepare(
         HiMAR(config, settings.dropout),
         latents,

@@ -70,6 +70,16 @@ def test_a_value_that_no_training_can_have_is_wrong_usage(capsys, tmp_path, opti
     assert not list(tmp_path.iterdir())
 
 
+def test_an_option_that_this_model_or_data_would_ignore_is_wrong_usage(capsys, tmp_path):
+    out = ("--out", tmp_path / "o")
+    for option in ("--pivot-share", "--pivot-warmup"):
+        text = refused(capsys, *out, "--variant", "single-scale", option, "1", code=2)
+        assert f"{option} was given, but this model has a single scale and so no pivots." in text
+    text = refused(capsys, *out, "--data", tmp_path, "--tensorboard", "--grid", "4", code=2)
+    assert "--grid goes with --vae" in text
+    assert not list(tmp_path.iterdir())
+
+
 def test_sharding_needs_processes(capsys, tmp_path):
     assert "fsdp shards over several processes, and there is one" in refused(
         capsys, "--out", tmp_path / "o", "--fsdp", code=2
