@@ -50,8 +50,8 @@ class Progress:
     def low_latents(self) -> NDArray[np.float32]:
         """Return the low-resolution latents float32 (B, C, s, s) of these images, VAE scale removed.
 
-        Valid in the callback. Positions that are not revealed yet are 0, and all are revealed from the first high step
-        on. On a GPU it waits for the device, which may be one step ahead.
+        Valid in the callback. Positions that are not revealed yet are 0 (of a DiT head: what it last made of them); all
+        are revealed from the first high step on. On a GPU it waits for the device, which may be one step ahead.
         """
         return self._source().low_latents()
 

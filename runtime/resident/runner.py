@@ -109,6 +109,7 @@ class ResidentRunner:
 
     def _preview_decoder(self) -> Engine | None:
         """The decoder for previews: of its own, so that the buffers and contexts of the loop's stay as recorded."""
+        self._lane.device.make_current()  # the callback is a user's, who may use another GPU
         if self._previews is None and self._networks.vae_decoder is not None:
             self._previews = self._networks.vae_decoder.clone(self._networks.lane)
         return self._previews
