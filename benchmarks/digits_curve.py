@@ -51,18 +51,31 @@ def main(folder: Path, out: Path, every: int, images: int, seed: int, threads: i
     snapshots = kept_snapshots(folder, Path(MODEL_FILE).stem)
     wanted = [snapshot for number, snapshot in enumerate(reversed(snapshots)) if number % every == 0][::-1]
     target, judge, vae, labels = out.with_suffix(".json"), Judge(), load_vae(folder / VAE_FILE), even_labels(images)
-    known = {point["sha256"]: point for point in _read(target)["points"]} if target.exists() else {}
-    points = []
+    hashes = {step: file_sha256(path) for step, path in wanted}
+    known = _read(target)["points"] if target.exists() else []
+    points = still_true(known, hashes, images, seed)
     for step, path in wanted:
-        sha256 = file_sha256(path)
-        point = known.get(sha256)
-        if point is None or (point["figures"]["images"], point["seed"]) != (images, seed):
+        if step not in points:
             made = sample_images(load_checkpoint(path), vae, labels, PhiloxDraws(seed))
-            point = {"sha256": sha256, "seed": seed, "figures": judge.figures(made, labels).to_dict()}
-        points.append({"step": step, **point})
-        click.echo(f"step {step}: {json.dumps(point['figures'])}")
-        _write(target, {"held_out": judge.held_out().to_dict(), "points": points})
-    click.echo(f"wrote {target} and {plot(out.with_suffix('.png'), points, judge.held_out().to_dict())}")
+            figures = judge.figures(made, labels).to_dict()
+            points[step] = {"step": step, "sha256": hashes[step], "seed": seed, "figures": figures}
+        click.echo(f"step {step}: {json.dumps(points[step]['figures'])}")
+        ordered = [points[each] for each in sorted(points)]  # those known of later steps too: a run may be stopped here
+        _write(target, {"held_out": judge.held_out().to_dict(), "points": ordered})
+    click.echo(f"wrote {target} and {plot(out.with_suffix('.png'), ordered, judge.held_out().to_dict())}")
+
+
+def still_true(
+    known: Sequence[Mapping[str, Any]], hashes: Mapping[int, str], images: int, seed: int
+) -> dict[int, Mapping[str, Any]]:
+    """Return by step the known points of weights with these SHA-256, measured on as many images of the same seed."""
+    by_hash = {point["sha256"]: point for point in known}
+    found = {step: by_hash[sha256] for step, sha256 in hashes.items() if sha256 in by_hash}
+    return {
+        step: {**point, "step": step}
+        for step, point in found.items()
+        if (point["figures"]["images"], point["seed"]) == (images, seed)
+    }
 
 
 def kept_snapshots(folder: Path, stem: str) -> list[tuple[int, Path]]:

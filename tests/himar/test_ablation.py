@@ -91,6 +91,13 @@ def test_the_report_holds_every_run_and_is_the_same_each_time(tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(path.name for path in files)
 
 
+def test_points_of_other_weights_images_or_seeds_are_measured_again():
+    known = [{"step": 9, "sha256": name, "seed": 1, "figures": {"images": 500}} for name in "abc"]
+    known[1]["seed"], known[2]["figures"] = 2, {"images": 40}
+    found = digits_curve.still_true(known, {100: "a", 200: "b", 300: "c", 400: "d"}, 500, 1)
+    assert found == {100: {**known[0], "step": 100}}
+
+
 def test_kept_snapshots_are_found_in_the_order_of_their_steps(tmp_path):
     for name in ("digits-000200", "digits-001000", "digits-000600", "digits", "digits-vae"):
         (tmp_path / f"{name}.safetensors").touch()
