@@ -5,21 +5,21 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 from himar_runtime import Pipeline
 
 CONFTEST = Path(__file__).resolve().parents[3] / "tests" / "runtime" / "conftest.py"
 
-
 # Requests whose latents the C++ loops must give too.
-REQUESTS = (
+REQUESTS: tuple[dict[str, Any], ...] = (
     {"labels": [1, 3, 0], "seed": 2**63 + 5, "first_index": 7, "low_guidance": 1.5, "high_guidance": 2.0},
     {"labels": [4], "seed": 3, "first_index": 2**32 - 6, "low_guidance": 1.0, "high_guidance": 3.0},
     {"labels": [2, 2, 1, 0], "seed": 11, "first_index": 0, "low_guidance": 2.0, "high_guidance": 1.0},
 )
 
 
-def python_latents(bundle: Path) -> list[dict[str, object]]:
+def python_latents(bundle: Path) -> list[dict[str, Any]]:
     """Return what the Python runtime generates for every request, latents flat."""
     pipeline, runs = Pipeline.load(bundle, threads=1), []
     for request in REQUESTS:
