@@ -18,7 +18,7 @@ def main(text: str) -> None:
     asked = json.loads(text)
     sampling = SamplingConfig.from_dict(asked["sampling"])
     run = _engines if asked["side"] == "engines" else _eager
-    print(json.dumps(run(asked, sampling)))  # noqa: T201
+    sys.stdout.write(json.dumps(run(asked, sampling)) + "\n")
 
 
 def _engines(asked: dict[str, Any], sampling: SamplingConfig) -> dict[str, int]:

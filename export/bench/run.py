@@ -37,7 +37,7 @@ class BenchRequest:
     sources: Sources
     batches: Sequence[int]
     repeats: int
-    warm_limit: float = 5.0
+    warm_limit: float = 3.0
     threads: int | None = None
     compiled: bool = False
     components: bool = False

@@ -80,7 +80,7 @@ def notes(report: BenchReport) -> Iterator[str]:
     if any(not ratio.conclusive for result in report.components for ratio in result.measurement.ratios.values()):
         yield "A ratio with ? is inconclusive; --markdown and --json give the reasons of components."
     missing = [percent for percent in (90, 95, 99) if report.repeats < needed_for(percent)]
-    if missing:
+    if missing and any(each.measurement.times for each in report.generations):
         names, counts = (", ".join(map(str, each)) for each in (missing, map(needed_for, missing)))
         yield f"No percentile {names}: {report.repeats} repetitions are too few, {counts} are needed (--repeats)."
 

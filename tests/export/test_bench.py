@@ -9,9 +9,10 @@ from himar import load_checkpoint, save_checkpoint
 from himar_export.cli import main
 
 WEIGHTS = Path(__file__).parents[2] / "himar" / "weights"
+GOLDEN = Path(__file__).parents[1] / "golden"
 DIGITS = ("--checkpoint", WEIGHTS / "digits.safetensors")
 VAE = ("--vae", WEIGHTS / "digits-vae.safetensors")
-FAST = ("--low-steps", 2, "--high-steps", 1, "--low-diffusion-steps", 10, "--high-diffusion-steps", 6, "--warm-up", 0)
+FAST = ("--low-steps", 1, "--high-steps", 1, "--low-diffusion-steps", 8, "--high-diffusion-steps", 4, "--warm-up", 0)
 PARTS = ["transformer_low", "transformer_high", "mlp_head", "dit_head", "vae_decoder"]
 
 
@@ -25,13 +26,13 @@ def run(capsys, *arguments, code: int = 0) -> tuple[str, str]:
 def test_a_run_says_everything_in_json_markdown_and_plots(capsys, digits_bundle, tmp_path):
     markdown, plots = tmp_path / "bench.md", tmp_path / "plots"
     files = ("--markdown", markdown, "--plots", plots)
-    asked = ("--batch", 1, "--batch", 2, "--repeats", 6, "--components", "--threads", 1, "--json")
+    asked = ("--batch", 2, "--repeats", 6, "--components", "--threads", 1, "--json")
     report = json.loads(run(capsys, digits_bundle, *DIGITS, *VAE, *FAST, *asked, *files)[0])
 
     assert (report["to"], report["device"], report["threads"], report["differ"]) == ("images", "cpu", 1, [])
     assert {"processor", "cores", "versions", "date", "command"} <= report["environment"].keys()
-    assert report["sampling"]["low_diffusion_steps"] == 10
-    assert [each["batch"] for each in report["generations"]] == [1, 2]
+    assert report["sampling"]["low_diffusion_steps"] == 8
+    assert [each["batch"] for each in report["generations"]] == [2]
     for generation in report["generations"]:
         assert {c["name"] for c in generation["comparisons"]} == {
             f"{side}: {name}" for side in ("eager", "engines") for name in ("latents", "images")
@@ -44,10 +45,10 @@ def test_a_run_says_everything_in_json_markdown_and_plots(capsys, digits_bundle,
         assert generation["ratios"]["eager"]["low"] <= generation["ratios"]["eager"]["high"]
         for split in generation["splits"].values():
             assert sorted(part["component"] for part in split["parts"]) == sorted(PARTS)
-            assert {part["component"]: part["calls"] for part in split["parts"]}["mlp_head"] == 20
+            assert {part["component"]: part["calls"] for part in split["parts"]}["mlp_head"] == 8
             assert sum(split["phases"].values()) + split["host"] == pytest.approx(split["seconds"])
         assert all(each["flops"] > 0 and each["share"] > 0 for each in generation["reached"].values())
-    assert [each["name"] for each in report["components"]] == PARTS * 2
+    assert [each["name"] for each in report["components"]] == PARTS
     assert all(each["ratios"]["eager"]["value"] > 0 for each in report["components"])
 
     text = markdown.read_text()
@@ -79,13 +80,21 @@ def test_a_model_with_other_numbers_has_no_latency_and_the_exit_code_says_so(cap
     assert list((tmp_path / "plots").iterdir()) == []
 
 
-def test_what_cannot_be_compared_is_refused_before_anything_runs(capsys, digits_bundle, narrow_128_bundle):
-    assert "is not the model of" in run(capsys, narrow_128_bundle, *DIGITS, code=1)[1]
+def test_what_cannot_be_compared_is_refused_before_anything_runs(capsys, digits_bundle):
+    other = ("--checkpoint", GOLDEN / "himar-narrow-128.pth", "--config", GOLDEN / "himar-narrow-128.json")
+    assert "is not the model of" in run(capsys, digits_bundle, *other, code=1)[1]
     assert (
         "batch 65 is beyond the bundle's max_batch 64" in run(capsys, digits_bundle, *DIGITS, "--batch", 65, code=1)[1]
     )
     assert "phase low has only 16 positions" in run(capsys, digits_bundle, *DIGITS, "--low-steps", 17, code=1)[1]
     assert "--repeats" in run(capsys, digits_bundle, *DIGITS, "--repeats", 2, code=2)[1]
+
+
+def test_plots_without_matplotlib_name_the_extra_before_anything_runs(capsys, digits_bundle, tmp_path, monkeypatch):
+    monkeypatch.setattr("himar_kernels.console.find_spec", lambda name: None if name == "matplotlib" else name)
+    message = run(capsys, digits_bundle, *DIGITS, "--plots", tmp_path / "plots", code=1)[1]
+    assert "needs matplotlib, which is not installed: pip install 'himar[plot]'" in message
+    assert not (tmp_path / "plots").exists()
 
 
 def test_a_gpu_that_is_not_there_is_refused(capsys, digits_bundle):
