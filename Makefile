@@ -35,7 +35,7 @@ test: setup lint types
 
 cpp: setup
 	runtime/cpp/scripts/get-dependencies.sh build/cpp-deps $(BIN)/python
-	cd runtime/cpp && cmake --preset release && cmake --build --preset release && ctest --preset release
+	cd runtime/cpp && cmake --preset release && cmake --build --preset release --parallel $$(nproc) && ctest --preset release
 
 cuda: setup
 	$(BIN)/python -m himar_kernels.cuda_compile
