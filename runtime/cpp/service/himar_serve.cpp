@@ -2,10 +2,13 @@
 #include <malloc.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <ctime>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "arguments.h"
@@ -53,6 +56,17 @@ Settings settings_of(const Arguments& arguments) {
     return settings;
 }
 
+// The way down waits for the threads that still read requests and write answers. A client that sends or takes a byte now
+// and then would hold one of them for ever: another signal, or the end of this time, leaves such clients behind.
+void end_without_slow_clients(const sigset_t& signals) {
+    std::thread([signals] {
+        const timespec most{5, 0};
+        while (sigtimedwait(&signals, nullptr, &most) < 0 && errno == EINTR) continue;
+        log_event("stopped, with clients that were slow to send or to read.");
+        std::_Exit(0);
+    }).detach();
+}
+
 // Finish what is accepted; a second signal, or the end of the time, gives up the rest.
 void drain(Service& service, const sigset_t& signals, double seconds) {
     constexpr auto look = std::chrono::milliseconds(50);
@@ -61,6 +75,7 @@ void drain(Service& service, const sigset_t& signals, double seconds) {
     service.drain();
     while (!service.wait_until_idle(std::min(end, Clock::now() + look)) && Clock::now() < end)
         if (sigtimedwait(&signals, nullptr, &at_once) > 0) break;
+    end_without_slow_clients(signals);
     service.stop();
 }
 

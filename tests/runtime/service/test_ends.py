@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import signal
 import socket
@@ -57,6 +58,20 @@ def test_a_second_signal_ends_at_once(start_server: Any, bundle_path: Path, slow
     server.process.send_signal(signal.SIGTERM)
     assert server.reply(running).status == 503
     assert server.process.wait(timeout=60) == 0
+
+
+def test_a_client_that_sends_forever_cannot_hold_the_end_up(start_server: Any, bundle_path: Path) -> None:
+    server = start_server(bundle_path)
+    with socket.create_connection(("127.0.0.1", server.port)) as client:
+        client.sendall(b"POST /v1/images HTTP/1.1\r\nX-Slow: ")
+        time.sleep(0.5)  # somebody reads by now
+        server.process.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + 30
+        while server.process.poll() is None and time.monotonic() < deadline:
+            with contextlib.suppress(OSError):  # gone, as it should be
+                client.sendall(b"x")
+            time.sleep(0.1)
+        assert server.process.poll() == 0
 
 
 def _run(command: list[str], *arguments: str | Path) -> subprocess.CompletedProcess[str]:
