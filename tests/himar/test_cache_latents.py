@@ -2,7 +2,6 @@
 
 import json
 import pickle
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,39 +11,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from himar.cli import main
+sys.path.insert(0, str(Path(__file__).parent))
+from small_cache import NARROW, SETTINGS, VAE, contents, run, write_images
+
 from himar.digits import half_size
-from himar.file_hash import file_sha256
-from himar.files import read_state, write_safetensors
 from himar.image_crop import read_crop
 from himar.image_folder import list_images
-from himar.latent_cache import CacheSettings, cache_latents
-from himar.latent_index import CacheError, damaged_shards, read_index
+from himar.latent_cache import cache_latents
+from himar.latent_index import CacheError, read_index
 from himar.latent_reader import CachedLatents
 from himar.vae import load_vae
-from himar_kernels import ConfigError, InputError
-
-ROOT = Path(__file__).parents[2]
-VAE = ROOT / "himar" / "weights" / "digits-vae.safetensors"
-NARROW = Path(__file__).parents[1] / "golden" / "vae-narrow.ckpt"
-SETTINGS = CacheSettings(img_size=32, dtype="float32", shard_size=5, batch=3, readers=2)
+from himar_kernels import InputError
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Fourteen pictures of two classes, one of them damaged, and one file outside."""
-    root = tmp_path_factory.mktemp("images")
-    random = np.random.default_rng(0)
-    for number in range(14):
-        path = root / ("dog" if number % 3 else "cat") / f"{number:02d}.png"
-        path.parent.mkdir(exist_ok=True)
-        low = Image.fromarray(random.integers(0, 256, (5, 6, 3), dtype=np.uint8))
-        low.resize((48, 40), Image.Resampling.BICUBIC).save(path)
-    (root / "dog" / "05.png").write_bytes(b"no image")
-    (root / "notes.txt").write_text("")
-    return root
+    return write_images(tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture(scope="module")
@@ -52,16 +35,6 @@ def cache(folder, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("cache") / "latents"
     cache_latents(list_images(folder), VAE, out, SETTINGS)
     return out
-
-
-def run(*arguments: str | Path) -> int:
-    with pytest.raises(SystemExit) as stop:
-        main([str(argument) for argument in arguments])
-    return stop.value.code
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @torch.no_grad()
@@ -181,143 +154,6 @@ def test_a_finished_cache_is_left_alone(folder, cache):
     assert not calls
 
 
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [({"img_size": 64}, "img size 32, not 64"), ({"dtype": "float16"}, "dtype"), ({"shard_size": 4}, "shard size")],
-)
-def test_a_cache_of_something_else_is_refused(folder, cache, change, named):
-    before = contents(cache)
-    with pytest.raises(CacheError, match=named):
-        cache_latents(list_images(folder), VAE, cache, replace(SETTINGS, **change))
-    assert contents(cache) == before
-
-
-def test_another_vae_or_other_images_are_refused(folder, cache, tmp_path):
-    with pytest.raises(CacheError, match="vae sha256"):
-        cache_latents(list_images(folder), NARROW, cache, SETTINGS)
-    with pytest.raises(CacheError, match="vae sha256"):
-        CachedLatents(cache, vae_sha256=file_sha256(NARROW))
-    with pytest.raises(CacheError, match="img size 32, not 256"):
-        CachedLatents(cache, vae_sha256=file_sha256(VAE), img_size=256)
-    images = list_images(folder)
-    with pytest.raises(CacheError, match="fingerprint"):
-        cache_latents(replace(images, labels=images.labels[::-1]), VAE, cache, SETTINGS)
-    (tmp_path / "other.txt").write_text("")
-    with pytest.raises(CacheError, match="not empty"):
-        cache_latents(images, VAE, tmp_path, SETTINGS)
-
-
-def test_unsuitable_settings_are_refused(folder, tmp_path):
-    images = list_images(folder)
-    with pytest.raises(ConfigError, match="img_size 36 is not a multiple of 8"):
-        cache_latents(images, VAE, tmp_path / "c", replace(SETTINGS, img_size=36))
-    with pytest.raises(ConfigError, match="device 'tpu9' cannot be used"):
-        cache_latents(images, VAE, tmp_path / "c", replace(SETTINGS, device="tpu9"))
-    with pytest.raises(ConfigError, match="batch is 0"):
-        replace(SETTINGS, batch=0)
-
-
-def test_a_refused_run_leaves_nothing(folder, tmp_path):
-    images = list_images(folder)
-    for change in ({"img_size": 36}, {"device": "meta"}, {"device": "cuda:1023"}):
-        with pytest.raises(ConfigError):
-            cache_latents(images, VAE, tmp_path / "c", replace(SETTINGS, **change))
-    (tmp_path / "file").write_text("")
-    with pytest.raises(CacheError, match="cannot be written: Not a directory"):
-        cache_latents(images, VAE, tmp_path / "file" / "c", SETTINGS)
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
-
-
-@pytest.mark.parametrize(
-    ("name", "change", "text"),
-    [
-        ("labels", lambda labels: labels.to(torch.int8), "labels is I8 .* asks for I64"),
-        ("labels", lambda labels: labels.float(), "labels is F32"),
-        ("labels", lambda labels: labels + 5, "labels run from 5 to .* the index names 2 classes"),
-        ("labels", lambda labels: labels - 1, "labels run from -1"),
-        ("high", lambda high: high.half(), "high is F16 .* asks for F32"),
-    ],
-)
-def test_shards_of_other_types_or_classes_are_refused(cache, tmp_path, name, change, text):
-    out = tmp_path / "latents"
-    shutil.copytree(cache, out)
-    shard = out / "latents-00000.safetensors"
-    tensors, _ = read_state(shard, key=None)
-    write_safetensors(shard, {**tensors, name: change(tensors[name])}, {})
-    with pytest.raises(CacheError, match=text):
-        CachedLatents(out)
-
-
-def test_images_none_of_which_can_be_read_are_an_error(tmp_path):
-    (tmp_path / "images" / "cat").mkdir(parents=True)
-    (tmp_path / "images" / "cat" / "a.png").write_text("no")
-    with pytest.raises(InputError, match="none of the 1 images"):
-        cache_latents(list_images(tmp_path / "images"), VAE, tmp_path / "c", SETTINGS)
-    with pytest.raises(CacheError, match="holds no images"):
-        CachedLatents(tmp_path / "c")
-
-
-def test_moments_that_are_not_finite_are_never_written(folder, tmp_path, monkeypatch):
-    def broken(vae, crops):
-        return torch.full((len(crops), 2, 2, 4, 8, 8), 1e6), torch.zeros(len(crops), 2, 2, 4, 4, 4)
-
-    monkeypatch.setattr("himar.latent_cache.both_scales", broken)
-    with pytest.raises(InputError, match=r"cat/00\.png .* float16; use float32"):
-        cache_latents(list_images(folder), VAE, tmp_path / "c", replace(SETTINGS, dtype="float16"))
-    assert not list(tmp_path.iterdir())
-
-
-def test_damage_is_found(folder, tmp_path, capsys):
-    out = tmp_path / "latents"
-    cache_latents(list_images(folder), VAE, out, SETTINGS)
-    assert run("cache-latents", "--check", "--out", out, "--vae", VAE) == 0
-    assert run("cache-latents", "--check", "--out", out, "--vae", NARROW) == 1
-    shard = out / "latents-00001.safetensors"
-    whole = shard.read_bytes()
-    shard.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    capsys.readouterr()
-    assert run("cache-latents", "--check", "--out", out, "--json") == 1
-    output = capsys.readouterr()
-    assert "latents-00001.safetensors" in json.loads(output.out)["problems"][0]
-    assert "is not whole" in output.err
-    shard.write_bytes(whole[:100])
-    with pytest.raises(CacheError, match="missing or damaged"):
-        CachedLatents(out)
-    shard.unlink()
-    assert len(damaged_shards(out, read_index(out))) == 1
-    (out / "latents-00000.safetensors").replace(shard)
-    with pytest.raises(CacheError, match="missing or damaged"):
-        CachedLatents(out)
-
-
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        ("{", "damaged"),
-        ({"schema": "2.0"}, "newer"),
-        ({"dtype": "int8"}, "damaged"),
-        ({"shards": [{"file": "../x.safetensors", "count": 1, "sha256": ""}]}, "damaged"),
-        ({"img_size": None}, "damaged"),
-        ({"channels": 8}, "of shape"),
-        (None, "holds no index.json"),
-    ],
-)
-def test_an_index_that_makes_no_sense_is_refused(cache, tmp_path, change, named):
-    out = tmp_path / "latents"
-    out.mkdir()
-    for path in cache.iterdir():
-        (out / path.name).write_bytes(path.read_bytes())
-    index = out / "index.json"
-    if change is None:
-        index.unlink()
-    elif isinstance(change, str):
-        index.write_text(change)
-    else:
-        index.write_text(json.dumps({**json.loads(index.read_text()), **change}))
-    with pytest.raises(CacheError, match=named):
-        CachedLatents(out)
-
-
 def test_workers_of_a_data_loader_can_read_it(cache):
     latents = CachedLatents(cache)
     latents.moments(torch.tensor([0]))
@@ -340,12 +176,6 @@ def test_the_command_reports_what_it_did(folder, tmp_path, capsys):
     output = capsys.readouterr()
     assert "13 images of 2 classes in 1 shards, 2 skipped" in output.out
     assert "skipped dog/05.png" in output.err
-
-
-@pytest.mark.parametrize("arguments", [[], ["x"], ["x", "--check"], ["--dtype", "int8"], ["x", "--device", "meta"]])
-def test_wrong_usage_exits_with_2(arguments, tmp_path):
-    assert run("cache-latents", *arguments, "--out", tmp_path / "c") == 2
-    assert not (tmp_path / "c").exists()
 
 
 @pytest.mark.gpu
