@@ -14,7 +14,7 @@ from ..precision import DTYPES
 
 REPEATS = 20
 _SIZES = {"cuda": (4096, 8192, 16384), "cpu": (256, 512, 1024, 2048)}
-_LONGEST = 0.25  # seconds of one product, beyond which no larger one is tried
+_LONGEST = 0.1  # seconds of all runs of one size, beyond which no larger one is tried
 
 
 def seconds_each(run: Callable[[], object], device: str, repeats: int = REPEATS) -> float:
