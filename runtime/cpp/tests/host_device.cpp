@@ -114,7 +114,17 @@ bool HostDevice::kept_inside() const {
 
 long HostDevice::count(const std::string& name) const { return std::count(trace.begin(), trace.end(), name); }
 
+void HostDevice::need_current() const {
+    if (!is_current) throw std::logic_error("the device is not the calling thread's");
+}
+
+void HostDevice::synchronize() {
+    need_current();
+    trace.push_back("synchronize");
+}
+
 void HostDevice::queue(const std::string& name, std::function<void()> work) {
+    need_current();
     if (recording_ != nullptr) {
         recording_->push_back(std::move(work));
         return;
@@ -130,6 +140,7 @@ std::shared_ptr<void> HostDevice::allocate(std::size_t bytes) {
 }
 
 void HostDevice::upload(void* to, const void* from, std::size_t bytes) {
+    need_current();
     if (recording_ != nullptr) throw std::logic_error("a copy from the host cannot be recorded");
     trace.push_back("upload");
     std::memcpy(to, from, bytes);
@@ -148,6 +159,7 @@ void HostDevice::fetch(void* staging, const void* from, std::size_t bytes) {
 }
 
 void HostDevice::download(void* to, const void* from, std::size_t bytes) {
+    need_current();
     trace.push_back("download");
     std::memcpy(to, from, bytes);
 }
@@ -157,6 +169,7 @@ void HostDevice::launch(Launch launch) {
 }
 
 std::unique_ptr<Mark> HostDevice::mark() {
+    need_current();
     trace.push_back("mark");
     return std::make_unique<Passed>(*this);
 }

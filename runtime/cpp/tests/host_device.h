@@ -18,6 +18,7 @@ public:
     std::vector<std::string> trace;  // every call in order
     unsigned epoch_now = 0;
     std::string refuses_to_record;   // why `record` fails; empty when it does not
+    bool is_current = true;          // false, as a user's function may leave it: nothing is queued then
 
     // Whether every block still stands between its guard bytes.
     bool kept_inside() const;
@@ -27,7 +28,7 @@ public:
     // Queue any work under a name.
     void queue(const std::string& name, std::function<void()> work);
 
-    void make_current() override {}
+    void make_current() override { is_current = true; }
     std::shared_ptr<void> allocate(std::size_t bytes) override;
     std::shared_ptr<void> allocate_staging(std::size_t bytes) override { return allocate(bytes); }
     void upload(void* to, const void* from, std::size_t bytes) override;
@@ -36,7 +37,7 @@ public:
     void fetch(void* staging, const void* from, std::size_t bytes) override;
     void download(void* to, const void* from, std::size_t bytes) override;
     void launch(himar::core::Launch launch) override;
-    void synchronize() override { trace.push_back("synchronize"); }
+    void synchronize() override;
     std::unique_ptr<himar::core::Mark> mark() override;
     std::unique_ptr<himar::core::Graph> record(const std::function<void()>& enqueue) override;
     std::shared_ptr<ResidentDevice> another() const override { return std::make_shared<HostDevice>(); }
@@ -45,6 +46,8 @@ public:
 private:
     struct Block;
     using Calls = std::vector<std::function<void()>>;
+
+    void need_current() const;  // std::logic_error
 
     Calls* recording_ = nullptr;
     std::vector<std::weak_ptr<Block>> blocks_;

@@ -1,5 +1,29 @@
 // How the resident loop queues: segments recorded and replayed, no waiting before the end, an idle device after it.
+#include "error.h"
 #include "resident_pair.h"
+#include "seed_draws.h"
+
+namespace {
+
+// Draws that use another GPU, and fail where they are told to.
+struct LeavingDraws final : SeedDraws {
+    explicit LeavingDraws(HostDevice& device) : SeedDraws(3), device_(device) {}
+    void order(himar_phase phase, const himar::View<std::uint32_t>& images, std::int64_t n, std::int64_t* order) override {
+        SeedDraws::order(phase, images, n, order);
+        device_.is_current = false;
+    }
+    void noise(const himar_noise_request& request, float* noise) override {
+        SeedDraws::noise(request, noise);
+        device_.is_current = false;
+        if (fails) noise[0] = NAN;
+    }
+    bool fails = false;
+
+private:
+    HostDevice& device_;
+};
+
+}  // namespace
 
 TEST_SUITE_BEGIN("resident");
 
@@ -73,6 +97,30 @@ TEST_CASE("what a callback throws comes out, and leaves an idle device") {
     CHECK_THROWS_AS(pair.on_device({{1}, 0, 3}, guided(), [](const Step&, const float*) -> bool { throw 7; }), int);
     CHECK(pair.device->trace.back() == "synchronize");
     same(pair.on_device({{1}, 0, 3}, guided()), pair.on_host({{1}, 0, 3}, guided()));
+}
+
+TEST_CASE("a user's functions may leave another GPU behind") {
+    Pair pair;
+    const Chunk chunk{{1, 2}, 0, 3};
+    const Made wanted = pair.on_host(chunk, guided());
+    same(pair.on_device(chunk, guided(), [&](const Step&, const float*) {
+        pair.device->is_current = false;
+        CHECK(pair.resident.preview().side > 0);
+        pair.device->is_current = false;
+        return true;
+    }), wanted);
+    LeavingDraws leaving(*pair.device);
+    const himar_draws draws = c_draws(leaving);
+    const Chunk drawn{{1, 2}, 0, 0, &draws};
+    same(pair.on_device(drawn, guided()), wanted);
+    leaving.fails = true;
+    CHECK_THROWS_AS(pair.on_device(drawn, guided()), InputError);
+    CHECK(pair.device->trace.back() == "synchronize");
+    CHECK_THROWS_AS(pair.on_device(chunk, guided(), [&](const Step&, const float*) -> bool {
+        pair.device->is_current = false;
+        throw 7;
+    }), int);
+    CHECK(pair.device->trace.back() == "synchronize");
 }
 
 TEST_CASE("graphs of another epoch are not replayed") {

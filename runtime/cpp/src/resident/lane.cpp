@@ -53,6 +53,7 @@ bool ResidentLane::run(const Chunk& chunk, const Sampling& sampling, const GoOn&
         finished = generate(chunk, sampling, go_on, pixels);
     } catch (...) {
         try {
+            networks_.lane->make_current();  // a user's function may have left another GPU behind
             networks_.lane->synchronize();
         } catch (const EngineError&) {  // the first error is the one to tell
         }

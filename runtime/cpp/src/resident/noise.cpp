@@ -19,6 +19,7 @@ void NoiseSource::order(himar_phase phase, std::int64_t n, u32* ranks) {
     }
     std::vector<u32> places(static_cast<std::size_t>(batch * n));
     given_->ranks(places.data(), phase, images_.data(), batch, n);
+    device_.make_current();  // the draws are a user's, who may use another GPU
     device_.upload(ranks, places.data(), places.size() * sizeof(u32));
     if (phase == HIMAR_PHASE_LOW) low_ranks_ = std::move(places);
 }
@@ -35,6 +36,7 @@ void NoiseSource::send(const Step& step, std::int64_t k) {
     const auto batch = static_cast<std::int64_t>(images_.size()), C = model_.channels;
     const auto r = static_cast<std::int64_t>(positions.size()) / batch;
     const float* const drawn = given_->noise(step, k, images_.data(), positions.data(), batch, r, C);
+    device_.make_current();  // as in `order`
     device_.upload(tables_.noise, drawn, static_cast<std::size_t>(batch * r * C) * sizeof(float));
 }
 
