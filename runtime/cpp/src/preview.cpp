@@ -9,6 +9,7 @@ constexpr std::int64_t kMostItems = 0x7FFFFFFF;
 
 // Engines may be built for one size only.
 bool takes(const ComponentSpec& decoder, std::int64_t side) {
+    if (decoder.inputs.empty()) return false;
     const std::vector<Axis>& shape = decoder.inputs.front().shape;
     bool fits = shape.size() == 4;
     for (std::size_t axis = 2; fits && axis < 4; ++axis) {

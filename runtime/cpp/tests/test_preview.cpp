@@ -94,6 +94,21 @@ TEST_CASE("a bundle that cannot make previews says why, and still makes images")
     holds(refusal(ranged.path()), "does not take latents of 2 by 2");
 }
 
+TEST_CASE("a decoder without inputs is refused, not read beyond its end") {
+    const Copy copy;
+    copy.edit([](Json& m) { m["components"]["vae_decoder"]["inputs"] = Json::array(); });
+    himar::Pipeline pipeline = load(copy.path());
+    himar::GenerateOptions options;
+    options.labels = {1};
+    std::string said;
+    options.on_step = [&](const himar::Progress& step) {
+        said = sentence_of<himar::Error>([&] { step.preview(); });
+        return false;
+    };
+    CHECK(pipeline.generate(options).cancelled());
+    holds(said, "this bundle's vae_decoder does not take latents of 2 by 2");
+}
+
 TEST_CASE("a preview that is not finite is an error of the preview alone") {
     himar::Pipeline pipeline = load(bundle("nan-vae_decoder"));
     himar::GenerateOptions options;
