@@ -13,7 +13,7 @@ namespace {
 
 constexpr double kNotGiven = std::numeric_limits<double>::quiet_NaN();
 // Sizes of the structs in the first version of the header.
-constexpr std::size_t kLeastLoad = sizeof(himar_load_params), kLeastGenerate = offsetof(himar_generate_params, draws);
+constexpr std::size_t kFirstLoad = sizeof(himar_load_params), kFirstGenerate = offsetof(himar_generate_params, draws);
 
 himar_load_params load_defaults() {
     himar_load_params params{};
@@ -29,9 +29,9 @@ himar_generate_params generate_defaults() {
 }
 
 template <class Params>
-Params taken_over(const Params& params, Params defaults, std::size_t least, const char* name) {
+Params taken_over(const Params& params, Params defaults, std::size_t first, const char* name) {
     const std::size_t size = params.struct_size;
-    if (size < least || size > sizeof(Params))
+    if (size != first && size != sizeof(Params))
         throw InputError(std::string(name) + ".struct_size is " + std::to_string(size) + "; it must be " +
                          std::to_string(sizeof(Params)) + ": call " + name +
                          "_init first, and compile with the header of the library that is linked.");
@@ -80,11 +80,11 @@ himar_status write_text(const std::string& whole, char* text, std::size_t capaci
 }  // namespace
 
 himar_load_params known(const himar_load_params& params) {
-    return taken_over(params, load_defaults(), kLeastLoad, "himar_load_params");
+    return taken_over(params, load_defaults(), kFirstLoad, "himar_load_params");
 }
 
 himar_generate_params known(const himar_generate_params& params) {
-    return taken_over(params, generate_defaults(), kLeastGenerate, "himar_generate_params");
+    return taken_over(params, generate_defaults(), kFirstGenerate, "himar_generate_params");
 }
 
 }  // namespace himar::core
