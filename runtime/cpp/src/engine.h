@@ -65,6 +65,13 @@ inline void write_key(Places places, std::vector<std::int64_t>& key) {
     }
 }
 
+// EngineError unless a component has as many tensors as there are places for them.
+void check_count(const ComponentSpec& spec, Places places);
+
+// True for the place of one of a component's inputs, false for that of an output. EngineError for a place of neither, or
+// of another type than the component's tensor has: an engine would read or write beyond its end.
+bool is_input(const ComponentSpec& spec, const Place& place);
+
 // One component compiled for a backend. Not thread-safe: a clone per thread.
 class Engine {
 public:

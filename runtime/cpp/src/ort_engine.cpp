@@ -83,10 +83,7 @@ private:
     }
 
     Bound bind(Places places) {
-        if (places.size() != spec().inputs.size() + spec().outputs.size())
-            throw EngineError(spec().name + " has " + std::to_string(spec().inputs.size()) + " inputs and " +
-                              std::to_string(spec().outputs.size()) + " outputs, where the loop has " +
-                              std::to_string(places.size()) + " tensors for them; build the bundle again.");
+        check_count(spec(), places);
         Bound made{key_, Ort::IoBinding(session_->session)};
         const Ort::MemoryInfo memory =
             session_->lane == nullptr
@@ -101,25 +98,12 @@ private:
                          : Ort::Value::CreateTensor(memory, place.address, count * sizeof(std::int64_t),
                                                     place.shape.sizes, place.shape.rank,
                                                     ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64);
-            if (is_named(spec().inputs, place))
+            if (is_input(spec(), place))
                 made.binding.BindInput(place.name, value);
-            else if (is_named(spec().outputs, place))
-                made.binding.BindOutput(place.name, value);
             else
-                throw EngineError(spec().name + " has no tensor " + place.name + "; build the bundle again.");
+                made.binding.BindOutput(place.name, value);
         }
         return made;
-    }
-
-    bool is_named(const std::vector<TensorSpec>& tensors, const Place& place) const {
-        const auto found = std::find_if(tensors.begin(), tensors.end(),
-                                        [&](const TensorSpec& tensor) { return tensor.name == place.name; });
-        if (found == tensors.end()) return false;
-        const char* const dtype = place.dtype == Dtype::kFloat32 ? "float32" : "int64";
-        if (found->dtype != dtype)
-            throw EngineError(spec().name + " takes " + place.name + " as " + found->dtype + ", where the loop has " +
-                              dtype + "; build the bundle again.");
-        return true;
     }
 
     std::shared_ptr<Session> session_;

@@ -77,4 +77,23 @@ TEST_CASE("a device is read whole") {
               "device is '" + text + "'; it must be 'cpu', 'cuda' or 'cuda:N' with a GPU's number.");
 }
 
+TEST_CASE("places that are not a component's are refused before an engine takes them") {
+    ComponentSpec spec;
+    spec.name = "head";
+    spec.inputs = {{"x", "float32", {std::string("rows")}}, {"timestep", "int64", {std::int64_t{1}}}};
+    spec.outputs = {{"prediction", "float16", {std::string("rows")}}};
+    float floats[1] = {};
+    long long words[1] = {};
+    CHECK(is_input(spec, Place("x", floats, {1})));
+    CHECK(is_input(spec, Place("timestep", words, {1})));
+    CHECK(sentence_of<EngineError>([&] { is_input(spec, Place("x", words, {1})); }) ==
+          "head takes x as float32, where the loop has int64; build the bundle again.");
+    CHECK(sentence_of<EngineError>([&] { is_input(spec, Place("prediction", floats, {1})); }) ==
+          "head takes prediction as float16, where the loop has float32; build the bundle again.");
+    CHECK(sentence_of<EngineError>([&] { is_input(spec, Place("y", floats, {1})); }) ==
+          "head has no tensor y; build the bundle again.");
+    CHECK(sentence_of<EngineError>([&] { check_count(spec, {Place("x", floats, {1})}); }) ==
+          "head has 2 inputs and 1 outputs, where the loop has 1 tensors for them; build the bundle again.");
+}
+
 TEST_SUITE_END();

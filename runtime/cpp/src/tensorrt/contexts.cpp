@@ -65,6 +65,7 @@ void Contexts::forget() {
 
 Contexts::Context Contexts::make(Places places, const CollectedErrors& errors) {
     const ComponentSpec& spec = loaded_->spec;
+    check_count(spec, places);
     Context made;
     {
         const std::lock_guard<std::mutex> lock(loaded_->making);
@@ -73,9 +74,7 @@ Contexts::Context Contexts::make(Places places, const CollectedErrors& errors) {
     }
     if (made.context == nullptr) throw EngineError(spec.name + " gets no execution context: " + errors.first());
     for (const Place& place : places) {
-        const bool is_input = std::any_of(spec.inputs.begin(), spec.inputs.end(),
-                                          [&](const TensorSpec& tensor) { return tensor.name == place.name; });
-        if (is_input) set_shape(*made.context, place, errors);
+        if (is_input(spec, place)) set_shape(*made.context, place, errors);
         if (!made.context->setTensorAddress(place.name, place.address))
             throw EngineError(spec.name + " does not take " + place.name + " at its address: " + errors.first());
     }
