@@ -21,7 +21,7 @@ struct Capability {
 // EngineError when there is no such GPU.
 Capability compute_capability(int index);
 
-class CudaDevice final : public ResidentDevice, public std::enable_shared_from_this<CudaDevice> {
+class CudaDevice final : public ResidentDevice {
 public:
     // Open a lane of GPU `index`; with `shared`, `another` gives lanes on this lane's stream, not on streams of their own.
     // EngineError: no driver, no such GPU, no kernels for it.

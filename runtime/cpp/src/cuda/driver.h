@@ -23,7 +23,6 @@ using Address = unsigned long long;  // CUdeviceptr
 // Every function: name, exported name, parameters. All of them return a CUresult.
 #define HIMAR_CUDA_FUNCTIONS(X)                                                                                      \
     X(cuInit, cuInit, (unsigned))                                                                                    \
-    X(cuDriverGetVersion, cuDriverGetVersion, (int*))                                                                \
     X(cuGetErrorName, cuGetErrorName, (int, const char**))                                                           \
     X(cuDeviceGet, cuDeviceGet, (int*, int))                                                                         \
     X(cuDeviceGetAttribute, cuDeviceGetAttribute, (int*, int, int))                                                  \

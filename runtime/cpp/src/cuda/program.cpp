@@ -32,7 +32,13 @@ Program::Program(std::string_view image) {
     if (image.empty())
         throw EngineError("this build of himar's C++ runtime has no CUDA kernels, since nvcc was not found when it was "
                           "configured; configure it with -DHIMAR_CUDA=ON and nvcc on the PATH, or use device 'cpu'.");
-    HIMAR_CUDA(cuLibraryLoadData, &library_, image.data(), nullptr, nullptr, 0, nullptr, nullptr, 0);
+    try {
+        HIMAR_CUDA(cuLibraryLoadData, &library_, image.data(), nullptr, nullptr, 0, nullptr, nullptr, 0);
+    } catch (const EngineError& error) {
+        throw EngineError(std::string("the CUDA kernels of this build do not load on this GPU: ") + error.what() +
+                          " Install a driver at least as new as the CUDA toolkit that compiled them, or build himar's C++ "
+                          "runtime with an older toolkit.");
+    }
 }
 
 Program::~Program() { driver().cuLibraryUnload(library_); }

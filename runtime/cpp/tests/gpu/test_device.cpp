@@ -69,6 +69,7 @@ TEST_CASE("every kernel loads, and ranks are those of the host to the bit") {
 #define HIMAR_KERNEL(entry, body, words, parameters, arguments) CHECK(program.function(#entry) != nullptr);
 #include "entries.cuh"
     CHECK_THROWS_AS(program.function("himar_nothing"), EngineError);
+    holds(sentence_of<EngineError>([] { cuda::Program("no image"); }), "the CUDA kernels of this build do not load on this GPU: ");
 }
 
 TEST_CASE("a recorded graph runs when it is replayed, as often as it is, and reads what lies there then") {
