@@ -1,8 +1,8 @@
-"""The resident loop in host memory: the images of the loop in NumPy, launches recorded and replayed, no waiting."""
+"""The resident loop in host memory: the images of the loop in NumPy, without waiting for the device."""
 
 from __future__ import annotations
 
-import importlib.util
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,14 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from himar_kernels import EngineError, PhiloxDraws, RecordedDraws, SamplingConfig, load_recording, recorded_request
-from himar_runtime import Bundle, Device, Pipeline, load_networks
-from himar_runtime.resident.runner import ResidentRunner
-from himar_runtime.runner import HostRunner
+sys.path.insert(0, str(Path(__file__).parent))
+from resident_pipelines import host_pipeline, lane_of, resident_pipeline, same
 
-_SPEC = importlib.util.spec_from_file_location("host_lane", Path(__file__).with_name("host_lane.py"))
-host_lane = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(host_lane)
+from himar_kernels import EngineError, PhiloxDraws, RecordedDraws, SamplingConfig, load_recording, recorded_request
+from himar_runtime import Pipeline
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 GUIDED = SamplingConfig(3, 2, low_guidance=1.5, high_guidance=2.0, low_diffusion_steps=6, high_diffusion_steps=5)
@@ -35,34 +32,7 @@ class HostDraws:
 
 @pytest.fixture
 def resident(host_kernels) -> Callable[..., Pipeline]:
-    def make(path: Path, recordable: str | None = None) -> Pipeline:
-        bundle = Bundle.open(path)
-        lane = host_lane.HostLane(host_kernels)
-        networks = host_lane.on_host_lane(load_networks(bundle, Device("cpu"), 1), lane, recordable)
-        pipeline = Pipeline(bundle, networks)
-        assert isinstance(pipeline._runner, ResidentRunner)
-        return pipeline
-
-    return make
-
-
-def _lane(pipeline: Pipeline) -> Any:
-    return pipeline._runner._lane.device
-
-
-def _host(path: Path) -> Pipeline:
-    bundle = Bundle.open(path)
-    pipeline = Pipeline(bundle, load_networks(bundle, Device("cpu"), 1))
-    assert isinstance(pipeline._runner, HostRunner)
-    return pipeline
-
-
-def _same(result: Any, expected: Any) -> None:
-    for name in ("low_latents", "latents"):
-        values, wanted = getattr(result, name), getattr(expected, name)
-        assert np.linalg.norm(values - wanted) <= 1e-5 * np.linalg.norm(wanted), name
-    if expected.images is not None:
-        assert np.abs(result.images.astype(int) - expected.images).max() <= 1
+    return lambda path, recordable=None: resident_pipeline(path, host_kernels, recordable)
 
 
 @pytest.mark.parametrize(
@@ -78,51 +48,18 @@ def _same(result: Any, expected: Any) -> None:
 )
 @pytest.mark.parametrize("draws", [PhiloxDraws(2**63 + 5), HostDraws(11)])
 def test_the_images_are_those_of_the_loop_on_the_host(resident, bundle_path: Path, sampling, draws) -> None:
-    pipeline, host = resident(bundle_path), _host(bundle_path)
+    pipeline, host = resident(bundle_path), host_pipeline(bundle_path)
     for labels in ([1, 3, 0], [4], [2, 2, 1, 0, 3]):
-        _same(
+        same(
             pipeline.generate(labels, draws=draws, sampling=sampling, first_index=7),
             host.generate(labels, draws=draws, sampling=sampling, first_index=7),
         )
 
 
-def test_segments_run_once_are_recorded_once_and_then_replayed(resident, bundle_path: Path) -> None:
-    pipeline = resident(bundle_path)
-    lane = _lane(pipeline)
-    first = pipeline.generate([1, 2], seed=3, sampling=GUIDED)
-    # Within one request only the reverse steps repeat: MLP steps of equal r, and DiT steps.
-    assert lane.trace.count("himar_dit_step") == 1
-    assert lane.trace.count("transformer_low") == GUIDED.low_steps
-    assert lane.trace.count("transformer_high") == GUIDED.high_steps
-    pipeline.generate([1, 2], seed=4, sampling=GUIDED)
-    lane.trace.clear()
-    again = pipeline.generate([1, 2], seed=3, sampling=GUIDED)
-    assert not {"transformer_low", "transformer_high", "mlp_head", "dit_head"} & set(lane.trace)
-    steps = GUIDED.low_steps * GUIDED.low_diffusion_steps + GUIDED.high_steps * GUIDED.high_diffusion_steps
-    decoder = "vae_decoder" in Bundle.open(bundle_path).manifest.components
-    assert lane.trace.count("replay") == steps + GUIDED.low_steps + GUIDED.high_steps + decoder
-    assert np.array_equal(first.latents, again.latents)
-
-
-def test_a_replayed_graph_follows_seed_label_guidance_chain_and_temperature(resident, bundle_path: Path) -> None:
-    pipeline, host = resident(bundle_path), _host(bundle_path)
-    for seed in range(3):
-        pipeline.generate([0, 1], seed=seed, sampling=GUIDED)
-    others = [
-        replace(GUIDED, low_guidance=2.5, high_guidance=1.1),
-        replace(GUIDED, temperature=0.3),
-        replace(GUIDED, low_diffusion_steps=9, high_diffusion_steps=4),
-        replace(GUIDED, guidance_schedule="constant"),
-    ]
-    for sampling in others:
-        arguments = {"seed": 99, "sampling": sampling, "first_index": 2**32 - 2}
-        _same(pipeline.generate([4, 2], **arguments), host.generate([4, 2], **arguments))
-
-
 def test_nothing_waits_for_the_device_before_the_end(resident, bundle_path: Path) -> None:
     pipeline = resident(bundle_path)
     pipeline.generate([1, 2], seed=3, sampling=GUIDED)
-    trace = _lane(pipeline).trace
+    trace = lane_of(pipeline).trace
     assert "wait" not in trace and "mark" not in trace
     launched = [i for i, name in enumerate(trace) if name not in ("upload", "clear", "download")]
     assert all(i < launched[0] for i, name in enumerate(trace) if name == "upload")
@@ -131,7 +68,7 @@ def test_nothing_waits_for_the_device_before_the_end(resident, bundle_path: Path
 
 def test_previews_are_those_of_the_loop_on_the_host(resident, bundle_path: Path) -> None:
     seen = {}
-    for name, pipeline in (("host", _host(bundle_path)), ("resident", resident(bundle_path))):
+    for name, pipeline in (("host", host_pipeline(bundle_path)), ("resident", resident(bundle_path))):
         steps = seen[name] = []
 
         def look(step, steps=steps) -> None:
@@ -152,7 +89,7 @@ def test_progress_comes_one_step_behind_and_can_cancel(resident, bundle_path: Pa
 
     def note(event) -> bool:
         seen.append((event.phase, event.step, event.done, event.total))
-        assert _lane(pipeline).trace.count("mark") == min(event.done + 1, event.total)
+        assert lane_of(pipeline).trace.count("mark") == min(event.done + 1, event.total)
         return True
 
     pipeline.generate([1, 2], seed=3, sampling=GUIDED, on_step=note)
@@ -160,72 +97,24 @@ def test_progress_comes_one_step_behind_and_can_cancel(resident, bundle_path: Pa
     for last in range(5):
         result = pipeline.generate([1, 2], seed=3, sampling=GUIDED, on_step=lambda event, n=last: event.done <= n)
         assert (result.status, len(result.latents)) == ("cancelled", 0)
-    _same(
-        pipeline.generate([1, 2], seed=3, sampling=GUIDED), _host(bundle_path).generate([1, 2], seed=3, sampling=GUIDED)
+    same(
+        pipeline.generate([1, 2], seed=3, sampling=GUIDED),
+        host_pipeline(bundle_path).generate([1, 2], seed=3, sampling=GUIDED),
     )
-
-
-def test_graphs_of_another_epoch_are_not_replayed(resident, bundle_path: Path) -> None:
-    """An engine that gave up its contexts has pulled the ground from under every graph."""
-    pipeline = resident(bundle_path)
-    for _ in range(3):
-        expected = pipeline.generate([1, 2], seed=3, sampling=GUIDED)
-    lane = _lane(pipeline)
-    lane.epoch += 1
-    lane.trace.clear()
-    again = pipeline.generate([1, 2], seed=3, sampling=GUIDED)
-    assert lane.trace.count("transformer_low") == GUIDED.low_steps
-    assert np.array_equal(expected.latents, again.latents)
-
-
-def test_an_engine_that_can_no_longer_be_recorded_is_asked_before_each_recording(
-    resident, bundle_path: Path, caplog
-) -> None:
-    pipeline = resident(bundle_path)
-    pipeline._runner._lane.engines["dit_head"].recordable = "it allocates"
-    result = pipeline.generate([1, 2], seed=3, sampling=GUIDED)
-    assert "cannot be recorded: it allocates" in caplog.text
-    assert "replay" not in _lane(pipeline).trace
-    _same(result, _host(bundle_path).generate([1, 2], seed=3, sampling=GUIDED))
 
 
 def test_whoever_leaves_early_leaves_an_idle_device(resident, bundle_path: Path) -> None:
     pipeline = resident(bundle_path)
     pipeline.generate([1, 2], seed=3, sampling=GUIDED, on_step=lambda event: False)
-    assert _lane(pipeline).trace[-1] == "synchronize"
+    assert lane_of(pipeline).trace[-1] == "synchronize"
 
     def fail(event) -> None:
         raise ZeroDivisionError
 
-    _lane(pipeline).trace.clear()
+    lane_of(pipeline).trace.clear()
     with pytest.raises(ZeroDivisionError):
         pipeline.generate([1, 2], seed=3, sampling=GUIDED, on_step=fail)
-    assert _lane(pipeline).trace[-1] == "synchronize"
-
-
-def test_engines_that_cannot_be_recorded_run_directly(resident, bundle_path: Path, caplog) -> None:
-    with caplog.at_level("INFO"):
-        pipeline = resident(bundle_path, "their streams are their own")
-    assert "without CUDA graphs: their streams are their own" in caplog.text
-    for _ in range(3):
-        result = pipeline.generate([1, 2], seed=3, sampling=GUIDED)
-    assert "replay" not in _lane(pipeline).trace
-    _same(result, _host(bundle_path).generate([1, 2], seed=3, sampling=GUIDED))
-
-
-def test_a_recording_that_fails_is_logged_once_and_the_images_come_all_the_same(
-    resident, bundle_path: Path, caplog, monkeypatch
-) -> None:
-    pipeline = resident(bundle_path)
-
-    def refuse(enqueue) -> None:
-        raise EngineError("CUDA's cudaStreamEndCapture failed: StreamCaptureInvalidated.")
-
-    monkeypatch.setattr(_lane(pipeline), "record", refuse)
-    for _ in range(2):
-        result = pipeline.generate([1, 2], seed=3, sampling=GUIDED)
-    assert caplog.text.count("cannot be recorded: CUDA's cudaStreamEndCapture failed") == 1
-    _same(result, _host(bundle_path).generate([1, 2], seed=3, sampling=GUIDED))
+    assert lane_of(pipeline).trace[-1] == "synchronize"
 
 
 def test_lanes_of_four_threads_give_the_images_of_one(resident, bundle_path: Path) -> None:
@@ -266,7 +155,7 @@ def test_values_that_are_not_finite_stop_with_the_component(
     def poison(tensors) -> None:
         run(tensors)
         output = tensors[engine.spec.outputs[-1].name]
-        lane = _lane(pipeline)
+        lane = lane_of(pipeline)
         lane.queue("poison", lambda: lane._memory.upload(output.address, np.full(output.shape, np.nan, np.float32)))
 
     engine.enqueue = poison

@@ -1,0 +1,48 @@
+"""Pipelines whose loop is the resident one in host memory, those beside them, and what both must give."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent))
+import host_lane
+
+from himar_runtime import Bundle, Device, Pipeline, load_networks
+from himar_runtime.resident.runner import ResidentRunner
+from himar_runtime.runner import HostRunner
+
+
+def resident_pipeline(path: Path, kernels: Any, recordable: str | None = None) -> Pipeline:
+    """Return a bundle's pipeline on a host lane; `recordable` is why its engines refuse to be recorded."""
+    bundle = Bundle.open(path)
+    lane = host_lane.HostLane(kernels)
+    networks = host_lane.on_host_lane(load_networks(bundle, Device("cpu"), 1), lane, recordable)
+    pipeline = Pipeline(bundle, networks)
+    assert isinstance(pipeline._runner, ResidentRunner)
+    return pipeline
+
+
+def lane_of(pipeline: Pipeline) -> Any:
+    """Return the lane of a resident pipeline."""
+    return pipeline._runner._lane.device
+
+
+def host_pipeline(path: Path) -> Pipeline:
+    """Return a bundle's pipeline with the loop in NumPy."""
+    bundle = Bundle.open(path)
+    pipeline = Pipeline(bundle, load_networks(bundle, Device("cpu"), 1))
+    assert isinstance(pipeline._runner, HostRunner)
+    return pipeline
+
+
+def same(result: Any, expected: Any) -> None:
+    """Require equal latents (relative L2 of 1e-5) and pixels (within 1)."""
+    for name in ("low_latents", "latents"):
+        values, wanted = getattr(result, name), getattr(expected, name)
+        assert np.linalg.norm(values - wanted) <= 1e-5 * np.linalg.norm(wanted), name
+    if expected.images is not None:
+        assert np.abs(result.images.astype(int) - expected.images).max() <= 1
