@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from himar_kernels import ConfigError, InputError
-from himar_kernels.files import refusal, require_writable_folder
+from himar_kernels.files import refusal, remove_unfinished, require_writable_folder
 
 from .device import full_precision, usable_device
 from .digits import half_size
@@ -88,6 +88,7 @@ def cache_latents(
 def _begin(images: ImageList, vae: AutoencoderKL, vae_sha256: str, folder: Path, settings: CacheSettings) -> CacheIndex:
     """Return the index to go on from: that of the folder, or a new one, which is not written yet."""
     require_writable_folder(folder, CacheError)
+    remove_unfinished(folder / INDEX_FILE)
     try:
         inside = [path.name for path in folder.iterdir()] if folder.exists() else []
     except OSError as error:
