@@ -8,9 +8,9 @@
 namespace himar::core::tensorrt {
 namespace {
 
-std::string shown(const Shape& shape) {
+std::string shown(const std::int64_t* sizes, std::size_t rank) {
     std::string text;
-    for (std::size_t i = 0; i < shape.rank; ++i) text += (i == 0 ? "" : ", ") + std::to_string(shape.sizes[i]);
+    for (std::size_t i = 0; i < rank; ++i) text += (i == 0 ? "" : ", ") + std::to_string(sizes[i]);
     return "(" + text + ")";
 }
 
@@ -78,6 +78,8 @@ Contexts::Context Contexts::make(Places places, const CollectedErrors& errors) {
         if (!made.context->setTensorAddress(place.name, place.address))
             throw EngineError(spec.name + " does not take " + place.name + " at its address: " + errors.first());
     }
+    for (const Place& place : places)
+        if (!is_input(spec, place)) check_output(*made.context, place);
     if (bytes_ > 0) {
         made.memory = lane_->scratch();
         made.context->setDeviceMemoryV2(made.memory.get(), bytes_);
@@ -85,13 +87,25 @@ Contexts::Context Contexts::make(Places places, const CollectedErrors& errors) {
     return made;
 }
 
+// Once all inputs have their shapes: TensorRT would write a larger output beyond its place.
+void Contexts::check_output(const nvinfer1::IExecutionContext& context, const Place& place) const {
+    const nvinfer1::Dims found = context.getTensorShape(place.name);
+    const auto rank = static_cast<std::size_t>(std::max(found.nbDims, 0));
+    const auto fits = [](std::int64_t size, std::int64_t wanted) { return size == wanted || size == -1; };  // -1: still open
+    if (!std::equal(found.d, found.d + rank, place.shape.sizes, place.shape.sizes + place.shape.rank, fits))
+        throw EngineError(loaded_->spec.name + " gives " + place.name + " with shape " + shown(found.d, rank) +
+                          ", where the loop has " + shown(place.shape.sizes, place.shape.rank) +
+                          "; build the bundle again.");
+}
+
 void Contexts::set_shape(nvinfer1::IExecutionContext& context, const Place& place, const CollectedErrors& errors) const {
     nvinfer1::Dims dims{};
     dims.nbDims = static_cast<std::int32_t>(place.shape.rank);
     std::copy_n(place.shape.sizes, place.shape.rank, dims.d);
     if (!context.setInputShape(place.name, dims))
-        throw EngineError(loaded_->spec.name + " does not take " + place.name + " with shape " + shown(place.shape) + " (" +
-                          errors.first() + "); it was built for " + profile_of(loaded_->spec) +
+        throw EngineError(loaded_->spec.name + " does not take " + place.name + " with shape " +
+                          shown(place.shape.sizes, place.shape.rank) + " (" + errors.first() +
+                          "); it was built for " + profile_of(loaded_->spec) +
                           ": use fewer images at once.");
 }
 

@@ -55,6 +55,7 @@ private:
     };
 
     Context make(Places places, const CollectedErrors& errors);
+    void check_output(const nvinfer1::IExecutionContext& context, const Place& place) const;
     void set_shape(nvinfer1::IExecutionContext& context, const Place& place, const CollectedErrors& errors) const;
 
     std::shared_ptr<Loaded> loaded_;
