@@ -18,7 +18,8 @@ struct Widths {
 // Latents decoded together: the decoder's activations are large, and a few images already fill a device.
 constexpr std::int64_t kDecodeBatch = 8;
 
-// Shapes for B = batch; rows are [conditional; unconditional]. The same buffers as himar_runtime/resident/buffers.py.
+// Shapes for B = batch; rows are [conditional; unconditional]. Those of himar_runtime/resident/buffers.py that
+// hold a run's state, with each head's own where Python's phases share one.
 class Buffers {
 public:
     // Allocate everything as one block. InputError when a launch over so many images has more items than the kernels

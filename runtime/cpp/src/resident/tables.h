@@ -10,7 +10,7 @@
 
 namespace himar::core {
 
-// Shapes for B = batch; the others of himar_runtime/resident/buffers.py are in Buffers.
+// Shapes for B = batch; what the loop on the host has too is in Buffers.
 class Tables {
 public:
     Tables(const ModelInfo& model, std::int64_t batch, const Allocate& allocate);
