@@ -7,9 +7,10 @@ the islands of half precision (export.components) are float32.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 
 from himar.config import HeadKind, ModelConfig, ScaleVector
-from himar_runtime.phases import PhaseInfo, model_phases
+from himar_runtime import ModelInfo, PhaseInfo
 
 from .cost import FLOAT32, Work, attention, passing, product, table
 
@@ -18,17 +19,14 @@ MODULATIONS: Mapping[ScaleVector, int] = {"none": 0, "learned": 4, "sinusoidal":
 TIMESTEP_FREQUENCIES = 128
 
 
+def runtime_model(config: ModelConfig) -> ModelInfo:
+    """Return what the runtime reads of a configuration, as `phases.model_info` does, which imports torch."""
+    return ModelInfo(**{field.name: getattr(config, field.name) for field in fields(ModelInfo)})
+
+
 def config_phases(config: ModelConfig) -> tuple[PhaseInfo, ...]:
     """Return the phases that a model has, in order, with the names of their components."""
-    return model_phases(
-        config.pivots,
-        config.low_head,
-        config.high_head,
-        low_side=config.cond_scale,
-        high_side=config.grid,
-        width=config.width,
-        channels=config.channels,
-    )
+    return runtime_model(config).phases
 
 
 def head_width(config: ModelConfig, kind: HeadKind) -> int:

@@ -10,13 +10,13 @@ from typing import Any
 from himar.config import ModelConfig, read_config, resolve
 from himar_kernels import ConfigError, InputError, SamplingConfig
 from himar_kernels.console import require_extra
-from himar_runtime import Bundle, ModelInfo
+from himar_runtime import Bundle
 from himar_runtime.phases import VAE_DECODER
 from himar_runtime.request import choose_sampling, require_phases
 
 from .cost import value_bytes
 from .cost_decoder import DecoderSizes, checkpoint_decoder, exported_decoder
-from .cost_networks import config_phases
+from .cost_networks import runtime_model
 from .cost_run import Request
 
 KL16 = DecoderSizes()
@@ -74,8 +74,7 @@ def config_request(
     if vae is not None:
         require_extra("export", "torch", "safetensors")
         decoder = checkpoint_decoder(vae, config)
-    names = [part for phase in config_phases(config) for part in (phase.transformer, phase.head)]
-    names += [] if decoder is None else [VAE_DECODER]
+    names = [*runtime_model(config).networks, *([] if decoder is None else [VAE_DECODER])]
     for component, each in component_precision.items():
         if component not in names:
             raise ConfigError(f"this model has no component {component!r}; its components are {', '.join(names)}.")
@@ -93,6 +92,5 @@ def _sampling(
     config: ModelConfig, name: str | None, guidance: float | None, changes: Mapping[str, Any]
 ) -> SamplingConfig:
     sampling = choose_sampling(config.sampling, name, guidance, changes)
-    model = ModelInfo(**{field.name: getattr(config, field.name) for field in fields(ModelInfo)})
-    require_phases(model, sampling, changes)
+    require_phases(runtime_model(config), sampling, changes)
     return sampling
