@@ -10,13 +10,9 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from gpu_report import Report
 from report_tests import run_within
 
-STUBBORN = """
-import signal, subprocess, sys, time
-signal.signal(signal.SIGINT, signal.SIG_IGN)
-child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-print("child", child.pid, flush=True)
-time.sleep(600)
-"""
+# Shells, which begin at once: Python may need seconds to start where other tests keep every core busy.
+STUBBORN = "trap '' INT; sleep 600 & echo child $!; wait"
+YIELDING = "trap 'echo second; exit' INT; echo first; sleep 600 & wait"
 
 
 def test_a_command_that_ends_in_time_keeps_its_exit_code_and_its_output(tmp_path):
@@ -27,9 +23,8 @@ def test_a_command_that_ends_in_time_keeps_its_exit_code_and_its_output(tmp_path
 
 
 def test_a_command_that_does_not_end_is_interrupted_and_says_what_it_has(tmp_path):
-    code = "import time; print('first', flush=True)\ntry: time.sleep(600)\nexcept KeyboardInterrupt: print('second')"
     log = tmp_path / "log"
-    outcome = run_within([sys.executable, "-c", code], log, 1, tmp_path)
+    outcome = run_within(["sh", "-c", YIELDING], log, 1, tmp_path)
     assert outcome["exit_code"] is None
     assert 1 <= outcome["stopped_after"] < 9
     assert log.read_text() == "first\nsecond\n"
@@ -38,7 +33,7 @@ def test_a_command_that_does_not_end_is_interrupted_and_says_what_it_has(tmp_pat
 def test_one_that_ignores_the_interrupt_is_killed_with_what_it_started(tmp_path, monkeypatch):
     monkeypatch.setattr("report_tests._GRACE", 0.5)
     log = tmp_path / "log"
-    outcome = run_within([sys.executable, "-c", STUBBORN], log, 2, tmp_path)
+    outcome = run_within(["sh", "-c", STUBBORN], log, 1, tmp_path)
     assert outcome["exit_code"] is None
     child = int(log.read_text().split()[1])
     for _ in range(100):
