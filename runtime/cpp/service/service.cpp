@@ -15,6 +15,7 @@
 #include "answer.h"
 #include "http_body.h"
 #include "log.h"
+#include "workers.h"
 
 namespace himar::service {
 namespace {
@@ -76,7 +77,8 @@ Service::Service(std::vector<Pipeline> pipelines, const Settings& settings)
       next_id_(random_start()),
       server_(std::make_unique<httplib::Server>()) {
     const std::size_t threads = images_.lanes().count() * (settings.limits.queue + 1) + kSpareThreads;
-    server_->new_task_queue = [threads] { return new httplib::ThreadPool(threads, kMostConnectionsWaiting); };
+    workers_ = std::make_unique<Workers>(threads, kMostConnectionsWaiting);
+    server_->new_task_queue = [this] { return workers_.release(); };  // once: a server listens once
     // One request per connection: a kept connection would hold one of the threads while it is idle, and what is left of
     // a refused body would be read as the next request.
     server_->set_keep_alive_max_count(1);

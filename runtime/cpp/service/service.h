@@ -18,6 +18,8 @@ struct Response;
 
 namespace himar::service {
 
+class Workers;
+
 struct Settings {
     Limits limits;
     std::size_t max_body = 1 << 20;  // bytes
@@ -26,6 +28,7 @@ struct Settings {
 
 class Service {
 public:
+    // std::runtime_error when the system does not give the threads that the settings ask for.
     Service(std::vector<Pipeline> pipelines, const Settings& settings);
     ~Service();
     Service(const Service&) = delete;
@@ -57,6 +60,7 @@ private:
     const BuildInfo build_;
     std::atomic<bool> draining_{false};
     std::atomic<std::uint64_t> next_id_;
+    std::unique_ptr<Workers> workers_;  // until the server has them
     std::unique_ptr<httplib::Server> server_;
     std::thread listener_;
 };

@@ -97,6 +97,15 @@ def test_wrong_usage_exits_with_2(command: list[str], options: list[str], part: 
     assert part in done.stderr and done.stdout == ""
 
 
+def test_more_threads_than_the_system_gives_are_a_sentence(command: list[str], bundle_path: Path) -> None:
+    if Path(command[0]).name != "himar-serve":
+        pytest.skip("the Python service has no thread for each request")
+    limited = ["bash", "-c", 'ulimit -v 4000000 && exec "$@"', "bash", *command]  # KiB of addresses, for 8 MiB stacks
+    done = _run(limited, bundle_path, "--port", "0", "--threads", "1", "--lanes", "16", "--queue", "64")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "of the 1104 threads that --lanes and --queue ask for" in done.stderr and done.stderr.count("\n") == 1
+
+
 def test_what_cannot_be_served_exits_with_1(command: list[str], bundle_path: Path, tmp_path: Path) -> None:
     done = _run(command, tmp_path / "none", "--port", "0")
     assert (done.returncode, done.stdout) == (1, "")
