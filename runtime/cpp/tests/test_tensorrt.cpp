@@ -2,11 +2,13 @@
 #include <doctest/doctest.h>
 
 #include <cstdlib>
+#include <memory>
 #include <string>
 
 #include "bundles.h"
 #include "cuda/driver.h"
 #include "error.h"
+#include "tensorrt/contexts.h"
 #include "tensorrt/engine.h"
 #include "tensorrt/library.h"
 
@@ -22,7 +24,7 @@ constexpr const char* kRtx = "HIMAR_TEST_TENSORRT_RTX";
 std::string library(const char* variable) {
     const char* const path = std::getenv(variable);
     if (path != nullptr && *path != '\0') return path;
-    MESSAGE("skipped: ", variable, " names no library; HIMAR_PYTHON had no such package when this was configured");
+    MESSAGE("skipped: ", std::string(variable), " names no library; HIMAR_PYTHON had no such package when this was configured");
     return "";
 }
 
@@ -76,6 +78,11 @@ TEST_CASE("the lean runtime gives its version, and a runtime or its own reason w
         holds(error.what(), "tensorrt_lean " + lean.version().version + " gives no runtime: ");
         CHECK(std::string(error.what()).find("gave no reason") == std::string::npos);
     }
+}
+
+TEST_CASE("an engine whose loading ends before it has a lane is let go of") {
+    const auto unfinished = std::make_shared<tensorrt::Loaded>();
+    CHECK(unfinished->engine == nullptr);
 }
 
 TEST_CASE("a library of another major version is refused before anything of it is used") {

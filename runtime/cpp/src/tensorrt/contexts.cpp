@@ -24,6 +24,7 @@ std::string profile_of(const ComponentSpec& spec) {
 }  // namespace
 
 Loaded::~Loaded() {
+    if (gpu == nullptr) return;  // it never got as far as an engine
     try {
         gpu->make_current();
     } catch (const EngineError&) {  // there is nobody to tell
