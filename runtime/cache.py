@@ -24,4 +24,4 @@ def keep(path: Path, content: bytes) -> None:
         with new_file(path) as unfinished:
             unfinished.write_bytes(content)
     except (OSError, InputError) as error:
-        log.warning("the next start takes as long as this one: %s", error)
+        log.warning("%s could not be kept, so the next start takes as long as this one: %s", path, error)

@@ -26,6 +26,7 @@ HIMAR_FN void reverse_step(Block& block, float* next, const float* x, const floa
     const StepParameters step = *parameters;
     const u32 stride = learned_variance ? 2 * channels : channels;
     const bool wide = rows_are_wide(channels, next, x, prediction, noise);
+    const float common = deviation_of(step.row.log_beta);  // of every value, where the variance is not learned
     block.for_each_in_grid(static_cast<u64>(rows) * ((channels + 3) / 4), [&](u64 item) {
         const QuadSite site(item, channels);
         const Quad epsilon = guided_quad(prediction, stride, site, rows, halves, step.guidance, wide);
@@ -34,15 +35,15 @@ HIMAR_FN void reverse_step(Block& block, float* next, const float* x, const floa
             state.value[lane] = posterior_mean(step.row, state.value[lane], epsilon.value[lane]);
         if (step.temperature != 0.0f) {
             const Quad drawn = load_quad(noise + site.offset, site.count, wide);
-            Quad log_variance = {{step.row.log_beta, step.row.log_beta, step.row.log_beta, step.row.log_beta}};
+            Quad deviation = {{common, common, common, common}};
             if (learned_variance) {
                 const u64 variance = static_cast<u64>(site.row) * stride + channels + 4 * site.quad;
                 const Quad v = load_quad(prediction + variance, site.count, wide);
                 for (int lane = 0; lane < 4; ++lane)
-                    log_variance.value[lane] = learned_log_variance(step.row, v.value[lane]);
+                    deviation.value[lane] = deviation_of(learned_log_variance(step.row, v.value[lane]));
             }
             for (int lane = 0; lane < 4; ++lane)
-                state.value[lane] = with_noise(state.value[lane], log_variance.value[lane], drawn.value[lane],
+                state.value[lane] = with_noise(state.value[lane], deviation.value[lane], drawn.value[lane],
                                                step.temperature);
         }
         store_quad(next + site.offset, state, site.count, wide);
