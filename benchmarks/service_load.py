@@ -206,7 +206,7 @@ async def measure(command: tuple[str, ...], log: Path, options: dict[str, Any]) 
     for limit, worst in ((1, tally.images.worst_pixel), (1e-4, tally.images.worst_latent)):
         if worst > limit:
             tally.failures.append(f"the same request gave images that differ by {worst}.")
-    shares = (("p50", 50), ("p95", 95), ("p99", 99))
+    shares = (("p50", 50), ("p95", 95), ("p99", 99)) if tally.seconds else ()
     return {
         "requests": len(requests), "seconds": round(seconds, 1), "per_second": round(len(requests) / seconds, 1),
         "outcomes": dict(tally.outcomes.most_common()),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
+from click.core import ParameterSource
 
 from himar_kernels.console import require_extra
 from himar_kernels.files import require_writable_file, require_writable_folder
@@ -97,6 +98,8 @@ def evaluate(
         given = [name for name, value in making.items() if value is not None and value is not False]
         if given:
             raise click.UsageError(f"--{given[0].replace('_', '-')} is for checkpoints; {source} is none.")
+    if not wants_numbers:
+        _refuse_measuring(("neighbours", "batch"))
     # Before hours of sampling: what the measurement will need.
     features = _extractor(extractor, inception, device) if wants_numbers else None
     if against is not None and features is not None:
@@ -117,6 +120,14 @@ def evaluate(
         click.echo(json.dumps(report.to_dict()))
     else:
         _show(report)
+
+
+def _refuse_measuring(names: tuple[str, ...]) -> None:
+    """Refuse options of a measurement where images are only made."""
+    source = click.get_current_context().get_parameter_source
+    for name in names:
+        if source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--{name} is for measuring; add --against or --extractor digits, or leave it out.")
 
 
 def _require_making(making: dict[str, Any]) -> None:

@@ -117,3 +117,11 @@ def test_a_shard_out_of_range_or_a_folder_that_cannot_be_used_is_refused(model, 
         samples.merge_parts(run_of, parts, tmp_path / "s.npz")
     with pytest.raises(InputError, match="at least 1"):
         SampleRun("", "", {"classes": 10}, {}, 0, 0)
+
+
+@pytest.mark.parametrize("option", ["--neighbours", "--batch"])
+def test_a_measurement_s_settings_are_refused_where_images_are_only_made(model, tmp_path, capsys, option):
+    out = tmp_path / "s.npz"
+    assert run("evaluate", model, "--images", "10", "--out", out, option, "5") == 2
+    assert f"{option} is for measuring" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
