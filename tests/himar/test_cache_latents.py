@@ -13,7 +13,7 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from small_cache import NARROW, SETTINGS, VAE, contents, run, write_images
+from small_cache import NARROW, SETTINGS, VAE, contents, run
 
 from himar.digits import half_size
 from himar.image_crop import read_crop
@@ -23,18 +23,6 @@ from himar.latent_index import CacheError, read_index
 from himar.latent_reader import CachedLatents
 from himar.vae import load_vae
 from himar_kernels import InputError
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return write_images(tmp_path_factory.mktemp("images"))
-
-
-@pytest.fixture(scope="module")
-def cache(folder, tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("cache") / "latents"
-    cache_latents(list_images(folder), VAE, out, SETTINGS)
-    return out
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from small_cache import NARROW, SETTINGS, VAE, contents, run, write_images
+from small_cache import NARROW, SETTINGS, VAE, contents, run
 
 from himar.file_hash import file_sha256
 from himar.files import read_state, write_safetensors
@@ -19,18 +19,6 @@ from himar.latent_cache import cache_latents
 from himar.latent_index import CacheError, damaged_shards, read_index
 from himar.latent_reader import CachedLatents
 from himar_kernels import ConfigError, InputError
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return write_images(tmp_path_factory.mktemp("images"))
-
-
-@pytest.fixture(scope="module")
-def cache(folder, tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("cache") / "latents"
-    cache_latents(list_images(folder), VAE, out, SETTINGS)
-    return out
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from small_evaluation import VAE, make, one_error, run, write_digits, write_model
+from small_evaluation import VAE, make, one_error, run
 
 import himar.evaluation.samples as samples
 from himar.checkpoints import load_checkpoint, save_checkpoint
@@ -20,17 +20,6 @@ from himar.images import sample_images
 from himar.model import randomise
 from himar.vae import load_vae
 from himar_kernels import PhiloxDraws
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    return write_model(tmp_path_factory.mktemp("model") / "tiny.safetensors")
-
-
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory) -> tuple[Path, Path]:
-    """Real digits as .npz: training and held-out."""
-    return write_digits(tmp_path_factory.mktemp("digits"))
 
 
 def images_of(path: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -7,23 +7,12 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from small_evaluation import make, one_error, run, write_digits, write_model
+from small_evaluation import make, one_error, run
 
 import himar.evaluation.samples as samples
 from himar.checkpoints import load_checkpoint, save_checkpoint
 from himar.evaluation.samples import SampleRun
 from himar_kernels import InputError
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    return write_model(tmp_path_factory.mktemp("model") / "tiny.safetensors")
-
-
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory) -> tuple[Path, Path]:
-    """Real digits as .npz: training and held-out."""
-    return write_digits(tmp_path_factory.mktemp("digits"))
 
 
 def test_what_a_measurement_needs_is_asked_before_hours_of_sampling(model, tmp_path, capsys):
