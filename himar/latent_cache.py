@@ -105,8 +105,7 @@ def _begin(images: ImageList, vae: AutoencoderKL, vae_sha256: str, folder: Path,
             shard_size=settings.shard_size,
             fingerprint=fingerprint,
         )
-        for path in folder.glob(".latents-*"):  # what a killed run left of its last shard
-            path.unlink(missing_ok=True)
+        remove_unfinished(folder / _shard_name(len(index.shards)))  # what a killed run left of its last shard
         return index
     if inside:
         raise CacheError(f"{folder} is not empty and holds no {INDEX_FILE}; choose a new folder.")
@@ -167,9 +166,13 @@ def _encode(
 def _write_shard(tensors: dict[str, Tensor], number: int, folder: Path) -> Shard:
     if not tensors:
         return Shard(None, 0, None)
-    path = folder / f"latents-{number:05d}.safetensors"
+    path = folder / _shard_name(number)
     write_safetensors(path, tensors, {})
     return Shard(path.name, len(tensors["labels"]), file_sha256(path))
+
+
+def _shard_name(number: int) -> str:
+    return f"latents-{number:05d}.safetensors"
 
 
 @torch.inference_mode()

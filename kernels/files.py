@@ -1,8 +1,9 @@
 """Writing files and folders in one move: whoever looks finds the old state or the new one, never a half-made one.
 
-What is written stands under a hidden name beside its target until it is whole. Its bytes are flushed to the disk before
-it takes the target's name, always: without that a power cut may leave the name on a hollow file, in training states as
-in caches, and a flush costs nothing beside making what is in the file.
+What is written stands in a hidden folder beside its target until it is whole: libraries that write have unfinished
+files of their own there (safetensors does), and all that a killed process leaves is told by the folder's name. Its
+bytes are flushed to the disk before it takes the target's name, always: without that a power cut may leave the name on
+a hollow file, in training states as in caches, and a flush costs nothing beside making what is in the file.
 """
 
 from __future__ import annotations
@@ -35,23 +36,26 @@ _ADVICE: Mapping[int | None, str] = {
 
 @contextlib.contextmanager
 def new_file(target: Path, error: type[HimarError] = InputError) -> Iterator[Path]:
-    """Yield an empty file beside `target` that takes its name on success and vanishes otherwise.
+    """Yield an empty file in a folder of its own that becomes `target` on success and vanishes otherwise.
 
     A file that `target` already names is replaced; where it is a symbolic link, what the link points to.
     Raises `error`, with the reason and what to do, when the target cannot be written or is no plain file.
     """
     try:
         place = _plain(target)
-        unfinished = _hidden(place)
+        folder = _hidden(place)
+        unfinished = folder / place.name
         try:
+            folder.mkdir()
             # Made by hand, because files of `tempfile` can be read by their owner alone.
             os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+            mode = unfinished.stat().st_mode
             yield unfinished
+            unfinished.chmod(mode)  # A library may have put a file of `tempfile` in its place.
             _flush(unfinished)
             unfinished.replace(place)
         finally:
-            with contextlib.suppress(OSError):
-                unfinished.unlink(missing_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)
         _flush_folder(place.parent)
     except OSError as reason:
         raise error(refusal(target, reason)) from reason
@@ -85,8 +89,8 @@ def remove_unfinished(target: Path) -> None:
     with contextlib.suppress(OSError):
         place = _real(target)
         for left in place.parent.iterdir():
-            if re.fullmatch(rf"\.{re.escape(place.name)}\.[0-9a-f]{{8}}", left.name) and left.is_file():
-                left.unlink()
+            if re.fullmatch(rf"\.{re.escape(place.name)}\.[0-9a-f]{{8}}", left.name):
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def require_writable_file(target: Path, error: type[HimarError] = InputError) -> None:

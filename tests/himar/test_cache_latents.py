@@ -106,7 +106,9 @@ if when == "writing":
     whole = cache.write_safetensors
     def write(path, *rest):
         if path.name.endswith("00001.safetensors"):
-            (path.parent / f".{path.name}.half").write_bytes(b"half")
+            left = path.parent / f".{path.name}.0a1b2c3d"
+            left.mkdir()
+            (left / path.name).write_bytes(b"half")
             os.kill(os.getpid(), signal.SIGKILL)
         whole(path, *rest)
     cache.write_safetensors = write
@@ -137,7 +139,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(folder, cache, tmp_path, when, c
 def test_a_finished_cache_is_left_alone(folder, cache):
     before = contents(cache)
     calls = []
-    (cache / ".index.json.0a1b2c3d").write_bytes(b"half")  # a run was killed while it wrote the index
+    (cache / ".index.json.0a1b2c3d").mkdir()  # a run was killed while it wrote the index
     cache_latents(list_images(folder), VAE, cache, SETTINGS, lambda *state: calls.append(state))
     assert contents(cache) == before
     assert not calls
