@@ -12,7 +12,7 @@ from himar_kernels import PhiloxDraws, to_uint8
 from himar_runtime import Pipeline
 
 WEIGHTS = Path(__file__).parents[2] / "himar" / "weights"
-LABELS = np.arange(1000) % 10
+LABELS = np.arange(500) % 10
 
 
 @pytest.fixture(scope="module")
@@ -24,12 +24,12 @@ def classifier():
 
 
 @pytest.mark.slow
-def test_a_thousand_digits_from_the_engines_and_two_hundred_from_eager(classifier, digits_bundle):
-    """The whole thousand from eager too: benchmarks/digits_recognised.py."""
+def test_five_hundred_digits_from_the_engines_and_a_hundred_from_eager(classifier, digits_bundle):
+    """A thousand from both: benchmarks/digits_recognised.py."""
     engines = Pipeline.load(digits_bundle).generate(LABELS, seed=0).images
     assert classifier.accuracy(engines, LABELS) >= 0.95
 
     model = load_checkpoint(WEIGHTS / "digits.safetensors")
     vae = load_vae(WEIGHTS / "digits-vae.safetensors")
-    eager = sample_images(model, vae, LABELS[:200].tolist(), PhiloxDraws(0))
-    assert np.mean(classifier.predict(eager) == classifier.predict(engines[:200])) >= 0.99
+    eager = sample_images(model, vae, LABELS[:100].tolist(), PhiloxDraws(0))
+    assert np.mean(classifier.predict(eager) == classifier.predict(engines[:100])) >= 0.99
