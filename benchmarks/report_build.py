@@ -1,4 +1,4 @@
-"""The bundles that the GPU report measures, one for every installed backend, built by the code behind the command."""
+"""The bundles that reports measure, one for every backend asked for, built by the code behind the command."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
 import himar
 from himar.config import read_config, resolve
 from himar.model import HiMAR, randomise
+from himar.vae import AutoencoderKL, VaeConfig
 from himar_export.build import BuildRequest, build
+from himar_export.cost_request import KL16
+from himar_kernels.files import new_file
 from himar_runtime import Bundle
 
 WEIGHTS = Path(himar.__file__).parent / "weights"
@@ -22,32 +26,47 @@ def checkpoint_of(model: str, work: Path) -> Path:
     """Return the checkpoint of a preset: the shipped one of digits, random weights of the others."""
     if model == "digits":
         return WEIGHTS / "digits.safetensors"
-    path = work / f"{model}.safetensors"
+    path = work / f"{Path(model).stem}.safetensors"
     if not path.exists():
         work.mkdir(parents=True, exist_ok=True)
-        himar.save_checkpoint(randomise(HiMAR(resolve(read_config(model), {}, model)), 0), path)
+        with new_file(path) as unfinished:
+            himar.save_checkpoint(randomise(HiMAR(resolve(read_config(model), {}, model)), 0), unfinished)
+    return path
+
+
+def decoder_of(model: str, work: Path) -> Path | None:
+    """Return the decoder's checkpoint: the digits' own, a random KL-16 for models with its tokens, none for others."""
+    if model == "digits":
+        return WEIGHTS / "digits-vae.safetensors"
+    config = resolve(read_config(model), {}, model)
+    if (config.channels, config.vae_stride) != (KL16.channels, KL16.stride):
+        return None
+    path = work / "kl16.safetensors"
+    if not path.exists():
+        work.mkdir(parents=True, exist_ok=True)
+        with torch.random.fork_rng(devices=[]), new_file(path) as unfinished:
+            torch.manual_seed(0)
+            save_file(AutoencoderKL(VaeConfig()).state_dict(), unfinished)
     return path
 
 
 def build_bundles(
     work: Path, model: str, precision: str, max_batch: int, backends: tuple[str, ...], device: str
 ) -> dict[str, Any]:
-    """Build and verify a bundle per backend; what cannot be built is named with its error.
-
-    Only digits have a decoder here: latents are compared and timed for the others.
-    """
+    """Build and verify a bundle per backend, or find it built before; what cannot be built is named with its error."""
     work.mkdir(parents=True, exist_ok=True)
-    checkpoint = checkpoint_of(model, work)
-    outcomes: dict[str, Any] = {"model": model, "checkpoint": str(checkpoint), "backends": {}}
+    checkpoint, vae = checkpoint_of(model, work), decoder_of(model, work)
+    outcomes: dict[str, Any] = {
+        "model": model, "checkpoint": str(checkpoint), "vae": None if vae is None else str(vae), "backends": {},
+    }  # fmt: skip
     for backend in backends:
         if device == "cpu" and backend != "onnxruntime":
             outcomes["backends"][backend] = {"error": "needs a GPU"}
             continue
-        out = work / f"{model}-{precision}-{backend}"
+        out = work / f"{Path(model).stem}-{precision}-{backend}"
         start = time.perf_counter()
         try:
             if not out.exists():
-                vae = WEIGHTS / "digits-vae.safetensors" if model == "digits" else None
                 build(
                     BuildRequest(
                         checkpoint=checkpoint, out=out, vae=vae, precision=precision, max_batch=max_batch,  # type: ignore[arg-type]

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import himar
 from himar_export.bench.output import report_values
 from himar_export.bench.run import BenchRequest, run_bench
 from himar_export.bench.setting import Sources
@@ -19,12 +18,11 @@ def latencies(
 
     built: what `build_bundles` returned. compiled: torch.compile too, which is the same for every backend.
     """
-    vae = Path(himar.__file__).parent / "weights" / "digits-vae.safetensors" if built["model"] == "digits" else None
     sources = Sources(
         bundle=Path(built["backends"][backend]["bundle"]),
         checkpoint=Path(built["checkpoint"]),
         config=None,
-        vae=vae,
+        vae=None if built["vae"] is None else Path(built["vae"]),
         weights=None,
         device=device,
         sampling_name=None,

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from himar_runtime import PhaseInfo
+from himar_kernels import index_lists
+from himar_runtime import ModelInfo, PhaseInfo
 from himar_runtime.decode import DECODE_BATCH
 
 from ..component import Component
@@ -42,17 +43,50 @@ def component_calls(setting: Setting, batch: int, compiled: bool) -> list[Compon
     Transformers have half of their phase's positions visible; an MLP head takes what an average step reveals; the
     decoder at most as many images as the runtime decodes at once. Inputs are random but always the same.
     """
+    return [
+        _call(setting, part, phase, call_rows(setting, part.name, phase, batch), None, batch, compiled)
+        for part, phase in _parts(setting)
+    ]
+
+
+def component_call(
+    setting: Setting, name: str, rows: int, known: int | None, batch: int, compiled: bool
+) -> ComponentCall:
+    """Return one call of one component at a shape of its own.
+
+    Args:
+        name: of a component that the setting has; KeyError for any other.
+        rows: rows of a transformer or a DiT head, samples of an MLP head, images of the decoder.
+        known: visible positions of a transformer's phase, 0 … n-1; None is half of them, and for other components.
+        batch: of the generation that makes the call.
+    """
+    part, phase = {part.name: (part, phase) for part, phase in _parts(setting)}[name]
+    return _call(setting, part, phase, rows, known, batch, compiled)
+
+
+def _parts(setting: Setting) -> list[tuple[Component, PhaseInfo | None]]:
+    """Return every component and its phase; the decoder has none."""
     model = setting.bundle.manifest.model
     phases = {name: phase for phase in model.phases for name in (phase.transformer, phase.head)}
     parts = components(setting.model, setting.vae, setting.bundle.manifest.max_batch)
-    return [_call(setting, part, phases.get(part.name), batch, compiled) for part in parts]
+    return [(part, phases.get(part.name)) for part in parts]
 
 
-def _call(setting: Setting, part: Component, phase: PhaseInfo | None, batch: int, compiled: bool) -> ComponentCall:
-    rows = call_rows(setting, part.name, phase, batch)
+def _call(
+    setting: Setting,
+    part: Component,
+    phase: PhaseInfo | None,
+    rows: int,
+    known: int | None,
+    batch: int,
+    compiled: bool,
+) -> ComponentCall:
     host = part.sample_inputs(rows)
+    seen = 0 if phase is None else phase.positions // 2 if known is None else known
+    if phase is not None and part.name == phase.transformer:
+        host |= visible_positions(setting.bundle.manifest.model, phase, rows, seen)
     inputs = {name: value.to(setting.device) for name, value in host.items()}
-    eager = _decode if phase is None else _encode(phase) if part.name == phase.transformer else _denoise(phase)
+    eager = _decode if phase is None else _encode(phase, seen) if part.name == phase.transformer else _denoise(phase)
     precision = setting.precisions.get(part.name, "fp32")
     names = [output.name for output in part.outputs]
     wait, lane_wait, engine = wait_for(setting.device), wait_for_lane(setting.networks), setting.networks[part.name]
@@ -93,7 +127,7 @@ def _call(setting: Setting, part: Component, phase: PhaseInfo | None, batch: int
         sides.insert(-1, Side(COMPILED, fused, first))
     limits = dict.fromkeys(names, COMPONENT_LIMIT[precision])
     work = Work(part.name, batch, reference, limits, sides)
-    return ComponentCall(work, rows, call_cost(setting, part.name, phase, rows))
+    return ComponentCall(work, rows, call_cost(setting, part.name, phase, rows, seen))
 
 
 def call_rows(setting: Setting, name: str, phase: PhaseInfo | None, batch: int) -> int:
@@ -106,7 +140,15 @@ def call_rows(setting: Setting, name: str, phase: PhaseInfo | None, batch: int) 
     return 2 * batch
 
 
-def call_cost(setting: Setting, name: str, phase: PhaseInfo | None, rows: int) -> Cost:
+def visible_positions(model: ModelInfo, phase: PhaseInfo, rows: int, known: int) -> dict[str, Tensor]:
+    """Return a transformer's index lists where every row knows the first `known` positions of the phase."""
+    first = torch.zeros(rows, phase.always + phase.positions, dtype=torch.bool)
+    first[:, : phase.always + known] = True
+    lists = index_lists(first.numpy(), model.buffer, model.positions)
+    return {"visible": torch.from_numpy(lists.visible), "sources": torch.from_numpy(lists.sources)}
+
+
+def call_cost(setting: Setting, name: str, phase: PhaseInfo | None, rows: int, known: int) -> Cost:
     """Return the operations and bytes of such a call of an engine (himar_export.cost)."""
     config, held = setting.request.config, setting.request.held(name)
     if phase is None:
@@ -114,16 +156,16 @@ def call_cost(setting: Setting, name: str, phase: PhaseInfo | None, rows: int) -
         return vae_decoder(setting.request.decoder, rows, config.grid, held)
     if name == phase.head:
         return head(config, phase.kind, rows, 1 if phase.kind == "mlp" else phase.positions, held)
-    masked = phase.positions - phase.positions // 2
-    return transformer(config, phase, rows, masked, held) + condition(config, phase.kind, rows * phase.positions)
+    encoding = transformer(config, phase, rows, phase.positions - known, held)
+    return encoding + condition(config, phase.kind, rows * phase.positions)
 
 
-def _encode(phase: PhaseInfo) -> Call:
-    """A transformer with its head's embedding of the condition, as the engine has it."""
+def _encode(phase: PhaseInfo, seen: int) -> Call:
+    """A transformer with its head's embedding of the condition, as the engine has it; the first `seen` are known."""
 
     def run(networks: Networks, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         model, tokens, n = networks[0], inputs[phase.tokens], phase.positions
-        known = torch.arange(n, device=tokens.device).expand(len(tokens), n) < n // 2
+        known = torch.arange(n, device=tokens.device).expand(len(tokens), n) < seen
         if phase.name == "low":
             z = model.transformer_low(inputs["class_row"], tokens, known)[:, :n]
         else:

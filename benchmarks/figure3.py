@@ -1,0 +1,78 @@
+"""The paper's figure 3 without its quality: seconds per image of Hi-MAR-B and MAR-B over steps, eager and engines.
+
+    python benchmarks/figure3.py --out docs/figure3/cpu.json
+    python benchmarks/figure3.py --device cuda --precision fp16 --backend tensorrt --batch 128 --whole --out h100.json
+
+Weights are random, which times do not depend on, and engines' outputs are compared with the eager model's first. Whole
+generations would take hours on a few cores: there seconds are composed from single calls (docs/benchmarking.md). The
+record is kept after every call, and the same command goes on with it; the plot and a table lie beside it.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+sys.path.insert(0, str(Path(__file__).parent))
+from figure3_measure import Request, measure_figure
+from figure3_plot import draw
+from figure3_sheet import markdown, rows_of
+
+from himar.cli_options import config_option
+from himar_kernels.console import FAILURE, run_cli
+from himar_kernels.files import new_file
+from himar_kernels.options import THREADS, FiniteRange, NamedPath, device_option
+
+
+def _configs(context: click.Context, parameter: click.Parameter, names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        config_option(context, parameter, name)
+    return names
+
+
+@click.command()
+@click.option("--config", "configs", multiple=True, default=("himar-b", "mar-b"), show_default=True, callback=_configs,
+              help="Preset or JSON file; may be repeated.")  # fmt: skip
+@click.option(
+    "--steps", multiple=True, type=click.IntRange(1, 4096), help="Steps of phase high; the figure's if not given."
+)
+@click.option("--device", default="cpu", show_default=True, callback=device_option, help="cpu, cuda or cuda:N.")
+@click.option("--precision", default="fp32", show_default=True, type=click.Choice(["fp32", "fp16", "bf16"]))
+@click.option("--backend", default="onnxruntime", show_default=True,
+              type=click.Choice(["onnxruntime", "tensorrt", "tensorrt-rtx"]))  # fmt: skip
+@click.option("--batch", default=1, show_default=True, type=click.IntRange(1, 1024), help="Images at once.")
+@click.option(
+    "--repeats", default=3, show_default=True, type=click.IntRange(3, 10_000), help="Timed runs of each side."
+)
+@click.option("--shapes", default=5, show_default=True, type=click.IntRange(2, 4096),
+              help="Most shapes of a component that are timed; times of others lie between them.")  # fmt: skip
+@click.option("--whole", is_flag=True, help="Time whole generations too.")
+@click.option("--compile", "compiled", is_flag=True, help="Time torch.compile of the eager model too.")
+@click.option("--threads", type=THREADS, help="CPU threads of both sides; PyTorch's choice if not given.")
+@click.option("--bundles", "work", type=NamedPath(file_okay=False), default=Path("build/figure3"), show_default=True,
+              help="Folder of checkpoints and bundles, made where they are missing.")  # fmt: skip
+@click.option("--minutes", default=60.0, show_default=True, type=FiniteRange(min=0),
+              help="Start nothing new after this time; the same command goes on.")  # fmt: skip
+@click.option("--out", required=True, type=NamedPath(dir_okay=False), help="Record (.json); .png and .md beside it.")
+def main(out: Path, **options: object) -> int:
+    """Measure, and write the record, the plot and the table."""
+    if out.suffix != ".json":
+        raise click.BadParameter(f"{out} does not end in .json.", param_hint="--out")
+    request = Request(command=("python", *sys.argv), **options)  # type: ignore[arg-type]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    record = measure_figure(request, out, lambda text: click.echo(text, err=True))
+    if rows_of(record.content):
+        draw(record.content, out.with_suffix(".png"))
+        with new_file(out.with_suffix(".md")) as unfinished:
+            unfinished.write_text(markdown(record.content), encoding="utf-8")
+    if record.cut_off:
+        click.echo("the time given with --minutes was up; the same command goes on.", err=True)
+        return FAILURE
+    click.echo(f"→ {out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main))
