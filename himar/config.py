@@ -126,7 +126,8 @@ class ModelConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values; `resolve(dict, {})` reads them back."""
-        return asdict(self)
+        sampling = {name: settings.to_dict() for name, settings in self.sampling.items()}
+        return {**asdict(self), "sampling": sampling}
 
 
 def read_config(source: str | Path | Mapping[str, Any] | ModelConfig) -> dict[str, Any]:

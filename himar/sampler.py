@@ -10,18 +10,20 @@ import torch
 from torch import Tensor
 
 from himar_kernels import (
+    AnyChain,
     Chain,
     Draws,
-    Phase,
     SamplingConfig,
     Step,
     check_labels,
     dit_reverse_step,
     known_positions,
     mlp_reverse_step,
+    phase_chains,
     plan,
     renoise_known,
     revealed_positions,
+    solver_step,
 )
 
 from .dit_head import DiTHead
@@ -111,10 +113,7 @@ class _Loop:
         self.images = images
         self.labels = labels
         self.temperature = sampling.temperature
-        self.chains: dict[Phase, Chain] = {
-            "low": Chain.build(sampling.low_diffusion_steps),
-            "high": Chain.build(sampling.high_diffusion_steps),
-        }
+        self.chains = phase_chains(sampling)
 
     def low_step(self, step: Step, order: np.ndarray, low_tokens: Tensor, pivots: Tensor) -> Tensor:
         """Reveal the step's low positions: return the tokens; capture their pivots in place."""
@@ -153,11 +152,15 @@ class _Loop:
         channels = tokens.shape[-1]
         x = self._tensor(self.draws.initial_noise(step.phase, step.index, self.images, revealed, channels))
         x = x.flatten(0, 1)
+        start: Tensor | None = None
         for k in reversed(range(len(chain))):
             prediction = head.denoise(x.repeat(repeats, 1), self._timestep(chain, k), condition)
-            noise = self._noise(step, k, revealed, channels)
-            noise = None if noise is None else noise.flatten(0, 1)
-            x = mlp_reverse_step(chain, k, x, prediction, step.guidance, noise, self.temperature)
+            if isinstance(chain, Chain):
+                noise = self._noise(step, k, revealed, channels)
+                noise = None if noise is None else noise.flatten(0, 1)
+                x = mlp_reverse_step(chain, k, x, prediction, step.guidance, noise, self.temperature)
+            else:
+                x, start = solver_step(chain, k, x, prediction, step.guidance, start)
         tokens = tokens.clone()
         tokens[rows, columns] = x.view(*columns.shape, channels)
         return tokens
@@ -172,11 +175,15 @@ class _Loop:
         channels = tokens.shape[-1]
         initial = self._tensor(self.draws.initial_noise(step.phase, step.index, self.images, positions, channels))
         x = initial
+        start: Tensor | None = None
         for k in reversed(range(len(chain))):
             x = renoise_known(chain, k, x, tokens, initial, known)
             prediction = head.denoise(x.repeat(repeats, 1, 1), self._timestep(chain, k), condition)
-            noise = self._noise(step, k, positions, channels)
-            x = dit_reverse_step(chain, k, x, prediction, step.guidance, noise, self.temperature)
+            if isinstance(chain, Chain):
+                noise = self._noise(step, k, positions, channels)
+                x = dit_reverse_step(chain, k, x, prediction, step.guidance, noise, self.temperature)
+            else:
+                x, start = solver_step(chain, k, x, prediction, step.guidance, start)
         return torch.where(known[..., None], tokens, x)
 
     def _rows(self, step: Step) -> tuple[Tensor, int]:
@@ -190,7 +197,7 @@ class _Loop:
             return None
         return self._tensor(self.draws.noise(step.phase, step.index, [k], self.images, positions, channels)[0])
 
-    def _timestep(self, chain: Chain, k: int) -> Tensor:
+    def _timestep(self, chain: AnyChain, k: int) -> Tensor:
         return torch.tensor([int(chain.timesteps[k])], device=self.labels.device)
 
     def _tensor(self, array: np.ndarray) -> Tensor:

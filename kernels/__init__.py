@@ -22,12 +22,14 @@ from .masks import IndexLists, index_lists, known_positions, revealed_positions
 from .packing import to_sheet, to_uint8
 from .philox import philox4x32
 from .recording import RecordedDraws, RecordedRequest, load_recording, recorded_cases, recorded_request
-from .sampling import GuidanceSchedule, SamplingConfig
+from .sampling import GuidanceSchedule, SamplingConfig, Solver
 from .schedule import Phase, Step, guidance_at, masked_counts, plan, plan_phase
+from .solvers import AnyChain, SolverChain, build_chain, phase_chains, solver_step
 
 __all__ = [
     "BASE_STEPS",
     "STEP_STATE",
+    "AnyChain",
     "BuildError",
     "BundleError",
     "Chain",
@@ -45,8 +47,11 @@ __all__ = [
     "RecordedDraws",
     "RecordedRequest",
     "SamplingConfig",
+    "Solver",
+    "SolverChain",
     "Step",
     "VerificationError",
+    "build_chain",
     "chain_table",
     "check_labels",
     "describe_fault",
@@ -59,6 +64,7 @@ __all__ = [
     "masked_counts",
     "mlp_reverse_step",
     "parse_labels",
+    "phase_chains",
     "philox4x32",
     "plan",
     "plan_phase",
@@ -66,6 +72,7 @@ __all__ = [
     "recorded_request",
     "renoise_known",
     "revealed_positions",
+    "solver_step",
     "step_state",
     "to_sheet",
     "to_uint8",

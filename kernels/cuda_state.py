@@ -1,6 +1,6 @@
 """What the kernels keep on the device between launches: a step's state, a chain's table, the fault word.
 
-The layouts are those of `cuda/state.cuh` and `cuda/diffusion.cuh`.
+The layouts are those of `cuda/state.cuh`, `cuda/diffusion.cuh` and `cuda/solver.cuh`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from .diffusion import BASE_STEPS, Chain
 from .errors import InputError
 from .schedule import Phase, Step
+from .solvers import AnyChain
 
 # struct StepState, 64 bytes: where an autoregressive step and its diffusion stand.
 STEP_STATE = np.dtype(
@@ -38,6 +39,9 @@ CHAIN_COLUMNS = (
     "log_beta",
     "log_posterior",
 )
+
+# The same of a solver's chain, in the order of struct SolverRow; a last column is 0.
+SOLVER_COLUMNS = (*CHAIN_COLUMNS[:4], "x_weight", "start_weight", "previous_weight")
 
 # Component c of a fault word is FAULT_COMPONENTS[c - 1]. The first heads are those of the released models, MLP in phase
 # low and DiT in phase high; the last two are heads of the other kind in a phase.
@@ -84,9 +88,12 @@ def step_state(seed: int, step: Step, chain_length: int, temperature: float) -> 
     return state
 
 
-def chain_table(chain: Chain) -> NDArray[np.float32]:
-    """Return a chain's float32 tables side by side, (n, 8), columns as in CHAIN_COLUMNS."""
-    return np.stack([getattr(chain, name) for name in CHAIN_COLUMNS], axis=1)
+def chain_table(chain: AnyChain) -> NDArray[np.float32]:
+    """Return a chain's float32 tables side by side, (n, 8): columns of CHAIN_COLUMNS, or of SOLVER_COLUMNS and a 0."""
+    if isinstance(chain, Chain):
+        return np.stack([getattr(chain, name) for name in CHAIN_COLUMNS], axis=1)
+    columns = [getattr(chain, name) for name in SOLVER_COLUMNS]
+    return np.stack([*columns, np.zeros_like(columns[0])], axis=1)
 
 
 def describe_fault(word: int) -> tuple[str, int]:

@@ -1,7 +1,8 @@
 """The reverse diffusion of both heads: chains, guidance, one step, known tokens (himar-model.md §5).
 
-The functions take NumPy arrays or torch tensors alike (they use operators only, so torch is never imported)
-and keep the arrays' float32. Chain index k runs from n-1 down to 0.
+`Chain` is the paper's reverse step ("ddpm"); `solvers` has chains that add no noise. The functions take NumPy arrays or
+torch tensors alike (they use operators only, so torch is never imported) and keep the arrays' float32. Chain index k
+runs from n-1 down to 0.
 """
 
 from __future__ import annotations
@@ -22,33 +23,43 @@ Array = Any
 
 
 @dataclass(frozen=True)
-class Chain:
-    """The tables of an n-step chain, each (n,); float64 `betas` and `alphas_cumprod`, the others float32.
+class NoiseLevels:
+    """Where the n steps of a chain stand; tables (n,), float64 `alphas_cumprod`, the others float32.
 
     Attributes:
         timesteps: int64, index of each step in the base chain of 1000; what the heads embed.
-        betas, alphas_cumprod: β' and ᾱ of the chain.
+        alphas_cumprod: ᾱ of the chain.
         sqrt_alphas_cumprod, sqrt_one_minus_alphas_cumprod: √ᾱ and √(1-ᾱ), for re-noising.
         x_scale, noise_scale: √(1/ᾱ) and √(1/ᾱ - 1); x̂0 = x_scale·x - noise_scale·ε.
-        mean_start, mean_x: weights of x̂0 and x in the posterior mean.
-        log_beta: ln β, the largest log-variance.
-        log_posterior: ln β̃ with β̃_0 replaced by β̃_1, the smallest log-variance.
     """
 
     timesteps: NDArray[np.int64]
-    betas: NDArray[np.float64]
     alphas_cumprod: NDArray[np.float64]
     sqrt_alphas_cumprod: NDArray[np.float32]
     sqrt_one_minus_alphas_cumprod: NDArray[np.float32]
     x_scale: NDArray[np.float32]
     noise_scale: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.timesteps)
+
+
+@dataclass(frozen=True)
+class Chain(NoiseLevels):
+    """The tables of an n-step chain, each (n,); float64 `betas` and `alphas_cumprod`, the others float32.
+
+    Attributes:
+        betas: β' of the chain.
+        mean_start, mean_x: weights of x̂0 and x in the posterior mean.
+        log_beta: ln β, the largest log-variance.
+        log_posterior: ln β̃ with β̃_0 replaced by β̃_1, the smallest log-variance.
+    """
+
+    betas: NDArray[np.float64]
     mean_start: NDArray[np.float32]
     mean_x: NDArray[np.float32]
     log_beta: NDArray[np.float32]
     log_posterior: NDArray[np.float32]
-
-    def __len__(self) -> int:
-        return len(self.timesteps)
 
     @property
     def first_step_gain(self) -> float:
@@ -61,21 +72,16 @@ class Chain:
     @classmethod
     def build(cls, steps: int) -> Chain:
         """Compute the tables of a chain of `steps` kept steps, 2 … 1000 (else InputError)."""
-        if not 2 <= steps <= BASE_STEPS:
-            raise InputError(f"a chain of {steps} diffusion steps was asked; it must be 2 to {BASE_STEPS}.")
-        base_cumprod = np.cumprod(1 - _base_betas())
+        check_chain_length(steps)
         timesteps = np.rint(np.arange(steps) * (BASE_STEPS - 1) / (steps - 1)).astype(np.int64)
-        kept = base_cumprod[timesteps]
+        kept = base_alphas_cumprod()[timesteps]
         betas = 1 - kept / np.concatenate([[1.0], kept[:-1]])
         alphas_cumprod = np.cumprod(1 - betas)
         previous = np.concatenate([[1.0], alphas_cumprod[:-1]])
         posterior = betas * (1 - previous) / (1 - alphas_cumprod)
         posterior[0] = posterior[1]
         tables = {
-            "sqrt_alphas_cumprod": np.sqrt(alphas_cumprod),
-            "sqrt_one_minus_alphas_cumprod": np.sqrt(1 - alphas_cumprod),
-            "x_scale": np.sqrt(1 / alphas_cumprod),
-            "noise_scale": np.sqrt(1 / alphas_cumprod - 1),
+            **level_tables(alphas_cumprod),
             "mean_start": betas * np.sqrt(previous) / (1 - alphas_cumprod),
             "mean_x": (1 - previous) * np.sqrt(1 - betas) / (1 - alphas_cumprod),
             "log_beta": np.log(betas),
@@ -85,10 +91,27 @@ class Chain:
         return cls(timesteps=timesteps, betas=betas, alphas_cumprod=alphas_cumprod, **in_float32)
 
 
-def _base_betas() -> NDArray[np.float64]:
+def check_chain_length(steps: int) -> None:
+    """Raise InputError unless a chain can have so many steps: 2 … 1000."""
+    if not 2 <= steps <= BASE_STEPS:
+        raise InputError(f"a chain of {steps} diffusion steps was asked; it must be 2 to {BASE_STEPS}.")
+
+
+def base_alphas_cumprod() -> NDArray[np.float64]:
+    """Return ᾱ of the base chain, (1000,)."""
     u = np.arange(BASE_STEPS + 1) / BASE_STEPS
     alpha_bar = np.cos((u + 0.008) / 1.008 * np.pi / 2) ** 2
-    return np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], _MOST_BETA)
+    return np.cumprod(1 - np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], _MOST_BETA))
+
+
+def level_tables(alphas_cumprod: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """Return the tables of NoiseLevels that follow from ᾱ (n,), by name, in float64."""
+    return {
+        "sqrt_alphas_cumprod": np.sqrt(alphas_cumprod),
+        "sqrt_one_minus_alphas_cumprod": np.sqrt(1 - alphas_cumprod),
+        "x_scale": np.sqrt(1 / alphas_cumprod),
+        "noise_scale": np.sqrt(1 / alphas_cumprod - 1),
+    }
 
 
 def guided(prediction: Array, guidance: float) -> Array:
@@ -123,7 +146,7 @@ def mlp_reverse_step(
     Returns: the next state, (M, C).
     """
     samples, channels = x.shape
-    epsilon = _one_half(prediction[:, :channels], samples, guidance)
+    epsilon = one_half(prediction[:, :channels], samples, guidance)
     fraction = (prediction[:samples, channels:] + 1) / 2
     log_variance = fraction * float(chain.log_beta[k]) + (1 - fraction) * float(chain.log_posterior[k])
     mean = _posterior_mean(chain, k, x, epsilon)
@@ -146,7 +169,7 @@ def dit_reverse_step(
     Shapes are x and noise (B, N, C) and prediction (2B, N, C), or (B, N, C) when guidance is 1; the rest is
     as in `mlp_reverse_step`. The log-variance at k = 0 has no effect, since no noise is added there.
     """
-    mean = _posterior_mean(chain, k, x, _one_half(prediction, x.shape[0], guidance))
+    mean = _posterior_mean(chain, k, x, one_half(prediction, x.shape[0], guidance))
     if k == 0:
         return mean
     deviation = float(_exp(np.float32(0.5) * chain.log_beta[k]))
@@ -154,7 +177,7 @@ def dit_reverse_step(
 
 
 def renoise_known(
-    chain: Chain,
+    chain: NoiseLevels,
     k: int,
     x: Array,
     tokens: Array,
@@ -172,7 +195,8 @@ def renoise_known(
     return _where(known[..., None], at_k, x)
 
 
-def _one_half(prediction: Array, images: int, guidance: float) -> Array:
+def one_half(prediction: Array, images: int, guidance: float) -> Array:
+    """Return a prediction after guidance, (B, …), from both halves or the one that guidance 1 runs; else InputError."""
     if prediction.shape[0] == 2 * images:
         return guided(prediction, guidance)
     if prediction.shape[0] != images or guidance != 1:
@@ -183,9 +207,13 @@ def _one_half(prediction: Array, images: int, guidance: float) -> Array:
     return prediction
 
 
+def start_of(chain: NoiseLevels, k: int, x: Array, epsilon: Array) -> Array:
+    """Return x̂0, what a noise prediction says the chain ends at; not clipped. Shapes are those of x."""
+    return float(chain.x_scale[k]) * x - float(chain.noise_scale[k]) * epsilon
+
+
 def _posterior_mean(chain: Chain, k: int, x: Array, epsilon: Array) -> Array:
-    start = float(chain.x_scale[k]) * x - float(chain.noise_scale[k]) * epsilon
-    return float(chain.mean_start[k]) * start + float(chain.mean_x[k]) * x
+    return float(chain.mean_start[k]) * start_of(chain, k, x, epsilon) + float(chain.mean_x[k]) * x
 
 
 def _needed(noise: Array | None, k: int) -> Array:

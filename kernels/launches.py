@@ -31,10 +31,11 @@ from .cuda_launch import (
 from .cuda_state import FAULT_COMPONENTS
 from .errors import InputError
 from .reveal_launches import reveal_conditions, reveal_low, reveal_pivots
+from .solver_launches import dit_solve, mlp_solve
 
 __all__ = [
-    "Launch", "check_finite", "dit_step", "index_lists", "latents", "mlp_step", "pack", "ranks", "reveal_conditions",
-    "reveal_low", "reveal_pivots", "start_high", "start_low",
+    "Launch", "check_finite", "dit_solve", "dit_step", "index_lists", "latents", "mlp_solve", "mlp_step", "pack",
+    "ranks", "reveal_conditions", "reveal_low", "reveal_pivots", "start_high", "start_low",
 ]  # fmt: skip
 
 

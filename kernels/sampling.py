@@ -13,6 +13,7 @@ import numpy as np
 from .errors import ConfigError, InputError
 
 GuidanceSchedule = Literal["linear", "constant"]
+Solver = Literal["ddpm", "ddim", "dpm++"]
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,11 @@ class SamplingConfig:
         low_steps, high_steps: autoregressive steps of each phase; 1 … positions of the phase.
         low_guidance, high_guidance: scale of classifier-free guidance; 1 runs the conditional half only.
         guidance_schedule: "linear" grows from near 1 to the scale over a phase, "constant" does not.
-        temperature: factor on the noise of every reverse step (never on the initial noise).
+        temperature: factor on the noise of every reverse step (never on the initial noise). Where no phase adds noise
+            it must be 1.
         low_diffusion_steps, high_diffusion_steps: length of the MLP and of the DiT head's chain, 2 … 1000.
+        low_solver, high_solver: how each phase's head goes down its chain: "ddpm" is the paper's reverse step, "ddim"
+            and "dpm++" need fewer steps and add no noise (himar_kernels.solvers).
     """
 
     low_steps: int = 32
@@ -35,6 +39,8 @@ class SamplingConfig:
     temperature: float = 1.0
     low_diffusion_steps: int = 100
     high_diffusion_steps: int = 250
+    low_solver: Solver = "ddpm"
+    high_solver: Solver = "ddpm"
 
     def __post_init__(self) -> None:
         # NumPy's scalars are welcome but not kept: they would change the precision of the arithmetic.
@@ -46,12 +52,26 @@ class SamplingConfig:
             object.__setattr__(self, name, _scale(name, getattr(self, name)))
         if self.guidance_schedule not in get_args(GuidanceSchedule):
             raise InputError(f"guidance_schedule is {self.guidance_schedule!r}; it must be 'linear' or 'constant'.")
+        for name in ("low_solver", "high_solver"):
+            if getattr(self, name) not in get_args(Solver):
+                raise InputError(f"{name} is {getattr(self, name)!r}; it must be 'ddpm', 'ddim' or 'dpm++'.")
+        if "ddpm" not in (self.low_solver, self.high_solver):
+            self._require_no_temperature()
+
+    def _require_no_temperature(self) -> None:
+        if self.temperature != 1:
+            raise InputError(
+                f"temperature is {self.temperature}, but it scales the noise of reverse steps and solver "
+                f"{self.high_solver!r} adds none; set it to 1, or a phase's solver to 'ddpm'."
+            )
 
     def check_positions(self, low: int, high: int) -> None:
         """Raise InputError unless every step of each phase can reveal at least one of its positions.
 
-        low: 0 where a model has a single scale and so no phase low.
+        low: 0 where a model has a single scale and so no phase low, whose solver then makes no use of a temperature.
         """
+        if low == 0 and self.high_solver != "ddpm":
+            self._require_no_temperature()
         for phase, steps, positions in (("low", self.low_steps, low), ("high", self.high_steps, high)):
             if steps > positions and (phase, positions) != ("low", 0):
                 raise InputError(
@@ -64,8 +84,13 @@ class SamplingConfig:
         return replace(self, **{key: value for key, value in changes.items() if value is not None})
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain JSON values."""
-        return asdict(self)
+        """Return the fields as plain JSON values; solvers other than "ddpm" alone, as readers before them expect."""
+        return {name: value for name, value in asdict(self).items() if name not in _SOLVERS or value != "ddpm"}
+
+    @property
+    def needs_solvers(self) -> bool:
+        """True where a phase has another solver than "ddpm", which readers before solvers would take it for."""
+        return (self.low_solver, self.high_solver) != ("ddpm", "ddpm")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: str = "sampling") -> SamplingConfig:
@@ -78,6 +103,9 @@ class SamplingConfig:
             return cls(**values)
         except InputError as error:
             raise ConfigError(f"{source}: {error}") from error
+
+
+_SOLVERS = ("low_solver", "high_solver")
 
 
 def _whole(name: str, value: Any, least: int, most: int | None) -> int:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from himar_kernels import (
+    AnyChain,
     Chain,
     Draws,
     EngineError,
@@ -20,6 +21,7 @@ from himar_kernels import (
     dit_reverse_step,
     mlp_reverse_step,
     renoise_known,
+    solver_step,
 )
 
 from .engine import Engine, Tensor
@@ -43,12 +45,15 @@ class Sites:
         step = self.step
         return self.draws.initial_noise(step.phase, step.index, self.images, self.positions, self.channels)
 
-    def down(self, chain_length: int) -> Iterator[tuple[int, NDArray[np.float32] | None]]:
-        """Yield (k, noise (B, r, C)) from k = n-1 to 0; the last step has no noise."""
+    def down(self, chain: AnyChain) -> Iterator[tuple[int, NDArray[np.float32] | None]]:
+        """Yield (k, noise (B, r, C)) from k = n-1 to 0; the last step has no noise, and no step of a solver's chain."""
         step = self.step
+        if not isinstance(chain, Chain):
+            yield from ((k, None) for k in reversed(range(len(chain))))
+            return
         values = max(1, self.positions.size * self.channels)
         at_once = max(1, NOISE_BLOCK // values)
-        for top in range(chain_length - 1, 0, -at_once):
+        for top in range(len(chain) - 1, 0, -at_once):
             ks = range(top, max(0, top - at_once), -1)
             block = self.draws.noise(step.phase, step.index, ks, self.images, self.positions, self.channels)
             yield from zip(ks, block, strict=True)
@@ -56,7 +61,7 @@ class Sites:
 
 
 def sample_revealed(
-    engine: Engine, chain: Chain, sites: Sites, condition: NDArray[np.float32], temperature: float
+    engine: Engine, chain: AnyChain, sites: Sites, condition: NDArray[np.float32], temperature: float
 ) -> NDArray[np.float32]:
     """Sample the tokens of the revealed positions, one by one, with an MLP head.
 
@@ -68,17 +73,21 @@ def sample_revealed(
     shape = (*sites.positions.shape, sites.channels)
     engine.bind({"condition": condition})
     x = sites.initial_noise().reshape(-1, sites.channels)
-    for k, noise in sites.down(len(chain)):
+    start: NDArray[np.float32] | None = None
+    for k, noise in sites.down(chain):
         prediction = _predict(engine, chain, k, x, len(condition) // len(x))
-        noise = None if noise is None else noise.reshape(x.shape)
-        x = mlp_reverse_step(chain, k, x, prediction, sites.step.guidance, noise, temperature)
+        if isinstance(chain, Chain):
+            noise = None if noise is None else noise.reshape(x.shape)
+            x = mlp_reverse_step(chain, k, x, prediction, sites.step.guidance, noise, temperature)
+        else:
+            x, start = solver_step(chain, k, x, prediction, sites.step.guidance, start)
     require_finite(x, engine.spec.name, sites.step)
     return x.reshape(shape)
 
 
 def sample_all(
     engine: Engine,
-    chain: Chain,
+    chain: AnyChain,
     sites: Sites,
     condition: Tensor,
     tokens: NDArray[np.float32],
@@ -96,10 +105,14 @@ def sample_all(
     engine.bind({"condition": condition})
     initial = sites.initial_noise()
     x = initial
-    for k, noise in sites.down(len(chain)):
+    start: NDArray[np.float32] | None = None
+    for k, noise in sites.down(chain):
         x = renoise_known(chain, k, x, tokens, initial, known)
         prediction = _predict(engine, chain, k, x, condition.shape[0] // len(x))
-        x = dit_reverse_step(chain, k, x, prediction, sites.step.guidance, noise, temperature)
+        if isinstance(chain, Chain):
+            x = dit_reverse_step(chain, k, x, prediction, sites.step.guidance, noise, temperature)
+        else:
+            x, start = solver_step(chain, k, x, prediction, sites.step.guidance, start)
     require_finite(x, engine.spec.name, sites.step)
     return np.where(known[..., None], tokens, x)
 
@@ -113,6 +126,6 @@ def require_finite(values: NDArray[np.float32], component: str, step: Step) -> N
         )
 
 
-def _predict(engine: Engine, chain: Chain, k: int, x: NDArray[np.float32], halves: int) -> NDArray[np.float32]:
+def _predict(engine: Engine, chain: AnyChain, k: int, x: NDArray[np.float32], halves: int) -> NDArray[np.float32]:
     rows = np.concatenate([x] * halves)  # both halves see the same state
     return engine.run({"x": rows, "timestep": chain.timesteps[k : k + 1]})["prediction"]

@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from himar_kernels import (
-    Chain,
     Draws,
     Phase,
     SamplingConfig,
     Step,
     index_lists,
     known_positions,
+    phase_chains,
     plan,
     revealed_positions,
 )
@@ -79,15 +79,14 @@ class _Loop:
     """The growing state of a request, on the host: each phase's tokens (B, n, C) and the pivots (B, S, D)."""
 
     def __init__(self, networks: Networks, model: ModelInfo, request: Request) -> None:
-        batch, sampling = len(request.labels), request.sampling
+        batch = len(request.labels)
         sizes: dict[Phase, int] = {"low": model.low_positions, "high": model.high_positions}
-        lengths: dict[Phase, int] = {"low": sampling.low_diffusion_steps, "high": sampling.high_diffusion_steps}
         self._networks = networks
         self._model = model
         self._request = request
         self._phases = {phase.name: phase for phase in model.phases}
         self._orders = {name: request.draws.order(name, sizes[name], request.images) for name in self._phases}
-        self._chains = {name: Chain.build(lengths[name]) for name in self._phases}
+        self._chains = phase_chains(request.sampling)
         self.tokens = {name: np.zeros((batch, n, model.channels), np.float32) for name, n in sizes.items()}
         self._pivots = np.zeros((batch, model.low_positions, model.width), np.float32)
 

@@ -14,7 +14,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from himar_kernels import Draws, GuidanceSchedule, InputError, PhiloxDraws, SamplingConfig, Step, check_labels
+from himar_kernels import (
+    Draws,
+    GuidanceSchedule,
+    InputError,
+    PhiloxDraws,
+    SamplingConfig,
+    Solver,
+    Step,
+    check_labels,
+)
 
 from .bundle import Bundle
 from .decode import to_latents
@@ -82,6 +91,8 @@ class Pipeline:
         high_diffusion_steps: int | None = None,
         guidance_schedule: GuidanceSchedule | None = None,
         temperature: float | None = None,
+        low_solver: Solver | None = None,
+        high_solver: Solver | None = None,
         first_index: int = 0,
         on_step: OnStep | None = None,
     ) -> Result:
@@ -93,7 +104,7 @@ class Pipeline:
             draws: source of randomness in place of a seed.
             sampling: a setting's name in the bundle, or settings of your own; None is the bundle's default.
             guidance: scale of both phases; low_guidance and high_guidance go before it. 1 is none.
-            low_steps … temperature: replace single values of the settings; see SamplingConfig. A model of a single
+            low_steps … high_solver: replace single values of the settings; see SamplingConfig. A model of a single
                 scale has no phase low and refuses low_… .
             first_index: image index of the first label.
             on_step: called after every autoregressive step, with previews for whoever asks; returning False cancels.
@@ -113,6 +124,8 @@ class Pipeline:
             "high_diffusion_steps": high_diffusion_steps,
             "guidance_schedule": guidance_schedule,
             "temperature": temperature,
+            "low_solver": low_solver,
+            "high_solver": high_solver,
         }
         settings = choose_sampling(self.bundle.manifest.sampling, sampling, guidance, changes)
         require_phases(model, settings, changes)

@@ -42,7 +42,7 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        return asdict(self)
+        return {**asdict(self), "sampling": self.sampling.to_dict()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: str) -> Recipe:

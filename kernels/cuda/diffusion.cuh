@@ -28,9 +28,14 @@ HIMAR_FN float guided(float conditional, float unconditional, float guidance) {
     return unconditional + guidance * (conditional - unconditional);
 }
 
+// What a noise prediction says the chain ends at, of a row of either kind of chain.
+template <class Row>
+HIMAR_FN float start_of(const Row& row, float x, float epsilon) {
+    return row.x_scale * x - row.noise_scale * epsilon;
+}
+
 HIMAR_FN float posterior_mean(const ChainRow& row, float x, float epsilon) {
-    const float start = row.x_scale * x - row.noise_scale * epsilon;
-    return row.mean_start * start + row.mean_x * x;
+    return row.mean_start * start_of(row, x, epsilon) + row.mean_x * x;
 }
 
 // Between ln β̃ and ln β, as the MLP head's v says.

@@ -37,6 +37,13 @@ HIMAR_KERNEL(himar_mlp_step, mlp_step, 1,
              (x, timestep, low_tokens, state, timesteps, chain, prediction, images, revealed, noise, fault, batch,
               halves, S, r, C))
 
+HIMAR_KERNEL(himar_mlp_solve, mlp_solve, 1,
+             (float* x, float* start, i64* timestep, float* low_tokens, StepState* state, const i64* timesteps,
+              const float* chain, const float* prediction, const u32* revealed, u32* fault, u32 batch, u32 halves,
+              u32 S, u32 r, u32 C),
+             (x, start, timestep, low_tokens, state, timesteps, chain, prediction, revealed, fault, batch, halves, S, r,
+              C))
+
 HIMAR_KERNEL(himar_start_high, start_high, 1,
              (float* x, float* initial, i64* timestep, StepState* state, const i64* timesteps, const float* chain,
               const float* tokens, const u32* ranks, const u32* images, const float* noise, u32 batch, u32 halves,
@@ -49,6 +56,13 @@ HIMAR_KERNEL(himar_dit_step, dit_step, 1,
               u32* fault, u32 batch, u32 halves, u32 N, u32 C),
              (x, timestep, tokens, state, timesteps, chain, prediction, initial, ranks, images, noise, fault, batch,
               halves, N, C))
+
+HIMAR_KERNEL(himar_dit_solve, dit_solve, 1,
+             (float* x, float* start, i64* timestep, float* tokens, StepState* state, const i64* timesteps,
+              const float* chain, const float* prediction, const float* initial, const u32* ranks, u32* fault,
+              u32 batch, u32 halves, u32 N, u32 C),
+             (x, start, timestep, tokens, state, timesteps, chain, prediction, initial, ranks, fault, batch, halves, N,
+              C))
 
 HIMAR_KERNEL(himar_check_finite, check_finite, 1,
              (const float* values, u64 count, const StepState* state, u32* fault, u32 component),

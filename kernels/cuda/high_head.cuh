@@ -4,6 +4,7 @@
 
 #include "block.cuh"
 #include "diffusion.cuh"
+#include "solver.cuh"
 
 namespace himar {
 
@@ -37,6 +38,23 @@ HIMAR_FN void start_high(Block& block, u32*, float* x, float* initial, i64* time
     });
 }
 
+// A known position's state for the engine's next run: its token as noisy as the chain is then.
+HIMAR_FN Quad known_quad(const ChainRow& row, const float* tokens, const float* initial, const QuadSite& site,
+                         bool wide) {
+    const Quad token = load_quad(tokens + site.offset, site.count, wide);
+    Quad known = load_quad(initial + site.offset, site.count, wide);
+    for (int lane = 0; lane < 4; ++lane) known.value[lane] = renoised(row, token.value[lane], known.value[lane]);
+    return known;
+}
+
+// The end of a chain at a masked position: its result goes into both halves of tokens, and is a fault of the head unless
+// it is finite.
+HIMAR_FN void keep_result(float* tokens, const Quad& token, const QuadSite& site, const StepState& state, u32* fault,
+                          u64 half_size, bool wide) {
+    store_halves(tokens, site, token, half_size, 2, wide);
+    if (!all_finite(token)) note_fault(fault, state.phase == kPhaseLow ? kDitHeadLow : kDitHead, state.step);
+}
+
 // One reverse step at state->k: guidance, mean, fixed variance, noise. The last block then lowers k.
 //
 // x (H·B, N, C) becomes the input of the next engine run in every half: masked positions take the step, known ones are
@@ -58,10 +76,7 @@ HIMAR_FN void dit_step(Block& block, u32* shared, float* x, i64* timestep, float
         Quad next;
         if (ranks[site.row] >= masked) {
             if (k == 0) return;
-            const Quad token = load_quad(tokens + site.offset, site.count, wide);
-            next = load_quad(initial + site.offset, site.count, wide);
-            for (int lane = 0; lane < 4; ++lane)
-                next.value[lane] = renoised(next_row, token.value[lane], next.value[lane]);
+            next = known_quad(next_row, tokens, initial, site, wide);
         } else {
             const Quad epsilon = guided_quad(prediction, C, site, rows, halves, guidance, wide);
             next = load_quad(x + site.offset, site.count, wide);
@@ -73,9 +88,40 @@ HIMAR_FN void dit_step(Block& block, u32* shared, float* x, i64* timestep, float
                 for (int lane = 0; lane < 4; ++lane)
                     next.value[lane] = with_noise(next.value[lane], deviation, drawn.value[lane], temperature);
             } else {
-                store_halves(tokens, site, next, rows * C, 2, wide);
-                if (!all_finite(next)) note_fault(fault, state->phase == kPhaseLow ? kDitHeadLow : kDitHead, state->step);
+                keep_result(tokens, next, site, *state, fault, rows * C, wide);
             }
+        }
+        store_halves(x, site, next, rows * C, halves, wide);
+    });
+    if (is_last_block(block, &state->tickets, shared))
+        block.once([&] { set_chain_index(state, timestep, timesteps, k > 0 ? k - 1 : 0); });
+}
+
+// One step at state->k of a solver without noise: guidance, x̂0, and the next state from it and the one before. The last
+// block then lowers k.
+//
+// x (H·B, N, C), prediction, initial, tokens, and what happens at k = 0: as for dit_step. start (B, N, C) holds x̂0
+// between the steps. chain (n, 8) has the rows of a solver.
+template <class Block>
+HIMAR_FN void dit_solve(Block& block, u32* shared, float* x, float* start, i64* timestep, float* tokens,
+                        StepState* state, const i64* timesteps, const float* chain, const float* prediction,
+                        const float* initial, const u32* ranks, u32* fault, u32 batch, u32 halves, u32 N, u32 C) {
+    const u32 k = state->k, masked = state->masked;
+    const SolverRow row = solver_row(chain, k);
+    const ChainRow next_row = chain_row(chain, k > 0 ? k - 1 : 0);  // of which both kinds have what re-noising needs
+    const float guidance = state->guidance;
+    const u64 rows = static_cast<u64>(batch) * N;
+    const bool wide = rows_are_wide(C, x, start, tokens, prediction, initial);
+    block.for_each_in_grid(rows * ((C + 3) / 4), [&](u64 item) {
+        const QuadSite site(item, C);
+        Quad next;
+        if (ranks[site.row] >= masked) {
+            if (k == 0) return;
+            next = known_quad(next_row, tokens, initial, site, wide);
+        } else {
+            const Quad epsilon = guided_quad(prediction, C, site, rows, halves, guidance, wide);
+            next = solved_quad(row, load_quad(x + site.offset, site.count, wide), epsilon, start, site, wide);
+            if (k == 0) keep_result(tokens, next, site, *state, fault, rows * C, wide);
         }
         store_halves(x, site, next, rows * C, halves, wide);
     });

@@ -3,6 +3,7 @@
 
 #include "block.cuh"
 #include "diffusion.cuh"
+#include "solver.cuh"
 
 namespace himar {
 
@@ -24,6 +25,16 @@ HIMAR_FN void start_low(Block& block, u32*, float* x, i64* timestep, StepState* 
     block.once([&] {
         if (block.index() == 0) set_chain_index(state, timestep, timesteps, state->chain_length - 1);
     });
+}
+
+// The end of a chain: a sampled token goes into both halves of low_tokens (2B, S, C), and is a fault of the head unless
+// it is finite.
+HIMAR_FN void keep_token(float* low_tokens, const Quad& token, const QuadSite& site, const StepState& state, u32* fault,
+                         u32 batch, u32 image, u32 position, u32 S, u32 C, bool wide) {
+    const u64 place = (static_cast<u64>(image) * S + position) * C + 4 * site.quad;
+    store_quad(low_tokens + place, token, site.count, wide);
+    store_quad(low_tokens + static_cast<u64>(batch) * S * C + place, token, site.count, wide);
+    if (!all_finite(token)) note_fault(fault, state.phase == kPhaseLow ? kMlpHead : kMlpHeadHigh, state.step);
 }
 
 // One reverse step at state->k: guidance, mean, learned variance, noise. The last block then lowers k.
@@ -57,11 +68,34 @@ HIMAR_FN void mlp_step(Block& block, u32* shared, float* x, i64* timestep, float
                 next.value[lane] = with_noise(next.value[lane], deviation_of(learned_log_variance(row, v.value[lane])),
                                               drawn.value[lane], temperature);
         } else {
-            const u64 token = (static_cast<u64>(image) * S + position) * C + 4 * site.quad;
-            store_quad(low_tokens + token, next, site.count, wide);
-            store_quad(low_tokens + static_cast<u64>(batch) * S * C + token, next, site.count, wide);
-            if (!all_finite(next)) note_fault(fault, state->phase == kPhaseLow ? kMlpHead : kMlpHeadHigh, state->step);
+            keep_token(low_tokens, next, site, *state, fault, batch, image, position, S, C, wide);
         }
+        store_halves(x, site, next, rows * C, halves, wide);
+    });
+    if (is_last_block(block, &state->tickets, shared))
+        block.once([&] { set_chain_index(state, timestep, timesteps, k > 0 ? k - 1 : 0); });
+}
+
+// One step at state->k of a solver without noise: guidance, x̂0, and the next state from it and the one before. The last
+// block then lowers k.
+//
+// x (H·B·r, C), prediction, and what happens at k = 0: as for mlp_step. start (B·r, C) holds x̂0 between the steps. chain
+// (n, 8) has the rows of a solver.
+template <class Block>
+HIMAR_FN void mlp_solve(Block& block, u32* shared, float* x, float* start, i64* timestep, float* low_tokens,
+                        StepState* state, const i64* timesteps, const float* chain, const float* prediction,
+                        const u32* revealed, u32* fault, u32 batch, u32 halves, u32 S, u32 r, u32 C) {
+    const u32 k = state->k;
+    const SolverRow row = solver_row(chain, k);
+    const float guidance = state->guidance;
+    const u64 rows = static_cast<u64>(batch) * r;
+    const bool wide = rows_are_wide(C, x, start, low_tokens, prediction);
+    block.for_each_in_grid(rows * ((C + 3) / 4), [&](u64 item) {
+        const QuadSite site(item, C);
+        const Quad epsilon = guided_quad(prediction, 2 * C, site, rows, halves, guidance, wide);
+        const Quad next = solved_quad(row, load_quad(x + site.offset, site.count, wide), epsilon, start, site, wide);
+        if (k == 0)
+            keep_token(low_tokens, next, site, *state, fault, batch, site.row / r, revealed[site.row], S, C, wide);
         store_halves(x, site, next, rows * C, halves, wide);
     });
     if (is_last_block(block, &state->tickets, shared))

@@ -58,6 +58,7 @@ class Buffers:
     condition: int  # float32 (2B, n, W)
     head_condition: int  # float32 (2B·r, W), the revealed rows, before an MLP head
     initial: int  # float32 (B, n, C), of a DiT head
+    start: int  # float32 (B·r, C) of an MLP head, (B, n, C) of a DiT head: x̂0 between the steps of a solver
     x: int  # float32 (2B·r, C) of an MLP head, (2B, n, C) of a DiT head
     prediction: int  # float32 (2B·r, 2C) of an MLP head, (2B, n, C) of a DiT head
     latents: int  # float32 (B, C, N)
@@ -116,6 +117,7 @@ def _sizes(model: ModelInfo, batch: int, widths: Mapping[Phase, int]) -> dict[st
         "condition": 2 * B * max(n * W for _, n, W in phases) * _FLOAT,
         "head_condition": 2 * B * max(n * W if kind == "mlp" else 0 for kind, n, W in phases) * _FLOAT,
         "initial": B * max(n if kind == "dit" else 0 for kind, n, _ in phases) * C * _FLOAT,
+        "start": B * max(n for _, n, _ in phases) * C * _FLOAT,
         "x": 2 * B * max(n for _, n, _ in phases) * C * _FLOAT,
         "prediction": 2 * B * max(n * (2 if kind == "mlp" else 1) for kind, n, _ in phases) * C * _FLOAT,
         "latents": B * C * N * _FLOAT,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from himar_kernels import Step, launches
+from himar_kernels import Launch, Step, launches
 
 from ..phases import PhaseInfo
 from .lane import Work, halves_of
@@ -13,7 +13,7 @@ def queue_dit_head(work: Work, phase: PhaseInfo, step: Step) -> None:
     lane, B, H = work.lane, work.batch, halves_of(step)
     device, buffers, own = lane.device, lane.buffers, lane.buffers.of(phase)
     n, C, W = phase.positions, lane.model.channels, lane.widths[phase.name]
-    given = work.noise.address is not None
+    noisy, given = work.noisy(phase.name), work.noise.address is not None
 
     def reverse() -> None:
         lane.engines[phase.head].enqueue(
@@ -24,13 +24,21 @@ def queue_dit_head(work: Work, phase: PhaseInfo, step: Step) -> None:
                 "prediction": buffers.placed("prediction", H * B, n, C),
             }
         )
-        device.launch(
-            launches.dit_step(
-                x=buffers.x, timestep=buffers.timestep, tokens=own.tokens, state=buffers.state,
-                timesteps=own.timesteps, chain=own.chain, prediction=buffers.prediction, initial=buffers.initial,
-                ranks=own.ranks, images=buffers.images, noise=work.noise.address, fault=buffers.fault,
-                batch=B, halves=H, N=n, C=C,
-            )
+        device.launch(with_noise() if noisy else without())
+
+    def with_noise() -> Launch:
+        return launches.dit_step(
+            x=buffers.x, timestep=buffers.timestep, tokens=own.tokens, state=buffers.state,
+            timesteps=own.timesteps, chain=own.chain, prediction=buffers.prediction, initial=buffers.initial,
+            ranks=own.ranks, images=buffers.images, noise=work.noise.address, fault=buffers.fault,
+            batch=B, halves=H, N=n, C=C,
+        )  # fmt: skip
+
+    def without() -> Launch:
+        return launches.dit_solve(
+            x=buffers.x, start=buffers.start, timestep=buffers.timestep, tokens=own.tokens, state=buffers.state,
+            timesteps=own.timesteps, chain=own.chain, prediction=buffers.prediction, initial=buffers.initial,
+            ranks=own.ranks, fault=buffers.fault, batch=B, halves=H, N=n, C=C,
         )  # fmt: skip
 
     work.noise.initial(phase, step)
@@ -42,5 +50,6 @@ def queue_dit_head(work: Work, phase: PhaseInfo, step: Step) -> None:
         )
     )  # fmt: skip
     for k in range(len(work.chains[phase.name]) - 1, -1, -1):
-        work.noise.at(phase, step, k)
-        lane.replays.run((phase.head, B, H, given), reverse)
+        if noisy:
+            work.noise.at(phase, step, k)
+        lane.replays.run((phase.head, B, H, noisy, given), reverse)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from himar_kernels import Chain, Phase, Step
+from himar_kernels import AnyChain, Chain, Phase, Step
 
 from ..loop import Request
 from ..manifest import ModelInfo
@@ -37,12 +37,16 @@ class Work:
     lane: Lane
     request: Request
     noise: NoiseSource
-    chains: Mapping[Phase, Chain]
+    chains: Mapping[Phase, AnyChain]
 
     @property
     def batch(self) -> int:
         """B."""
         return len(self.request.labels)
+
+    def noisy(self, phase: Phase) -> bool:
+        """True where the steps of a phase's chain add noise; a solver's add none, and are launches of another kind."""
+        return isinstance(self.chains[phase], Chain)
 
 
 def halves_of(step: Step) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from himar_kernels import STEP_STATE, Chain, Phase, Step, chain_table, plan, step_state
+from himar_kernels import STEP_STATE, Step, chain_table, phase_chains, plan, step_state
 
 from ..loop import Request
 from .dit_head import queue_dit_head
@@ -22,12 +22,11 @@ def begin(lane: Lane, request: Request) -> Work:
     """Upload what a request's steps need and queue the orders of its images."""
     buffers, device, model, sampling = lane.buffers, lane.device, lane.model, request.sampling
     noise = NoiseSource(device, buffers, model, request)
-    lengths: dict[Phase, int] = {"low": sampling.low_diffusion_steps, "high": sampling.high_diffusion_steps}
-    chains = {phase.name: Chain.build(lengths[phase.name]) for phase in model.phases}
+    chains = phase_chains(sampling)
     steps = plan(sampling, model.low_positions, model.high_positions)
     states = np.empty(len(steps), STEP_STATE)  # joining records would close their gaps
     for index, step in enumerate(steps):
-        states[index] = step_state(noise.seed, step, lengths[step.phase], sampling.temperature)
+        states[index] = step_state(noise.seed, step, len(chains[step.phase]), sampling.temperature)
     device.upload(buffers.steps, states)
     device.upload(buffers.state, states[:1])  # the orders need the seed
     device.upload(buffers.images, request.images.astype(np.uint32))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from himar_kernels import STEP_STATE, Chain, InputError, Step, chain_table, describe_fault, launches, step_state
+from himar_kernels import STEP_STATE, InputError, Step, build_chain, chain_table, describe_fault, launches, step_state
 from himar_kernels.cuda_sources import KERNEL_NAMES, source_directory
 
 LOW = {"batch": 2, "halves": 2, "r": 3, "C": 16}
@@ -21,8 +21,10 @@ SIZES: dict[str, dict[str, Any]] = {
     "reveal_low": {"batch": 2, "halves": 2, "S": 64, "r": 3, "W": 8, "D": 8},
     "start_low": LOW,
     "mlp_step": {**LOW, "S": 64},
+    "mlp_solve": {**LOW, "S": 64},
     "start_high": HIGH,
     "dit_step": HIGH,
+    "dit_solve": HIGH,
     "check_finite": {"count": 1000, "component": 2},
     "latents": {"vae_scale": 0.2, "batch": 2, "n": 64, "channels": 16},
     "pack": {"batch": 2, "area": 1024},
@@ -33,8 +35,10 @@ POINTERS = {
     "reveal_low": "head_condition pivots condition engine_pivots revealed state fault",
     "start_low": "x timestep state timesteps images revealed noise",
     "mlp_step": "x timestep low_tokens state timesteps chain prediction images revealed noise fault",
+    "mlp_solve": "x start timestep low_tokens state timesteps chain prediction revealed fault",
     "start_high": "x initial timestep state timesteps chain tokens ranks images noise",
     "dit_step": "x timestep tokens state timesteps chain prediction initial ranks images noise fault",
+    "dit_solve": "x start timestep tokens state timesteps chain prediction initial ranks fault",
     "check_finite": "values state fault",
     "latents": "latents tokens",
     "pack": "pixels images fault",
@@ -92,9 +96,13 @@ def test_every_launch_passes_what_its_kernel_takes_in_the_kernel_s_order():
         ("start_low", {"halves": 0}, "halves is 0"),
         ("mlp_step", {"r": 65}, "r is 65"),
         ("mlp_step", {"batch": 2**30}, "quads of channels was asked"),
+        ("mlp_solve", {"r": 65}, "r is 65"),
+        ("mlp_solve", {"batch": 2**30}, "quads of channels was asked"),
         ("start_high", {"N": 65537}, "N is 65537"),
         ("dit_step", {"C": 0}, "C is 0"),
         ("dit_step", {"halves": 4}, "halves is 4"),
+        ("dit_solve", {"N": 65537}, "N is 65537"),
+        ("dit_solve", {"halves": 4}, "halves is 4"),
         ("check_finite", {"component": 8}, "component is 8"),
         ("check_finite", {"count": 0}, "count is 0"),
         ("latents", {"vae_scale": 0.0}, "vae_scale is 0.0"),
@@ -119,14 +127,18 @@ def test_an_address_that_is_missing_is_refused_unless_it_is_the_noise(name):
             launch(name, **{pointer: 0})
 
 
-def test_a_chain_s_table_has_the_columns_in_the_kernels_order():
-    chain = Chain.build(7)
+@pytest.mark.parametrize(("solver", "row"), [("ddpm", "ChainRow"), ("ddim", "SolverRow"), ("dpm++", "SolverRow")])
+def test_a_chain_s_table_has_the_columns_in_the_kernels_order(solver, row):
+    chain = build_chain(solver, 7)
     table = chain_table(chain)
     assert table.shape == (7, 8)
     assert table.dtype == np.float32
-    fields = re.findall(r"struct ChainRow \{(.*?)\}", (source_directory() / "diffusion.cuh").read_text(), re.DOTALL)[0]
-    for column, name in enumerate(re.findall(r"float (\w+);", fields)):
-        assert np.array_equal(table[:, column], getattr(chain, name))
+    text = "".join((source_directory() / f"{name}.cuh").read_text() for name in ("diffusion", "solver"))
+    fields = re.findall(rf"struct {row} \{{(.*?)\}}", text, re.DOTALL)[0]
+    names = re.findall(r"float (\w+);", fields)
+    assert len(names) == 8
+    for column, name in enumerate(names):
+        assert np.array_equal(table[:, column], np.zeros(7) if name == "unused" else getattr(chain, name))
 
 
 def test_faults_are_named():

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from himar_kernels import PhiloxDraws, SamplingConfig, plan
+from himar_kernels import PhiloxDraws, SamplingConfig, SolverChain, plan
 from himar_runtime import Bundle, ComponentSpec, Device, Networks, heads, load_networks
 from himar_runtime.loop import Request, Tokens, run_two_phase
 
@@ -87,6 +87,17 @@ def test_heads_run_once_per_diffusion_step_with_the_condition_bound_once(spies: 
     assert [int(run["timestep"][0]) for run in spies["mlp_head"].runs[:6]] == [999, 799, 599, 400, 200, 0]
     revealed = [step.revealed for step in plan(SETTINGS, 4, 16) if step.phase == "low"]
     assert [len(bound["condition"]) for bound in spies["mlp_head"].bound] == [2 * 2 * count for count in revealed]
+
+
+def test_a_solver_s_chain_runs_the_head_once_per_step_at_its_own_timesteps_and_draws_no_noise(
+    spies: Any, bundle_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PhiloxDraws, "noise", lambda *where: pytest.fail("a solver's chain asked for noise"))
+    tokens = _run(spies, bundle_path, SETTINGS.with_changes(low_solver="dpm++", high_solver="ddim"))
+    asked = [[int(run["timestep"][0]) for run in spies[head].runs] for head in ("mlp_head", "dit_head")]
+    assert asked[0] == 3 * SolverChain.build("dpm++", 6).timesteps[::-1].tolist()
+    assert asked[1] == 2 * SolverChain.build("ddim", 5).timesteps[::-1].tolist()
+    assert np.isfinite(tokens.high).all()
 
 
 def test_both_halves_of_the_high_phase_see_the_same_pivots_and_tokens(spies: Any, bundle_path: Path) -> None:

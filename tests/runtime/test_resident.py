@@ -44,6 +44,8 @@ def resident(host_kernels) -> Callable[..., Pipeline]:
         replace(GUIDED, low_guidance=1.0, high_guidance=1.0, guidance_schedule="constant"),
         SamplingConfig(1, 1, 3.0, 1.5, low_diffusion_steps=2, high_diffusion_steps=3),
         SamplingConfig(4, 16, 1.2, 1.4, low_diffusion_steps=3, high_diffusion_steps=2),
+        replace(GUIDED, low_solver="dpm++", high_solver="dpm++"),
+        replace(GUIDED, low_solver="ddpm", high_solver="ddim", temperature=0.7),
     ],
 )
 @pytest.mark.parametrize("draws", [PhiloxDraws(2**63 + 5), HostDraws(11)])

@@ -51,6 +51,7 @@ def test_a_replayed_graph_follows_seed_label_guidance_chain_and_temperature(resi
         replace(GUIDED, temperature=0.3),
         replace(GUIDED, low_diffusion_steps=9, high_diffusion_steps=4),
         replace(GUIDED, guidance_schedule="constant"),
+        replace(GUIDED, low_solver="dpm++", high_solver="ddim"),
     ]
     for sampling in others:
         arguments = {"seed": 99, "sampling": sampling, "first_index": 2**32 - 2}

@@ -21,12 +21,18 @@ void start_low(float* x, i64* timestep, StepState* state, const i64* timesteps, 
 void mlp_step(float* x, i64* timestep, float* low_tokens, StepState* state, const i64* timesteps, const float* chain,
               const float* prediction, const u32* images, const u32* revealed, const float* noise, u32* fault,
               u32 batch, u32 halves, u32 S, u32 r, u32 C);
+void mlp_solve(float* x, float* start, i64* timestep, float* low_tokens, StepState* state, const i64* timesteps,
+               const float* chain, const float* prediction, const u32* revealed, u32* fault, u32 batch, u32 halves,
+               u32 S, u32 r, u32 C);
 void start_high(float* x, float* initial, i64* timestep, StepState* state, const i64* timesteps, const float* chain,
                 const float* tokens, const u32* ranks, const u32* images, const float* noise, u32 batch, u32 halves,
                 u32 N, u32 C);
 void dit_step(float* x, i64* timestep, float* tokens, StepState* state, const i64* timesteps, const float* chain,
               const float* prediction, const float* initial, const u32* ranks, const u32* images, const float* noise,
               u32* fault, u32 batch, u32 halves, u32 N, u32 C);
+void dit_solve(float* x, float* start, i64* timestep, float* tokens, StepState* state, const i64* timesteps,
+               const float* chain, const float* prediction, const float* initial, const u32* ranks, u32* fault,
+               u32 batch, u32 halves, u32 N, u32 C);
 void check_finite(const float* values, u64 count, const StepState* state, u32* fault, u32 component);
 void latents(float* latents, const float* tokens, float vae_scale, u32 batch, u32 n, u32 channels);
 void pack(u8* pixels, const float* images, u32* fault, u32 batch, u32 area);
