@@ -21,7 +21,7 @@ _LISTED = 10
 
 @click.command("cache-latents", epilog="Example: himar cache-latents imagenet/train --vae kl16.ckpt --out latents")
 @click.argument("images", required=False, type=NamedPath())
-@click.option("--vae", type=NamedPath(exists=True, dir_okay=False), help="KL-VAE checkpoint.")
+@click.option("--vae", type=NamedPath(), help="KL-VAE checkpoint.")
 @click.option("--out", required=True, type=NamedPath(), help="Folder of the cache.")
 @click.option("--img-size", type=click.IntRange(1, 16_384), help="Side of the centre crop in pixels.  [default: 256]")
 @click.option(

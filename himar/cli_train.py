@@ -30,7 +30,6 @@ _SHARE = FiniteRange(0, 1)
 _BELOW_ONE = FiniteRange(0, 1, max_open=True)
 _POSITIVE = FiniteRange(min=0, min_open=True)
 _EPOCHS = FiniteRange(0, 1e9, min_open=True)
-_EXISTING = NamedPath(exists=True, dir_okay=False)
 
 
 @click.command("train", epilog="Example: himar train --config digits --data digits --out trained")
@@ -42,7 +41,7 @@ _EXISTING = NamedPath(exists=True, dir_okay=False)
     help="A row of the paper's table 5 at the preset's sizes, for example visual.",
 )
 @click.option("--data", required=True, help="digits, a folder of himar cache-latents, or images: a folder or list.")
-@click.option("--vae", type=_EXISTING, help="KL-VAE checkpoint: encodes images, decodes the sample grids.")
+@click.option("--vae", type=NamedPath(), help="KL-VAE checkpoint: encodes images, decodes the sample grids.")
 @click.option("--out", required=True, type=NamedPath(), help="Folder for weights and training state.")
 @click.option("--resume", is_flag=True, help="Go on from the state in --out; begin where there is none.")
 @click.option("--epochs", type=_EPOCHS, help="Length in epochs.  [default: 800]")
