@@ -31,23 +31,19 @@ _ERRORS_ONLY = 3
 
 @dataclass(frozen=True)
 class OrtArray:
-    """An OrtValue on the engine's device."""
+    """An OrtValue on the engine's device; `host` is its memory where that is the CPU's and the engine's own."""
 
     value: Any
     dtype: str
     device: Device
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The sizes."""
-        return tuple(self.value.shape())
+    shape: tuple[int, ...]
+    host: NDArray[Any] | None = None
 
     def numpy(self) -> NDArray[Any]:
         """Return a copy on the host, float32 for any float."""
-        array = self.value.numpy()
-        if self.device.kind == "cpu":  # then it is a view of the engine's own buffer
-            array = array.copy()
-        return array.astype(np.float32, copy=False) if self.dtype.startswith("float") else array
+        on_cpu = self.device.kind == "cpu"  # then the value's own array is a view of the engine's buffer
+        array = self.value.numpy() if self.host is None else self.host
+        return array.astype(np.float32 if self.dtype.startswith("float") else array.dtype, copy=on_cpu)
 
 
 class OrtEngine:
@@ -73,8 +69,9 @@ class OrtEngine:
         self._binding = session.io_binding()
         self._dtypes = {tensor.name: tensor.dtype for tensor in spec.inputs}
         self._inputs: dict[str, OrtArray] = {}
-        self._uploads: dict[str, Any] = {}
-        self._outputs: dict[str, Any] = {}
+        self._uploads: dict[str, OrtArray] = {}
+        self._outputs: dict[str, OrtArray] = {}
+        self._reshaped = True
         self._lane = lane  # last, so that it outlives the session, whose stream is the lane's
 
     @classmethod
@@ -127,7 +124,10 @@ class OrtEngine:
         for name, tensor in inputs.items():
             if name not in self._dtypes:
                 raise EngineError(f"{self._spec.name} has no input {name!r}; it has {', '.join(self._dtypes)}.")
-            array = self._on_device(name, tensor)
+            array, before = self._on_device(name, tensor), self._inputs.get(name)
+            if array is before:
+                continue
+            self._reshaped |= before is None or array.shape != before.shape
             self._inputs[name] = array
             self._binding.bind_ortvalue_input(name, array.value)
 
@@ -138,17 +138,24 @@ class OrtEngine:
     def run_on_device(self, inputs: Mapping[str, Tensor]) -> Mapping[str, DeviceArray]:
         """See Engine.run_on_device."""
         self.bind(inputs)
-        axes = resolve_axes(self._spec, {name: array.shape for name, array in self._inputs.items()})
-        for tensor in self._spec.outputs:
-            self._prepare_output(tensor.name, tensor.dtype, resolved_shape(tensor, axes))
+        if self._reshaped:
+            axes = resolve_axes(self._spec, {name: array.shape for name, array in self._inputs.items()})
+            self._outputs.clear()
+            for tensor in self._spec.outputs:
+                self._prepare_output(tensor.name, tensor.dtype, resolved_shape(tensor, axes))
+            self._reshaped = False
         try:
             # Engines that share a stream also share the libraries' handles on it.
             with self._lock if self._lane is not None else contextlib.nullcontext():
                 self._session.run_with_iobinding(self._binding)
         except Exception as error:
             raise EngineError(f"{self._spec.name} failed on {self._device}: {first_line(error)}") from error
-        values = zip(self._spec.outputs, self._binding.get_outputs(), strict=True)
-        return {tensor.name: OrtArray(value, tensor.dtype, self._device) for tensor, value in values}
+        if len(self._outputs) == len(self._spec.outputs):
+            return dict(self._outputs)
+        values = zip(self._spec.outputs, self._binding.get_outputs(), strict=True)  # the session alone knew some shapes
+        return {
+            tensor.name: OrtArray(value, tensor.dtype, self._device, tuple(value.shape())) for tensor, value in values
+        }
 
     def clone(self, lane: CudaDevice | None = None) -> OrtEngine:
         """See Engine.clone. The session stays on its stream, so `lane` must share that."""
@@ -176,30 +183,31 @@ class OrtEngine:
         if isinstance(tensor, OrtArray) and (tensor.dtype, tensor.device) == (dtype, self._device):
             return tensor
         host = tensor if isinstance(tensor, np.ndarray) else tensor.numpy()
-        return OrtArray(self._upload(name, np.ascontiguousarray(host, dtype)), dtype, self._device)
-
-    def _upload(self, name: str, array: NDArray[Any]) -> Any:
-        ort = _onnxruntime()
-        if self._device.kind == "cpu":
-            return ort.OrtValue.ortvalue_from_numpy(array)
-        buffer = self._uploads.get(name)
-        if buffer is None or tuple(buffer.shape()) != array.shape:
-            self._uploads[name] = buffer = self._allocate(array.shape, array.dtype)
-        buffer.update_inplace(array)
-        return buffer
+        upload = self._uploads.get(name)
+        if upload is None or upload.shape != host.shape:
+            self._uploads[name] = upload = self._allocate(host.shape, dtype)
+        if upload.host is not None:
+            np.copyto(upload.host, host, casting="unsafe")
+        else:
+            upload.value.update_inplace(np.ascontiguousarray(host, dtype))
+        return upload
 
     def _prepare_output(self, name: str, dtype: str, shape: tuple[int, ...] | None) -> None:
         if shape is None:
             self._binding.bind_output(name, self._device.kind, self._device.index)
             return
-        buffer = self._outputs.get(name)
-        if buffer is None or tuple(buffer.shape()) != shape:
-            self._outputs[name] = buffer = self._allocate(shape, np.dtype(dtype))
-            self._binding.bind_ortvalue_output(name, buffer)
+        self._outputs[name] = buffer = self._allocate(shape, dtype)
+        self._binding.bind_ortvalue_output(name, buffer.value)
 
-    def _allocate(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
-        ort = _onnxruntime()
-        return ort.OrtValue.ortvalue_from_shape_and_type(shape, dtype.type, self._device.kind, self._device.index)
+    def _allocate(self, shape: tuple[int, ...], dtype: str) -> OrtArray:
+        """Return a buffer on the device. On the CPU it is NumPy's memory, written and read without the session."""
+        values = _onnxruntime().OrtValue
+        if self._device.kind == "cpu":
+            host = np.empty(shape, dtype)
+            return OrtArray(values.ortvalue_from_numpy(host), dtype, self._device, shape, host)
+        kind, index = self._device.kind, self._device.index
+        value = values.ortvalue_from_shape_and_type(shape, np.dtype(dtype).type, kind, index)
+        return OrtArray(value, dtype, self._device, shape)
 
 
 def check_threads(threads: int) -> int:

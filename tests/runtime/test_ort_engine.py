@@ -55,9 +55,32 @@ def test_results_are_the_callers_own(head: OrtEngine) -> None:
     assert np.array_equal(first, kept)
 
 
+def test_what_is_bound_does_not_change_with_the_callers_array(head: OrtEngine) -> None:
+    inputs = _inputs(3)
+    expected = head.run(inputs)["prediction"]
+    condition = inputs.pop("condition")
+    head.bind({"condition": condition})
+    condition[:] = 0
+    assert np.array_equal(head.run(inputs)["prediction"], expected)
+
+
 def test_sizes_may_change_between_runs(head: OrtEngine) -> None:
     for samples in (3, 1, 7, 3):
-        assert head.run(_inputs(samples))["prediction"].shape == (samples, 4)
+        found = head.run(_inputs(samples))["prediction"]
+        assert found.shape == (samples, 4)
+        assert np.array_equal(found, head.clone().run(_inputs(samples))["prediction"])
+
+
+def test_an_input_is_taken_from_either_place_at_every_run(head: OrtEngine) -> None:
+    """An engine's output and a host array may take turns: neither is left from the run before."""
+    other, inputs = head.clone(), _inputs(2)
+    for seed in (0, 1):
+        condition = _inputs(2, seed)["condition"]
+        expected = head.clone().run({**inputs, "condition": condition})["prediction"]
+        assert np.array_equal(head.run({**inputs, "condition": condition})["prediction"], expected)
+        there = other.run_on_device(_inputs(2, seed))["prediction"]  # as wide as a condition
+        expected = head.clone().run({**inputs, "condition": there.numpy()})["prediction"]
+        assert np.array_equal(head.run({**inputs, "condition": there})["prediction"], expected)
 
 
 def test_an_output_on_the_device_feeds_another_engine(bundle_path: Path) -> None:
@@ -76,9 +99,12 @@ def test_an_output_on_the_device_feeds_another_engine(bundle_path: Path) -> None
 
 def test_outputs_of_sizes_only_the_engine_knows(bundle_path: Path) -> None:
     decoder = load_engine(Bundle.open(bundle_path), "vae_decoder", CPU, None)
-    for side in (2, 4):
-        images = decoder.run({"latent": np.zeros((1, 2, side, side), np.float32)})["image"]
-        assert images.shape == (1, 3, 4 * side, 4 * side)
+    for side in (2, 4, 4):
+        latent = np.random.default_rng(0).standard_normal((1, 2, side, side)).astype(np.float32)
+        first = decoder.run({"latent": latent})["image"]
+        assert first.shape == (1, 3, 4 * side, 4 * side)
+        assert not np.array_equal(first, decoder.run({"latent": -latent})["image"])
+        assert np.array_equal(first, decoder.run({"latent": latent})["image"])
 
 
 def test_half_precision_tensors_are_cast_on_the_way_in_and_out(tmp_path: Path) -> None:
