@@ -11,12 +11,14 @@ record is kept after every call, and the same command goes on with it; the plot 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
 sys.path.insert(0, str(Path(__file__).parent))
-from figure3_measure import Request, measure_figure
+from figure3_measure import Record, Request, measure_figure
 from figure3_plot import draw
 from figure3_sheet import markdown, rows_of
 
@@ -30,6 +32,23 @@ def _configs(context: click.Context, parameter: click.Parameter, names: tuple[st
     for name in names:
         config_option(context, parameter, name)
     return names
+
+
+def make(out: Path, options: dict[str, Any]) -> dict[str, Any]:
+    """Measure with the fields of a Request, write the same files, and return what the record holds."""
+    options = {**options, "work": Path(options["work"])}
+    record = _make(out, Request(**options), lambda text: click.echo(text, err=True))
+    return {**record.content, "cut_off": record.cut_off}
+
+
+def _make(out: Path, request: Request, say: Callable[[str], None]) -> Record:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    record = measure_figure(request, out, say)
+    if rows_of(record.content):
+        draw(record.content, out.with_suffix(".png"))
+        with new_file(out.with_suffix(".md")) as unfinished:
+            unfinished.write_text(markdown(record.content), encoding="utf-8")
+    return record
 
 
 @click.command()
@@ -61,12 +80,7 @@ def main(out: Path, **options: object) -> int:
     if out.suffix != ".json":
         raise click.BadParameter(f"{out} does not end in .json.", param_hint="--out")
     request = Request(command=("python", *sys.argv), **options)  # type: ignore[arg-type]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    record = measure_figure(request, out, lambda text: click.echo(text, err=True))
-    if rows_of(record.content):
-        draw(record.content, out.with_suffix(".png"))
-        with new_file(out.with_suffix(".md")) as unfinished:
-            unfinished.write_text(markdown(record.content), encoding="utf-8")
+    record = _make(out, request, lambda text: click.echo(text, err=True))
     if record.cut_off:
         click.echo("the time given with --minutes was up; the same command goes on.", err=True)
         return FAILURE

@@ -1,11 +1,13 @@
-"""Everything that needs a GPU, in one run: peaks, tests, training, and eager and compiled against every backend.
+"""Everything that needs a GPU, in one run: parity first, then eager and compiled against every backend, and the rest.
 
     python benchmarks/gpu_report.py --out docs/results/h100.json
     python benchmarks/gpu_report.py --model digits --device cpu --batch 1 --train-batch 2 --no-tests --out try.json
 
-The second tries the script without a GPU. Sections run in the order of the file and are written as they finish, so that
-a run that is cut off keeps what it has.
-What fails is recorded with its error, and the report goes on: that TensorRT-RTX refuses a GPU is a result too.
+The second tries the script without a GPU. In this order: the device's peaks; a bundle per backend, its self-test
+replayed on the device, and only then latencies, the largest batch first; the tests that need a GPU; figure 3; the other
+batches; training. Every section is a process of its own with the time that is left as its limit, so that none can hold
+up or break the others, and is written as it ends; the same command with the same --out goes on with what is missing.
+What fails is recorded with its error: that TensorRT-RTX refuses a GPU is a result too. "aims" says what was met.
 """
 
 from __future__ import annotations
@@ -13,31 +15,40 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
 
-from himar.train_settings import Precision
-
 sys.path.insert(0, str(Path(__file__).parent))
-from report_build import build_bundles
-from report_latency import latencies
+from report_aims import aims
+from report_section import run_section
 from report_tests import gpu_tests
-from train_throughput import measure_all
 
-from himar_export.bench.environment import environment
-from himar_export.bench.peaks import copy_rate, product_rates
+from himar.presets import PRESETS
+from himar_kernels.console import run_cli
+from himar_kernels.errors import InputError
+from himar_kernels.files import new_file
 
 
 class Report:
     """The JSON file, written anew after every section."""
 
-    def __init__(self, path: Path, minutes: float) -> None:
+    def __init__(self, path: Path, minutes: float, asked: Mapping[str, Any] | None = None) -> None:
+        """Begin a report, or go on with the one at `path`; InputError for another request's, or a damaged one."""
         self.path = path
-        self.content: dict[str, Any] = {}
+        self.content: dict[str, Any] = {"asked": dict(asked or {})}
+        if path.exists():
+            try:
+                found = json.loads(path.read_text(encoding="utf-8"))
+                before = found["asked"]
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise InputError(f"{path} is no report to go on with ({error!r}); choose another --out.") from error
+            if before != self.content["asked"]:
+                raise InputError(f"{path} is the report of other options, {before}; choose another --out.")
+            self.content = found
         self._end = time.monotonic() + 60 * minutes
 
     @property
@@ -46,10 +57,15 @@ class Report:
         return max(0.0, self._end - time.monotonic())
 
     def section(self, name: str, make: Callable[[], Any]) -> Any:
-        """Run a section unless the time is up; keep its outcome or its error. Returns the outcome or None."""
+        """Run a section unless the file has its outcome or the time is up; keep its outcome or its error.
+
+        Returns the outcome or None.
+        """
+        kept = self.content.get(name)
+        if kept is not None and not any(kept.get(lack) for lack in ("error", "skipped", "cut_off")):
+            return kept
         if time.monotonic() > self._end:
-            self.content[name] = {"skipped": "the time given with --minutes was up"}
-            self._write()
+            self.keep(name, {"skipped": "the time given with --minutes was up"})
             return None
         click.echo(f"{name} …", err=True)
         start = time.perf_counter()
@@ -58,37 +74,37 @@ class Report:
             outcome = self.content[name] = make()
         except Exception as error:
             self.content[name] = {"error": f"{type(error).__name__}: {error}"}
+            click.echo(f"{name}: {error}", err=True)
         self.content.setdefault("seconds", {})[name] = round(time.perf_counter() - start, 1)
         self._write()
         return outcome
 
+    def keep(self, name: str, value: Any) -> None:
+        """Put a value into the file."""
+        self.content[name] = value
+        self._write()
+
     def _write(self) -> None:
-        self.path.write_text(json.dumps(self.content, indent=1), encoding="utf-8")
+        with new_file(self.path) as unfinished:
+            unfinished.write_text(json.dumps(self.content, indent=1), encoding="utf-8")
 
 
 @click.command()
-@click.option("--model", default="himar-b", show_default=True, help="Preset; random weights unless it is digits.")
+@click.option("--model", default="himar-b", show_default=True, type=click.Choice(list(PRESETS)),
+              help="Preset; random weights unless it is digits.")  # fmt: skip
 @click.option("--device", default="cuda", show_default=True, type=click.Choice(["cuda", "cpu"]))
 @click.option("--precision", default="fp16", show_default=True, type=click.Choice(["fp32", "fp16", "bf16"]))
-@click.option("--batch", "batches", multiple=True, type=click.IntRange(1), default=(1, 8, 64, 128), show_default=True)
-@click.option("--backend", "backends", multiple=True, default=("onnxruntime", "tensorrt", "tensorrt-rtx"))
-@click.option("--repeats", default=3, show_default=True, type=click.IntRange(3), help="Timed runs of each side.")
-@click.option("--tests/--no-tests", default=True, help="Run pytest -m gpu first.")
-@click.option(
-    "--train-batch",
-    "train_batches",
-    multiple=True,
-    type=click.IntRange(1),
-    default=(32, 128, 256),
-    show_default=True,
-    help="Images of a training step.",
-)
-@click.option(
-    "--minutes",
-    default=60.0,
-    show_default=True,
-    help="Start no new section after this time; tests are stopped after half of what is left of it.",
-)
+@click.option("--batch", "batches", multiple=True, type=click.IntRange(1, 1024), default=(1, 8, 64, 128),
+              show_default=True)  # fmt: skip
+@click.option("--backend", "backends", multiple=True, default=("onnxruntime", "tensorrt", "tensorrt-rtx"),
+              show_default=True, type=click.Choice(["onnxruntime", "tensorrt", "tensorrt-rtx"]))  # fmt: skip
+@click.option("--repeats", default=6, show_default=True, type=click.IntRange(3), help="Timed runs of each side.")
+@click.option("--tests/--no-tests", default=True, help="Run pytest -m gpu too.")
+@click.option("--figure3/--no-figure3", default=True, help="Draw figure 3 for the first backend that works.")
+@click.option("--train-batch", "train_batches", multiple=True, type=click.IntRange(1), default=(32, 128, 256),
+              show_default=True, help="Images of a training step.")  # fmt: skip
+@click.option("--minutes", default=60.0, show_default=True, type=click.FloatRange(0),
+              help="Stop what runs after this time; tests and figure 3 after half of what is left of it.")  # fmt: skip
 @click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False))
 def main(
     model: str,
@@ -98,6 +114,7 @@ def main(
     backends: tuple[str, ...],
     repeats: int,
     tests: bool,
+    figure3: bool,
     train_batches: tuple[int, ...],
     minutes: float,
     out: Path,
@@ -105,35 +122,75 @@ def main(
     """Measure and test everything that needs a GPU, and write it to a JSON file."""
     if device == "cuda" and not torch.cuda.is_available():
         raise click.ClickException("this machine has no GPU that PyTorch can use; --device cpu tries the script.")
-    report = Report(out, minutes)
-    report.section("environment", lambda: environment(device, ["python", *sys.argv]))
-    report.section("copy", lambda: copy_rate(device))
-    report.section("products", lambda: product_rates(device))
-    if tests:
-        # Half, so that a machine which is lent for an hour has measured something when it goes back.
-        log = out.absolute().with_name("gpu-tests.log")
-        report.section("tests", lambda: gpu_tests(log, report.seconds_left / 2))
-    half: Precision = "fp32" if device == "cpu" else "bf16"
-    for compiled in (False, True) if device == "cuda" else (False,):
-        name = f"training, {half}{', compiled' if compiled else ''}"
-        report.section(
-            name,
-            lambda c=compiled: measure_all(model, train_batches, device, half, 7, recompute=False, compiled=c),  # type: ignore[misc]
-        )
+    out = out.absolute()  # sections run in the repository's folder
+    out.parent.mkdir(parents=True, exist_ok=True)
+    asked = {"model": model, "device": device, "precision": precision, "repeats": repeats}
+    report = Report(out, minutes, asked)
     work = out.with_suffix(".work")
-    built = report.section("bundles", lambda: build_bundles(work, model, precision, max(batches), backends, device))
-    if built is not None:
-        ready = [name for name, entry in built["backends"].items() if "bundle" in entry]
-        for batch in batches:
-            for backend in ready:
-                report.section(
-                    f"{backend} at batch {batch}",
-                    lambda backend=backend, batch=batch: latencies(  # type: ignore[misc]
-                        built, backend, batch, repeats, device, compiled=device == "cuda" and backend == ready[0]
-                    ),
-                )
+
+    def section(label: str, name: str, share: float = 1.0, **arguments: Any) -> Any:
+        return report.section(
+            label, lambda: run_section(name, arguments, work / "sections", label, share * report.seconds_left)
+        )
+
+    section("environment", "environment", device=device, command=["python", *sys.argv])
+    section("copy", "copy", device=device)
+    section("products", "products", device=device)
+    built = {
+        backend: section(
+            f"bundle for {backend}", "bundle", work=str(work), model=model, precision=precision,
+            max_batch=max(batches), backend=backend, device=device,
+        )
+        for backend in backends
+    }  # fmt: skip
+    ready = []
+    for backend, outcome in built.items():
+        if outcome is not None:
+            bundle = outcome["backends"][backend]["bundle"]
+            same = section(f"parity of {backend}", "parity", bundle=bundle, device=device)
+            if same is not None and same["passed"]:
+                ready.append(backend)
+
+    def latencies(batch: int) -> None:
+        for backend in ready:
+            section(
+                f"{backend} at batch {batch}", "latencies", built=built[backend], backend=backend, batch=batch,
+                repeats=repeats, device=device, compiled=device == "cuda" and backend == ready[0],
+            )  # fmt: skip
+
+    by_size = sorted(set(batches), reverse=True)
+    latencies(by_size[0])
+    report.keep("aims", aims(report.content, model, precision, backends))
+    if tests:
+        log = out.with_name("gpu-tests.log")
+        report.section("tests", lambda: gpu_tests(log, report.seconds_left / 2))
+    if figure3 and ready:
+        minutes_left = report.seconds_left / 2 / 60
+        section(
+            "figure 3", "figure3", out=str(out.with_name(f"{out.stem}-figure3.json")),
+            configs=figure_models(model), work=str(work), device=device, precision=precision, backend=ready[0],
+            batch=min(32, by_size[0]), whole=device == "cuda", minutes=minutes_left, command=["python", *sys.argv],
+        )  # fmt: skip
+    for batch in by_size[1:]:
+        latencies(batch)
+    half = "fp32" if device == "cpu" else "bf16"
+    for compiled in (False, True) if device == "cuda" else (False,):
+        for batch in train_batches:
+            section(
+                f"training at batch {batch}, {half}{', compiled' if compiled else ''}", "training",
+                model=model, batch=batch, device=device, precision=half, compiled=compiled,
+            )  # fmt: skip
+    for each in report.content["aims"]:
+        value = "" if each["value"] is None else f", {each['value']:.3g}"
+        click.echo(f"{each['backend']}, {each['aim']}: {each['verdict']}{value}")
     click.echo(f"→ {out}")
 
 
+def figure_models(model: str) -> list[str]:
+    """Return a preset and the single scale of its size, where there is one."""
+    single = f"mar-{model.split('-')[1]}" if model.startswith("himar-") else ""
+    return [model, single] if single in PRESETS else [model]
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(run_cli(main))

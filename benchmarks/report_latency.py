@@ -1,14 +1,26 @@
-"""The latencies of the GPU report: `himar-export bench` of every backend's bundle, a batch size at a time."""
+"""The GPU report's engines: their numbers on the device first, then `himar-export bench`, a batch size at a time."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from himar_export.bench.output import report_values
 from himar_export.bench.run import BenchRequest, run_bench
 from himar_export.bench.setting import Sources
+from himar_export.verify import verify_selftest
+from himar_runtime import Bundle
+
+
+def parity(bundle: Path, device: str) -> dict[str, Any]:
+    """Replay a bundle's self-test on the device, as `himar-export verify`; "passed": every output is right."""
+    compared = verify_selftest(Bundle.open(bundle), device)
+    return {
+        "passed": all(each.passed is not False for each in compared),
+        "comparisons": [{**asdict(each), "passed": each.passed} for each in compared],
+    }
 
 
 def latencies(

@@ -6,9 +6,16 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from gpu_report import Report
+import report_section
+from gpu_report import Report, figure_models
+from report_aims import aims
+from report_section import SectionError, run_section
 from report_tests import run_within
+
+from himar_kernels import InputError
 
 # Shells, which begin at once: Python may need seconds to start where other tests keep every core busy.
 STUBBORN = "trap '' INT; sleep 600 & echo child $!; wait"
@@ -52,6 +59,69 @@ def test_sections_after_the_time_are_named_in_the_file(tmp_path):
     assert late.seconds_left == 0
     assert "ZeroDivisionError" in json.loads((tmp_path / "x.json").read_text())["broken"]["error"]
     assert "time given with --minutes was up" in json.loads((tmp_path / "y.json").read_text())["second"]["skipped"]
+
+
+def test_a_report_goes_on_with_what_is_missing_and_not_with_another_requests(tmp_path):
+    path, ran = tmp_path / "x.json", []
+    for _ in range(2):
+        report = Report(path, 1, {"model": "digits"})
+        report.section("good", lambda: ran.append("good") or {"a": 1})
+        report.section("broken", lambda: ran.append("broken") or 1 / 0)
+        report.section("unfinished", lambda: ran.append("unfinished") or {"cut_off": True})
+    assert ran == ["good", "broken", "unfinished", "broken", "unfinished"]
+    with pytest.raises(InputError, match="is the report of other options"):
+        Report(path, 1, {"model": "himar-b"})
+    path.write_text("{")
+    with pytest.raises(InputError, match="is no report to go on with"):
+        Report(path, 1, {"model": "digits"})
+
+
+def test_a_section_is_a_process_whose_end_the_report_survives(tmp_path, monkeypatch):
+    found = run_section("environment", {"device": "cpu", "command": ["x"]}, tmp_path, "the environment", 60)
+    assert (found["command"], found["python"]) == (["x"], sys.version.split()[0])
+    with pytest.raises(SectionError, match=r"exit code 1; .*no-such.log: KeyError: 'nothing'"):
+        run_section("nothing", {}, tmp_path, "no such", 60)
+    with pytest.raises(SectionError, match="when the time was up"):
+        run_section("products", {"device": "cpu"}, tmp_path, "late", 0)
+    monkeypatch.setattr(report_section, "run_within", lambda command, log, *rest: log.touch() or {"exit_code": -11})
+    with pytest.raises(SectionError, match=r"killed by SIGSEGV.*it printed nothing"):
+        run_section("copy", {"device": "cpu"}, tmp_path, "crash", 60)
+
+
+def measured(seconds: float | None, rate: float) -> dict:
+    """A section of latencies: seconds per image, and the rate that the DiT head's engine reached."""
+    return {
+        "generations": [{"seconds_per_image": {} if seconds is None else {"eager": 0.3, "engines": seconds}}],
+        "components": [
+            {"name": "mlp_head", "reached": {"flops_per_second": 1.0}},
+            {"name": "dit_head", "reached": {"flops_per_second": rate}},
+        ],
+        "peaks": {"flops_per_second": 800.0},
+    }
+
+
+def test_aims_are_met_or_missed_by_the_figures_measured_at_batch_128():
+    content = {
+        "onnxruntime at batch 128": measured(0.0801, 480.0),
+        "tensorrt at batch 128": measured(0.08, 479.0),
+        "tensorrt-rtx at batch 128": {"error": "SectionError: killed by SIGSEGV"},
+        "tensorrt at batch 8": measured(0.01, 800.0),
+    }
+    backends = ("onnxruntime", "tensorrt", "tensorrt-rtx")
+    found = aims(content, "himar-b", "fp16", backends)
+    assert [each["verdict"] for each in found] == ["missed", "met", "met", "missed", "not measured", "not measured"]
+    assert [each["value"] for each in found] == [0.0801, 0.6, 0.08, 479 / 800, None, None]
+    assert found[4]["reason"] == "SectionError: killed by SIGSEGV"
+    (speed, _) = aims({"tensorrt at batch 128": measured(None, 1.0)}, "himar-b", "bf16", ("tensorrt",))
+    assert speed["verdict"] == "not measured" and "outputs differ" in speed["reason"]
+    for model, precision in (("himar-b", "fp32"), ("digits", "fp16")):
+        assert {each["verdict"] for each in aims(content, model, precision, backends)} == {"not measured"}
+
+
+def test_figure_3_has_the_single_scale_of_a_models_size():
+    assert figure_models("himar-l") == ["himar-l", "mar-l"]
+    assert figure_models("digits") == ["digits"]
+    assert figure_models("himar-b-visual") == ["himar-b-visual", "mar-b"]
 
 
 def _running(pid: int) -> bool:
