@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from himar.sampler import generate
-from himar_kernels import Chain, PhiloxDraws, SamplingConfig, to_uint8
+from himar_kernels import PhiloxDraws, SamplingConfig, phase_chains, to_uint8
 from himar_runtime import Pipeline
 from himar_runtime.decode import DECODE_BATCH
 
@@ -89,8 +89,8 @@ def latent_limit(setting: Setting, eager_error: float) -> float | None:
 
 
 def _gain(setting: Setting, sampling: SamplingConfig) -> float:
-    lengths = {"low": sampling.low_diffusion_steps, "high": sampling.high_diffusion_steps}
-    return max(Chain.build(lengths[phase.name]).first_step_gain for phase in setting.bundle.manifest.model.phases)
+    chains = phase_chains(sampling)
+    return max(chains[phase.name].first_step_gain for phase in setting.bundle.manifest.model.phases)
 
 
 def split_generation(setting: Setting, batch: int) -> dict[str, Split]:
