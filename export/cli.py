@@ -15,6 +15,7 @@ from himar.cli_options import config_option
 from himar_kernels.console import require_extra, run_cli
 from himar_kernels.labels import MOST_LABELS
 from himar_kernels.options import SEED, THREADS, NamedPath, device_option, label_option, npz_option
+from himar_kernels.sampling_options import sampling_options
 from himar_runtime import Bundle
 
 from .bench.command import bench_command, bench_options
@@ -22,7 +23,6 @@ from .cli_options import (
     case_option,
     engine_options,
     precision_pairs,
-    sampling_options,
     take_engine_options,
     weights_option,
 )

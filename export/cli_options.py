@@ -9,32 +9,11 @@ from typing import Any
 
 import click
 
-from himar_kernels.options import NamedPath, sampling_option, wrong_usage
+from himar_kernels.options import NamedPath, wrong_usage
 from himar_runtime.cache import cache_directory
 
 from .recordings import LAYOUT_KEYS
 from .tensorrt_options import OPTIMIZATION_LEVELS, EngineOptions, check_suits, parse_size
-
-_STEPS = (
-    click.option("--sampling", "sampling_name", help="One of the named settings of the model; the first if not given."),
-    click.option(
-        "--guidance", type=float, callback=sampling_option, help="Scale of classifier-free guidance in both phases."
-    ),
-    click.option("--low-guidance", type=float, callback=sampling_option, help="Scale in phase low alone."),
-    click.option("--high-guidance", type=float, callback=sampling_option, help="Scale in phase high alone."),
-    click.option("--guidance-schedule", type=click.Choice(["linear", "constant"])),
-    click.option("--low-steps", type=int, callback=sampling_option, help="Autoregressive steps of phase low."),
-    click.option("--high-steps", type=int, callback=sampling_option, help="Autoregressive steps of phase high."),
-    click.option(
-        "--low-diffusion-steps", type=int, callback=sampling_option, help="Diffusion steps of phase low's head."
-    ),
-    click.option(
-        "--high-diffusion-steps", type=int, callback=sampling_option, help="Diffusion steps of phase high's head."
-    ),
-)
-_TEMPERATURE = click.option(
-    "--temperature", type=float, callback=sampling_option, help="Factor on the noise of every reverse step."
-)
 
 _ENGINES = (
     click.option("--opt-level", "optimization_level", default=3, show_default=True,
@@ -54,11 +33,6 @@ _ENGINES = (
     click.option("--no-cache", is_flag=True, help="Build every engine anew and keep none."),
 )  # fmt: skip
 
-SAMPLING_FIELDS = (
-    "guidance", "low_guidance", "high_guidance", "guidance_schedule", "low_steps", "high_steps",
-    "low_diffusion_steps", "high_diffusion_steps", "temperature",
-)  # fmt: skip
-
 
 def weights_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add --weights, the entry of a .pth checkpoint to use."""
@@ -67,18 +41,6 @@ def weights_option(command: Callable[..., Any]) -> Callable[..., Any]:
         type=click.Choice(["model_ema", "model"]),
         help="Which weights of a .pth checkpoint to use; model_ema if not given.",
     )(command)
-
-
-def step_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of a SamplingConfig that decide how much the networks have to do."""
-    for option in reversed(_STEPS):
-        command = option(command)
-    return command
-
-
-def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add all options of a SamplingConfig to a command."""
-    return step_options(_TEMPERATURE(command))
 
 
 def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:

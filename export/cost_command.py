@@ -10,8 +10,9 @@ import click
 
 from himar.cli_options import config_option
 from himar_kernels.options import FiniteRange, NamedPath
+from himar_kernels.sampling_options import step_options
 
-from .cli_options import precision_pairs, step_options
+from .cli_options import precision_pairs
 from .cost import Peaks
 from .cost_report import print_costs
 from .cost_request import bundle_request, config_request
@@ -20,6 +21,8 @@ from .cost_request import bundle_request, config_request
 _MODEL_OPTIONS = ("config", "vae", "precision", "component_precision")
 
 _POSITIVE = FiniteRange(min=0, min_open=True)
+_BATCH = click.IntRange(1, 2**20)
+"""More is a typing error: no device holds so many at once."""
 
 _OPTIONS = (
     click.option("--cost", is_flag=True, help="Show operations, bytes and the least time of a run instead."),
@@ -31,7 +34,7 @@ _OPTIONS = (
     click.option("--bf16", "precision", flag_value="bf16", help="--cost with --config: products in bfloat16."),
     click.option("--precision", "component_precision", multiple=True, metavar="NAME=PRECISION",
                  callback=precision_pairs, help="--cost with --config: of one component; may be repeated."),
-    click.option("--batch", type=click.IntRange(1), help="--cost: images at once; 1 if not given."),
+    click.option("--batch", type=_BATCH, help="--cost: images at once; 1 if not given."),
     click.option("--peak-tflops", type=_POSITIVE,
                  help="--cost: TFLOP/s of the device at best, for the least time."),
     click.option("--peak-gbps", type=_POSITIVE,

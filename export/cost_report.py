@@ -65,10 +65,15 @@ def _values(cost: ComponentCost, peaks: Peaks) -> dict[str, Any]:
 
 def _title(request: Request) -> str:
     s = request.sampling
-    low = "" if request.config.single_scale else f"{s.low_steps} low steps × {s.low_diffusion_steps}, guidance "
-    low += "" if request.config.single_scale else f"{s.low_guidance:g}; "
-    high = f"{s.high_steps} high steps × {s.high_diffusion_steps}, guidance {s.high_guidance:g}"
+    low = f"{s.low_steps} low steps × {s.low_diffusion_steps}{_solver(s.low_solver)}, guidance {s.low_guidance:g}; "
+    low = "" if request.config.single_scale else low
+    high = f"{s.high_steps} high steps × {s.high_diffusion_steps}{_solver(s.high_solver)}, "
+    high += f"guidance {s.high_guidance:g}"
     return f"{request.batch} {'images' if request.batch > 1 else 'image'} at once; {low}{high}"
+
+
+def _solver(name: str) -> str:
+    return "" if name == "ddpm" else f" of {name}"
 
 
 def _work_table(costs: Sequence[ComponentCost], total: ComponentCost, batch: int) -> Table:

@@ -10,9 +10,10 @@ from typing import Any
 from himar.config import ModelConfig, read_config, resolve
 from himar_kernels import ConfigError, InputError, SamplingConfig
 from himar_kernels.console import require_extra
+from himar_kernels.sampling_choice import choose_sampling
 from himar_runtime import Bundle
 from himar_runtime.phases import VAE_DECODER
-from himar_runtime.request import choose_sampling, require_phases
+from himar_runtime.request import require_phases
 
 from .cost import value_bytes
 from .cost_decoder import DecoderSizes, checkpoint_decoder, exported_decoder
@@ -47,7 +48,7 @@ def bundle_request(
         decoder = exported_decoder(bundle.path(manifest.components[VAE_DECODER].file))
     return Request(
         config,
-        _sampling(config, sampling_name, guidance, changes),
+        _sampling(config, None, sampling_name, guidance, changes),
         batch,
         decoder,
         {name: spec.precision for name, spec in manifest.components.items()},
@@ -81,7 +82,7 @@ def config_request(
         value_bytes(each, component)
     return Request(
         config,
-        _sampling(config, sampling_name, guidance, changes),
+        _sampling(config, name, sampling_name, guidance, changes),
         batch,
         decoder,
         {component: component_precision.get(component, precision) for component in names},
@@ -89,8 +90,10 @@ def config_request(
 
 
 def _sampling(
-    config: ModelConfig, name: str | None, guidance: float | None, changes: Mapping[str, Any]
+    config: ModelConfig, source: str | None, name: str | None, guidance: float | None, changes: Mapping[str, Any]
 ) -> SamplingConfig:
-    sampling = choose_sampling(config.sampling, name, guidance, changes)
-    require_phases(runtime_model(config), sampling, changes)
+    """Return the settings of a request; source: of a configuration, None for a bundle, in an error's text."""
+    holder, model = ("bundle", "this bundle's model") if source is None else ("configuration", f"the model of {source}")
+    sampling = choose_sampling(config.sampling, name, guidance, changes, holder)
+    require_phases(runtime_model(config), sampling, changes, model)
     return sampling

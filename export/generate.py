@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from himar_kernels import InputError, to_sheet
+from himar_kernels import InputError, Solver, to_sheet
 from himar_kernels.files import new_folder
+from himar_kernels.sampling_options import SAMPLING_FIELDS
 from himar_runtime import Pipeline, Progress, Result, write_png
 
-from .cli_options import SAMPLING_FIELDS
 from .files import require_new, write_npz
 
 
@@ -41,6 +41,8 @@ class GenerateRequest:
     low_diffusion_steps: int | None = None
     high_diffusion_steps: int | None = None
     temperature: float | None = None
+    low_solver: Solver | None = None
+    high_solver: Solver | None = None
     device: str = "cpu"
     threads: int | None = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,7 @@ def _files(bundle: Bundle) -> Table:
 
 def _sampling(bundle: Bundle) -> Table:
     table = Table(title="Sampling, default first", title_justify="left")
-    settings = {name: sampling.to_dict() for name, sampling in bundle.manifest.sampling.items()}
+    settings = {name: asdict(sampling) for name, sampling in bundle.manifest.sampling.items()}
     table.add_column("")
     for name in settings:
         table.add_column(name, justify="right")

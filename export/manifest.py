@@ -13,8 +13,8 @@ import onnx
 from torch import nn
 
 from himar.model import HiMAR
-from himar_runtime import SCHEMA_VERSION, TensorSpec
-from himar_runtime.manifest import FIRST_SCHEMA_VERSION
+from himar_kernels import SamplingConfig
+from himar_runtime import TensorSpec
 
 from .compare import Comparison
 from .components import Component
@@ -29,15 +29,16 @@ class BundleWriter:
     """Fills a folder with one bundle: components, then weights closed, then the manifest."""
 
     def __init__(self, folder: Path, model: HiMAR, max_batch: int) -> None:
-        config = model.config.to_dict()
+        config = {name: value for name, value in model.config.to_dict().items() if name != "sampling"}
         self._folder = folder
         # A reader of 1.0 runs the released phases alone; where it does, the bundle says so.
         released = {"mlp_head", "dit_head"} <= set(model_info(model.config).networks)
-        self._schema = FIRST_SCHEMA_VERSION if released else SCHEMA_VERSION
+        settings, schema = sampling_keys(model.config.sampling)
+        self._schema = max("1.0" if released else "1.1", schema)
         self._weights = weight_file(folder)
         self._components: dict[str, dict[str, Any]] = {}
         self._manifest: dict[str, Any] = {
-            "sampling": config.pop("sampling"),
+            **settings,
             "model": config,
             "max_batch": max_batch,
         }
@@ -109,6 +110,24 @@ class BundleWriter:
     def _save(self) -> None:
         text = json.dumps(self._manifest, indent=1, allow_nan=False) + "\n"
         (self._folder / "manifest.json").write_text(text, encoding="utf-8")
+
+
+def sampling_keys(settings: Mapping[str, SamplingConfig]) -> tuple[dict[str, Any], str]:
+    """Return the manifest's keys of named settings, the default first, and the least schema that has them.
+
+    Readers before solvers get what they can run: see himar_runtime.manifest.
+    """
+    values = {name: each.to_dict() for name, each in settings.items()}
+    with_solvers = {name for name, each in settings.items() if each.needs_solvers}
+    if not with_solvers:
+        return {"sampling": values}, "1.0"
+    if next(iter(settings)) in with_solvers:
+        return {"sampling": values}, "2.0"
+    plain = {name: each for name, each in values.items() if name not in with_solvers}
+    return {
+        "sampling": plain,
+        "solver_sampling": {name: values[name] for name in values if name in with_solvers},
+    }, "1.2"
 
 
 def _tensor(spec: TensorSpec) -> dict[str, Any]:

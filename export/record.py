@@ -3,7 +3,8 @@
 The layout is that of tests/golden/README.md, so a recording made here and one of the released model are verified alike.
 Variants keep it as far as they have its parts: what belongs to a head is named after its component (`dit_low/x` of
 dit_head_low), and noise has the shapes of the head's kind in whichever phase. A single scale has low_steps 0 and
-nothing of phase low.
+nothing of phase low. A phase whose solver is not "ddpm" has no noise but the initial one; CASE/low_solver and
+CASE/low_diffusion_steps (or high_…) say what it has.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from himar.model import HiMAR
 from himar.sampler import to_grid, two_phase
 from himar.vae import AutoencoderKL
-from himar_kernels import Chain, Draws, Phase, SamplingConfig, plan
+from himar_kernels import AnyChain, Chain, Draws, Phase, SamplingConfig, phase_chains, plan
 from himar_runtime import PhaseInfo
 from himar_runtime.phases import HeadKind
 
@@ -37,6 +38,7 @@ class RecordingDraws:
     ) -> None:
         self._inner, self._case, self._sampling, self._arrays = inner, case, sampling, arrays
         self._phases = {phase.name: phase for phase in phases}
+        self._chains = phase_chains(sampling)
         self._orders: dict[Phase, NDArray[np.int64]] = {}
 
     def order(self, phase: Phase, positions: int, images: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -52,12 +54,14 @@ class RecordingDraws:
     ) -> NDArray[np.float32]:
         """See himar_kernels.Draws; the step's noise of all diffusion steps is recorded here too."""
         initial = self._inner.initial_noise(phase, step, images, positions, channels)
-        n = self._sampling.low_diffusion_steps if phase == "low" else self._sampling.high_diffusion_steps
-        noise = self._inner.noise(phase, step, range(n - 1, -1, -1), images, positions, channels)
         prefix = self._prefix(phase, step)
         kind = self._phases[phase].kind
         self._arrays[f"{prefix}/init_noise"] = _recorded(initial, kind)
-        self._arrays[f"{prefix}/noise"] = np.stack([_recorded(each, kind) for each in noise])
+        chain = self._chains[phase]
+        if isinstance(chain, Chain):
+            down = range(len(chain) - 1, -1, -1)
+            noise = self._inner.noise(phase, step, down, images, positions, channels)
+            self._arrays[f"{prefix}/noise"] = np.stack([_recorded(each, kind) for each in noise])
         return initial
 
     def noise(
@@ -117,22 +121,28 @@ def record(
     if not info.single_scale:
         shared |= {"low_tokens": result.low_tokens.numpy(), "pivots": result.pivots.numpy()}
     arrays |= {f"t/{name}": array for name, array in shared.items()}
-    lengths: dict[Phase, int] = {"low": sampling.low_diffusion_steps, "high": sampling.high_diffusion_steps}
+    chains = phase_chains(sampling)
+    for phase in info.phases:
+        if not isinstance(chains[phase.name], Chain):
+            arrays[f"{case}/{phase.name}_solver"] = np.array(getattr(sampling, f"{phase.name}_solver"))
+            arrays[f"{case}/{phase.name}_diffusion_steps"] = np.array(len(chains[phase.name]))
     with torch.inference_mode():
         arrays |= transformer_forwards(model, info, shared)
         for phase in info.phases:
             arrays |= head_forward(model, phase, arrays)
-            arrays |= _schedule(recorded_name(phase.head), lengths[phase.name])
+            name = recorded_name(phase.head)
+            arrays |= _schedule(name, chains[phase.name])
+            if f"{case}/{phase.name}_solver" in arrays:
+                arrays[f"schedule/{name}/solver"] = arrays[f"{case}/{phase.name}_solver"]
         if vae is not None:
             latent = to_grid(result.tokens)[:1] / model.config.vae_scale
             arrays |= {"vae/latent": latent.numpy(), "vae/decoded": vae.decode(latent).numpy()}
     return arrays
 
 
-def _schedule(name: str, steps: int) -> Arrays:
-    """The tables of a head's chain."""
-    chain = Chain.build(steps)
-    tables = ("timesteps", "betas", "alphas_cumprod")
+def _schedule(name: str, chain: AnyChain) -> Arrays:
+    """The tables of a head's chain; one without noise has no betas."""
+    tables = ("timesteps", "betas", "alphas_cumprod") if isinstance(chain, Chain) else ("timesteps", "alphas_cumprod")
     return {f"schedule/{name}/{table}": np.asarray(getattr(chain, table), np.float64) for table in tables}
 
 

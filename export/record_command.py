@@ -8,7 +8,8 @@ from typing import Any
 
 from himar.checkpoints import load_checkpoint
 from himar_kernels import PhiloxDraws, check_labels
-from himar_runtime.request import choose_sampling, require_phases
+from himar_kernels.sampling_choice import choose_sampling
+from himar_runtime.request import require_phases
 
 from .assemble import load_fitting_vae
 from .files import require_new, write_npz
@@ -36,8 +37,8 @@ def record_run(
     advance("reading the checkpoint", 0.0)
     model = load_checkpoint(checkpoint, config, weights=weights)
     decoder = load_fitting_vae(vae, model)
-    sampling = choose_sampling(model.config.sampling, sampling_name, guidance, changes)
-    require_phases(model_info(model.config), sampling, changes)
+    sampling = choose_sampling(model.config.sampling, sampling_name, guidance, changes, "model")
+    require_phases(model_info(model.config), sampling, changes, f"the model of {checkpoint}")
     checked = check_labels(labels, model.config.classes).tolist()
     advance("running the eager model", 0.1)
     arrays = record(model, decoder, checked, draws=PhiloxDraws(seed), sampling=sampling, case=case)

@@ -7,18 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from himar_kernels import (
-    Chain,
     InputError,
+    Phase,
     RecordedDraws,
     SamplingConfig,
+    Solver,
+    build_chain,
     index_lists,
     load_recording,
+    phase_chains,
     plan,
     recorded_cases,
     recorded_request,
@@ -118,10 +121,11 @@ def run_limits(bundle: Bundle, sampling: SamplingConfig) -> tuple[float | None, 
     worst = max(precisions, key=RUN_LIMIT.__getitem__)
     if worst == "fp32":
         return RUN_LIMIT[worst], RUN_LIMIT[worst]
-    lengths = (sampling.low_diffusion_steps, sampling.high_diffusion_steps)
-    if bundle.manifest.model.single_scale:
-        lengths = (sampling.high_diffusion_steps,) * 2
-    low, high = (RUN_LIMIT[worst] * Chain.build(n).first_step_gain / RUN_REFERENCE_GAIN for n in lengths)
+    chains = phase_chains(sampling)
+    names: tuple[Phase, Phase] = ("high", "high") if bundle.manifest.model.single_scale else ("low", "high")
+    # A solver's chain hardly magnifies its first step's rounding; that of every step is left.
+    gains = (max(1.0, chains[name].first_step_gain / RUN_REFERENCE_GAIN) for name in names)
+    low, high = (RUN_LIMIT[worst] * gain for gain in gains)
     high = max(low, high)
     return low if low <= RUN_MEANINGLESS else None, high if high <= RUN_MEANINGLESS else None
 
@@ -142,7 +146,7 @@ def _components(bundle: Bundle, networks: Networks, arrays: Arrays) -> Iterator[
         image = networks.vae_decoder.run({"latent": arrays[f"{decoded}latent"]})["image"]
         yield compare("vae_decoder: image", image, arrays[f"{decoded}decoded"], limits["vae_decoder"])
     for phase in phases:
-        if f"schedule/{recorded_name(phase.head)}/betas" in arrays:
+        if f"schedule/{recorded_name(phase.head)}/timesteps" in arrays:
             yield from _schedule(arrays, phase.head)
 
 
@@ -185,7 +189,8 @@ def _head(bundle: Bundle, networks: Networks, arrays: Arrays, phase: PhaseInfo, 
 def _schedule(arrays: Arrays, head: str) -> Iterator[Comparison]:
     """The chain of a recording's diffusion steps: indices exactly, tables to float64's rounding."""
     name = recorded_name(head)
-    chain = Chain.build(len(arrays[f"schedule/{name}/betas"]))
+    solver = cast(Solver, str(arrays.get(f"schedule/{name}/solver", "ddpm")))
+    chain = build_chain(solver, len(arrays[f"schedule/{name}/timesteps"]))
     for table, limit in (("timesteps", 0.0), ("betas", 1e-9), ("alphas_cumprod", 1e-9)):
         key = f"schedule/{name}/{table}"
         if key in arrays:

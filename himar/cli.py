@@ -5,19 +5,20 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
 from himar_kernels.console import require_extra, run_cli
-from himar_kernels.options import SEED, NamedPath, label_option, sampling_option
+from himar_kernels.options import SEED, NamedPath, label_option
+from himar_kernels.sampling_options import sampling_options
 
 from .cli_cache import cache_latents_command
 from .cli_evaluate import evaluate
 from .cli_options import TRAINING_SEED, config_option
 from .cli_train import train_command
 
-_EXISTING = NamedPath(exists=True, dir_okay=False)
-_NEW = NamedPath()
+_PATH = NamedPath()
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -30,28 +31,31 @@ def cli() -> None:
 
 
 @cli.command(epilog="Example: himar sample trained/digits.safetensors --labels 0-9 --seed 7 --out digits.png")
-@click.argument("checkpoint", type=_EXISTING)
+@click.argument("checkpoint", type=_PATH)
 @click.option("--config", callback=config_option, help="Preset or JSON file; only files that himar wrote go without.")
-@click.option("--vae", type=_EXISTING, help="KL-VAE checkpoint; by default NAME-vae.safetensors next to NAME.")
+@click.option("--vae", type=_PATH, help="KL-VAE checkpoint; by default NAME-vae.safetensors next to NAME.")
 @click.option("--labels", required=True, callback=label_option, help="Classes, one image each, for example 0,3,5-9.")
 @click.option("--seed", default=0, show_default=True, type=SEED, help="Seed of the images.")
-@click.option("--guidance", type=float, callback=sampling_option, help="Scale of guidance in both phases.")
+@sampling_options
 @click.option("--columns", default=10, show_default=True, type=click.IntRange(min=1), help="Images per row.")
-@click.option("--out", required=True, type=_NEW, help="PNG file of all images in rows.")
+@click.option("--out", required=True, type=_PATH, help="PNG file of all images in rows.")
 def sample(
     checkpoint: Path,
     config: str | None,
     vae: Path | None,
     labels: list[int],
     seed: int,
-    guidance: float | None,
     columns: int,
     out: Path,
+    sampling_name: str | None,
+    guidance: float | None,
+    **changes: Any,
 ) -> None:
     """Sample images with the eager model, without engines."""
     require_extra("model", "torch", "safetensors")
     from himar_kernels import PhiloxDraws
     from himar_kernels.files import require_writable_file
+    from himar_kernels.sampling_choice import choose_sampling, require_phase_low
 
     from .checkpoints import load_checkpoint
     from .images import sample_images, save_grid
@@ -60,7 +64,9 @@ def sample(
     require_writable_file(out)
     model = load_checkpoint(checkpoint, config)
     decoder = load_vae(vae or checkpoint.with_name(f"{checkpoint.stem}-vae.safetensors"))
-    sampling = model.config.default_sampling.with_changes(low_guidance=guidance, high_guidance=guidance)
+    sampling = choose_sampling(model.config.sampling, sampling_name, guidance, changes, "model")
+    if model.config.single_scale:
+        require_phase_low(changes, "this model")
     save_grid(out, sample_images(model, decoder, labels, PhiloxDraws(seed), sampling), columns)
     click.echo(f"wrote {out}: {len(labels)} images")
 
@@ -71,7 +77,7 @@ def sample(
 )
 @click.option("--seed", default=0, show_default=True, type=TRAINING_SEED, help="Seed of the weights.")
 @click.option("--half", is_flag=True, help="Write float16, half the size.")
-@click.option("--out", required=True, type=_NEW, help="A .safetensors file.")
+@click.option("--out", required=True, type=_PATH, help="A .safetensors file.")
 def init(config: str, seed: int, half: bool, out: Path) -> None:
     """Write random weights in the released layout, to try an export at real size without a trained model."""
     require_extra("model", "torch", "safetensors")

@@ -150,15 +150,15 @@ def recorded_request(arrays: Arrays, case: str) -> RecordedRequest:
     low: dict[str, Any] = {}
     if low_steps:
         low_latent = _array(arrays, f"{case}/low_latent", 4).astype(np.float32)
-        low = {"low_steps": low_steps, "low_diffusion_steps": len(_noise(arrays, f"{prefixes[0]}/noise", 1))}
+        low = {"low_steps": low_steps, **_chain(arrays, case, "low", prefixes[0])}
     sampling = SamplingConfig(
         **low,
+        **_chain(arrays, case, "high", prefixes[-1]),
         high_steps=high_steps,
         low_guidance=_number(arrays, f"{case}/low_guidance"),
         high_guidance=_number(arrays, f"{case}/high_guidance"),
         guidance_schedule=str(_array(arrays, f"{case}/guidance_schedule", 0)),  # type: ignore[arg-type]
         temperature=_number(arrays, f"{case}/temperature"),
-        high_diffusion_steps=len(_noise(arrays, f"{prefixes[-1]}/noise", 1)),
     )
     return RecordedRequest(
         labels=_integers(arrays, f"{case}/labels", 1),
@@ -195,6 +195,14 @@ def _noise(arrays: Arrays, name: str, leading: int) -> NDArray[Any]:
     if name not in arrays or arrays[name].ndim != 4 + leading:
         return _array(arrays, name, 2 + leading)
     return arrays[name]
+
+
+def _chain(arrays: Arrays, case: str, phase: Phase, prefix: str) -> dict[str, Any]:
+    """Solver and length of a phase's chain. One that adds noise is as long as the noise of a step, at `prefix`."""
+    if f"{case}/{phase}_solver" not in arrays:
+        return {f"{phase}_diffusion_steps": len(_noise(arrays, f"{prefix}/noise", 1))}
+    steps = _count(arrays, f"{case}/{phase}_diffusion_steps")
+    return {f"{phase}_solver": str(_array(arrays, f"{case}/{phase}_solver", 0)), f"{phase}_diffusion_steps": steps}
 
 
 def _low_steps(arrays: Arrays, case: str) -> int:

@@ -35,9 +35,11 @@ from .errors import InputError
 from .sampling import SamplingConfig, Solver
 from .schedule import Phase
 
-# Half the log signal-to-noise ratio where chains begin. The released spacing begins at -10.4, where x̂0 is 31,600 times
-# an error of the noise prediction; DPM-Solver++'s authors begin the cosine schedule here.
-FIRST_LEVEL = -5.1
+# λ, half the log signal-to-noise ratio, where chains begin and where their last step stands. The released spacing
+# begins at -10.4, where x̂0 magnifies an error of the noise prediction 31,600 times. DPM-Solver++'s authors begin at
+# -5.1 and end at the first base step, λ = 5.1: on the digits those ends take steps that the middle needs
+# (docs/solvers.md).
+FIRST_LEVEL, LAST_LEVEL = -3.0, 3.0
 
 
 @dataclass(frozen=True)
@@ -103,12 +105,13 @@ def phase_chains(sampling: SamplingConfig) -> dict[Phase, AnyChain]:
 
 
 def spaced_timesteps(steps: int) -> NDArray[np.int64]:
-    """Return the base steps of a solver's chain, int64 (n,), ascending from 0: even in λ up to FIRST_LEVEL."""
+    """Return the base steps of a solver's chain, int64 (n,), ascending: even in λ, LAST_LEVEL to FIRST_LEVEL."""
     alphas_cumprod = base_alphas_cumprod()
     level = np.log(alphas_cumprod / (1 - alphas_cumprod)) / 2
-    wanted = np.linspace(level[0], FIRST_LEVEL, steps)
+    wanted = np.linspace(LAST_LEVEL, FIRST_LEVEL, steps)
     timesteps = np.rint(np.interp(-wanted, -level, np.arange(len(level)))).astype(np.int64)
-    # Long chains ask for more steps at either end than there are: each then takes the next one that is free.
+    # Long chains ask for more steps at either end than there are: each then takes the next one that is free, and the
+    # longest all that there are.
     count = np.arange(steps)
     last = max(int(timesteps[-1]), steps - 1)
     return np.minimum(np.maximum.accumulate(timesteps - count), last - (steps - 1)) + count

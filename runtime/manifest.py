@@ -1,12 +1,16 @@
-"""The bundle's manifest, schema 1.1: what `manifest.json` says, read and checked without loading an engine.
+"""The bundle's manifest, schemas 1 and 2: what `manifest.json` says, read and checked without loading an engine.
 
-    schema_version  "1.1", or "1.0" where nothing of 1.1 is used. Unknown keys are kept (`Manifest.raw`) and ignored
-                    within major version 1.
+    schema_version  the first one that has all that the bundle uses: "1.0", "1.1", "1.2" or "2.0". Unknown keys are kept
+                    (`Manifest.raw`) and ignored within a major version.
     himar_version   version of the toolkit that built the bundle
     model           ModelInfo: sizes of the network; keys of other sizes are kept. Since 1.1 also its phases: pivots
                     ("none", "visual", "condition"), low_head, high_head ("mlp", "dit"); absent keys mean the released
                     models' "condition", "mlp", "dit". With pivots "none" cond_scale is 0
     sampling        {name: SamplingConfig}, the first is the default
+    solver_sampling since 1.2, absent where empty: further named settings, in which a phase has another solver than
+                    "ddpm". Readers before 1.2 know no solvers and would take 8 steps of one for 8 of "ddpm"; so they
+                    do not see these. Since 2.0 `sampling` may have solvers: where the default has one, every reader of
+                    major version 1 has to refuse the bundle, and it is 2.0
     max_batch       images per run that the engines were built for
     components      one transformer and one head for each phase, named by `ModelInfo.phases`, and vae_decoder or not.
                     {name: {file, precision, inputs, outputs, profile, engine: {backend, file}, parts}}
@@ -49,7 +53,6 @@ from .specs import BackendInfo, ComponentSpec, FileEntry, ModelInfo, TensorSpec
 
 __all__ = [
     "DTYPES",
-    "FIRST_SCHEMA_VERSION",
     "MANIFEST_NAME",
     "SCHEMA_VERSION",
     "BackendInfo",
@@ -62,9 +65,7 @@ __all__ = [
     "parse_manifest",
 ]
 
-SCHEMA_VERSION = "1.1"
-FIRST_SCHEMA_VERSION = "1.0"
-"""What a bundle of the released phases is written as, so that every reader of major version 1 takes it."""
+SCHEMA_VERSION = "2.0"
 MANIFEST_NAME = "manifest.json"
 DTYPES = ("float32", "float16", "int64")
 
@@ -98,7 +99,7 @@ def parse_manifest(text: str | bytes, source: str) -> Manifest:
         schema_version=top.get("schema_version", str),
         himar_version=top.get("himar_version", str),
         model=_model(top.reader("model")),
-        sampling=_sampling(top.reader("sampling")),
+        sampling=_sampling(top),
         max_batch=top.positive("max_batch"),
         components={name: _component(name, entry) for name, entry in top.reader("components").readers()},
         backend=_backend(top.reader("backend")),
@@ -175,16 +176,20 @@ def _choice(reader: Reader, key: str, known: tuple[str, ...], absent: str) -> An
     return value
 
 
-def _sampling(reader: Reader) -> dict[str, SamplingConfig]:
+def _sampling(top: Reader) -> dict[str, SamplingConfig]:
+    reader = top.reader("sampling")
     known = {field.name for field in fields(SamplingConfig)}
-    settings = {}
-    for name, entry in reader.readers():
+    settings: dict[str, SamplingConfig] = {}
+    further = top.reader("solver_sampling").readers() if "solver_sampling" in top.values else []
+    for name, entry in [*reader.readers(), *further]:
+        if name in settings:
+            raise BundleError(f"{reader.source}: {entry.path} is a setting of sampling too; build the bundle again.")
         values = {key: value for key, value in entry.values.items() if key in known}
         try:
             settings[name] = SamplingConfig.from_dict(values, entry.path)
         except ConfigError as error:
             raise BundleError(f"{reader.source}: {error}") from error
-    if not settings:
+    if not reader.values:
         raise BundleError(f"{reader.source}: sampling is empty; it needs at least one setting.")
     return settings
 

@@ -24,6 +24,7 @@ from himar_kernels import (
     Step,
     check_labels,
 )
+from himar_kernels.sampling_choice import choose_sampling
 
 from .bundle import Bundle
 from .decode import to_latents
@@ -32,7 +33,7 @@ from .loop import Request
 from .networks import Networks, load_networks
 from .preview import Preview
 from .recipe import Recipe
-from .request import choose_draws, choose_sampling, image_indices, require_phases
+from .request import choose_draws, image_indices, require_phases
 from .result import Progress, Result
 from .runner import Generated, Runner, choose_runner
 

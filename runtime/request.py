@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from himar_kernels import Draws, InputError, PhiloxDraws, SamplingConfig
+from himar_kernels.sampling_choice import require_phase_low
 
 from .specs import ModelInfo
 
@@ -33,43 +34,14 @@ def choose_draws(seed: int | None, draws: Draws | None) -> Draws:
     return draws
 
 
-def require_phases(model: ModelInfo, settings: SamplingConfig, changes: Mapping[str, Any]) -> None:
+def require_phases(
+    model: ModelInfo, settings: SamplingConfig, changes: Mapping[str, Any], name: str = "this bundle's model"
+) -> None:
     """Raise InputError unless the model has the phases and positions that a request speaks of.
 
     changes: the fields that the caller named; with a single scale none may be of phase low, which would be ignored.
+    name: of the model in the error's text.
     """
-    unheard = [
-        name for name, value in changes.items() if model.single_scale and name[:4] == "low_" and value is not None
-    ]
-    if unheard:
-        raise InputError(
-            f"{unheard[0]} is given, but this bundle's model has a single scale and so no phase low; leave it out."
-        )
+    if model.single_scale:
+        require_phase_low(changes, name)
     settings.check_positions(model.low_positions, model.high_positions)
-
-
-def choose_sampling(
-    named: Mapping[str, SamplingConfig],
-    sampling: str | SamplingConfig | None,
-    guidance: float | None,
-    changes: Mapping[str, Any],
-) -> SamplingConfig:
-    """Return the settings of a request.
-
-    Args:
-        named: the bundle's settings, the first is the default.
-        sampling: a name among them, settings of the caller's own, or None for the default.
-        guidance: scale for both phases; `changes` of one phase go before it.
-        changes: fields of SamplingConfig to replace; None leaves a field.
-
-    Raises InputError for an unknown name or a value out of range.
-    """
-    if sampling is None:
-        settings = next(iter(named.values()))
-    elif isinstance(sampling, SamplingConfig):
-        settings = sampling
-    elif sampling in named:
-        settings = named[sampling]
-    else:
-        raise InputError(f"sampling {sampling!r} is not in this bundle; it has {', '.join(named)}.")
-    return settings.with_changes(low_guidance=guidance, high_guidance=guidance).with_changes(**changes)

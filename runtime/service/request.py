@@ -12,15 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from himar_kernels import HimarError, InputError, PhiloxDraws, SamplingConfig, check_labels
+from himar_kernels.sampling_choice import choose_sampling
 
 from ..manifest import Manifest
-from ..request import choose_sampling, image_indices, require_phases
+from ..request import image_indices, require_phases
 
 Output = Literal["png", "latents"]
 
 _CHANGES = (
     "low_guidance", "high_guidance", "low_steps", "high_steps", "low_diffusion_steps", "high_diffusion_steps",
-    "guidance_schedule", "temperature",
+    "guidance_schedule", "temperature", "low_solver", "high_solver",
 )  # fmt: skip
 _KEYS = ("labels", "seed", "first_index", "sampling", "guidance", *_CHANGES, "output")
 _DRAWN_SEED_BITS = 53  # exact as a double, so that every JSON reader gives the seed back unchanged

@@ -122,6 +122,7 @@ def test_tokens_of_another_vae_are_costed_up_to_latents(capsys):
         (["--cost", "--config", "digits", "--peak-tflops", "0"], "0.0 is not in the range x>0"),
         (["--cost", "--config", "digits", "--peak-gbps", "nan"], "'nan' is not a finite number"),
         (["--cost", "--config", "digits", "--batch", "0"], "0 is not in the range"),
+        (["--cost", "--config", "digits", "--batch", str(10**30)], "is not in the range 1<=x<=1048576"),
     ],
 )
 def test_options_that_do_not_go_together_are_wrong_usage(capsys, arguments, text):
@@ -132,8 +133,8 @@ def test_options_that_do_not_go_together_are_wrong_usage(capsys, arguments, text
     ("arguments", "text"),
     [
         (["--config", "himar-b", "--low-steps", "65"], "phase low has only 64 positions"),
-        (["--config", "mar-b", "--low-steps", "3"], "has a single scale"),
-        (["--config", "himar-b", "--sampling", "fast"], "sampling 'fast' is not in"),
+        (["--config", "mar-b", "--low-steps", "3"], "but the model of mar-b has a single scale"),
+        (["--config", "himar-b", "--sampling", "slow"], "sampling 'slow' is not in this configuration; it has"),
         (["--config", "digits", "--precision", "vae_decoder=fp16"], "this model has no component 'vae_decoder'"),
         (["--config", "himar-b", "--vae", str(VAE)], "digits-vae.safetensors"),
     ],

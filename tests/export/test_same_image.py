@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from himar import generate, load_checkpoint, load_vae
-from himar_kernels import PhiloxDraws, to_uint8
-from himar_runtime import Pipeline, read_recipes
+from himar_export.record import record
+from himar_export.verify import verify_recording
+from himar_kernels import PhiloxDraws, RecordedDraws, SamplingConfig, recorded_request, to_uint8
+from himar_runtime import Device, Pipeline, load_networks, read_recipes
 
 WEIGHTS = Path(__file__).parents[2] / "himar" / "weights"
 SEED = 11
@@ -46,6 +48,34 @@ def test_eager_or_engines(chunked):
     latents = generate(model, LABELS[:16], draws=PhiloxDraws(SEED))
     images = to_uint8(vae.decode(latents).numpy())
     assert apart(images, chunked.images[:16]) <= 1
+
+
+def test_solvers_are_those_of_the_eager_model_in_both_loops(pipeline, digits_bundle, host_kernels, host_lane, tmp_path):
+    """Both solvers in both phases, from a recording of the eager model; and what `verify` makes of it."""
+    model = load_checkpoint(WEIGHTS / "digits.safetensors")
+    lane = host_lane.HostLane(host_kernels)
+    networks = host_lane.on_host_lane(load_networks(pipeline.bundle, Device("cpu"), 1), lane)
+    resident = Pipeline(pipeline.bundle, networks)
+    short = {"low_steps": 4, "high_steps": 2, "low_diffusion_steps": 6, "high_diffusion_steps": 5}
+    for low, high in (("ddim", "dpm++"), ("dpm++", "ddim")):
+        sampling = SamplingConfig(**short, low_guidance=2.0, high_guidance=2.5, low_solver=low, high_solver=high)
+        arrays = record(model, None, LABELS[:3], draws=PhiloxDraws(SEED), sampling=sampling, case="run")
+        assert not any(name.endswith("/noise") for name in arrays)
+        assert recorded_request(arrays, "run").sampling == sampling
+        expected = to_latents(arrays["run/latent"], model)
+        for each in (pipeline, resident):
+            for draws in (PhiloxDraws(SEED), RecordedDraws(arrays, "run")):
+                found = each.generate(LABELS[:3], draws=draws, sampling=sampling).latents
+                assert np.linalg.norm(found - expected) <= 1e-4 * np.linalg.norm(expected)
+    np.savez(tmp_path / "run.npz", **arrays)
+    comparisons = verify_recording(pipeline.bundle, tmp_path / "run.npz")
+    assert all(comparison.passed for comparison in comparisons)
+    names = [comparison.name for comparison in comparisons]
+    assert {"mlp_head: timesteps", "dit_head: alphas_cumprod", "run run: latent"} <= set(names)
+
+
+def to_latents(latent: np.ndarray, model) -> np.ndarray:
+    return latent / np.float32(model.config.vae_scale)
 
 
 def test_another_seed_is_another_image(pipeline, chunked):

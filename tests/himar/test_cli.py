@@ -84,6 +84,22 @@ def test_guidance_changes_the_picture(trained, tmp_path):
     assert not np.array_equal(*pictures)
 
 
+def test_solvers_and_named_settings_change_the_picture(trained, tmp_path, capsys):
+    sample, pictures = ("sample", trained / MODEL_FILE, "--labels", "5", "--out"), []
+    solvers = ("--low-solver", "ddim", "--high-solver", "dpm++")
+    for name, options in (("a.png", ()), ("b.png", solvers), ("c.png", ("--sampling", "default"))):
+        assert run(*sample, tmp_path / name, *options) == 0
+        pictures.append(np.asarray(Image.open(tmp_path / name)))
+    assert not np.array_equal(pictures[0], pictures[1])
+    assert np.array_equal(pictures[0], pictures[2])
+    capsys.readouterr()
+    assert run(*sample, tmp_path / "x.png", *solvers, "--temperature", "0.5") == 1
+    assert "temperature is 0.5, but it scales the noise" in one_error(capsys)
+    assert run(*sample, tmp_path / "x.png", "--sampling", "slow") == 1
+    assert "sampling 'slow' is not in this model; it has default." in one_error(capsys)
+    assert run(*sample, tmp_path / "x.png", "--low-solver", "euler") == 2
+
+
 def test_init_writes_weights_that_load(tmp_path, config, capsys):
     out = tmp_path / "random.safetensors"
     assert run("init", "--config", config, "--seed", "1", "--half", "--out", out) == 0
@@ -124,6 +140,8 @@ def test_failures_are_one_sentence_and_leave_nothing(trained, tmp_path, capsys):
     assert "cannot be written" in one_error(capsys)
     assert run("train", "--config", "himar-b", "--data", "digits", "--out", tmp_path / "b") == 1
     assert "img_size is 256" in one_error(capsys)
+    assert run("sample", tmp_path / "absent.safetensors", "--labels", "1", "--out", out) == 1
+    assert "absent.safetensors does not exist" in one_error(capsys)
     assert not out.exists()
     assert not (tmp_path / "b").exists()
 
@@ -153,7 +171,6 @@ def test_every_verb_explains_itself_with_an_example(verb, capsys):
         ["train", "--config", "digits", "--data", "cats", "--out", "x"],
         ["train", "--config", "digits", "--data", "digits", "--out", "x", "--steps", "0"],
         ["init", "--config", "digits", "--out", "weights.pth"],
-        ["sample", "absent.safetensors", "--labels", "1", "--out", "x.png"],
     ],
 )
 def test_wrong_usage_exits_with_2(arguments):

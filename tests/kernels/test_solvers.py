@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from himar_kernels import Chain, InputError, SamplingConfig, SolverChain, build_chain, renoise_known, solver_step
-from himar_kernels.solvers import FIRST_LEVEL, spaced_timesteps
+from himar_kernels.solvers import FIRST_LEVEL, LAST_LEVEL
 
 RANDOM = np.random.default_rng(11)
 SPREAD = 0.6  # standard deviation of the Gaussian tokens whose noise prediction is known
@@ -93,21 +93,23 @@ def test_a_constant_start_makes_both_solvers_one() -> None:
 @pytest.mark.parametrize("steps", [2, 3, 8, 100, 998, 1000])
 def test_chains_of_every_length_stand_on_steps_of_their_own(solver: str, steps: int) -> None:
     chain = build_chain(solver, steps)
-    assert (len(chain), chain.timesteps[0]) == (steps, 0)
+    assert len(chain) == steps
     assert np.all(np.diff(chain.timesteps) > 0)
-    assert chain.timesteps[-1] == max(995, steps - 1)  # where λ is FIRST_LEVEL
+    level = np.log(chain.sqrt_alphas_cumprod / chain.sqrt_one_minus_alphas_cumprod)
+    if steps <= 100:
+        assert np.allclose(level[[0, -1]], (LAST_LEVEL, FIRST_LEVEL), atol=0.03)
     for table in (chain.x_weight, chain.start_weight, chain.previous_weight):
         assert table.dtype == np.float32 and np.all(np.isfinite(table))
     assert (chain.x_weight[0], chain.start_weight[0], chain.previous_weight[0]) == (0, 1, 0)
     assert chain.previous_weight[-1] == 0
 
 
-def test_short_chains_magnify_an_error_of_the_head_little() -> None:
-    level = np.diff(-np.log(build_chain("ddim", 8).x_scale ** 2 - 1 + 1e-30) / 2)
-    assert np.ptp(level) < 0.2 * np.abs(level).max()  # even in λ, to whole base steps
-    assert FIRST_LEVEL == -5.1 and spaced_timesteps(8)[-1] == 995
+def test_short_chains_are_even_in_the_level_and_magnify_an_error_of_the_head_little() -> None:
+    chain = build_chain("ddim", 8)
+    width = np.diff(np.log(chain.sqrt_one_minus_alphas_cumprod / chain.sqrt_alphas_cumprod))
+    assert np.all(np.abs(width - (LAST_LEVEL - FIRST_LEVEL) / 7) < 0.02)
     for steps in (4, 8, 16):
-        assert build_chain("dpm++", steps).first_step_gain < 0.004 * Chain.build(steps).first_step_gain
+        assert build_chain("dpm++", steps).first_step_gain < 0.002 * Chain.build(steps).first_step_gain
 
 
 def test_known_tokens_follow_a_solver_s_chain_too() -> None:

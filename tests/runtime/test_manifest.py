@@ -67,10 +67,28 @@ def test_other_phases_have_heads_of_other_names(bundle_path: Path, pivots: str, 
     assert model.phase("high").pivot_width == {"none": 0, "visual": 2, "condition": 3}[pivots]
 
 
-@pytest.mark.parametrize("version", ["2.0", "10.3"])
+def test_settings_with_solvers_stand_where_older_readers_do_not_look(bundle_path: Path) -> None:
+    values = _read(bundle_path)
+    assert not _parse(values).sampling["default"].needs_solvers
+    values["solver_sampling"] = {"fast": {"low_steps": 4, "high_solver": "dpm++", "of_the_future": 1}}
+    manifest = _parse(values)
+    assert list(manifest.sampling) == ["default", "plain", "fast"]
+    fast = manifest.sampling["fast"]
+    assert (fast.low_solver, fast.high_solver, fast.low_steps) == ("ddpm", "dpm++", 4)
+
+
+def test_a_default_with_a_solver_is_of_major_version_2(bundle_path: Path) -> None:
+    values = {**_read(bundle_path), "schema_version": "2.0"}
+    values["sampling"] = {"quick": {"low_steps": 4, "low_solver": "ddim", "high_solver": "ddim"}, **values["sampling"]}
+    manifest = _parse(values)
+    assert next(iter(manifest.sampling)) == "quick"
+    assert manifest.sampling["quick"].needs_solvers
+
+
+@pytest.mark.parametrize("version", ["3.0", "10.3"])
 def test_a_newer_major_schema_is_refused_with_what_to_do(bundle_path: Path, version: str) -> None:
     values = {**_read(bundle_path), "schema_version": version, "model": "may have changed"}
-    with pytest.raises(BundleError, match=rf"schema version {version}, .* up to 1\.x; install a newer himar"):
+    with pytest.raises(BundleError, match=rf"schema version {version}, .* up to 2\.x; install a newer himar"):
         _parse(values)
 
 
@@ -132,6 +150,9 @@ def _change(*keys: str | int, value: Any) -> Callable[[Any], None]:
         (_change("model", value=[1]), "model is .* type dict"),
         (_change("sampling", value={}), "sampling is empty"),
         (_change("sampling", "plain", "temperature", value=-1), r"sampling\.plain: temperature is -1"),
+        (_change("sampling", "plain", "low_solver", value="euler"), r"sampling\.plain: low_solver is 'euler'"),
+        (_change("solver_sampling", value=[]), "solver_sampling is .* type dict"),
+        (_change("solver_sampling", value={"plain": {}}), r"solver_sampling\.plain is a setting of sampling too"),
         (_change("components", "mlp_head", value=3), r"components\.mlp_head is 3"),
         (_change("components", "mlp_head", "inputs", value=[1]), r"components\.mlp_head\.inputs\[0\] must be"),
         (_change("components", "mlp_head", "inputs", 0, "dtype", value="int4"), r"inputs\[0\]\.dtype is 'int4'"),

@@ -70,6 +70,8 @@ def test_seeds_labels_and_settings_all_matter(pipeline: Pipeline) -> None:
         {"high_steps": 3},
         {"low_diffusion_steps": 6},
         {"high_diffusion_steps": 5},
+        {"low_solver": "ddim"},
+        {"high_solver": "dpm++"},
         {"guidance_schedule": "constant"},
         {"temperature": 0.5},
     ):
@@ -121,6 +123,11 @@ def test_numpy_labels_are_labels(pipeline: Pipeline) -> None:
         ({"high_steps": 17}, "high_steps is 17, but phase high has only 16 positions"),
         ({"low_diffusion_steps": 1}, "low_diffusion_steps is 1; it must be 2 to 1000"),
         ({"high_diffusion_steps": 1001}, "high_diffusion_steps is 1001"),
+        ({"low_solver": "euler"}, "low_solver is 'euler'; it must be 'ddpm', 'ddim' or"),
+        (
+            {"low_solver": "ddim", "high_solver": "ddim", "temperature": 0.5},
+            r"temperature is 0\.5, but it scales the noise",
+        ),
         ({"guidance_schedule": "cosine"}, "guidance_schedule is 'cosine'"),
         ({"sampling": "best"}, "sampling 'best' is not in this bundle; it has default, plain"),
         ({"seed": -1}, "seed is -1"),

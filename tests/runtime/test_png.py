@@ -37,6 +37,14 @@ def test_saved_images_can_be_made_again(bundle_path: Path, tmp_path: Path) -> No
     assert again.recipes == (recipe,)
 
 
+def test_a_recipe_names_its_solvers_only_where_it_has_some(tmp_path: Path) -> None:
+    """A himar before solvers reads every recipe that it can follow, and refuses the others."""
+    assert not {"low_solver", "high_solver"} & RECIPE.to_dict()["sampling"].keys()
+    solved = replace(RECIPE, sampling=SamplingConfig(high_solver="dpm++"))
+    write_png(tmp_path / "a.png", np.zeros((2, 2, 3), np.uint8), [solved])
+    assert read_recipes(tmp_path / "a.png") == (solved,)
+
+
 def test_a_recipe_without_a_seed_says_so() -> None:
     recipe = Recipe(None, 0, 1, SamplingConfig(), "", "")
     with pytest.raises(InputError, match="draws that were given"):

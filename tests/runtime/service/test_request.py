@@ -18,7 +18,8 @@ from himar_runtime.service.request import ImagesRequest, RefusalError, read_requ
 
 KEYS = (
     "labels", "seed", "first_index", "sampling", "guidance", "low_guidance", "high_guidance", "low_steps",
-    "high_steps", "low_diffusion_steps", "high_diffusion_steps", "guidance_schedule", "temperature", "output",
+    "high_steps", "low_diffusion_steps", "high_diffusion_steps", "guidance_schedule", "temperature", "low_solver",
+    "high_solver", "output",
 )  # fmt: skip
 LEAVES = (
     st.none() | st.booleans() | st.integers() | st.integers(0, 4) | st.floats() | st.text()
@@ -68,6 +69,19 @@ def test_nesting_is_refused_wherever_it_stops_being_readable(manifest: Manifest,
     nested = b"[" * depth + b"1" + b"]" * depth
     for body in (nested, b'{"labels": %s}' % nested, b'{"labels": [1], "sampling": %s}' % nested):
         assert isinstance(read(body, "", manifest), str)
+
+
+def test_solvers_are_read_and_refused_by_name(manifest: Manifest) -> None:
+    body = {"labels": [1], "low_solver": "ddim", "high_solver": "dpm++"}
+    found = read(json.dumps(body).encode(), "", manifest)
+    assert isinstance(found, ImagesRequest)
+    assert (found.sampling.low_solver, found.sampling.high_solver) == ("ddim", "dpm++")
+    for change, sentence in (
+        ({"low_solver": 3}, "low_solver is 3; it must be 'ddpm', 'ddim' or 'dpm++'."),
+        ({"low_solver": None}, "low_solver is null; leave the key away, or give a value."),
+        ({"temperature": 0.5}, "temperature is 0.5, but it scales the noise of reverse steps"),
+    ):
+        assert str(read(json.dumps({**body, **change}).encode(), "", manifest)).startswith(sentence)
 
 
 def test_a_whole_request_is_read_as_it_was_sent(manifest: Manifest) -> None:

@@ -1,0 +1,33 @@
+"""Named settings in a manifest: a reader that knows no solvers must never take a solver's steps for its own."""
+
+from __future__ import annotations
+
+import pytest
+
+from himar_export.manifest import sampling_keys
+from himar_kernels import SamplingConfig
+
+PAPER = SamplingConfig(low_guidance=2.7, high_guidance=2.5)
+FAST = SamplingConfig(low_diffusion_steps=6, high_diffusion_steps=8, high_solver="dpm++")
+
+
+def test_without_solvers_a_manifest_is_what_it_was() -> None:
+    keys, schema = sampling_keys({"paper": PAPER, "quick": SamplingConfig(low_steps=8)})
+    assert schema == "1.0"
+    assert list(keys) == ["sampling"] and list(keys["sampling"]) == ["paper", "quick"]
+    assert not {"low_solver", "high_solver"} & keys["sampling"]["paper"].keys()
+
+
+def test_settings_with_solvers_stand_apart() -> None:
+    keys, schema = sampling_keys({"paper": PAPER, "fast": FAST, "quick": SamplingConfig(low_steps=8)})
+    assert schema == "1.2"
+    assert list(keys["sampling"]) == ["paper", "quick"]
+    assert list(keys["solver_sampling"]) == ["fast"]
+    assert SamplingConfig.from_dict(keys["solver_sampling"]["fast"]) == FAST
+
+
+@pytest.mark.parametrize("others", [{}, {"paper": PAPER}])
+def test_a_default_with_a_solver_is_refused_by_every_reader_before(others: dict[str, SamplingConfig]) -> None:
+    keys, schema = sampling_keys({"fast": FAST, **others})
+    assert schema == "2.0"
+    assert list(keys) == ["sampling"] and next(iter(keys["sampling"])) == "fast"
