@@ -162,7 +162,7 @@ def _measure_model(
     ]  # fmt: skip
     entry["to"] = "images" if decodes else "latents"
     timed = {Call(each["component"], each["rows"], each["known"]) for each in entry["calls"]}
-    wanted = chosen({call for each in counts.values() for call in each}, request.shapes)
+    wanted = chosen([call for each in counts.values() for call in each], request.shapes)
     missing = [call for call in wanted if call not in timed]
     idle = [point for point in points if str(point.steps) not in entry["host"] and request.device == "cpu"]
     whole = [point for point in points if str(point.steps) not in entry["whole"] and request.whole]

@@ -13,6 +13,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+_NOT_HERE = ("--deselect", "tests/benchmarks/test_gpu_report.py")
+"""A report does not make reports."""
+
 _GRACE = 10.0
 """Seconds that a run has to end by itself after an interrupt; pytest uses them to say what has passed."""
 
@@ -22,7 +25,7 @@ def gpu_tests(log: Path, seconds: float) -> dict[str, Any]:
 
     The whole output goes to `log` as it comes. A run that the time cut off has "stopped_after".
     """
-    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-v", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-v", "-p", "no:cacheprovider", *_NOT_HERE]
     outcome = run_within(command, log, seconds, Path(__file__).parents[1])
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     # The summary gives reasons; a run that was killed has none, but a line for each test that ended.

@@ -10,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import report_section
-from gpu_report import Report, figure_models
+from gpu_report import Report, figure_models, main
 from report_aims import aims
 from report_section import SectionError, run_section
 from report_tests import run_within
@@ -122,6 +122,37 @@ def test_figure_3_has_the_single_scale_of_a_models_size():
     assert figure_models("himar-l") == ["himar-l", "mar-l"]
     assert figure_models("digits") == ["digits"]
     assert figure_models("himar-b-visual") == ["himar-b-visual", "mar-b"]
+
+
+def _report(out: Path, *options: str) -> dict:
+    main(["--repeats", "3", "--no-tests", "--out", str(out), *options], standalone_mode=False)
+    return json.loads(out.read_text())
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+def test_a_report_of_the_digits_has_every_section(tmp_path):
+    options = ("--model", "digits", "--batch", "2", "--backend", "onnxruntime", "--train-batch", "4", "--minutes", "20")
+    content = _report(tmp_path / "x.json", *options)
+    failed = {name: each for name, each in content.items() if isinstance(each, dict) and "error" in each}
+    assert failed == {}
+    assert content["parity of onnxruntime"]["passed"]
+    (generation,) = content["onnxruntime at batch 2"]["generations"]
+    assert {"eager", "compiled", "engines"} <= set(generation["seconds_per_image"])
+    assert content["figure 3"]["models"]["digits"]["whole"].keys() == {"1", "2", "4", "6", "8"}
+    assert all(content[f"training at batch 4, bf16{way}"]["batches"] for way in ("", ", compiled"))
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+def test_every_aim_is_measured(tmp_path):
+    """Whether it is met is the report's to say: see docs/benchmarking.md."""
+    options = ("--batch", "128", "--backend", "onnxruntime", "--no-figure3", "--train-batch", "32", "--minutes", "30")
+    content = _report(tmp_path / "x.json", *options)
+    assert content["parity of onnxruntime"]["passed"]
+    assert [each["verdict"] in ("met", "missed") for each in content["aims"]] == [True, True]
+    speed, share = (each["value"] for each in content["aims"])
+    assert speed > 0 and 0 < share < 1.05
 
 
 def _running(pid: int) -> bool:
