@@ -65,7 +65,7 @@ def _make(out: Path, request: Request, say: Callable[[str], None]) -> Record:
 @click.option(
     "--repeats", default=3, show_default=True, type=click.IntRange(3, 10_000), help="Timed runs of each side."
 )
-@click.option("--shapes", default=5, show_default=True, type=click.IntRange(2, 4096),
+@click.option("--shapes", default=3, show_default=True, type=click.IntRange(2, 4096),
               help="Most shapes of a component that are timed; times of others lie between them.")  # fmt: skip
 @click.option("--whole", is_flag=True, help="Time whole generations too.")
 @click.option("--compile", "compiled", is_flag=True, help="Time torch.compile of the eager model too.")

@@ -44,7 +44,7 @@ class Request:
     batch: int = 1
     steps: tuple[int, ...] = ()
     repeats: int = 3
-    shapes: int = 5
+    shapes: int = 3
     whole: bool = False
     compiled: bool = False
     threads: int | None = None

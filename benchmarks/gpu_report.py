@@ -5,8 +5,8 @@
 
 The second tries the script without a GPU. In this order: the device's peaks; a bundle per backend, its self-test
 replayed on the device, and only then latencies, the largest batch first; the tests that need a GPU; figure 3; the other
-batches; training. Every section is a process of its own with the time that is left as its limit, so that none can hold
-up or break the others, and is written as it ends; the same command with the same --out goes on with what is missing.
+batches; training. Every section is a process of its own with half of the time that is left as its limit, so that none
+can use it up or break the others, and is written as it ends; the same command with the same --out goes on with the rest.
 What fails is recorded with its error: that TensorRT-RTX refuses a GPU is a result too. "aims" says what was met.
 """
 
@@ -104,7 +104,7 @@ class Report:
 @click.option("--train-batch", "train_batches", multiple=True, type=click.IntRange(1), default=(32, 128, 256),
               show_default=True, help="Images of a training step.")  # fmt: skip
 @click.option("--minutes", default=60.0, show_default=True, type=click.FloatRange(0),
-              help="Stop what runs after this time; tests and figure 3 after half of what is left of it.")  # fmt: skip
+              help="Time for all; every section is stopped after half of what is left.")  # fmt: skip
 @click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False))
 def main(
     model: str,
@@ -128,9 +128,9 @@ def main(
     report = Report(out, minutes, asked)
     work = out.with_suffix(".work")
 
-    def section(label: str, name: str, share: float = 1.0, **arguments: Any) -> Any:
+    def section(label: str, name: str, **arguments: Any) -> Any:
         return report.section(
-            label, lambda: run_section(name, arguments, work / "sections", label, share * report.seconds_left)
+            label, lambda: run_section(name, arguments, work / "sections", label, report.seconds_left / 2)
         )
 
     section("environment", "environment", device=device, command=["python", *sys.argv])
@@ -165,7 +165,7 @@ def main(
         log = out.with_name("gpu-tests.log")
         report.section("tests", lambda: gpu_tests(log, report.seconds_left / 2))
     if figure3 and ready:
-        minutes_left = report.seconds_left / 2 / 60
+        minutes_left = 0.45 * report.seconds_left / 60  # it ends by itself, before it is stopped
         section(
             "figure 3", "figure3", out=str(out.with_name(f"{out.stem}-figure3.json")),
             configs=figure_models(model), work=str(work), device=device, precision=precision, backend=ready[0],

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = (
-    "himar", "numpy", "torch", "onnx", "onnxruntime", "onnxruntime-gpu", "cuda-bindings", "nvidia-cuda-nvrtc",
+    "himar", "numpy", "torch", "triton", "onnx", "onnxruntime", "onnxruntime-gpu", "cuda-bindings", "cuda-core",
+    "nvidia-cuda-nvrtc", "nvidia-cudnn-cu13", "nvidia-cublas",
     "tensorrt", "tensorrt-cu13", "tensorrt-lean-cu13", "tensorrt-rtx-cu13",
 )  # fmt: skip
 
