@@ -6,7 +6,7 @@
 The second tries the script without a GPU. In this order: the device's peaks; a bundle per backend, its self-test
 replayed on the device, and only then latencies, the largest batch first; the tests that need a GPU; figure 3; the other
 batches; training. Every section is a process of its own with half of the time that is left as its limit, so that none
-can use it up or break the others, and is written as it ends; the same command with the same --out goes on with the rest.
+can use it up or break the others, and is written as it ends; the same command goes on with the rest.
 What fails is recorded with its error: that TensorRT-RTX refuses a GPU is a result too. "aims" says what was met.
 """
 
