@@ -1,0 +1,136 @@
+"""Digits with fewer diffusion steps: quality against work over solvers and steps, on a bundle's engines.
+
+Run from the repository, after `make demo`; about 20 minutes of one core:
+
+    python benchmarks/solver_study.py demo/digits --out docs/solvers/digits
+    python benchmarks/solver_study.py demo/digits --out docs/solvers/digits --time 3     # seconds, on a quiet machine
+
+Writes digits.json, digits.md and digits.png. What the JSON holds of the same weights is not measured again, so a run
+that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from solver_study_settings import DEFAULT, Trial, trials
+
+from himar_kernels import InputError
+from himar_kernels.console import run_cli
+from himar_kernels.files import new_file
+
+_COUNT = click.IntRange(min=1)
+_TIMED = 64  # images of a timed run: the engines' largest batch
+
+
+@click.command(epilog="Example: python benchmarks/solver_study.py demo/digits --out docs/solvers/digits")
+@click.argument("bundle", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="JSON, MD and PNG, without their endings.")
+@click.option("--images", default=300, show_default=True, type=_COUNT, help="Images of each setting and seed.")
+@click.option("--seeds", default=3, show_default=True, type=_COUNT, help="Seeds 0, 1, … of each setting.")
+@click.option("--threads", default=1, show_default=True, type=_COUNT, help="CPU threads of the engines.")
+@click.option("--time", "rounds", type=_COUNT, help="Time instead: so many rounds of every setting in turn.")
+@click.option("--only", multiple=True, help="A setting's name; may be repeated. All if not given.")
+def main(
+    bundle: Path, out: Path, images: int, seeds: int, threads: int, rounds: int | None, only: Sequence[str]
+) -> None:
+    """Measure or time the settings on the digits BUNDLE."""
+    from solver_study_report import plot, table
+
+    from himar_runtime import Pipeline
+
+    pipeline = Pipeline.load(bundle, threads=threads)
+    weights = pipeline.bundle.manifest.provenance["checkpoint"]["sha256"]
+    target = out.with_suffix(".json")
+    study = _read(target, weights, images, seeds)
+    wanted = _chosen(only)
+    study["flops"] = {trial.name: _flops(bundle, trial) for trial in trials()}
+    if rounds is None:
+        _measure(study, pipeline, wanted, lambda: _write(target, study))
+    else:
+        study["seconds"] |= _times(pipeline, wanted, rounds)
+    _write(target, study)
+    report = out.with_suffix(".md")
+    with new_file(report) as unfinished:
+        unfinished.write_text(table(study), encoding="utf-8")
+    click.echo(f"wrote {target}, {report} and {plot(out.with_suffix('.png'), study)}")
+
+
+def _measure(study: dict[str, Any], pipeline: Any, wanted: Sequence[Trial], save: Any) -> None:
+    """Add the figures of every setting and seed that are not there yet."""
+    from digits_measure import Judge, even_labels
+
+    judge, labels = Judge(), even_labels(study["images"])
+    study["held_out"] = judge.held_out().to_dict()
+    for seed in range(study["seeds"]):
+        for trial in wanted:
+            points = study["points"].setdefault(trial.name, {})
+            if str(seed) not in points:
+                made = pipeline.generate(labels, seed=seed, **trial.changes).images
+                points[str(seed)] = judge.figures(made, labels).to_dict()
+                save()
+                click.echo(f"seed {seed}, {trial.name}: {json.dumps(points[str(seed)])}")
+
+
+def _times(pipeline: Any, wanted: Sequence[Trial], rounds: int) -> dict[str, float]:
+    """Return each setting's share of the default's seconds, the least of `rounds` runs in turns."""
+    labels = [number % 10 for number in range(_TIMED)]
+    least = dict.fromkeys((trial.name for trial in wanted), float("inf"))
+    if DEFAULT not in least:
+        raise InputError(f"times are shares of the default's: add --only {DEFAULT}.")
+    for trial in wanted:
+        pipeline.generate(labels[:2], **trial.changes)  # what is done at a first run is not timed
+    for _ in range(rounds):
+        for trial in wanted:
+            start = time.perf_counter()
+            pipeline.generate(labels, **trial.changes)
+            least[trial.name] = min(least[trial.name], time.perf_counter() - start)
+    return {name: seconds / least[DEFAULT] for name, seconds in least.items()}
+
+
+def _flops(bundle: Path, trial: Trial) -> float:
+    """Operations per image, decoder included."""
+    from himar_export.cost import Peaks
+    from himar_export.cost_request import bundle_request
+    from himar_export.cost_run import request_costs, total_cost
+
+    request = bundle_request(bundle, 1, None, None, **trial.changes)
+    return total_cost(request_costs(request, Peaks())).work.flops
+
+
+def _chosen(only: Sequence[str]) -> list[Trial]:
+    known = {trial.name: trial for trial in trials()}
+    unknown = [name for name in only if name not in known]
+    if unknown:
+        raise InputError(f"there is no setting {unknown[0]!r}; there are {', '.join(map(repr, known))}.")
+    return [known[name] for name in only] if only else list(known.values())
+
+
+def _read(path: Path, weights: str, images: int, seeds: int) -> dict[str, Any]:
+    """Return what is known of these weights, without settings that the study no longer has."""
+    study = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if (study.get("weights"), study.get("images"), study.get("seeds")) != (weights, images, seeds):
+        study = {"weights": weights, "images": images, "seeds": seeds, "points": {}, "seconds": {}}
+    names = {trial.name for trial in trials()}
+    for part in ("points", "seconds"):
+        study[part] = {name: value for name, value in study[part].items() if name in names}
+    return study
+
+
+def _write(path: Path, study: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with new_file(path) as unfinished:
+        unfinished.write_text(json.dumps(study, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main))

@@ -1,0 +1,50 @@
+"""The settings that the study of solvers measures: the default, both phases alike, then each part by itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+DEFAULT = "default"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A setting of the study: what of the bundle's default it changes. solver: what its table row and colour go by."""
+
+    name: str
+    solver: str
+    changes: dict[str, Any]
+
+
+def trials() -> list[Trial]:
+    """Return all settings, the default first."""
+    found = [Trial(DEFAULT, "ddpm", {}), _alike("ddpm", 8)]
+    found += [_alike("ddim", steps) for steps in (4, 8)] + [_alike("dpm++", steps) for steps in (3, 4, 6, 8, 12)]
+    found += [_parts("dpm++", 8, 3), _parts("dpm++", 3, 8)]  # which of the phases asks for steps
+    # Transformers and decoder are an eighth of the default's work, so a fifth takes fewer autoregressive steps too.
+    found += [
+        _parts("dpm++", low, high, low_steps=low_steps, high_steps=high_steps)
+        for low, high, low_steps, high_steps in (
+            (4, 3, 6, 2),
+            (6, 3, 5, 2),
+            (6, 6, 8, 1),
+            (6, 6, 5, 1),
+            (8, 8, 5, 1),
+        )
+    ]
+    return found
+
+
+def _alike(solver: str, steps: int) -> Trial:
+    return _parts(solver, steps, steps)
+
+
+def _parts(solver: str, low: int, high: int, **autoregressive: int) -> Trial:
+    changes: dict[str, Any] = {"low_diffusion_steps": low, "high_diffusion_steps": high, **autoregressive}
+    if solver != "ddpm":
+        changes |= {"low_solver": solver, "high_solver": solver, "temperature": 1.0}
+    name = f"{solver} {low}" if low == high else f"{solver} {low}, {high}"
+    if autoregressive:
+        name += f"; {autoregressive['low_steps']} + {autoregressive['high_steps']} steps"
+    return Trial(name, solver, changes)
