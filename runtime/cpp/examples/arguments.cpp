@@ -49,6 +49,13 @@ himar_guidance_schedule schedule_of(const std::string& text) {
     throw UsageError("--guidance-schedule is '" + text + "'; it must be linear or constant.");
 }
 
+himar_solver solver_of(const std::string& option, const std::string& text) {
+    if (text == "ddpm") return HIMAR_SOLVER_DDPM;
+    if (text == "ddim") return HIMAR_SOLVER_DDIM;
+    if (text == "dpm++") return HIMAR_SOLVER_DPMPP;
+    throw UsageError(option + " is '" + text + "'; it must be ddpm, ddim or dpm++.");
+}
+
 const option kOptions[] = {
     {"labels", required_argument, nullptr, 0},          {"count", required_argument, nullptr, 0},
     {"seed", required_argument, nullptr, 0},            {"first-index", required_argument, nullptr, 0},
@@ -57,6 +64,7 @@ const option kOptions[] = {
     {"temperature", required_argument, nullptr, 0},     {"guidance-schedule", required_argument, nullptr, 0},
     {"low-steps", required_argument, nullptr, 0},       {"high-steps", required_argument, nullptr, 0},
     {"low-diffusion-steps", required_argument, nullptr, 0}, {"high-diffusion-steps", required_argument, nullptr, 0},
+    {"low-solver", required_argument, nullptr, 0},      {"high-solver", required_argument, nullptr, 0},
     {"device", required_argument, nullptr, 0},          {"backend", required_argument, nullptr, 0},
     {"threads", required_argument, nullptr, 0},         {"out", required_argument, nullptr, 0},
     {"repeat", required_argument, nullptr, 0},          {"json", no_argument, nullptr, 0},
@@ -92,6 +100,8 @@ Arguments read_arguments(int count, char** values) {
         else if (name == "high-steps") g.high_steps = steps();
         else if (name == "low-diffusion-steps") g.low_diffusion_steps = steps();
         else if (name == "high-diffusion-steps") g.high_diffusion_steps = steps();
+        else if (name == "low-solver") g.low_solver = solver_of(option, text);
+        else if (name == "high-solver") g.high_solver = solver_of(option, text);
         else if (name == "device") read.load.device = text;
         else if (name == "backend") read.load.backend = text;
         else if (name == "threads") read.load.threads = static_cast<std::int32_t>(whole(option, text, 1, 4096));
@@ -123,6 +133,7 @@ const char* help_text() {
            "  --guidance, --low-guidance, --high-guidance, --temperature X\n"
            "  --guidance-schedule linear|constant\n"
            "  --low-steps, --high-steps, --low-diffusion-steps, --high-diffusion-steps N\n"
+           "  --low-solver, --high-solver ddpm|ddim|dpm++\n"
            "  --device cpu             where the engines run: cpu, cuda or cuda:N\n"
            "  --backend onnxruntime    run the bundle's ONNX graphs whatever it was built for\n"
            "  --threads N              CPU threads of one operator; all cores if not given\n"

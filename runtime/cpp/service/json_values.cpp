@@ -28,12 +28,18 @@ std::string text_of(const char* key, const Json& value) {
     return text;
 }
 
-int one_of(const char* key, const Json& value, const char* first, const char* second) {
-    if (value == first) return 0;
-    if (value == second) return 1;
+std::size_t one_of(const char* key, const Json& value, std::initializer_list<const char*> words) {
+    std::string known;
+    std::size_t place = 0;
+    for (const char* word : words) {
+        if (value == word) return place;
+        const char* const between = place == 0 ? "" : place + 1 == words.size() ? " or " : ", ";
+        known += between + ("'" + std::string(word) + "'");
+        ++place;
+    }
     std::string text = shown(value);
     if (value.is_string()) text = "'" + text.substr(1, text.size() - 2) + "'";
-    throw Refusal(400, std::string(key) + " is " + text + "; it must be '" + first + "' or '" + second + "'.");
+    throw Refusal(400, std::string(key) + " is " + text + "; it must be " + known + ".");
 }
 
 }  // namespace himar::service

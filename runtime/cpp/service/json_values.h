@@ -1,6 +1,8 @@
 // Single values of a request's JSON, with refusals that name the key and the value.
 #pragma once
 
+#include <cstddef>
+#include <initializer_list>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -34,7 +36,7 @@ bool fits(const Json& value) {
 // Text for C, where a NUL would cut it off.
 std::string text_of(const char* key, const Json& value);
 
-// 0 or 1: which of the two words it is.
-int one_of(const char* key, const Json& value, const char* first, const char* second);
+// Which of the words it is, counted from 0. There are at least two.
+std::size_t one_of(const char* key, const Json& value, std::initializer_list<const char*> words);
 
 }  // namespace himar::service

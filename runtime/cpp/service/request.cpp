@@ -12,7 +12,8 @@ namespace {
 constexpr const char* kExample = "send for example {\"labels\": [3, 7]}.";
 constexpr const char* kKeys[] = {"labels",   "seed",         "first_index",   "sampling",    "guidance",
                                  "low_guidance",  "high_guidance", "temperature", "low_steps", "high_steps",
-                                 "low_diffusion_steps", "high_diffusion_steps", "guidance_schedule", "output"};
+                                 "low_diffusion_steps", "high_diffusion_steps", "guidance_schedule", "low_solver",
+                                 "high_solver", "output"};
 
 Json object_of(const std::string& body) {
     Json read;
@@ -88,8 +89,15 @@ double scale_of(const char* key, const Json& value) {
 }
 
 himar_guidance_schedule schedule_of(const char* key, const Json& value) {
-    return one_of(key, value, "linear", "constant") == 0 ? HIMAR_GUIDANCE_LINEAR : HIMAR_GUIDANCE_CONSTANT;
+    return one_of(key, value, {"linear", "constant"}) == 0 ? HIMAR_GUIDANCE_LINEAR : HIMAR_GUIDANCE_CONSTANT;
 }
+
+himar_solver solver_of(const char* key, const Json& value) {
+    constexpr himar_solver solvers[] = {HIMAR_SOLVER_DDPM, HIMAR_SOLVER_DDIM, HIMAR_SOLVER_DPMPP};
+    return solvers[one_of(key, value, {"ddpm", "ddim", "dpm++"})];
+}
+
+std::size_t output_of(const char* key, const Json& value) { return one_of(key, value, {"png", "latents"}); }
 
 // Set `to` to what `read_value` makes of the key's value, when the key is there.
 template <class Value, class Read, class... More>
@@ -117,8 +125,10 @@ ImageRequest read_image_request(const std::string& body, std::size_t most_images
     take(read, "low_diffusion_steps", options.low_diffusion_steps, diffusion_steps_of);
     take(read, "high_diffusion_steps", options.high_diffusion_steps, diffusion_steps_of);
     take(read, "guidance_schedule", options.guidance_schedule, schedule_of);
-    int output = 0;
-    take(read, "output", output, one_of, "png", "latents");
+    take(read, "low_solver", options.low_solver, solver_of);
+    take(read, "high_solver", options.high_solver, solver_of);
+    std::size_t output = 0;
+    take(read, "output", output, output_of);
     request.latents = output == 1;
     return request;
 }

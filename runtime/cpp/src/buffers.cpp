@@ -54,6 +54,7 @@ std::size_t Buffers::place_all(void* block, const ModelInfo& model, Widths width
     layout.take(initial, B * N * C);
     layout.take(dit_x, 2 * B * N * C);
     layout.take(dit_prediction, 2 * B * N * C);
+    layout.take(start, B * std::max(S, N) * C);
     layout.take(low_latents, B * C * S);
     layout.take(latents, B * C * N);
     layout.take(image, std::min(B, kDecodeBatch) * 3 * model.img_size * model.img_size);

@@ -50,6 +50,7 @@ public:
     float* initial;        // (B, N, C)
     float* dit_x;          // (2B, N, C)
     float* dit_prediction; // (2B, N, C)
+    float* start;          // (B, max(S, N), C), x̂0 between the steps of a solver, of either head
     float* low_latents;    // (B, C, S)
     float* latents;        // (B, C, N)
     float* image;          // (kDecodeBatch, 3, H, W)

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstring>
+#include <initializer_list>
 #include <limits>
 
 #include "c_guard.h"
@@ -12,8 +13,9 @@ namespace himar::core {
 namespace {
 
 constexpr double kNotGiven = std::numeric_limits<double>::quiet_NaN();
-// Sizes of the structs in the first version of the header.
-constexpr std::size_t kFirstLoad = sizeof(himar_load_params), kFirstGenerate = offsetof(himar_generate_params, draws);
+// Sizes of the parameters of a generation in the header's earlier versions: before draws, and before solvers.
+constexpr std::size_t kBeforeDraws = offsetof(himar_generate_params, draws);
+constexpr std::size_t kBeforeSolvers = offsetof(himar_generate_params, low_solver);
 
 himar_load_params load_defaults() {
     himar_load_params params{};
@@ -29,9 +31,9 @@ himar_generate_params generate_defaults() {
 }
 
 template <class Params>
-Params taken_over(const Params& params, Params defaults, std::size_t first, const char* name) {
+Params taken_over(const Params& params, Params defaults, std::initializer_list<std::size_t> earlier, const char* name) {
     const std::size_t size = params.struct_size;
-    if (size != first && size != sizeof(Params))
+    if (size != sizeof(Params) && std::find(earlier.begin(), earlier.end(), size) == earlier.end())
         throw InputError(std::string(name) + ".struct_size is " + std::to_string(size) + "; it must be " +
                          std::to_string(sizeof(Params)) + ": call " + name +
                          "_init first, and compile with the header of the library that is linked.");
@@ -46,9 +48,15 @@ std::string number_or_setting(double value) { return std::isnan(value) ? "settin
 
 std::string count_or_setting(std::int32_t value) { return value == 0 ? "setting" : std::to_string(value); }
 
+// The value of an enumeration, 0 … 3, that stands for one of the words.
+std::string word_of(int value, const char* first, const char* second, const char* third = nullptr) {
+    const char* const words[] = {"setting", first, second, third};
+    return value >= 0 && value < 4 && words[value] != nullptr ? words[value] : std::to_string(value);
+}
+
+std::string solver_name(himar_solver solver) { return word_of(static_cast<int>(solver), "ddpm", "ddim", "dpm++"); }
+
 std::string described(const himar_generate_params& params) {
-    static constexpr const char* schedules[] = {"setting", "linear", "constant"};
-    const int schedule = static_cast<int>(params.guidance_schedule);
     std::string labels;
     const std::size_t most = 16;
     for (std::size_t i = 0; params.labels != nullptr && i < std::min(params.label_count, most); ++i)
@@ -62,7 +70,8 @@ std::string described(const himar_generate_params& params) {
            " high_steps=" + count_or_setting(params.high_steps) +
            " low_diffusion_steps=" + count_or_setting(params.low_diffusion_steps) +
            " high_diffusion_steps=" + count_or_setting(params.high_diffusion_steps) + " guidance_schedule=" +
-           (schedule >= 0 && schedule < 3 ? schedules[schedule] : std::to_string(schedule)) +
+           word_of(static_cast<int>(params.guidance_schedule), "linear", "constant") +
+           " low_solver=" + solver_name(params.low_solver) + " high_solver=" + solver_name(params.high_solver) +
            " on_step=" + (params.on_step == nullptr ? "none" : "given") +
            " draws=" + (params.draws == nullptr ? "the seed's" : "given");
 }
@@ -80,11 +89,11 @@ himar_status write_text(const std::string& whole, char* text, std::size_t capaci
 }  // namespace
 
 himar_load_params known(const himar_load_params& params) {
-    return taken_over(params, load_defaults(), kFirstLoad, "himar_load_params");
+    return taken_over(params, load_defaults(), {}, "himar_load_params");
 }
 
 himar_generate_params known(const himar_generate_params& params) {
-    return taken_over(params, generate_defaults(), kFirstGenerate, "himar_generate_params");
+    return taken_over(params, generate_defaults(), {kBeforeDraws, kBeforeSolvers}, "himar_generate_params");
 }
 
 }  // namespace himar::core

@@ -9,11 +9,11 @@
 namespace himar::core {
 namespace {
 
-constexpr std::int64_t kBaseSteps = 1000;
 constexpr double kPi = 3.141592653589793238462643, kMostBeta = 0.999;
 
-// ᾱ of the base chain, cosine schedule.
-std::vector<double> base_cumprod() {
+}  // namespace
+
+std::vector<double> base_alphas_cumprod() {
     const auto alpha_bar = [](std::int64_t step) {
         const double u = static_cast<double>(step) / kBaseSteps;
         const double cosine = std::cos((u + 0.008) / 1.008 * kPi / 2);
@@ -28,13 +28,19 @@ std::vector<double> base_cumprod() {
     return cumprod;
 }
 
-}  // namespace
-
-Chain Chain::build(std::int64_t steps) {
+void check_chain_length(std::int64_t steps) {
     if (steps < 2 || steps > kBaseSteps)
         throw InputError("a chain of " + std::to_string(steps) + " diffusion steps was asked; it must be 2 to " +
                          std::to_string(kBaseSteps) + ".");
-    const std::vector<double> base = base_cumprod();
+}
+
+void Chain::add_row(const std::array<double, 8>& row) {
+    for (const double value : row) table.push_back(static_cast<float>(value));
+}
+
+Chain Chain::build(std::int64_t steps) {
+    check_chain_length(steps);
+    const std::vector<double> base = base_alphas_cumprod();
     const auto n = static_cast<std::size_t>(steps);
     Chain chain;
     std::vector<double> betas(n), cumprod(n), previous(n), posterior(n);
@@ -51,8 +57,8 @@ Chain Chain::build(std::int64_t steps) {
         posterior[k] = betas[k] * (1 - previous[k]) / (1 - cumprod[k]);
     }
     posterior[0] = posterior[1];
-    for (std::size_t k = 0; k < n; ++k) {
-        const double row[8] = {
+    for (std::size_t k = 0; k < n; ++k)
+        chain.add_row({
             std::sqrt(cumprod[k]),
             std::sqrt(1 - cumprod[k]),
             std::sqrt(1 / cumprod[k]),
@@ -61,9 +67,7 @@ Chain Chain::build(std::int64_t steps) {
             (1 - previous[k]) * std::sqrt(1 - betas[k]) / (1 - cumprod[k]),
             std::log(betas[k]),
             std::log(posterior[k]),
-        };
-        for (const double value : row) chain.table.push_back(static_cast<float>(value));
-    }
+        });
     return chain;
 }
 

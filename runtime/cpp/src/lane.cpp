@@ -4,6 +4,7 @@
 #include <chrono>
 
 #include "fault.h"
+#include "solver_chain.h"
 #include "step_state.h"
 
 namespace himar::core {
@@ -16,7 +17,8 @@ Lane::Lane(Networks networks, const ModelInfo& model)
 bool Lane::run(const Chunk& chunk, const Sampling& sampling, const GoOn& go_on, u8* pixels) {
     batch_ = static_cast<std::int64_t>(chunk.labels.size());
     const std::vector<Step> steps = plan(sampling, model_.low_positions(), model_.high_positions());
-    const Chain low = Chain::build(sampling.low_diffusion_steps), high = Chain::build(sampling.high_diffusion_steps);
+    const Chain low = build_chain(sampling.low_solver, sampling.low_diffusion_steps);
+    const Chain high = build_chain(sampling.high_solver, sampling.high_diffusion_steps);
     reserve(batch_);
     set_state(steps.front(), low, chunk.seed, sampling.temperature);  // the orders need the seed
     begin(chunk);

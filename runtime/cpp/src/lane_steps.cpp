@@ -32,9 +32,14 @@ void Lane::low_step(const Step& step, const Chain& chain) {
                                          {"timestep", b.timestep, {1}},
                                          {"condition", b.head_condition, {H * B * r, W}},
                                          {"prediction", b.mlp_prediction, {H * B * r, 2 * C}}});
-        kernels::mlp_step(b.mlp_x, b.timestep, b.low_tokens, b.state, chain.timesteps.data(), chain.table.data(),
-                          b.mlp_prediction, b.images, b.revealed, noise(step, k, b.revealed, r), b.fault, word(B),
-                          word(H), word(S), word(r), word(C));
+        if (chain.adds_noise)
+            kernels::mlp_step(b.mlp_x, b.timestep, b.low_tokens, b.state, chain.timesteps.data(), chain.table.data(),
+                              b.mlp_prediction, b.images, b.revealed, noise(step, k, b.revealed, r), b.fault, word(B),
+                              word(H), word(S), word(r), word(C));
+        else
+            kernels::mlp_solve(b.mlp_x, b.start, b.timestep, b.low_tokens, b.state, chain.timesteps.data(),
+                               chain.table.data(), b.mlp_prediction, b.revealed, b.fault, word(B), word(H), word(S),
+                               word(r), word(C));
     }
 }
 
@@ -60,9 +65,14 @@ void Lane::high_step(const Step& step, const Chain& chain) {
                                          {"timestep", b.timestep, {1}},
                                          {"condition", b.high_condition, {H * B, N, W}},
                                          {"prediction", b.dit_prediction, {H * B, N, C}}});
-        kernels::dit_step(b.dit_x, b.timestep, b.tokens, b.state, chain.timesteps.data(), chain.table.data(),
-                          b.dit_prediction, b.initial, b.high_ranks, b.images,
-                          noise(step, k, high_positions_.data(), N), b.fault, word(B), word(H), word(N), word(C));
+        if (chain.adds_noise)
+            kernels::dit_step(b.dit_x, b.timestep, b.tokens, b.state, chain.timesteps.data(), chain.table.data(),
+                              b.dit_prediction, b.initial, b.high_ranks, b.images,
+                              noise(step, k, high_positions_.data(), N), b.fault, word(B), word(H), word(N), word(C));
+        else
+            kernels::dit_solve(b.dit_x, b.start, b.timestep, b.tokens, b.state, chain.timesteps.data(),
+                               chain.table.data(), b.dit_prediction, b.initial, b.high_ranks, b.fault, word(B), word(H),
+                               word(N), word(C));
     }
 }
 

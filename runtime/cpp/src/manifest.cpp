@@ -11,8 +11,8 @@
 namespace himar::core {
 namespace {
 
-constexpr int kReadableMajor = 1, kMostDepth = 32;
-constexpr const char* kReadable = "1";
+constexpr int kReadableMajor = 2, kMostDepth = 32;
+constexpr const char* kReadable = "2";
 // Sizes beyond these overflow the draws' counters or the kernels' 32-bit item numbers.
 constexpr std::int64_t kMostSide = 256, kMostPixels = 1 << 15, kMostWidth = 1 << 20, kMostBatch = 1 << 20;
 
@@ -94,12 +94,15 @@ Sampling read_setting(const JsonReader& reader) {
         number("low_guidance", setting.low_guidance);
         number("high_guidance", setting.high_guidance);
         number("temperature", setting.temperature);
-        const auto schedule = reader.values().find("guidance_schedule");
-        if (schedule != reader.values().end()) {
-            if (!schedule->is_string())
-                throw InputError("guidance_schedule is " + shown(*schedule) + "; it must be 'linear' or 'constant'.");
-            setting.guidance_schedule = schedule->get<std::string>();
-        }
+        const auto word = [&](const char* key, std::string& value, const char* known) {
+            const auto found = reader.values().find(key);
+            if (found == reader.values().end()) return;
+            if (!found->is_string()) throw InputError(std::string(key) + " is " + shown(*found) + "; it must be " + known + ".");
+            value = found->get<std::string>();
+        };
+        word("guidance_schedule", setting.guidance_schedule, "'linear' or 'constant'");
+        word("low_solver", setting.low_solver, "'ddpm', 'ddim' or 'dpm++'");
+        word("high_solver", setting.high_solver, "'ddpm', 'ddim' or 'dpm++'");
         setting.check();
     } catch (const InputError& error) {
         throw BundleError(reader.source() + ": " + reader.path() + ": " + error.what());
@@ -107,10 +110,20 @@ Sampling read_setting(const JsonReader& reader) {
     return setting;
 }
 
-std::vector<std::pair<std::string, Sampling>> read_sampling(const JsonReader& reader) {
+// The settings of `sampling`, then those of `solver_sampling`, which readers before schema 1.2 do not see.
+std::vector<std::pair<std::string, Sampling>> read_sampling(const JsonReader& top) {
+    const JsonReader reader = top.object("sampling");
+    auto entries = reader.objects();
+    if (entries.empty()) throw BundleError(reader.source() + ": sampling is empty; it needs at least one setting.");
+    if (top.values().contains("solver_sampling"))
+        for (auto& entry : top.object("solver_sampling").objects()) {
+            if (reader.values().contains(entry.first))
+                throw BundleError(reader.source() + ": " + entry.second.path() +
+                                  " is a setting of sampling too; build the bundle again.");
+            entries.push_back(std::move(entry));
+        }
     std::vector<std::pair<std::string, Sampling>> settings;
-    for (const auto& [name, entry] : reader.objects()) settings.emplace_back(name, read_setting(entry));
-    if (settings.empty()) throw BundleError(reader.source() + ": sampling is empty; it needs at least one setting.");
+    for (const auto& [name, entry] : entries) settings.emplace_back(name, read_setting(entry));
     return settings;
 }
 
@@ -204,7 +217,7 @@ Manifest parse_manifest(std::string_view text, const std::string& source) {
     manifest.schema_version = top.text("schema_version");
     manifest.himar_version = top.text("himar_version");
     manifest.model = read_model(top.object("model"));
-    manifest.sampling = read_sampling(top.object("sampling"));
+    manifest.sampling = read_sampling(top);
     manifest.max_batch = top.positive("max_batch", kMostBatch);
     for (const auto& [name, entry] : top.object("components").objects())
         manifest.components[name] = read_component(name, entry);

@@ -1,6 +1,7 @@
 #include "request.h"
 
 #include <cmath>
+#include <iterator>
 #include <string>
 
 #include "draws.h"
@@ -43,6 +44,15 @@ void replace(std::int64_t& value, std::int32_t given) {
     if (given != 0) value = given;
 }
 
+void replace(const char* name, std::string& value, himar_solver given) {
+    static constexpr const char* names[] = {"", "ddpm", "ddim", "dpm++"};
+    const auto number = static_cast<int>(given);
+    if (number < 0 || number >= static_cast<int>(std::size(names)))
+        throw InputError(std::string(name) + " is " + std::to_string(number) +
+                         "; it must be HIMAR_SOLVER_DDPM, HIMAR_SOLVER_DDIM, HIMAR_SOLVER_DPMPP or HIMAR_SOLVER_DEFAULT.");
+    if (given != HIMAR_SOLVER_DEFAULT) value = names[number];
+}
+
 Sampling read_sampling(const himar_generate_params& params, const Manifest& manifest) {
     Sampling sampling = choose_setting(params.sampling, manifest);
     replace(sampling.low_guidance, params.guidance);
@@ -62,6 +72,8 @@ Sampling read_sampling(const himar_generate_params& params, const Manifest& mani
     else if (schedule != HIMAR_GUIDANCE_DEFAULT)
         throw InputError("guidance_schedule is " + std::to_string(schedule) +
                          "; it must be HIMAR_GUIDANCE_LINEAR, HIMAR_GUIDANCE_CONSTANT or HIMAR_GUIDANCE_DEFAULT.");
+    replace("low_solver", sampling.low_solver, params.low_solver);
+    replace("high_solver", sampling.high_solver, params.high_solver);
     sampling.check();
     sampling.check_positions(manifest.model.low_positions(), manifest.model.high_positions());
     return sampling;

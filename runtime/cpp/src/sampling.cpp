@@ -20,6 +20,11 @@ void check_scale(const char* name, double value) {
         throw InputError(std::string(name) + " is " + shown(value) + "; it must be a finite number of at least 0.");
 }
 
+void check_solver(const char* name, const std::string& value) {
+    if (value != "ddpm" && value != "ddim" && value != "dpm++")
+        throw InputError(std::string(name) + " is " + in_quotes(value) + "; it must be 'ddpm', 'ddim' or 'dpm++'.");
+}
+
 void check_steps(const char* phase, std::int64_t steps, std::int64_t positions) {
     if (steps > positions)
         throw InputError(std::string(phase) + "_steps is " + std::to_string(steps) + ", but phase " + phase + " has only " +
@@ -38,6 +43,12 @@ void Sampling::check() const {
     check_scale("temperature", temperature);
     if (guidance_schedule != "linear" && guidance_schedule != "constant")
         throw InputError("guidance_schedule is " + in_quotes(guidance_schedule) + "; it must be 'linear' or 'constant'.");
+    check_solver("low_solver", low_solver);
+    check_solver("high_solver", high_solver);
+    if (low_solver != "ddpm" && high_solver != "ddpm" && temperature != 1)
+        throw InputError("temperature is " + shown(temperature) +
+                         ", but it scales the noise of reverse steps and solver " + in_quotes(high_solver) +
+                         " adds none; set it to 1, or a phase's solver to 'ddpm'.");
 }
 
 void Sampling::check_positions(std::int64_t low, std::int64_t high) const {

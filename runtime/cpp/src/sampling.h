@@ -12,6 +12,7 @@ struct Sampling {
     std::string guidance_schedule = "linear";  // or "constant"
     double temperature = 1.0;
     std::int64_t low_diffusion_steps = 100, high_diffusion_steps = 250;
+    std::string low_solver = "ddpm", high_solver = "ddpm";  // or "ddim", "dpm++": see solver_chain.h
 
     // InputError, naming the field, for a value out of range.
     void check() const;

@@ -1,6 +1,6 @@
 // Prints what the loop's arithmetic gives, as JSON, so that another implementation can be compared bit for bit:
 //   plan S N low_steps high_steps low_guidance high_guidance schedule → [phase, index, masked, revealed, guidance] each
-//   chain n              → {timesteps, table}
+//   chain solver n       → {timesteps, table}
 //   ranks seed phase n images…
 //   philox seed c0 c1 c2 c3
 //   normals seed phase step k image position quad
@@ -13,6 +13,7 @@
 #include "chain.h"
 #include "kernels.h"
 #include "schedule.h"
+#include "solver_chain.h"
 
 using namespace himar::core;
 using Json = nlohmann::json;
@@ -54,8 +55,8 @@ int main(int count, char** values) {
     Json out;
     if (what == "plan" && given == 7) {
         out = plan_of(a);
-    } else if (what == "chain" && given == 1) {
-        const Chain chain = Chain::build(std::atoll(a[0]));
+    } else if (what == "chain" && given == 2) {
+        const Chain chain = build_chain(a[0], std::atoll(a[1]));
         out = {{"timesteps", chain.timesteps}, {"table", chain.table}};
     } else if (what == "ranks" && given > 3) {
         out = ranks_of(given, a);

@@ -95,13 +95,16 @@ inline Sampling guided() {
     return sampling;
 }
 
-// Every kind of step: with and without guidance, one step and many, recorded and not.
+// Every kind of step: with and without guidance and noise, one step and many, recorded and not.
 inline std::vector<Sampling> settings() {
-    std::vector<Sampling> all(6, guided());
+    std::vector<Sampling> all(9, guided());
     all[1].low_guidance = 1;
     all[2].high_guidance = 1, all[2].temperature = 0.7;
     all[3].low_guidance = all[3].high_guidance = 1, all[3].guidance_schedule = "constant";
     all[4].low_steps = all[4].high_steps = 1, all[4].low_diffusion_steps = 2, all[4].high_diffusion_steps = 3;
     all[5].low_steps = 4, all[5].high_steps = 16, all[5].low_diffusion_steps = 3, all[5].high_diffusion_steps = 2;
+    all[6].low_solver = "dpm++", all[6].high_solver = "ddim";
+    all[7].low_solver = "ddim", all[7].high_solver = "dpm++", all[7].low_guidance = all[7].high_guidance = 1;
+    all[8].high_solver = "dpm++", all[8].temperature = 0.7;
     return all;
 }

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <numeric>
 #include <set>
@@ -14,6 +15,7 @@
 #include "kernels.h"
 #include "pipeline.h"
 #include "schedule.h"
+#include "solver_chain.h"
 #include "text.h"
 
 using namespace himar::core;
@@ -112,6 +114,32 @@ TEST_CASE("a chain runs from almost pure noise to almost none") {
     CHECK(sentence_of<InputError>([] { Chain::build(1); }) ==
           "a chain of 1 diffusion steps was asked; it must be 2 to 1000.");
     CHECK_THROWS_AS(Chain::build(1001), InputError);
+}
+
+TEST_CASE("a solver's chain is even between its levels, its orders begin and end at the first, and none adds noise") {
+    for (const char* solver : {"ddim", "dpm++"})
+        for (const std::int64_t n : {2, 3, 8, 100, 1000}) {
+            const Chain chain = build_chain(solver, n);
+            REQUIRE(chain.length() == n);
+            CHECK(!chain.adds_noise);
+            CHECK(std::adjacent_find(chain.timesteps.begin(), chain.timesteps.end(), std::greater_equal<>()) ==
+                  chain.timesteps.end());
+            const auto at = [&](std::int64_t k, int column) { return chain.table[static_cast<std::size_t>(8 * k + column)]; };
+            const auto level = [&](std::int64_t k) { return std::log(at(k, 0) / at(k, 1)); };
+            for (std::int64_t k = 0; n <= 8 && k < n; ++k)
+                CHECK(level(k) == doctest::Approx(3 - 6.0 * static_cast<double>(k) / static_cast<double>(n - 1)).epsilon(0.02));
+            CHECK((at(0, 4) == 0 && at(0, 5) == 1 && at(0, 6) == 0));  // lands on x̂0
+            CHECK(at(n - 1, 6) == 0);
+            for (std::int64_t k = 1; k < n - 1; ++k) CHECK((at(k, 6) < 0) == (solver == std::string("dpm++")));
+            // A state that is all token, or all noise, stays so: the weights keep both levels.
+            for (std::int64_t k = 1; k < n; ++k) {
+                CHECK(at(k, 4) * at(k, 0) + at(k, 5) + at(k, 6) == doctest::Approx(at(k - 1, 0)));
+                CHECK(at(k, 4) * at(k, 1) == doctest::Approx(at(k - 1, 1)));
+            }
+        }
+    CHECK(build_chain("ddpm", 25).table == Chain::build(25).table);
+    CHECK(sentence_of<InputError>([] { build_chain("ddim", 1); }) ==
+          "a chain of 1 diffusion steps was asked; it must be 2 to 1000.");
 }
 
 TEST_CASE("the exponential is the double one rounded to float, at its ends too") {

@@ -85,6 +85,8 @@ TEST_CASE("every option changes the images") {
     differs("low_diffusion_steps", [](auto& o) { o.low_diffusion_steps = 7; });
     differs("high_diffusion_steps", [](auto& o) { o.high_diffusion_steps = 7; });
     differs("guidance_schedule", [](auto& o) { o.guidance_schedule = HIMAR_GUIDANCE_CONSTANT; });
+    differs("low_solver", [](auto& o) { o.low_solver = HIMAR_SOLVER_DDIM; });
+    differs("high_solver", [](auto& o) { o.high_solver = HIMAR_SOLVER_DPMPP; });
     differs("sampling", [](auto& o) { o.sampling = "plain"; });
     differs("first_index", [](auto& o) { o.first_index = 4294967290u; });
 }

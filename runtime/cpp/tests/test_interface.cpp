@@ -2,6 +2,7 @@
 #include <doctest/doctest.h>
 
 #include <cmath>
+#include <cstddef>
 #include <cstring>
 #include <limits>
 #include <string>
@@ -76,9 +77,23 @@ TEST_CASE("requests out of range are refused with the value") {
     holds(said([](auto& p) { p.high_steps = -1; }), "high_steps is -1; it must be at least 1.");
     holds(said([](auto& p) { p.low_diffusion_steps = 1; }), "low_diffusion_steps is 1; it must be 2 to 1000.");
     holds(said([](auto& p) { p.guidance_schedule = static_cast<himar_guidance_schedule>(3); }), "guidance_schedule is 3;");
+    holds(said([](auto& p) { p.low_solver = static_cast<himar_solver>(4); }), "low_solver is 4; it must be HIMAR_SOLVER_DDPM,");
+    holds(said([](auto& p) { p.high_solver = static_cast<himar_solver>(-1); }), "high_solver is -1; it must be HIMAR_SOLVER_DDPM,");
+    holds(said([](auto& p) { p.low_solver = p.high_solver = HIMAR_SOLVER_DPMPP, p.temperature = 0.5; }),
+          "temperature is 0.5, but it scales the noise of reverse steps and solver 'dpm++' adds none; set it to 1, or");
     holds(said([](auto& p) { p.struct_size = 0; }), "himar_generate_params.struct_size is 0; it must be ");
     for (const int change : {1, -1, 4 - static_cast<int>(sizeof(void*))})  // half a field is no field
         holds(said([&](auto& p) { p.struct_size += static_cast<std::size_t>(change); }), "call himar_generate_params_init first");
+}
+
+TEST_CASE("of parameters of an earlier header only what it has is read") {
+    Loaded loaded;
+    for (const std::size_t size : {offsetof(himar_generate_params, draws), offsetof(himar_generate_params, low_solver)}) {
+        himar_generate_params params = params_of(1);
+        std::memset(reinterpret_cast<char*>(&params) + size, 0x5A, sizeof params - size);
+        params.struct_size = size;
+        CHECK(himar_pipeline_check(loaded.pipeline, &params) == HIMAR_OK);
+    }
 }
 
 TEST_CASE("loading says what cannot be had, before it opens anything") {
@@ -184,12 +199,14 @@ TEST_CASE("a pipeline says what its model is") {
 TEST_CASE("parameters as text, whole or cut off") {
     himar_generate_params params = params_of();
     params.guidance = 2.5;
+    params.high_solver = HIMAR_SOLVER_DPMPP;
     std::size_t needed = 0;
     REQUIRE(himar_generate_params_to_string(&params, nullptr, 0, &needed) == HIMAR_OK);
     std::vector<char> text(needed);
     REQUIRE(himar_generate_params_to_string(&params, text.data(), text.size(), nullptr) == HIMAR_OK);
     CHECK(std::strlen(text.data()) + 1 == needed);
     holds(text.data(), "labels=[1,2] seed=0 first_index=0 sampling=first guidance=2.5 low_guidance=setting");
+    holds(text.data(), " guidance_schedule=setting low_solver=setting high_solver=dpm++ on_step=none");
     char cut[9];
     REQUIRE(himar_generate_params_to_string(&params, cut, sizeof cut, nullptr) == HIMAR_OK);
     CHECK(std::string(cut) == "labels=[");

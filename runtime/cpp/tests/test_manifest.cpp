@@ -55,6 +55,21 @@ TEST_CASE("a good manifest is read, unknown keys are ignored, the first setting 
     CHECK(!manifest.backend.compute_capability);
 }
 
+TEST_CASE("settings with solvers stand behind the others, or among them in schema 2") {
+    Json changed = good();
+    changed["solver_sampling"] = {{"quick", {{"low_steps", 2}, {"low_solver", "ddim"}, {"high_solver", "dpm++"}}}};
+    const Manifest manifest = parse_manifest(changed.dump(), "manifest.json");
+    REQUIRE(manifest.sampling.size() == 3);
+    CHECK(manifest.sampling.front().second.low_solver == "ddpm");
+    const auto& [name, quick] = manifest.sampling.back();
+    CHECK((name == "quick" && quick.low_steps == 2 && quick.low_solver == "ddim" && quick.high_solver == "dpm++"));
+
+    changed = good();
+    changed["schema_version"] = "2.0";
+    changed["sampling"]["quality"]["high_solver"] = "ddim";
+    CHECK(parse_manifest(changed.dump(), "manifest.json").sampling.front().second.high_solver == "ddim");
+}
+
 TEST_CASE("every key is needed, and of its type") {
     for (const char* key : {"schema_version", "himar_version", "model", "sampling", "max_batch", "components", "backend",
                             "files", "selftest", "provenance"}) {
@@ -71,8 +86,8 @@ TEST_CASE("every key is needed, and of its type") {
 }
 
 TEST_CASE("values out of range are refused with the value") {
-    holds(refusal([](Json& m) { m["schema_version"] = "2.0"; }), "has schema version 2.0, but this himar reads versions up to 1.x");
-    holds(refusal([](Json& m) { m["schema_version"] = "99999999999999999999.0"; }), "but this himar reads versions up to 1.x");
+    holds(refusal([](Json& m) { m["schema_version"] = "3.0"; }), "has schema version 3.0, but this himar reads versions up to 2.x");
+    holds(refusal([](Json& m) { m["schema_version"] = "99999999999999999999.0"; }), "but this himar reads versions up to 2.x");
     holds(refusal([](Json& m) { m["schema_version"] = "one"; }), "schema_version is 'one'; it must be like '1.0'.");
     holds(refusal([](Json& m) { m["schema_version"] = "0.9"; }), "schema_version is '0.9'");
     holds(refusal([](Json& m) { m["model"]["vae_scale"] = -1; }), "model.vae_scale is -1.0; it must be a positive number.");
@@ -83,6 +98,18 @@ TEST_CASE("values out of range are refused with the value") {
     holds(refusal([](Json& m) { m["sampling"]["fast"]["temperature"] = "hot"; }), "temperature is 'hot'; it must be a number.");
     holds(refusal([](Json& m) { m["sampling"]["fast"]["guidance_schedule"] = "cosine"; }),
           "guidance_schedule is 'cosine'; it must be 'linear' or 'constant'.");
+    holds(refusal([](Json& m) { m["sampling"]["fast"]["low_solver"] = "euler"; }),
+          "sampling.fast: low_solver is 'euler'; it must be 'ddpm', 'ddim' or 'dpm++'.");
+    holds(refusal([](Json& m) { m["sampling"]["fast"]["high_solver"] = 2; }), "high_solver is 2; it must be 'ddpm', 'ddim'");
+    holds(refusal([](Json& m) {
+        m["sampling"]["fast"].update({{"low_solver", "dpm++"}, {"high_solver", "ddim"}, {"temperature", 0.9}});
+    }), "sampling.fast: temperature is 0.9, but it scales the noise of reverse steps and solver 'ddim' adds none; set it to "
+        "1, or a phase's solver to 'ddpm'.");
+    holds(refusal([](Json& m) { m["solver_sampling"] = 1; }), "solver_sampling is 1; it must be of type dict.");
+    holds(refusal([](Json& m) { m["solver_sampling"]["fast"] = Json::object(); }),
+          "manifest.json: solver_sampling.fast is a setting of sampling too; build the bundle again.");
+    holds(refusal([](Json& m) { m["solver_sampling"]["quick"] = {{"high_steps", 0}}; }),
+          "solver_sampling.quick: high_steps is 0");
     holds(refusal([](Json& m) { m["sampling"]["fast"]["low_diffusion_steps"] = 1001; }),
           "low_diffusion_steps is 1001; it must be 2 to 1000.");
     holds(refusal([](Json& m) { m["components"]["mlp_head"]["inputs"][0]["dtype"] = "int8"; }), "dtype is 'int8'; known are");

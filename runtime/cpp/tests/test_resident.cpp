@@ -25,10 +25,11 @@ TEST_CASE("the images are those of Python's runtime") {
     Pair pair;
     std::ifstream file(bundle("tiny-python.json"));
     const auto runs = nlohmann::json::parse(file);
-    REQUIRE(runs.size() >= 3);
+    REQUIRE(runs.size() >= 5);
     for (const auto& run : runs) {
         Sampling sampling = pair.setting();
         sampling.low_guidance = run["low_guidance"], sampling.high_guidance = run["high_guidance"];
+        sampling.low_solver = run.value("low_solver", "ddpm"), sampling.high_solver = run.value("high_solver", "ddpm");
         const Chunk chunk{run["labels"], run["first_index"], run["seed"]};
         const Made made = pair.on_device(chunk, sampling);
         CHECK(relative(made.latents, run["latents"]) <= 1e-5);
@@ -49,7 +50,19 @@ TEST_CASE("draws that the host gives are taken in place of the seed's") {
     }
 }
 
-TEST_CASE("a replayed graph follows seed, label, guidance, chain and temperature") {
+TEST_CASE("solvers that add no noise ask given draws for the starts of chains alone") {
+    Pair pair;
+    Sampling sampling = guided();
+    sampling.low_solver = "ddim", sampling.high_solver = "dpm++";
+    for (Runner* const runner : {&pair.host(), static_cast<Runner*>(&pair.resident)}) {
+        SeedDraws seeded(9);
+        const himar_draws given = c_draws(seeded);
+        same(pair.run(*runner, {{1, 3}, 4, 0, &given}, sampling), pair.on_host({{1, 3}, 4, 9}, sampling));
+        CHECK(seeded.asked == sampling.low_steps + sampling.high_steps);
+    }
+}
+
+TEST_CASE("a replayed graph follows seed, label, guidance, chain, solver and temperature") {
     Pair pair;
     for (std::uint64_t seed = 0; seed < 3; ++seed) pair.on_device({{0, 1}, 0, seed}, guided());
     for (Sampling sampling : settings()) {

@@ -150,7 +150,7 @@ TEST_CASE("beyond the most graphs the least recently used is given up") {
     HostDevice device;
     Replays replays(device, [] { return std::string(); });
     int runs = 0;
-    const auto run = [&](std::int64_t number) { replays.run({number, 0, 0, 0, 0}, [&] { device.queue("work", [&] { ++runs; }); }); };
+    const auto run = [&](std::int64_t number) { replays.run({number, 0, 0, 0, 0, 0}, [&] { device.queue("work", [&] { ++runs; }); }); };
     constexpr auto most = static_cast<std::int64_t>(Replays::kMost);
     for (std::int64_t number = 0; number < most; ++number) run(number);
     run(0);     // recorded and replayed, so it is the most recently used

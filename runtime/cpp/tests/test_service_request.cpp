@@ -50,7 +50,7 @@ TEST_CASE("every key of a body arrives in its option") {
     const ImageRequest request = read(R"({"labels": [3, 4], "seed": 18446744073709551615, "first_index": 4294967290,
         "sampling": "plain", "guidance": 2.5, "low_guidance": 1, "high_guidance": 0.5, "temperature": 0.9,
         "low_steps": 2, "high_steps": 3, "low_diffusion_steps": 20, "high_diffusion_steps": 30,
-        "guidance_schedule": "constant", "output": "latents"})");
+        "guidance_schedule": "constant", "low_solver": "ddim", "high_solver": "dpm++", "output": "latents"})");
     const himar::GenerateOptions& o = request.options;
     CHECK(o.labels == std::vector<std::int64_t>{3, 4});
     CHECK(o.seed == std::numeric_limits<std::uint64_t>::max());
@@ -59,6 +59,7 @@ TEST_CASE("every key of a body arrives in its option") {
     CHECK((o.guidance == 2.5 && o.low_guidance == 1.0 && o.high_guidance == 0.5 && o.temperature == 0.9));
     CHECK((o.low_steps == 2 && o.high_steps == 3 && o.low_diffusion_steps == 20 && o.high_diffusion_steps == 30));
     CHECK(o.guidance_schedule == HIMAR_GUIDANCE_CONSTANT);
+    CHECK((o.low_solver == HIMAR_SOLVER_DDIM && o.high_solver == HIMAR_SOLVER_DPMPP));
     CHECK(request.latents);
 }
 
@@ -70,6 +71,7 @@ TEST_CASE("labels are enough, and a seed that is not given is drawn anew within 
     CHECK_FALSE(first.options.guidance.has_value());
     CHECK_FALSE(first.options.sampling.has_value());
     CHECK(first.options.guidance_schedule == HIMAR_GUIDANCE_DEFAULT);
+    CHECK((first.options.low_solver == HIMAR_SOLVER_DEFAULT && first.options.high_solver == HIMAR_SOLVER_DEFAULT));
 }
 
 TEST_CASE("a body that cannot be meant is refused with the key and the value") {
@@ -99,6 +101,8 @@ TEST_CASE("a body that cannot be meant is refused with the key and the value") {
           "sampling is \"default\\u0000x\"; it must be the name");
     holds(said(R"({"labels": [1], "guidance_schedule": "cosine"})"),
           "guidance_schedule is 'cosine'; it must be 'linear' or 'constant'.");
+    holds(said(R"({"labels": [1], "low_solver": "ddpm "})"), "low_solver is 'ddpm '; it must be 'ddpm', 'ddim' or 'dpm++'.");
+    holds(said(R"({"labels": [1], "high_solver": 1})"), "high_solver is 1; it must be 'ddpm', 'ddim' or 'dpm++'.");
     holds(said(R"({"labels": [1], "output": {"a": 1}})"), "output is an object; it must be 'png' or 'latents'.");
     holds(said(R"({"labels": [1], "output": ")" + std::string(1000, 'x') + "\"}"), "xxx...");
 }

@@ -16,7 +16,10 @@ REQUESTS: tuple[dict[str, Any], ...] = (
     {"labels": [1, 3, 0], "seed": 2**63 + 5, "first_index": 7, "low_guidance": 1.5, "high_guidance": 2.0},
     {"labels": [4], "seed": 3, "first_index": 2**32 - 6, "low_guidance": 1.0, "high_guidance": 3.0},
     {"labels": [2, 2, 1, 0], "seed": 11, "first_index": 0, "low_guidance": 2.0, "high_guidance": 1.0},
-)
+    {"labels": [0, 4], "seed": 5, "first_index": 2, "low_guidance": 1.5, "high_guidance": 2.0,
+     "low_solver": "dpm++", "high_solver": "ddim"},
+    {"labels": [3], "seed": 6, "first_index": 0, "low_guidance": 1.0, "high_guidance": 2.0, "high_solver": "dpm++"},
+)  # fmt: skip
 
 
 def python_latents(bundle: Path) -> list[dict[str, Any]]:

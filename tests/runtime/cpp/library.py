@@ -16,6 +16,8 @@ from himar_kernels import Draws, Phase
 
 OK, CANCELLED = 0, 1
 PHASES: tuple[Phase, Phase] = ("low", "high")
+# What the C interface has enumerations for.
+_NUMBERS = {"linear": 1, "constant": 2, "ddpm": 1, "ddim": 2, "dpm++": 3}
 
 
 class _LoadParams(ctypes.Structure):
@@ -47,6 +49,8 @@ class _GenerateParams(ctypes.Structure):
         ("on_step", ctypes.c_void_p),
         ("user", ctypes.c_void_p),
         ("draws", ctypes.c_void_p),
+        ("low_solver", ctypes.c_int),
+        ("high_solver", ctypes.c_int),
     )
 
 
@@ -126,7 +130,7 @@ class Library:
         self._library.himar_last_error.restype = ctypes.c_char_p
 
     def generate(self, bundle: Path, labels: Sequence[int], draws: Draws | None = None, **options: Any) -> Images:
-        """draws: in place of a seed. options: fields of himar_generate_params."""
+        """draws: in place of a seed. options: fields of himar_generate_params, with Python's words for enumerations."""
         call = self._library
         decodes = "vae_decoder" in json.loads((bundle / "manifest.json").read_text())["components"]
         load, params = _LoadParams(), _GenerateParams()
@@ -140,6 +144,8 @@ class Library:
         given = None if draws is None else _as_c(draws)
         params.draws = None if given is None else ctypes.addressof(given)
         for name, value in options.items():
+            assert name in dict(_GenerateParams._fields_), f"himar_generate_params has no {name}"
+            value = value.encode() if name == "sampling" else _NUMBERS.get(value, value)
             setattr(params, name, value)
         pipeline, result = ctypes.c_void_p(), ctypes.c_void_p()
         self._check(call.himar_pipeline_load(str(bundle).encode(), ctypes.byref(load), ctypes.byref(pipeline)))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 
-from himar_kernels import Chain, PhiloxDraws, SamplingConfig, chain_table, plan
+from himar_kernels import PhiloxDraws, SamplingConfig, build_chain, chain_table, plan
 from himar_kernels.philox import philox_words
+from himar_kernels.sampling import Solver
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +56,10 @@ def test_plans_are_pythons_to_the_bit(arithmetic: Any, S: int, N: int, low: int,
     assert arithmetic("plan", S, N, low, high, 2.3, 4.7, schedule) == wanted
 
 
-@pytest.mark.parametrize("steps", [2, 25, 100, 250, 1000])
-def test_chains_are_pythons_to_a_rounding(arithmetic: Any, steps: int) -> None:
-    found, chain = arithmetic("chain", steps), Chain.build(steps)
+@pytest.mark.parametrize("solver", get_args(Solver))
+@pytest.mark.parametrize("steps", [2, 8, 25, 100, 250, 1000])
+def test_chains_are_pythons_to_a_rounding(arithmetic: Any, solver: Solver, steps: int) -> None:
+    found, chain = arithmetic("chain", solver, steps), build_chain(solver, steps)
     assert found["timesteps"] == chain.timesteps.tolist()
     table = np.array(found["table"], np.float32).reshape(steps, 8)
     np.testing.assert_allclose(table, chain_table(chain), rtol=1e-6)

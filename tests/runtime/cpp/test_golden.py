@@ -13,7 +13,6 @@ from himar_kernels import RecordedDraws, load_recording, recorded_request
 from himar_runtime import Bundle
 
 GOLDEN = Path(__file__).parents[2] / "golden"
-SCHEDULES = {"linear": 1, "constant": 2}
 LIMIT = 1e-4  # relative L2 of a whole run, as tests/golden/README.md says
 
 
@@ -24,9 +23,8 @@ def test_a_recorded_run(library: Any, request: pytest.FixtureRequest, size: str,
     bundle = request.getfixturevalue(f"narrow_{size}_bundle")
     arrays = load_recording(GOLDEN / f"himar-narrow-{size}.npz")
     recorded = recorded_request(arrays, case)
-    options = asdict(recorded.sampling)
-    options["guidance_schedule"] = SCHEDULES[options["guidance_schedule"]]
-    found = library.generate(bundle, recorded.labels.tolist(), RecordedDraws(arrays, case), **options)
+    draws = RecordedDraws(arrays, case)
+    found = library.generate(bundle, recorded.labels.tolist(), draws, **asdict(recorded.sampling))
     scale = np.float32(Bundle.open(bundle).manifest.model.vae_scale)
     for ours, theirs in ((found.low_latents, recorded.low_latent), (found.latents, recorded.latent)):
         assert ours.shape == theirs.shape

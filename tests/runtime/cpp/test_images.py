@@ -32,6 +32,8 @@ def assert_same_images(library: Any, bundle: Path, labels: list[int], seed: int,
         {"guidance": 1.0},
         {"low_guidance": 3.0, "high_guidance": 1.0, "temperature": 0.7, "low_steps": 4, "high_diffusion_steps": 9},
         {"first_index": 2**32 - 7},
+        {"low_solver": "dpm++", "temperature": 0.7},
+        {"low_solver": "ddim", "high_solver": "dpm++", "guidance": 1.0, "guidance_schedule": "constant"},
     ],
     ids=lambda options: ",".join(options) or "defaults",
 )
@@ -41,6 +43,20 @@ def test_tiny_bundle_gives_pythons_images(library: Any, bundle_path: Path, optio
 
 def test_digits_give_pythons_images(library: Any, digits_bundle: Path) -> None:
     assert_same_images(library, digits_bundle, [3, 7], 2**63 + 5)
+
+
+def test_digits_by_solvers_are_pythons_images(library: Any, digits_bundle: Path) -> None:
+    short = {"low_steps": 4, "high_steps": 1, "low_diffusion_steps": 6, "high_diffusion_steps": 6, "temperature": 1.0}
+    assert_same_images(library, digits_bundle, [3, 7], 5, low_solver="ddim", high_solver="dpm++", **short)
+
+
+def test_named_settings_with_solvers_are_pythons(library: Any, make_bundle: Any, edit_manifest: Any) -> None:
+    quick = {"low_steps": 2, "low_diffusion_steps": 4, "low_solver": "dpm++", "high_solver": "ddim"}
+    apart, first = make_bundle("apart"), make_bundle("first")
+    edit_manifest(apart, lambda m: m.update(schema_version="1.2", solver_sampling={"quick": quick}))
+    edit_manifest(first, lambda m: m.update(schema_version="2.0", sampling={"quick": quick, **m["sampling"]}))
+    assert_same_images(library, apart, [1, 4], 3, sampling="quick")
+    assert_same_images(library, first, [1, 4], 3)
 
 
 def test_digits_in_half_precision_give_pythons_images(library: Any, digits_fp16_bundle: Path) -> None:
@@ -69,6 +85,8 @@ def test_refusals_are_pythons_sentences(library: Any, make_bundle: Any, edit_man
         "path": lambda m: m.update(selftest="../selftest.npz"),
         "lacks": lambda m: m["model"].pop("width"),
         "setting": lambda m: m["sampling"]["plain"].update(low_steps=0),
+        "solver": lambda m: m["sampling"]["plain"].update(low_solver="euler"),
+        "twice": lambda m: m.update(solver_sampling={"plain": {"high_solver": "ddim"}}),
         "hash": lambda m: m["files"]["dit_head.onnx"].update(sha256="0" * 64),
         "size": lambda m: m["files"]["dit_head.onnx"].update(bytes=3),
         "component": lambda m: m["components"].pop("dit_head"),
@@ -85,7 +103,11 @@ def test_refusals_are_pythons_sentences(library: Any, make_bundle: Any, edit_man
 
 def test_refused_requests_are_pythons_sentences(library: Any, bundle_path: Path) -> None:
     pipeline = Pipeline.load(bundle_path)
-    for labels, options in (([], {}), ([5], {}), ([1], {"low_steps": 9}), ([1], {"temperature": -1.0})):
+    no_noise = {"low_solver": "dpm++", "high_solver": "ddim", "temperature": 0.9}
+    for labels, options in (
+        ([], {}), ([5], {}), ([1], {"low_steps": 9}), ([1], {"temperature": -1.0}), ([1], no_noise),
+        ([1], {"sampling": "best"}),
+    ):  # fmt: skip
         with pytest.raises(InputError) as theirs:
             pipeline.generate(labels, **options)
         with pytest.raises(RuntimeError) as ours:

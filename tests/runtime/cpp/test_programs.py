@@ -22,10 +22,13 @@ SOURCES = Path(__file__).parents[3] / "runtime" / "cpp"
 def test_himar_generate_writes_pngs_with_recipes(run: Any, built: Path, bundle_path: Path, tmp_path: Path) -> None:
     program = built / "examples" / "himar-generate"
     options = ["--labels", "1,3-4", "--count", "2", "--seed", "9", "--threads", "1", "--guidance", "1.5"]
+    options += ["--low-solver", "dpm++"]
     report = json.loads(run(program, bundle_path, *options, "--repeat", "3", "--json", "--out", tmp_path / "out"))
     assert (report["images"], report["runs"]) == (6, 3)
     assert 0 < report["p50_s"] <= report["p95_s"] <= report["p99_s"]
-    wanted = Pipeline.load(bundle_path, threads=1).generate([1, 1, 3, 3, 4, 4], seed=9, guidance=1.5)
+    wanted = Pipeline.load(bundle_path, threads=1).generate(
+        [1, 1, 3, 3, 4, 4], seed=9, guidance=1.5, low_solver="dpm++"
+    )
     paths = sorted((tmp_path / "out").iterdir())
     assert [path.name for path in paths] == [f"9-{i:05d}-{label}.png" for i, label in enumerate([1, 1, 3, 3, 4, 4])]
     assert wanted.images is not None
@@ -38,6 +41,8 @@ def test_himar_generate_says_what_is_wrong(run: Any, built: Path, bundle_path: P
     program = built / "examples" / "himar-generate"
     assert "it must be a whole number" in run(program, bundle_path, "--labels", "one", code=2)
     assert "--labels is missing" in run(program, bundle_path, code=2)
+    said = run(program, bundle_path, "--labels", "1", "--high-solver", "euler", code=2)
+    assert said == "himar-generate: --high-solver is 'euler'; it must be ddpm, ddim or dpm++. Try --help.\n"
     assert "is no option" in run(program, bundle_path, "--label-s", "1", code=2)
     assert "is not a class of this model" in run(program, bundle_path, "--labels", "99", code=1)
     assert "is not a folder" in run(program, tmp_path / "none", "--labels", "1", code=1)

@@ -19,7 +19,8 @@ from himar_runtime import Pipeline, Result, read_recipes
 QUICK = {"low_steps": 2, "high_steps": 1, "low_diffusion_steps": 4, "high_diffusion_steps": 3}
 FULL = {
     "labels": [3, 0, 4], "seed": 2**64 - 1, "first_index": 5, "sampling": "plain", "guidance": 2, "low_guidance": 1.5,
-    "high_guidance": 3.0, "temperature": 0.9, "guidance_schedule": "constant", **QUICK,
+    "high_guidance": 3.0, "temperature": 0.9, "guidance_schedule": "constant", "high_solver": "dpm++",
+    **QUICK,
 }  # fmt: skip
 
 

@@ -51,6 +51,12 @@ BODIES = [
     ({**OK, "low_diffusion_steps": 1}, "low_diffusion_steps is 1; it must be 2 to 1000."),
     ({**OK, "high_diffusion_steps": 1001}, "high_diffusion_steps is 1001; it must be 2 to 1000."),
     ({**OK, "guidance_schedule": "cosine"}, "guidance_schedule is 'cosine'; it must be 'linear' or 'constant'."),
+    ({**OK, "low_solver": "euler"}, "low_solver is 'euler'; it must be 'ddpm', 'ddim' or 'dpm++'."),
+    ({**OK, "high_solver": 2}, "high_solver is 2; it must be 'ddpm', 'ddim' or 'dpm++'."),
+    (
+        {**OK, "low_solver": "ddim", "high_solver": "dpm++", "temperature": 0.5},
+        "temperature is 0.5, but it scales the noise of reverse steps and solver 'dpm++' adds none; set it to 1, or",
+    ),
     ({**OK, "output": "jpeg"}, "it must be 'png' or 'latents'"),
     ({**OK, "outputs": "png"}, "outputs"),
 ]

@@ -64,6 +64,7 @@ struct GenerateOptions {
     std::optional<double> guidance, low_guidance, high_guidance, temperature;
     std::optional<std::int32_t> low_steps, high_steps, low_diffusion_steps, high_diffusion_steps;
     himar_guidance_schedule guidance_schedule = HIMAR_GUIDANCE_DEFAULT;
+    himar_solver low_solver = HIMAR_SOLVER_DEFAULT, high_solver = HIMAR_SOLVER_DEFAULT;
     Draws* draws = nullptr;  // in place of the seed, which must stay 0; must live as long as the call
     std::function<bool(const Progress&)> on_step;  // false cancels; what it throws comes out of `generate`
 };

@@ -67,6 +67,14 @@ typedef enum himar_guidance_schedule {
     HIMAR_GUIDANCE_CONSTANT = 2 /* the scale in every step */
 } himar_guidance_schedule;
 
+/* How a phase's head goes down its chain. */
+typedef enum himar_solver {
+    HIMAR_SOLVER_DEFAULT = 0, /* as the sampling setting says */
+    HIMAR_SOLVER_DDPM = 1,    /* the paper's reverse step, which adds noise */
+    HIMAR_SOLVER_DDIM = 2,    /* these two need fewer steps and add no noise */
+    HIMAR_SOLVER_DPMPP = 3    /* DPM-Solver++(2M), of second order */
+} himar_solver;
+
 /* Return the status's name, for example "HIMAR_ERROR_INPUT"; "unknown status" for a number that is none. Static text. */
 HIMAR_API const char *himar_status_to_string(himar_status status);
 
@@ -123,7 +131,8 @@ typedef struct himar_noise_request {
     size_t struct_size;
     himar_phase phase;
     int32_t step; /* autoregressive step, counted from 0 in its phase */
-    int32_t k;    /* index in the chain of the reverse step, n-1 … 1; -1 for the chain's start */
+    int32_t k;    /* index in the chain of the reverse step, n-1 … 1; -1 for the chain's start. Solvers that add no
+                   * noise ask for the start alone */
     const uint32_t *images;    /* (B), image indices: first_index and on */
     const uint32_t *positions; /* (B, r), counted from 0 in the phase, ascending in an image */
     int64_t batch, position_count, channels; /* B, r, C */
@@ -155,7 +164,8 @@ typedef struct himar_generate_params {
     double guidance;        /* scale of both phases, at least 0; 1 is none; NaN: the setting's */
     double low_guidance;    /* goes before `guidance` in phase low; NaN: not given */
     double high_guidance;   /* goes before `guidance` in phase high; NaN: not given */
-    double temperature;     /* factor on the noise of every reverse step, at least 0; NaN: the setting's */
+    double temperature;     /* factor on the noise of every reverse step, at least 0; NaN: the setting's. It must be 1
+                             * where no phase's solver adds noise */
     int32_t low_steps;      /* autoregressive steps of phase low; 0: the setting's */
     int32_t high_steps;     /* autoregressive steps of phase high; 0: the setting's */
     int32_t low_diffusion_steps;  /* chain length of the MLP head, 2 … 1000; 0: the setting's */
@@ -164,6 +174,8 @@ typedef struct himar_generate_params {
     himar_step_callback on_step; /* NULL for none */
     void *user;                  /* handed to on_step */
     const himar_draws *draws;    /* orders and noise in place of the seed's, which must stay 0; NULL for the seed's */
+    himar_solver low_solver;  /* of phase low */
+    himar_solver high_solver; /* of phase high */
 } himar_generate_params;
 
 /* Set every field to its default. HIMAR_ERROR_INPUT for NULL. */

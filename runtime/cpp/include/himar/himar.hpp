@@ -153,6 +153,8 @@ private:
         params.low_diffusion_steps = steps("low_diffusion_steps", options.low_diffusion_steps);
         params.high_diffusion_steps = steps("high_diffusion_steps", options.high_diffusion_steps);
         params.guidance_schedule = options.guidance_schedule;
+        params.low_solver = options.low_solver;
+        params.high_solver = options.high_solver;
         return params;
     }
 

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "../error.h"
+#include "../solver_chain.h"
 #include "../step_state.h"
 
 namespace himar::core {
@@ -103,21 +104,21 @@ std::vector<Step> ResidentLane::begin(const Chunk& chunk, const Sampling& sampli
     const std::int64_t S = model_.low_positions(), N = model_.high_positions(), C = model_.channels;
     batch_ = static_cast<std::int64_t>(chunk.labels.size());
     const std::vector<Step> steps = plan(sampling, S, N);
-    const Chain low = Chain::build(sampling.low_diffusion_steps), high = Chain::build(sampling.high_diffusion_steps);
-    low_length_ = low.length(), high_length_ = high.length();
+    low_ = build_chain(sampling.low_solver, sampling.low_diffusion_steps);
+    high_ = build_chain(sampling.high_solver, sampling.high_diffusion_steps);
     std::vector<StepState> states;
     for (const Step& step : steps)
-        states.push_back(step_state(step, step.phase == HIMAR_PHASE_LOW ? low_length_ : high_length_, chunk.seed,
+        states.push_back(step_state(step, (step.phase == HIMAR_PHASE_LOW ? low_ : high_).length(), chunk.seed,
                                     sampling.temperature));
     device.upload(tables_.steps, states.data(), states.size() * sizeof(StepState));
     device.upload(b.state, states.data(), sizeof(StepState));  // the orders need the seed
     std::vector<i64> rows(chunk.labels.begin(), chunk.labels.end());
     rows.resize(2 * chunk.labels.size(), model_.classes);  // the row of no class
     device.upload(b.class_row, rows.data(), rows.size() * sizeof(i64));
-    device.upload(tables_.low_timesteps, low.timesteps.data(), low.timesteps.size() * sizeof(i64));
-    device.upload(tables_.high_timesteps, high.timesteps.data(), high.timesteps.size() * sizeof(i64));
-    device.upload(tables_.low_chain, low.table.data(), low.table.size() * sizeof(float));
-    device.upload(tables_.high_chain, high.table.data(), high.table.size() * sizeof(float));
+    device.upload(tables_.low_timesteps, low_.timesteps.data(), low_.timesteps.size() * sizeof(i64));
+    device.upload(tables_.high_timesteps, high_.timesteps.data(), high_.timesteps.size() * sizeof(i64));
+    device.upload(tables_.low_chain, low_.table.data(), low_.table.size() * sizeof(float));
+    device.upload(tables_.high_chain, high_.table.data(), high_.table.size() * sizeof(float));
     device.clear(b.fault, sizeof(u32));
     // The transformers embed masked positions too, before they drop them.
     device.clear(b.low_tokens, bytes_of_floats(2 * batch_ * S * C));

@@ -60,8 +60,8 @@ private:
     // Of the chunk under way.
     std::int64_t batch_ = 0;
     std::optional<NoiseSource> noise_;
-    std::int64_t low_length_ = 0, high_length_ = 0;  // of the chains
-    const float* reported_ = nullptr;                // low latents that `go_on` is looking at
+    Chain low_, high_;                 // of each phase's head
+    const float* reported_ = nullptr;  // low latents that `go_on` is looking at
 
     // Of the preview and of the last chunk, in the host's memory.
     std::shared_ptr<void> preview_block_;

@@ -74,6 +74,13 @@ Launch launches::mlp_step(float* x, i64* timestep, float* low_tokens, StepState*
                 timesteps, chain, prediction, images, revealed, noise, fault, batch, halves, S, r, C);
 }
 
+Launch launches::mlp_solve(float* x, float* start, i64* timestep, float* low_tokens, StepState* state,
+                           const i64* timesteps, const float* chain, const float* prediction, const u32* revealed,
+                           u32* fault, u32 batch, u32 halves, u32 S, u32 r, u32 C) {
+    return make(kernels::mlp_solve, "himar_mlp_solve", quad_blocks(batch, r, C), kThreads, x, start, timestep,
+                low_tokens, state, timesteps, chain, prediction, revealed, fault, batch, halves, S, r, C);
+}
+
 Launch launches::start_high(float* x, float* initial, i64* timestep, StepState* state, const i64* timesteps,
                             const float* chain, const float* tokens, const u32* ranks, const u32* images,
                             const float* noise, u32 batch, u32 halves, u32 N, u32 C) {
@@ -86,6 +93,13 @@ Launch launches::dit_step(float* x, i64* timestep, float* tokens, StepState* sta
                           const u32* images, const float* noise, u32* fault, u32 batch, u32 halves, u32 N, u32 C) {
     return make(kernels::dit_step, "himar_dit_step", quad_blocks(batch, N, C), kThreads, x, timestep, tokens, state,
                 timesteps, chain, prediction, initial, ranks, images, noise, fault, batch, halves, N, C);
+}
+
+Launch launches::dit_solve(float* x, float* start, i64* timestep, float* tokens, StepState* state,
+                           const i64* timesteps, const float* chain, const float* prediction, const float* initial,
+                           const u32* ranks, u32* fault, u32 batch, u32 halves, u32 N, u32 C) {
+    return make(kernels::dit_solve, "himar_dit_solve", quad_blocks(batch, N, C), kThreads, x, start, timestep, tokens,
+                state, timesteps, chain, prediction, initial, ranks, fault, batch, halves, N, C);
 }
 
 Launch launches::check_finite(const float* values, u64 count, const StepState* state, u32* fault, u32 component) {

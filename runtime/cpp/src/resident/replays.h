@@ -13,9 +13,9 @@
 
 namespace himar::core {
 
-// What a segment's graph depends on: its component and sizes. What changes besides lies in device memory.
+// What a segment's graph depends on: its component, sizes, and what step a head takes. What changes besides lies in device memory.
 enum class Segment : std::int64_t { kTransformerLow, kMlpHead, kTransformerHigh, kDitHead, kVaeDecoder };
-using SegmentKey = std::array<std::int64_t, 5>;
+using SegmentKey = std::array<std::int64_t, 6>;
 
 // A segment runs directly the first time, which also warms its engine up, is recorded the second time and replayed from
 // then on. The least recently used graph is given up beyond kMost.

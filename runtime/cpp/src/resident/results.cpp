@@ -27,7 +27,7 @@ void ResidentLane::queue_decoding() {
     const std::int64_t C = model_.channels, grid = model_.grid(), side = model_.img_size;
     for (std::int64_t first = 0; first < batch_; first += kDecodeBatch) {
         const std::int64_t count = std::min(kDecodeBatch, batch_ - first);
-        replays_.run({static_cast<std::int64_t>(Segment::kVaeDecoder), first, count, 0, 0}, [&] {
+        replays_.run({static_cast<std::int64_t>(Segment::kVaeDecoder), first, count, 0, 0, 0}, [&] {
             networks_.vae_decoder->run({{"latent", buffers_.latents + first * C * grid * grid, {count, C, grid, grid}},
                                         {"image", buffers_.image, {count, 3, side, side}}});
             networks_.lane->launch(launches::pack(tables_.pixels + first * side * side * 3, buffers_.image,

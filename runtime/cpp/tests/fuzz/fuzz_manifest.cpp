@@ -21,6 +21,7 @@ void check(const Manifest& manifest) {
         if (manifest.files.count(component.engine_file) == 0) std::abort();
     }
     inside(manifest.selftest, "read");
+    for (const auto& [name, setting] : manifest.sampling) setting.check();  // must be in range, whatever its name
     const ModelInfo& model = manifest.model;
     if (manifest.sampling.empty() || manifest.max_batch < 1 || model.grid() < 1) std::abort();
     if (model.low_positions() > 1 << 16 || model.high_positions() > 1 << 16) std::abort();

@@ -53,6 +53,13 @@ def for_gpus(manifest: dict[str, Any]) -> dict[str, Any]:
     return manifest | {"backend": backend}
 
 
+def with_solvers(manifest: dict[str, Any]) -> dict[str, Any]:
+    """With solvers in the default setting and in one that stands apart."""
+    default = {"low_steps": 4, "low_solver": "ddim", "high_solver": "dpm++"}
+    further = {"fast": {"high_steps": 2, "high_solver": "ddim", "temperature": 0.9}}
+    return manifest | {"schema_version": "2.0", "sampling": {"default": default}, "solver_sampling": further}
+
+
 def write(name: str, seeds: Mapping[str, str]) -> None:
     """Write a fuzzer's seeds, each into a file."""
     target = CORPUS / name
@@ -74,6 +81,7 @@ def main(bundle: Path) -> None:
             "small": json.dumps(manifest),
             "one": json.dumps(one),
             "gpu": json.dumps(for_gpus(one)),
+            "solvers": json.dumps(with_solvers(one)),
         },
     )
     write(
