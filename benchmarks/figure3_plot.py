@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from figure3_points import HIGH_STEPS
 from figure3_sheet import AGAINST, AGAINST_STEPS, Row, published_rows, relative, rows_of, seconds_of
@@ -31,17 +31,20 @@ def draw(content: Mapping[str, Any], path: Path) -> Path:
         values = {(row.model, row.steps): value for row in rows if (value := seconds_of(row, side)) is not None}
         _lines(axes[0], rows, values, side, models)
     where = content["environment"].get("gpu") or content["environment"]["processor"]
-    axes[0].set(ylabel="seconds per image", title=f"{where}, batch {content['request']['batch']}")
+    threads = "" if on_gpu else f", {content['threads']} threads"
+    axes[0].set(ylabel="seconds per image", title=f"{where}{threads}, batch {content['request']['batch']}")
     _finish(axes[0], rows)
     if against:
+        others = [model for model in models if model != AGAINST]
         for side in sides:
             shown = published_rows() if side == "published" else rows
-            shares = {(row.model, row.steps): value for row, value in relative(shown, side)}
-            _lines(axes[1], shown, shares, side, models)
+            shares = {(row.model, row.steps): value for row, value in relative(shown, side) if row.model != AGAINST}
+            _lines(axes[1], shown, shares, side, others)
+        base = f"{_NAMES.get(AGAINST, AGAINST)}, {AGAINST_STEPS} steps"
         axes[1].axhline(1, color="black", linewidth=0.7)
-        name = f"{_NAMES.get(AGAINST, AGAINST)}, {AGAINST_STEPS} steps"
-        axes[1].set(ylabel=f"share of the seconds of {name}", title=f"By {name}, on each device")
-        _finish(axes[1], rows)
+        axes[1].annotate(base, (1, 1), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8.5)
+        axes[1].set(ylabel="share of its seconds", title=f"By {base}, each on its own device")
+        _finish(axes[1], [row for row in rows if row.model != AGAINST], "linear")
     return save(figure, path)
 
 
@@ -56,12 +59,12 @@ def _lines(axes: Axes, rows: list[Row], values: Mapping[tuple[str, int], float],
             axes.plot(steps, seconds, _STYLES[number % len(_STYLES)], color=_COLOURS[side], label=name, markersize=5)
 
 
-def _finish(axes: Axes, rows: list[Row]) -> None:
+def _finish(axes: Axes, rows: list[Row], scale: Literal["linear", "log"] = "log") -> None:
     steps = sorted({row.steps for row in rows})
-    axes.set_xscale("log", base=2)
+    if scale == "log":
+        axes.set_xscale("log", base=2)
     axes.set_xticks(steps, [str(each) for each in steps])
     axes.minorticks_off()
     axes.set_ylim(bottom=0)
-    names = "steps of phase high" if set(steps) <= set(HIGH_STEPS) else "steps (Hi-MAR: of phase high)"
-    axes.set_xlabel(names)
+    axes.set_xlabel("steps of phase high" if set(steps) <= set(HIGH_STEPS) else "steps (Hi-MAR: of phase high)")
     axes.legend(frameon=False, fontsize=8.5)

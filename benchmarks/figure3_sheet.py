@@ -93,7 +93,8 @@ def markdown(content: Mapping[str, Any]) -> str:
     """Return the figure's numbers as a page, with how they were made."""
     rows, request = rows_of(content), content["request"]
     sides = list(dict.fromkeys(side for row in rows for side in row.best))
-    shown = [*sides, "published"]
+    published = any(row.published is not None for row in rows)
+    shown = [*sides, "published"] if published else sides
     shares = {side: {(row.model, row.steps): value for row, value in relative(rows, side)} for side in shown}
     headings = ["model", "steps", *shown, *(f"{side}, of {AGAINST}'s" for side in shown if shares[side])]
     if ENGINES in sides:
@@ -116,9 +117,13 @@ def markdown(content: Mapping[str, Any]) -> str:
         f"Seconds per image, labels to {' or '.join(sorted(decoded))}, at batch {request['batch']} in "
         f"{request['precision']} on {request['device']} ({where}{threads}), engines by {request['backend']}.",
         *_how(rows, content),
-        "published: one H100, batch 128, eager PyTorch, read off the paper's figure, so two digits at most; – where "
-        "none could be read. " + ", ".join(f"{name}: {value}" for name, value in OTHERS.items()) + ".",
     ]
+    if published:
+        others = ", ".join(f"{name}: {value}" for name, value in OTHERS.items())
+        about.append(
+            f"published: one H100, batch 128, eager PyTorch, read off the paper's figure, so two digits at most; – where "
+            f"none could be read. {others}."
+        )
     command = " ".join(map(str, content["environment"]["command"]))
     return "\n".join(["# Figure 3: seconds per image", "", *lines, "", *(f"* {line}" for line in about), "",
                       f"Command: `{command}`", ""])  # fmt: skip
