@@ -121,8 +121,8 @@ def markdown(content: Mapping[str, Any]) -> str:
     if published:
         others = ", ".join(f"{name}: {value}" for name, value in OTHERS.items())
         about.append(
-            f"published: one H100, batch 128, eager PyTorch, read off the paper's figure, so two digits at most; – where "
-            f"none could be read. {others}."
+            f"published: one H100, batch 128, eager PyTorch, read off the paper's figure, so two digits at most; – "
+            f"where none could be read. {others}."
         )
     command = " ".join(map(str, content["environment"]["command"]))
     return "\n".join(["# Figure 3: seconds per image", "", *lines, "", *(f"* {line}" for line in about), "",
