@@ -164,5 +164,5 @@ def _idle_phase(model: HiMAR, phase: PhaseInfo, info: ModelInfo, on_call: OnCall
         return torch.zeros(*x.shape[:-1], x.shape[-1] * (2 if phase.kind == "mlp" else 1))
 
     setattr(model, f"transformer_{phase.name}", encode)
-    head.condition = lambda z: z.new_zeros(*z.shape[:-1], width)  # type: ignore[method-assign,misc]
+    head.condition = lambda z: z.new_zeros(*z.shape[:-1], width)  # type: ignore[method-assign]
     head.denoise = denoise  # type: ignore[method-assign,assignment]
