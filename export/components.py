@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from himar.config import ModelConfig
 from himar.mlp_head import MLPHead
@@ -21,20 +21,21 @@ from .vae_graph import VaeDecoder
 __all__ = ["Component", "Profile", "components"]
 
 
-def components(model: HiMAR, vae: AutoencoderKL | None, max_batch: int) -> tuple[Component, ...]:
+def components(model: HiMAR, vae: AutoencoderKL | None, max_batch: int, merged: bool = True) -> tuple[Component, ...]:
     """Return the contracts of a model's components: the transformers of its phases, their heads, then the decoder.
 
-    Without a VAE there is no decoder among them.
+    Without a VAE there is no decoder among them. merged: whether graphs hold the products of one input as one, as
+    suits a GPU's builder, or each by itself, as suits ONNX Runtime on a CPU (see `shared_input`).
     """
     phases = model_info(model.config).phases
-    parts = [_transformer(model, phase, max_batch) for phase in phases]
-    parts += [_head(model, phase, max_batch) for phase in phases]
+    parts = [_transformer(model, phase, max_batch, merged) for phase in phases]
+    parts += [_head(model, phase, max_batch, merged) for phase in phases]
     if vae is not None:
         parts.append(_vae_decoder(model.config, vae, max_batch))
     return tuple(parts)
 
 
-def _transformer(model: HiMAR, phase: PhaseInfo, max_batch: int) -> Component:
+def _transformer(model: HiMAR, phase: PhaseInfo, max_batch: int, merged: bool) -> Component:
     """Class row, pivots where the phase takes them, tokens and index lists in; pivots left, and condition, out."""
     c = model.config
     n, K, always = phase.positions, c.buffer, phase.always
@@ -62,13 +63,13 @@ def _transformer(model: HiMAR, phase: PhaseInfo, max_batch: int) -> Component:
         ),
         (*left, TensorSpec("condition", "float32", ("rows", n, width))),
         {"rows": _rows(max_batch), "kept": (K + always, K + always + n // 2, K + always + n - 1)},
-        lambda dtype: graph(model, dtype),
+        lambda dtype: graph(model, dtype, merged),
         ("cond_proj.", "z_proj.", "cond_embed.", "c_embedder."),
         samples,
     )
 
 
-def _head(model: HiMAR, phase: PhaseInfo, max_batch: int) -> Component:
+def _head(model: HiMAR, phase: PhaseInfo, max_batch: int, merged: bool) -> Component:
     """An MLP head takes samples, the revealed positions of all rows; a DiT head takes rows of all n positions."""
     head = phase_head(model, phase.name)
     n, C, width = phase.positions, model.config.channels, condition_width(head)
@@ -83,6 +84,10 @@ def _head(model: HiMAR, phase: PhaseInfo, max_batch: int) -> Component:
         axis, places, outputs = "rows", (n,), C
         sizes = _rows(max_batch)
         islands = ("x_embedder.", "final.")
+
+    def graph(dtype: torch.dtype) -> nn.Module:
+        return MLPHeadGraph(head, dtype, merged) if isinstance(head, MLPHead) else DiTHeadGraph(head, dtype, merged)
+
     return Component(
         phase.head,
         (
@@ -92,7 +97,7 @@ def _head(model: HiMAR, phase: PhaseInfo, max_batch: int) -> Component:
         ),
         (TensorSpec("prediction", "float32", (axis, *places, outputs)),),
         {axis: sizes},
-        lambda dtype: MLPHeadGraph(head, dtype) if isinstance(head, MLPHead) else DiTHeadGraph(head, dtype),
+        graph,
         islands,
         lambda rows: {
             "x": _normal(rows, *places, C),

@@ -81,7 +81,7 @@ def refit(request: RefitRequest, progress: Progress = lambda text, fraction: Non
     with new_folder(request.out, BuildError) as folder:
         model = load_checkpoint(request.checkpoint, _config(manifest), weights=request.weights)
         vae = load_fitting_vae(request.vae, model)
-        parts = components(model, vae, manifest.max_batch)
+        parts = components(model, vae, manifest.max_batch, merged=engines)
         precisions = {part.name: check_precision(manifest.components[part.name].precision, part.name) for part in parts}
         writer = BundleWriter(folder, model, manifest.max_batch)
         add_graphs(writer, model, parts, precisions, within(progress, 0.05, 0.5))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from himar.model import HiMAR
 from himar.transformer import HIGH, LOW
 
-from .folding import Norm, fold_stack
+from .folding import Norm, Rows, fold_blocks
 from .phases import condition_embedding
 from .precision import product
 
@@ -17,7 +17,7 @@ from .precision import product
 class _PhaseTransformer(nn.Module):
     """Encoder and decoder of one phase over P embedded positions; see himar_kernels.index_lists for the indices."""
 
-    def __init__(self, model: HiMAR, phase: int, embedded: int, dtype: torch.dtype) -> None:
+    def __init__(self, model: HiMAR, phase: int, embedded: int, dtype: torch.dtype, merged: bool) -> None:
         super().__init__()
         K, L = model.config.buffer, model.config.positions
         self.context_length, self.length = K, K + L
@@ -31,12 +31,12 @@ class _PhaseTransformer(nn.Module):
         self.context_positions = table(model.encoder_pos_embed_learned, start, K)
         self.token_positions = table(model.encoder_pos_embed_learned, start + K, embedded)
         self.input_norm = Norm(model.z_proj_ln.weight, model.z_proj_ln.bias)
-        self.encoder = fold_stack(model, "encoder", phase, dtype)
+        self.encoder = fold_blocks(model, "encoder", phase, dtype, merged)
         self.encoder_norm = Norm(model.encoder_norm.weight, model.encoder_norm.bias)
         self.decoder_embed = product(model.decoder_embed, dtype)
         self.mask_tokens = table(model.masks(phase), 0, L)
         self.decoder_positions = table(model.decoder_pos_embed_learned, start, K + L)
-        self.decoder = fold_stack(model, "decoder", phase, dtype)
+        self.decoder = fold_blocks(model, "decoder", phase, dtype, merged)
         self.decoder_norm = Norm(model.decoder_norm.weight, model.decoder_norm.bias)
         self.output_positions = table(model.diffusion_pos_embed_learned, 0, L)
 
@@ -44,22 +44,28 @@ class _PhaseTransformer(nn.Module):
         self, class_row: Tensor, embedded: Tensor, visible: Tensor, sources: Tensor, first: int, count: int
     ) -> Tensor:
         """Return z (R, count, D) of positions first … first+count-1; `embedded` (R, P, D) float32."""
-        width = embedded.shape[-1]
+        R, width = embedded.shape[0], embedded.shape[-1]
         context = F.embedding(class_row, self.class_rows)[:, None] + self.context_positions
         sequence = torch.cat([context, embedded + self.token_positions], dim=1)
-        x = F.embedding(visible, self.input_norm(sequence).reshape(-1, width))
-        x = self.decoder_embed(self.encoder_norm(self.encoder(x))).float()
-        rows = torch.cat([x.reshape(-1, width), self.mask_tokens])
-        x = self.decoder(F.embedding(sources, rows) + self.decoder_positions)
-        start = self.context_length + first
-        return self.decoder_norm(x[:, start : start + count]) + self.output_positions[first : first + count]
+        x = F.embedding(visible.reshape(-1), self.input_norm(sequence).reshape(-1, width))
+        for block in self.encoder:
+            x = block(x, (R, -1))
+        x = self.decoder_embed(self.encoder_norm(x)).float()
+        decoded: Rows = (-1, self.length)
+        x = F.embedding(sources, torch.cat([x, self.mask_tokens])) + self.decoder_positions
+        x = x.reshape(-1, width)
+        *blocks, last = self.decoder
+        for block in blocks:
+            x = block(x, decoded)
+        x = self.decoder_norm(last(x, decoded, self.context_length + first, count))
+        return x.reshape(-1, count, width) + self.output_positions[first : first + count]
 
 
 class TransformerLow(_PhaseTransformer):
     """Phase low: the head's condition (R, S, W), and before it z (R, S, D) where that becomes the pivots."""
 
-    def __init__(self, model: HiMAR, dtype: torch.dtype) -> None:
-        super().__init__(model, LOW, model.config.low_positions, dtype)
+    def __init__(self, model: HiMAR, dtype: torch.dtype, merged: bool) -> None:
+        super().__init__(model, LOW, model.config.low_positions, dtype, merged)
         self.low_positions = model.config.low_positions
         self.leaves_pivots = model.config.pivots == "condition"
         self.cond_proj = product(model.cond_proj, torch.float32)
@@ -77,8 +83,8 @@ class TransformerLow(_PhaseTransformer):
 class TransformerHigh(_PhaseTransformer):
     """Phase high: the head's condition (R, N, W), led by pivots (R, S, D), or (R, S, C) where they are visual."""
 
-    def __init__(self, model: HiMAR, dtype: torch.dtype) -> None:
-        super().__init__(model, HIGH, model.config.positions, dtype)
+    def __init__(self, model: HiMAR, dtype: torch.dtype, merged: bool) -> None:
+        super().__init__(model, HIGH, model.config.positions, dtype, merged)
         self.low_positions, self.high_positions = model.config.low_positions, model.config.high_positions
         if model.config.pivots == "visual":
             self.cond_proj = product(model.cond_proj, torch.float32)
@@ -98,8 +104,8 @@ class TransformerHigh(_PhaseTransformer):
 class TransformerSingle(_PhaseTransformer):
     """The only phase of a single scale: the head's condition (R, N, W) from tokens alone."""
 
-    def __init__(self, model: HiMAR, dtype: torch.dtype) -> None:
-        super().__init__(model, HIGH, model.config.high_positions, dtype)
+    def __init__(self, model: HiMAR, dtype: torch.dtype, merged: bool) -> None:
+        super().__init__(model, HIGH, model.config.high_positions, dtype, merged)
         self.high_positions = model.config.high_positions
         self.z_proj = product(model.z_proj, torch.float32)
         self.c_embedder = product(condition_embedding(model.high_head), torch.float32)

@@ -22,10 +22,10 @@ MAX_BATCH = 64
 NAMES = ("transformer_low", "transformer_high", "mlp_head", "dit_head", "vae_decoder")
 # Products of digits by kind: all of them, then the float32 islands among them in half precision.
 PRODUCTS = {
-    "transformer_low": ({"matmul": 19, "attention": 4}, {"matmul": 2}),
-    "transformer_high": ({"matmul": 20, "attention": 4}, {"matmul": 2}),
-    "mlp_head": ({"matmul": 10}, {"matmul": 3}),
-    "dit_head": ({"matmul": 18, "attention": 3}, {"matmul": 3}),
+    "transformer_low": ({"matmul": 27, "attention": 4}, {"matmul": 2}),
+    "transformer_high": ({"matmul": 28, "attention": 4}, {"matmul": 2}),
+    "mlp_head": ({"matmul": 19}, {"matmul": 4}),
+    "dit_head": ({"matmul": 40, "attention": 3}, {"matmul": 4}),
     "vae_decoder": ({"convolution": 26, "attention": 1}, {"convolution": 1, "attention": 1}),
 }
 
