@@ -97,9 +97,13 @@ def product(
     )
 
 
-def attention(rows: int, tokens: int, width: int, held: int = FLOAT32) -> Work:
-    """Self-attention of (rows, tokens, 3·width) to (rows, tokens, width): q·kᵀ, then times v; heads cost the same."""
-    return Work(4 * rows * tokens**2 * width, 0, 4 * rows * tokens * width * held)
+def attention(rows: int, tokens: int, width: int, held: int = FLOAT32, asking: int | None = None) -> Work:
+    """Attention over (rows, tokens, width): q·kᵀ, then times v; heads cost the same.
+
+    asking: positions of each row that have a query, and so a result; None is all.
+    """
+    queries = tokens if asking is None else asking
+    return Work(4 * rows * queries * tokens * width, 0, 2 * rows * (tokens + queries) * width * held)
 
 
 def convolution(images: int, side: int, inputs: int, outputs: int, kernel: int, held: int = FLOAT32) -> Work:

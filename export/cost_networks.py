@@ -35,7 +35,22 @@ def head_width(config: ModelConfig, kind: HeadKind) -> int:
 
 
 def transformer(config: ModelConfig, phase: PhaseInfo, rows: int, masked: int, held: int = FLOAT32) -> Work:
-    """One run up to z of the phase's n positions; `masked` of them are hidden from the encoder, the rest it sees."""
+    """One run up to z of the phase's n positions; `masked` of them are hidden from the encoder, the rest it sees.
+
+    The decoder's last block makes keys and values of all positions, and everything else of those n.
+    """
+    decoded = config.buffer + config.positions
+    work = _up_to_the_last_block(config, phase, rows, masked, held)
+    return work + last_block(rows, decoded, phase.positions, config.width, held)
+
+
+def eager_transformer(config: ModelConfig, phase: PhaseInfo, rows: int, masked: int) -> Work:
+    """The same run of the eager modules: z of all L positions, and what makes the stacks' scale vectors."""
+    work = _up_to_the_last_block(config, phase, rows, masked, FLOAT32)
+    return work + block(rows, config.buffer + config.positions, config.width) + scale_vectors(config)
+
+
+def _up_to_the_last_block(config: ModelConfig, phase: PhaseInfo, rows: int, masked: int, held: int) -> Work:
     D, decoded = config.width, config.buffer + config.positions
     embedded = config.buffer + phase.always + phase.positions
     encoded = embedded - masked
@@ -46,7 +61,7 @@ def transformer(config: ModelConfig, phase: PhaseInfo, rows: int, masked: int, h
     work += table((embedded + decoded + config.positions + phase.positions) * D)
     work += block(rows, encoded, D, held) * config.enc_depth
     work += product(rows * encoded, D, D, held)
-    return work + block(rows, decoded, D, held) * config.dec_depth
+    return work + block(rows, decoded, D, held) * (config.dec_depth - 1)
 
 
 def guide(config: ModelConfig, rows: int, held: int = FLOAT32) -> Work:
@@ -58,9 +73,21 @@ def guide(config: ModelConfig, rows: int, held: int = FLOAT32) -> Work:
 
 def block(rows: int, tokens: int, width: int, held: int = FLOAT32) -> Work:
     """A transformer block over (rows, tokens, width): norms are fused into what follows, sums into what precedes."""
-    n = rows * tokens
-    work = product(n, width, 3 * width, held, FLOAT32, held) + attention(rows, tokens, width, held)
-    work += product(n, width, width, held, held, FLOAT32) + passing(n * width)
+    work = product(rows * tokens, width, 3 * width, held, FLOAT32, held) + attention(rows, tokens, width, held)
+    return work + _after_attention(rows * tokens, width, held)
+
+
+def last_block(rows: int, tokens: int, read: int, width: int, held: int = FLOAT32) -> Work:
+    """A block of whose (rows, tokens, width) only `read` positions of each row are read."""
+    n = rows * read
+    work = product(rows * tokens, width, 2 * width, held, FLOAT32, held)
+    work += product(n, width, width, held, FLOAT32, held) + attention(rows, tokens, width, held, read)
+    return work + _after_attention(n, width, held)
+
+
+def _after_attention(n: int, width: int, held: int) -> Work:
+    """A block's product after attention and its feed-forward, over n rows."""
+    work = product(n, width, width, held, held, FLOAT32) + passing(n * width)
     work += product(n, width, 4 * width, held, FLOAT32, held)
     return work + product(n, 4 * width, width, held, held, FLOAT32) + passing(n * width)
 

@@ -28,9 +28,9 @@ from .cost_decoder import DecoderSizes, vae_decoder
 from .cost_networks import (
     condition,
     config_phases,
+    eager_transformer,
     head,
     head_width,
-    scale_vectors,
     time_embedding,
     transformer,
 )
@@ -125,7 +125,7 @@ def _step_costs(request: Request, phase: PhaseInfo, step: Step, peaks: Peaks) ->
     calls = request.sampling.low_diffusion_steps if low else request.sampling.high_diffusion_steps
 
     work = transformer(config, phase, rows, step.masked, request.held(phase.transformer))
-    plain = (work + scale_vectors(config)).flops
+    plain = eager_transformer(config, phase, rows, step.masked).flops
     work += condition(config, kind, rows * phase.positions)
     encoding = _calls(phase.transformer, phase.name, 1, work, plain, plain, peaks)
 

@@ -18,13 +18,12 @@ from .cost_networks import (
     block,
     condition,
     config_phases,
+    eager_transformer,
     guide,
     head,
     head_width,
-    scale_vectors,
     time_embedding,
     time_features,
-    transformer,
 )
 
 
@@ -91,7 +90,7 @@ def _phase_cost(config: ModelConfig, phase: PhaseInfo, batch: int, masked: int, 
     # The DiT head embeds z once, however many timesteps are drawn; the MLP head embeds it for each.
     conditions = rows * tokens if phase.kind == "mlp" else batch * tokens
     width = head_width(config, phase.kind)
-    work = transformer(config, phase, batch, masked) + scale_vectors(config)
+    work = eager_transformer(config, phase, batch, masked)
     work += head(config, phase.kind, rows, tokens) + condition(config, phase.kind, conditions)
     work += time_embedding(timesteps, width)
 

@@ -83,7 +83,7 @@ def test_components_cost_what_pytorch_counts_in_the_eager_modules(name, monkeypa
             run = counted(lambda t=tokens, c=class_row, k=known: model.transformer_low(c, t, k))
         else:
             run = counted(lambda t=tokens, c=class_row, k=known, p=pivots: model.transformer_high(c, p, t, k))
-        expected = networks.transformer(config, phase, rows, masked) + networks.scale_vectors(config)
+        expected = networks.eager_transformer(config, phase, rows, masked)
         assert expected.flops == pytest.approx(run, rel=1e-3), phase.transformer
 
         head = model.low_head if low else model.high_head
