@@ -197,6 +197,7 @@ def _sampling(top: Reader) -> dict[str, SamplingConfig]:
 def _component(name: str, reader: Reader) -> ComponentSpec:
     engine = reader.reader("engine")
     profile = reader.reader("profile")
+    parts = reader.items("parts") if "parts" in reader.values else None
     return ComponentSpec(
         name=name,
         file=inside(reader.get("file", str), reader.source),
@@ -206,6 +207,7 @@ def _component(name: str, reader: Reader) -> ComponentSpec:
         profile={axis: _range(profile, axis) for axis in profile.values},
         backend=engine.get("backend", str),
         engine_file=inside(engine.get("file", str), reader.source),
+        weight_bytes=None if parts is None else sum(part.get("bytes", int) for part in parts),
     )
 
 

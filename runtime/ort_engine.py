@@ -8,17 +8,18 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from himar_kernels import EngineError, InputError
+from himar_kernels import EngineError
 
 from .engine import Device, DeviceArray, Tensor, first_line, resolve_axes, resolved_shape
 from .manifest import ComponentSpec
+from .ort_parts import RowParts, Workers
 from .ort_placed import PlacedRuns
+from .ort_session import create_session, onnxruntime
 from .resident.device import Placed
 
 if TYPE_CHECKING:
@@ -26,12 +27,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_ERRORS_ONLY = 3
-
 
 @dataclass(frozen=True)
 class OrtArray:
-    """An OrtValue on the engine's device; `host` is its memory where that is the CPU's and the engine's own."""
+    """An OrtValue on the engine's device; `host` is its memory where the device is the CPU."""
 
     value: Any
     dtype: str
@@ -41,9 +40,9 @@ class OrtArray:
 
     def numpy(self) -> NDArray[Any]:
         """Return a copy on the host, float32 for any float."""
-        on_cpu = self.device.kind == "cpu"  # then the value's own array is a view of the engine's buffer
         array = self.value.numpy() if self.host is None else self.host
-        return array.astype(np.float32 if self.dtype.startswith("float") else array.dtype, copy=on_cpu)
+        kind = np.float32 if self.dtype.startswith("float") else array.dtype
+        return array.astype(kind, copy=self.host is not None)
 
 
 class OrtEngine:
@@ -59,8 +58,12 @@ class OrtEngine:
         device: Device,
         lock: threading.Lock | None = None,
         lane: CudaDevice | None = None,
+        workers: Workers | None = None,
     ) -> None:
-        """lock: of the session, when other engines share it; lane: whose stream the session works on."""
+        """lock: of the session, when other engines share it; lane: whose stream the session works on.
+
+        workers: the threads that share out the rows of a session that has one thread itself.
+        """
         self._session = session
         self._lock = lock or threading.Lock()
         self._placed = PlacedRuns(session, spec, device, self._lock)
@@ -71,7 +74,9 @@ class OrtEngine:
         self._inputs: dict[str, OrtArray] = {}
         self._uploads: dict[str, OrtArray] = {}
         self._outputs: dict[str, OrtArray] = {}
-        self._reshaped = True
+        self._reshaped = self._rebound = True
+        self._workers = workers
+        self._parts = None if workers is None else RowParts(session, spec, workers)
         self._lane = lane  # last, so that it outlives the session, whose stream is the lane's
 
     @classmethod
@@ -81,38 +86,15 @@ class OrtEngine:
         """Create the session.
 
         Args:
-            threads: of one operator on the CPU; None leaves it to ONNX Runtime.
+            threads: of the CPU that a call uses; None takes all that this process may run on. Small networks share
+                their rows out among them, large ones each operator.
             lane: the GPU lane on whose stream the session queues its work; None gives it streams of its own.
 
         Raises EngineError: ONNX Runtime is absent or lacks CUDA, no such GPU, the model does not load.
         """
-        if spec.precision == "bf16" and device.kind == "cpu":
-            raise EngineError(
-                f"{spec.name} is in bfloat16, which ONNX Runtime cannot run on the CPU; load the bundle on 'cuda', "
-                f"or build it with --fp16 or --fp32."
-            )
-        ort = _onnxruntime()
-        options = ort.SessionOptions()
-        options.log_severity_level = _ERRORS_ONLY
-        # Idle threads of one engine must not spin while the next engine, or the host between two runs, computes.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        if threads is not None:
-            options.intra_op_num_threads = check_threads(threads)
-        try:
-            session = ort.InferenceSession(path, options, providers=_providers(ort, device, lane))
-        except EngineError:
-            raise
-        except Exception as error:
-            raise EngineError(
-                f"{spec.name} does not load on {device} with ONNX Runtime {ort.__version__}: {first_line(error)}"
-            ) from error
-        if device.kind == "cuda" and "CUDAExecutionProvider" not in session.get_providers():
-            raise EngineError(
-                f"ONNX Runtime could not use {device} for {spec.name}; check that this GPU exists and "
-                f"that CUDA 13 and cuDNN 9 are installed, or use device='cpu'."
-            )
+        session, workers = create_session(path, spec, device, threads, lane)
         log.debug("loaded %s on %s", spec.name, device)
-        return cls(session, spec, device, lane=lane)
+        return cls(session, spec, device, lane=lane, workers=workers)
 
     @property
     def spec(self) -> ComponentSpec:
@@ -127,6 +109,7 @@ class OrtEngine:
             array, before = self._on_device(name, tensor), self._inputs.get(name)
             if array is before:
                 continue
+            self._rebound = True
             self._reshaped |= before is None or array.shape != before.shape
             self._inputs[name] = array
             self._binding.bind_ortvalue_input(name, array.value)
@@ -138,28 +121,22 @@ class OrtEngine:
     def run_on_device(self, inputs: Mapping[str, Tensor]) -> Mapping[str, DeviceArray]:
         """See Engine.run_on_device."""
         self.bind(inputs)
-        if self._reshaped:
-            axes = resolve_axes(self._spec, {name: array.shape for name, array in self._inputs.items()})
-            self._outputs.clear()
-            for tensor in self._spec.outputs:
-                self._prepare_output(tensor.name, tensor.dtype, resolved_shape(tensor, axes))
-            self._reshaped = False
         try:
-            # Engines that share a stream also share the libraries' handles on it.
-            with self._lock if self._lane is not None else contextlib.nullcontext():
-                self._session.run_with_iobinding(self._binding)
+            if self._reshaped:
+                self._prepare_outputs()
+            self._run()
+        except EngineError:
+            raise
         except Exception as error:
             raise EngineError(f"{self._spec.name} failed on {self._device}: {first_line(error)}") from error
         if len(self._outputs) == len(self._spec.outputs):
             return dict(self._outputs)
         values = zip(self._spec.outputs, self._binding.get_outputs(), strict=True)  # the session alone knew some shapes
-        return {
-            tensor.name: OrtArray(value, tensor.dtype, self._device, tuple(value.shape())) for tensor, value in values
-        }
+        return {tensor.name: self._array(value, tensor.dtype) for tensor, value in values}
 
     def clone(self, lane: CudaDevice | None = None) -> OrtEngine:
         """See Engine.clone. The session stays on its stream, so `lane` must share that."""
-        return OrtEngine(self._session, self._spec, self._device, self._lock, self._lane)
+        return OrtEngine(self._session, self._spec, self._device, self._lock, self._lane, self._workers)
 
     @property
     def recordable(self) -> str | None:
@@ -192,54 +169,46 @@ class OrtEngine:
             upload.value.update_inplace(np.ascontiguousarray(host, dtype))
         return upload
 
-    def _prepare_output(self, name: str, dtype: str, shape: tuple[int, ...] | None) -> None:
-        if shape is None:
-            self._binding.bind_output(name, self._device.kind, self._device.index)
-            return
-        self._outputs[name] = buffer = self._allocate(shape, dtype)
-        self._binding.bind_ortvalue_output(name, buffer.value)
+    def _prepare_outputs(self) -> None:
+        axes = resolve_axes(self._spec, {name: array.shape for name, array in self._inputs.items()})
+        shapes = [resolved_shape(tensor, axes) for tensor in self._spec.outputs]
+        if self._parts is not None and None in shapes:
+            shapes = [*self._parts.output_shapes(_on_host(self._inputs))]
+        self._outputs.clear()
+        for tensor, shape in zip(self._spec.outputs, shapes, strict=True):
+            if shape is None:
+                self._binding.bind_output(tensor.name, self._device.kind, self._device.index)
+            else:
+                self._outputs[tensor.name] = buffer = self._allocate(shape, tensor.dtype)
+                self._binding.bind_ortvalue_output(tensor.name, buffer.value)
+        self._reshaped = False
+
+    def _run(self) -> None:
+        if self._parts is not None:
+            if self._rebound:
+                self._parts.bind(_on_host(self._inputs), _on_host(self._outputs))
+                self._rebound = False
+            if self._parts.count:
+                self._parts.run()
+                return
+        # Engines that share a stream also share the libraries' handles on it.
+        with self._lock if self._lane is not None else contextlib.nullcontext():
+            self._session.run_with_iobinding(self._binding)
 
     def _allocate(self, shape: tuple[int, ...], dtype: str) -> OrtArray:
         """Return a buffer on the device. On the CPU it is NumPy's memory, written and read without the session."""
-        values = _onnxruntime().OrtValue
+        values = onnxruntime().OrtValue
         if self._device.kind == "cpu":
             host = np.empty(shape, dtype)
             return OrtArray(values.ortvalue_from_numpy(host), dtype, self._device, shape, host)
         kind, index = self._device.kind, self._device.index
-        value = values.ortvalue_from_shape_and_type(shape, np.dtype(dtype).type, kind, index)
-        return OrtArray(value, dtype, self._device, shape)
+        return self._array(values.ortvalue_from_shape_and_type(shape, np.dtype(dtype).type, kind, index), dtype)
+
+    def _array(self, value: Any, dtype: str) -> OrtArray:
+        host = value.numpy() if self._device.kind == "cpu" else None
+        return OrtArray(value, dtype, self._device, tuple(value.shape()), host)
 
 
-def check_threads(threads: int) -> int:
-    """Return a number of CPU threads, at least 1, or raise InputError."""
-    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
-        raise InputError(f"threads is {threads!r}; it must be a whole number of at least 1, or None.")
-    return threads
-
-
-def _onnxruntime() -> ModuleType:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise EngineError(
-            "this bundle runs on ONNX Runtime, which is not installed here; pip install onnxruntime (CPU) or "
-            "pip install onnxruntime-gpu==1.31.0 (NVIDIA GPU)."
-        ) from error
-    return onnxruntime
-
-
-def _providers(ort: ModuleType, device: Device, lane: CudaDevice | None) -> list[Any]:
-    if device.kind == "cpu":
-        return ["CPUExecutionProvider"]
-    available = ort.get_available_providers()
-    if "CUDAExecutionProvider" not in available:
-        raise EngineError(
-            f"device {device} needs ONNX Runtime with CUDA, but the installed {ort.__version__} only has "
-            f"{', '.join(available)}; pip uninstall onnxruntime; pip install onnxruntime-gpu==1.31.0"
-        )
-    ort.preload_dlls()
-    # float32 must mean float32: TF32 products would miss the model's numbers by a thousand times more.
-    cuda: dict[str, Any] = {"device_id": device.index, "use_tf32": 0, "cudnn_conv_algo_search": "HEURISTIC"}
-    if lane is not None:
-        cuda |= {"has_user_compute_stream": "1", "user_compute_stream": str(lane.stream)}
-    return [("CUDAExecutionProvider", cuda), "CPUExecutionProvider"]
+def _on_host(arrays: Mapping[str, OrtArray]) -> dict[str, NDArray[Any]]:
+    """Return the memory of arrays that lie on the CPU."""
+    return {name: array.host for name, array in arrays.items() if array.host is not None}

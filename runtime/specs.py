@@ -23,7 +23,8 @@ class TensorSpec:
 class ComponentSpec:
     """One exported network: its tensors, the sizes it was built for, and the engine that runs it.
 
-    file: its ONNX model. engine_file: what `backend` loads. profile: axis → (least, usual, largest).
+    file: its ONNX model. engine_file: what `backend` loads. profile: axis → (least, usual, largest). weight_bytes: of
+    all its weights; None where the manifest does not say.
     """
 
     name: str
@@ -34,6 +35,7 @@ class ComponentSpec:
     profile: Mapping[str, tuple[int, int, int]]
     backend: str
     engine_file: str
+    weight_bytes: int | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,111 @@
+"""Sessions of ONNX Runtime: which threads run them on the CPU, and on which stream a GPU does."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from himar_kernels import EngineError, InputError
+
+from .engine import Device, first_line
+from .ort_parts import MOST_WEIGHTS, Workers, shared_rows
+from .specs import ComponentSpec
+
+if TYPE_CHECKING:
+    from .cuda.device import CudaDevice
+
+_ERRORS_ONLY = 3
+SPIN_MICROSECONDS = 100
+"""How long an idle thread of a session waits for the next operator before it sleeps."""
+
+
+def create_session(
+    path: Path, spec: ComponentSpec, device: Device, threads: int | None, lane: CudaDevice | None
+) -> tuple[Any, Workers | None]:
+    """Load a graph; see `OrtEngine.load`.
+
+    Returns: the session, and the workers that run it on parts of the rows where it has one thread itself, else None.
+    """
+    if spec.precision == "bf16" and device.kind == "cpu":
+        raise EngineError(
+            f"{spec.name} is in bfloat16, which ONNX Runtime cannot run on the CPU; load the bundle on 'cuda', "
+            f"or build it with --fp16 or --fp32."
+        )
+    ort = onnxruntime()
+    options = ort.SessionOptions()
+    options.log_severity_level = _ERRORS_ONLY
+    cores = available_cores() if threads is None else check_threads(threads)
+    small = spec.weight_bytes is not None and spec.weight_bytes <= MOST_WEIGHTS and shared_rows(spec) is not None
+    workers = Workers(cores) if device.kind == "cpu" and small and cores > 1 else None
+    if workers is not None:
+        options.intra_op_num_threads = 1
+    elif threads is not None:
+        options.intra_op_num_threads = threads
+    # To sleep between two operators costs more than most operators; to spin for longer than between two of them
+    # would take the core from the next engine, and from the host between two runs.
+    spins = _version(ort) >= (1, 26)  # older ones spin for milliseconds
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spins else "0")
+    options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN_MICROSECONDS))
+    try:
+        session = ort.InferenceSession(path, options, providers=_providers(ort, device, lane))
+    except EngineError:
+        raise
+    except Exception as error:
+        raise EngineError(
+            f"{spec.name} does not load on {device} with ONNX Runtime {ort.__version__}: {first_line(error)}"
+        ) from error
+    if device.kind == "cuda" and "CUDAExecutionProvider" not in session.get_providers():
+        raise EngineError(
+            f"ONNX Runtime could not use {device} for {spec.name}; check that this GPU exists and "
+            f"that CUDA 13 and cuDNN 9 are installed, or use device='cpu'."
+        )
+    return session, workers
+
+
+def available_cores() -> int:
+    """Return how many CPU cores this process may run on."""
+    affinity = getattr(os, "sched_getaffinity", None)  # not on every system
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def check_threads(threads: int) -> int:
+    """Return a number of CPU threads, at least 1, or raise InputError."""
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+        raise InputError(f"threads is {threads!r}; it must be a whole number of at least 1, or None.")
+    return threads
+
+
+def onnxruntime() -> ModuleType:
+    """Return the library. Raises EngineError where it is not installed."""
+    try:
+        import onnxruntime as library
+    except ImportError as error:
+        raise EngineError(
+            "this bundle runs on ONNX Runtime, which is not installed here; pip install onnxruntime (CPU) or "
+            "pip install onnxruntime-gpu==1.31.0 (NVIDIA GPU)."
+        ) from error
+    return library
+
+
+def _version(ort: ModuleType) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"[0-9]+", ort.__version__)[:2])
+
+
+def _providers(ort: ModuleType, device: Device, lane: CudaDevice | None) -> list[Any]:
+    if device.kind == "cpu":
+        return ["CPUExecutionProvider"]
+    available = ort.get_available_providers()
+    if "CUDAExecutionProvider" not in available:
+        raise EngineError(
+            f"device {device} needs ONNX Runtime with CUDA, but the installed {ort.__version__} only has "
+            f"{', '.join(available)}; pip uninstall onnxruntime; pip install onnxruntime-gpu==1.31.0"
+        )
+    ort.preload_dlls()
+    # float32 must mean float32: TF32 products would miss the model's numbers by a thousand times more.
+    cuda: dict[str, Any] = {"device_id": device.index, "use_tf32": 0, "cudnn_conv_algo_search": "HEURISTIC"}
+    if lane is not None:
+        cuda |= {"has_user_compute_stream": "1", "user_compute_stream": str(lane.stream)}
+    return [("CUDAExecutionProvider", cuda), "CPUExecutionProvider"]
