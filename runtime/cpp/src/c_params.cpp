@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "c_guard.h"
+#include "enumeration.h"
 #include "text.h"
 
 namespace himar::core {
@@ -54,7 +55,7 @@ std::string word_of(int value, const char* first, const char* second, const char
     return value >= 0 && value < 4 && words[value] != nullptr ? words[value] : std::to_string(value);
 }
 
-std::string solver_name(himar_solver solver) { return word_of(static_cast<int>(solver), "ddpm", "ddim", "dpm++"); }
+std::string solver_name(const himar_solver& solver) { return word_of(number_of(solver), "ddpm", "ddim", "dpm++"); }
 
 std::string described(const himar_generate_params& params) {
     std::string labels;
@@ -70,7 +71,7 @@ std::string described(const himar_generate_params& params) {
            " high_steps=" + count_or_setting(params.high_steps) +
            " low_diffusion_steps=" + count_or_setting(params.low_diffusion_steps) +
            " high_diffusion_steps=" + count_or_setting(params.high_diffusion_steps) + " guidance_schedule=" +
-           word_of(static_cast<int>(params.guidance_schedule), "linear", "constant") +
+           word_of(number_of(params.guidance_schedule), "linear", "constant") +
            " low_solver=" + solver_name(params.low_solver) + " high_solver=" + solver_name(params.high_solver) +
            " on_step=" + (params.on_step == nullptr ? "none" : "given") +
            " draws=" + (params.draws == nullptr ? "the seed's" : "given");

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "draws.h"
+#include "enumeration.h"
 #include "error.h"
 #include "text.h"
 
@@ -44,13 +45,13 @@ void replace(std::int64_t& value, std::int32_t given) {
     if (given != 0) value = given;
 }
 
-void replace(const char* name, std::string& value, himar_solver given) {
+void replace(const char* name, std::string& value, const himar_solver& given) {
     static constexpr const char* names[] = {"", "ddpm", "ddim", "dpm++"};
-    const auto number = static_cast<int>(given);
+    const int number = number_of(given);
     if (number < 0 || number >= static_cast<int>(std::size(names)))
         throw InputError(std::string(name) + " is " + std::to_string(number) +
                          "; it must be HIMAR_SOLVER_DDPM, HIMAR_SOLVER_DDIM, HIMAR_SOLVER_DPMPP or HIMAR_SOLVER_DEFAULT.");
-    if (given != HIMAR_SOLVER_DEFAULT) value = names[number];
+    if (number != HIMAR_SOLVER_DEFAULT) value = names[number];
 }
 
 Sampling read_sampling(const himar_generate_params& params, const Manifest& manifest) {
@@ -64,7 +65,7 @@ Sampling read_sampling(const himar_generate_params& params, const Manifest& mani
     replace(sampling.high_steps, params.high_steps);
     replace(sampling.low_diffusion_steps, params.low_diffusion_steps);
     replace(sampling.high_diffusion_steps, params.high_diffusion_steps);
-    const int schedule = static_cast<int>(params.guidance_schedule);
+    const int schedule = number_of(params.guidance_schedule);
     if (schedule == HIMAR_GUIDANCE_LINEAR)
         sampling.guidance_schedule = "linear";
     else if (schedule == HIMAR_GUIDANCE_CONSTANT)

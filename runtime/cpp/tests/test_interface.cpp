@@ -76,7 +76,7 @@ TEST_CASE("requests out of range are refused with the value") {
     holds(said([](auto& p) { p.low_steps = 5; }), "low_steps is 5, but phase low has only 4 positions");
     holds(said([](auto& p) { p.high_steps = -1; }), "high_steps is -1; it must be at least 1.");
     holds(said([](auto& p) { p.low_diffusion_steps = 1; }), "low_diffusion_steps is 1; it must be 2 to 1000.");
-    holds(said([](auto& p) { p.guidance_schedule = static_cast<himar_guidance_schedule>(3); }), "guidance_schedule is 3;");
+    holds(said([](auto& p) { p.guidance_schedule = static_cast<himar_guidance_schedule>(9); }), "guidance_schedule is 9;");
     holds(said([](auto& p) { p.low_solver = static_cast<himar_solver>(4); }), "low_solver is 4; it must be HIMAR_SOLVER_DDPM,");
     holds(said([](auto& p) { p.high_solver = static_cast<himar_solver>(-1); }), "high_solver is -1; it must be HIMAR_SOLVER_DDPM,");
     holds(said([](auto& p) { p.low_solver = p.high_solver = HIMAR_SOLVER_DPMPP, p.temperature = 0.5; }),

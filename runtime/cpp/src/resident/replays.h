@@ -13,7 +13,8 @@
 
 namespace himar::core {
 
-// What a segment's graph depends on: its component, sizes, and what step a head takes. What changes besides lies in device memory.
+// What a segment's graph depends on: its component, sizes, and which step a head takes. What changes besides lies in
+// device memory.
 enum class Segment : std::int64_t { kTransformerLow, kMlpHead, kTransformerHigh, kDitHead, kVaeDecoder };
 using SegmentKey = std::array<std::int64_t, 6>;
 
