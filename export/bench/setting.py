@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -80,8 +80,7 @@ def load(sources: Sources, threads: int) -> Setting:
     request = bundle_request(sources.bundle, 1, sources.sampling_name, sources.guidance, **sources.changes)
     opened = Bundle.open(sources.bundle)
     model = load_checkpoint(sources.checkpoint, sources.config, weights=sources.weights)
-    sizes = {key: value for key, value in model.config.to_dict().items() if key != "sampling"}
-    if sizes != dict(opened.manifest.raw["model"]):
+    if replace(request.config, sampling=model.config.sampling) != model.config:
         raise ConfigError(
             f"{sources.checkpoint} is not the model of {sources.bundle}: their sizes differ; give the one it was built "
             f"from."

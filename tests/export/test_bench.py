@@ -1,11 +1,13 @@
 """`himar-export bench` as a user calls it: what it prints and writes, what it refuses, and what it says on a GPU."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from himar import load_checkpoint, save_checkpoint
+from himar_export.bench.setting import Sources, load
 from himar_export.cli import main
 
 WEIGHTS = Path(__file__).parents[2] / "himar" / "weights"
@@ -58,11 +60,16 @@ def test_a_run_says_everything_in_json_markdown_and_plots(capsys, digits_bundle,
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in plots.iterdir())
 
 
-def test_the_default_output_is_short_and_says_what_was_compared(capsys, digits_bundle):
-    text, _ = run(capsys, digits_bundle, *DIGITS, *FAST, "--repeats", 3, "--memory")
+def test_in_half_precision_eager_in_float32_is_timed_too_and_the_default_output_is_short(capsys, digits_fp16_bundle):
+    """On a CPU, where PyTorch's half products are slow, the ratio to look at is the one against float32."""
+    text, _ = run(capsys, digits_fp16_bundle, *DIGITS, *FAST, "--repeats", 3, "--memory")
     lines = text.splitlines()
     assert len(lines) < 40
-    assert "against the eager model, fp32, labels to latents, on cpu" in lines[0]
+    assert "against the eager model, fp16 (eager by autocast), labels to latents, on cpu" in lines[0]
+    assert [line.split("│")[2].strip() for line in lines if line.startswith("│ 1 ")] == [
+        *("eager", "eager fp32", "engines"), *("eager", "engines"),
+    ]  # fmt: skip
+    assert "engines against eager fp32" in text
     assert "inconclusive: 3 rounds are too few" in text
     assert "vae_decoder" not in text
     assert "peak resident" in text
@@ -78,6 +85,19 @@ def test_a_model_with_other_numbers_has_no_latency_and_the_exit_code_says_so(cap
     assert "error: outputs differ and were not timed: generation at batch 1: engines: latents is" in message
     assert "images/s" not in text and "where the seconds go" not in text
     assert list((tmp_path / "plots").iterdir()) == []
+
+
+def test_a_bundle_of_an_older_schema_is_the_same_model(capsys, digits_bundle, tmp_path):
+    """Its manifest does not say what all models were then: pivots, heads, scale vector."""
+    older = tmp_path / "older"
+    shutil.copytree(digits_bundle, older)
+    manifest = json.loads((older / "manifest.json").read_text())
+    manifest["schema_version"] = "1.0"
+    for name in ("pivots", "low_head", "high_head", "scale_vector"):
+        del manifest["model"][name]
+    (older / "manifest.json").write_text(json.dumps(manifest))
+    sources = Sources(older, DIGITS[1], None, None, None, "cpu", None, None, {})
+    assert load(sources, 1).model.config.to_dict()["pivots"] == "condition"
 
 
 def test_what_cannot_be_compared_is_refused_before_anything_runs(capsys, digits_bundle):
