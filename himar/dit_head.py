@@ -19,9 +19,9 @@ class DiTBlock(nn.Module):
         self.mlp = FeedForward(width, "tanh")
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
 
-    def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        """Map x and per-token condition c, both (R, N, W), to (R, N, W)."""
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.adaLN_modulation(c).chunk(6, dim=-1)
+    def forward(self, x: Tensor, active: Tensor) -> Tensor:
+        """Map x and SiLU(c) of the per-token condition, both (R, N, W), to (R, N, W)."""
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.adaLN_modulation[1](active).chunk(6, dim=-1)
         x = x + gate_a * self.attn(modulate(plain_layer_norm(x), shift_a, scale_a))
         return x + gate_m * self.mlp(modulate(plain_layer_norm(x), shift_m, scale_m))
 
@@ -69,11 +69,11 @@ class DiTHead(nn.Module):
 
     def denoise(self, x: Tensor, t: Tensor, condition: Tensor) -> Tensor:
         """Map tokens x (R, N, C), row-major, and an embedded condition (R, N, W) to noise (R, N, C)."""
-        c = self.t_embedder(t)[:, None] + condition
+        active = nn.functional.silu(self.t_embedder(t)[:, None] + condition)
         x = self.x_embedder(x) + self.pos_embed
         for block in self.blocks:
-            x = block(x, c)
-        return self.final_layer(x, c)
+            x = block(x, active)
+        return self.final_layer(x, active)
 
 
 def sine_cosine_2d(width: int, grid: int) -> Tensor:

@@ -66,16 +66,20 @@ class TimestepEmbedding(nn.Module):
 
 
 class FinalLayer(nn.Module):
-    """Both heads' last layer: shift, scale = Linear(SiLU(y)); Linear(LN(x)·(1+scale)+shift), LN plain (§4)."""
+    """Both heads' last layer: shift, scale = Linear(SiLU(y)); Linear(LN(x)·(1+scale)+shift), LN plain (§4).
+
+    As in the heads' blocks, SiLU stands in `adaLN_modulation` for the released parameter names; the head itself applies
+    it, once for all blocks.
+    """
 
     def __init__(self, width: int, out_features: int) -> None:
         super().__init__()
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
         self.linear = nn.Linear(width, out_features)
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Map x and condition y, both (…, width), to (…, out_features)."""
-        shift, scale = self.adaLN_modulation(y).chunk(2, dim=-1)
+    def forward(self, x: Tensor, active: Tensor) -> Tensor:
+        """Map x and SiLU(y), both (…, width), to (…, out_features)."""
+        shift, scale = self.adaLN_modulation[1](active).chunk(2, dim=-1)
         return self.linear(modulate(plain_layer_norm(x), shift, scale))
 
 

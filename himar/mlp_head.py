@@ -16,9 +16,9 @@ class ResidualBlock(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 3 * width))
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Map x and condition y, both (M, W), to (M, W)."""
-        shift, scale, gate = self.adaLN_modulation(y).chunk(3, dim=-1)
+    def forward(self, x: Tensor, active: Tensor) -> Tensor:
+        """Map x and SiLU(y) of the condition, both (M, W), to (M, W)."""
+        shift, scale, gate = self.adaLN_modulation[1](active).chunk(3, dim=-1)
         return x + gate * self.mlp(modulate(self.in_ln(x), shift, scale))
 
 
@@ -43,8 +43,8 @@ class MLPHead(nn.Module):
 
     def denoise(self, x: Tensor, t: Tensor, condition: Tensor) -> Tensor:
         """`forward` from an embedded condition (M, W)."""
-        y = self.time_embed(t) + condition
+        active = nn.functional.silu(self.time_embed(t) + condition)
         x = self.input_proj(x)
         for block in self.res_blocks:
-            x = block(x, y)
-        return self.final_layer(x, y)
+            x = block(x, active)
+        return self.final_layer(x, active)
