@@ -1,0 +1,55 @@
+"""The eager networks against compositions written from the paper's facts alone: equal outputs, or no timing."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def benchmark() -> Any:
+    spec = importlib.util.spec_from_file_location("eager_against_plain", BENCHMARKS / "eager_against_plain.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # its dataclass asks for it
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_eager_component_equals_its_plain_composition(benchmark: Any) -> None:
+    with torch.inference_mode():
+        for name, ours, plain in benchmark.pairs("digits", 2):
+            found, expected = ours(), plain()
+            assert found.shape == expected.shape, name
+            assert (found - expected).norm() <= 1e-6 * expected.norm(), name
+
+
+def test_what_differs_is_not_timed(benchmark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def timed() -> torch.Tensor:
+        calls.append(1)
+        return torch.ones(3)
+
+    monkeypatch.setattr(benchmark, "pairs", lambda *_: [("dit_head", timed, lambda: torch.full((3,), 1.001))])
+    with pytest.raises(benchmark.DifferError, match=r"digits dit_head: outputs are 1\.0e-03 apart"):
+        next(benchmark.measure("digits", 1, 6, 0.0))
+    assert len(calls) == 1
+
+
+def test_a_row_says_how_many_times_as_fast_himar_is(benchmark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def seconds(sides: Any, repeats: int, _: Any) -> dict[str, tuple[float, ...]]:
+        return {side.name: ((0.002,) if side.name == "himar" else (0.003,)) * repeats for side in sides}
+
+    monkeypatch.setattr(benchmark, "pairs", lambda *_: [("mlp_head", lambda: torch.ones(3), lambda: torch.ones(3))])
+    monkeypatch.setattr(benchmark, "take_turns", seconds)
+    row = next(benchmark.measure("digits", 1, 6, 0.0))
+    assert (row.himar, row.plain, row.ratio.value) == pytest.approx((2.0, 3.0, 1.5))
