@@ -32,7 +32,8 @@ class Attention(nn.Module):
         qkv = self.qkv(x).view(rows, length, 3, self.heads, width // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
-        return self.proj_drop(self.proj(mixed.transpose(1, 2).reshape(rows, length, width)))
+        x = self.proj(mixed.transpose(1, 2).reshape(rows, length, width))
+        return self.proj_drop(x) if self.training else x
 
 
 class FeedForward(nn.Module):
@@ -41,13 +42,16 @@ class FeedForward(nn.Module):
     def __init__(self, width: int, gelu: Literal["none", "tanh"], dropout: float = 0.0) -> None:
         super().__init__()
         self.fc1 = nn.Linear(width, 4 * width)
-        self.act = nn.GELU(approximate=gelu)
+        self.gelu = gelu
         self.fc2 = nn.Linear(4 * width, width)
         self.drop = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (…, D) to (…, D)."""
-        return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
+        x = F.gelu(self.fc1(x), approximate=self.gelu)
+        if not self.training:  # a small model notices the calls of layers that do nothing
+            return self.fc2(x)
+        return self.drop(self.fc2(self.drop(x)))
 
 
 class TimestepEmbedding(nn.Module):

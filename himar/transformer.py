@@ -217,9 +217,9 @@ def visible_indices(known: Tensor, context: int) -> Tensor:
 
     Raises InputError when rows know unequally many positions.
     """
-    counts = known.sum(dim=1)
-    if not torch.equal(counts, counts[:1].expand_as(counts)):
-        raise InputError(f"rows of one batch must know equally many positions; these know {counts.tolist()}.")
-    order = known.int().argsort(dim=1, descending=True, stable=True)[:, : int(counts[0])] + context
+    counts = known.sum(dim=1).tolist()
+    if any(count != counts[0] for count in counts):
+        raise InputError(f"rows of one batch must know equally many positions; these know {counts}.")
+    order = known.nonzero()[:, 1].view(len(known), counts[0]) + context
     rows = torch.arange(context, device=known.device).expand(len(known), -1)
     return torch.cat([rows, order], dim=1)
