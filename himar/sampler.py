@@ -14,6 +14,7 @@ from himar_kernels import (
     Chain,
     Draws,
     SamplingConfig,
+    Sites,
     Step,
     check_labels,
     dit_reverse_step,
@@ -149,20 +150,18 @@ class _Loop:
         z = z[torch.arange(len(z), device=z.device)[:, None], columns.repeat(repeats, 1)]
 
         condition = head.condition(z.flatten(0, 1))
-        channels = tokens.shape[-1]
-        x = self._tensor(self.draws.initial_noise(step.phase, step.index, self.images, revealed, channels))
-        x = x.flatten(0, 1)
+        sites = Sites(self.draws, step, self.images, revealed, tokens.shape[-1])
+        x = self._tensor(sites.initial_noise()).flatten(0, 1)
         start: Tensor | None = None
-        for k in reversed(range(len(chain))):
+        for k, drawn in sites.down(chain):
             prediction = head.denoise(x.repeat(repeats, 1), self._timestep(chain, k), condition)
             if isinstance(chain, Chain):
-                noise = self._noise(step, k, revealed, channels)
-                noise = None if noise is None else noise.flatten(0, 1)
+                noise = None if drawn is None else self._tensor(drawn).flatten(0, 1)
                 x = mlp_reverse_step(chain, k, x, prediction, step.guidance, noise, self.temperature)
             else:
                 x, start = solver_step(chain, k, x, prediction, step.guidance, start)
         tokens = tokens.clone()
-        tokens[rows, columns] = x.view(*columns.shape, channels)
+        tokens[rows, columns] = x.view(*columns.shape, sites.channels)
         return tokens
 
     def _all(self, head: DiTHead, step: Step, order: np.ndarray, z: Tensor, tokens: Tensor) -> Tensor:
@@ -172,15 +171,15 @@ class _Loop:
         known = self._tensor(known_positions(order, step.masked))
         condition = head.condition(z)
         positions = np.broadcast_to(np.arange(order.shape[1]), order.shape)
-        channels = tokens.shape[-1]
-        initial = self._tensor(self.draws.initial_noise(step.phase, step.index, self.images, positions, channels))
+        sites = Sites(self.draws, step, self.images, positions, tokens.shape[-1])
+        initial = self._tensor(sites.initial_noise())
         x = initial
         start: Tensor | None = None
-        for k in reversed(range(len(chain))):
+        for k, drawn in sites.down(chain):
             x = renoise_known(chain, k, x, tokens, initial, known)
             prediction = head.denoise(x.repeat(repeats, 1, 1), self._timestep(chain, k), condition)
             if isinstance(chain, Chain):
-                noise = self._noise(step, k, positions, channels)
+                noise = None if drawn is None else self._tensor(drawn)
                 x = dit_reverse_step(chain, k, x, prediction, step.guidance, noise, self.temperature)
             else:
                 x, start = solver_step(chain, k, x, prediction, step.guidance, start)
@@ -191,11 +190,6 @@ class _Loop:
         if step.guidance == 1:
             return self.labels, 1
         return torch.cat([self.labels, torch.full_like(self.labels, self.model.config.classes)]), 2
-
-    def _noise(self, step: Step, k: int, positions: np.ndarray, channels: int) -> Tensor | None:
-        if k == 0:
-            return None
-        return self._tensor(self.draws.noise(step.phase, step.index, [k], self.images, positions, channels)[0])
 
     def _timestep(self, chain: AnyChain, k: int) -> Tensor:
         return torch.tensor([int(chain.timesteps[k])], device=self.labels.device)

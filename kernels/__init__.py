@@ -24,6 +24,7 @@ from .philox import philox4x32
 from .recording import RecordedDraws, RecordedRequest, load_recording, recorded_cases, recorded_request
 from .sampling import GuidanceSchedule, SamplingConfig, Solver
 from .schedule import Phase, Step, guidance_at, masked_counts, plan, plan_phase
+from .sites import Sites
 from .solvers import AnyChain, SolverChain, build_chain, phase_chains, solver_step
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "RecordedDraws",
     "RecordedRequest",
     "SamplingConfig",
+    "Sites",
     "Solver",
     "SolverChain",
     "Step",

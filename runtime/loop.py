@@ -18,6 +18,7 @@ from himar_kernels import (
     Draws,
     Phase,
     SamplingConfig,
+    Sites,
     Step,
     index_lists,
     known_positions,
@@ -27,7 +28,7 @@ from himar_kernels import (
 )
 
 from .engine import DeviceArray
-from .heads import Sites, require_finite, sample_all, sample_revealed
+from .heads import require_finite, sample_all, sample_revealed
 from .networks import Networks
 from .phases import PhaseInfo
 from .specs import ModelInfo

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from himar_kernels import PhiloxDraws, SamplingConfig, SolverChain, plan
-from himar_runtime import Bundle, ComponentSpec, Device, Networks, heads, load_networks
+from himar_kernels import PhiloxDraws, SamplingConfig, SolverChain, plan, sites
+from himar_runtime import Bundle, ComponentSpec, Device, Networks, load_networks
 from himar_runtime.loop import Request, Tokens, run_two_phase
 
 SETTINGS = SamplingConfig(
@@ -124,7 +124,7 @@ def test_noise_is_drawn_in_blocks_that_do_not_change_the_result(
     spies: Any, bundle_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = _run(spies, bundle_path, SETTINGS)
-    monkeypatch.setattr(heads, "NOISE_BLOCK", 3 * 2 * 16 * 2)
+    monkeypatch.setattr(sites, "NOISE_BLOCK", 3 * 2 * 16 * 2)
     asked: list[int] = []
     original = PhiloxDraws.noise
 
