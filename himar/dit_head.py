@@ -79,10 +79,13 @@ class DiTHead(nn.Module):
 def sine_cosine_2d(width: int, grid: int) -> Tensor:
     """Fixed position table (grid², width), row-major: half the width for the column, half for the row."""
     quarter = width // 4
-    frequencies = torch.exp(-math.log(10000.0) / quarter * torch.arange(quarter, dtype=torch.float64))
-    angles = torch.arange(grid, dtype=torch.float64)[:, None] * frequencies
+    # Named, because on the device "meta" (a model that is about to be loaded) `arange` would import torch's compiler.
+    cpu = torch.device("cpu")
+    steps = torch.arange(quarter, dtype=torch.float64, device=cpu)
+    frequencies = torch.exp(-math.log(10000.0) / quarter * steps)
+    angles = torch.arange(grid, dtype=torch.float64, device=cpu)[:, None] * frequencies
     axis = torch.cat([angles.sin(), angles.cos()], dim=1)
     column = axis.repeat(grid, 1)
     row = axis.repeat_interleave(grid, dim=0)
     table = torch.cat([column, row], dim=1)
-    return nn.functional.pad(table, (0, width - table.shape[1])).float()
+    return nn.functional.pad(table, (0, width - table.shape[1])).float().to(torch.get_default_device())

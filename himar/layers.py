@@ -15,6 +15,16 @@ EPS = 1e-6
 TIMESTEP_FREQUENCIES = 128
 
 
+def embedding(rows: int, width: int) -> nn.Embedding:
+    """Return a table (rows, width); where weights have no values it skips drawing them.
+
+    A checkpoint is loaded into such a model (device "meta"), and PyTorch's normal draw there would import its compiler,
+    which takes a second or two.
+    """
+    weight = torch.empty(rows, width)
+    return nn.Embedding(rows, width, _weight=weight if weight.is_meta else None)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention, softmax scale head_dim^-½; qkv rows ordered q, k, v (§3)."""
 

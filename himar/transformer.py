@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from himar_kernels import InputError
 
 from .config import ModelConfig, ScaleVector
-from .layers import EPS, Attention, FeedForward, TimestepEmbedding, modulate
+from .layers import EPS, Attention, FeedForward, TimestepEmbedding, embedding, modulate
 
 LOW, HIGH = 0, 1
 """Rows of the scale embedding: phase low, phase high."""
@@ -88,7 +88,7 @@ class MaskedTransformer(nn.Module):
         self.encoder_pos_embed_learned = nn.Parameter(torch.empty(1, phases * (K + L), width))
         self.decoder_pos_embed_learned = nn.Parameter(torch.empty(1, phases * (K + L), width))
         self.diffusion_pos_embed_learned = nn.Parameter(torch.empty(1, L, width))
-        self.class_emb = nn.Embedding(config.classes, width)
+        self.class_emb = embedding(config.classes, width)
         self.z_proj = nn.Linear(config.channels, width)
         self.z_proj_ln = nn.LayerNorm(width, eps=EPS)
         if config.pivots == "condition":
@@ -107,8 +107,8 @@ class MaskedTransformer(nn.Module):
         blocks = nn.ModuleList(Block(width, heads, dropout, kind) for _ in range(depth))
         self.add_module(f"{name}_blocks", blocks)
         if kind != "none":
-            embedding = nn.Embedding(2, width) if kind == "learned" else TimestepEmbedding(width)
-            self.add_module(f"{name}_task_emb", embedding)
+            scales = embedding(2, width) if kind == "learned" else TimestepEmbedding(width)
+            self.add_module(f"{name}_task_emb", scales)
             product = nn.Linear(width, MODULATIONS[kind] * width)
             self.add_module(f"{name}_blocks_ada", nn.Sequential(nn.SiLU(), product))
 

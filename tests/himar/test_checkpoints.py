@@ -3,6 +3,8 @@
 import argparse
 import json
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,6 +57,15 @@ def test_a_config_needs_only_what_shapes_cannot_tell(tmp_path):
     config = load_checkpoint(CHECKPOINT, small).config
     assert (config.width, config.grid, config.cond_scale, config.classes) == (48, 8, 4, 7)
     assert config.default_sampling.low_steps == 16
+
+
+def test_loading_does_not_import_the_compiler_which_takes_seconds():
+    code = (
+        f"import sys, himar\nhimar.load_checkpoint({str(CHECKPOINT)!r}, {HEADS!r})\n"
+        "print('torch._dynamo' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 def test_our_own_file_carries_its_configuration_and_equal_weights(tmp_path):
