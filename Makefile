@@ -25,7 +25,7 @@ setup: $(VENV)/.installed
 demo: setup
 	rm -rf demo
 	mkdir -p demo
-	$(BIN)/himar-export build $(DIGITS) --vae $(VAE) --out demo/digits
+	$(BIN)/himar-export build $(DIGITS) --config digits --vae $(VAE) --out demo/digits
 	$(BIN)/himar-export verify demo/digits
 	$(BIN)/himar-export generate demo/digits --labels 0-9 --count 10 --seed 7 --out demo/digits.png
 	$(BIN)/himar-export bench demo/digits --checkpoint $(DIGITS) --vae $(VAE) --batch 1 --batch 16

@@ -75,6 +75,8 @@ _MAR_H = {
 }
 _HIMAR_B = {**_MAR_B, **_DIT_B, "sampling": _paper(2.7, 2.5, 4)}
 
+_DIGITS_GUIDANCE = {"low_guidance": 2.0, "high_guidance": 2.5, "guidance_schedule": "constant"}
+
 # Sizes: himar-model.md §1; sampling: §6.
 PRESETS: Mapping[str, Values] = {
     "himar-b": _HIMAR_B,
@@ -92,10 +94,16 @@ PRESETS: Mapping[str, Values] = {
         **{"mlp_depth": 3, "mlp_width": 96, "dit_depth": 3, "dit_width": 64, "dit_heads": 2},
         "sampling": {
             "default": {
-                **{"low_steps": 8, "high_steps": 2, "low_guidance": 2.0, "high_guidance": 2.5},
-                **{"low_diffusion_steps": 32, "high_diffusion_steps": 32},
-                **{"guidance_schedule": "constant", "temperature": 0.9},
-            }
+                **_DIGITS_GUIDANCE,
+                **{"low_steps": 8, "high_steps": 2, "low_diffusion_steps": 32, "high_diffusion_steps": 32},
+                "temperature": 0.9,
+            },
+            # A fifth of the default's work: docs/solvers.md.
+            "fast": {
+                **_DIGITS_GUIDANCE,
+                **{"low_steps": 4, "high_steps": 2, "low_diffusion_steps": 4, "high_diffusion_steps": 4},
+                **{"low_solver": "dpm++", "high_solver": "dpm++"},
+            },
         },
     },
 }

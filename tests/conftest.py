@@ -61,7 +61,8 @@ def narrow_256_bundle(bundles) -> Path:
 
 
 def digits(out: Path, *arguments: str) -> Path:
-    return build(out, WEIGHTS / "digits.safetensors", "--vae", WEIGHTS / "digits-vae.safetensors", *arguments)
+    vae = WEIGHTS / "digits-vae.safetensors"
+    return build(out, WEIGHTS / "digits.safetensors", "--config", "digits", "--vae", vae, *arguments)
 
 
 @pytest.fixture(scope="session")

@@ -79,6 +79,15 @@ def test_requests_that_cannot_be_met(capsys, digits_bundle, tmp_path, arguments,
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_named_setting_with_a_solver_is_in_the_recipe(capsys, digits_bundle, tmp_path):
+    generate = ("generate", digits_bundle, "--labels", "7", "--sampling", "fast", "--out")
+    run(capsys, *generate, tmp_path / "x.png", "--low-steps", "2")
+    sampling = json.loads(run(capsys, "inspect", tmp_path / "x.png", "--json"))["sampling"]
+    assert (sampling["low_solver"], sampling["high_solver"], sampling["low_steps"]) == ("dpm++", "dpm++", 2)
+    message = run(capsys, *generate, tmp_path / "y.png", "--temperature", "0.9", code=1)
+    assert "temperature is 0.9, but it scales the noise of reverse steps and solver 'dpm++' adds none" in message
+
+
 def test_an_output_that_exists_is_kept(capsys, digits_bundle, tmp_path):
     (tmp_path / "x.png").write_text("mine")
     (tmp_path / "x.npz").write_text("mine")
@@ -93,10 +102,21 @@ def test_an_output_that_exists_is_kept(capsys, digits_bundle, tmp_path):
 
 def test_inspect_explains_a_bundle_part_by_part(capsys, digits_bundle):
     text = run(capsys, "inspect", digits_bundle)
-    for word in ("transformer_low", "vae_decoder", "encoder", "on disk", "weights.bin", "fp32", "low_steps"):
+    for word in (
+        "transformer_low",
+        "vae_decoder",
+        "encoder",
+        "on disk",
+        "weights.bin",
+        "fp32",
+        "low_steps",
+        "fast",
+        "dpm++",
+    ):
         assert word in text
     manifest = json.loads(run(capsys, "inspect", digits_bundle, "--json"))
-    assert manifest["schema_version"] == "1.0"
+    assert manifest["schema_version"] == "1.2"
+    assert (list(manifest["sampling"]), list(manifest["solver_sampling"])) == (["default"], ["fast"])
     assert all(row["passed"] for row in manifest["verification"])
     assert len(manifest["provenance"]["checkpoint"]["sha256"]) == 64
 
