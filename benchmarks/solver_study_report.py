@@ -74,8 +74,9 @@ def plot(path: Path, study: Mapping[str, Any]) -> Path:
         panel.grid(color="#dddddd", linewidth=0.7)
         panel.set_axisbelow(True)
     axes[0].set_yscale("log")
+    axes[0].set_yticks([20, 30, 50, 100, 200, 400])
     axes[0].yaxis.set_major_formatter("{x:g}")
-    axes[0].yaxis.set_minor_formatter("{x:g}")
+    axes[0].yaxis.minorticks_off()
     axes[-1].legend(frameon=False, loc="lower right")
     figure.suptitle(
         f"{study['images']} images of each of {study['seeds']} seeds; band: the default's seeds; dotted: a fifth",
