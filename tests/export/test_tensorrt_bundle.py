@@ -91,9 +91,8 @@ def test_inspect_shows_the_precisions(capsys, rtx_bundle):
     title = next(number for number, line in enumerate(lines) if line.startswith("Engines: products by precision"))
     rows = [line for line in lines[title:] if any(line.startswith(f"│ {name} ") for name in NAMES)][: len(NAMES)]
     assert len(rows) == len(NAMES)
-    assert (
-        "10 fp16" in rows[0]
-    )  # 4 of the encoder's block, 5 of the decoder's, whose queries are of fewer rows; decoder_embed
+    # transformer_low: 4 of the encoder's block, 5 of the decoder's (its queries are of fewer rows), decoder_embed.
+    assert "10 fp16" in rows[0]
     islands = [line for line in lines if "read from the typed network; float32 islands:" in line]
     assert [line.split(":")[0] for line in islands] == list(NAMES)
     assert any("final.modulation, final.linear" in line for line in islands)
