@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
@@ -13,7 +12,7 @@ from digits_measure import Figures
 from matplotlib.axes import Axes
 
 from himar_export.plot_style import BLUE, GREY, ORANGE, panels, save
-from himar_kernels.files import new_file
+from himar_kernels.files import write_json, write_text
 
 Result = Mapping[str, Any]
 
@@ -41,9 +40,8 @@ def write_report(out: Path, results: Sequence[Result], floor: Figures) -> list[P
     out.mkdir(parents=True, exist_ok=True)
     data, table = out / "ablation.json", out / "ablation.md"
     content = {"held_out": floor.to_dict(), "runs": [dict(result) for result in results]}
-    for path, text in ((data, json.dumps(content, indent=1) + "\n"), (table, markdown(results, floor))):
-        with new_file(path) as unfinished:
-            unfinished.write_text(text, encoding="utf-8")
+    write_json(data, content)
+    write_text(table, markdown(results, floor))
     return [data, table, plot(out / "ablation.png", results, floor)]
 
 

@@ -23,7 +23,7 @@ from himar.train_run import Outputs, run_training
 from himar.train_settings import TrainingSettings, changed_settings
 from himar.vae import AutoencoderKL, load_vae
 from himar_kernels import ConfigError, PhiloxDraws, SamplingConfig
-from himar_kernels.files import new_file
+from himar_kernels.files import write_json
 
 RESULT_FILE = "result.json"
 
@@ -127,8 +127,7 @@ def run(folder: Path, variant: str, seed: int, budget: Budget, bench: Bench, on_
         done[sampling] = name
     parameters = sum(parameter.numel() for parameter in model.parameters())
     result = {**_identity(variant, seed, budget), "parameters": parameters, "figures": figures}
-    with new_file(folder / RESULT_FILE) as unfinished:
-        unfinished.write_text(json.dumps(result, indent=1), encoding="utf-8")
+    write_json(folder / RESULT_FILE, result)
     return result
 
 

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from himar_kernels import InputError
 from himar_kernels.console import run_cli
-from himar_kernels.files import new_file
+from himar_kernels.files import write_json
 
 _COUNT = click.IntRange(min=1)
 
@@ -126,8 +126,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with new_file(path) as unfinished:
-        unfinished.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_json(path, content)
 
 
 if __name__ == "__main__":

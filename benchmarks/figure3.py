@@ -24,7 +24,7 @@ from figure3_sheet import markdown, rows_of
 
 from himar.cli_options import config_option
 from himar_kernels.console import FAILURE, run_cli
-from himar_kernels.files import new_file
+from himar_kernels.files import write_text
 from himar_kernels.options import THREADS, FiniteRange, NamedPath, device_option
 
 
@@ -46,8 +46,7 @@ def _make(out: Path, request: Request, say: Callable[[str], None]) -> Record:
     record = measure_figure(request, out, say)
     if rows_of(record.content):
         draw(record.content, out.with_suffix(".png"))
-        with new_file(out.with_suffix(".md")) as unfinished:
-            unfinished.write_text(markdown(record.content), encoding="utf-8")
+        write_text(out.with_suffix(".md"), markdown(record.content))
     return record
 
 

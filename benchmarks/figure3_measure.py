@@ -22,7 +22,7 @@ from himar_export.bench.host import Call, host_seconds
 from himar_export.bench.measurement import Measurement, measure
 from himar_export.bench.setting import Sources, load, require_batch
 from himar_kernels import EngineError, InputError, VerificationError
-from himar_kernels.files import new_file
+from himar_kernels.files import write_json
 from himar_runtime import Bundle
 
 Say = Callable[[str], None]
@@ -93,8 +93,7 @@ class Record:
 
     def write(self) -> None:
         """Write the file in one move."""
-        with new_file(self.path) as unfinished:
-            unfinished.write_text(json.dumps(self.content, indent=1), encoding="utf-8")
+        write_json(self.path, self.content)
 
 
 def measure_figure(request: Request, out: Path, say: Say) -> Record:

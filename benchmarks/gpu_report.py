@@ -30,7 +30,7 @@ from report_tests import gpu_tests
 from himar.presets import PRESETS
 from himar_kernels.console import run_cli
 from himar_kernels.errors import InputError
-from himar_kernels.files import new_file
+from himar_kernels.files import write_json
 
 
 class Report:
@@ -85,8 +85,7 @@ class Report:
         self._write()
 
     def _write(self) -> None:
-        with new_file(self.path) as unfinished:
-            unfinished.write_text(json.dumps(self.content, indent=1), encoding="utf-8")
+        write_json(self.path, self.content)
 
 
 @click.command()

@@ -29,8 +29,7 @@ def checkpoint_of(model: str, work: Path) -> Path:
     path = work / f"{Path(model).stem}.safetensors"
     if not path.exists():
         work.mkdir(parents=True, exist_ok=True)
-        with new_file(path) as unfinished:
-            himar.save_checkpoint(randomise(HiMAR(resolve(read_config(model), {}, model)), 0), unfinished)
+        himar.save_checkpoint(randomise(HiMAR(resolve(read_config(model), {}, model)), 0), path)
     return path
 
 

@@ -26,7 +26,7 @@ from solver_study_settings import DEFAULT, Trial, trials
 
 from himar_kernels import InputError
 from himar_kernels.console import run_cli
-from himar_kernels.files import new_file
+from himar_kernels.files import write_json, write_text
 
 _COUNT = click.IntRange(min=1)
 _TIMED = 64  # images of a timed run: the engines' largest batch
@@ -60,8 +60,7 @@ def main(
         study["seconds"] |= _times(pipeline, wanted, rounds)
     _write(target, study)
     report = out.with_suffix(".md")
-    with new_file(report) as unfinished:
-        unfinished.write_text(table(study), encoding="utf-8")
+    write_text(report, table(study))
     click.echo(f"wrote {target}, {report} and {plot(out.with_suffix('.png'), study)}")
 
 
@@ -128,8 +127,7 @@ def _read(path: Path, weights: str, images: int, seeds: int) -> dict[str, Any]:
 
 def _write(path: Path, study: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with new_file(path) as unfinished:
-        unfinished.write_text(json.dumps(study, indent=1) + "\n", encoding="utf-8")
+    write_json(path, study)
 
 
 if __name__ == "__main__":

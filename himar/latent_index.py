@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from himar_kernels import HimarError, InputError
-from himar_kernels.files import new_file
+from himar_kernels.files import write_json
 
 from .file_hash import file_sha256
 from .image_folder import Skipped
@@ -103,8 +103,7 @@ def read_index(folder: Path) -> CacheIndex:
 def write_index(folder: Path, index: CacheIndex) -> None:
     """Write `index.json` in one move. Raises CacheError."""
     content = {"schema": ".".join(map(str, SCHEMA)), **asdict(index)}
-    with new_file(folder / INDEX_FILE, CacheError) as unfinished:
-        unfinished.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    write_json(folder / INDEX_FILE, content, CacheError)
 
 
 def require_same(folder: Path, index: CacheIndex, **wanted: Any) -> None:

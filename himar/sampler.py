@@ -11,20 +11,18 @@ from torch import Tensor
 
 from himar_kernels import (
     AnyChain,
-    Chain,
     Draws,
     SamplingConfig,
     Sites,
     Step,
     check_labels,
-    dit_reverse_step,
+    dit_head_step,
     known_positions,
-    mlp_reverse_step,
+    mlp_head_step,
     phase_chains,
     plan,
     renoise_known,
     revealed_positions,
-    solver_step,
 )
 
 from .dit_head import DiTHead
@@ -155,11 +153,8 @@ class _Loop:
         start: Tensor | None = None
         for k, drawn in sites.down(chain):
             prediction = head.denoise(x.repeat(repeats, 1), self._timestep(chain, k), condition)
-            if isinstance(chain, Chain):
-                noise = None if drawn is None else self._tensor(drawn).flatten(0, 1)
-                x = mlp_reverse_step(chain, k, x, prediction, step.guidance, noise, self.temperature)
-            else:
-                x, start = solver_step(chain, k, x, prediction, step.guidance, start)
+            noise = None if drawn is None else self._tensor(drawn).flatten(0, 1)
+            x, start = mlp_head_step(chain, k, x, prediction, step.guidance, noise, self.temperature, start)
         tokens = tokens.clone()
         tokens[rows, columns] = x.view(*columns.shape, sites.channels)
         return tokens
@@ -178,11 +173,8 @@ class _Loop:
         for k, drawn in sites.down(chain):
             x = renoise_known(chain, k, x, tokens, initial, known)
             prediction = head.denoise(x.repeat(repeats, 1, 1), self._timestep(chain, k), condition)
-            if isinstance(chain, Chain):
-                noise = None if drawn is None else self._tensor(drawn)
-                x = dit_reverse_step(chain, k, x, prediction, step.guidance, noise, self.temperature)
-            else:
-                x, start = solver_step(chain, k, x, prediction, step.guidance, start)
+            noise = None if drawn is None else self._tensor(drawn)
+            x, start = dit_head_step(chain, k, x, prediction, step.guidance, noise, self.temperature, start)
         return torch.where(known[..., None], tokens, x)
 
     def _rows(self, step: Step) -> tuple[Tensor, int]:

@@ -25,7 +25,7 @@ from .recording import RecordedDraws, RecordedRequest, load_recording, recorded_
 from .sampling import GuidanceSchedule, SamplingConfig, Solver
 from .schedule import Phase, Step, guidance_at, masked_counts, plan, plan_phase
 from .sites import Sites
-from .solvers import AnyChain, SolverChain, build_chain, phase_chains, solver_step
+from .solvers import AnyChain, SolverChain, build_chain, dit_head_step, mlp_head_step, phase_chains, solver_step
 
 __all__ = [
     "BASE_STEPS",
@@ -57,6 +57,7 @@ __all__ = [
     "chain_table",
     "check_labels",
     "describe_fault",
+    "dit_head_step",
     "dit_reverse_step",
     "guidance_at",
     "guided",
@@ -64,6 +65,7 @@ __all__ = [
     "known_positions",
     "load_recording",
     "masked_counts",
+    "mlp_head_step",
     "mlp_reverse_step",
     "parse_labels",
     "phase_chains",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import re
 import secrets
@@ -17,6 +18,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from .errors import HimarError, InputError
 
@@ -59,6 +61,17 @@ def new_file(target: Path, error: type[HimarError] = InputError) -> Iterator[Pat
         _flush_folder(place.parent)
     except OSError as reason:
         raise error(refusal(target, reason)) from reason
+
+
+def write_text(target: Path, text: str, error: type[HimarError] = InputError) -> None:
+    """Write `text` as UTF-8 in one move. Raises `error` as `new_file` does."""
+    with new_file(target, error) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
+
+
+def write_json(target: Path, content: Any, error: type[HimarError] = InputError) -> None:
+    """Write plain values as JSON that people can read too, in one move. Raises `error` as `new_file` does."""
+    write_text(target, json.dumps(content, indent=1) + "\n", error)
 
 
 @contextlib.contextmanager

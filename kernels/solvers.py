@@ -27,7 +27,9 @@ from .diffusion import (
     NoiseLevels,
     base_alphas_cumprod,
     check_chain_length,
+    dit_reverse_step,
     level_tables,
+    mlp_reverse_step,
     one_half,
     start_of,
 )
@@ -115,6 +117,41 @@ def spaced_timesteps(steps: int) -> NDArray[np.int64]:
     count = np.arange(steps)
     last = max(int(timesteps[-1]), steps - 1)
     return np.minimum(np.maximum.accumulate(timesteps - count), last - (steps - 1)) + count
+
+
+def mlp_head_step(
+    chain: AnyChain,
+    k: int,
+    x: Array,
+    prediction: Array,
+    guidance: float,
+    noise: Array | None,
+    temperature: float,
+    previous: Array | None,
+) -> tuple[Array, Array | None]:
+    """One step of an MLP head's chain, whichever its solver: `mlp_reverse_step`, or `solver_step` without noise.
+
+    Returns: the next state, and x̂0 where the next step asks for it as `previous`.
+    """
+    if isinstance(chain, SolverChain):
+        return solver_step(chain, k, x, prediction, guidance, previous)
+    return mlp_reverse_step(chain, k, x, prediction, guidance, noise, temperature), None
+
+
+def dit_head_step(
+    chain: AnyChain,
+    k: int,
+    x: Array,
+    prediction: Array,
+    guidance: float,
+    noise: Array | None,
+    temperature: float,
+    previous: Array | None,
+) -> tuple[Array, Array | None]:
+    """One step of a DiT head's chain, whichever its solver: see `mlp_head_step`, with `dit_reverse_step`."""
+    if isinstance(chain, SolverChain):
+        return solver_step(chain, k, x, prediction, guidance, previous)
+    return dit_reverse_step(chain, k, x, prediction, guidance, noise, temperature), None
 
 
 def solver_step(

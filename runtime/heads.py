@@ -11,14 +11,12 @@ from numpy.typing import NDArray
 
 from himar_kernels import (
     AnyChain,
-    Chain,
     EngineError,
     Sites,
     Step,
-    dit_reverse_step,
-    mlp_reverse_step,
+    dit_head_step,
+    mlp_head_step,
     renoise_known,
-    solver_step,
 )
 
 from .engine import Engine, Tensor
@@ -40,11 +38,8 @@ def sample_revealed(
     start: NDArray[np.float32] | None = None
     for k, noise in sites.down(chain):
         prediction = _predict(engine, chain, k, x, len(condition) // len(x))
-        if isinstance(chain, Chain):
-            noise = None if noise is None else noise.reshape(x.shape)
-            x = mlp_reverse_step(chain, k, x, prediction, sites.step.guidance, noise, temperature)
-        else:
-            x, start = solver_step(chain, k, x, prediction, sites.step.guidance, start)
+        noise = None if noise is None else noise.reshape(x.shape)
+        x, start = mlp_head_step(chain, k, x, prediction, sites.step.guidance, noise, temperature, start)
     require_finite(x, engine.spec.name, sites.step)
     return x.reshape(shape)
 
@@ -73,10 +68,7 @@ def sample_all(
     for k, noise in sites.down(chain):
         x = renoise_known(chain, k, x, tokens, initial, known)
         prediction = _predict(engine, chain, k, x, condition.shape[0] // len(x))
-        if isinstance(chain, Chain):
-            x = dit_reverse_step(chain, k, x, prediction, sites.step.guidance, noise, temperature)
-        else:
-            x, start = solver_step(chain, k, x, prediction, sites.step.guidance, start)
+        x, start = dit_head_step(chain, k, x, prediction, sites.step.guidance, noise, temperature, start)
     require_finite(x, engine.spec.name, sites.step)
     return np.where(known[..., None], tokens, x)
 

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from himar_kernels.files import new_file
+from himar_kernels.files import write_text
 
 from .measurement import Measurement
 from .roofline import Reached
@@ -37,8 +37,7 @@ def write_markdown(report: BenchReport, path: Path) -> None:
     said = (*verdicts(report), *component_verdicts(report), *notes(report))
     lines += ["## What that says", "", *(f"* {line}" for line in said), ""]
     lines += ["## Environment", "", *(f"* {name}: {_plain(value)}" for name, value in report.environment.items()), ""]
-    with new_file(path) as unfinished:
-        unfinished.write_text("\n".join(lines), encoding="utf-8")
+    write_text(path, "\n".join(lines))
 
 
 def report_values(report: BenchReport) -> dict[str, Any]:

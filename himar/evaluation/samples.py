@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from himar_kernels import InputError, PhiloxDraws, SamplingConfig
-from himar_kernels.files import new_file, refusal, remove_unfinished, require_writable_folder
+from himar_kernels.files import new_file, refusal, remove_unfinished, require_writable_folder, write_json
 
 from ..config import check_steps
 from ..images import sample_images
@@ -149,8 +149,7 @@ def _claim(folder: Path, run: SampleRun) -> None:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(refusal(folder, error)) from error
-        with new_file(path) as unfinished:
-            unfinished.write_text(json.dumps(asdict(run), indent=1), encoding="utf-8")
+        write_json(path, asdict(run))
     _require_same(folder, run)
 
 

@@ -1,6 +1,7 @@
 """Files and folders appear whole or not at all, with the rights of any other file, and refusals say what to do."""
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -11,7 +12,15 @@ from tempfile import NamedTemporaryFile
 import pytest
 
 from himar_kernels import BuildError, InputError
-from himar_kernels.files import new_file, new_folder, remove_unfinished, require_writable_file, require_writable_folder
+from himar_kernels.files import (
+    new_file,
+    new_folder,
+    remove_unfinished,
+    require_writable_file,
+    require_writable_folder,
+    write_json,
+    write_text,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -145,3 +154,16 @@ def test_a_place_is_tried_before_long_work_and_left_as_it_was(tmp_path):
     with pytest.raises(InputError, match="cannot be written"):
         require_writable_folder(Path("/proc/himar"))
     assert names(tmp_path) == ["file"]
+
+
+def test_text_and_values_are_written_in_one_move_with_the_callers_error(tmp_path):
+    write_text(tmp_path / "a.md", "dξ\n")
+    write_json(tmp_path / "a.json", {"b": [1, None]})
+    assert (tmp_path / "a.md").read_text(encoding="utf-8") == "dξ\n"
+    assert json.loads((tmp_path / "a.json").read_text()) == {"b": [1, None]}
+    with pytest.raises(BuildError, match="create the folder that it goes into first"):
+        write_json(tmp_path / "absent" / "a.json", {}, BuildError)
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "a.json", {"b": object()})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"b": [1, None]}
+    assert names(tmp_path) == ["a.json", "a.md"]
