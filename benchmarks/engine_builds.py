@@ -22,7 +22,7 @@ from himar_export.assemble import add_graphs
 from himar_export.components import components
 from himar_export.engines import build_engines, prepare_target
 from himar_export.manifest import BundleWriter
-from himar_export.precision import check_precision
+from himar_export.precision_choice import check_precision
 from himar_export.tensorrt_options import EngineOptions
 
 

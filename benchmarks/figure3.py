@@ -57,7 +57,7 @@ def _make(out: Path, request: Request, say: Callable[[str], None]) -> Record:
     "--steps", multiple=True, type=click.IntRange(1, 4096), help="Steps of phase high; the figure's if not given."
 )
 @click.option("--device", default="cpu", show_default=True, callback=device_option, help="cpu, cuda or cuda:N.")
-@click.option("--precision", default="fp32", show_default=True, type=click.Choice(["fp32", "fp16", "bf16"]))
+@click.option("--precision", default="fp32", show_default=True, type=click.Choice(["fp32", "fp16", "bf16", "int8"]))
 @click.option("--backend", default="onnxruntime", show_default=True,
               type=click.Choice(["onnxruntime", "tensorrt", "tensorrt-rtx"]))  # fmt: skip
 @click.option("--batch", default=1, show_default=True, type=click.IntRange(1, 1024), help="Images at once.")

@@ -16,7 +16,7 @@ from .components import Component
 from .files import write_npz
 from .manifest import BundleWriter
 from .phases import condition_embedding, model_info, phase_head
-from .precision import Precision
+from .precision_choice import Precision
 from .selftest import check_selftest, record_selftest
 from .verify import what_ran
 

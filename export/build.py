@@ -21,7 +21,7 @@ from .components import Component, components
 from .engines import TENSORRT_BACKENDS, build_engines, prepare_target
 from .files import require_new, sha256
 from .manifest import BundleWriter
-from .precision import Precision, check_precision
+from .precision_choice import Precision, check_precision, precision_of
 from .tensorrt_options import EngineOptions, check_suits
 
 BACKENDS = ("onnxruntime", *TENSORRT_BACKENDS)
@@ -102,11 +102,17 @@ def _check_request(request: BuildRequest) -> None:
 
 def _precisions(request: BuildRequest, parts: tuple[Component, ...]) -> dict[str, Precision]:
     names = [component.name for component in parts]
-    for name, value in request.component_precision.items():
+    for name in request.component_precision:
         if name not in names:
             raise BuildError(f"precision is given for {name!r}, but this bundle's components are {', '.join(names)}.")
-        check_precision(value, name)
-    return {name: check_precision(request.component_precision.get(name, request.precision), name) for name in names}
+    chosen = {name: precision_of(name, request.precision, request.component_precision) for name in names}
+    for name, precision in chosen.items():
+        if precision == "int8" and request.backend != "onnxruntime":
+            raise BuildError(
+                f"int8 of {name} is for ONNX Runtime on a CPU, and the backend is {request.backend}; "
+                f"build with --fp16 or --bf16."
+            )
+    return chosen
 
 
 def provenance(checkpoint: Path, vae: Path | None, weights: str | None, command: tuple[str, ...]) -> dict[str, Any]:

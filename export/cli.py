@@ -48,6 +48,10 @@ def cli() -> None:
 @click.option("--fp16", "precision", flag_value="fp16", help="Products in float16; norms and sums stay float32.")
 @click.option("--bf16", "precision", flag_value="bf16", help="Products in bfloat16; norms and sums stay float32.")
 @click.option(
+    "--int8", "precision", flag_value="int8",
+    help="Products of transformers and heads in int8, on a CPU; short chains of noisy steps lose quality.",
+)  # fmt: skip
+@click.option(
     "--precision", "component_precision", multiple=True, metavar="NAME=PRECISION", callback=precision_pairs,
     help="Precision of one component, for example vae_decoder=fp32; may be repeated.",
 )  # fmt: skip
@@ -71,7 +75,7 @@ def build(out: Path, precision: str | None, as_json: bool, **options: Any) -> No
     require_extra("export", "torch", "safetensors", "onnx", "onnxscript")
     from .build import BuildRequest
     from .build import build as run_build
-    from .precision import check_precision
+    from .precision_choice import check_precision
     from .report import print_outcome
 
     precision = check_precision(precision or "fp32", "the bundle")

@@ -9,9 +9,11 @@ from typing import Any
 
 import click
 
+from himar_kernels import BuildError
 from himar_kernels.options import NamedPath, wrong_usage
 from himar_runtime.cache import cache_directory
 
+from .precision_choice import precision_of
 from .recordings import LAYOUT_KEYS
 from .tensorrt_options import OPTIMIZATION_LEVELS, EngineOptions, check_suits, parse_size
 
@@ -73,14 +75,15 @@ def size_option(text: str | None) -> int | None:
 
 def precision_pairs(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> dict[str, str]:
     """Read NAME=PRECISION pairs."""
-    pairs = {}
+    pairs: dict[str, str] = {}
     for text in value:
         name, equals, precision = text.partition("=")
         if not equals or not name or not precision:
             raise click.BadParameter(f"{text!r} is not NAME=PRECISION, for example vae_decoder=fp32.")
-        if precision not in ("fp32", "fp16", "bf16"):
-            raise click.BadParameter(f"precision {precision!r} of {name} is unknown; choose fp32, fp16 or bf16.")
-        pairs[name] = precision
+        try:
+            pairs[name] = precision_of(name, precision, {name: precision})
+        except BuildError as error:
+            raise click.BadParameter(str(error)) from None
     return pairs
 
 

@@ -18,14 +18,23 @@ from himar_kernels import BuildError, InputError
 FLOAT32 = 4
 """Bytes of a float32: residual streams, inputs and outputs, and the islands of half precision."""
 
-VALUE_BYTES: Mapping[str, int] = {"fp32": FLOAT32, "fp16": 2, "bf16": 2}
+
+@dataclass(frozen=True)
+class Held:
+    """Bytes of a weight of a component's products, and of a value between them, in its precision."""
+
+    weight: int = FLOAT32
+    value: int = FLOAT32
 
 
-def value_bytes(precision: str, component: str) -> int:
-    """Return the bytes of a value in "fp32", "fp16" or "bf16"; BuildError, naming the component, for any other."""
-    if precision not in VALUE_BYTES:
-        raise BuildError(f"precision {precision!r} of {component} is unknown; choose {', '.join(VALUE_BYTES)}.")
-    return VALUE_BYTES[precision]
+HELD: Mapping[str, Held] = {"fp32": Held(), "fp16": Held(2, 2), "bf16": Held(2, 2), "int8": Held(1, FLOAT32)}
+
+
+def held_in(precision: str, component: str) -> Held:
+    """Return what a precision holds; BuildError, naming the component, for one that is unknown."""
+    if precision not in HELD:
+        raise BuildError(f"precision {precision!r} of {component} is unknown; choose {', '.join(HELD)}.")
+    return HELD[precision]
 
 
 @dataclass(frozen=True)

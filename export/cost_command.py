@@ -32,6 +32,7 @@ _OPTIONS = (
     click.option("--fp32", "precision", flag_value="fp32", default=None, help="--cost with --config: in float32."),
     click.option("--fp16", "precision", flag_value="fp16", help="--cost with --config: products in float16."),
     click.option("--bf16", "precision", flag_value="bf16", help="--cost with --config: products in bfloat16."),
+    click.option("--int8", "precision", flag_value="int8", help="--cost with --config: products in int8."),
     click.option("--precision", "component_precision", multiple=True, metavar="NAME=PRECISION",
                  callback=precision_pairs, help="--cost with --config: of one component; may be repeated."),
     click.option("--batch", type=_BATCH, help="--cost: images at once; 1 if not given."),

@@ -15,10 +15,10 @@ from himar_runtime import Bundle
 from himar_runtime.phases import VAE_DECODER
 from himar_runtime.request import require_phases
 
-from .cost import value_bytes
 from .cost_decoder import DecoderSizes, checkpoint_decoder, exported_decoder
 from .cost_networks import runtime_model
 from .cost_run import Request
+from .precision_choice import precision_of
 
 KL16 = DecoderSizes()
 
@@ -76,16 +76,15 @@ def config_request(
         require_extra("export", "torch", "safetensors")
         decoder = checkpoint_decoder(vae, config)
     names = [*runtime_model(config).networks, *([] if decoder is None else [VAE_DECODER])]
-    for component, each in component_precision.items():
+    for component in component_precision:
         if component not in names:
             raise ConfigError(f"this model has no component {component!r}; its components are {', '.join(names)}.")
-        value_bytes(each, component)
     return Request(
         config,
         _sampling(config, name, sampling_name, guidance, changes),
         batch,
         decoder,
-        {component: component_precision.get(component, precision) for component in names},
+        {component: precision_of(component, precision, component_precision) for component in names},
     )
 
 

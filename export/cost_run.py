@@ -23,7 +23,7 @@ from himar.config import ModelConfig, check_steps
 from himar_kernels import InputError, Phase, SamplingConfig, Step, plan
 from himar_runtime.phases import VAE_DECODER, PhaseInfo
 
-from .cost import Peaks, Work, value_bytes
+from .cost import Held, Peaks, Work, held_in
 from .cost_decoder import DecoderSizes, vae_decoder
 from .cost_networks import (
     condition,
@@ -54,9 +54,9 @@ class Request:
             raise InputError(f"batch is {self.batch}; ask for at least 1 image.")
         check_steps(self.config, self.sampling)
 
-    def held(self, component: str) -> int:
-        """Bytes of a value in the products of a component. Raises BuildError for a precision that is unknown."""
-        return value_bytes(self.precision.get(component, "fp32"), component)
+    def held(self, component: str) -> Held:
+        """What the products of a component hold. Raises BuildError for a precision that is unknown."""
+        return held_in(self.precision.get(component, "fp32"), component)
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def request_costs(request: Request, peaks: Peaks) -> tuple[ComponentCost, ...]:
             costs[cost.component] = costs[cost.component] + cost if cost.component in costs else cost
     ordered = list(costs.values())
     if request.decoder is not None:
-        work = vae_decoder(request.decoder, request.batch, config.grid, request.held(VAE_DECODER))
+        work = vae_decoder(request.decoder, request.batch, config.grid, request.held(VAE_DECODER).weight)
         ordered.append(_calls(VAE_DECODER, "decode", 1, work, work.flops, work.flops, peaks))
     return tuple(ordered)
 

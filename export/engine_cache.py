@@ -26,7 +26,7 @@ from himar_runtime.cache import keep
 
 from .components import Component
 from .gpu import Gpu
-from .precision import Precision
+from .precision_choice import Precision
 from .tensorrt_options import EngineOptions
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from himar_runtime.tensorrt_library import BUILDS, library_version, load_builder
 from .components import Component
 from .engine_cache import EngineCache, engine_key
 from .gpu import Gpu, find_gpu
-from .precision import Precision
+from .precision_choice import Precision
 from .tensorrt_build import build_engine, inspect_engine, unfit_here
 from .tensorrt_options import EngineOptions, check_options, runs_here, target
 

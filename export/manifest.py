@@ -21,7 +21,7 @@ from .components import Component
 from .files import sha256
 from .onnx_export import to_onnx
 from .phases import model_info
-from .precision import Precision
+from .precision_choice import Precision
 from .weights import weight_file
 
 

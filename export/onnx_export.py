@@ -14,7 +14,9 @@ import torch
 from himar_kernels import BuildError
 
 from .components import Component
-from .precision import DTYPES, Precision
+from .precision import value_type
+from .precision_choice import Precision
+from .quantise import quantise_products
 from .weights import WeightFile
 
 OPSET = 23
@@ -28,7 +30,7 @@ def to_onnx(component: Component, precision: Precision, weights: WeightFile) -> 
     Attention stays one `Attention` node; in half precision its softmax is asked to run in float32. Raises BuildError
     when a weight overflows the precision or the exported interface is not the contract's.
     """
-    graph = component.graph(DTYPES[precision]).eval()
+    graph = component.graph(value_type(precision)).eval()
     samples = component.sample_inputs(rows=3)
     axes = {axis: torch.export.Dim(axis) for axis in component.profile}
     dynamic = tuple(
@@ -48,10 +50,12 @@ def to_onnx(component: Component, precision: Precision, weights: WeightFile) -> 
         )
     if program is None:
         raise BuildError(f"PyTorch's exporter returned nothing for {component.name}.")
+    if precision == "int8":
+        quantise_products(program.model, component.islands)
     weights.move_out(component.name, program.model)
     model = ir.to_proto(program.model)
     _clean(model, component.name)
-    if precision != "fp32":
+    if value_type(precision) != torch.float32:
         _softmax_in_float32(model)
     _check_interface(model, component)
     return model

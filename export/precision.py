@@ -1,4 +1,4 @@
-"""Precisions and the layers that run in them: half-precision products inside a float32 stream.
+"""Precisions and the layers that run in them: half-precision (or int8) products inside a float32 stream.
 
 Every graph keeps its residual stream, its norms and its final layer in float32 (the islands) and runs matrix
 products, convolutions, attention and the activations between them in the component's precision. A sum over many
@@ -8,24 +8,20 @@ blocks or a variance is what overflows or loses digits in half precision; a prod
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from himar_kernels import BuildError
 
-Precision = Literal["fp32", "fp16", "bf16"]
+from .precision_choice import Precision
 
 DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-def check_precision(value: str, component: str) -> Precision:
-    """Return `value` as a Precision or raise BuildError naming the component."""
-    for known in get_args(Precision):
-        if value == known:
-            return known
-    raise BuildError(f"precision {value!r} of {component} is unknown; choose fp32, fp16 or bf16.")
+def value_type(precision: Precision) -> torch.dtype:
+    """Return what values and products of a component's module are in; int8 changes its graph later (`quantise`)."""
+    return torch.float32 if precision == "int8" else DTYPES[precision]
 
 
 class Product(nn.Module):

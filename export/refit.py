@@ -26,7 +26,7 @@ from .engines import TENSORRT_BACKENDS
 from .files import require_new
 from .gpu import find_gpu
 from .manifest import BundleWriter
-from .precision import check_precision
+from .precision_choice import check_precision
 from .tensorrt_build import is_weight
 from .tensorrt_refit import refit_engine
 

@@ -46,7 +46,7 @@ def print_comparisons(comparisons: Sequence[Comparison], title: str) -> None:
     if len(compared) < len(comparisons):
         text += (
             f" {len(comparisons) - len(compared)} not compared: so short a chain of diffusion steps magnifies the "
-            f"rounding of half precision too much."
+            f"rounding of half precision or int8 too much."
         )
     console.print(text, style="red" if failed else "green", highlight=False)
 

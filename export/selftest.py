@@ -15,7 +15,7 @@ from himar_runtime import Bundle, PhaseInfo
 from .compare import Comparison
 from .emulate import emulated_bundle
 from .phases import model_info
-from .precision import Precision
+from .precision_choice import Precision
 from .record import Arrays, record
 from .vae_graph import check_half_arithmetic
 from .verify import COMPONENT_LIMIT, SELFTEST_CASE, backend_for, verify

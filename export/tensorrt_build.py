@@ -15,7 +15,7 @@ from himar_runtime.tensorrt_library import collected_errors, first_error, librar
 from .build_monitor import make_monitor, run_watched
 from .components import Component
 from .engine_cache import TimingCache
-from .precision import Precision
+from .precision_choice import Precision
 from .tensorrt_network import ParsedNetwork, add_profile, parse_network
 from .tensorrt_options import EngineOptions, compute_capabilities
 from .tensorrt_precision import (

@@ -14,7 +14,7 @@ from typing import Any
 from himar_kernels import BuildError
 
 from .components import Component
-from .precision import Precision
+from .precision_choice import Precision
 from .tensorrt_network import ParsedNetwork, layers
 
 TYPED_NETWORK, INSPECTOR = "typed network", "engine inspector"

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from himar.vae import AutoencoderKL
 
 from .compare import Comparison, compare
-from .precision import DTYPES, HalfConvolution, Precision, RoundedConvolution, halve_convolutions
+from .precision import DTYPES, HalfConvolution, RoundedConvolution, halve_convolutions
+from .precision_choice import Precision
 
 _CHECKED_SIDE = 8
 

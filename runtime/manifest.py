@@ -14,6 +14,7 @@
     max_batch       images per run that the engines were built for
     components      one transformer and one head for each phase, named by `ModelInfo.phases`, and vae_decoder or not.
                     {name: {file, precision, inputs, outputs, profile, engine: {backend, file}, parts}}
+                    precision: "fp32", "fp16", "bf16", "int8" (integer products, for ONNX Runtime on a CPU);
                     inputs, outputs: [{name, dtype, shape}], a string in a shape names a dynamic axis;
                     profile: {axis: [least, usual, largest]}; file: the ONNX model; engine.file: what runs;
                     parts: [{name, bytes, shared_bytes}], where the weights' bytes go; the heads' entries also have

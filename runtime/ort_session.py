@@ -34,6 +34,10 @@ def create_session(
             f"{spec.name} is in bfloat16, which ONNX Runtime cannot run on the CPU; load the bundle on 'cuda', "
             f"or build it with --fp16 or --fp32."
         )
+    if spec.precision == "int8" and device.kind == "cuda":
+        raise EngineError(
+            f"{spec.name} is in int8, which is for the CPU alone; load the bundle on 'cpu', or build it with --fp16."
+        )
     ort = onnxruntime()
     options = ort.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY

@@ -111,14 +111,14 @@ def _call(
         engine.bind({name: value.numpy() for name, value in host.items()})
         return engine.run({})
 
-    own = side(eager_networks(setting.model, setting.vae, setting.precisions))
+    own = side(eager_networks(setting.model, setting.vae, setting.eager_precisions))
     sides = [Side(EAGER, own, lambda: on_host(own)), Side(ENGINES, engine_run, engine_outputs)]
     plain = side(eager_networks(setting.model, setting.vae, {}))
     reference = on_host(plain)
-    if precision != "fp32" and setting.device.type == "cpu":
+    if setting.eager_precisions.get(part.name, "fp32") != "fp32" and setting.device.type == "cpu":
         sides.insert(1, Side(EAGER_FP32, plain, lambda: reference))
     if compiled:
-        fused = side(eager_networks(setting.model, setting.vae, setting.precisions, compiled=True))
+        fused = side(eager_networks(setting.model, setting.vae, setting.eager_precisions, compiled=True))
 
         def first() -> Outputs:
             with compiling():
@@ -153,7 +153,7 @@ def call_cost(setting: Setting, name: str, phase: PhaseInfo | None, rows: int, k
     config, held = setting.request.config, setting.request.held(name)
     if phase is None:
         assert setting.request.decoder is not None  # there is a decoder to call
-        return vae_decoder(setting.request.decoder, rows, config.grid, held)
+        return vae_decoder(setting.request.decoder, rows, config.grid, held.weight)
     if name == phase.head:
         return head(config, phase.kind, rows, 1 if phase.kind == "mlp" else phase.positions, held)
     encoding = transformer(config, phase, rows, phase.positions - known, held)

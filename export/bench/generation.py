@@ -30,7 +30,7 @@ ROUNDING = 1e-2
 def generation_work(setting: Setting, batch: int, compiled: bool) -> Work:
     """Return whole generations of `batch` images; the reference is eager in float32."""
     labels, sampling = setting.labels(batch), setting.sampling
-    own = eager_networks(setting.model, setting.vae, setting.precisions)
+    own = eager_networks(setting.model, setting.vae, setting.eager_precisions)
 
     def eager() -> Outputs:
         return run_eager(own, labels, sampling)
@@ -39,7 +39,7 @@ def generation_work(setting: Setting, batch: int, compiled: bool) -> Work:
         return run_engines(setting.pipeline, labels, sampling)
 
     usual = eager()
-    half = set(setting.precisions.values()) != {"fp32"}
+    half = set(setting.eager_precisions.values()) != {"fp32"}
     plain = eager_networks(setting.model, setting.vae, {})
 
     def eager_fp32() -> Outputs:
@@ -55,7 +55,7 @@ def generation_work(setting: Setting, batch: int, compiled: bool) -> Work:
     if half and setting.device.type == "cpu":
         sides.insert(1, Side(EAGER_FP32, eager_fp32, lambda: reference))
     if compiled:
-        fused = eager_networks(setting.model, setting.vae, setting.precisions, compiled=True)
+        fused = eager_networks(setting.model, setting.vae, setting.eager_precisions, compiled=True)
 
         def run() -> Outputs:
             return run_eager(fused, labels, sampling)
@@ -102,7 +102,7 @@ def split_generation(setting: Setting, batch: int) -> dict[str, Split]:
     labels, sampling = setting.labels(batch), setting.sampling
     phases = setting.bundle.manifest.model.phases
     clock = Clock(wait_for(setting.device))
-    own = eager_networks(setting.model, setting.vae, setting.precisions, clock=clock)
+    own = eager_networks(setting.model, setting.vae, setting.eager_precisions, clock=clock)
     splits = {EAGER: split_run(lambda: run_eager(own, labels, sampling), clock, phases)}
     clock = Clock(wait_for_lane(setting.networks))
     pipeline = Pipeline(setting.bundle, timed(setting.networks, clock))

@@ -42,7 +42,7 @@ def peak_memory(sources: Sources, setting: Setting, batch: int, threads: int) ->
         "labels": setting.labels(batch),
         "seed": SEED,
         "sampling": setting.sampling.to_dict(),
-        "precisions": dict(setting.precisions),
+        "precisions": dict(setting.eager_precisions),
     }
     return {side: _child({**asked, "side": side}) for side in (EAGER, ENGINES)}
 

@@ -113,7 +113,7 @@ def run_bench(request: BenchRequest, advance: Advance) -> BenchReport:
         advance("loading both sides", 0.0)
         setting = load(request.sources, threads)
         advance("measuring the device's peaks", 0.03)
-        heads = {name: each for name, each in setting.precisions.items() if "head" in name}
+        heads = {name: each for name, each in setting.eager_precisions.items() if "head" in name}
         peaks = device_peaks(str(setting.device), next(iter(heads.values())))
         generations: list[Generation] = []
         components: list[ComponentResult] = []

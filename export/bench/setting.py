@@ -48,6 +48,11 @@ class Setting:
         """Each component's precision."""
         return self.request.precision
 
+    @property
+    def eager_precisions(self) -> Mapping[str, str]:
+        """The eager side's: float32 where the engines have int8, which PyTorch's modules do not."""
+        return {name: "fp32" if each == "int8" else each for name, each in self.precisions.items()}
+
     def labels(self, batch: int) -> list[int]:
         """Return the classes of a batch: all of the model's in turn."""
         return [i % self.model.config.classes for i in range(batch)]

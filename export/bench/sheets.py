@@ -47,11 +47,11 @@ def sheets(report: BenchReport) -> list[Sheet]:
 def heading(report: BenchReport) -> str:
     """Say what was compared on what."""
     precision = ", ".join(sorted(set(report.precision.values())))
-    half = "" if precision == "fp32" else " (eager by autocast)"
+    eager = " (eager in float32)" if "int8" in precision else "" if precision == "fp32" else " (eager by autocast)"
     where = report.environment.get("gpu") or report.environment["processor"]
     threads = f", {report.threads} {'threads' if report.threads > 1 else 'thread'}" if report.device == "cpu" else ""
     return (
-        f"{report.bundle} ({report.backend}) against the eager model, {precision}{half}, labels to {report.to}, on "
+        f"{report.bundle} ({report.backend}) against the eager model, {precision}{eager}, labels to {report.to}, on "
         f"{report.device}: {where}{threads}"
     )
 

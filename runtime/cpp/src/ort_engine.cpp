@@ -132,6 +132,9 @@ void check_device(const ComponentSpec& spec, const cuda::CudaDevice* lane) {
     if (lane == nullptr && spec.precision == "bf16")
         throw EngineError(spec.name + " is in bfloat16, which ONNX Runtime cannot run on the CPU; load the bundle on "
                                       "'cuda', or build it with --fp16 or --fp32.");
+    if (lane != nullptr && spec.precision == "int8")
+        throw EngineError(spec.name + " is in int8, which is for the CPU alone; load the bundle on 'cpu', or build it "
+                                      "with --fp16.");
     if (lane == nullptr || ort_has_cuda()) return;
     std::string providers;
     for (const std::string& name : Ort::GetAvailableProviders()) providers += (providers.empty() ? "" : ", ") + name;
