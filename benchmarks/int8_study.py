@@ -36,7 +36,7 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "ddpm, 250 diffusion steps": {"low_diffusion_steps": 250, "high_diffusion_steps": 250},
     "fast": {"sampling": "fast"},
 }
-"""What each changes of the bundle's default. The gain of a chain's first step is what int8's rounding is magnified by."""
+"""What each changes of the bundle's default. The gain of a chain's first step magnifies int8's rounding."""
 
 FIGURES = {"distance": (1.0, 1), "precision": (1.0, 3), "recall": (1.0, 3), "recognised": (100.0, 1)}
 """Figure: factor and decimals in the table."""

@@ -81,6 +81,11 @@ def digits_fp16_bundle(bundles) -> Path:
 
 
 @pytest.fixture(scope="session")
+def digits_int8_bundle(bundles) -> Path:
+    return digits(bundles / "digits-int8", "--int8")
+
+
+@pytest.fixture(scope="session")
 def digits_bf16_bundle(bundles) -> Path:
     return digits(bundles / "digits-bf16", "--bf16")
 

@@ -16,7 +16,7 @@ from himar.transformer import MODULATIONS
 from himar.vae import AutoencoderKL, VaeConfig
 from himar_export import cost_networks as networks
 from himar_export.components import components
-from himar_export.cost import Peaks, Work, attention, product
+from himar_export.cost import Held, Peaks, Work, attention, product
 from himar_export.cost_decoder import DecoderSizes, vae_decoder
 from himar_export.cost_run import Request, request_costs, total_cost
 from himar_kernels import BuildError, CheckpointError, InputError, PhiloxDraws, SamplingConfig
@@ -202,11 +202,14 @@ def test_weights_are_read_once_a_call_and_in_their_precision():
     held = sum(v.numel() for n, v in weights_of_products(head) if not n.startswith(outside))
     assert networks.mlp_head(config, 1).weight_bytes == networks.mlp_head(config, 999).weight_bytes == 4 * held
     islands = sum(v.numel() for n, v in weights_of_products(head) if n.startswith(("input_proj", "final_layer")))
-    assert networks.mlp_head(config, 1, 2).weight_bytes == 2 * held + 2 * islands
+    assert networks.mlp_head(config, 1, Held(2, 2)).weight_bytes == 2 * held + 2 * islands
+    full, int8 = (networks.mlp_head(config, 1, each) for each in (Held(), Held(1, 4)))
+    assert int8.weight_bytes == held + 3 * islands
+    assert int8.activation_bytes == full.activation_bytes
     stacks = ("encoder_blocks.", "decoder_blocks.")
     held = sum(v.numel() for n, v in weights_of_products(model) if n.startswith(stacks))
     low = networks.config_phases(config)[0]
-    assert networks.transformer(config, low, 1, 64, 2).weight_bytes == pytest.approx(2 * held, rel=0.03)
+    assert networks.transformer(config, low, 1, 64, Held(2, 2)).weight_bytes == pytest.approx(2 * held, rel=0.03)
 
 
 def test_the_bound_is_the_slower_of_operations_and_bytes_call_by_call():
@@ -234,8 +237,8 @@ def test_what_cannot_be_costed_is_refused():
         Request(config, config.default_sampling, 0)
     with pytest.raises(InputError, match="low_steps is 17"):
         Request(config, config.default_sampling.with_changes(low_steps=17))
-    request = Request(config, config.default_sampling, precision={"dit_head": "int8"})
-    with pytest.raises(BuildError, match="precision 'int8' of dit_head is unknown; choose fp32, fp16, bf16"):
+    request = Request(config, config.default_sampling, precision={"dit_head": "int4"})
+    with pytest.raises(BuildError, match="precision 'int4' of dit_head is unknown; choose fp32, fp16, bf16"):
         request_costs(request, Peaks())
     with pytest.raises(InputError, match="flops_per_second is -1"):
         Peaks(-1.0)

@@ -1,0 +1,192 @@
+"""int8: exact integer products whose rows do not depend on each other, where they belong, and refused elsewhere."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+
+from himar_export import quantise
+from himar_export.build import BuildRequest, build
+from himar_export.cli import main
+from himar_export.quantise import LOW, MIDDLE, WEIGHT_LEVELS, quantise_products, quantise_weight
+from himar_kernels import BuildError, EngineError, VerificationError
+from himar_runtime import Bundle, Device, Pipeline
+from himar_runtime.ort_session import create_session
+
+RNG = np.random.default_rng(5)
+LABELS = [3, 1, 4, 1, 5, 9, 2, 6]
+
+
+def quantised(weight: np.ndarray, activation: str | None) -> onnxruntime.InferenceSession:
+    """A session of y = f(x)·W, its product quantised; f is the identity, "Gelu" or "SiLU"."""
+    tensor = onnx.TensorProto.FLOAT
+    make, before = onnx.helper.make_node, []
+    if activation == "Gelu":
+        before = [make("Gelu", ["x"], ["f"])]
+    elif activation == "SiLU":
+        before = [make("Sigmoid", ["x"], ["s"]), make("Mul", ["x", "s"], ["f"])]
+    graph = onnx.helper.make_graph(
+        [*before, make("MatMul", ["f" if before else "x", "blocks.w"], ["p"]), make("Add", ["p", "blocks.b"], ["y"])],
+        "product",
+        [onnx.helper.make_tensor_value_info("x", tensor, ["rows", weight.shape[0]])],
+        [onnx.helper.make_tensor_value_info("y", tensor, ["rows", weight.shape[1]])],
+        [
+            onnx.numpy_helper.from_array(weight, "blocks.w"),
+            onnx.numpy_helper.from_array(np.zeros(weight.shape[1], np.float32), "blocks.b"),
+        ],
+    )
+    model = ir.from_proto(
+        onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 23)], ir_version=11)
+    )
+    assert quantise_products(model, ("final.",)) == 1
+    return onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+def specification(x: np.ndarray, weight: np.ndarray, zero: int) -> np.ndarray:
+    """The module's formula in integers and float64."""
+    integers, scale = quantise_weight(weight)
+    span = np.maximum(x.max(axis=1), x.min(axis=1) * -(255 - zero) / zero)[:, None]
+    q = np.clip(np.rint(x / span * (255 - zero)) + zero, 0, 255).astype(np.int64) - zero
+    return (q @ integers.astype(np.int64)) * scale.astype(np.float64) * span / (255 - zero)
+
+
+@pytest.mark.parametrize("inner", [8, 64, 513])
+def test_products_are_the_formulas_integers(inner):
+    weight, x = RNG.standard_normal((inner, 33), np.float32), RNG.standard_normal((7, inner), np.float32)
+    y = quantised(weight, None).run(None, {"x": x})[0]
+    wanted = specification(x, weight, MIDDLE)
+    # A quotient that lies on the border of two integers may fall to either, which is a step of one input.
+    assert np.median(np.abs(y - wanted)) <= 1e-6 * np.abs(wanted).max()
+    assert np.linalg.norm(y - x @ weight) / np.linalg.norm(x @ weight) < 0.02
+
+
+def test_the_largest_values_do_not_saturate():
+    """CPUs without integer dot products add two terms in 16 bits: 8-bit weights would be cut off there, in silence."""
+    weight, x = np.ones((128, 16), np.float32), np.ones((4, 128), np.float32)
+    for sign in (1, -1):
+        assert np.allclose(quantised(sign * weight, None).run(None, {"x": x})[0], sign * 128, rtol=1e-6)
+        assert np.allclose(quantised(weight, None).run(None, {"x": sign * x})[0], sign * 128, rtol=0.01)
+    assert 2 * 255 * WEIGHT_LEVELS < 2**15
+
+
+@pytest.mark.parametrize("activation", ["Gelu", "SiLU"])
+def test_results_of_gelu_and_silu_have_the_finer_scale(activation):
+    weight, x = RNG.standard_normal((256, 32), np.float32), RNG.standard_normal((16, 256), np.float32)
+    values = x / (1 + np.exp(-x)) if activation == "SiLU" else onnx_gelu(x)
+    y, exact = quantised(weight, activation).run(None, {"x": x})[0], values @ weight
+    found, coarse = (np.linalg.norm(each - exact) for each in (y, specification(values, weight, MIDDLE)))
+    assert found < 0.95 * coarse
+    assert np.median(np.abs(y - specification(values, weight, LOW))) <= 1e-5 * np.abs(exact).max()
+
+
+def onnx_gelu(x: np.ndarray) -> np.ndarray:
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Gelu", ["x"], ["y"])], "gelu",
+        [onnx.helper.make_tensor_value_info("x", 1, None)], [onnx.helper.make_tensor_value_info("y", 1, None)],
+    )  # fmt: skip
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 23)], ir_version=11)
+    return onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": x})[0]
+
+
+def test_rows_of_zeros_and_huge_rows_stay_what_they_are():
+    weight = RNG.standard_normal((32, 8), np.float32)
+    x = np.stack([np.zeros(32), np.full(32, 1e30), RNG.standard_normal(32)]).astype(np.float32)
+    session = quantised(weight, None)
+    together = session.run(None, {"x": x})[0]
+    assert np.isfinite(together).all()
+    assert not together[0].any()
+    for row in range(3):  # a scale of the whole call would round the third row to nothing
+        assert np.array_equal(session.run(None, {"x": x[row : row + 1]})[0][0], together[row])
+
+
+def test_an_output_without_weights_is_zero():
+    weight = np.zeros((8, 3), np.float32)
+    weight[:, 1] = 1
+    integers, scale = quantise_weight(weight)
+    assert scale.tolist() == [1, np.float32(1 / 64), 1]
+    assert not integers[:, [0, 2]].any()
+
+
+def test_all_products_but_the_islands_are_integers(digits_bundle, digits_int8_bundle):
+    entries = json.loads((digits_int8_bundle / "manifest.json").read_text())["components"]
+    for name, entry in entries.items():
+        graph, full = (
+            onnx.load(bundle / f"{name}.onnx", load_external_data=False).graph
+            for bundle in (digits_int8_bundle, digits_bundle)
+        )
+        products = [node for node in graph.node if node.op_type in ("MatMul", "MatMulIntegerToFloat")]
+        floats = [node.input[1] for node in products if node.op_type == "MatMul"]
+        assert len(products) == sum(node.op_type == "MatMul" for node in full.node)
+        assert entry["precision"] == ("fp32" if name == "vae_decoder" else "int8")
+        if name != "vae_decoder":
+            assert len(floats) <= 5
+            assert all(weight.startswith(("final", "x_", "input", "cond", "z_", "c_")) for weight in floats)
+
+
+def test_weights_take_a_quarter(digits_bundle, digits_int8_bundle):
+    sizes = []
+    for bundle in (digits_bundle, digits_int8_bundle):
+        parts = json.loads((bundle / "manifest.json").read_text())["components"]["dit_head"]["parts"]
+        sizes.append(sum(part["bytes"] for part in parts if part["name"] == "blocks"))
+    assert 0.25 < sizes[1] / sizes[0] < 0.3
+
+
+def test_an_image_does_not_depend_on_the_others_of_its_batch(digits_int8_bundle):
+    pipeline = Pipeline.load(digits_int8_bundle)
+    together = pipeline.generate(LABELS, seed=2, sampling="fast")
+    for index in (0, 5):
+        alone = pipeline.generate([LABELS[index]], seed=2, sampling="fast", first_index=index)
+        assert np.array_equal(alone.latents[0], together.latents[index])
+    threaded = Pipeline.load(digits_int8_bundle, threads=3).generate(LABELS, seed=2, sampling="fast")
+    assert np.array_equal(threaded.latents, together.latents)
+
+
+def test_images_of_a_solver_are_float32s_images(digits_bundle, digits_int8_bundle):
+    full, int8 = (
+        Pipeline.load(bundle).generate(range(10), seed=3, sampling="fast").images.astype(np.int16)
+        for bundle in (digits_bundle, digits_int8_bundle)
+    )
+    assert np.abs(full - int8).mean() <= 4
+
+
+def test_wrong_scales_are_caught_at_the_build(monkeypatch, tmp_path, small_checkpoint):
+    def wrong(weight):
+        integers, scale = quantise_weight(weight)
+        return integers, np.roll(scale, 1)
+
+    monkeypatch.setattr(quantise, "quantise_weight", wrong)
+    checkpoint = small_checkpoint(tmp_path / "m.safetensors", 1)
+    with pytest.raises(VerificationError, match="differs from the eager model"):
+        build(BuildRequest(checkpoint, tmp_path / "b", precision="int8"))
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize("variant", ["single-scale", "scale-vector"])
+def test_other_phases_have_int8_too(build_variant, variant):
+    bundle = build_variant(variant, "--int8")
+    assert main(["verify", str(bundle)]) == 0
+    assert {spec.precision for spec in Bundle.open(bundle).manifest.components.values()} == {"int8"}
+
+
+def test_int8_is_refused_where_it_cannot_be(capsys, tmp_path, small_checkpoint, digits_int8_bundle):
+    model = ["build", str(small_checkpoint(tmp_path / "m.safetensors", 1)), "--out", str(tmp_path / "b")]
+    assert main([*model, "--int8", "--precision", "vae_decoder=int8"]) == 2
+    assert "precision int8 of vae_decoder is impossible: it convolves" in capsys.readouterr().err
+    assert main([*model, "--precision", "dit_head=int4"]) == 2
+    assert "precision 'int4' of dit_head is unknown; choose fp32, fp16, bf16 or int8" in capsys.readouterr().err
+    pytest.importorskip("tensorrt_rtx")
+    with pytest.raises(
+        BuildError, match=r"int8 of transformer_low is for ONNX Runtime on a CPU, and the backend is ten"
+    ):
+        build(BuildRequest(tmp_path / "m.safetensors", tmp_path / "b", precision="int8", backend="tensorrt-rtx"))
+    assert not (tmp_path / "b").exists()
+
+
+def test_int8_on_a_gpu_is_refused_with_what_to_do(digits_int8_bundle):
+    spec = Bundle.open(digits_int8_bundle).manifest.components["dit_head"]
+    with pytest.raises(EngineError, match=r"dit_head is in int8, which is for the CPU alone; .* --fp16"):
+        create_session(Path("unread.onnx"), spec, Device.parse("cuda"), None, None)
