@@ -5,7 +5,8 @@
 
 Both sides have the same random weights and inputs and run in turns under inference mode; outputs are compared first
 (relative L2 at most 1e-5), and what differs is not timed: exit code 1. "times as fast" is plain by himar, with a 95 %
-interval of the median (himar_export.bench.statistics): above 1 himar is the faster one. Rows are images twice, as under
+interval of the median (himar_export.bench.statistics): above 1 himar is the faster one. "operations" are PyTorch's
+(ATen's) in one call of himar and of plain. Rows are images twice, as under
 guidance; half of a phase's positions are visible; an MLP head takes the positions of an average step; a decoder takes
 the images, at most eight.
 """
@@ -16,10 +17,12 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 sys.path.insert(0, str(Path(__file__).parent))
 from plain_networks import PlainDiTHead, PlainMLPHead, PlainTransformer, plain_decode
@@ -38,7 +41,7 @@ Call = Callable[[], Tensor]
 
 @dataclass(frozen=True)
 class Row:
-    """One component at one batch size: milliseconds of both medians, the ratio of them, how far outputs are apart."""
+    """One component at one batch size: milliseconds of both medians, their ratio, distance of outputs, operations."""
 
     config: str
     batch: int
@@ -47,6 +50,27 @@ class Row:
     plain: float
     ratio: Ratio
     apart: float
+    operations: tuple[int, int]
+
+
+class Operations(TorchDispatchMode):
+    """Counts the operations that PyTorch runs, views left out: they take no time of a device, and little of Python."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Count and run one."""
+        self.count += not func.is_view
+        return func(*args, **(kwargs or {}))
+
+
+def operations(call: Call) -> int:
+    """Return how many operations a call runs."""
+    with Operations() as counted:
+        call()
+    return counted.count
 
 
 class DifferError(click.ClickException):
@@ -113,7 +137,8 @@ def measure(config: str, batch: int, repeats: int, warm_limit: float) -> Iterato
             warm_up(side.run, warm_limit)
         seconds = take_turns(sides, repeats, lambda *_: None)
         medians = (1e3 * float(torch.tensor(seconds[side.name]).quantile(0.5)) for side in sides)
-        yield Row(config, batch, name, *medians, ratio(seconds["plain"], seconds["himar"]), apart)
+        faster = ratio(seconds["plain"], seconds["himar"])
+        yield Row(config, batch, name, *medians, faster, apart, (operations(ours), operations(plain)))
 
 
 @click.command(help=__doc__, context_settings={"help_option_names": ["-h", "--help"]})
@@ -135,15 +160,16 @@ def main(
     if threads is not None:
         torch.set_num_threads(threads)
     lines = [
-        "| config | batch | component | himar ms | plain ms | himar is … times as fast | apart |",
-        "|---|---|---|---|---|---|---|",
+        "| config | batch | component | himar ms | plain ms | himar is … times as fast | operations | apart |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for config in configs:
         for batch in batches:
             for row in measure(config, batch, repeats, warm_up):
                 lines.append(
                     f"| {config} | {batch} | {row.component} | {row.himar:.2f} | {row.plain:.2f} | "
-                    f"{row.ratio.value:.2f} ({row.ratio.low:.2f} … {row.ratio.high:.2f}) | {row.apart:.0e} |"
+                    f"{row.ratio.value:.2f} ({row.ratio.low:.2f} … {row.ratio.high:.2f}) | "
+                    f"{row.operations[0]} and {row.operations[1]} | {row.apart:.0e} |"
                 )
                 click.echo(lines[-1])
     if markdown is not None:

@@ -32,6 +32,20 @@ def test_every_eager_component_equals_its_plain_composition(benchmark: Any) -> N
             assert (found - expected).norm() <= 1e-6 * expected.norm(), name
 
 
+def test_eager_components_run_no_more_operations_than_plain_ones(benchmark: Any) -> None:
+    """Times say little on a busy machine; counts say that nothing is done twice."""
+    index_lists = 4  # a transformer's: rows that know unequally many positions are refused
+    with torch.inference_mode():
+        for name, ours, plain in benchmark.pairs("digits", 2):
+            more = index_lists if name.startswith("transformer") else 0
+            assert benchmark.operations(ours) <= benchmark.operations(plain) + more, name
+
+
+def test_operations_are_counted_without_views(benchmark: Any) -> None:
+    x = torch.ones(4, 4)
+    assert benchmark.operations(lambda: (x.transpose(0, 1)[1:] + x[1:]) @ x) == 2
+
+
 def test_what_differs_is_not_timed(benchmark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
