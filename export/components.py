@@ -11,6 +11,7 @@ from himar.model import HiMAR
 from himar.vae import AutoencoderKL
 from himar_kernels import index_lists
 from himar_runtime import PhaseInfo, TensorSpec
+from himar_runtime.decode import DECODE_BATCH
 
 from .component import Component, Profile
 from .head_graphs import DiTHeadGraph, MLPHeadGraph
@@ -108,14 +109,15 @@ def _head(model: HiMAR, phase: PhaseInfo, max_batch: int, merged: bool) -> Compo
 
 
 def _vae_decoder(c: ModelConfig, vae: AutoencoderKL, max_batch: int) -> Component:
-    """Its sides are dynamic, so that the low tokens decode to a preview too."""
+    """Its sides are dynamic, so that the low tokens decode to a preview too; the runtime decodes few at once."""
+    together = min(max_batch, DECODE_BATCH)
     low_side = c.cond_scale or c.grid
     sides = (min(low_side, c.grid), c.grid, max(low_side, c.grid))
     return Component(
         "vae_decoder",
         (TensorSpec("latent", "float32", ("images", c.channels, "height", "width")),),
         (TensorSpec("image", "float32", ("images", 3, "image_height", "image_width")),),
-        {"images": (1, max_batch, max_batch), "height": sides, "width": sides},
+        {"images": (1, together, together), "height": sides, "width": sides},
         lambda dtype: VaeDecoder(vae, dtype),
         ("post_quant_conv.", "attention."),
         lambda rows: {"latent": _normal(rows, c.channels, c.grid, c.grid)},

@@ -34,7 +34,8 @@ def eager_networks(
 ) -> Networks:
     """Return copies of both networks that share their weights and run each component in its precision.
 
-    Half precision is autocast around the component; what comes out is float32 again, as it is from an engine.
+    Half precision is autocast around the component; what comes out is float32 again, as it is from an engine. Weights
+    of products are cast once, here, since autocast casts frozen ones at every call.
 
     Args:
         precisions: of each component's products; float32 where it is not named.
@@ -67,7 +68,11 @@ def eager_networks(
         for block in repeated_blocks(model):
             if isinstance(block, Block):
                 block.compile(dynamic=True)
-    for phase in model_info(model.config).phases:
+    phases = model_info(model.config).phases
+    used = {precisions.get(name, "fp32") for phase in phases for name in (phase.transformer, phase.head)}
+    if len(used) == 1:  # phases share weights, which cannot be held in two precisions
+        hold_cast(model, *used)
+    for phase in phases:
         head = phase_head(model, phase.name)
         replace(model, f"transformer_{phase.name}", phase.transformer)
         replace(head, "condition", phase.transformer, counts=False)  # in the engines it is the transformer's
@@ -75,6 +80,7 @@ def eager_networks(
         replace(head, "denoise", phase.head, dynamic=phase.kind == "mlp")
     if vae is not None:
         vae = shared_copy(vae)
+        hold_cast(vae, precisions.get(VAE_DECODER, "fp32"))
         replace(vae, "decode", VAE_DECODER, dynamic=False)
     return model, vae
 
@@ -98,6 +104,20 @@ def shared_copy(module: _AnyModule) -> _AnyModule:
         return copies[id(each)]
 
     return of(module)  # type: ignore[return-value]
+
+
+def hold_cast(copied: nn.Module, precision: str) -> None:
+    """Give the products and convolutions of a `shared_copy` weights of their own in half precision, once and for all.
+
+    They are what autocast makes of the weights at every call, so no result changes.
+    """
+    dtype = DTYPES[precision]
+    for module in copied.modules():
+        if dtype != torch.float32 and isinstance(module, nn.Linear | nn.Conv2d):
+            module._parameters = {
+                name: None if value is None else nn.Parameter(value.to(dtype), requires_grad=False)
+                for name, value in module._parameters.items()
+            }
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from himar.config import read_config, resolve
 from himar.model import HiMAR, randomise
@@ -118,6 +119,42 @@ def test_half_precision_is_autocast_in_the_component_asked_alone(model):
     assert 1e-6 < float((found - exact).norm() / exact.norm()) < 0.1
     x, condition = torch.ones(3, model.config.channels), torch.ones(3, model.config.mlp_width)
     assert torch.equal(half.low_head.denoise(x, t, condition), model.low_head.denoise(x, t, condition))
+
+
+def test_weights_in_half_precision_are_cast_once_and_results_stay_autocasts(model):
+    """Autocast casts frozen weights at every call: an eager side that did so would look slower than it need be."""
+    names = ("transformer_low", "mlp_head", "transformer_high", "dit_head")
+    half, _ = eager_networks(model, None, dict.fromkeys(names, "bf16"))
+    x, t = torch.ones(2, 64, model.config.channels), torch.tensor([500])
+    condition = torch.ones(2, 64, model.config.dit_width)
+    with torch.autocast("cpu", torch.bfloat16):
+        wanted = model.high_head.denoise(x, t, condition).float()
+    weights = {p.shape for p in model.high_head.parameters() if p.dim() == 2}
+    assert torch.equal(half.high_head.denoise(x, t, condition), wanted)
+    assert casts(lambda: half.high_head.denoise(x, t, condition)).isdisjoint(weights)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert casts(lambda: model.high_head.denoise(x, t, condition)) & weights
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    mixed, _ = eager_networks(model, None, dict.fromkeys(names[1:], "bf16"))  # transformers share their weights
+    assert {p.dtype for p in mixed.parameters()} == {torch.float32}
+
+
+def casts(call):
+    """Shapes of what a call casts to another type."""
+
+    class Casts(TorchDispatchMode):
+        def __init__(self):
+            super().__init__()
+            self.found = set()
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func is torch.ops.aten._to_copy.default:
+                self.found.add(args[0].shape)
+            return func(*args, **(kwargs or {}))
+
+    with Casts() as counted:
+        call()
+    return counted.found
 
 
 def test_a_split_counts_every_call_and_leaves_the_rest_to_the_host(model):
