@@ -75,7 +75,7 @@ def build(out: Path, precision: str | None, as_json: bool, **options: Any) -> No
     require_extra("export", "torch", "safetensors", "onnx", "onnxscript")
     from .build import BuildRequest
     from .build import build as run_build
-    from .precision_choice import check_precision
+    from .precision_choice import check_precision, int8_advice
     from .report import print_outcome
 
     precision = check_precision(precision or "fp32", "the bundle")
@@ -85,6 +85,9 @@ def build(out: Path, precision: str | None, as_json: bool, **options: Any) -> No
     with _progress(as_json) as advance:
         outcome = run_build(request, advance)
     print_outcome(outcome.comparisons, outcome.ran, out, "the eager model", as_json)
+    advice = int8_advice(Bundle.open(out).manifest)
+    if advice is not None and not as_json:
+        click.echo(advice)
     emulated = "bf16" in (precision, *options["component_precision"].values()) and " on cpu" in outcome.ran
     if emulated and not as_json:
         click.echo(

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, get_args
 
-from himar_kernels import BuildError
+from himar_kernels import BuildError, phase_chains
+from himar_runtime import Manifest
 from himar_runtime.phases import VAE_DECODER
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
+
+INT8_GAIN = 400.0
+"""Gain of a chain's first step (Chain.first_step_gain) up to which int8 was seen to keep quality (docs/int8.md)."""
 
 
 def check_precision(value: str, component: str) -> Precision:
@@ -31,3 +35,23 @@ def precision_of(component: str, usual: str, single: Mapping[str, str]) -> Preci
             raise BuildError(f"precision int8 of {component} is impossible: it convolves; choose fp32, fp16 or bf16.")
         return "fp32"
     return chosen
+
+
+def int8_advice(manifest: Manifest) -> str | None:
+    """Say which of a bundle's sampling settings go down a chain too short for its heads in int8; None where none does.
+
+    The chain's first step magnifies a head's rounding, int8's the most.
+    """
+    short = []
+    for name, sampling in manifest.sampling.items():
+        chains = phase_chains(sampling)
+        for phase in manifest.model.phases:
+            rounded = manifest.components[phase.head].precision == "int8"
+            if rounded and chains[phase.name].first_step_gain > INT8_GAIN and name not in short:
+                short.append(name)
+    if not short:
+        return None
+    return (
+        f"int8 is coarse for the diffusion chains of {', '.join(repr(name) for name in short)}: take at least 100 "
+        f"diffusion steps, or a solver such as dpm++ (docs/int8.md)."
+    )

@@ -12,6 +12,7 @@ import pytest
 from himar_export import quantise
 from himar_export.build import BuildRequest, build
 from himar_export.cli import main
+from himar_export.precision_choice import int8_advice
 from himar_export.quantise import LOW, MIDDLE, WEIGHT_LEVELS, quantise_products, quantise_weight
 from himar_kernels import BuildError, EngineError, VerificationError
 from himar_runtime import Bundle, Device, Pipeline
@@ -184,6 +185,24 @@ def test_int8_is_refused_where_it_cannot_be(capsys, tmp_path, small_checkpoint, 
     ):
         build(BuildRequest(tmp_path / "m.safetensors", tmp_path / "b", precision="int8", backend="tensorrt-rtx"))
     assert not (tmp_path / "b").exists()
+
+
+def test_a_build_says_which_settings_are_too_short_for_int8(capsys, tmp_path, small_checkpoint):
+    checkpoint = small_checkpoint(tmp_path / "m.safetensors", 1, img_size=8, cond_scale=1)
+    for sampling, named in (
+        ({"long": {"low_diffusion_steps": 100}, "short": {"high_diffusion_steps": 50}}, ["'short'"]),
+        ({"long": {}, "solver": {"high_diffusion_steps": 6, "high_solver": "dpm++"}}, []),
+    ):
+        settings = {name: {"low_steps": 1, "high_steps": 2, **each} for name, each in sampling.items()}
+        (tmp_path / "sampling.json").write_text(json.dumps({"heads": 2, "dit_heads": 2, "sampling": settings}))
+        out = tmp_path / f"bundle-{len(named)}"
+        config = ["--config", str(tmp_path / "sampling.json"), "--int8", "--out", str(out)]
+        assert main(["build", str(checkpoint), *config]) == 0
+        printed = " ".join(capsys.readouterr().out.split())
+        assert ("int8 is coarse for the diffusion chains of" in printed) == bool(named)
+        for name in named:
+            assert f"chains of {name}: take at least 100 diffusion steps, or a solver" in printed
+    assert int8_advice(Bundle.open(out).manifest) is None
 
 
 def test_int8_on_a_gpu_is_refused_with_what_to_do(digits_int8_bundle):
