@@ -10,7 +10,10 @@ Every product of a component but its islands becomes one of integers between flo
   other rows of a call: the same seed gives the same image at any batch size. What is scaled is known at export: the
   results of SiLU and GELU are hardly negative, so their zero z stands low and their scale is the finer one.
 
-Biases, attention, norms and what lies between products stay float32, as do the islands (`Component.islands`).
+Biases, attention, norms and what lies between products stay float32, as do the islands (`Component.islands`) and the
+products of a graph's own inputs. A value that is not a number has an integer like any other, so a row of them is
+multiplied to numbers; but it stands in the float32 stream, or comes in through a float32 product, and from there it
+reaches the output.
 Scales per row and per column: "LLM.int8()", arXiv 2208.07339, section 2.1.
 """
 
@@ -124,11 +127,12 @@ def _initializer(graph: ir.Graph, name: str, array: NDArray[np.generic]) -> ir.V
 
 
 def _is_product(node: ir.Node) -> bool:
-    """Whether a node multiplies by a stored matrix."""
+    """Whether a node multiplies what the graph computed by a stored matrix."""
     if node.op_type != "MatMul" or node.domain:
         return False
-    weight = node.inputs[1]
-    return weight is not None and weight.is_initializer() and len(weight.shape or ()) == 2
+    x, weight = node.inputs
+    computed = x is not None and not x.is_graph_input()
+    return computed and weight is not None and weight.is_initializer() and len(weight.shape or ()) == 2
 
 
 def _weight(node: ir.Node) -> ir.Value:

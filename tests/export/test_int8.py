@@ -9,29 +9,32 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
+from himar import load_checkpoint
 from himar_export import quantise
 from himar_export.build import BuildRequest, build
 from himar_export.cli import main
+from himar_export.components import components
 from himar_export.precision_choice import int8_advice
 from himar_export.quantise import LOW, MIDDLE, WEIGHT_LEVELS, quantise_products, quantise_weight
 from himar_kernels import BuildError, EngineError, VerificationError
-from himar_runtime import Bundle, Device, Pipeline
+from himar_runtime import Bundle, Device, Pipeline, load_networks
 from himar_runtime.ort_session import create_session
 
 RNG = np.random.default_rng(5)
+WEIGHTS = Path(__file__).parents[2] / "himar" / "weights"
 LABELS = [3, 1, 4, 1, 5, 9, 2, 6]
 
 
 def quantised(weight: np.ndarray, activation: str | None) -> onnxruntime.InferenceSession:
     """A session of y = f(x)·W, its product quantised; f is the identity, "Gelu" or "SiLU"."""
     tensor = onnx.TensorProto.FLOAT
-    make, before = onnx.helper.make_node, []
+    make, before = onnx.helper.make_node, [onnx.helper.make_node("Identity", ["x"], ["f"])]
     if activation == "Gelu":
         before = [make("Gelu", ["x"], ["f"])]
     elif activation == "SiLU":
         before = [make("Sigmoid", ["x"], ["s"]), make("Mul", ["x", "s"], ["f"])]
     graph = onnx.helper.make_graph(
-        [*before, make("MatMul", ["f" if before else "x", "blocks.w"], ["p"]), make("Add", ["p", "blocks.b"], ["y"])],
+        [*before, make("MatMul", ["f", "blocks.w"], ["p"]), make("Add", ["p", "blocks.b"], ["y"])],
         "product",
         [onnx.helper.make_tensor_value_info("x", tensor, ["rows", weight.shape[0]])],
         [onnx.helper.make_tensor_value_info("y", tensor, ["rows", weight.shape[1]])],
@@ -126,6 +129,19 @@ def test_all_products_but_the_islands_are_integers(digits_bundle, digits_int8_bu
         if name != "vae_decoder":
             assert len(floats) <= 5
             assert all(weight.startswith(("final", "x_", "input", "cond", "z_", "c_")) for weight in floats)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_reaches_the_output(digits_int8_bundle, value):
+    """Integers would hide it, and the runtime could not name the component any more."""
+    engines = load_networks(Bundle.open(digits_int8_bundle), Device("cpu"), None).engines
+    for part in components(load_checkpoint(WEIGHTS / "digits.safetensors"), None, 4, merged=False):
+        samples = {name: tensor.numpy() for name, tensor in part.sample_inputs(rows=3).items()}
+        for name in (spec.name for spec in part.inputs if spec.dtype == "float32"):
+            spoilt = samples[name].copy()
+            spoilt.flat[0] = value
+            outputs = engines[part.name].run({**samples, name: spoilt})
+            assert not all(np.isfinite(each).all() for each in outputs.values()), (part.name, name)
 
 
 def test_weights_take_a_quarter(digits_bundle, digits_int8_bundle):

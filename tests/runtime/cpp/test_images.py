@@ -64,6 +64,11 @@ def test_digits_in_half_precision_give_pythons_images(library: Any, digits_fp16_
     assert_same_images(library, digits_fp16_bundle, [3, 7], 1)
 
 
+def test_digits_in_int8_give_pythons_images(library: Any, digits_int8_bundle: Path) -> None:
+    assert_same_images(library, digits_int8_bundle, [3, 7], 1)
+    assert_same_images(library, digits_int8_bundle, [3, 7], 1, sampling="fast")
+
+
 def test_the_released_layout_gives_pythons_images(library: Any, narrow_128_bundle: Path) -> None:
     short = {"low_steps": 3, "high_steps": 2, "low_diffusion_steps": 12, "high_diffusion_steps": 12}
     assert_same_images(library, narrow_128_bundle, [5, 0], 3, guidance=2.0, **short)
