@@ -22,7 +22,7 @@ from himar_export.assemble import add_graphs
 from himar_export.components import components
 from himar_export.engines import build_engines, prepare_target
 from himar_export.manifest import BundleWriter
-from himar_export.precision_choice import check_precision
+from himar_export.precision_choice import precision_of, require_runnable
 from himar_export.tensorrt_options import EngineOptions
 
 
@@ -35,11 +35,11 @@ def main(config: str, precision: str, backend: str, max_batch: int) -> None:
     """Print one line per component."""
     say = Console(highlight=False).print
     target = prepare_target(backend, EngineOptions(), None)
-    checked = check_precision(precision, "every component")
     model = randomise(HiMAR(resolve(read_config(config), {}, config)), 0)
     vae = AutoencoderKL(VaeConfig()).eval().requires_grad_(False) if model.config.channels == 16 else None
     parts = components(model.eval().requires_grad_(False), vae, max_batch)
-    precisions = {part.name: checked for part in parts}
+    precisions = {part.name: precision_of(part.name, precision, {}) for part in parts}
+    require_runnable(precisions, backend)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         start = time.perf_counter()

@@ -112,10 +112,11 @@ def markdown(content: Mapping[str, Any]) -> str:
         lines.append(_table_row(cells))
     where = content["environment"].get("gpu") or content["environment"]["processor"]
     threads = f", {content['threads']} threads" if request["device"] == "cpu" else ""
+    eager = " (eager in fp32)" if request["precision"] == "int8" else ""
     decoded = {entry["to"] for entry in content["models"].values()}
     about = [
         f"Seconds per image, labels to {' or '.join(sorted(decoded))}, at batch {request['batch']} in "
-        f"{request['precision']} on {request['device']} ({where}{threads}), engines by {request['backend']}.",
+        f"{request['precision']}{eager} on {request['device']} ({where}{threads}), engines by {request['backend']}.",
         *_how(rows, content),
     ]
     if published:

@@ -6,7 +6,7 @@ Run from the repository; about 15 minutes of one core:
         --int8 --out demo/digits-int8
     python benchmarks/int8_study.py demo/digits demo/digits-int8 --out docs/int8
 
-Writes int8.json and int8.md. What the JSON holds of the same weights is not measured again, so a run that was stopped
+Writes int8.json and int8.md. What the JSON holds of the same bundles is not measured again, so a run that was stopped
 goes on.
 """
 
@@ -56,9 +56,10 @@ def main(full: Path, int8: Path, out: Path, images: int, seeds: int, threads: in
     from himar_runtime import Pipeline
 
     pipelines = {"fp32": Pipeline.load(full, threads=threads), "int8": Pipeline.load(int8, threads=threads)}
-    weights = _same_weights(pipelines)
+    _check(pipelines)
+    bundles = {kind: each.bundle.id for kind, each in pipelines.items()}
     target, judge, labels = out / "int8.json", Judge(), even_labels(images)
-    study = _read(target, {"weights": weights, "images": images, "seeds": seeds})
+    study = _read(target, {"bundles": bundles, "images": images})
     study["held_out"] = judge.held_out().to_dict()
     for seed in range(seeds):
         for name, changes in SETTINGS.items():
@@ -95,20 +96,20 @@ def table(study: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _same_weights(pipelines: Mapping[str, Any]) -> str:
-    """Return the checkpoint's hash. Raises InputError where the bundles' differ or their precisions are not these."""
+def _check(pipelines: Mapping[str, Any]) -> None:
+    """Raise InputError where the bundles' weights differ, or their precisions are not these."""
     hashes = {kind: each.bundle.manifest.provenance["checkpoint"]["sha256"] for kind, each in pipelines.items()}
     if len(set(hashes.values())) > 1:
         raise InputError("the two bundles are of different checkpoints; build both from one.")
     for kind, each in pipelines.items():
-        found = each.bundle.manifest.components["dit_head"].precision
-        if found != kind:
-            raise InputError(f"{each.bundle.root} has its dit_head in {found}; give the {kind} bundle there.")
-    return hashes["fp32"]
+        for name in each.bundle.manifest.model.networks:
+            found = each.bundle.manifest.components[name].precision
+            if found != kind:
+                raise InputError(f"{each.bundle.root} has {name} in {found}; give the {kind} bundle there.")
 
 
 def _read(path: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what is known of these weights, images and seeds."""
+    """Return what is known of these bundles and this number of images."""
     study = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     same = all(study.get(name) == value for name, value in asked.items())
     return study if same else {**asked, "points": {}}

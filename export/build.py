@@ -21,7 +21,7 @@ from .components import Component, components
 from .engines import TENSORRT_BACKENDS, build_engines, prepare_target
 from .files import require_new, sha256
 from .manifest import BundleWriter
-from .precision_choice import Precision, check_precision, precision_of
+from .precision_choice import Precision, check_precision, precision_of, require_runnable
 from .tensorrt_options import EngineOptions, check_suits
 
 BACKENDS = ("onnxruntime", *TENSORRT_BACKENDS)
@@ -106,12 +106,7 @@ def _precisions(request: BuildRequest, parts: tuple[Component, ...]) -> dict[str
         if name not in names:
             raise BuildError(f"precision is given for {name!r}, but this bundle's components are {', '.join(names)}.")
     chosen = {name: precision_of(name, request.precision, request.component_precision) for name in names}
-    for name, precision in chosen.items():
-        if precision == "int8" and request.backend != "onnxruntime":
-            raise BuildError(
-                f"int8 of {name} is for ONNX Runtime on a CPU, and the backend is {request.backend}; "
-                f"build with --fp16 or --bf16."
-            )
+    require_runnable(chosen, request.backend)
     return chosen
 
 

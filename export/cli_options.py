@@ -13,7 +13,7 @@ from himar_kernels import BuildError
 from himar_kernels.options import NamedPath, wrong_usage
 from himar_runtime.cache import cache_directory
 
-from .precision_choice import precision_of
+from .precision_choice import component_precision
 from .recordings import LAYOUT_KEYS
 from .tensorrt_options import OPTIMIZATION_LEVELS, EngineOptions, check_suits, parse_size
 
@@ -81,7 +81,7 @@ def precision_pairs(ctx: click.Context, param: click.Parameter, value: tuple[str
         if not equals or not name or not precision:
             raise click.BadParameter(f"{text!r} is not NAME=PRECISION, for example vae_decoder=fp32.")
         try:
-            pairs[name] = precision_of(name, precision, {name: precision})
+            pairs[name] = component_precision(precision, name)
         except BuildError as error:
             raise click.BadParameter(str(error)) from None
     return pairs

@@ -50,8 +50,8 @@ def to_onnx(component: Component, precision: Precision, weights: WeightFile) -> 
         )
     if program is None:
         raise BuildError(f"PyTorch's exporter returned nothing for {component.name}.")
-    if precision == "int8":
-        quantise_products(program.model, component.islands)
+    if precision == "int8" and not quantise_products(program.model, component.islands):
+        raise BuildError(f"{component.name} has no product that could be in int8; build it with fp32.")
     weights.move_out(component.name, program.model)
     model = ir.to_proto(program.model)
     _clean(model, component.name)

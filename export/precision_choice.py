@@ -23,18 +23,39 @@ def check_precision(value: str, component: str) -> Precision:
     raise BuildError(f"precision {value!r} of {component} is unknown; choose fp32, fp16, bf16 or int8.")
 
 
+def component_precision(value: str, component: str) -> Precision:
+    """Return what a component is asked for by its own name; BuildError where it is unknown or impossible there."""
+    precision = check_precision(value, component)
+    if component == VAE_DECODER and precision == "int8":
+        raise BuildError(f"precision int8 of {component} is impossible: it convolves; choose fp32 or fp16.")
+    return precision
+
+
 def precision_of(component: str, usual: str, single: Mapping[str, str]) -> Precision:
     """Return a component's precision: its own of `single`, or the usual one.
 
-    int8 is of matrix products: where it is usual, the VAE decoder, which convolves, is in float32. Raises BuildError
-    for a precision that is unknown, and for int8 as the decoder's own.
+    int8 is of matrix products: where it is usual, the VAE decoder, which convolves, is in float32. Raises BuildError as
+    `component_precision` does.
     """
-    chosen = check_precision(single.get(component, usual), component)
-    if component == VAE_DECODER and chosen == "int8":
-        if component in single:
-            raise BuildError(f"precision int8 of {component} is impossible: it convolves; choose fp32, fp16 or bf16.")
-        return "fp32"
-    return chosen
+    if component in single:
+        return component_precision(single[component], component)
+    precision = check_precision(usual, component)
+    return "fp32" if component == VAE_DECODER and precision == "int8" else precision
+
+
+def require_runnable(precisions: Mapping[str, Precision], backend: str) -> None:
+    """Raise BuildError where no device can run a bundle of these precisions: int8 is for ONNX Runtime on a CPU."""
+    of = {precision: name for name, precision in reversed(precisions.items())}
+    if "int8" in of and backend != "onnxruntime":
+        raise BuildError(
+            f"int8 of {of['int8']} is for ONNX Runtime on a CPU, and the backend is {backend}; "
+            f"build with --fp16 or --bf16."
+        )
+    if "int8" in of and "bf16" in of:
+        raise BuildError(
+            f"{of['int8']} in int8 runs on a CPU alone and {of['bf16']} in bf16 on a GPU alone; "
+            f"build one of them in fp32 or fp16."
+        )
 
 
 def int8_advice(manifest: Manifest) -> str | None:

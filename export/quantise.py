@@ -10,10 +10,9 @@ Every product of a component but its islands becomes one of integers between flo
   other rows of a call: the same seed gives the same image at any batch size. What is scaled is known at export: the
   results of SiLU and GELU are hardly negative, so their zero z stands low and their scale is the finer one.
 
-Biases, attention, norms and what lies between products stay float32, as do the islands (`Component.islands`) and the
-products of a graph's own inputs. A value that is not a number has an integer like any other, so a row of them is
-multiplied to numbers; but it stands in the float32 stream, or comes in through a float32 product, and from there it
-reaches the output.
+Biases, attention, norms and what lies between products stay float32, as do the islands (`Component.islands`).
+A value that is not a number has an integer like any other; so that it is not lost, r is the row's range plus 0 · its
+sum, which is no number either where the row has one.
 Scales per row and per column: "LLM.int8()", arXiv 2208.07339, section 2.1.
 """
 
@@ -48,25 +47,20 @@ def quantise_products(model: ir.Model, islands: tuple[str, ...]) -> int:
 
     islands: first parts of the names of weights whose products stay.
     """
-    graph, inputs = model.graph, _Inputs(model.graph)
+    graph, inputs, weights = model.graph, _Inputs(model.graph), _Weights(model.graph)
     chosen = [node for node in graph if _is_product(node) and not (_weight(node).name or "").startswith(islands)]
     for node in chosen:
         weight, result = _weight(node), node.outputs[0]
-        assert weight.name is not None and weight.const_value is not None
-        integers, scale = quantise_weight(weight.const_value.numpy())
-        stored = [
-            graph.initializers.get(f"{weight.name}.{name}") or _initializer(graph, f"{weight.name}.{name}", array)
-            for name, array in (("int8", integers), ("scale", scale))
-        ]
+        integers, scale = weights.of(weight)
         x = inputs.of(node.inputs[0], node)
         step, zero = inputs.levels(x.zero)
-        product = ir.node("MatMulIntegerToFloat", [x.integers, stored[0], step, stored[1], zero], domain=_DOMAIN)
+        product = ir.node("MatMulIntegerToFloat", [x.integers, integers, step, scale, zero], domain=_DOMAIN)
         scaled = ir.node("Mul", [product.outputs[0], x.range])
         graph.insert_before(node, [product, scaled])
         scaled.outputs[0].shape, scaled.outputs[0].type = result.shape, result.type
         result.replace_all_uses_with(scaled.outputs[0])
         graph.remove(node, safe=True)
-        if not weight.uses():
+        if not weight.uses() and weight.name is not None:
             graph.initializers.pop(weight.name)
     if chosen:
         graph.opset_imports[_DOMAIN] = 1
@@ -80,6 +74,25 @@ class _Quantised:
     integers: ir.Value
     range: ir.Value
     zero: int
+
+
+@dataclass
+class _Weights:
+    """The weights of a graph's products, each quantised once, whoever uses it."""
+
+    graph: ir.Graph
+    done: dict[str, tuple[ir.Value, ir.Value]] = field(default_factory=dict)
+
+    def of(self, weight: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """Return a weight's integers and scales."""
+        assert weight.name is not None and weight.const_value is not None
+        if weight.name not in self.done:
+            integers, scale = quantise_weight(weight.const_value.numpy())
+            self.done[weight.name] = (
+                _initializer(self.graph, f"{weight.name}.int8", integers),
+                _initializer(self.graph, f"{weight.name}.scale", scale),
+            )
+        return self.done[weight.name]
 
 
 @dataclass
@@ -99,21 +112,27 @@ class _Inputs:
     def levels(self, zero: int) -> tuple[ir.Value, ir.Value]:
         """Return step and zero of integers whose values lie in -1 … 1."""
         step = np.float32(1 / (255 - zero))
-        return self._constant(f"int8.step{zero}", step), self._constant(f"int8.zero{zero}", np.uint8(zero))
+        return self._constant(f"val_int8_step{zero}", step), self._constant(f"val_int8_zero{zero}", np.uint8(zero))
 
     def _quantise(self, x: ir.Value, before: ir.Node) -> _Quantised:
         zero = LOW if _hardly_negative(x) else MIDDLE
-        last = self._constant("int8.last_axis", np.array([-1], np.int64))
-        least = self._constant("int8.least", _LEAST_RANGE)
+        last = self._constant("val_int8_last_axis", np.array([-1], np.int64))
+        least = self._constant("val_int8_least", _LEAST_RANGE)
         # A negative value may be zero/(255-zero) of the range at most.
-        room = self._constant(f"int8.room{zero}", np.float32(-(255 - zero) / zero))
-        high, low = (ir.node(name, [x, last], attributes={"keepdims": 1}) for name in ("ReduceMax", "ReduceMin"))
+        room = self._constant(f"val_int8_room{zero}", np.float32(-(255 - zero) / zero))
+        nothing = self._constant("val_int8_nothing", np.float32(0))
+        high, low, total = (
+            ir.node(name, [x, last], attributes={"keepdims": 1}) for name in ("ReduceMax", "ReduceMin", "ReduceSum")
+        )
         below = ir.node("Mul", [low.outputs[0], room])
         spread = ir.node("Max", [high.outputs[0], below.outputs[0], least])
         normal = ir.node("Div", [x, spread.outputs[0]])
         integers = ir.node("QuantizeLinear", [normal.outputs[0], *self.levels(zero)])
-        self.graph.insert_before(before, [high, low, below, spread, normal, integers])
-        return _Quantised(integers.outputs[0], spread.outputs[0], zero)
+        # Comparisons pass over what is not a number; a sum does not.
+        flaw = ir.node("Mul", [total.outputs[0], nothing])
+        span = ir.node("Add", [spread.outputs[0], flaw.outputs[0]])
+        self.graph.insert_before(before, [high, low, total, below, spread, normal, integers, flaw, span])
+        return _Quantised(integers.outputs[0], span.outputs[0], zero)
 
     def _constant(self, name: str, value: NDArray[np.generic] | np.generic) -> ir.Value:
         return self.graph.initializers.get(name) or _initializer(self.graph, name, np.asarray(value))
@@ -127,12 +146,11 @@ def _initializer(graph: ir.Graph, name: str, array: NDArray[np.generic]) -> ir.V
 
 
 def _is_product(node: ir.Node) -> bool:
-    """Whether a node multiplies what the graph computed by a stored matrix."""
+    """Whether a node multiplies by a stored matrix."""
     if node.op_type != "MatMul" or node.domain:
         return False
-    x, weight = node.inputs
-    computed = x is not None and not x.is_graph_input()
-    return computed and weight is not None and weight.is_initializer() and len(weight.shape or ()) == 2
+    weight = node.inputs[1]
+    return weight is not None and weight.is_initializer() and len(weight.shape or ()) == 2
 
 
 def _weight(node: ir.Node) -> ir.Value:

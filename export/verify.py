@@ -114,21 +114,19 @@ def _run(pipeline: Pipeline, arrays: Arrays, case: str) -> list[Comparison]:
 
 
 def run_limits(bundle: Bundle, sampling: SamplingConfig) -> tuple[float | None, float | None]:
-    """Return the largest relative error of a whole run's low latents and latents, for the bundle's precisions.
+    """Return the largest relative error of a whole run's low latents and latents, for the precisions of their phases.
 
-    None where the chain is so short that rounding alone may pass RUN_MEANINGLESS.
+    None where there is no such phase, and where the chain is so short that rounding alone may pass RUN_MEANINGLESS.
     """
-    precisions = {precision for name, precision in _precisions(bundle).items() if name != "vae_decoder"}
-    worst = max(precisions, key=RUN_LIMIT.__getitem__)
-    if worst == "fp32":
-        return RUN_LIMIT[worst], RUN_LIMIT[worst]
-    chains = phase_chains(sampling)
-    names: tuple[Phase, Phase] = ("high", "high") if bundle.manifest.model.single_scale else ("low", "high")
-    # A solver's chain hardly magnifies its first step's rounding; that of every step is left.
-    gains = (max(1.0, chains[name].first_step_gain / RUN_REFERENCE_GAIN) for name in names)
-    low, high = (RUN_LIMIT[worst] * gain for gain in gains)
-    high = max(low, high)
-    return low if low <= RUN_MEANINGLESS else None, high if high <= RUN_MEANINGLESS else None
+    precisions, chains, limit = _precisions(bundle), phase_chains(sampling), 0.0
+    limits: dict[Phase, float | None] = {"low": None, "high": None}
+    for phase in bundle.manifest.model.phases:  # what a phase gets wrong, the next one starts from
+        worst = max((precisions[name] for name in (phase.transformer, phase.head)), key=RUN_LIMIT.__getitem__)
+        # A solver's chain hardly magnifies its first step's rounding; that of every step is left.
+        gain = max(1.0, chains[phase.name].first_step_gain / RUN_REFERENCE_GAIN)
+        limit = max(limit, RUN_LIMIT[worst] * (1.0 if worst == "fp32" else gain))
+        limits[phase.name] = limit if limit <= RUN_MEANINGLESS else None
+    return limits["low"], limits["high"]
 
 
 def _components(bundle: Bundle, networks: Networks, arrays: Arrays) -> Iterator[Comparison]:

@@ -30,6 +30,9 @@ MOST_POSITIONS = 2048
 
 Arrays = Mapping[str, NDArray[Any]]
 
+_WEIGHT_BYTES: Mapping[str, int] = {"fp16": 2, "int8": 1}
+"""Bytes of a product's weight by precision; 4 in others that a CPU runs."""
+
 
 @dataclass(frozen=True)
 class Workers:
@@ -53,7 +56,8 @@ class RowParts:
         self._spec = spec
         self._workers = workers
         self._rows = shared_rows(spec) or frozenset()
-        self._operations = 2 * (spec.weight_bytes or 0) // 4  # of a position: each weight is used once, at least
+        # Of a position: each weight is used once, at least.
+        self._operations = 2 * (spec.weight_bytes or 0) // _WEIGHT_BYTES.get(spec.precision, 4)
         self._inner_shapes: dict[tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...]] = {}
         self._bindings: list[Any] = []
         self._kept: list[Any] = []

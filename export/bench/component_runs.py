@@ -43,8 +43,9 @@ def component_calls(setting: Setting, batch: int, compiled: bool) -> list[Compon
     Transformers have half of their phase's positions visible; an MLP head takes what an average step reveals; the
     decoder at most as many images as the runtime decodes at once. Inputs are random but always the same.
     """
+    eager = _Eager.of(setting, compiled)
     return [
-        _call(setting, part, phase, call_rows(setting, part.name, phase, batch), None, batch, compiled)
+        _call(setting, eager, part, phase, call_rows(setting, part.name, phase, batch), None, batch)
         for part, phase in _parts(setting)
     ]
 
@@ -61,7 +62,24 @@ def component_call(
         batch: of the generation that makes the call.
     """
     part, phase = {part.name: (part, phase) for part, phase in _parts(setting)}[name]
-    return _call(setting, part, phase, rows, known, batch, compiled)
+    return _call(setting, _Eager.of(setting, compiled), part, phase, rows, known, batch)
+
+
+@dataclass(frozen=True)
+class _Eager:
+    """The eager sides: in the bundle's precisions, in float32, and compiled where that is asked for."""
+
+    own: Networks
+    plain: Networks
+    fused: Networks | None
+
+    @classmethod
+    def of(cls, setting: Setting, compiled: bool) -> _Eager:
+        def networks(precisions: Mapping[str, str], compiled: bool = False) -> Networks:
+            return eager_networks(setting.model, setting.vae, precisions, compiled=compiled)
+
+        fused = networks(setting.eager_precisions, compiled=True) if compiled else None
+        return cls(networks(setting.eager_precisions), networks({}), fused)
 
 
 def _parts(setting: Setting) -> list[tuple[Component, PhaseInfo | None]]:
@@ -74,12 +92,12 @@ def _parts(setting: Setting) -> list[tuple[Component, PhaseInfo | None]]:
 
 def _call(
     setting: Setting,
+    networks: _Eager,
     part: Component,
     phase: PhaseInfo | None,
     rows: int,
     known: int | None,
     batch: int,
-    compiled: bool,
 ) -> ComponentCall:
     host = part.sample_inputs(rows)
     seen = 0 if phase is None else phase.positions // 2 if known is None else known
@@ -111,14 +129,14 @@ def _call(
         engine.bind({name: value.numpy() for name, value in host.items()})
         return engine.run({})
 
-    own = side(eager_networks(setting.model, setting.vae, setting.eager_precisions))
+    own = side(networks.own)
     sides = [Side(EAGER, own, lambda: on_host(own)), Side(ENGINES, engine_run, engine_outputs)]
-    plain = side(eager_networks(setting.model, setting.vae, {}))
+    plain = side(networks.plain)
     reference = on_host(plain)
     if setting.eager_precisions.get(part.name, "fp32") != "fp32" and setting.device.type == "cpu":
         sides.insert(1, Side(EAGER_FP32, plain, lambda: reference))
-    if compiled:
-        fused = side(eager_networks(setting.model, setting.vae, setting.eager_precisions, compiled=True))
+    if networks.fused is not None:
+        fused = side(networks.fused)
 
         def first() -> Outputs:
             with compiling():

@@ -34,8 +34,8 @@ def eager_networks(
 ) -> Networks:
     """Return copies of both networks that share their weights and run each component in its precision.
 
-    Half precision is autocast around the component; what comes out is float32 again, as it is from an engine. Weights
-    of products are cast once, here, since autocast casts frozen ones at every call.
+    Half precision is autocast around the component; what comes out is float32 again, as it is from an engine. Where
+    transformers and heads share one precision, weights of products are cast once, here; else at every call.
 
     Args:
         precisions: of each component's products; float32 where it is not named.
@@ -70,7 +70,7 @@ def eager_networks(
                 block.compile(dynamic=True)
     phases = model_info(model.config).phases
     used = {precisions.get(name, "fp32") for phase in phases for name in (phase.transformer, phase.head)}
-    if len(used) == 1:  # phases share weights, which cannot be held in two precisions
+    if len(used) == 1:  # phases share weights, and a head's condition is embedded in its transformer's precision
         hold_cast(model, *used)
     for phase in phases:
         head = phase_head(model, phase.name)

@@ -58,7 +58,9 @@ def _eager(asked: dict[str, Any], sampling: SamplingConfig) -> dict[str, int]:
         vae = load_fitting_vae(None if asked["vae"] is None else Path(asked["vae"]), model)
         model = model.eval().requires_grad_(False).to(device)
         vae = None if vae is None else vae.eval().requires_grad_(False).to(device)
-        run_eager(eager_networks(model, vae, asked["precisions"]), asked["labels"], sampling, asked["seed"])
+        networks = eager_networks(model, vae, asked["precisions"])
+        del model, vae  # where weights were cast, nothing else of the float32 ones is needed
+        run_eager(networks, asked["labels"], sampling, asked["seed"])
     found["peak"] = resident_peak()
     if device.type == "cuda":
         found["device"] = _torch_used(device) - used

@@ -73,8 +73,8 @@ class ComponentResult:
 class BenchReport:
     """All that was measured.
 
-    to: "images" or "latents", where generations end. precision: of each component, on both sides. peaks: this device's,
-    measured just before.
+    to: "images" or "latents", where generations end. precision: of each component. eager_precision: the eager side's,
+    float32 where engines have int8. peaks: this device's, measured just before.
     """
 
     environment: Mapping[str, Any]
@@ -86,6 +86,7 @@ class BenchReport:
     seed: int
     repeats: int
     precision: Mapping[str, str]
+    eager_precision: Mapping[str, str]
     sampling: SamplingConfig
     peaks: Peaks
     generations: tuple[Generation, ...]
@@ -133,6 +134,7 @@ def run_bench(request: BenchRequest, advance: Advance) -> BenchReport:
         seed=SEED,
         repeats=request.repeats,
         precision=setting.precisions,
+        eager_precision=setting.eager_precisions,
         sampling=setting.sampling,
         peaks=peaks,
         generations=tuple(generations),

@@ -1,6 +1,7 @@
 """int8: exact integer products whose rows do not depend on each other, where they belong, and refused elsewhere."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from himar_export.cli import main
 from himar_export.components import components
 from himar_export.precision_choice import int8_advice
 from himar_export.quantise import LOW, MIDDLE, WEIGHT_LEVELS, quantise_products, quantise_weight
-from himar_kernels import BuildError, EngineError, VerificationError
+from himar_kernels import BuildError, EngineError, SamplingConfig, VerificationError
 from himar_runtime import Bundle, Device, Pipeline, load_networks
 from himar_runtime.ort_session import create_session
 
@@ -28,13 +29,13 @@ LABELS = [3, 1, 4, 1, 5, 9, 2, 6]
 def quantised(weight: np.ndarray, activation: str | None) -> onnxruntime.InferenceSession:
     """A session of y = f(x)·W, its product quantised; f is the identity, "Gelu" or "SiLU"."""
     tensor = onnx.TensorProto.FLOAT
-    make, before = onnx.helper.make_node, [onnx.helper.make_node("Identity", ["x"], ["f"])]
+    make, before = onnx.helper.make_node, []
     if activation == "Gelu":
         before = [make("Gelu", ["x"], ["f"])]
     elif activation == "SiLU":
         before = [make("Sigmoid", ["x"], ["s"]), make("Mul", ["x", "s"], ["f"])]
     graph = onnx.helper.make_graph(
-        [*before, make("MatMul", ["f", "blocks.w"], ["p"]), make("Add", ["p", "blocks.b"], ["y"])],
+        [*before, make("MatMul", ["f" if before else "x", "blocks.w"], ["p"]), make("Add", ["p", "blocks.b"], ["y"])],
         "product",
         [onnx.helper.make_tensor_value_info("x", tensor, ["rows", weight.shape[0]])],
         [onnx.helper.make_tensor_value_info("y", tensor, ["rows", weight.shape[1]])],
@@ -138,10 +139,25 @@ def test_what_is_not_finite_reaches_the_output(digits_int8_bundle, value):
     for part in components(load_checkpoint(WEIGHTS / "digits.safetensors"), None, 4, merged=False):
         samples = {name: tensor.numpy() for name, tensor in part.sample_inputs(rows=3).items()}
         for name in (spec.name for spec in part.inputs if spec.dtype == "float32"):
-            spoilt = samples[name].copy()
-            spoilt.flat[0] = value
-            outputs = engines[part.name].run({**samples, name: spoilt})
-            assert not all(np.isfinite(each).all() for each in outputs.values()), (part.name, name)
+            for place in (0, 1, samples[name].shape[-1] - 1):
+                spoilt = samples[name].copy()
+                spoilt.flat[place] = value
+                outputs = engines[part.name].run({**samples, name: spoilt})
+                assert not all(np.isfinite(each).all() for each in outputs.values()), (part.name, name, place)
+
+
+@pytest.mark.parametrize("activation", [None, "Gelu", "SiLU"])
+@pytest.mark.parametrize("inner", [8, 33, 513])
+def test_a_row_with_a_value_that_is_not_finite_is_not_finite(activation, inner):
+    weight, x = RNG.standard_normal((inner, 5), np.float32), RNG.standard_normal((inner + 1, inner), np.float32)
+    session = quantised(weight, activation)
+    usual = session.run(None, {"x": x})[0]
+    for value in (np.nan, np.inf):
+        spoilt = x.copy()
+        spoilt[np.arange(inner), np.arange(inner)] = value  # each row but the last at another place
+        y = session.run(None, {"x": spoilt})[0]
+        assert not np.isfinite(y[:-1]).any()
+        assert np.array_equal(y[-1], usual[-1])
 
 
 def test_weights_take_a_quarter(digits_bundle, digits_int8_bundle):
@@ -193,6 +209,10 @@ def test_int8_is_refused_where_it_cannot_be(capsys, tmp_path, small_checkpoint, 
     model = ["build", str(small_checkpoint(tmp_path / "m.safetensors", 1)), "--out", str(tmp_path / "b")]
     assert main([*model, "--int8", "--precision", "vae_decoder=int8"]) == 2
     assert "precision int8 of vae_decoder is impossible: it convolves" in capsys.readouterr().err
+    assert main([*model, "--int8", "--precision", "mlp_head=bf16"]) == 1
+    assert "in int8 runs on a CPU alone and mlp_head in bf16 on a GPU alone" in " ".join(
+        capsys.readouterr().err.split()
+    )
     assert main([*model, "--precision", "dit_head=int4"]) == 2
     assert "precision 'int4' of dit_head is unknown; choose fp32, fp16, bf16 or int8" in capsys.readouterr().err
     pytest.importorskip("tensorrt_rtx")
@@ -204,21 +224,19 @@ def test_int8_is_refused_where_it_cannot_be(capsys, tmp_path, small_checkpoint, 
 
 
 def test_a_build_says_which_settings_are_too_short_for_int8(capsys, tmp_path, small_checkpoint):
-    checkpoint = small_checkpoint(tmp_path / "m.safetensors", 1, img_size=8, cond_scale=1)
-    for sampling, named in (
-        ({"long": {"low_diffusion_steps": 100}, "short": {"high_diffusion_steps": 50}}, ["'short'"]),
-        ({"long": {}, "solver": {"high_diffusion_steps": 6, "high_solver": "dpm++"}}, []),
-    ):
-        settings = {name: {"low_steps": 1, "high_steps": 2, **each} for name, each in sampling.items()}
-        (tmp_path / "sampling.json").write_text(json.dumps({"heads": 2, "dit_heads": 2, "sampling": settings}))
-        out = tmp_path / f"bundle-{len(named)}"
-        config = ["--config", str(tmp_path / "sampling.json"), "--int8", "--out", str(out)]
-        assert main(["build", str(checkpoint), *config]) == 0
-        printed = " ".join(capsys.readouterr().out.split())
-        assert ("int8 is coarse for the diffusion chains of" in printed) == bool(named)
-        for name in named:
-            assert f"chains of {name}: take at least 100 diffusion steps, or a solver" in printed
-    assert int8_advice(Bundle.open(out).manifest) is None
+    checkpoint, config = small_checkpoint(tmp_path / "m.safetensors", 1), tmp_path / "config.json"
+    settings = {"long": {"low_diffusion_steps": 100}, "short": {"high_diffusion_steps": 50}}
+    settings = {name: {"low_steps": 1, "high_steps": 2, **each} for name, each in settings.items()}
+    config.write_text(json.dumps({"heads": 2, "dit_heads": 2, "sampling": settings}))
+    build = ["build", str(checkpoint), "--config", str(config), "--int8", "--out", str(tmp_path / "b")]
+    assert main(build) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "int8 is coarse for the diffusion chains of 'short': take at least 100 diffusion steps, or a sol" in printed
+    manifest = Bundle.open(tmp_path / "b").manifest
+    solver = SamplingConfig(low_steps=1, high_steps=2, high_diffusion_steps=6, high_solver="dpm++")
+    assert int8_advice(replace(manifest, sampling={"solver": solver})) is None
+    full = {name: replace(spec, precision="fp32") for name, spec in manifest.components.items()}
+    assert int8_advice(replace(manifest, components=full)) is None
 
 
 def test_int8_on_a_gpu_is_refused_with_what_to_do(digits_int8_bundle):
