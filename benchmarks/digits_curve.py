@@ -56,7 +56,7 @@ def main(folder: Path, out: Path, every: int, images: int, seed: int, threads: i
     points = still_true(known, hashes, images, seed)
     for step, path in wanted:
         if step not in points:
-            made = sample_images(load_checkpoint(path), vae, labels, PhiloxDraws(seed))
+            made = sample_images(load_checkpoint(path, "digits"), vae, labels, PhiloxDraws(seed))
             figures = judge.figures(made, labels).to_dict()
             points[step] = {"step": step, "sha256": hashes[step], "seed": seed, "figures": figures}
         click.echo(f"step {step}: {json.dumps(points[step]['figures'])}")

@@ -33,10 +33,10 @@ def trials() -> list[Trial]:
             (8, 8, 5, 1),
         )
     ]
-    # Precision is what the default's temperature of 0.9 buys; other ways to it.
+    # Precision is what the default's temperature buys; other ways to it.
     mixed = {**_parts("dpm++", 6, 4, low_steps=4, high_steps=2).changes, "low_solver": "ddim"}
     found.append(Trial("ddim 6, dpm++ 4; 4 + 2 steps", "dpm++", mixed))
-    return [*found, *(_guided(low, high) for low, high in ((2.3, 2.8), (2.7, 3.2)))]
+    return [*found, *(_guided(low, high) for low, high in ((2.0, 2.25), (2.0, 1.75)))]
 
 
 def _guided(low: float, high: float) -> Trial:

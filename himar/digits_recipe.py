@@ -31,7 +31,7 @@ DIGIT_IMAGES = 1437
 VAE_FILE, MODEL_FILE = "digits-vae.safetensors", "digits.safetensors"
 
 DIGITS_MODEL = TrainingSettings(
-    schedule=Schedule(steps=2400, peak=2e-3, warmup=100, decay="cosine"),
+    schedule=Schedule(steps=3600, peak=2e-3, warmup=100, decay="cosine"),
     batch=64,
     ema=0.998,
     dropout=0.0,

@@ -75,7 +75,7 @@ _MAR_H = {
 }
 _HIMAR_B = {**_MAR_B, **_DIT_B, "sampling": _paper(2.7, 2.5, 4)}
 
-_DIGITS_GUIDANCE = {"low_guidance": 2.0, "high_guidance": 2.5, "guidance_schedule": "constant"}
+_DIGITS_GUIDANCE = {"low_guidance": 2.0, "high_guidance": 2.0, "guidance_schedule": "constant"}
 
 # Sizes: himar-model.md §1; sampling: §6.
 PRESETS: Mapping[str, Values] = {
@@ -96,7 +96,7 @@ PRESETS: Mapping[str, Values] = {
             "default": {
                 **_DIGITS_GUIDANCE,
                 **{"low_steps": 8, "high_steps": 2, "low_diffusion_steps": 32, "high_diffusion_steps": 32},
-                "temperature": 0.9,
+                "temperature": 0.85,
             },
             # A fifth of the default's work: docs/solvers.md.
             "fast": {
