@@ -1,6 +1,6 @@
 """How good the digits get while the model learns: distance and recognised share of every kept snapshot, and a plot.
 
-Run from the repository, after `make setup`; the training writes the weights along the way (about 30 minutes of one
+Run from the repository, after `make setup`; the training writes the weights along the way (about an hour of one
 core), this measures them (a minute and a half per snapshot):
 
     himar train --config digits --data digits --seed 0 --threads 1 --keep-snapshots --out runs/digits
