@@ -45,16 +45,15 @@ def precision_of(component: str, usual: str, single: Mapping[str, str]) -> Preci
 
 def require_runnable(precisions: Mapping[str, Precision], backend: str) -> None:
     """Raise BuildError where no device can run a bundle of these precisions: int8 is for ONNX Runtime on a CPU."""
-    of = {precision: name for name, precision in reversed(precisions.items())}
-    if "int8" in of and backend != "onnxruntime":
+    int8 = next((name for name, precision in precisions.items() if precision == "int8"), None)
+    bf16 = next((name for name, precision in precisions.items() if precision == "bf16"), None)
+    if int8 is not None and backend != "onnxruntime":
         raise BuildError(
-            f"int8 of {of['int8']} is for ONNX Runtime on a CPU, and the backend is {backend}; "
-            f"build with --fp16 or --bf16."
+            f"int8 of {int8} is for ONNX Runtime on a CPU, and the backend is {backend}; build with --fp16 or --bf16."
         )
-    if "int8" in of and "bf16" in of:
+    if int8 is not None and bf16 is not None:
         raise BuildError(
-            f"{of['int8']} in int8 runs on a CPU alone and {of['bf16']} in bf16 on a GPU alone; "
-            f"build one of them in fp32 or fp16."
+            f"{int8} in int8 runs on a CPU alone and {bf16} in bf16 on a GPU alone; build one of them in fp32 or fp16."
         )
 
 
