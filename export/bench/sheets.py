@@ -47,8 +47,8 @@ def sheets(report: BenchReport) -> list[Sheet]:
 def heading(report: BenchReport) -> str:
     """Say what was compared on what."""
     precision = ", ".join(sorted(set(report.precision.values())))
-    own = sorted(set(report.eager_precision.values()))
-    eager = "" if precision == "fp32" else f" (eager in {', '.join(own)}{', by autocast' if own != ['fp32'] else ''})"
+    own = ", ".join(sorted(set(report.eager_precision.values())))
+    eager = "" if precision == "fp32" else " (eager by autocast)" if own == precision else f" (eager in {own})"
     where = report.environment.get("gpu") or report.environment["processor"]
     threads = f", {report.threads} {'threads' if report.threads > 1 else 'thread'}" if report.device == "cpu" else ""
     return (
