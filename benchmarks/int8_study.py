@@ -33,8 +33,8 @@ _COUNT = click.IntRange(min=1)
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "default": {},
     "ddpm, 100 diffusion steps": {"low_diffusion_steps": 100, "high_diffusion_steps": 100},
-    "ddpm, 250 diffusion steps": {"low_diffusion_steps": 250, "high_diffusion_steps": 250},
     "fast": {"sampling": "fast"},
+    "ddpm, 250 diffusion steps": {"low_diffusion_steps": 250, "high_diffusion_steps": 250},
 }
 """What each changes of the bundle's default. The gain of a chain's first step magnifies int8's rounding."""
 
