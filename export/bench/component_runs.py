@@ -75,11 +75,9 @@ class _Eager:
 
     @classmethod
     def of(cls, setting: Setting, compiled: bool) -> _Eager:
-        def networks(precisions: Mapping[str, str], compiled: bool = False) -> Networks:
-            return eager_networks(setting.model, setting.vae, precisions, compiled=compiled)
-
-        fused = networks(setting.eager_precisions, compiled=True) if compiled else None
-        return cls(networks(setting.eager_precisions), networks({}), fused)
+        model, vae, precisions = setting.model, setting.vae, setting.eager_precisions
+        fused = eager_networks(model, vae, precisions, compiled=True) if compiled else None
+        return cls(eager_networks(model, vae, precisions), eager_networks(model, vae, {}), fused)
 
 
 def _parts(setting: Setting) -> list[tuple[Component, PhaseInfo | None]]:
