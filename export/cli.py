@@ -16,7 +16,8 @@ from himar_kernels.console import require_extra, run_cli
 from himar_kernels.labels import MOST_LABELS
 from himar_kernels.options import SEED, THREADS, NamedPath, device_option, label_option, npz_option
 from himar_kernels.sampling_options import sampling_options
-from himar_runtime import Bundle
+from himar_runtime import Bundle, parse_manifest
+from himar_runtime.manifest import MANIFEST_NAME
 
 from .bench.command import bench_command, bench_options
 from .cli_options import (
@@ -85,7 +86,8 @@ def build(out: Path, precision: str | None, as_json: bool, **options: Any) -> No
     with _progress(as_json) as advance:
         outcome = run_build(request, advance)
     print_outcome(outcome.comparisons, outcome.ran, out, "the eager model", as_json)
-    advice = int8_advice(Bundle.open(out).manifest)
+    # Not Bundle.open, which would hash the whole bundle once more.
+    advice = int8_advice(parse_manifest((out / MANIFEST_NAME).read_bytes(), str(out)))
     if advice is not None and not as_json:
         click.echo(advice)
     emulated = "bf16" in (precision, *options["component_precision"].values()) and " on cpu" in outcome.ran

@@ -13,7 +13,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from himar_kernels import BuildError, InputError
+from himar_kernels import InputError
+
+from .precision_choice import Precision, check_precision
 
 FLOAT32 = 4
 """Bytes of a float32: residual streams, inputs and outputs, and the islands of half precision."""
@@ -27,14 +29,12 @@ class Held:
     value: int = FLOAT32
 
 
-HELD: Mapping[str, Held] = {"fp32": Held(), "fp16": Held(2, 2), "bf16": Held(2, 2), "int8": Held(1, FLOAT32)}
+HELD: Mapping[Precision, Held] = {"fp32": Held(), "fp16": Held(2, 2), "bf16": Held(2, 2), "int8": Held(1, FLOAT32)}
 
 
 def held_in(precision: str, component: str) -> Held:
     """Return what a precision holds; BuildError, naming the component, for one that is unknown."""
-    if precision not in HELD:
-        raise BuildError(f"precision {precision!r} of {component} is unknown; choose {', '.join(HELD)}.")
-    return HELD[precision]
+    return HELD[check_precision(precision, component)]
 
 
 @dataclass(frozen=True)

@@ -74,9 +74,8 @@ def guide(config: ModelConfig, rows: int, held: Held = FLOATS) -> Work:
 
 def block(rows: int, tokens: int, width: int, held: Held = FLOATS) -> Work:
     """A transformer block over (rows, tokens, width): norms are fused into what follows, sums into what precedes."""
-    work = product(rows * tokens, width, 3 * width, held.weight, FLOAT32, held.value) + attention(
-        rows, tokens, width, held.value
-    )
+    work = product(rows * tokens, width, 3 * width, held.weight, FLOAT32, held.value)
+    work += attention(rows, tokens, width, held.value)
     return work + _after_attention(rows * tokens, width, held)
 
 
@@ -84,9 +83,8 @@ def last_block(rows: int, tokens: int, read: int, width: int, held: Held = FLOAT
     """A block of whose (rows, tokens, width) only `read` positions of each row are read."""
     n = rows * read
     work = product(rows * tokens, width, 2 * width, held.weight, FLOAT32, held.value)
-    work += product(n, width, width, held.weight, FLOAT32, held.value) + attention(
-        rows, tokens, width, held.value, read
-    )
+    work += product(n, width, width, held.weight, FLOAT32, held.value)
+    work += attention(rows, tokens, width, held.value, read)
     return work + _after_attention(n, width, held)
 
 
@@ -130,9 +128,8 @@ def mlp_head(config: ModelConfig, samples: int, held: Held = FLOATS) -> Work:
     """One diffusion step of the MLP head; the modulations of all blocks are one product."""
     C, W, depth = config.channels, config.mlp_width, config.mlp_depth
     work = product(samples, C, W) + product(samples, W, 3 * W * depth, held.weight, FLOAT32, held.value)
-    inner = product(samples, W, W, held.weight, FLOAT32, held.value) + product(
-        samples, W, W, held.weight, held.value, FLOAT32
-    )
+    inner = product(samples, W, W, held.weight, FLOAT32, held.value)
+    inner += product(samples, W, W, held.weight, held.value, FLOAT32)
     work += (inner + passing(samples * 3 * W, held.value) + passing(samples * W)) * depth
     return work + _final(samples, W, 2 * C)
 
