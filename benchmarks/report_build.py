@@ -20,6 +20,8 @@ from himar_kernels.files import new_file
 from himar_runtime import Bundle
 
 WEIGHTS = Path(himar.__file__).parent / "weights"
+LATENT_SIZE = 1e-5
+"""By which a random decoder shrinks latents: a random Hi-MAR's are some 100,000 times as large as a trained one's."""
 
 
 def checkpoint_of(model: str, work: Path) -> Path:
@@ -45,7 +47,9 @@ def decoder_of(model: str, work: Path) -> Path | None:
         work.mkdir(parents=True, exist_ok=True)
         with torch.random.fork_rng(devices=[]), new_file(path) as unfinished:
             torch.manual_seed(0)
-            save_file(AutoencoderKL(VaeConfig()).state_dict(), unfinished)
+            weights = AutoencoderKL(VaeConfig()).state_dict()
+            weights["post_quant_conv.weight"] *= LATENT_SIZE  # else half precision overflows in what comes after it
+            save_file(weights, unfinished)
     return path
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from himar.model import HiMAR
 from himar.vae import AutoencoderKL, load_vae, require_fit
+from himar_runtime.ort_session import onnxruntime
 
 from .compare import Comparison
 from .components import Component
@@ -88,7 +88,7 @@ def finish(
 
 def onnxruntime_entry() -> dict[str, Any]:
     """Return the manifest's `backend` of a bundle that ONNX Runtime runs."""
-    return {"name": "onnxruntime", "version": version("onnxruntime"), "compute_capability": None}
+    return {"name": "onnxruntime", "version": onnxruntime().__version__, "compute_capability": None}
 
 
 def within(progress: Progress, start: float, end: float) -> Progress:

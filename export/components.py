@@ -80,11 +80,11 @@ def _head(model: HiMAR, phase: PhaseInfo, max_batch: int, merged: bool) -> Compo
         steps = model.config.default_sampling
         revealed = max(1, n // (steps.low_steps if phase.name == "low" else steps.high_steps))
         sizes = (1, 2 * max_batch * revealed, 2 * max_batch * n)
-        islands = ("input_proj.", "final.")
+        islands = ("input_proj.", "final.linear.")
     else:
         axis, places, outputs = "rows", (n,), C
         sizes = _rows(max_batch)
-        islands = ("x_embedder.", "final.")
+        islands = ("x_embedder.", "final.linear.")
 
     def graph(dtype: torch.dtype) -> nn.Module:
         return MLPHeadGraph(head, dtype, merged) if isinstance(head, MLPHead) else DiTHeadGraph(head, dtype, merged)

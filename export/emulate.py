@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
+import onnx.inliner
 
 from .files import sha256
 
@@ -50,7 +51,7 @@ def emulated_bundle(folder: Path) -> Iterator[Path]:
 
 def _emulate(source: Path, target: Path) -> None:
     """Write to `target` the graph of `source` with bfloat16 rounding kept and float32 arithmetic."""
-    model = onnx.load(source)
+    model = onnx.inliner.inline_local_functions(onnx.load(source))
     graph = model.graph
     for tensor in graph.initializer:
         if tensor.data_type == _BF16:

@@ -14,27 +14,46 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from himar.dit_head import DiTBlock, DiTHead
-from himar.layers import FinalLayer, TimestepEmbedding, plain_layer_norm
+from himar.layers import FinalLayer, TimestepEmbedding
 from himar.mlp_head import MLPHead, ResidualBlock
 from himar_kernels import BASE_STEPS
 
-from .folding import Norm, attend
-from .precision import product
+from .attention import AttentionGraph
+from .between import Between, Norm, PlainNorm
+from .precision import Unfinished, product
 from .shared_input import parts_of, plus_one, shared_input
 
 
 class _Final(nn.Module):
-    """The heads' last layer, a float32 island."""
+    """The heads' last layer: its product is a float32 island, what modulates its norm is as in the blocks."""
 
-    def __init__(self, layer: FinalLayer, merged: bool) -> None:
+    def __init__(self, layer: FinalLayer, dtype: torch.dtype, merged: bool) -> None:
         super().__init__()
         parts = plus_one(parts_of(layer.adaLN_modulation[1], 2), [1])
-        self.modulation = shared_input(parts, torch.float32, merged)
+        self.between = Between.of(dtype, merged)
+        self.modulation = shared_input(parts, dtype, merged)
         self.linear = product(layer.linear, torch.float32)
+        self.norm = PlainNorm(self.linear.weight.shape[0])
 
     def forward(self, x: Tensor, activated: Tensor) -> Tensor:
-        shift, scale = self.modulation(activated)
-        return self.linear(plain_layer_norm(x) * scale + shift)
+        shift, scale = self.modulation.unfinished(activated)
+        return self.linear(self.between.modulated_norm(self.norm, x, scale, shift, to_float=True))
+
+
+class _ResidualBlock(nn.Module):
+    """A block of the MLP head, whose modulations are given."""
+
+    def __init__(self, block: ResidualBlock, dtype: torch.dtype, merged: bool) -> None:
+        super().__init__()
+        self.between = Between.of(dtype, merged)
+        self.norm = Norm(block.in_ln.weight, block.in_ln.bias)
+        self.first = product(block.mlp[0], dtype)
+        self.second = product(block.mlp[2], dtype)
+
+    def forward(self, x: Tensor, shift: Unfinished, scale: Unfinished, gate: Unfinished) -> Tensor:
+        normal = self.between.modulated_norm(self.norm, x, scale, shift)
+        hidden = self.between.activation(self.first.unfinished(normal), "silu")
+        return self.between.gated_residual(x, self.second.unfinished(hidden), gate)
 
 
 class MLPHeadGraph(nn.Module):
@@ -47,20 +66,16 @@ class MLPHeadGraph(nn.Module):
         blocks = [block for block in head.res_blocks if isinstance(block, ResidualBlock)]
         parts = [part for b in blocks for part in plus_one(parts_of(b.adaLN_modulation[1], 3), [1])]
         self.modulations = shared_input(parts, dtype, merged)
-        self.norms = nn.ModuleList(Norm(block.in_ln.weight, block.in_ln.bias) for block in blocks)
-        self.first = nn.ModuleList(product(b.mlp[0], dtype) for b in blocks)
-        self.second = nn.ModuleList(product(b.mlp[2], dtype) for b in blocks)
-        self.final = _Final(head.final_layer, merged)
+        self.blocks = nn.ModuleList(_ResidualBlock(block, dtype, merged) for block in blocks)
+        self.final = _Final(head.final_layer, dtype, merged)
 
     def forward(self, x: Tensor, timestep: Tensor, condition: Tensor) -> Tensor:
         """Shapes as the component's contract says."""
         activated = F.silu(F.embedding(timestep, self.timesteps) + condition)
-        modulations = self.modulations(activated)
+        modulations = self.modulations.unfinished(activated)
         x = self.input_proj(x)
-        for i, (norm, first, second) in enumerate(zip(self.norms, self.first, self.second, strict=True)):
-            shift, scale, gate = modulations[3 * i : 3 * i + 3]
-            h = second(F.silu(first(norm(x) * scale + shift)))
-            x = x + (gate * h).float()
+        for i, block in enumerate(self.blocks):
+            x = block(x, *modulations[3 * i : 3 * i + 3])
         return self.final(x, activated)
 
 
@@ -69,21 +84,25 @@ class DiTBlockGraph(nn.Module):
 
     def __init__(self, block: DiTBlock, positions: int, dtype: torch.dtype, merged: bool) -> None:
         super().__init__()
-        self.heads, self.positions, self.merged = block.attn.heads, positions, merged
+        self.positions = positions
+        self.between = Between.of(dtype, merged)
+        self.norm = PlainNorm(block.attn.qkv.in_features)
         self.modulation = shared_input(plus_one(parts_of(block.adaLN_modulation[1], 6), [1, 4]), dtype, merged)
-        self.qkv = shared_input(parts_of(block.attn.qkv, 3), dtype, merged)
-        self.proj = product(block.attn.proj, dtype)
+        self.attention = AttentionGraph(block.attn, dtype, merged)
+        self.proj = self.attention.last(block.attn.proj, None, dtype)
         self.fc1 = product(block.mlp.fc1, dtype)
         self.fc2 = product(block.mlp.fc2, dtype)
 
     def forward(self, x: Tensor, activated: Tensor) -> Tensor:
         """Map x and SiLU(c), both (R·N, W), to (R·N, W)."""
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(activated)
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation.unfinished(activated)
         rows = (-1, self.positions)
-        qkv = self.qkv(plain_layer_norm(x) * scale_a + shift_a)
-        x = x + (gate_a * self.proj(attend(qkv, self.heads, rows, rows, self.merged))).float()
-        h = F.gelu(self.fc1(plain_layer_norm(x) * scale_m + shift_m), approximate="tanh")
-        return x + (gate_m * self.fc2(h)).float()
+        normal = self.between.modulated_norm(self.norm, x, scale_a, shift_a)
+        mixed = self.attention(normal, rows, rows)
+        x = self.between.gated_residual(x, self.proj.unfinished(mixed), gate_a)
+        normal = self.between.modulated_norm(self.norm, x, scale_m, shift_m)
+        hidden = self.between.activation(self.fc1.unfinished(normal), "gelu_tanh")
+        return self.between.gated_residual(x, self.fc2.unfinished(hidden), gate_m)
 
 
 class DiTHeadGraph(nn.Module):
@@ -96,7 +115,7 @@ class DiTHeadGraph(nn.Module):
         self.positions = nn.Parameter(head.pos_embed[0].detach().clone(), requires_grad=False)
         blocks = [block for block in head.blocks if isinstance(block, DiTBlock)]
         self.blocks = nn.ModuleList(DiTBlockGraph(block, len(self.positions), dtype, merged) for block in blocks)
-        self.final = _Final(head.final_layer, merged)
+        self.final = _Final(head.final_layer, dtype, merged)
 
     def forward(self, x: Tensor, timestep: Tensor, condition: Tensor) -> Tensor:
         """Shapes as the component's contract says."""

@@ -13,6 +13,7 @@ import torch
 
 from himar_kernels import BuildError
 
+from .between import add_functions
 from .components import Component
 from .precision import value_type
 from .precision_choice import Precision
@@ -55,8 +56,9 @@ def to_onnx(component: Component, precision: Precision, weights: WeightFile) -> 
     weights.move_out(component.name, program.model)
     model = ir.to_proto(program.model)
     _clean(model, component.name)
-    if value_type(precision) != torch.float32:
+    if (dtype := value_type(precision)) != torch.float32:
         _softmax_in_float32(model)
+        add_functions(model, dtype)
     _check_interface(model, component)
     return model
 

@@ -8,6 +8,7 @@ blocks or a variance is what overflows or loses digits in half precision; a prod
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,23 @@ def value_type(precision: Precision) -> torch.dtype:
     return torch.float32 if precision == "int8" else DTYPES[precision]
 
 
+class Unfinished(NamedTuple):
+    """A product's values (…, out) that still lack its bias (out); no bias: they lack none."""
+
+    values: Tensor
+    bias: Tensor | None
+
+    def finished(self) -> Tensor:
+        """Return the values with the bias."""
+        return self.values if self.bias is None else self.values + self.bias
+
+    @property
+    def parts(self) -> tuple[Tensor, Tensor]:
+        """Values and bias, of a product that has one."""
+        assert self.bias is not None
+        return self.values, self.bias
+
+
 class Product(nn.Module):
     """y = x·W + b with W (in, out) in `dtype`; x is cast to it, y stays in it."""
 
@@ -35,7 +53,11 @@ class Product(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (…, in) to (…, out)."""
-        return x.to(self.weight.dtype) @ self.weight + self.bias
+        return self.unfinished(x).finished()
+
+    def unfinished(self, x: Tensor) -> Unfinished:
+        """Map (…, in) to the same without its bias."""
+        return Unfinished(x.to(self.weight.dtype) @ self.weight, self.bias)
 
 
 def product(layer: nn.Module, dtype: torch.dtype) -> Product:

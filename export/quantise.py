@@ -1,6 +1,6 @@
 """int8: a graph's products of matrices with 8-bit inputs and weights, for ONNX Runtime on a CPU.
 
-Every product of a component but its islands becomes one of integers between float32 values:
+Every product of a component but its islands and a head's last layer becomes one of integers between float32 values:
 
     y = r · s · ((q - z) · Q)        q = round(127/r · x) + z,   Q = round(W / s)
 
@@ -30,6 +30,9 @@ WEIGHT_LEVELS = 64
 MIDDLE, LOW = 128, 32
 """Where the zero of a row's 256 levels stands: for values of both signs, and for results of SiLU and GELU."""
 
+_KEPT = ("final.",)
+"""First parts of the names of weights whose products stay, beside the islands'."""
+
 _DOMAIN = "com.microsoft"
 _LEAST_RANGE = np.float32(1e-30)
 """Instead of a row's range where all its values are 0."""
@@ -48,7 +51,8 @@ def quantise_products(model: ir.Model, islands: tuple[str, ...]) -> int:
     islands: first parts of the names of weights whose products stay.
     """
     graph, inputs, weights = model.graph, _Inputs(model.graph), _Weights(model.graph)
-    chosen = [node for node in graph if _is_product(node) and not (_weight(node).name or "").startswith(islands)]
+    kept = (*islands, *_KEPT)
+    chosen = [node for node in graph if _is_product(node) and not (_weight(node).name or "").startswith(kept)]
     for node in chosen:
         weight, result = _weight(node), node.outputs[0]
         integers, scale = weights.of(weight)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from .precision import Product
+from .precision import Product, Unfinished
 
 Affine = tuple[Tensor, Tensor]
 """Weight (out, in) and bias (out) of a product, as torch's Linear has them."""
@@ -26,7 +26,11 @@ class Merged(Product):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
         """Return every product's result, in the order that the products were given in."""
-        return super().forward(x).split(self.sizes, dim=-1)
+        return tuple(part.values for part in self.unfinished(x))
+
+    def unfinished(self, x: Tensor) -> tuple[Unfinished, ...]:  # type: ignore[override]
+        """Return the same: nothing lacks its bias."""
+        return tuple(Unfinished(part, None) for part in super().unfinished(x).finished().split(self.sizes, dim=-1))
 
 
 class Separate(nn.ModuleList):
@@ -37,7 +41,11 @@ class Separate(nn.ModuleList):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return every product's result, in the order that the products were given in."""
-        return tuple(product(x) for product in self)
+        return tuple(part.finished() for part in self.unfinished(x))
+
+    def unfinished(self, x: Tensor) -> tuple[Unfinished, ...]:
+        """Return every product's result without its bias."""
+        return tuple(product.unfinished(x) for product in self)  # type: ignore[operator]
 
 
 def shared_input(parts: Sequence[Affine], dtype: torch.dtype, merged: bool) -> Merged | Separate:

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from himar.model import HiMAR
 from himar.transformer import HIGH, LOW
 
-from .folding import Norm, Rows, fold_blocks
+from .attention import Rows
+from .between import Norm
+from .folding import fold_blocks
 from .phases import condition_embedding
 from .precision import product
 

@@ -58,7 +58,7 @@ def compile_ahead(out: Path, architectures: Sequence[str] = ARCHITECTURES) -> Co
     Raises BuildError: no nvcc, no architecture that it knows, or an error of the compiler.
     """
     nvcc = find_nvcc()
-    known = _known_architectures(nvcc)
+    known = known_architectures(nvcc)
     wanted = [architecture for architecture in architectures if architecture.rstrip("af") in known]
     if not wanted:
         raise BuildError(
@@ -84,11 +84,11 @@ def _move(path: Path, out: Path) -> Path:
     return target
 
 
-def _known_architectures(nvcc: Path) -> set[str]:
+def known_architectures(nvcc: Path) -> set[str]:
     """Return the architectures' numbers without suffixes: {"80", "90", …}."""
     done = subprocess.run([nvcc, "--list-gpu-code"], capture_output=True, text=True)
     if done.returncode != 0:
-        raise BuildError(f"{nvcc} --list-gpu-code failed: {_first_line(done)}")
+        raise BuildError(f"{nvcc} --list-gpu-code failed: {first_line(done)}")
     return {line.removeprefix("sm_") for line in done.stdout.split() if line.startswith("sm_")}
 
 
@@ -97,11 +97,12 @@ def _compile(nvcc: Path, architecture: str, folder: Path) -> Path:
     command = [str(nvcc), *_NVCC_OPTIONS, f"-arch=sm_{architecture}", str(main_source()), "-o", str(path)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
-        raise BuildError(f"nvcc does not compile the kernels for sm_{architecture}: {_first_line(done)}")
+        raise BuildError(f"nvcc does not compile the kernels for sm_{architecture}: {first_line(done)}")
     return path
 
 
-def _first_line(done: subprocess.CompletedProcess[str]) -> str:
+def first_line(done: subprocess.CompletedProcess[str]) -> str:
+    """Return the first error that a compiler reported."""
     lines = (done.stderr + done.stdout).strip().splitlines()
     errors = [line for line in lines if "error" in line or "fatal" in line]
     return (errors or lines or [f"exit code {done.returncode}"])[0]
@@ -115,13 +116,16 @@ def _architectures(context: click.Context, parameter: click.Parameter, text: str
     return names
 
 
+architectures_option = click.option(
+    "--arch", default=",".join(ARCHITECTURES), show_default=True, callback=_architectures, help="GPU architectures."
+)
+
+
 @click.command(epilog="Example: python -m himar_kernels.cuda_compile --arch 90a")
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Folder for the compiled kernels; the package's own if not given."
 )
-@click.option(
-    "--arch", default=",".join(ARCHITECTURES), show_default=True, callback=_architectures, help="GPU architectures."
-)
+@architectures_option
 def command(out: Path | None, arch: list[str]) -> None:
     """Compile himar's CUDA kernels ahead of time, one file per GPU architecture."""
     compiled = compile_ahead(out or compiled_directory(), arch)

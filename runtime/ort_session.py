@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from pathlib import Path
@@ -9,6 +10,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from himar_kernels import EngineError, InputError
+from himar_kernels.fused_library import find_library
 
 from .engine import Device, first_line
 from .ort_parts import MOST_WEIGHTS, Workers, shared_rows
@@ -16,6 +18,8 @@ from .specs import ComponentSpec
 
 if TYPE_CHECKING:
     from .cuda.device import CudaDevice
+
+log = logging.getLogger(__name__)
 
 _ERRORS_ONLY = 3
 SPIN_MICROSECONDS = 100
@@ -53,6 +57,8 @@ def create_session(
     spins = _version(ort) >= (1, 26)  # older ones spin for milliseconds
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spins else "0")
     options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN_MICROSECONDS))
+    if device.kind == "cuda" and spec.precision in ("fp16", "bf16"):
+        _use_fused_operators(options)
     try:
         session = ort.InferenceSession(path, options, providers=_providers(ort, device, lane))
     except EngineError:
@@ -67,6 +73,18 @@ def create_session(
             f"that CUDA 13 and cuDNN 9 are installed, or use device='cpu'."
         )
     return session, workers
+
+
+def _use_fused_operators(options: Any) -> None:
+    """Let a session run what lies between products in our operators, or say why it will be slower."""
+    library = find_library()
+    if library is None:
+        log.warning("half precision is slower than it could be: our operators are not compiled; run `make cuda`.")
+        return
+    try:
+        options.register_custom_ops_library(str(library))
+    except Exception as error:
+        raise EngineError(f"ONNX Runtime cannot load {library}: {first_line(error)}") from error
 
 
 def available_cores() -> int:

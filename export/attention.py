@@ -1,0 +1,67 @@
+"""Multi-head attention in a graph: from its normalised input to what its last product takes."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from himar.layers import Attention
+
+from .between import Between
+from .precision import Product
+from .shared_input import parts_of, shared_input
+
+Rows = tuple[int, int]
+"""Rows R and the positions T of each, which a stream (R·T, D) has as one axis; one of the two may be -1."""
+
+
+class AttentionGraph(nn.Module):
+    """Attention without its last product, which `last` makes.
+
+    Where operators are fused, keys have no bias, which adds the same to all scores of a query and so nothing to their
+    softmax, and that of the values is a part of the last product's: a softmax sums to 1. On a GPU a bias costs a pass.
+    """
+
+    def __init__(self, attn: Attention, dtype: torch.dtype, merged: bool, *, apart: bool = False) -> None:
+        """apart: queries are asked for fewer positions than keys and values."""
+        super().__init__()
+        q, k, v = parts_of(attn.qkv, 3)
+        self.heads, self.merged, self.apart = attn.heads, merged, apart
+        self.fused = Between.of(dtype, merged).fused
+        self._values_bias = v[1]
+        if apart:
+            self.q = Product(*q, dtype)
+            self.kv = shared_input([k, v], dtype, merged)
+        else:
+            self.qkv = shared_input([q, k, v], dtype, merged)
+
+    def forward(self, x: Tensor, queries: Rows, keys: Rows, asking: Tensor | None = None) -> Tensor:
+        """Map normalised x (R·T, D), or `asking` (R·Q, D) for the queries, to (R·Q, D).
+
+        queries, keys: (R, Q) and (R, T). Not merged, the `Attention` operator takes (R, T, D) and finds the heads
+        itself, which saves ONNX Runtime copies; merged, heads are an axis of their own, as GPUs' parsers have them.
+        """
+        if self.apart:
+            assert asking is not None
+            parts = (self.q.unfinished(asking), *self.kv.unfinished(x))
+        else:
+            parts = self.qkv.unfinished(x)
+        width = parts[0].values.shape[-1]
+        split = (self.heads, width // self.heads) if self.merged else (width,)
+        values = [part.values if self.fused else part.finished() for part in parts]
+        q, k, v = (value.reshape(*rows, *split) for value, rows in zip(values, (queries, keys, keys), strict=True))
+        if self.fused:
+            q = q + parts[0].parts[1]  # after the reshape: a bias before it would become a part of the product again
+        if self.merged:
+            q, k, v = (part.transpose(1, 2) for part in (q, k, v))
+            return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(-1, width)
+        heads = self.heads
+        return torch.onnx.ops.attention(q, k, v, q_num_heads=heads, kv_num_heads=heads)[0].reshape(-1, width)
+
+    def last(self, linear: nn.Linear, gate: Tensor | None, dtype: torch.dtype) -> Product:
+        """Return gate·(W·x + b), the last product, with the values' bias where it is due; gate (D,), None for 1."""
+        bias = linear.bias + linear.weight @ self._values_bias if self.fused else linear.bias
+        if gate is None:
+            return Product(linear.weight, bias, dtype)
+        return Product(linear.weight * gate[:, None], bias * gate, dtype)

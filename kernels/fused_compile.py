@@ -1,0 +1,89 @@
+"""Compile our operators for ONNX Runtime (kernels/fused) with nvcc.
+
+    python -m himar_kernels.fused_compile --onnxruntime INCLUDE [--arch 80,89,90a,100,120]
+
+`make cuda` runs it, with the headers of ONNX Runtime that `make cpp` uses too.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from .console import run_cli
+from .cuda_compile import architectures_option, find_nvcc, first_line, known_architectures
+from .cuda_sources import ARCHITECTURES
+from .errors import BuildError
+from .files import new_file
+from .fused_library import library_path
+
+HEADER = "onnxruntime_cxx_api.h"
+_OPTIONS = ("-std=c++17", "-O3", "-shared")
+_HOST_OPTIONS = ("-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra")
+
+
+def source() -> Path:
+    """Return operators.cpp."""
+    return Path(__file__).parent / "fused" / "operators.cpp"
+
+
+def compile_for_cuda(include: Path, out: Path, architectures: Sequence[str] = ARCHITECTURES) -> tuple[str, ...]:
+    """Compile the library with nvcc for several GPU architectures; return those that this nvcc does not know.
+
+    include: folder of ONNX Runtime's C++ headers. Raises BuildError: no headers, no nvcc, or an error of the compiler;
+    nothing is written then.
+    """
+    _require_headers(include)
+    nvcc = find_nvcc()
+    known = known_architectures(nvcc)
+    wanted = [each for each in architectures if each.rstrip("af") in known]
+    if not wanted:
+        raise BuildError(f"{nvcc} knows none of the architectures {', '.join(architectures)}.")
+    targets = [f"-gencode=arch=compute_{each},code=sm_{each}" for each in wanted]
+    options = [*_OPTIONS, f"-Xcompiler={','.join(_HOST_OPTIONS)}", "--threads=0", *targets]
+    _compile([str(nvcc), *options, "-isystem", str(include), "-x", "cu", str(source())], out)
+    return tuple(each for each in architectures if each not in wanted)
+
+
+def compile_for_cpu(compiler: str, include: Path, out: Path) -> None:
+    """Compile the same operators for ONNX Runtime's CPU provider, for comparing them with their functions."""
+    _require_headers(include)
+    options = [*_OPTIONS, *_HOST_OPTIONS, "-Werror", "-ffp-contract=off"]
+    _compile([compiler, *options, "-isystem", str(include), "-x", "c++", str(source())], out)
+
+
+def _require_headers(include: Path) -> None:
+    if not (include / HEADER).is_file():
+        raise BuildError(
+            f"{include} holds no {HEADER}; give the folder of ONNX Runtime's C++ headers, or run `make cuda`."
+        )
+
+
+def _compile(command: list[str], out: Path) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with new_file(out, BuildError) as unfinished:
+        done = subprocess.run([*command, "-o", str(unfinished)], capture_output=True, text=True)
+        if done.returncode != 0:
+            raise BuildError(f"{Path(command[0]).name} does not compile {source().name}: {first_line(done)}")
+
+
+@click.command()
+@click.option("--onnxruntime", "include", required=True, type=click.Path(path_type=Path),
+              help="Folder of ONNX Runtime's C++ headers.")  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path), help="The library; the package's own if not given.")
+@architectures_option
+def command(include: Path, out: Path | None, arch: list[str]) -> None:
+    """Compile himar's operators for ONNX Runtime on CUDA."""
+    path = out or library_path()
+    skipped = compile_for_cuda(include, path, arch)
+    click.echo(f"{path}  {path.stat().st_size / 1024:.0f} KB")
+    for architecture in skipped:
+        click.echo(f"sm_{architecture} skipped: this nvcc does not know it; install a newer CUDA toolkit.", err=True)
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(command))

@@ -1,0 +1,224 @@
+"""Our operators for ONNX Runtime: compiled for the CPU, and on a GPU, they give what their functions define."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto, helper
+
+from himar_export.between import DOMAIN, VERSION, add_functions
+from himar_kernels import BuildError, EngineError
+from himar_kernels.fused_compile import compile_for_cpu, compile_for_cuda
+from himar_kernels.fused_library import VARIABLE, find_library, library_path
+
+INCLUDE = Path(__file__).parents[2] / "build" / "cpp-deps" / "include" / "onnxruntime"
+HEADERS = pytest.mark.skipif(
+    not INCLUDE.is_dir(), reason="ONNX Runtime's C++ headers are not here: run make cuda or cpp"
+)
+X, ROWS, ROW = "x", "rows", "row"  # the float32 stream or parameters of a norm; values of products; a bias
+
+OPERATORS = {
+    "NormToHalf": ([X, "weight", "weight"], "half", True),
+    "NormToBfloat16": ([X, "weight", "weight"], "half", True),
+    "ModulatedNorm": ([X, "weight", "weight", ROWS, ROW, ROWS, ROW], "half", True),
+    "ModulatedNormToFloat": ([X, "weight", "weight", ROWS, ROW, ROWS, ROW], "float", True),
+    "Residual": ([X, ROWS, ROW], "float", False),
+    "GatedResidual": ([X, ROWS, ROW, ROWS, ROW], "float", False),
+    "BiasGelu": ([ROWS, ROW], "half", False),
+    "BiasGeluTanh": ([ROWS, ROW], "half", False),
+    "BiasSilu": ([ROWS, ROW], "half", False),
+}
+HALVES = {"fp16": (TensorProto.FLOAT16, torch.float16), "bf16": (TensorProto.BFLOAT16, torch.bfloat16)}
+CASES = [
+    (name, precision)
+    for name in OPERATORS
+    for precision in HALVES
+    if name not in ("NormToHalf", "NormToBfloat16") or (name == "NormToHalf") == (precision == "fp16")
+]
+
+
+def model_of(name: str, precision: str, width: int) -> onnx.ModelProto:
+    """An operator between float32 inputs and a float32 output, and the function that defines it."""
+    kinds, _, is_norm = OPERATORS[name]
+    half, dtype = HALVES[precision]
+    nodes, inputs, given = [], [], []
+    for number, kind in enumerate(kinds):
+        source = f"input{number}"
+        shape = ["m", width] if kind in (X, ROWS) else [width]
+        inputs.append(helper.make_tensor_value_info(source, TensorProto.FLOAT, shape))
+        if kind in (ROWS, ROW):
+            nodes.append(helper.make_node("Cast", [source], [f"half{number}"], to=half))
+            source = f"half{number}"
+        given.append(source)
+    attributes = {"epsilon": 1e-3} if is_norm else {}
+    nodes.append(helper.make_node(name, given, ["made"], domain=DOMAIN, **attributes))
+    nodes.append(helper.make_node("Cast", ["made"], ["y"], to=TensorProto.FLOAT))
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["m", width])
+    sets = [helper.make_opsetid("", 23), helper.make_opsetid(DOMAIN, VERSION)]
+    model = helper.make_model(helper.make_graph(nodes, name, inputs, [output]), opset_imports=sets, ir_version=10)
+    add_functions(model, dtype)
+    onnx.checker.check_model(model)
+    assert [function.name for function in model.functions] == [name]
+    return model
+
+
+def inputs_of(name: str, width: int, rows: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(width)
+    kinds = OPERATORS[name][0]
+    shapes = [(rows, width) if kind in (X, ROWS) else (width,) for kind in kinds]
+    return {f"input{i}": 2 * rng.standard_normal(shape, np.float32) for i, shape in enumerate(shapes)}
+
+
+def run(model: onnx.ModelProto, library: Path | None, feed: dict[str, np.ndarray], provider: str = "CPU") -> np.ndarray:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    if library is not None:
+        options.register_custom_ops_library(str(library))
+    providers = list(dict.fromkeys([f"{provider}ExecutionProvider", "CPUExecutionProvider"]))
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=providers)
+    ran = {(g.ep_name, node.op_type) for g in session.get_provider_graph_assignment_info() for node in g.get_nodes()}
+    operator = next(node.op_type for node in model.graph.node if node.domain == DOMAIN)
+    assert ((f"{provider}ExecutionProvider", operator) in ran) == (library is not None)
+    return session.run(None, feed)[0]
+
+
+def in_double(name: str, precision: str, feed: dict[str, np.ndarray]) -> np.ndarray:
+    """The operator in float64, of inputs rounded to half precision."""
+    dtype = HALVES[precision][1]
+    kinds = OPERATORS[name][0]
+    given = [torch.from_numpy(value) for value in feed.values()]
+    given = [g.to(dtype).double() if k in (ROWS, ROW) else g.double() for g, k in zip(given, kinds, strict=True)]
+    if "Norm" in name:
+        x, weight, bias, *modulation = given
+        y = torch.nn.functional.layer_norm(x, x.shape[-1:], weight, bias, 1e-3)
+        if modulation:
+            scale, scale_bias, shift, shift_bias = modulation
+            y = y * (scale + scale_bias) + shift + shift_bias
+    elif name == "Residual":
+        y = given[0] + given[1] + given[2]
+    elif name == "GatedResidual":
+        y = given[0] + (given[3] + given[4]) * (given[1] + given[2])
+    else:
+        h = given[0] + given[1]
+        function = torch.nn.functional.silu if name == "BiasSilu" else torch.nn.functional.gelu
+        y = function(h, approximate="tanh") if name == "BiasGeluTanh" else function(h)
+    return y.numpy()
+
+
+def require_close(values: np.ndarray, name: str, precision: str, feed: dict[str, np.ndarray]) -> None:
+    """Half results lie within half a unit of their last place, and float results are those of float32."""
+    expected = in_double(name, precision, feed)
+    unit = (2.0**-11 if precision == "fp16" else 2.0**-8) if OPERATORS[name][1] == "half" else 2.0**-20
+    assert np.all(np.abs(values - expected) <= unit * np.abs(expected) + 4e-6 * np.abs(expected).max())
+
+
+@pytest.fixture(scope="module")
+def cpu_library(tmp_path_factory) -> Path:
+    compiler = shutil.which("c++") or shutil.which("g++")
+    assert compiler, "the operators' host build needs a C++17 compiler"
+    path = tmp_path_factory.mktemp("fused") / "libhimar_fused_cpu.so"
+    compile_for_cpu(compiler, INCLUDE, path)
+    return path
+
+
+@HEADERS
+@pytest.mark.parametrize("width", [8, 72, 13])
+@pytest.mark.parametrize(("name", "precision"), CASES)
+def test_an_operator_gives_its_formula(cpu_library, name, precision, width):
+    """Rows of whole vectors, and those that are read value by value."""
+    feed = inputs_of(name, width, 5)
+    require_close(run(model_of(name, precision, width), cpu_library, feed), name, precision, feed)
+
+
+@HEADERS
+@pytest.mark.parametrize("name", [name for name, precision in CASES if precision == "fp16"])
+def test_an_operators_function_gives_the_same(cpu_library, name):
+    """What a session without the library runs, which rounds to half precision in between."""
+    feed, model = inputs_of(name, 72, 5), model_of(name, "fp16", 72)
+    fused, plain = run(model, cpu_library, feed), run(model, None, feed)
+    assert np.abs(fused - plain).max() <= 4e-3 * np.abs(plain).max()
+
+
+@HEADERS
+@pytest.mark.parametrize(
+    "value", [0.0, 6e-8, 3e-5, 6.1e-5, 1.0009765625, 2049.0, 65519.0, 65520.0, 1e6, np.inf, np.nan]
+)
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("precision", HALVES)
+def test_values_are_rounded_as_numpy_and_torch_round(cpu_library, value, sign, precision):
+    """A norm whose weight is 0 gives its bias: zero, subnormal, tied, largest, infinite, and not a number."""
+    name = "NormToHalf" if precision == "fp16" else "NormToBfloat16"
+    feed = inputs_of(name, 8, 2) | {"input1": np.zeros(8, np.float32), "input2": np.full(8, sign * value, np.float32)}
+    found = run(model_of(name, precision, 8), cpu_library, feed)
+    wanted = torch.full((2, 8), sign * value).to(HALVES[precision][1]).float().numpy()
+    np.testing.assert_array_equal(found, wanted)
+
+
+@HEADERS
+def test_no_rows_are_no_work(cpu_library):
+    feed = inputs_of("BiasSilu", 8, 0)
+    assert run(model_of("BiasSilu", "fp16", 8), cpu_library, feed).shape == (0, 8)
+
+
+@HEADERS
+def test_inputs_of_other_shapes_are_refused_by_number(cpu_library):
+    feed = inputs_of("Residual", 8, 4)
+    feed["input1"] = feed["input1"][:3]
+    with pytest.raises(Exception, match="input 1 of himar's operator does not fit the first"):
+        run(model_of("Residual", "fp16", 8), cpu_library, feed)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("width", [512, 1024, 13])
+@pytest.mark.parametrize(("name", "precision"), CASES)
+def test_an_operator_on_a_gpu_gives_its_formula(name, precision, width):
+    library = find_library()
+    if library is None or "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        pytest.skip("the operators are not compiled (make cuda), or ONNX Runtime has no CUDA here")
+    onnxruntime.preload_dlls()
+    feed = inputs_of(name, width, 37)
+    require_close(run(model_of(name, precision, width), library, feed, "CUDA"), name, precision, feed)
+
+
+def test_the_library_is_found_where_the_variable_says(monkeypatch, tmp_path):
+    monkeypatch.delenv(VARIABLE, raising=False)
+    assert find_library() == (library_path() if library_path().exists() else None)
+    monkeypatch.setenv(VARIABLE, "")
+    assert find_library() is None
+    file = tmp_path / "mine.so"
+    monkeypatch.setenv(VARIABLE, str(file))
+    with pytest.raises(EngineError, match=r"mine\.so', which is no file; `make cuda`"):
+        find_library()
+    file.touch()
+    assert find_library() == file
+
+
+def test_without_headers_nothing_is_compiled(tmp_path):
+    with pytest.raises(BuildError, match=r"holds no onnxruntime_cxx_api\.h"):
+        compile_for_cuda(tmp_path, tmp_path / "library.so")
+    assert not (tmp_path / "library.so").exists()
+
+
+@HEADERS
+@pytest.mark.slow
+def test_nvcc_compiles_the_library_and_it_can_be_registered(tmp_path):
+    """Loading it needs no GPU; its operators are those of CUDA, so that a session on the CPU runs the functions."""
+    if not shutil.which("nvcc"):
+        pytest.skip("there is no nvcc here")
+    assert compile_for_cuda(INCLUDE, tmp_path / "library.so", ["90a"]) == ()
+    onnxruntime.SessionOptions().register_custom_ops_library(str(tmp_path / "library.so"))
+
+
+@HEADERS
+def test_an_unknown_architecture_is_named(tmp_path):
+    if not shutil.which("nvcc"):
+        pytest.skip("there is no nvcc here")
+    with pytest.raises(BuildError, match="knows none of the architectures 7"):
+        compile_for_cuda(INCLUDE, tmp_path / "library.so", ["7"])
