@@ -1,11 +1,11 @@
-"""What a bundle of half precision gives on a GPU, in some minutes: single calls first, then whole generations in turns.
+"""What a half-precision bundle gives on a GPU, in some minutes: single calls first, then whole generations in turns.
 
-    python benchmarks/gpu_quick.py BUNDLE --checkpoint himar-b.safetensors --vae kl16.safetensors --out docs/gpu/h200.json
+    python benchmarks/gpu_quick.py BUNDLE --checkpoint himar-b.safetensors --vae kl16.safetensors --out h200.json
 
 `himar-export bench` compares whole generations with the eager model in float32, which takes longer on a GPU than
 everything else together at a batch of 128. Here every component's call is compared with float32 at that batch, and a
-generation's latents with those of the eager model in the engines' own precision, for all images. The file is written
-after every figure, so that a run that is cut off keeps what it has.
+generation's latents with those of the eager model in the engines' own precision, for all images. With --kernels, where
+a call's time goes, by kernel. The file is written after every figure, so that a run that is cut off keeps what it has.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 import click
 import numpy as np
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from himar_export.bench.component_runs import component_calls
 from himar_export.bench.eager import eager_networks, plain_float32
@@ -28,6 +29,7 @@ from himar_export.bench.generation import run_eager, run_engines
 from himar_export.bench.measurement import EAGER, ENGINES, measure
 from himar_export.bench.peaks import copy_rate, product_rates
 from himar_export.bench.setting import Setting, Sources, load
+from himar_export.bench.timing import Side
 from himar_kernels.console import run_cli
 from himar_kernels.files import write_json
 from himar_kernels.fused_library import find_library
@@ -51,7 +53,16 @@ class Kept:
         return time.monotonic() - self._start
 
 
-def components(setting: Setting, batch: int, compiled: bool, kept: Kept, until: float) -> None:
+def kernels_of(side: Side) -> list[dict[str, Any]]:
+    """Return the kernels of one run on the GPU, the longest together first: name, count and milliseconds."""
+    with profile(activities=[ProfilerActivity.CUDA]) as watched:
+        side.run()
+    found = [each for each in watched.key_averages() if each.self_device_time_total]
+    found.sort(key=lambda each: -each.self_device_time_total)
+    return [{"ms": e.self_device_time_total / 1e3, "count": e.count, "kernel": e.key[:160]} for e in found]
+
+
+def components(setting: Setting, batch: int, compiled: bool, kernels: bool, kept: Kept, until: float) -> None:
     """Time one call of every component, the heads first, which alone are compiled; what differs has no time."""
     calls = {call.work.name: call for call in component_calls(setting, batch, False)}
     if compiled:
@@ -61,16 +72,16 @@ def components(setting: Setting, batch: int, compiled: bool, kept: Kept, until: 
             return
         call = calls[name]
         result = measure(call.work, 8, 0.5, lambda text, fraction: None)
-        kept.add(
-            name,
-            {
-                "rows": call.rows,
-                "flops": call.cost.flops,
-                "seconds": {side: timed.summary.median for side, timed in result.times.items()},
-                "apart": {each.name: each.relative_l2 for each in result.comparisons},
-                "refused": dict(result.refused),
-            },
-        )
+        figures = {
+            "rows": call.rows,
+            "flops": call.cost.flops,
+            "seconds": {side: timed.summary.median for side, timed in result.times.items()},
+            "apart": {each.name: each.relative_l2 for each in result.comparisons},
+            "refused": dict(result.refused),
+        }
+        if kernels:
+            figures["kernels"] = {each.name: kernels_of(each) for each in call.work.sides if each.name in result.times}
+        kept.add(name, figures)
     torch.compiler.reset()
 
 
@@ -109,6 +120,7 @@ def _apart(found: np.ndarray, wanted: np.ndarray) -> float:
 @click.option("--device", default="cuda", show_default=True)
 @click.option("--batch", default=128, show_default=True, type=click.IntRange(1))
 @click.option("--compile/--no-compile", "compiled", default=True, help="torch.compile of the heads too.")
+@click.option("--kernels", is_flag=True, help="Where the time of single calls goes.")
 @click.option("--calls/--no-calls", default=True, help="Single calls.")
 @click.option("--whole/--no-whole", default=True, help="Whole generations.")
 @click.option("--minutes", default=4.0, show_default=True, type=click.FloatRange(0), help="Start nothing new after it.")
@@ -120,6 +132,7 @@ def main(
     device: str,
     batch: int,
     compiled: bool,
+    kernels: bool,
     calls: bool,
     whole: bool,
     minutes: float,
@@ -138,7 +151,7 @@ def main(
         setting = load(sources, threads)
         kept.add("bundle", setting.bundle.id)
         if calls:
-            components(setting, batch, compiled, kept, 30 * minutes if whole else 60 * minutes)
+            components(setting, batch, compiled, kernels, kept, 30 * minutes if whole else 60 * minutes)
         if whole:
             generations(setting, batch, kept, minutes)
 

@@ -131,7 +131,7 @@ def mlp_head(config: ModelConfig, samples: int, held: Held = FLOATS) -> Work:
     inner = product(samples, W, W, held.weight, FLOAT32, held.value)
     inner += product(samples, W, W, held.weight, held.value, FLOAT32)
     work += (inner + passing(samples * 3 * W, held.value) + passing(samples * W)) * depth
-    return work + _final(samples, W, 2 * C)
+    return work + _final(samples, W, 2 * C, held)
 
 
 def dit_head(config: ModelConfig, rows: int, tokens: int, held: Held = FLOATS) -> Work:
@@ -140,9 +140,11 @@ def dit_head(config: ModelConfig, rows: int, tokens: int, held: Held = FLOATS) -
     modulation = product(n, W, 6 * W, held.weight, FLOAT32, held.value) + passing(n * 6 * W, held.value)
     work = product(n, C, W) + table(tokens * W)
     work += (block(rows, tokens, W, held) + modulation) * config.dit_depth
-    return work + _final(n, W, C)
+    return work + _final(n, W, C, held)
 
 
-def _final(rows: int, width: int, outputs: int) -> Work:
-    """The heads' last layer, in float32."""
-    return product(rows, width, 2 * width) + passing(rows * 2 * width) + product(rows, width, outputs)
+def _final(rows: int, width: int, outputs: int, held: Held) -> Work:
+    """The heads' last layer: its product in float32, in half precision its modulation in that; int8 leaves it whole."""
+    inner = held if held.weight == held.value else FLOATS
+    modulation = product(rows, width, 2 * width, inner.weight, FLOAT32, inner.value)
+    return modulation + passing(rows * 2 * width, inner.value) + product(rows, width, outputs)

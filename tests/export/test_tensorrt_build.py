@@ -24,8 +24,8 @@ NAMES = ("transformer_low", "transformer_high", "mlp_head", "dit_head", "vae_dec
 PRODUCTS = {
     "transformer_low": ({"matmul": 27, "attention": 4}, {"matmul": 2}),
     "transformer_high": ({"matmul": 28, "attention": 4}, {"matmul": 2}),
-    "mlp_head": ({"matmul": 19}, {"matmul": 4}),
-    "dit_head": ({"matmul": 40, "attention": 3}, {"matmul": 4}),
+    "mlp_head": ({"matmul": 19}, {"matmul": 2}),
+    "dit_head": ({"matmul": 40, "attention": 3}, {"matmul": 2}),
     "vae_decoder": ({"convolution": 26, "attention": 1}, {"convolution": 1, "attention": 1}),
 }
 
@@ -97,7 +97,7 @@ def test_one_product_in_float32_among_halves_is_refused_by_name(graphs, parts, t
     """The failure that others let pass: most of the engine is half, one slow product is not."""
 
     def raise_one(graph):
-        node = next(n for n in graph.node if n.op_type == "MatMul" and n.input[1] == "first.1.weight")
+        node = next(n for n in graph.node if n.op_type == "MatMul" and n.input[1] == "blocks.1.first.weight")
         before = [helper.make_node("Cast", [n], [f"{n}_fp32"], to=TensorProto.FLOAT) for n in node.input]
         after = helper.make_node("Cast", [f"{node.output[0]}_fp32"], [node.output[0]], to=TensorProto.FLOAT16)
         product = helper.make_node("MatMul", [c.output[0] for c in before], [after.input[0]], name=node.name)
@@ -115,8 +115,8 @@ def test_one_product_in_float32_among_halves_is_refused_by_name(graphs, parts, t
 
 
 def test_an_island_that_lost_its_float32_is_refused(graphs, parts):
-    strict = {**parts, "mlp_head": replace(parts["mlp_head"], islands=("final.", "input_proj.", "first."))}
-    with pytest.raises(BuildError, match=r"its matmul first\.0\.weight runs in fp16 where fp32 belongs"):
+    strict = {**parts, "mlp_head": replace(parts["mlp_head"], islands=("final.linear.", "input_proj.", "blocks.0.first."))}
+    with pytest.raises(BuildError, match=r"its matmul blocks\.0\.first\.weight runs in fp16 where fp32 belongs"):
         build(graphs, strict, "mlp_head", "fp16")
 
 
@@ -134,11 +134,11 @@ def test_a_half_attention_stays_one_kernel_and_a_float32_one_may_not(graphs):
 
 def test_a_graph_that_tensorrt_cannot_read_says_where_and_why(graphs, parts, tmp_path):
     def break_one(graph):
-        next(n for n in graph.node if n.op_type == "LayerNormalization").op_type = "NoSuchOperator"
+        next(n for n in graph.node if n.op_type == "Sigmoid").op_type = "NoSuchOperator"
 
     changed = rewritten(graphs, tmp_path, "mlp_head", break_one)
     with pytest.raises(
-        BuildError, match=r"tensorrt_rtx [\d.]+ cannot read mlp_head\.onnx at node_layer_norm: .*Plugin not found"
+        BuildError, match=r"tensorrt_rtx [\d.]+ cannot read mlp_head\.onnx at node_Sigmoid_1: .*Plugin not found"
     ):
         build(changed, parts, "mlp_head", "fp16")
 

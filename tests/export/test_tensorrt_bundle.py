@@ -95,7 +95,7 @@ def test_inspect_shows_the_precisions(capsys, rtx_bundle):
     assert "10 fp16" in rows[0]
     islands = [line for line in lines if "read from the typed network; float32 islands:" in line]
     assert [line.split(":")[0] for line in islands] == list(NAMES)
-    assert any("final.modulation, final.linear" in line for line in islands)
+    assert any("input_proj, final.linear" in line for line in islands)
 
 
 def test_the_graphs_of_the_bundle_run_on_the_cpu_when_asked(rtx_bundle):

@@ -1,0 +1,49 @@
+"""The short report of a GPU, on the CPU: every figure is kept as it comes, and sides are compared."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from himar_kernels.console import run_cli
+
+ROOT = Path(__file__).parents[2]
+WEIGHTS = ROOT / "himar" / "weights"
+PARTS = ("dit_head", "mlp_head", "transformer_low", "transformer_high", "vae_decoder")
+
+
+@pytest.fixture
+def gpu_quick(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import gpu_quick
+
+    return gpu_quick
+
+
+def run(gpu_quick, monkeypatch, bundle: Path, out: Path, *options: str) -> dict:
+    given = ["--checkpoint", WEIGHTS / "digits.safetensors", "--vae", WEIGHTS / "digits-vae.safetensors", "--out", out]
+    everything = ["gpu_quick.py", bundle, *given, "--device", "cpu", "--batch", "1", "--no-compile", *options]
+    monkeypatch.setattr(sys, "argv", [str(each) for each in everything])
+    assert run_cli(gpu_quick.main) == 0
+    return json.loads(out.read_text())
+
+
+def test_calls_and_a_generation_are_timed_and_compared(gpu_quick, monkeypatch, digits_bundle, tmp_path):
+    found = run(gpu_quick, monkeypatch, digits_bundle, tmp_path / "found.json", "--minutes", "0.2")
+    assert found["fused_operators"] is False
+    for name in PARTS:
+        assert found[name]["seconds"]["engines"] > 0
+        assert found[name]["seconds"]["eager"] > 0
+        assert max(found[name]["apart"].values()) <= 1e-4
+    assert found["generation"]["apart"] <= 1e-4
+    seconds = found["generation"]["seconds"]
+    assert len(seconds["eager"]) == len(seconds["engines"]) >= 1
+
+
+def test_what_was_not_asked_for_is_not_measured(gpu_quick, monkeypatch, digits_bundle, tmp_path):
+    found = run(gpu_quick, monkeypatch, digits_bundle, tmp_path / "found.json", "--no-calls", "--no-whole")
+    assert not {*PARTS, "generation"} & set(found)
+    assert found["bundle"]
