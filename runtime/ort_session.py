@@ -79,7 +79,7 @@ def _use_fused_operators(options: Any) -> None:
     """Let a session run what lies between products in our operators, or say why it will be slower."""
     library = find_library()
     if library is None:
-        log.warning("half precision takes more passes over memory than it needs: our operators are not compiled; run `make cuda`.")
+        log.warning("half precision runs without our fused operators, which are not compiled; run `make cuda`.")
         return
     try:
         options.register_custom_ops_library(str(library))

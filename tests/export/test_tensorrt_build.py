@@ -115,7 +115,8 @@ def test_one_product_in_float32_among_halves_is_refused_by_name(graphs, parts, t
 
 
 def test_an_island_that_lost_its_float32_is_refused(graphs, parts):
-    strict = {**parts, "mlp_head": replace(parts["mlp_head"], islands=("final.linear.", "input_proj.", "blocks.0.first."))}
+    islands = ("final.linear.", "input_proj.", "blocks.0.first.")
+    strict = {**parts, "mlp_head": replace(parts["mlp_head"], islands=islands)}
     with pytest.raises(BuildError, match=r"its matmul blocks\.0\.first\.weight runs in fp16 where fp32 belongs"):
         build(graphs, strict, "mlp_head", "fp16")
 
