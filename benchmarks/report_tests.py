@@ -50,6 +50,7 @@ def run_within(command: Sequence[str], log: Path, seconds: float, folder: Path) 
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
+            preexec_fn=_heed_interrupts,
         )
         try:
             return {"exit_code": process.wait(max(0.0, seconds))}
@@ -60,6 +61,11 @@ def run_within(command: Sequence[str], log: Path, seconds: float, folder: Path) 
             return {"exit_code": None, "stopped_after": round(time.monotonic() - begin, 1)}
         finally:
             _end_group(process)
+
+
+def _heed_interrupts() -> None:
+    """Undo what a shell does to a program in the background, which would ignore Ctrl-C and hand that on."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:

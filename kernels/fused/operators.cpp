@@ -35,7 +35,9 @@ void run(const Row& row, std::int64_t count, const Ort::KernelContext& context) 
     const auto blocks = static_cast<unsigned>((count + kRows - 1) / kRows);
     run_rows<<<blocks, kThreads, 0, static_cast<cudaStream_t>(context.GetGPUComputeStream())>>>(count, row);
     if (const cudaError_t error = cudaGetLastError(); error != cudaSuccess) {
-        throw Ort::Exception(std::string("himar's operator did not start: ") + cudaGetErrorString(error), ORT_FAIL);
+        throw Ort::Exception(std::string("himar's operator did not start, ") + cudaGetErrorString(error) +
+                                 "; compile it for this GPU (make cuda) or set HIMAR_FUSED_LIBRARY to nothing",
+                             ORT_FAIL);
     }
 }
 #else
