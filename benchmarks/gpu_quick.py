@@ -32,7 +32,6 @@ from himar_export.bench.setting import Setting, Sources, load
 from himar_export.bench.timing import Side
 from himar_kernels.console import run_cli
 from himar_kernels.files import write_json
-from himar_kernels.fused_library import find_library
 
 
 class Kept:
@@ -143,7 +142,6 @@ def main(
     kept = Kept(out)
     kept.add("environment", environment(device, ["python", *sys.argv]))
     kept.add("batch", batch)
-    kept.add("fused_operators", device != "cpu" and find_library() is not None)
     sources = Sources(bundle, checkpoint, None, vae, None, device, None, None, {})
     with plain_float32(None) as threads:
         kept.add("copy", copy_rate(device))

@@ -1,6 +1,6 @@
 """Precisions and the layers that run in them: half-precision (or int8) products inside a float32 stream.
 
-Every graph keeps its residual stream, its norms and its final layer in float32 (the islands) and runs matrix
+Every graph keeps its residual stream, its norms and its last product in float32 (the islands) and runs matrix
 products, convolutions, attention and the activations between them in the component's precision. A sum over many
 blocks or a variance is what overflows or loses digits in half precision; a product of normalised values is not.
 """

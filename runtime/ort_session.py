@@ -58,7 +58,7 @@ def create_session(
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spins else "0")
     options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN_MICROSECONDS))
     if device.kind == "cuda" and spec.precision in ("fp16", "bf16"):
-        _use_fused_operators(options)
+        use_fused_operators(options)
     try:
         session = ort.InferenceSession(path, options, providers=_providers(ort, device, lane))
     except EngineError:
@@ -75,7 +75,7 @@ def create_session(
     return session, workers
 
 
-def _use_fused_operators(options: Any) -> None:
+def use_fused_operators(options: Any) -> None:
     """Let a session run what lies between products in our operators, or say why it will be slower."""
     library = find_library()
     if library is None:

@@ -12,6 +12,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from himar_kernels.fused_library import find_library
+
 PACKAGES = (
     "himar", "numpy", "torch", "triton", "onnx", "onnxruntime", "onnxruntime-gpu", "cuda-bindings", "cuda-core",
     "nvidia-cuda-nvrtc", "nvidia-cudnn-cu13", "nvidia-cublas",
@@ -20,7 +22,10 @@ PACKAGES = (
 
 
 def environment(device: str, command: Sequence[str]) -> dict[str, Any]:
-    """Return processor, versions, date and command, and on "cuda" or "cuda:N" the GPU, its driver and limits."""
+    """Return processor, versions, date and command, and on "cuda" or "cuda:N" the GPU, its driver and limits.
+
+    fused_operators: whether half-precision sessions there have our operators.
+    """
     found: dict[str, Any] = {
         "command": list(command),
         "date": time.strftime("%Y-%m-%d"),
@@ -35,6 +40,7 @@ def environment(device: str, command: Sequence[str]) -> dict[str, Any]:
         found["load_average"] = round(load, 2)
     if device.startswith("cuda"):
         found |= _gpu(device)
+        found["fused_operators"] = find_library() is not None
     return found
 
 

@@ -13,8 +13,10 @@ import onnxruntime
 import pytest
 
 from himar_kernels import EngineError, InputError
+from himar_kernels.fused_library import VARIABLE
 from himar_runtime import Bundle, ComponentSpec, Device, TensorSpec, load_engine
 from himar_runtime.ort_engine import OrtEngine
+from himar_runtime.ort_session import use_fused_operators
 
 CPU = Device("cpu")
 
@@ -231,3 +233,17 @@ def test_the_gpu_gives_the_cpus_numbers(bundle_path: Path) -> None:
     engine.bind({"condition": inputs.pop("condition")})
     for _ in range(2):
         assert np.allclose(engine.run(inputs)["prediction"], expected, atol=1e-4)
+
+
+def test_a_file_that_is_no_library_of_operators_is_named(monkeypatch, tmp_path):
+    file = tmp_path / "mine.so"
+    file.write_bytes(b"no library")
+    monkeypatch.setenv(VARIABLE, str(file))
+    with pytest.raises(EngineError, match=r"ONNX Runtime cannot load \S*mine\.so: "):
+        use_fused_operators(onnxruntime.SessionOptions())
+
+
+def test_without_operators_a_half_precision_session_says_how_to_get_them(monkeypatch, caplog):
+    monkeypatch.setenv(VARIABLE, "")
+    use_fused_operators(onnxruntime.SessionOptions())
+    assert "run `make cuda`" in caplog.text
