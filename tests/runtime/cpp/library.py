@@ -145,7 +145,8 @@ class Library:
         params.draws = None if given is None else ctypes.addressof(given)
         for name, value in options.items():
             assert name in dict(_GenerateParams._fields_), f"himar_generate_params has no {name}"
-            value = value.encode() if name == "sampling" else _NUMBERS.get(value, value)
+            if isinstance(value, str):
+                value = value.encode() if name == "sampling" else _NUMBERS[value]
             setattr(params, name, value)
         pipeline, result = ctypes.c_void_p(), ctypes.c_void_p()
         self._check(call.himar_pipeline_load(str(bundle).encode(), ctypes.byref(load), ctypes.byref(pipeline)))

@@ -16,11 +16,20 @@ import pytest
 QUICK = {"labels": [1], "low_steps": 1, "high_steps": 1, "low_diffusion_steps": 2, "high_diffusion_steps": 2}
 
 
+def start_two(server: Any, request: Any) -> tuple[Any, Any]:
+    """Start two requests: the only lane runs the first, and the second waits; a signal before that would refuse one."""
+    running = server.start(request)
+    server.wait_for("himar_lanes_busy", 1)
+    queued = server.start(request)
+    server.wait_for("himar_queue_length", 1)
+    return running, queued
+
+
 def test_sigterm_finishes_what_was_accepted(start_server: Any, bundle_path: Path, work: Any) -> None:
     server = start_server(bundle_path, "--timeout", "300", "--drain-seconds", "300")
-    running, queued, idle = server.start(work), server.start(work), server.connect()
+    running, queued = start_two(server, work)
+    idle = server.connect()
     idle.connect()  # a connection kept open must not hold the end up
-    server.wait_for("himar_queue_length", 1)
     server.process.send_signal(signal.SIGTERM)
     deadline = time.monotonic() + 60
     while (health := server.ask("GET", "/healthz")).status == 200:
@@ -37,8 +46,7 @@ def test_sigterm_finishes_what_was_accepted(start_server: Any, bundle_path: Path
 
 def test_what_is_not_done_in_time_is_cancelled(start_server: Any, bundle_path: Path, slow: Any) -> None:
     server = start_server(bundle_path, "--drain-seconds", "0.2")
-    running, queued = server.start(slow), server.start(slow)
-    server.wait_for("himar_queue_length", 1)
+    running, queued = start_two(server, slow)
     start = time.monotonic()
     server.process.send_signal(signal.SIGTERM)
     replies = [server.reply(each) for each in (running, queued)]
