@@ -1,7 +1,8 @@
 # make demo   set everything up, build the digits bundle, verify it, draw 10x10 digits, engine against eager time
 # make test   set everything up, lint, check types, run every test that needs no GPU
 # make cpp    build the C++ runtime and its programs in build/cpp/release and run its tests (see runtime/cpp/README.md)
-# make cuda   compile the CUDA kernels and the fused operators of half precision for every architecture this nvcc knows
+# make cuda   compile the CUDA kernels and half precision's operators for every architecture that this nvcc knows;
+#             ONNXRUNTIME_INCLUDE=DIR: with these C++ headers of ONNX Runtime, not Debian's
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -39,8 +40,8 @@ cpp: setup
 
 cuda: setup
 	$(BIN)/python -m himar_kernels.cuda_compile
-	runtime/cpp/scripts/get-dependencies.sh build/cpp-deps $(BIN)/python
-	$(BIN)/python -m himar_kernels.fused_compile --onnxruntime build/cpp-deps/include/onnxruntime
+	[ -n "$(ONNXRUNTIME_INCLUDE)" ] || runtime/cpp/scripts/get-dependencies.sh build/cpp-deps $(BIN)/python
+	$(BIN)/python -m himar_kernels.fused_compile --onnxruntime $(or $(ONNXRUNTIME_INCLUDE),build/cpp-deps/include/onnxruntime)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -85,7 +85,10 @@ def components(setting: Setting, batch: int, compiled: bool, kernels: bool, kept
 
 
 def generations(setting: Setting, batch: int, kept: Kept, minutes: float) -> None:
-    """Run whole generations of both sides in turns while there is time for two more, at least one of each."""
+    """Run whole generations of both sides in turns while there is time for two more, at least one of each.
+
+    The first of a side, which allocates and chooses algorithms, counts only while there is no other ("cold").
+    """
     labels, sampling = setting.labels(batch), setting.sampling
     own = eager_networks(setting.model, setting.vae, setting.eager_precisions)
     sides: dict[str, Callable[[], Any]] = {
@@ -101,7 +104,10 @@ def generations(setting: Setting, batch: int, kept: Kept, minutes: float) -> Non
             times[side].append(time.perf_counter() - start)
             figures = {
                 "seconds": times,
-                "seconds_per_image": {each: median(found) / batch for each, found in times.items() if found},
+                "seconds_per_image": {
+                    each: median(found[1:] or found) / batch for each, found in times.items() if found
+                },
+                "cold": [each for each, found in times.items() if len(found) < 2],
             }
             if len(latents) == len(sides):
                 figures["apart"] = _apart(latents[ENGINES], latents[EAGER])

@@ -42,7 +42,7 @@ def decoder_of(model: str, work: Path) -> Path | None:
     config = resolve(read_config(model), {}, model)
     if (config.channels, config.vae_stride) != (KL16.channels, KL16.stride):
         return None
-    path = work / "kl16.safetensors"
+    path = work / "kl16-random.safetensors"
     if not path.exists():
         work.mkdir(parents=True, exist_ok=True)
         with torch.random.fork_rng(devices=[]), new_file(path) as unfinished:

@@ -30,6 +30,8 @@ class AttentionGraph(nn.Module):
         self.heads, self.merged, self.apart = attn.heads, merged, apart
         self.fused = Between.of(dtype, merged).fused
         self._values_bias = v[1]
+        if self.fused:
+            k, v = ((weight, torch.zeros_like(bias)) for weight, bias in (k, v))
         if apart:
             self.q = Product(*q, dtype)
             self.kv = shared_input([k, v], dtype, merged)

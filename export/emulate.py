@@ -51,7 +51,8 @@ def emulated_bundle(folder: Path) -> Iterator[Path]:
 
 def _emulate(source: Path, target: Path) -> None:
     """Write to `target` the graph of `source` with bfloat16 rounding kept and float32 arithmetic."""
-    model = onnx.inliner.inline_local_functions(onnx.load(source))
+    model = onnx.inliner.inline_local_functions(onnx.load(source, load_external_data=False))
+    onnx.load_external_data_for_model(model, str(source.parent))
     graph = model.graph
     for tensor in graph.initializer:
         if tensor.data_type == _BF16:

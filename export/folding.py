@@ -3,7 +3,7 @@
 A block's vectors are constants of the phase. Its norms' affine parameters take (1 + scale), and a shift where there
 is one; the product after attention and the second product of the feed-forward take the gate. The qkv and first
 feed-forward products do not change, so both phases' engines share them on disk. Rows and positions are one axis, so
-that every product is one of matrices, its bias a part of it.
+that every product is one of matrices, its bias a part of it or of what follows it (see `between`).
 """
 
 from __future__ import annotations

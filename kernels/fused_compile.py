@@ -2,13 +2,16 @@
 
     python -m himar_kernels.fused_compile --onnxruntime INCLUDE [--arch 80,89,90a,100,120]
 
-`make cuda` runs it, with the headers of ONNX Runtime that `make cpp` uses too.
+INCLUDE is the folder of ONNX Runtime's C++ headers, `include/` of its releases; its minor version must not be above
+that of the installed onnxruntime-gpu. `make cuda` runs this with Debian's headers, or with ONNXRUNTIME_INCLUDE=DIR.
 """
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +22,7 @@ from .cuda_compile import architectures_option, find_nvcc, first_line, known_arc
 from .cuda_sources import ARCHITECTURES
 from .errors import BuildError
 from .files import new_file
-from .fused_library import library_path
+from .fused_library import library_path, source_directory
 
 HEADER = "onnxruntime_cxx_api.h"
 _OPTIONS = ("-std=c++17", "-O3", "-shared")
@@ -28,7 +31,7 @@ _HOST_OPTIONS = ("-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra")
 
 def source() -> Path:
     """Return operators.cpp."""
-    return Path(__file__).parent / "fused" / "operators.cpp"
+    return source_directory() / "operators.cpp"
 
 
 def compile_for_cuda(include: Path, out: Path, architectures: Sequence[str] = ARCHITECTURES) -> tuple[str, ...]:
@@ -42,8 +45,13 @@ def compile_for_cuda(include: Path, out: Path, architectures: Sequence[str] = AR
     known = known_architectures(nvcc)
     wanted = [each for each in architectures if each.rstrip("af") in known]
     if not wanted:
-        raise BuildError(f"{nvcc} knows none of the architectures {', '.join(architectures)}.")
+        raise BuildError(
+            f"{nvcc} knows none of the architectures {', '.join(architectures)}; "
+            f"it knows {', '.join(sorted(known, key=int))}."
+        )
+    lowest = min((each.rstrip("af") for each in wanted), key=int)  # as PTX too, for newer ones than this nvcc's
     targets = [f"-gencode=arch=compute_{each},code=sm_{each}" for each in wanted]
+    targets.append(f"-gencode=arch=compute_{lowest},code=compute_{lowest}")
     options = [*_OPTIONS, f"-Xcompiler={','.join(_HOST_OPTIONS)}", "--threads=0", *targets]
     _compile([str(nvcc), *options, "-isystem", str(include), "-x", "cu", str(source())], out)
     return tuple(each for each in architectures if each not in wanted)
@@ -59,16 +67,25 @@ def compile_for_cpu(compiler: str, include: Path, out: Path) -> None:
 def _require_headers(include: Path) -> None:
     if not (include / HEADER).is_file():
         raise BuildError(
-            f"{include} holds no {HEADER}; give the folder of ONNX Runtime's C++ headers, or run `make cuda`."
+            f"{include} holds no {HEADER}; give the folder of ONNX Runtime's C++ headers, include/ of its releases."
         )
 
 
 def _compile(command: list[str], out: Path) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with new_file(out, BuildError) as unfinished:
-        done = subprocess.run([*command, "-o", str(unfinished)], capture_output=True, text=True)
+    with tempfile.TemporaryDirectory(prefix="himar-fused-") as folder:
+        made = Path(folder) / out.name
+        try:
+            done = subprocess.run([*command, "-o", str(made)], capture_output=True, text=True)
+        except OSError as error:
+            raise BuildError(f"the compiler {command[0]} cannot be run ({error.strerror}); install it.") from error
         if done.returncode != 0:
             raise BuildError(f"{Path(command[0]).name} does not compile {source().name}: {first_line(done)}")
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BuildError(f"{out.parent} cannot be made ({error.strerror}); choose another --out.") from error
+        with new_file(out, BuildError) as unfinished:
+            shutil.copyfile(made, unfinished)
 
 
 @click.command()
@@ -80,6 +97,9 @@ def command(include: Path, out: Path | None, arch: list[str]) -> None:
     """Compile himar's operators for ONNX Runtime on CUDA."""
     path = out or library_path()
     skipped = compile_for_cuda(include, path, arch)
+    for other in path.parent.glob("libhimar_fused-*.so"):  # of other sources, which nothing would load
+        if out is None and other != path:
+            other.unlink()
     click.echo(f"{path}  {path.stat().st_size / 1024:.0f} KB")
     for architecture in skipped:
         click.echo(f"sm_{architecture} skipped: this nvcc does not know it; install a newer CUDA toolkit.", err=True)

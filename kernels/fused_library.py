@@ -1,22 +1,33 @@
 """Where our operators for ONNX Runtime lie: the library that half-precision sessions on a GPU load.
 
 Half-precision graphs define these operators as functions of standard ones, so that a session without the library gives
-the same numbers, on a GPU only slower. `make cuda` compiles it (see fused_compile).
+the same numbers to half precision's rounding, with more passes over memory. `fused_compile` makes it. Its name carries
+the hash of its sources, so that one of other sources is never run.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
 from .errors import EngineError
 
 VARIABLE = "HIMAR_FUSED_LIBRARY"
+HOW_TO_COMPILE = "`make cuda`, or python -m himar_kernels.fused_compile --onnxruntime INCLUDE, compiles them"
+
+
+def source_directory() -> Path:
+    """Return the folder of the operators' sources."""
+    return Path(__file__).parent / "fused"
 
 
 def library_path() -> Path:
-    """Return where the compiled library lies in the package; it need not exist."""
-    return Path(__file__).parent / "fused" / "compiled" / "libhimar_fused.so"
+    """Return where the library compiled from these sources lies in the package; it need not exist."""
+    digest = hashlib.sha256()
+    for path in sorted(source_directory().glob("*.c*")):
+        digest.update(path.read_bytes())
+    return source_directory() / "compiled" / f"libhimar_fused-{digest.hexdigest()[:16]}.so"
 
 
 def find_library() -> Path | None:
@@ -28,5 +39,5 @@ def find_library() -> Path | None:
     if named is None:
         return library_path() if library_path().is_file() else None
     if named and not Path(named).is_file():
-        raise EngineError(f"${VARIABLE} is {named!r}, which is no file; `make cuda` compiles the library.")
+        raise EngineError(f"${VARIABLE} is {named!r}, which is no file; unset it, or set it to nothing to go without.")
     return Path(named) if named else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import re
@@ -10,7 +11,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from himar_kernels import EngineError, InputError
-from himar_kernels.fused_library import find_library
+from himar_kernels.fused_library import HOW_TO_COMPILE, VARIABLE, find_library
 
 from .engine import Device, first_line
 from .ort_parts import MOST_WEIGHTS, Workers, shared_rows
@@ -79,12 +80,21 @@ def use_fused_operators(options: Any) -> None:
     """Let a session run what lies between products in our operators, or say why it will be slower."""
     library = find_library()
     if library is None:
-        log.warning("half precision runs without our fused operators, which are not compiled; run `make cuda`.")
+        if os.environ.get(VARIABLE) is None:
+            _say_once(f"half precision runs without our fused operators, which are not compiled: {HOW_TO_COMPILE}.")
         return
     try:
         options.register_custom_ops_library(str(library))
     except Exception as error:
-        raise EngineError(f"ONNX Runtime cannot load {library}: {first_line(error)}") from error
+        raise EngineError(
+            f"ONNX Runtime cannot load {library} ({first_line(error)}); compile it again, or set {VARIABLE} to nothing "
+            f"to go without."
+        ) from error
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    log.warning(text)
 
 
 def available_cores() -> int:

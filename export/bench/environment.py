@@ -24,7 +24,7 @@ PACKAGES = (
 def environment(device: str, command: Sequence[str]) -> dict[str, Any]:
     """Return processor, versions, date and command, and on "cuda" or "cuda:N" the GPU, its driver and limits.
 
-    fused_operators: whether half-precision sessions there have our operators.
+    fused_operators: whether the library of our operators was found there, which half-precision sessions load.
     """
     found: dict[str, Any] = {
         "command": list(command),

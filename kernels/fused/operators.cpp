@@ -35,8 +35,10 @@ void run(const Row& row, std::int64_t count, const Ort::KernelContext& context) 
     const auto blocks = static_cast<unsigned>((count + kRows - 1) / kRows);
     run_rows<<<blocks, kThreads, 0, static_cast<cudaStream_t>(context.GetGPUComputeStream())>>>(count, row);
     if (const cudaError_t error = cudaGetLastError(); error != cudaSuccess) {
-        throw Ort::Exception(std::string("himar's operator did not start, ") + cudaGetErrorString(error) +
-                                 "; compile it for this GPU (make cuda) or set HIMAR_FUSED_LIBRARY to nothing",
+        const bool other_gpu = error == cudaErrorNoKernelImageForDevice || error == cudaErrorUnsupportedPtxVersion;
+        const std::string advice = "; compile the operators for this GPU, or set HIMAR_FUSED_LIBRARY to nothing";
+        throw Ort::Exception("the operator did not start, " + std::string(cudaGetErrorString(error)) +
+                                 (other_gpu ? advice : ""),
                              ORT_FAIL);
     }
 }
@@ -57,7 +59,7 @@ constexpr ONNXTensorElementDataType kType = std::is_same_v<T, float>  ? ONNX_TEN
 // The inputs and the output of a call: the first input's shape is the output's, its last axis a row.
 class Call {
   public:
-    explicit Call(OrtKernelContext* raw) : context(raw), shape_(shape_of(0)) {
+    Call(OrtKernelContext* raw, const char* name) : context(raw), name_(name), shape_(shape_of(0)) {
         width = shape_.empty() ? 1 : static_cast<int>(shape_.back());
         count = 1;
         for (std::size_t axis = 0; axis + 1 < shape_.size(); ++axis) count *= shape_[axis];
@@ -78,6 +80,14 @@ class Call {
     T* output() const {
         return static_cast<T*>(context.GetOutput(0, shape_).GetTensorMutableRawData());
     }
+    // Whether vectors of values can be read: rows of whole vectors, at addresses that fit.
+    bool in_vectors(std::size_t inputs) const {
+        bool fits = width % kVector == 0;
+        for (std::size_t index = 0; index < inputs; ++index) {
+            fits &= reinterpret_cast<std::uintptr_t>(context.GetInput(index).GetTensorRawData()) % 16 == 0;
+        }
+        return fits;
+    }
 
     Ort::KernelContext context;
     int width;
@@ -87,13 +97,20 @@ class Call {
     std::vector<std::int64_t> shape_of(std::size_t index) const {
         return context.GetInput(index).GetTensorTypeAndShapeInfo().GetShape();
     }
-    static void require(bool fits, std::size_t index) {
+    static std::string words(const std::vector<std::int64_t>& shape) {
+        std::string text;
+        for (const std::int64_t size : shape) text += (text.empty() ? "" : ", ") + std::to_string(size);
+        return "(" + text + ")";
+    }
+    void require(bool fits, std::size_t index) const {
         if (!fits) {
-            throw Ort::Exception("input " + std::to_string(index) + " of himar's operator does not fit the first",
+            throw Ort::Exception("input " + std::to_string(index) + " of " + name_ + " is " + words(shape_of(index)) +
+                                     ", which does not fit the first, " + words(shape_) + "; build the bundle anew",
                                  ORT_INVALID_ARGUMENT);
         }
     }
 
+    const char* name_;
     std::vector<std::int64_t> shape_;
 };
 
@@ -183,8 +200,8 @@ struct Kernel {
 
     OrtStatusPtr ComputeV2(OrtKernelContext* raw) noexcept {
         return guarded([&] {
-            const Call call(raw);
-            if (call.width % kVector == 0) {
+            const Call call(raw, Body::kName);
+            if (call.in_vectors(Body::kInputs.size())) {
                 run(Body::template with<kVector>(call, epsilon), call.count, call.context);
             } else {
                 run(Body::template with<1>(call, epsilon), call.count, call.context);
@@ -230,17 +247,21 @@ void add_all(Ort::CustomOpDomain& domain) {
 
 }  // namespace
 
-extern "C" __attribute__((visibility("default"))) OrtStatusPtr RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* base) {
-    const OrtApi* api = base->GetApi(ORT_API_VERSION);
-    if (api == nullptr) return nullptr;  // an older ONNX Runtime says what it lacks when it meets an operator
-    Ort::InitApi(api);
-    return guarded([&] {
-        static Ort::CustomOpDomain domain = [] {
-            Ort::CustomOpDomain made("himar");
-            add_all<Half>(made);
-            add_all<Brain>(made);
-            return made;
-        }();
-        Ort::UnownedSessionOptions(options).Add(domain);
-    });
+extern "C" __attribute__((visibility("default"))) OrtStatusPtr RegisterCustomOps(OrtSessionOptions* options,
+                                                                                const OrtApiBase* base) {
+    const OrtApi* const api = base->GetApi(ORT_API_VERSION);
+    if (api == nullptr) {
+        const std::string text = "himar's operators were compiled with the headers of ONNX Runtime 1." +
+                                 std::to_string(ORT_API_VERSION) + ", and this is " + base->GetVersionString() +
+                                 "; compile them with its own headers";
+        return base->GetApi(1)->CreateStatus(ORT_FAIL, text.c_str());
+    }
+    static const Ort::CustomOpDomain domain = [api] {
+        Ort::InitApi(api);
+        Ort::CustomOpDomain made("himar");
+        add_all<Half>(made);
+        add_all<Brain>(made);
+        return made;
+    }();
+    return guarded([&] { Ort::UnownedSessionOptions(options).Add(domain); });
 }

@@ -16,7 +16,7 @@ from himar_kernels import EngineError, InputError
 from himar_kernels.fused_library import VARIABLE
 from himar_runtime import Bundle, ComponentSpec, Device, TensorSpec, load_engine
 from himar_runtime.ort_engine import OrtEngine
-from himar_runtime.ort_session import use_fused_operators
+from himar_runtime.ort_session import _say_once, use_fused_operators
 
 CPU = Device("cpu")
 
@@ -239,11 +239,21 @@ def test_a_file_that_is_no_library_of_operators_is_named(monkeypatch, tmp_path):
     file = tmp_path / "mine.so"
     file.write_bytes(b"no library")
     monkeypatch.setenv(VARIABLE, str(file))
-    with pytest.raises(EngineError, match=r"ONNX Runtime cannot load \S*mine\.so: "):
+    with pytest.raises(EngineError, match=r"cannot load \S*mine\.so \(.*set HIMAR_FUSED_LIBRARY to nothing"):
         use_fused_operators(onnxruntime.SessionOptions())
 
 
-def test_without_operators_a_half_precision_session_says_how_to_get_them(monkeypatch, caplog):
+def test_without_operators_half_precision_says_once_how_to_get_them(monkeypatch, caplog, tmp_path):
+    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.setattr("himar_kernels.fused_library.library_path", lambda: tmp_path / "none.so")
+    _say_once.cache_clear()
+    for _ in range(2):
+        use_fused_operators(onnxruntime.SessionOptions())
+    assert caplog.text.count("himar_kernels.fused_compile") == 1
+
+
+def test_who_switched_operators_off_is_told_nothing(monkeypatch, caplog):
     monkeypatch.setenv(VARIABLE, "")
+    _say_once.cache_clear()
     use_fused_operators(onnxruntime.SessionOptions())
-    assert "run `make cuda`" in caplog.text
+    assert not caplog.text

@@ -131,14 +131,20 @@ void use_cuda(Ort::SessionOptions& options, const cuda::CudaDevice& lane) {
 }
 
 // Let a half-precision session run what lies between products in our operators, from the library that
-// $HIMAR_FUSED_LIBRARY names. Without it the graph's own functions give the same numbers, slower.
+// $HIMAR_FUSED_LIBRARY names. Without it the graph's own functions run, which take more passes over memory.
 void use_fused_operators(Ort::SessionOptions& options) {
     const char* const library = std::getenv("HIMAR_FUSED_LIBRARY");
     if (library == nullptr || *library == '\0') return;
-    if (!std::filesystem::is_regular_file(library))
+    std::error_code unknown;
+    if (!std::filesystem::is_regular_file(library, unknown))
         throw EngineError(std::string("$HIMAR_FUSED_LIBRARY is '") + library +
-                          "', which is no file; `make cuda` compiles the library.");
-    options.RegisterCustomOpsLibrary(library);
+                          "', which is no file; unset it, or set it to nothing to go without.");
+    try {
+        options.RegisterCustomOpsLibrary(library);
+    } catch (const Ort::Exception& error) {
+        throw EngineError(std::string("ONNX Runtime cannot load ") + library + " (" + first_line(error.what()) +
+                          "); compile it again, or set HIMAR_FUSED_LIBRARY to nothing to go without.");
+    }
 }
 
 void check_device(const ComponentSpec& spec, const cuda::CudaDevice* lane) {
