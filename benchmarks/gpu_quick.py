@@ -18,11 +18,10 @@ from statistics import median
 from typing import Any
 
 import click
-import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from himar_export.bench.component_runs import component_calls
+from himar_export.bench.component_runs import component_call, component_calls
 from himar_export.bench.eager import eager_networks, plain_float32
 from himar_export.bench.environment import environment
 from himar_export.bench.generation import run_eager, run_engines
@@ -30,6 +29,7 @@ from himar_export.bench.measurement import EAGER, ENGINES, measure
 from himar_export.bench.peaks import copy_rate, product_rates
 from himar_export.bench.setting import Setting, Sources, load
 from himar_export.bench.timing import Side
+from himar_export.compare import compare
 from himar_kernels.console import run_cli
 from himar_kernels.files import write_json
 
@@ -65,7 +65,8 @@ def components(setting: Setting, batch: int, compiled: bool, kernels: bool, kept
     """Time one call of every component, the heads first, which alone are compiled; what differs has no time."""
     calls = {call.work.name: call for call in component_calls(setting, batch, False)}
     if compiled:
-        calls |= {call.work.name: call for call in component_calls(setting, batch, True) if "head" in call.work.name}
+        heads = [name for name in calls if "head" in name]
+        calls |= {name: component_call(setting, name, calls[name].rows, None, batch, True) for name in heads}
     for name in sorted(calls, key=lambda name: "head" not in name):
         if kept.seconds() > until:
             return
@@ -110,12 +111,8 @@ def generations(setting: Setting, batch: int, kept: Kept, minutes: float) -> Non
                 "cold": [each for each, found in times.items() if len(found) < 2],
             }
             if len(latents) == len(sides):
-                figures["apart"] = _apart(latents[ENGINES], latents[EAGER])
+                figures["apart"] = compare("", latents[ENGINES], latents[EAGER], None).relative_l2
             kept.add("generation", figures)
-
-
-def _apart(found: np.ndarray, wanted: np.ndarray) -> float:
-    return float(np.linalg.norm(found.astype(np.float64) - wanted) / np.linalg.norm(wanted))
 
 
 @click.command()

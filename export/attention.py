@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from himar.layers import Attention
 
 from .between import Between
-from .precision import Product
+from .precision import Product, gated
 from .shared_input import parts_of, shared_input
 
 Rows = tuple[int, int]
@@ -66,4 +66,4 @@ class AttentionGraph(nn.Module):
         bias = linear.bias + linear.weight @ self._values_bias if self.fused else linear.bias
         if gate is None:
             return Product(linear.weight, bias, dtype)
-        return Product(linear.weight * gate[:, None], bias * gate, dtype)
+        return gated(linear.weight, bias, gate, dtype)

@@ -18,7 +18,7 @@ from himar.transformer import MODULATIONS, Block
 
 from .attention import AttentionGraph, Rows
 from .between import Between, Norm
-from .precision import Product, product
+from .precision import gated, product
 
 
 class _Branches(nn.Module):
@@ -35,7 +35,7 @@ class _Branches(nn.Module):
         self.proj = self.attention.last(block.attn.proj, gate_a, dtype)
         self.norm2 = Norm(block.norm2.weight * (1 + scale_m), block.norm2.bias * (1 + scale_m) + shift_m)
         self.fc1 = product(block.mlp.fc1, dtype)
-        self.fc2 = Product(block.mlp.fc2.weight * gate_m[:, None], block.mlp.fc2.bias * gate_m, dtype)
+        self.fc2 = gated(block.mlp.fc2.weight, block.mlp.fc2.bias, gate_m, dtype)
 
     def finish(self, x: Tensor, mixed: Tensor) -> Tensor:
         """Add attention's result, then the feed-forward, to the queries' rows x, all (R·Q, D)."""

@@ -67,6 +67,11 @@ def product(layer: nn.Module, dtype: torch.dtype) -> Product:
     return Product(layer.weight.flatten(1), layer.bias, dtype)
 
 
+def gated(weight: Tensor, bias: Tensor, gate: Tensor, dtype: torch.dtype) -> Product:
+    """Return gate·(W·x + b) as one product: W (out, in), b and gate (out)."""
+    return Product(weight * gate[:, None], bias * gate, dtype)
+
+
 class HalfConvolution(nn.Module):
     """A convolution in half precision between float32 activations."""
 

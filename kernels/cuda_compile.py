@@ -58,33 +58,39 @@ def compile_ahead(out: Path, architectures: Sequence[str] = ARCHITECTURES) -> Co
     Raises BuildError: no nvcc, no architecture that it knows, or an error of the compiler.
     """
     nvcc = find_nvcc()
-    known = known_architectures(nvcc)
-    wanted = [architecture for architecture in architectures if architecture.rstrip("af") in known]
-    if not wanted:
-        raise BuildError(
-            f"{nvcc} knows none of the architectures {', '.join(architectures)}; "
-            f"it knows {', '.join(sorted(known, key=int))}."
-        )
+    wanted = usable_architectures(nvcc, architectures)
     with tempfile.TemporaryDirectory(prefix="himar-kernels-") as folder:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             made = list(pool.map(lambda architecture: _compile(nvcc, architecture, Path(folder)), wanted))
         try:
             out.mkdir(parents=True, exist_ok=True)
-            files = tuple(_move(path, out) for path in made)
+            files = tuple(move_into(out, path) for path in made)
         except OSError as error:
             raise BuildError(f"the compiled kernels cannot be written to {out}: {error}.") from error
     return Compiled(files, tuple(architecture for architecture in architectures if architecture not in wanted))
 
 
-def _move(path: Path, out: Path) -> Path:
-    """Put a file into `out` whole or not at all, also from another disk."""
+def move_into(out: Path, path: Path) -> Path:
+    """Put a file into the folder `out` whole or not at all, also from another disk."""
     target = out / path.name
     with new_file(target, BuildError) as unfinished:
         shutil.copyfile(path, unfinished)
     return target
 
 
-def known_architectures(nvcc: Path) -> set[str]:
+def usable_architectures(nvcc: Path, architectures: Sequence[str]) -> list[str]:
+    """Return those of the architectures that this nvcc knows; BuildError, naming what it knows, for none."""
+    known = _known_architectures(nvcc)
+    wanted = [architecture for architecture in architectures if architecture.rstrip("af") in known]
+    if not wanted:
+        raise BuildError(
+            f"{nvcc} knows none of the architectures {', '.join(architectures)}; "
+            f"it knows {', '.join(sorted(known, key=int))}."
+        )
+    return wanted
+
+
+def _known_architectures(nvcc: Path) -> set[str]:
     """Return the architectures' numbers without suffixes: {"80", "90", …}."""
     done = subprocess.run([nvcc, "--list-gpu-code"], capture_output=True, text=True)
     if done.returncode != 0:

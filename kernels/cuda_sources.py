@@ -6,6 +6,7 @@ A compiled file carries the hash of the sources and options in its name, so that
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 # Entries of kernels.cu; the launches of `launches.py` name them.
@@ -50,8 +51,13 @@ def main_source() -> Path:
 
 def source_hash() -> str:
     """Return 16 hexadecimal digits that change with any device source and with the options."""
-    digest = hashlib.sha256("\0".join(COMPILE_OPTIONS).encode())
-    for path in sorted([*source_directory().glob("*.cuh"), main_source()]):
+    return hash_of([*source_directory().glob("*.cuh"), main_source()], COMPILE_OPTIONS)
+
+
+def hash_of(sources: Iterable[Path], options: Iterable[str] = ()) -> str:
+    """Return 16 hexadecimal digits that change with the content or name of any source and with any option."""
+    digest = hashlib.sha256("\0".join(options).encode())
+    for path in sorted(sources):
         content = path.read_bytes()
         digest.update(f"\0{path.name}\0{len(content)}\0".encode() + content)
     return digest.hexdigest()[:_HASH_LENGTH]

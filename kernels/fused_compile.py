@@ -8,7 +8,6 @@ that of the installed onnxruntime-gpu. `make cuda` runs this with Debian's heade
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,10 +17,9 @@ from pathlib import Path
 import click
 
 from .console import run_cli
-from .cuda_compile import architectures_option, find_nvcc, first_line, known_architectures
+from .cuda_compile import architectures_option, find_nvcc, first_line, move_into, usable_architectures
 from .cuda_sources import ARCHITECTURES
 from .errors import BuildError
-from .files import new_file
 from .fused_library import library_path, source_directory
 
 HEADER = "onnxruntime_cxx_api.h"
@@ -42,13 +40,7 @@ def compile_for_cuda(include: Path, out: Path, architectures: Sequence[str] = AR
     """
     _require_headers(include)
     nvcc = find_nvcc()
-    known = known_architectures(nvcc)
-    wanted = [each for each in architectures if each.rstrip("af") in known]
-    if not wanted:
-        raise BuildError(
-            f"{nvcc} knows none of the architectures {', '.join(architectures)}; "
-            f"it knows {', '.join(sorted(known, key=int))}."
-        )
+    wanted = usable_architectures(nvcc, architectures)
     lowest = min((each.rstrip("af") for each in wanted), key=int)  # as PTX too, for newer ones than this nvcc's
     targets = [f"-gencode=arch=compute_{each},code=sm_{each}" for each in wanted]
     targets.append(f"-gencode=arch=compute_{lowest},code=compute_{lowest}")
@@ -84,8 +76,7 @@ def _compile(command: list[str], out: Path) -> None:
             out.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise BuildError(f"{out.parent} cannot be made ({error.strerror}); choose another --out.") from error
-        with new_file(out, BuildError) as unfinished:
-            shutil.copyfile(made, unfinished)
+        move_into(out.parent, made)
 
 
 @click.command()

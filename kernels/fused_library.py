@@ -7,10 +7,10 @@ the hash of its sources, so that one of other sources is never run.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 
+from .cuda_sources import hash_of
 from .errors import EngineError
 
 VARIABLE = "HIMAR_FUSED_LIBRARY"
@@ -24,10 +24,7 @@ def source_directory() -> Path:
 
 def library_path() -> Path:
     """Return where the library compiled from these sources lies in the package; it need not exist."""
-    digest = hashlib.sha256()
-    for path in sorted(source_directory().glob("*.c*")):
-        digest.update(path.read_bytes())
-    return source_directory() / "compiled" / f"libhimar_fused-{digest.hexdigest()[:16]}.so"
+    return source_directory() / "compiled" / f"libhimar_fused-{hash_of(source_directory().glob('*.c*'))}.so"
 
 
 def find_library() -> Path | None:

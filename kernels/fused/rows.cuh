@@ -115,6 +115,12 @@ struct Floats {
     }
 };
 
+// Calls function(first value) for every vector of a row that is this lane's.
+template <int V, class Function>
+HIMAR_ROW void for_vectors(Lane lane, int width, const Function& function) {
+    for (int at = V * lane.index; at < width; at += V * lane.count) function(at);
+}
+
 // Mean and 1/√(variance + epsilon) of a row.
 struct Statistics {
     float mean, scale;
@@ -123,16 +129,16 @@ struct Statistics {
 template <int V>
 HIMAR_ROW Statistics statistics_of(Lane lane, const float* x, int width, float epsilon) {
     float sum = 0.0f;
-    for (int at = V * lane.index; at < width; at += V * lane.count) {
+    for_vectors<V>(lane, width, [&](int at) {
         const auto values = Floats<V>::load(x, at);
         for (int i = 0; i < V; ++i) sum += values.value[i];
-    }
+    });
     const float mean = sum_of_lanes(sum) / static_cast<float>(width);
     float squares = 0.0f;
-    for (int at = V * lane.index; at < width; at += V * lane.count) {
+    for_vectors<V>(lane, width, [&](int at) {
         const auto values = Floats<V>::load(x, at);
         for (int i = 0; i < V; ++i) squares += (values.value[i] - mean) * (values.value[i] - mean);
-    }
+    });
     return {mean, inverse_root(sum_of_lanes(squares) / static_cast<float>(width) + epsilon)};
 }
 
@@ -147,14 +153,14 @@ struct Norm {
     HIMAR_ROW void operator()(Lane lane, std::int64_t row) const {
         const float* from = x + row * width;
         const Statistics found = statistics_of<V>(lane, from, width, epsilon);
-        for (int at = V * lane.index; at < width; at += V * lane.count) {
+        for_vectors<V>(lane, width, [&](int at) {
             auto value = Floats<V>::load(from, at);
             const auto times = Floats<V>::load(weight, at), plus = Floats<V>::load(bias, at);
             for (int i = 0; i < V; ++i) {
                 value.value[i] = (value.value[i] - found.mean) * found.scale * times.value[i] + plus.value[i];
             }
             value.store(out + row * width, at);
-        }
+        });
     }
 };
 
@@ -170,7 +176,7 @@ struct ModulatedNorm {
     HIMAR_ROW void operator()(Lane lane, std::int64_t row) const {
         const std::int64_t first = row * width;
         const Statistics found = statistics_of<V>(lane, x + first, width, epsilon);
-        for (int at = V * lane.index; at < width; at += V * lane.count) {
+        for_vectors<V>(lane, width, [&](int at) {
             auto value = Floats<V>::load(x + first, at);
             const auto times = Floats<V>::load(weight, at), plus = Floats<V>::load(bias, at);
             const auto a = Floats<V>::load(scale + first, at), a0 = Floats<V>::load(scale_bias, at);
@@ -180,7 +186,7 @@ struct ModulatedNorm {
                 value.value[i] = normal * (a.value[i] + a0.value[i]) + (b.value[i] + b0.value[i]);
             }
             value.store(out + first, at);
-        }
+        });
     }
 };
 
@@ -194,12 +200,12 @@ struct Residual {
 
     HIMAR_ROW void operator()(Lane lane, std::int64_t row) const {
         const std::int64_t first = row * width;
-        for (int at = V * lane.index; at < width; at += V * lane.count) {
+        for_vectors<V>(lane, width, [&](int at) {
             auto value = Floats<V>::load(x + first, at);
             const auto added = Floats<V>::load(h + first, at), plus = Floats<V>::load(bias, at);
             for (int i = 0; i < V; ++i) value.value[i] += added.value[i] + plus.value[i];
             value.store(out + first, at);
-        }
+        });
     }
 };
 
@@ -213,7 +219,7 @@ struct GatedResidual {
 
     HIMAR_ROW void operator()(Lane lane, std::int64_t row) const {
         const std::int64_t first = row * width;
-        for (int at = V * lane.index; at < width; at += V * lane.count) {
+        for_vectors<V>(lane, width, [&](int at) {
             auto value = Floats<V>::load(x + first, at);
             const auto added = Floats<V>::load(h + first, at), plus = Floats<V>::load(bias, at);
             const auto a = Floats<V>::load(gate + first, at), a0 = Floats<V>::load(gate_bias, at);
@@ -221,7 +227,7 @@ struct GatedResidual {
                 value.value[i] += (a.value[i] + a0.value[i]) * (added.value[i] + plus.value[i]);
             }
             value.store(out + first, at);
-        }
+        });
     }
 };
 
@@ -247,12 +253,12 @@ struct Biased {
 
     HIMAR_ROW void operator()(Lane lane, std::int64_t row) const {
         const std::int64_t first = row * width;
-        for (int at = V * lane.index; at < width; at += V * lane.count) {
+        for_vectors<V>(lane, width, [&](int at) {
             auto value = Floats<V>::load(h + first, at);
             const auto plus = Floats<V>::load(bias, at);
             for (int i = 0; i < V; ++i) value.value[i] = Activation::of(value.value[i] + plus.value[i]);
             value.store(out + first, at);
-        }
+        });
     }
 };
 
