@@ -5,14 +5,17 @@
 `himar-export bench` compares whole generations with the eager model in float32, which takes longer on a GPU than
 everything else together at a batch of 128. Here every component's call is compared with float32 at that batch, and a
 generation's latents with those of the eager model in the engines' own precision, for all images. With --kernels, where
-a call's time goes, by kernel. The file is written after every figure, so that a run that is cut off keeps what it has.
+a call's time goes, by kernel. Whole generations run a third time with ONNX Runtime's runs recorded in CUDA graphs. The
+file is written after every figure, so that a run that is cut off keeps what it has.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -32,6 +35,9 @@ from himar_export.bench.timing import Side
 from himar_export.compare import compare
 from himar_kernels.console import run_cli
 from himar_kernels.files import write_json
+from himar_runtime.ort_session import GRAPHS_VARIABLE
+
+RECORDED = "engines, recorded"
 
 
 class Kept:
@@ -85,8 +91,21 @@ def components(setting: Setting, batch: int, compiled: bool, kernels: bool, kept
     torch.compiler.reset()
 
 
+@contextmanager
+def recording() -> Iterator[None]:
+    """Let the lanes that are made here record ONNX Runtime's runs, and go on doing so here."""
+    before = os.environ.get(GRAPHS_VARIABLE)
+    os.environ[GRAPHS_VARIABLE] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[GRAPHS_VARIABLE]
+        if before is not None:
+            os.environ[GRAPHS_VARIABLE] = before
+
+
 def generations(setting: Setting, batch: int, kept: Kept, minutes: float) -> None:
-    """Run whole generations of both sides in turns while there is time for two more, at least one of each.
+    """Run whole generations of all sides in turns while there is time for another round, at least one of each.
 
     The first of a side, which allocates and chooses algorithms, counts only while there is no other ("cold").
     """
@@ -96,9 +115,19 @@ def generations(setting: Setting, batch: int, kept: Kept, minutes: float) -> Non
         ENGINES: lambda: run_engines(setting.pipeline, labels, sampling),
         EAGER: lambda: run_eager(own, labels, sampling),
     }
+    backends = {each.backend for each in setting.bundle.manifest.components.values()}
+    if setting.device.type == "cuda" and backends == {"onnxruntime"}:
+        with recording():
+            lane = setting.pipeline.clone()
+
+        def recorded() -> Any:
+            with recording():
+                return run_engines(lane, labels, sampling)
+
+        sides[RECORDED] = recorded
     times: dict[str, list[float]] = {side: [] for side in sides}
     latents = {}
-    while not times[EAGER] or kept.seconds() + times[ENGINES][-1] + times[EAGER][-1] < 60 * minutes:
+    while not times[EAGER] or kept.seconds() + sum(found[-1] for found in times.values()) < 60 * minutes:
         for side, run in sides.items():
             start = time.perf_counter()
             latents[side] = run()["latents"]
@@ -111,7 +140,11 @@ def generations(setting: Setting, batch: int, kept: Kept, minutes: float) -> Non
                 "cold": [each for each, found in times.items() if len(found) < 2],
             }
             if len(latents) == len(sides):
-                figures["apart"] = compare("", latents[ENGINES], latents[EAGER], None).relative_l2
+                figures["apart"] = {
+                    each: compare("", found, latents[EAGER], None).relative_l2
+                    for each, found in latents.items()
+                    if each != EAGER
+                }
             kept.add("generation", figures)
 
 

@@ -18,8 +18,8 @@ from himar_kernels import EngineError
 from .engine import Device, DeviceArray, Tensor, first_line, resolve_axes, resolved_shape
 from .manifest import ComponentSpec
 from .ort_parts import RowParts, Workers
-from .ort_placed import PlacedRuns
-from .ort_session import create_session, onnxruntime
+from .ort_placed import Lock, PlacedRuns
+from .ort_session import GRAPHS_VARIABLE, create_session, onnxruntime, records_graphs
 from .resident.device import Placed
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class OrtEngine:
         session: Any,
         spec: ComponentSpec,
         device: Device,
-        lock: threading.Lock | None = None,
+        lock: Lock | None = None,
         lane: CudaDevice | None = None,
         workers: Workers | None = None,
     ) -> None:
@@ -65,7 +65,7 @@ class OrtEngine:
         workers: the threads that share out the rows of a session that has one thread itself.
         """
         self._session = session
-        self._lock = lock or threading.Lock()
+        self._lock = lock or (threading.Lock() if lane is None else lane.queue)
         self._placed = PlacedRuns(session, spec, device, self._lock)
         self._spec = spec
         self._device = device
@@ -141,7 +141,12 @@ class OrtEngine:
     @property
     def recordable(self) -> str | None:
         """See ResidentEngine.recordable."""
-        return "ONNX Runtime's runs are not recorded in graphs of ours"
+        return None if records_graphs() else f"runs of ONNX Runtime are recorded where {GRAPHS_VARIABLE} is 1"
+
+    @property
+    def runs_before_recording(self) -> int:
+        """See ResidentEngine: it plans its memory in the first run of a shape, and takes it in the second."""
+        return 2
 
     def enqueue(self, tensors: Mapping[str, Placed]) -> None:
         """See ResidentEngine.enqueue."""

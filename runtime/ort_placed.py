@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -17,11 +17,13 @@ from .resident.device import Placed
 
 MOST_BINDINGS = 256
 
+Lock = AbstractContextManager[Any]
+
 
 class PlacedRuns:
     """The bindings of one engine, one for every set of places, the least recently used given up beyond the most."""
 
-    def __init__(self, session: Any, spec: ComponentSpec, device: Device, lock: threading.Lock) -> None:
+    def __init__(self, session: Any, spec: ComponentSpec, device: Device, lock: Lock) -> None:
         """lock: held while a run is queued, because lanes that share a session share its stream."""
         self._session, self._spec, self._device, self._lock = session, spec, device, lock
         self._without_waiting = _without_waiting()

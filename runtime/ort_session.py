@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+GRAPHS_VARIABLE = "HIMAR_ORT_GRAPHS"
+"""1: the resident loop records runs on a GPU in CUDA graphs. Not yet run on a GPU, so nothing else does by itself."""
+
 _ERRORS_ONLY = 3
 SPIN_MICROSECONDS = 100
 """How long an idle thread of a session waits for the next operator before it sleeps."""
@@ -90,6 +93,14 @@ def use_fused_operators(options: Any) -> None:
             f"ONNX Runtime cannot load {library} ({first_line(error)}); compile it again, or set {VARIABLE} to nothing "
             f"to go without."
         ) from error
+
+
+def records_graphs() -> bool:
+    """Return whether runs are to be recorded; InputError where the variable is anything but 0, 1 or empty."""
+    value = os.environ.get(GRAPHS_VARIABLE, "")
+    if value not in ("", "0", "1"):
+        raise InputError(f"{GRAPHS_VARIABLE} is {value!r}; it must be 1 to record runs in CUDA graphs, or 0.")
+    return value == "1"
 
 
 @functools.cache

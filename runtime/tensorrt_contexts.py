@@ -61,7 +61,9 @@ class Contexts:
                 if len(self._contexts) >= MOST_CONTEXTS:
                     self._forget()
                 context = self._contexts[key] = self._make(places, errors)
-            if not context.execute_async_v3(self._lane.stream):
+            with self._lane.queue:
+                queued = context.execute_async_v3(self._lane.stream)
+            if not queued:
                 raise EngineError(f"{self._spec.name} failed on {self._lane.device}: {first_error(errors)}")
 
     @property

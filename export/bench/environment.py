@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from himar_kernels.fused_library import find_library
+from himar_runtime.ort_session import records_graphs
 
 PACKAGES = (
     "himar", "numpy", "torch", "triton", "onnx", "onnxruntime", "onnxruntime-gpu", "cuda-bindings", "cuda-core",
@@ -25,6 +26,7 @@ def environment(device: str, command: Sequence[str]) -> dict[str, Any]:
     """Return processor, versions, date and command, and on "cuda" or "cuda:N" the GPU, its driver and limits.
 
     fused_operators: whether the library of our operators was found there, which half-precision sessions load.
+    recorded_runs: whether runs of ONNX Runtime are recorded in CUDA graphs.
     """
     found: dict[str, Any] = {
         "command": list(command),
@@ -41,6 +43,7 @@ def environment(device: str, command: Sequence[str]) -> dict[str, Any]:
     if device.startswith("cuda"):
         found |= _gpu(device)
         found["fused_operators"] = find_library() is not None
+        found["recorded_runs"] = records_graphs()
     return found
 
 

@@ -1,12 +1,14 @@
 """A lane of one GPU: a stream, the memory it owns, kernel launches and recorded graphs on that stream.
 
 Everything is queued in the stream's order and the host goes on; only `download`, `synchronize` and the wait that
-`mark` returns stop it.
+`mark` returns stop it. Lanes may share a stream; what one of them queues while another records would be recorded with
+it, so everything is queued under the stream's lock, and nothing waits under it.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +20,7 @@ from himar_kernels import EngineError, Launch
 
 from ..engine import Device
 from .driver import call, compute_capability, driver_api, runtime_api
+from .graph import Graph, refuse_host_work
 from .program import load_kernels
 
 log = logging.getLogger(__name__)
@@ -30,6 +33,7 @@ class CudaDevice:
         device: which GPU.
         stream: the handle of the lane's CUDA stream.
         shared: whether lanes made from this one use its stream.
+        queue: held while anything is put on the stream, and all along while a graph is recorded from it.
         epoch: raised by engines that gave up what graphs were recorded from.
     """
 
@@ -51,12 +55,14 @@ class CudaDevice:
         self._lender = lender  # whoever owns the stream outlives those who share it
         if lender is None:
             self.stream = int(call(self._cudart.cudaStreamCreateWithFlags, self._cudart.cudaStreamNonBlocking))
+            self.queue = threading.RLock()
         else:
-            self.stream = lender.stream
+            self.stream, self.queue = lender.stream, lender.queue
         self._addresses: list[int] = []
         self._scratch, self._reserved = (0, 0), 0
         self.epoch = 0
-        release = weakref.finalize(self, _release, self._cudart, index, self._addresses, self.stream, lender is None)
+        stream = (self.stream, self.queue, lender is None)
+        release = weakref.finalize(self, _release, self._cudart, index, self._addresses, *stream)
         release.atexit = False  # engines may outlive it there; the process's end frees everything
 
     def make_current(self) -> None:
@@ -102,24 +108,28 @@ class CudaDevice:
         array = np.ascontiguousarray(array)
         kind = self._cudart.cudaMemcpyKind.cudaMemcpyHostToDevice
         # Pageable memory is staged before the call returns.
-        call(self._cudart.cudaMemcpyAsync, address, array.ctypes.data, array.nbytes, kind, self.stream)
+        with self.queue:
+            call(self._cudart.cudaMemcpyAsync, address, array.ctypes.data, array.nbytes, kind, self.stream)
 
     def copy(self, target: int, source: int, size: int) -> None:
         """Queue a copy of `size` bytes on the device."""
         kind = self._cudart.cudaMemcpyKind.cudaMemcpyDeviceToDevice
-        call(self._cudart.cudaMemcpyAsync, target, source, size, kind, self.stream)
+        with self.queue:
+            call(self._cudart.cudaMemcpyAsync, target, source, size, kind, self.stream)
 
     def clear(self, address: int, size: int) -> None:
         """Queue setting `size` bytes to zero."""
-        call(self._cudart.cudaMemsetAsync, address, 0, size, self.stream)
+        with self.queue:
+            call(self._cudart.cudaMemsetAsync, address, 0, size, self.stream)
 
     def download(self, address: int, array: NDArray[Any]) -> None:
         """Fill a contiguous host array once all that is queued before has run; waits for it."""
         if not array.flags.c_contiguous:
             raise ValueError("a download needs a C-contiguous array")
-        kind = self._cudart.cudaMemcpyKind.cudaMemcpyDeviceToHost
-        call(self._cudart.cudaMemcpyAsync, array.ctypes.data, address, array.nbytes, kind, self.stream)
         self.synchronize()
+        # Past the stream, where other lanes may have queued more; the default stream does not wait for theirs.
+        kind = self._cudart.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        call(self._cudart.cudaMemcpy, array.ctypes.data, address, array.nbytes, kind)
 
     def launch(self, launch: Launch) -> None:
         """Queue a kernel."""
@@ -127,19 +137,21 @@ class CudaDevice:
         values = tuple(argument.value for argument in launch.arguments)
         types = tuple(type(argument) for argument in launch.arguments)
         function = self._kernels.function(launch.name)
-        call(
-            driver_api().cuLaunchKernel,
-            function, *grid, *block, launch.shared_bytes, self.stream, (values, types), 0,
-        )  # fmt: skip
+        with self.queue:
+            call(
+                driver_api().cuLaunchKernel,
+                function, *grid, *block, launch.shared_bytes, self.stream, (values, types), 0,
+            )  # fmt: skip
 
     def synchronize(self) -> None:
         """Wait until all that is queued has run. Raises EngineError when any of it failed."""
-        call(self._cudart.cudaStreamSynchronize, self.stream)
+        self.mark()()
 
     def mark(self) -> Callable[[], None]:
         """Queue a mark; return a function that waits until the stream has passed it."""
         event = _Event(self._cudart)
-        call(self._cudart.cudaEventRecord, event.handle, self.stream)
+        with self.queue:
+            call(self._cudart.cudaEventRecord, event.handle, self.stream)
         return event.wait
 
     def record(self, enqueue: Callable[[], None]) -> Callable[[], None]:
@@ -148,23 +160,30 @@ class CudaDevice:
         Raises EngineError when something in it cannot be recorded; nothing has run then, and the stream is usable.
         """
         cudart = self._cudart
-        # Thread-local: other lanes may allocate while this one records.
-        call(cudart.cudaStreamBeginCapture, self.stream, cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal)
+        with self.queue:
+            # Thread-local: other lanes may allocate while this one records.
+            mode = cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+            call(cudart.cudaStreamBeginCapture, self.stream, mode)
+            try:
+                enqueue()
+            except BaseException:
+                status, graph = cudart.cudaStreamEndCapture(self.stream)  # an error here follows from the first
+                if int(status) == 0:
+                    cudart.cudaGraphDestroy(graph)
+                cudart.cudaGetLastError()
+                raise
+            graph = call(cudart.cudaStreamEndCapture, self.stream)
         try:
-            enqueue()
-        except BaseException:
-            status, graph = cudart.cudaStreamEndCapture(self.stream)  # an error here follows from the first
-            if int(status) == 0:
-                cudart.cudaGraphDestroy(graph)
-            cudart.cudaGetLastError()
-            raise
-        graph = call(cudart.cudaStreamEndCapture, self.stream)
-        try:
-            executable = call(cudart.cudaGraphInstantiate, graph, 0)
+            refuse_host_work(cudart, graph)
+            recorded = Graph(cudart, graph)
         finally:
             call(cudart.cudaGraphDestroy, graph)
-        recorded = _Graph(cudart, executable, self.stream)
-        return recorded.replay
+
+        def replay() -> None:
+            with self.queue:
+                recorded.launch(self.stream)
+
+        return replay
 
 
 class _Event:
@@ -179,22 +198,12 @@ class _Event:
         call(self._cudart.cudaEventSynchronize, self.handle)
 
 
-class _Graph:
-    """An instantiated CUDA graph, destroyed with its last reference."""
-
-    def __init__(self, cudart: Any, executable: Any, stream: int) -> None:
-        self._cudart, self._executable, self._stream = cudart, executable, stream
-        weakref.finalize(self, cudart.cudaGraphExecDestroy, executable).atexit = False
-
-    def replay(self) -> None:
-        call(self._cudart.cudaGraphLaunch, self._executable, self._stream)
-
-
-def _release(cudart: Any, index: int, addresses: list[int], stream: int, owned: bool) -> None:
+def _release(cudart: Any, index: int, addresses: list[int], stream: int, queue: threading.RLock, owned: bool) -> None:
     """Free a lane's memory and its own stream, on whatever thread lets go of it. There is nobody to tell of errors."""
     status, current = cudart.cudaGetDevice()
     cudart.cudaSetDevice(index)
-    cudart.cudaStreamSynchronize(stream)
+    with queue:
+        cudart.cudaStreamSynchronize(stream)
     for address in addresses:
         cudart.cudaFree(address)
     if owned:

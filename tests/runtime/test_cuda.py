@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -48,6 +50,7 @@ def _unopened() -> CudaDevice:
     lane = object.__new__(CudaDevice)
     lane._cudart, lane.device, lane.stream, lane.shared = runtime_api(), Device("cuda", 0), 0, False
     lane._addresses, lane._scratch, lane._reserved, lane._lender = [], (0, 0), 64, None
+    lane.queue = threading.RLock()
 
     class Functions:
         def function(self, name: str):
@@ -90,6 +93,121 @@ def test_calls_on_handles_take_what_the_calls_before_them_give(name: str) -> Non
         call(getattr(cudart, name), *handles.get(name, (cudart.cudaEvent_t(),)))
     with pytest.raises(EngineError, match="cudaGraphInstantiate"):
         call(cudart.cudaGraphInstantiate, cudart.cudaGraph_t(), 0)
+
+
+class Recorded:
+    """CUDA's runtime API where the graph of a recording is a list of nodes: (type, memory from, memory to)."""
+
+    def __init__(self, *nodes: tuple[str, str, str]) -> None:
+        self.nodes, self.calls = nodes, []
+
+    def __getattr__(self, name: str):
+        real = getattr(runtime_api(), name)
+        if not name.startswith("cuda") or isinstance(real, type):
+            return real
+
+        def called(*arguments):
+            self.calls.append(name)
+            return (0, *getattr(self, f"_{name}", lambda *_: ())(*arguments))
+
+        return called
+
+    def _cudaStreamEndCapture(self, stream: int):  # noqa: N802
+        return ("graph",)
+
+    def _cudaGraphInstantiate(self, graph: str, flags: int):  # noqa: N802
+        return ("executable",)
+
+    def _cudaGraphGetNodes(self, graph: str, count: int):  # noqa: N802
+        return list(range(len(self.nodes))) if count else None, len(self.nodes)
+
+    def _cudaGraphNodeGetType(self, node: int):  # noqa: N802
+        return (getattr(runtime_api().cudaGraphNodeType, f"cudaGraphNodeType{self.nodes[node][0]}"),)
+
+    def _cudaGraphMemcpyNodeGetParams(self, node: int):  # noqa: N802
+        places = [SimpleNamespace(ptr=memory) for memory in self.nodes[node][1:]]
+        return (SimpleNamespace(srcPtr=places[0], dstPtr=places[1]),)
+
+    def _cudaPointerGetAttributes(self, memory: str):  # noqa: N802
+        return (SimpleNamespace(type=getattr(runtime_api().cudaMemoryType, f"cudaMemoryType{memory}")),)
+
+    def _cudaEventCreateWithFlags(self, flags: int):  # noqa: N802
+        return ("event",)
+
+
+def _recording(*nodes: tuple[str, str, str]) -> tuple[CudaDevice, Recorded]:
+    lane = _unopened()
+    lane._cudart = api = Recorded(*nodes)
+    return lane, api
+
+
+KERNEL = ("Kernel", "", "")
+
+
+def test_a_graph_of_device_work_is_replayed() -> None:
+    lane, api = _recording(KERNEL, ("Memcpy", "Device", "Device"), ("Memset", "", ""), ("Empty", "", ""))
+    replay = lane.record(lambda: None)
+    assert "cudaGraphLaunch" not in api.calls
+    replay()
+    assert api.calls.count("cudaGraphLaunch") == 1
+
+
+@pytest.mark.parametrize(
+    ("node", "reason"),
+    [
+        (("Host", "", ""), "it holds a node of type Host."),
+        (("MemAlloc", "", ""), "it holds a node of type MemAlloc."),
+        (("Memcpy", "Host", "Device"), "it holds a copy from Host memory."),
+        (("Memcpy", "Device", "Unregistered"), "it holds a copy to Unregistered memory."),
+    ],
+)
+def test_a_graph_that_reaches_for_the_host_is_refused(node, reason: str) -> None:
+    """ONNX Runtime frees pinned memory in a function on the stream: a replay would free it again."""
+    lane, api = _recording(KERNEL, node)
+    with pytest.raises(EngineError) as caught:
+        lane.record(lambda: None)
+    assert str(caught.value) == reason
+    assert "cudaGraphDestroy" in api.calls and "cudaGraphInstantiate" not in api.calls
+
+
+@pytest.mark.parametrize("use", ["launch", "clear", "copy", "upload", "mark", "replay"])
+def test_while_a_lane_records_no_other_queues_on_its_stream(use: str, monkeypatch) -> None:
+    """What another lane queued meanwhile would become part of the graph."""
+    lane, api = _recording(KERNEL)
+    other, _ = _recording()
+    other.queue, other._cudart = lane.queue, api
+    monkeypatch.setattr("himar_runtime.cuda.device.driver_api", lambda: api)
+    api.cuLaunchKernel = lambda *_: api.calls.append("cuLaunchKernel") or (0,)
+    ways = {
+        "launch": lambda: other.launch(LAUNCH),
+        "clear": lambda: other.clear(256, 8),
+        "copy": lambda: other.copy(256, 512, 8),
+        "upload": lambda: other.upload(256, np.zeros(3, np.float32)),
+        "mark": other.mark,
+        "replay": other.record(lambda: None),
+    }
+    started, ended = threading.Event(), threading.Event()
+
+    def meanwhile() -> None:
+        started.set()
+        ways[use]()
+        ended.set()
+
+    thread = threading.Thread(target=meanwhile)
+
+    def enqueue() -> None:
+        api.calls.clear()
+        thread.start()
+        assert started.wait(5)
+        assert not ended.wait(0.1)
+        assert [name for name in api.calls if name != "cudaEventCreateWithFlags"] == []
+
+    lane.record(enqueue)
+    thread.join(5)
+    assert ended.is_set()
+    assert api.calls.index("cudaStreamEndCapture") == next(
+        number for number, name in enumerate(api.calls) if name != "cudaEventCreateWithFlags"
+    )
 
 
 @pytest.mark.parametrize("architecture", ["80", "90a", "120"])

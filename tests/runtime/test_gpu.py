@@ -11,6 +11,7 @@ import onnxruntime
 import pytest
 
 from himar_runtime import Bundle, Device, Pipeline, load_engine, load_networks
+from himar_runtime.ort_session import GRAPHS_VARIABLE
 from himar_runtime.resident.runner import ResidentRunner
 from himar_runtime.runner import HostRunner
 
@@ -108,6 +109,42 @@ def test_three_runs_are_equal_bit_for_bit(on_gpu) -> None:
         assert np.array_equal(first.images, other.images)
 
 
+@pytest.fixture
+def recorded(on_gpu, monkeypatch) -> Pipeline:
+    """A lane that records its runs in CUDA graphs, ONNX Runtime's too."""
+    monkeypatch.setenv(GRAPHS_VARIABLE, "1")
+    return on_gpu.clone()
+
+
+@pytest.mark.parametrize("batch", [1, 8, 64])
+def test_replayed_graphs_give_what_direct_runs_give(on_gpu, recorded, batch: int) -> None:
+    direct = on_gpu.generate(LABELS[:batch], seed=5)
+    for _ in range(4):
+        again = recorded.generate(LABELS[:batch], seed=5)
+    replays = recorded._runner._lane.replays
+    assert replays._refusal is None
+    assert not any(isinstance(entry, int) for entry in replays._graphs.values())
+    assert np.array_equal(direct.latents, again.latents)
+    assert np.array_equal(direct.images, again.images)
+
+
+def test_replays_follow_other_requests_and_leave_room_for_direct_runs_between(on_gpu, recorded) -> None:
+    """Memory that a graph holds on to is ONNX Runtime's to give to runs of other shapes."""
+    for _ in range(4):
+        recorded.generate(LABELS[:4], seed=5)
+    for batch, seed in ((9, 6), (4, 7), (64, 8), (4, 9)):
+        one, other = (pipeline.generate(LABELS[:batch], seed=seed) for pipeline in (on_gpu, recorded))
+        assert np.array_equal(one.latents, other.latents)
+
+
+def test_lanes_that_record_at_once_give_what_one_gives(on_gpu, monkeypatch) -> None:
+    monkeypatch.setenv(GRAPHS_VARIABLE, "1")
+    expected = [on_gpu.generate([label] * 3, seed=9).latents for label in range(4)]
+    found = _from_four_threads(on_gpu)
+    for one, other in zip(expected, found, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
 class _Counting:
     """CUDA's runtime API, noting which calls were made."""
 
@@ -181,12 +218,11 @@ def test_an_output_stays_on_the_gpu_and_feeds_the_next_engine(gpu_bundle) -> Non
     np.testing.assert_array_equal(twice, again)
 
 
-def test_clones_from_four_threads_give_what_one_gives(on_gpu) -> None:
-    expected = [on_gpu.generate([label] * 3, seed=9).latents for label in range(4)]
+def _from_four_threads(pipeline: Pipeline) -> list:
     found: list = [None] * 4
 
     def lane(number: int) -> None:
-        clone = on_gpu.clone()
+        clone = pipeline.clone()
         for _ in range(5):
             found[number] = clone.generate([number] * 3, seed=9).latents
 
@@ -195,6 +231,12 @@ def test_clones_from_four_threads_give_what_one_gives(on_gpu) -> None:
         thread.start()
     for thread in threads:
         thread.join()
+    return found
+
+
+def test_clones_from_four_threads_give_what_one_gives(on_gpu) -> None:
+    expected = [on_gpu.generate([label] * 3, seed=9).latents for label in range(4)]
+    found = _from_four_threads(on_gpu)
     for one, other in zip(expected, found, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
 

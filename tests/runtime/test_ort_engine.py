@@ -16,7 +16,7 @@ from himar_kernels import EngineError, InputError
 from himar_kernels.fused_library import VARIABLE
 from himar_runtime import Bundle, ComponentSpec, Device, TensorSpec, load_engine
 from himar_runtime.ort_engine import OrtEngine
-from himar_runtime.ort_session import _say_once, use_fused_operators
+from himar_runtime.ort_session import GRAPHS_VARIABLE, _say_once, records_graphs, use_fused_operators
 
 CPU = Device("cpu")
 
@@ -241,6 +241,22 @@ def test_a_file_that_is_no_library_of_operators_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv(VARIABLE, str(file))
     with pytest.raises(EngineError, match=r"cannot load \S*mine\.so \(.*set HIMAR_FUSED_LIBRARY to nothing"):
         use_fused_operators(onnxruntime.SessionOptions())
+
+
+@pytest.mark.parametrize(("value", "wanted"), [(None, False), ("", False), ("0", False), ("1", True)])
+def test_runs_are_recorded_where_the_variable_says_so(monkeypatch, bundle_path, value, wanted) -> None:
+    monkeypatch.delenv(GRAPHS_VARIABLE, raising=False)
+    if value is not None:
+        monkeypatch.setenv(GRAPHS_VARIABLE, value)
+    engine = load_engine(Bundle.open(bundle_path), "mlp_head", CPU, 1)
+    assert (engine.recordable is None) == wanted
+    assert wanted or engine.recordable == "runs of ONNX Runtime are recorded where HIMAR_ORT_GRAPHS is 1"
+
+
+def test_a_variable_that_says_neither_is_named(monkeypatch) -> None:
+    monkeypatch.setenv(GRAPHS_VARIABLE, "yes")
+    with pytest.raises(InputError, match=r"^HIMAR_ORT_GRAPHS is 'yes'; it must be 1 to record .* or 0\.$"):
+        records_graphs()
 
 
 def test_without_operators_half_precision_says_once_how_to_get_them(monkeypatch, caplog, tmp_path):
