@@ -14,8 +14,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -35,6 +34,7 @@ from himar_export.bench.timing import Side
 from himar_export.compare import compare
 from himar_kernels.console import run_cli
 from himar_kernels.files import write_json
+from himar_runtime import Bundle, Pipeline
 from himar_runtime.ort_session import GRAPHS_VARIABLE
 
 RECORDED = "engines, recorded"
@@ -91,13 +91,12 @@ def components(setting: Setting, batch: int, compiled: bool, kernels: bool, kept
     torch.compiler.reset()
 
 
-@contextmanager
-def recording() -> Iterator[None]:
-    """Let the lanes that are made here record ONNX Runtime's runs, and go on doing so here."""
+def recording_pipeline(bundle: Bundle, device: torch.device) -> Pipeline:
+    """Return a pipeline whose sessions of ONNX Runtime record their runs."""
     before = os.environ.get(GRAPHS_VARIABLE)
     os.environ[GRAPHS_VARIABLE] = "1"
     try:
-        yield
+        return Pipeline.load(bundle.root, device=str(device))
     finally:
         del os.environ[GRAPHS_VARIABLE]
         if before is not None:
@@ -117,14 +116,8 @@ def generations(setting: Setting, batch: int, kept: Kept, minutes: float) -> Non
     }
     backends = {each.backend for each in setting.bundle.manifest.components.values()}
     if setting.device.type == "cuda" and backends == {"onnxruntime"}:
-        with recording():
-            lane = setting.pipeline.clone()
-
-        def recorded() -> Any:
-            with recording():
-                return run_engines(lane, labels, sampling)
-
-        sides[RECORDED] = recorded
+        recording = recording_pipeline(setting.bundle, setting.device)
+        sides[RECORDED] = lambda: run_engines(recording, labels, sampling)
     times: dict[str, list[float]] = {side: [] for side in sides}
     latents = {}
     while not times[EAGER] or kept.seconds() + sum(found[-1] for found in times.values()) < 60 * minutes:

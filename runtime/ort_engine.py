@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +18,8 @@ from himar_kernels import EngineError
 from .engine import Device, DeviceArray, Tensor, first_line, resolve_axes, resolved_shape
 from .manifest import ComponentSpec
 from .ort_parts import RowParts, Workers
-from .ort_placed import Lock, PlacedRuns
-from .ort_session import GRAPHS_VARIABLE, create_session, onnxruntime, records_graphs
+from .ort_placed import MOST_GRAPHS, GraphNumbers, PlacedRuns
+from .ort_session import UNRECORDED, create_session, onnxruntime, recorded_by, run_options
 from .resident.device import Placed
 
 if TYPE_CHECKING:
@@ -56,17 +56,20 @@ class OrtEngine:
         session: Any,
         spec: ComponentSpec,
         device: Device,
-        lock: Lock | None = None,
         lane: CudaDevice | None = None,
         workers: Workers | None = None,
+        numbers: GraphNumbers | None = None,
     ) -> None:
-        """lock: of the session, when other engines share it; lane: whose stream the session works on.
+        """lane: whose stream the session works on; numbers: of the session's graphs, where other engines share it.
 
         workers: the threads that share out the rows of a session that has one thread itself.
         """
         self._session = session
-        self._lock = lock or (threading.Lock() if lane is None else lane.queue)
-        self._placed = PlacedRuns(session, spec, device, self._lock)
+        self._lock: AbstractContextManager[Any] = contextlib.nullcontext() if lane is None else lane.queue
+        records = recorded_by(session)
+        self._numbers = numbers or GraphNumbers(MOST_GRAPHS if records else 0)
+        self._directly = run_options(UNRECORDED, waits=True) if records else None  # shapes may differ between runs
+        self._placed = PlacedRuns(session, spec, device, self._lock, self._numbers, lane)
         self._spec = spec
         self._device = device
         self._binding = session.io_binding()
@@ -136,17 +139,12 @@ class OrtEngine:
 
     def clone(self, lane: CudaDevice | None = None) -> OrtEngine:
         """See Engine.clone. The session stays on its stream, so `lane` must share that."""
-        return OrtEngine(self._session, self._spec, self._device, self._lock, self._lane, self._workers)
+        return OrtEngine(self._session, self._spec, self._device, self._lane, self._workers, self._numbers)
 
     @property
     def recordable(self) -> str | None:
         """See ResidentEngine.recordable."""
-        return None if records_graphs() else f"runs of ONNX Runtime are recorded where {GRAPHS_VARIABLE} is 1"
-
-    @property
-    def runs_before_recording(self) -> int:
-        """See ResidentEngine: it plans its memory in the first run of a shape, and takes it in the second."""
-        return 2
+        return "ONNX Runtime records its runs itself, where it does"
 
     def enqueue(self, tensors: Mapping[str, Placed]) -> None:
         """See ResidentEngine.enqueue."""
@@ -196,9 +194,8 @@ class OrtEngine:
             if self._parts.count:
                 self._parts.run()
                 return
-        # Engines that share a stream also share the libraries' handles on it.
-        with self._lock if self._lane is not None else contextlib.nullcontext():
-            self._session.run_with_iobinding(self._binding)
+        with self._lock:  # engines that share a stream also share the libraries' handles on it
+            self._session.run_with_iobinding(self._binding, self._directly)
 
     def _allocate(self, shape: tuple[int, ...], dtype: str) -> OrtArray:
         """Return a buffer on the device. On the CPU it is NumPy's memory, written and read without the session."""

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 GRAPHS_VARIABLE = "HIMAR_ORT_GRAPHS"
-"""1: the resident loop records runs on a GPU in CUDA graphs. Not yet run on a GPU, so nothing else does by itself."""
+"""1: sessions record the resident loop's runs in CUDA graphs. Not yet run on a GPU, so nothing else does by itself."""
+UNRECORDED = -1
+"""The number of a run that its session shall not record."""
 
 _ERRORS_ONLY = 3
 SPIN_MICROSECONDS = 100
@@ -64,7 +66,7 @@ def create_session(
     if device.kind == "cuda" and spec.precision in ("fp16", "bf16"):
         use_fused_operators(options)
     try:
-        session = ort.InferenceSession(path, options, providers=_providers(ort, device, lane))
+        session = _load(ort, path, options, spec, device, lane)
     except EngineError:
         raise
     except Exception as error:
@@ -77,6 +79,44 @@ def create_session(
             f"that CUDA 13 and cuDNN 9 are installed, or use device='cpu'."
         )
     return session, workers
+
+
+def _load(
+    ort: ModuleType, path: Path, options: Any, spec: ComponentSpec, device: Device, lane: CudaDevice | None
+) -> Any:
+    """Return the session; without CUDA graphs, and with a warning, where the graph cannot be recorded as a whole."""
+    graphs = lane is not None and records_graphs()
+    providers = _providers(ort, device, lane, graphs)
+    try:
+        return ort.InferenceSession(path, options, providers=providers)
+    except Exception as error:
+        if not graphs or "graph capture" not in str(error):
+            raise
+        log.warning("%s runs without CUDA graphs: %s", spec.name, first_line(error))
+        return ort.InferenceSession(path, options, providers=_providers(ort, device, lane, False))
+
+
+def records_graphs() -> bool:
+    """Return whether runs are to be recorded; InputError where the variable is anything but 0, 1 or empty."""
+    value = os.environ.get(GRAPHS_VARIABLE, "")
+    if value not in ("", "0", "1"):
+        raise InputError(f"{GRAPHS_VARIABLE} is {value!r}; it must be 1 to record runs in CUDA graphs, or 0.")
+    return value == "1"
+
+
+def recorded_by(session: Any) -> bool:
+    """Return whether a session records its runs."""
+    return bool(session.get_provider_options().get("CUDAExecutionProvider", {}).get("enable_cuda_graph") == "1")
+
+
+@functools.lru_cache(maxsize=4096)
+def run_options(number: int, waits: bool) -> Any:
+    """Return the options of runs that are recorded under a number, or not at all; waits: until the run is over."""
+    options = onnxruntime().RunOptions()
+    options.add_run_config_entry("gpu_graph_id", str(number))
+    if not waits:
+        options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+    return options
 
 
 def use_fused_operators(options: Any) -> None:
@@ -93,14 +133,6 @@ def use_fused_operators(options: Any) -> None:
             f"ONNX Runtime cannot load {library} ({first_line(error)}); compile it again, or set {VARIABLE} to nothing "
             f"to go without."
         ) from error
-
-
-def records_graphs() -> bool:
-    """Return whether runs are to be recorded; InputError where the variable is anything but 0, 1 or empty."""
-    value = os.environ.get(GRAPHS_VARIABLE, "")
-    if value not in ("", "0", "1"):
-        raise InputError(f"{GRAPHS_VARIABLE} is {value!r}; it must be 1 to record runs in CUDA graphs, or 0.")
-    return value == "1"
 
 
 @functools.cache
@@ -137,7 +169,7 @@ def _version(ort: ModuleType) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"[0-9]+", ort.__version__)[:2])
 
 
-def _providers(ort: ModuleType, device: Device, lane: CudaDevice | None) -> list[Any]:
+def _providers(ort: ModuleType, device: Device, lane: CudaDevice | None, graphs: bool) -> list[Any]:
     if device.kind == "cpu":
         return ["CPUExecutionProvider"]
     available = ort.get_available_providers()
@@ -151,4 +183,6 @@ def _providers(ort: ModuleType, device: Device, lane: CudaDevice | None) -> list
     cuda: dict[str, Any] = {"device_id": device.index, "use_tf32": 0, "cudnn_conv_algo_search": "HEURISTIC"}
     if lane is not None:
         cuda |= {"has_user_compute_stream": "1", "user_compute_stream": str(lane.stream)}
+    if graphs:
+        cuda["enable_cuda_graph"] = "1"
     return [("CUDAExecutionProvider", cuda), "CPUExecutionProvider"]

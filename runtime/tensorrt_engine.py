@@ -84,11 +84,6 @@ class TensorRTEngine:
         """See ResidentEngine.recordable."""
         return self._contexts.recordable
 
-    @property
-    def runs_before_recording(self) -> int:
-        """See ResidentEngine: a context takes its memory when it is made, a run later at most."""
-        return 1
-
     def enqueue(self, tensors: Mapping[str, Placed]) -> None:
         """See ResidentEngine.enqueue."""
         self._contexts.enqueue(tensors)

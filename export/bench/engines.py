@@ -31,11 +31,6 @@ class TimedEngine:
         """See ResidentEngine.recordable: a recorded graph could not be timed call by call."""
         return "each call is timed"
 
-    @property
-    def runs_before_recording(self) -> int:
-        """See ResidentEngine."""
-        return 1
-
     def bind(self, inputs: Mapping[str, Tensor]) -> None:
         """See Engine.bind."""
         with self._clock.of(self.spec.name, counts=False):

@@ -1,8 +1,8 @@
 """A lane of one GPU: a stream, the memory it owns, kernel launches and recorded graphs on that stream.
 
 Everything is queued in the stream's order and the host goes on; only `download`, `synchronize` and the wait that
-`mark` returns stop it. Lanes may share a stream; what one of them queues while another records would be recorded with
-it, so everything is queued under the stream's lock, and nothing waits under it.
+`mark` returns stop it. Lanes may share a stream. What one of them queued while another records would be recorded with
+it, so everything goes on the stream under the stream's lock, and nobody waits for the stream under it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from himar_kernels import EngineError, Launch
 
 from ..engine import Device
 from .driver import call, compute_capability, driver_api, runtime_api
-from .graph import Graph, refuse_host_work
 from .program import load_kernels
 
 log = logging.getLogger(__name__)
@@ -33,7 +32,7 @@ class CudaDevice:
         device: which GPU.
         stream: the handle of the lane's CUDA stream.
         shared: whether lanes made from this one use its stream.
-        queue: held while anything is put on the stream, and all along while a graph is recorded from it.
+        queue: held while anything goes on the stream, and all along while something is recorded from it.
         epoch: raised by engines that gave up what graphs were recorded from.
     """
 
@@ -78,7 +77,8 @@ class CudaDevice:
     def allocate(self, size: int) -> int:
         """Return the address of `size` bytes that live as long as the lane, at a multiple of 256."""
         try:
-            address = int(call(self._cudart.cudaMalloc, size))
+            with self.queue:  # ONNX Runtime records in a mode that forbids it to every thread
+                address = int(call(self._cudart.cudaMalloc, size))
         except EngineError as error:
             free, total = call(self._cudart.cudaMemGetInfo)
             raise EngineError(
@@ -127,9 +127,10 @@ class CudaDevice:
         if not array.flags.c_contiguous:
             raise ValueError("a download needs a C-contiguous array")
         self.synchronize()
-        # Past the stream, where other lanes may have queued more; the default stream does not wait for theirs.
+        # Past the stream, on which other lanes may have queued more by now.
         kind = self._cudart.cudaMemcpyKind.cudaMemcpyDeviceToHost
-        call(self._cudart.cudaMemcpy, array.ctypes.data, address, array.nbytes, kind)
+        with self.queue:
+            call(self._cudart.cudaMemcpy, array.ctypes.data, address, array.nbytes, kind)
 
     def launch(self, launch: Launch) -> None:
         """Queue a kernel."""
@@ -167,23 +168,24 @@ class CudaDevice:
             try:
                 enqueue()
             except BaseException:
-                status, graph = cudart.cudaStreamEndCapture(self.stream)  # an error here follows from the first
-                if int(status) == 0:
-                    cudart.cudaGraphDestroy(graph)
-                cudart.cudaGetLastError()
+                self.abandon()
                 raise
             graph = call(cudart.cudaStreamEndCapture, self.stream)
         try:
-            refuse_host_work(cudart, graph)
-            recorded = Graph(cudart, graph)
+            executable = call(cudart.cudaGraphInstantiate, graph, 0)
         finally:
             call(cudart.cudaGraphDestroy, graph)
+        return _Graph(cudart, executable, self.stream, self.queue).replay
 
-        def replay() -> None:
-            with self.queue:
-                recorded.launch(self.stream)
-
-        return replay
+    def abandon(self) -> None:
+        """End a recording that failed, if there is one, so that the stream can be used again."""
+        cudart = self._cudart
+        _, recording = cudart.cudaStreamIsCapturing(self.stream)
+        if recording != cudart.cudaStreamCaptureStatus.cudaStreamCaptureStatusNone:
+            status, graph = cudart.cudaStreamEndCapture(self.stream)  # an error here follows from the first
+            if int(status) == 0:
+                cudart.cudaGraphDestroy(graph)
+        cudart.cudaGetLastError()
 
 
 class _Event:
@@ -198,15 +200,27 @@ class _Event:
         call(self._cudart.cudaEventSynchronize, self.handle)
 
 
+class _Graph:
+    """An instantiated CUDA graph, destroyed with its last reference."""
+
+    def __init__(self, cudart: Any, executable: Any, stream: int, queue: threading.RLock) -> None:
+        self._cudart, self._executable, self._stream, self._queue = cudart, executable, stream, queue
+        weakref.finalize(self, cudart.cudaGraphExecDestroy, executable).atexit = False
+
+    def replay(self) -> None:
+        with self._queue:
+            call(self._cudart.cudaGraphLaunch, self._executable, self._stream)
+
+
 def _release(cudart: Any, index: int, addresses: list[int], stream: int, queue: threading.RLock, owned: bool) -> None:
     """Free a lane's memory and its own stream, on whatever thread lets go of it. There is nobody to tell of errors."""
     status, current = cudart.cudaGetDevice()
     cudart.cudaSetDevice(index)
     with queue:
         cudart.cudaStreamSynchronize(stream)
-    for address in addresses:
-        cudart.cudaFree(address)
-    if owned:
-        cudart.cudaStreamDestroy(stream)
+        for address in addresses:
+            cudart.cudaFree(address)
+        if owned:
+            cudart.cudaStreamDestroy(stream)
     if int(status) == 0:
         cudart.cudaSetDevice(current)

@@ -84,11 +84,6 @@ class ResidentEngine(Protocol):
         """None if a run can be recorded in a graph, else the reason why not."""
         ...
 
-    @property
-    def runs_before_recording(self) -> int:
-        """How often a run has to have been queued at its shapes before it can be recorded, at least once."""
-        ...
-
     def enqueue(self, tensors: Mapping[str, Placed]) -> None:
         """Queue a run with every input and output at its place; EngineError when the engine refuses."""
         ...

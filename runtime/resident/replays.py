@@ -1,8 +1,8 @@
 """Recorded graphs of the loop's segments, one for every combination of shapes.
 
 What changes between two runs of a segment (seed, step, k, guidance) lies in device memory, so the shapes alone decide
-whether a graph can be replayed. A segment runs directly at first, which also warms its engine up (once, or as often as
-its engine asks for), is recorded the next time and replayed from then on.
+whether a graph can be replayed. A segment runs directly the first time, which also warms its engine up, is recorded the
+second time and replayed from then on.
 """
 
 from __future__ import annotations
@@ -28,8 +28,7 @@ class Replays:
     def __init__(self, device: ResidentDevice, engines: Collection[ResidentEngine]) -> None:
         """engines: those whose runs are in the segments; each says whether it can be recorded."""
         self._device, self._engines = device, engines
-        self._graphs: OrderedDict[Hashable, Enqueue | int] = OrderedDict()  # a number: of direct runs so far
-        self._directly = max((engine.runs_before_recording for engine in engines), default=1)
+        self._graphs: OrderedDict[Hashable, Enqueue | None] = OrderedDict()
         self._epoch = device.epoch
         self._refusal = self._refused()
         if self._refusal is not None:
@@ -42,21 +41,16 @@ class Replays:
             self._epoch = self._device.epoch
         if self._refusal is not None:
             enqueue()
-            return
-        entry = self._graphs.pop(key, 0)
-        if entry == self._directly:
-            entry = self._record(key, enqueue) or entry
-        if isinstance(entry, int):
+        elif key not in self._graphs:
             enqueue()
-            entry += 1
+            self._graphs[key] = None
+            if len(self._graphs) > MOST_GRAPHS:
+                self._graphs.popitem(last=False)
         else:
-            entry()
-        self._graphs[key] = entry
-        if len(self._graphs) > MOST_GRAPHS:
-            self._graphs.popitem(last=False)
+            self._graphs.move_to_end(key)
+            (self._graphs[key] or self._recorded(key, enqueue))()
 
-    def _record(self, key: Hashable, enqueue: Enqueue) -> Enqueue | None:
-        """Return the segment's graph; None when it cannot be recorded, nor anything from here on."""
+    def _recorded(self, key: Hashable, enqueue: Enqueue) -> Enqueue:
         try:
             if (refused := self._refused()) is not None:
                 raise EngineError(refused)
@@ -64,7 +58,8 @@ class Replays:
         except EngineError as error:
             log.warning("without CUDA graphs from here on, because segment %s cannot be recorded: %s", key, error)
             self._refusal = str(error)
-            return None
+            return enqueue
+        self._graphs[key] = graph
         log.debug("recorded segment %s", key)
         return graph
 

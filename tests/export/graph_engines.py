@@ -38,7 +38,6 @@ class GraphEngine:
     """See himar_runtime.engine.Engine and himar_runtime.resident.device.ResidentEngine."""
 
     recordable = None
-    runs_before_recording = 1
 
     def __init__(self, component: Component, graph: torch.nn.Module | None = None) -> None:
         self._component = component

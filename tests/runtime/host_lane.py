@@ -91,7 +91,6 @@ class QueuedEngine:
 
     def __init__(self, engine: Any, lane: HostLane, recordable: str | None) -> None:
         self._engine, self._lane, self.recordable = engine, lane, recordable
-        self.runs_before_recording = 1
         self.finished = 0
 
     @property

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import threading
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -76,6 +75,7 @@ LAUNCH = launches.check_finite(values=256, count=9, state=512, fault=768, compon
         lambda lane: lane.synchronize(),
         lambda lane: lane.mark(),
         lambda lane: lane.record(lambda: None),
+        lambda lane: lane.allocate(8),
     ],
 )
 def test_every_call_is_one_that_cuda_takes(use) -> None:
@@ -95,94 +95,49 @@ def test_calls_on_handles_take_what_the_calls_before_them_give(name: str) -> Non
         call(cudart.cudaGraphInstantiate, cudart.cudaGraph_t(), 0)
 
 
-class Recorded:
-    """CUDA's runtime API where the graph of a recording is a list of nodes: (type, memory from, memory to)."""
+class Calls:
+    """CUDA's APIs, noting which calls were made; none fails, and those that make a handle give one."""
 
-    def __init__(self, *nodes: tuple[str, str, str]) -> None:
-        self.nodes, self.calls = nodes, []
+    HANDLES = ("cudaEventCreateWithFlags", "cudaStreamEndCapture", "cudaGraphInstantiate", "cudaMalloc")
+
+    def __init__(self) -> None:
+        self.made: list[str] = []
+        self.recording = runtime_api().cudaStreamCaptureStatus.cudaStreamCaptureStatusNone
 
     def __getattr__(self, name: str):
-        real = getattr(runtime_api(), name)
-        if not name.startswith("cuda") or isinstance(real, type):
+        real = getattr(runtime_api(), name, None)
+        if isinstance(real, type):
             return real
 
         def called(*arguments):
-            self.calls.append(name)
-            return (0, *getattr(self, f"_{name}", lambda *_: ())(*arguments))
+            self.made.append(name)
+            if name == "cudaStreamIsCapturing":
+                return 0, self.recording
+            return (0, 256) if name in self.HANDLES else (0,)
 
         return called
 
-    def _cudaStreamEndCapture(self, stream: int):  # noqa: N802
-        return ("graph",)
 
-    def _cudaGraphInstantiate(self, graph: str, flags: int):  # noqa: N802
-        return ("executable",)
-
-    def _cudaGraphGetNodes(self, graph: str, count: int):  # noqa: N802
-        return list(range(len(self.nodes))) if count else None, len(self.nodes)
-
-    def _cudaGraphNodeGetType(self, node: int):  # noqa: N802
-        return (getattr(runtime_api().cudaGraphNodeType, f"cudaGraphNodeType{self.nodes[node][0]}"),)
-
-    def _cudaGraphMemcpyNodeGetParams(self, node: int):  # noqa: N802
-        places = [SimpleNamespace(ptr=memory) for memory in self.nodes[node][1:]]
-        return (SimpleNamespace(srcPtr=places[0], dstPtr=places[1]),)
-
-    def _cudaPointerGetAttributes(self, memory: str):  # noqa: N802
-        return (SimpleNamespace(type=getattr(runtime_api().cudaMemoryType, f"cudaMemoryType{memory}")),)
-
-    def _cudaEventCreateWithFlags(self, flags: int):  # noqa: N802
-        return ("event",)
+@pytest.fixture
+def lane_and_calls(monkeypatch) -> tuple[CudaDevice, Calls]:
+    lane, calls = _unopened(), Calls()
+    lane._cudart = calls
+    monkeypatch.setattr("himar_runtime.cuda.device.driver_api", lambda: calls)
+    return lane, calls
 
 
-def _recording(*nodes: tuple[str, str, str]) -> tuple[CudaDevice, Recorded]:
-    lane = _unopened()
-    lane._cudart = api = Recorded(*nodes)
-    return lane, api
-
-
-KERNEL = ("Kernel", "", "")
-
-
-def test_a_graph_of_device_work_is_replayed() -> None:
-    lane, api = _recording(KERNEL, ("Memcpy", "Device", "Device"), ("Memset", "", ""), ("Empty", "", ""))
-    replay = lane.record(lambda: None)
-    assert "cudaGraphLaunch" not in api.calls
-    replay()
-    assert api.calls.count("cudaGraphLaunch") == 1
-
-
-@pytest.mark.parametrize(
-    ("node", "reason"),
-    [
-        (("Host", "", ""), "it holds a node of type Host."),
-        (("MemAlloc", "", ""), "it holds a node of type MemAlloc."),
-        (("Memcpy", "Host", "Device"), "it holds a copy from Host memory."),
-        (("Memcpy", "Device", "Unregistered"), "it holds a copy to Unregistered memory."),
-    ],
-)
-def test_a_graph_that_reaches_for_the_host_is_refused(node, reason: str) -> None:
-    """ONNX Runtime frees pinned memory in a function on the stream: a replay would free it again."""
-    lane, api = _recording(KERNEL, node)
-    with pytest.raises(EngineError) as caught:
-        lane.record(lambda: None)
-    assert str(caught.value) == reason
-    assert "cudaGraphDestroy" in api.calls and "cudaGraphInstantiate" not in api.calls
-
-
-@pytest.mark.parametrize("use", ["launch", "clear", "copy", "upload", "mark", "replay"])
-def test_while_a_lane_records_no_other_queues_on_its_stream(use: str, monkeypatch) -> None:
+@pytest.mark.parametrize("use", ["launch", "clear", "copy", "upload", "allocate", "mark", "replay"])
+def test_while_a_lane_records_no_other_queues_on_its_stream(use: str, lane_and_calls) -> None:
     """What another lane queued meanwhile would become part of the graph."""
-    lane, api = _recording(KERNEL)
-    other, _ = _recording()
-    other.queue, other._cudart = lane.queue, api
-    monkeypatch.setattr("himar_runtime.cuda.device.driver_api", lambda: api)
-    api.cuLaunchKernel = lambda *_: api.calls.append("cuLaunchKernel") or (0,)
+    lane, calls = lane_and_calls
+    other = _unopened()
+    other.queue, other._cudart = lane.queue, calls
     ways = {
         "launch": lambda: other.launch(LAUNCH),
         "clear": lambda: other.clear(256, 8),
         "copy": lambda: other.copy(256, 512, 8),
         "upload": lambda: other.upload(256, np.zeros(3, np.float32)),
+        "allocate": lambda: other.allocate(8),
         "mark": other.mark,
         "replay": other.record(lambda: None),
     }
@@ -196,18 +151,42 @@ def test_while_a_lane_records_no_other_queues_on_its_stream(use: str, monkeypatc
     thread = threading.Thread(target=meanwhile)
 
     def enqueue() -> None:
-        api.calls.clear()
+        calls.made.clear()
         thread.start()
         assert started.wait(5)
         assert not ended.wait(0.1)
-        assert [name for name in api.calls if name != "cudaEventCreateWithFlags"] == []
+        assert set(calls.made) <= {"cudaEventCreateWithFlags"}  # which is not on the stream
 
     lane.record(enqueue)
     thread.join(5)
     assert ended.is_set()
-    assert api.calls.index("cudaStreamEndCapture") == next(
-        number for number, name in enumerate(api.calls) if name != "cudaEventCreateWithFlags"
-    )
+    queued = [name for name in calls.made if name != "cudaEventCreateWithFlags"]
+    assert queued[0] == "cudaStreamEndCapture" and len(queued) > 3
+
+
+def test_a_lane_waits_without_keeping_others_from_the_stream(lane_and_calls) -> None:
+    lane, calls = lane_and_calls
+    taken: list[bool] = []
+
+    def try_the_lock(*_):
+        thread = threading.Thread(target=lambda: taken.append(lane.queue.acquire(timeout=1)))
+        thread.start()
+        thread.join()
+        return (0,)
+
+    calls.cudaEventSynchronize = try_the_lock
+    lane.synchronize()
+    assert taken == [True]
+
+
+def test_a_recording_that_failed_is_ended_before_the_stream_is_used_again(lane_and_calls) -> None:
+    lane, calls = lane_and_calls
+    lane.abandon()
+    assert "cudaStreamEndCapture" not in calls.made
+    calls.recording = runtime_api().cudaStreamCaptureStatus.cudaStreamCaptureStatusInvalidated
+    with pytest.raises(EngineError, match="no such shape"):
+        lane.record(lambda: (_ for _ in ()).throw(EngineError("no such shape")))
+    assert calls.made[-4:] == ["cudaStreamIsCapturing", "cudaStreamEndCapture", "cudaGraphDestroy", "cudaGetLastError"]
 
 
 @pytest.mark.parametrize("architecture", ["80", "90a", "120"])

@@ -11,7 +11,8 @@ import onnxruntime
 import pytest
 
 from himar_runtime import Bundle, Device, Pipeline, load_engine, load_networks
-from himar_runtime.ort_session import GRAPHS_VARIABLE
+from himar_runtime.ort_placed import RUNS_BEFORE
+from himar_runtime.ort_session import GRAPHS_VARIABLE, UNRECORDED
 from himar_runtime.resident.runner import ResidentRunner
 from himar_runtime.runner import HostRunner
 
@@ -110,20 +111,23 @@ def test_three_runs_are_equal_bit_for_bit(on_gpu) -> None:
 
 
 @pytest.fixture
-def recorded(on_gpu, monkeypatch) -> Pipeline:
-    """A lane that records its runs in CUDA graphs, ONNX Runtime's too."""
+def recorded(gpu_bundle, monkeypatch) -> Pipeline:
+    """A pipeline that records its runs in CUDA graphs, ONNX Runtime's too."""
     monkeypatch.setenv(GRAPHS_VARIABLE, "1")
-    return on_gpu.clone()
+    return Pipeline.load(gpu_bundle, device="cuda:0")
 
 
 @pytest.mark.parametrize("batch", [1, 8, 64])
-def test_replayed_graphs_give_what_direct_runs_give(on_gpu, recorded, batch: int) -> None:
+def test_replayed_graphs_give_what_direct_runs_give(backend, on_gpu, recorded, batch: int) -> None:
     direct = on_gpu.generate(LABELS[:batch], seed=5)
     for _ in range(4):
         again = recorded.generate(LABELS[:batch], seed=5)
-    replays = recorded._runner._lane.replays
-    assert replays._refusal is None
-    assert not any(isinstance(entry, int) for entry in replays._graphs.values())
+    lane = recorded._runner._lane
+    if backend == "onnxruntime":
+        runs = [run for engine in lane.engines.values() for run in engine._placed._runs.values()]
+        assert runs and all(run.number != UNRECORDED and run.count > RUNS_BEFORE for run in runs)
+    else:
+        assert lane.replays._refusal is None
     assert np.array_equal(direct.latents, again.latents)
     assert np.array_equal(direct.images, again.images)
 
@@ -137,10 +141,9 @@ def test_replays_follow_other_requests_and_leave_room_for_direct_runs_between(on
         assert np.array_equal(one.latents, other.latents)
 
 
-def test_lanes_that_record_at_once_give_what_one_gives(on_gpu, monkeypatch) -> None:
-    monkeypatch.setenv(GRAPHS_VARIABLE, "1")
+def test_lanes_that_record_at_once_give_what_one_gives(on_gpu, recorded) -> None:
     expected = [on_gpu.generate([label] * 3, seed=9).latents for label in range(4)]
-    found = _from_four_threads(on_gpu)
+    found = _from_four_threads(recorded)
     for one, other in zip(expected, found, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -16,7 +18,9 @@ from himar_kernels import EngineError, InputError
 from himar_kernels.fused_library import VARIABLE
 from himar_runtime import Bundle, ComponentSpec, Device, TensorSpec, load_engine
 from himar_runtime.ort_engine import OrtEngine
-from himar_runtime.ort_session import GRAPHS_VARIABLE, _say_once, records_graphs, use_fused_operators
+from himar_runtime.ort_placed import GraphNumbers, PlacedRuns
+from himar_runtime.ort_session import GRAPHS_VARIABLE, _load, _say_once, records_graphs, use_fused_operators
+from himar_runtime.resident.device import Placed
 
 CPU = Device("cpu")
 
@@ -244,19 +248,128 @@ def test_a_file_that_is_no_library_of_operators_is_named(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(("value", "wanted"), [(None, False), ("", False), ("0", False), ("1", True)])
-def test_runs_are_recorded_where_the_variable_says_so(monkeypatch, bundle_path, value, wanted) -> None:
+def test_runs_are_recorded_where_the_variable_says_so(monkeypatch, value, wanted) -> None:
     monkeypatch.delenv(GRAPHS_VARIABLE, raising=False)
     if value is not None:
         monkeypatch.setenv(GRAPHS_VARIABLE, value)
-    engine = load_engine(Bundle.open(bundle_path), "mlp_head", CPU, 1)
-    assert (engine.recordable is None) == wanted
-    assert wanted or engine.recordable == "runs of ONNX Runtime are recorded where HIMAR_ORT_GRAPHS is 1"
+    assert records_graphs() is wanted
 
 
 def test_a_variable_that_says_neither_is_named(monkeypatch) -> None:
     monkeypatch.setenv(GRAPHS_VARIABLE, "yes")
     with pytest.raises(InputError, match=r"^HIMAR_ORT_GRAPHS is 'yes'; it must be 1 to record .* or 0\.$"):
         records_graphs()
+
+
+class Sessions:
+    """ONNX Runtime for CUDA as far as options go: notes those of each session, and may refuse to record."""
+
+    def __init__(self, refusal: str | None) -> None:
+        self.refusal, self.made = refusal, []
+
+    def get_available_providers(self) -> list[str]:
+        return ["CUDAExecutionProvider"]
+
+    def preload_dlls(self) -> None:
+        pass
+
+    def InferenceSession(self, path, options, providers):  # noqa: N802
+        self.made.append(providers[0][1].get("enable_cuda_graph"))
+        if self.made[-1] and self.refusal:
+            raise RuntimeError(self.refusal)
+        return "session"
+
+
+def _loaded(sessions: Sessions, head: OrtEngine, lane: object) -> object:
+    return _load(sessions, Path("x.onnx"), None, head.spec, Device("cuda"), lane)  # type: ignore[arg-type]
+
+
+def test_only_sessions_of_a_lane_record_and_only_where_asked(monkeypatch, head) -> None:
+    lane = SimpleNamespace(stream=7)
+    for value, given, expected in (("1", lane, "1"), ("1", None, None), ("0", lane, None)):
+        monkeypatch.setenv(GRAPHS_VARIABLE, value)
+        sessions = Sessions(None)
+        assert _loaded(sessions, head, given) == "session"
+        assert sessions.made == [expected]
+
+
+def test_a_graph_that_cannot_be_recorded_as_a_whole_runs_without(monkeypatch, head, caplog) -> None:
+    monkeypatch.setenv(GRAPHS_VARIABLE, "1")
+    sessions = Sessions(
+        "[ONNXRuntimeError] : 1 : FAIL : This session cannot use the graph capture feature as requested"
+    )
+    assert _loaded(sessions, head, SimpleNamespace(stream=7)) == "session"
+    assert sessions.made == ["1", None]
+    assert "mlp_head runs without CUDA graphs: [ONNXRuntimeError] : 1 : FAIL" in caplog.text
+    with pytest.raises(RuntimeError, match="no such file"):
+        _loaded(Sessions("no such file"), head, SimpleNamespace(stream=7))
+
+
+class Noting:
+    """A session whose runs note the number under which they are recorded; `fails` are numbers that cannot be."""
+
+    def __init__(self, session, fails: tuple[int, ...] = ()) -> None:
+        self._session, self.fails, self.numbers = session, fails, []
+
+    def io_binding(self):
+        return self._session.io_binding()
+
+    def run_with_iobinding(self, binding, options) -> None:
+        self.numbers.append(int(options.get_run_config_entry("gpu_graph_id")))
+        assert options.get_run_config_entry("disable_synchronize_execution_providers") == "1"
+        if self.numbers[-1] in self.fails:
+            raise RuntimeError("a recording failed")
+        self._session.run_with_iobinding(binding, options)
+
+
+class Lane:
+    abandoned = 0
+
+    def abandon(self) -> None:
+        self.abandoned += 1
+
+
+def _placed(head: OrtEngine, samples: int) -> tuple[dict[str, np.ndarray], dict[str, Placed]]:
+    arrays = {**_inputs(samples), "prediction": np.zeros((samples, 4), np.float32)}
+    return arrays, {name: Placed(array.ctypes.data, array.shape) for name, array in arrays.items()}
+
+
+def test_a_run_is_recorded_the_third_time_at_its_places(head) -> None:
+    """Under a number of its own, which the lanes of a session share out among them."""
+    session, numbers = Noting(head._session), GraphNumbers(3)
+    lanes = [PlacedRuns(session, head.spec, CPU, nullcontext(), numbers, None) for _ in range(2)]
+    kept = [_placed(head, samples) for samples in (3, 5, 3, 4)]
+    for lane, (arrays, places) in zip((lanes[0], lanes[0], lanes[1], lanes[1]), kept, strict=True):
+        for _ in range(4):
+            arrays["prediction"][:] = 0
+            lane.enqueue(places)
+            np.testing.assert_array_equal(arrays["prediction"], head.run(_inputs(len(arrays["x"])))["prediction"])
+    one, two, three, none = (session.numbers[4 * place : 4 * place + 4] for place in range(4))
+    assert (one, two, three) == ([-1, -1, 1, 1], [-1, -1, 2, 2], [-1, -1, 3, 3])
+    assert none == [-1, -1, -1, -1]  # there are three numbers
+
+
+def test_a_recording_that_fails_is_the_last(head, caplog) -> None:
+    session, lane = Noting(head._session, fails=(1,)), Lane()
+    runs = PlacedRuns(session, head.spec, CPU, nullcontext(), GraphNumbers(9), lane)  # type: ignore[arg-type]
+    (arrays, places), (_, others) = kept = _placed(head, 3), _placed(head, 5)
+    for _ in range(4):
+        runs.enqueue(places)
+    np.testing.assert_array_equal(arrays["prediction"], head.run(_inputs(3))["prediction"])
+    for _ in range(4):
+        runs.enqueue(others)
+    assert session.numbers == [-1, -1, 1, -1, -1, -1, -1, -1, -1]
+    assert lane.abandoned == 1
+    assert caplog.text.count("mlp_head runs without CUDA graphs from here on: a recording failed") == 1
+    assert len(kept) == 2
+
+
+def test_a_run_that_fails_by_itself_is_an_error(head) -> None:
+    runs = PlacedRuns(Noting(head._session, fails=(-1,)), head.spec, CPU, nullcontext(), GraphNumbers(9), None)
+    _, places = kept = _placed(head, 3)
+    with pytest.raises(RuntimeError, match="a recording failed"):
+        runs.enqueue(places)
+    assert len(kept) == 2
 
 
 def test_without_operators_half_precision_says_once_how_to_get_them(monkeypatch, caplog, tmp_path):

@@ -42,21 +42,6 @@ def test_segments_run_once_are_recorded_once_and_then_replayed(resident, bundle_
     assert np.array_equal(first.latents, again.latents)
 
 
-def test_an_engine_that_asks_for_two_direct_runs_gets_them(resident, bundle_path: Path) -> None:
-    pipeline = resident(bundle_path)
-    lane, replays = lane_of(pipeline), pipeline._runner._lane.replays
-    replays._directly = 2
-    expected = pipeline.generate([1, 2], seed=3, sampling=GUIDED)
-    assert lane.trace.count("himar_dit_step") == 2
-    pipeline.generate([1, 2], seed=3, sampling=GUIDED)
-    assert lane.trace.count("transformer_low") == 2 * GUIDED.low_steps
-    pipeline.generate([1, 2], seed=3, sampling=GUIDED)
-    lane.trace.clear()
-    again = pipeline.generate([1, 2], seed=3, sampling=GUIDED)
-    assert not {"transformer_low", "transformer_high", "mlp_head", "dit_head"} & set(lane.trace)
-    assert np.array_equal(expected.latents, again.latents)
-
-
 def test_a_replayed_graph_follows_seed_label_guidance_chain_and_temperature(resident, bundle_path: Path) -> None:
     pipeline, host = resident(bundle_path), host_pipeline(bundle_path)
     for seed in range(3):
