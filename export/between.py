@@ -122,45 +122,118 @@ def _node(name: str, inputs: Sequence[Tensor], dtype: torch.dtype, **attributes:
     )
 
 
+def join_sums_and_norms(model: onnx.ModelProto) -> None:
+    """Make one operator of every residual sum and the norm that follows it: the norm need not read what was summed.
+
+    The operator has the names of both, gives the sum and the norm, and stands where the norm stood.
+    """
+    nodes = list(model.graph.node)
+    places = {name: place for place, node in enumerate(nodes) for name in node.output}
+    users: dict[str, list[int]] = {}
+    for place, node in enumerate(nodes):
+        for name in node.input:
+            users.setdefault(name, []).append(place)
+    joined = set()
+    for place, norm in enumerate(nodes):
+        if norm.domain != DOMAIN or "Norm" not in norm.op_type:
+            continue
+        before = places.get(norm.input[0])
+        if before is None or norm.op_type not in _JOINED.get(nodes[before].op_type, ()):
+            continue
+        if min(users[norm.input[0]]) != place:  # the sum is needed before its norm
+            continue
+        total = nodes[before]
+        joined.add(before)
+        norm.op_type = total.op_type + norm.op_type
+        inputs, outputs = [*total.input, *norm.input[1:]], [*total.output, *norm.output]
+        del norm.input[:], norm.output[:]
+        norm.input.extend(inputs)
+        norm.output.extend(outputs)
+    del model.graph.node[:]
+    model.graph.node.extend(node for place, node in enumerate(nodes) if place not in joined)
+
+
 def add_functions(model: onnx.ModelProto, dtype: torch.dtype) -> None:
     """Give a graph the functions that define the operators of ours in it; `dtype` is that of its products."""
     used = {node.op_type for node in model.graph.node if node.domain == DOMAIN}
     if used:
-        texts = _functions(_HALVES[dtype][1])
-        model.functions.extend(onnx.parser.parse_function(texts[name]) for name in sorted(used))
+        functions = _functions(_HALVES[dtype][1])
+        model.functions.extend(onnx.parser.parse_function(functions[name]) for name in sorted(used))
+
+
+@dataclass(frozen=True)
+class _Formula:
+    """A function's body: its inputs after x, its lines in ONNX's textual syntax, and the value that they end with.
+
+    In the lines {x} stands for the name of x, {half} for the type of products.
+    """
+
+    inputs: str
+    lines: str
+    end: str
+
+    def function(self, name: str, half: int, before: _Formula | None = None) -> str:
+        """Return the function; `before` is a sum whose end is this one's x."""
+        epsilon = "<epsilon>" if "@epsilon" in self.lines else ""
+        inputs = f"x, {before.inputs}, {self.inputs}" if before else f"x, {self.inputs}"
+        ends = f"{before.end}, {self.end}" if before else self.end
+        x = before.end if before else "x"
+        lines = f"{before.lines if before else ''}\n{self.lines}".replace("{half}", str(half)).replace("{x}", x)
+        return f'<domain: "{DOMAIN}", opset_import: ["" : 23]>\n{name} {epsilon} ({inputs}) => ({ends}) {{ {lines} }}'
+
+
+_WIDE = onnx.TensorProto.FLOAT
+_SUMS: Mapping[str, _Formula] = {
+    "Residual": _Formula(
+        "h, h_bias",
+        f"""biased = Add (h, h_bias)
+        wide = Cast <to = {_WIDE}> (biased)
+        total = Add (x, wide)""",
+        "total",
+    ),
+    "GatedResidual": _Formula(
+        "h, h_bias, gate, gate_bias",
+        f"""biased = Add (h, h_bias)
+        half_gate = Add (gate, gate_bias)
+        gated = Mul (half_gate, biased)
+        wide = Cast <to = {_WIDE}> (gated)
+        total = Add (x, wide)""",
+        "total",
+    ),
+}
+_NORMAL = "normal = LayerNormalization <axis = -1, epsilon: float = @epsilon> ({x}, weight, bias)"
+_MODULATION = "weight, bias, scale, scale_bias, shift, shift_bias"
+_MODULATED = f"""{_NORMAL}
+        half_scale = Add (scale, scale_bias)
+        wide_scale = Cast <to = {_WIDE}> (half_scale)
+        half_shift = Add (shift, shift_bias)
+        wide_shift = Cast <to = {_WIDE}> (half_shift)
+        scaled = Mul (normal, wide_scale)
+        shifted = Add (scaled, wide_shift)"""
+_NORM = _Formula("weight, bias", f"{_NORMAL}\ny = Cast <to = {{half}}> (normal)", "y")
+_NORMS: Mapping[str, _Formula] = {
+    "NormToHalf": _NORM,
+    "NormToBfloat16": _NORM,
+    "ModulatedNorm": _Formula(_MODULATION, f"{_MODULATED}\ny = Cast <to = {{half}}> (shifted)", "y"),
+    "ModulatedNormToFloat": _Formula(_MODULATION, _MODULATED, "shifted"),
+}
+_JOINED: Mapping[str, tuple[str, ...]] = {
+    "Residual": ("NormToHalf", "NormToBfloat16"),
+    "GatedResidual": ("ModulatedNorm", "ModulatedNormToFloat"),
+}
+"""Which norms follow which sums: a transformer's, and a head's."""
+_ACTIVATED: Mapping[str, str] = {
+    "BiasGelu": "y = Gelu (biased)",
+    "BiasGeluTanh": 'y = Gelu <approximate = "tanh"> (biased)',
+    "BiasSilu": "gate = Sigmoid (biased)\ny = Mul (biased, gate)",
+}
 
 
 def _functions(half: int) -> dict[str, str]:
-    """Return the functions by name, in ONNX's textual syntax. half: the type of products, as ONNX counts types."""
-    normal = "normal = LayerNormalization <axis = -1, epsilon: float = @epsilon> (x, weight, bias)"
-    modulated = f"""{normal}
-        half_scale = Add (scale, scale_bias)
-        wide_scale = Cast <to = 1> (half_scale)
-        half_shift = Add (shift, shift_bias)
-        wide_shift = Cast <to = 1> (half_shift)
-        scaled = Mul (normal, wide_scale)"""
-    modulation = "x, weight, bias, scale, scale_bias, shift, shift_bias"
-    bodies = {
-        "NormToHalf": ("<epsilon>", "x, weight, bias", f"{normal}\ny = Cast <to = {half}> (normal)"),
-        "ModulatedNorm": (
-            "<epsilon>",
-            modulation,
-            f"{modulated}\nsum = Add (scaled, wide_shift)\ny = Cast <to = {half}> (sum)",
-        ),
-        "ModulatedNormToFloat": ("<epsilon>", modulation, f"{modulated}\ny = Add (scaled, wide_shift)"),
-        "Residual": ("", "x, h, bias", "biased = Add (h, bias)\nwide = Cast <to = 1> (biased)\ny = Add (x, wide)"),
-        "GatedResidual": (
-            "",
-            "x, h, bias, gate, gate_bias",
-            "biased = Add (h, bias)\nhalf_gate = Add (gate, gate_bias)\ngated = Mul (half_gate, biased)\n"
-            "wide = Cast <to = 1> (gated)\ny = Add (x, wide)",
-        ),
-        "BiasGelu": ("", "h, bias", "biased = Add (h, bias)\ny = Gelu (biased)"),
-        "BiasGeluTanh": ("", "h, bias", 'biased = Add (h, bias)\ny = Gelu <approximate = "tanh"> (biased)'),
-        "BiasSilu": ("", "h, bias", "biased = Add (h, bias)\ngate = Sigmoid (biased)\ny = Mul (biased, gate)"),
-    }
-    bodies["NormToBfloat16"] = bodies["NormToHalf"]
-    return {
-        name: f'<domain: "{DOMAIN}", opset_import: ["" : 23]>\n{name} {attributes} ({inputs}) => (y) {{ {body} }}'
-        for name, (attributes, inputs, body) in bodies.items()
-    }
+    """Return every operator's function by name. half: the type of products, as ONNX counts types."""
+    alone = {**_SUMS, **_NORMS}
+    alone |= {name: _Formula("h_bias", f"biased = Add (x, h_bias)\n{end}", "y") for name, end in _ACTIVATED.items()}
+    functions = {name: formula.function(name, half) for name, formula in alone.items()}
+    for first, norms in _JOINED.items():
+        functions |= {first + name: _NORMS[name].function(first + name, half, _SUMS[first]) for name in norms}
+    return functions

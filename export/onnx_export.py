@@ -13,7 +13,7 @@ import torch
 
 from himar_kernels import BuildError
 
-from .between import add_functions
+from .between import add_functions, join_sums_and_norms
 from .components import Component
 from .precision import value_type
 from .precision_choice import Precision
@@ -58,6 +58,7 @@ def to_onnx(component: Component, precision: Precision, weights: WeightFile) -> 
     _clean(model, component.name)
     if (dtype := value_type(precision)) != torch.float32:
         _softmax_in_float32(model)
+        join_sums_and_norms(model)
         add_functions(model, dtype)
     _check_interface(model, component)
     return model

@@ -14,37 +14,43 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from himar_export.between import DOMAIN, VERSION, add_functions
+from himar_export.between import DOMAIN, VERSION, add_functions, join_sums_and_norms
 from himar_kernels import BuildError, EngineError
 from himar_kernels.fused_compile import compile_for_cpu, compile_for_cuda
 from himar_kernels.fused_library import VARIABLE, find_library, library_path
 
 ROOT = Path(__file__).parents[2]
 X, ROWS, ROW = "x", "rows", "row"  # the float32 stream or parameters of a norm; values of products; a bias
+NORM, MODULATION = ["weight", "weight"], [ROWS, ROW, ROWS, ROW]
 
+# Of each operator: its inputs, and the types of its outputs.
 OPERATORS = {
-    "NormToHalf": ([X, "weight", "weight"], "half", True),
-    "NormToBfloat16": ([X, "weight", "weight"], "half", True),
-    "ModulatedNorm": ([X, "weight", "weight", ROWS, ROW, ROWS, ROW], "half", True),
-    "ModulatedNormToFloat": ([X, "weight", "weight", ROWS, ROW, ROWS, ROW], "float", True),
-    "Residual": ([X, ROWS, ROW], "float", False),
-    "GatedResidual": ([X, ROWS, ROW, ROWS, ROW], "float", False),
-    "BiasGelu": ([ROWS, ROW], "half", False),
-    "BiasGeluTanh": ([ROWS, ROW], "half", False),
-    "BiasSilu": ([ROWS, ROW], "half", False),
+    "NormToHalf": ([X, *NORM], ["half"]),
+    "NormToBfloat16": ([X, *NORM], ["half"]),
+    "ModulatedNorm": ([X, *NORM, *MODULATION], ["half"]),
+    "ModulatedNormToFloat": ([X, *NORM, *MODULATION], ["float"]),
+    "Residual": ([X, ROWS, ROW], ["float"]),
+    "GatedResidual": ([X, ROWS, ROW, ROWS, ROW], ["float"]),
+    "ResidualNormToHalf": ([X, ROWS, ROW, *NORM], ["float", "half"]),
+    "ResidualNormToBfloat16": ([X, ROWS, ROW, *NORM], ["float", "half"]),
+    "GatedResidualModulatedNorm": ([X, ROWS, ROW, ROWS, ROW, *NORM, *MODULATION], ["float", "half"]),
+    "GatedResidualModulatedNormToFloat": ([X, ROWS, ROW, ROWS, ROW, *NORM, *MODULATION], ["float", "float"]),
+    "BiasGelu": ([ROWS, ROW], ["half"]),
+    "BiasGeluTanh": ([ROWS, ROW], ["half"]),
+    "BiasSilu": ([ROWS, ROW], ["half"]),
 }
 HALVES = {"fp16": (TensorProto.FLOAT16, torch.float16), "bf16": (TensorProto.BFLOAT16, torch.bfloat16)}
 CASES = [
     (name, precision)
     for name in OPERATORS
     for precision in HALVES
-    if name not in ("NormToHalf", "NormToBfloat16") or (name == "NormToHalf") == (precision == "fp16")
+    if "NormTo" not in name.removesuffix("ToFloat") or name.endswith("ToHalf") == (precision == "fp16")
 ]
 
 
 def model_of(name: str, precision: str, width: int) -> onnx.ModelProto:
-    """An operator between float32 inputs and a float32 output, and the function that defines it."""
-    kinds, _, is_norm = OPERATORS[name]
+    """An operator between float32 inputs and float32 outputs, and the function that defines it."""
+    kinds, made = OPERATORS[name]
     half, dtype = HALVES[precision]
     nodes, inputs, given = [], [], []
     for number, kind in enumerate(kinds):
@@ -55,12 +61,13 @@ def model_of(name: str, precision: str, width: int) -> onnx.ModelProto:
             nodes.append(helper.make_node("Cast", [source], [f"half{number}"], to=half))
             source = f"half{number}"
         given.append(source)
-    attributes = {"epsilon": 1e-3} if is_norm else {}
-    nodes.append(helper.make_node(name, given, ["made"], domain=DOMAIN, **attributes))
-    nodes.append(helper.make_node("Cast", ["made"], ["y"], to=TensorProto.FLOAT))
-    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["m", width])
+    attributes = {"epsilon": 1e-3} if "Norm" in name else {}
+    places = range(len(made))
+    nodes.append(helper.make_node(name, given, [f"made{place}" for place in places], domain=DOMAIN, **attributes))
+    nodes += [helper.make_node("Cast", [f"made{place}"], [f"y{place}"], to=TensorProto.FLOAT) for place in places]
+    outputs = [helper.make_tensor_value_info(f"y{place}", TensorProto.FLOAT, ["m", width]) for place in places]
     sets = [helper.make_opsetid("", 23), helper.make_opsetid(DOMAIN, VERSION)]
-    model = helper.make_model(helper.make_graph(nodes, name, inputs, [output]), opset_imports=sets, ir_version=10)
+    model = helper.make_model(helper.make_graph(nodes, name, inputs, outputs), opset_imports=sets, ir_version=10)
     add_functions(model, dtype)
     onnx.checker.check_model(model)
     assert [function.name for function in model.functions] == [name]
@@ -74,7 +81,7 @@ def inputs_of(name: str, width: int, rows: int) -> dict[str, np.ndarray]:
     return {f"input{i}": 2 * rng.standard_normal(shape, np.float32) for i, shape in enumerate(shapes)}
 
 
-def run(model: onnx.ModelProto, library: Path | None, feed: dict[str, np.ndarray], provider: str = "CPU") -> np.ndarray:
+def run(model: onnx.ModelProto, library: Path | None, feed: dict[str, np.ndarray], provider: str = "CPU") -> list:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
@@ -85,37 +92,38 @@ def run(model: onnx.ModelProto, library: Path | None, feed: dict[str, np.ndarray
     ran = {(g.ep_name, node.op_type) for g in session.get_provider_graph_assignment_info() for node in g.get_nodes()}
     operator = next(node.op_type for node in model.graph.node if node.domain == DOMAIN)
     assert ((f"{provider}ExecutionProvider", operator) in ran) == (library is not None)
-    return session.run(None, feed)[0]
+    return session.run(None, feed)
 
 
-def in_double(name: str, precision: str, feed: dict[str, np.ndarray]) -> np.ndarray:
+def in_double(name: str, precision: str, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
     """The operator in float64, of inputs rounded to half precision."""
     dtype = HALVES[precision][1]
     kinds = OPERATORS[name][0]
     given = [torch.from_numpy(value) for value in feed.values()]
     given = [g.to(dtype).double() if k in (ROWS, ROW) else g.double() for g, k in zip(given, kinds, strict=True)]
-    if "Norm" in name:
-        x, weight, bias, *modulation = given
-        y = torch.nn.functional.layer_norm(x, x.shape[-1:], weight, bias, 1e-3)
-        if modulation:
-            scale, scale_bias, shift, shift_bias = modulation
-            y = y * (scale + scale_bias) + shift + shift_bias
-    elif name == "Residual":
-        y = given[0] + given[1] + given[2]
-    elif name == "GatedResidual":
-        y = given[0] + (given[3] + given[4]) * (given[1] + given[2])
-    else:
+    if name.startswith("Bias"):
         h = given[0] + given[1]
         function = torch.nn.functional.silu if name == "BiasSilu" else torch.nn.functional.gelu
-        y = function(h, approximate="tanh") if name == "BiasGeluTanh" else function(h)
-    return y.numpy()
+        return [(function(h, approximate="tanh") if name == "BiasGeluTanh" else function(h)).numpy()]
+    made, x = [], given.pop(0)
+    if "Residual" in name:
+        h = given.pop(0) + given.pop(0)
+        x = x + (given.pop(0) + given.pop(0)) * h if name.startswith("Gated") else x + h
+        made.append(x.numpy())
+    if "Norm" in name:
+        y = torch.nn.functional.layer_norm(x, x.shape[-1:], given[0], given[1], 1e-3)
+        if "Modulated" in name:
+            scale, scale_bias, shift, shift_bias = given[2:]
+            y = y * (scale + scale_bias) + shift + shift_bias
+        made.append(y.numpy())
+    return made
 
 
-def require_close(values: np.ndarray, name: str, precision: str, feed: dict[str, np.ndarray]) -> None:
+def require_close(found: list, name: str, precision: str, feed: dict[str, np.ndarray]) -> None:
     """Half results lie within half a unit of their last place, and float results are those of float32."""
-    expected = in_double(name, precision, feed)
-    unit = (2.0**-11 if precision == "fp16" else 2.0**-8) if OPERATORS[name][1] == "half" else 2.0**-20
-    assert np.all(np.abs(values - expected) <= unit * np.abs(expected) + 4e-6 * np.abs(expected).max())
+    for values, expected, kind in zip(found, in_double(name, precision, feed), OPERATORS[name][1], strict=True):
+        unit = (2.0**-11 if precision == "fp16" else 2.0**-8) if kind == "half" else 2.0**-20
+        assert np.all(np.abs(values - expected) <= unit * np.abs(expected) + 4e-6 * np.abs(expected).max())
 
 
 @pytest.fixture(scope="module")
@@ -140,10 +148,10 @@ def cpu_library(include, tmp_path_factory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("width", [8, 72, 13])
+@pytest.mark.parametrize("width", [8, 16, 24, 32, 40, 72, 13])
 @pytest.mark.parametrize(("name", "precision"), CASES)
 def test_an_operator_gives_its_formula(cpu_library, name, precision, width):
-    """Rows of whole vectors, and those that are read value by value."""
+    """Rows of one to five vectors, of more than registers keep, and those that are read value by value."""
     feed = inputs_of(name, width, 5)
     require_close(run(model_of(name, precision, width), cpu_library, feed), name, precision, feed)
 
@@ -152,8 +160,8 @@ def test_an_operator_gives_its_formula(cpu_library, name, precision, width):
 def test_an_operators_function_gives_the_same(cpu_library, name):
     """What a session without the library runs, which rounds to half precision in between."""
     feed, model = inputs_of(name, 72, 5), model_of(name, "fp16", 72)
-    fused, plain = run(model, cpu_library, feed), run(model, None, feed)
-    assert np.abs(fused - plain).max() <= 4e-3 * np.abs(plain).max()
+    for fused, plain in zip(run(model, cpu_library, feed), run(model, None, feed), strict=True):
+        assert np.abs(fused - plain).max() <= 4e-3 * np.abs(plain).max()
 
 
 @pytest.mark.parametrize(
@@ -165,14 +173,14 @@ def test_values_are_rounded_as_numpy_and_torch_round(cpu_library, value, sign, p
     """A norm whose weight is 0 gives its bias: zero, subnormal, tied, largest, infinite, and not a number."""
     name = "NormToHalf" if precision == "fp16" else "NormToBfloat16"
     feed = inputs_of(name, 8, 2) | {"input1": np.zeros(8, np.float32), "input2": np.full(8, sign * value, np.float32)}
-    found = run(model_of(name, precision, 8), cpu_library, feed)
+    (found,) = run(model_of(name, precision, 8), cpu_library, feed)
     wanted = torch.full((2, 8), sign * value).to(HALVES[precision][1]).float().numpy()
     np.testing.assert_array_equal(found, wanted)
 
 
 def test_no_rows_are_no_work(cpu_library):
     feed = inputs_of("BiasSilu", 8, 0)
-    assert run(model_of("BiasSilu", "fp16", 8), cpu_library, feed).shape == (0, 8)
+    assert run(model_of("BiasSilu", "fp16", 8), cpu_library, feed)[0].shape == (0, 8)
 
 
 def test_inputs_of_other_shapes_are_refused_by_number(cpu_library):
@@ -182,8 +190,48 @@ def test_inputs_of_other_shapes_are_refused_by_number(cpu_library):
         run(model_of("Residual", "fp16", 8), cpu_library, feed)
 
 
+def node(name: str, inputs: list[str], output: str) -> onnx.NodeProto:
+    return helper.make_node(name, inputs, [output], domain=DOMAIN)
+
+
+def graph_of(*nodes: onnx.NodeProto) -> onnx.ModelProto:
+    return helper.make_model(helper.make_graph(nodes, "g", [], []))
+
+
+def test_a_sum_and_its_norm_become_one_operator() -> None:
+    """In the norm's place, where its modulation is known; the sum still goes where it went."""
+    modulation = ["w", "b", "scale", "s0", "shift", "t0"]
+    model = graph_of(
+        node("ModulatedNorm", ["x", *modulation], "first"),
+        node("GatedResidual", ["x", "h", "h0", "gate", "g0"], "sum"),
+        helper.make_node("MatMul", ["condition", "weights"], ["scale"]),
+        node("ModulatedNorm", ["sum", *modulation], "normal"),
+        node("GatedResidual", ["sum", "k", "k0", "gate", "g0"], "last"),
+        node("ModulatedNormToFloat", ["last", *modulation], "end"),
+    )
+    join_sums_and_norms(model)
+    found = [(each.op_type, list(each.output)) for each in model.graph.node]
+    assert found == [
+        ("ModulatedNorm", ["first"]),
+        ("MatMul", ["scale"]),
+        ("GatedResidualModulatedNorm", ["sum", "normal"]),
+        ("GatedResidualModulatedNormToFloat", ["last", "end"]),
+    ]
+    assert list(model.graph.node[2].input) == ["x", "h", "h0", "gate", "g0", *modulation]
+
+
+def test_a_sum_that_is_needed_before_its_norm_or_has_another_stays_alone() -> None:
+    early = helper.make_node("Identity", ["sum"], ["copy"])
+    total = node("Residual", ["x", "h", "h0"], "sum")
+    for nodes in ((total, early, node("NormToHalf", ["sum", "w", "b"], "y")),
+                  (total, node("ModulatedNorm", ["sum", "w", "b", "s", "s0", "t", "t0"], "y"))):  # fmt: skip
+        model = graph_of(*nodes)
+        join_sums_and_norms(model)
+        assert list(model.graph.node) == list(nodes)
+
+
 @pytest.mark.gpu
-@pytest.mark.parametrize("width", [512, 1024, 13])
+@pytest.mark.parametrize("width", [64, 512, 768, 1024, 1280, 2048, 13])
 @pytest.mark.parametrize(("name", "precision"), CASES)
 def test_an_operator_on_a_gpu_gives_its_formula(name, precision, width):
     library = find_library()

@@ -1,0 +1,154 @@
+// What each operator is: its name, the types of its inputs and outputs, and what a call runs.
+#pragma once
+
+#include "call.cuh"
+#include "rows.cuh"
+
+namespace himar::fused {
+
+// The formulas of norms and sums. kInputs are the types of what follows x; `made` reads x and them from a call.
+template <class To>
+struct NormFormula {
+    static constexpr const char* kName = std::is_same_v<To, Half> ? "NormToHalf" : "NormToBfloat16";
+    static constexpr auto kInputs = types<float, float>;
+    using Out = To;
+
+    template <int V>
+    static auto made(Call& call, const float* x, float epsilon) {
+        return Norm<V, To>{x, call.row<float>(), call.row<float>(), call.output<To>(), call.width, epsilon};
+    }
+};
+
+template <class T, class To>
+struct ModulatedNormFormula {
+    static constexpr const char* kName = std::is_same_v<To, float> ? "ModulatedNormToFloat" : "ModulatedNorm";
+    static constexpr auto kInputs = types<float, float, T, T, T, T>;
+    using Out = To;
+
+    template <int V>
+    static auto made(Call& call, const float* x, float epsilon) {
+        return ModulatedNorm<V, T, To>{x,
+                                       call.row<float>(),
+                                       call.row<float>(),
+                                       call.rows<T>(),
+                                       call.row<T>(),
+                                       call.rows<T>(),
+                                       call.row<T>(),
+                                       call.output<To>(),
+                                       call.width,
+                                       epsilon};
+    }
+};
+
+template <class T>
+struct ResidualFormula {
+    static constexpr const char* kName = "Residual";
+    static constexpr auto kInputs = types<T, T>;
+    using Out = float;
+
+    template <int V>
+    static auto made(Call& call) {
+        return Residual<V, T>{call.rows<float>(), call.rows<T>(), call.row<T>(), call.output<float>(), call.width};
+    }
+};
+
+template <class T>
+struct GatedResidualFormula {
+    static constexpr const char* kName = "GatedResidual";
+    static constexpr auto kInputs = types<T, T, T, T>;
+    using Out = float;
+
+    template <int V>
+    static auto made(Call& call) {
+        return GatedResidual<V, T>{call.rows<float>(), call.rows<T>(),       call.row<T>(), call.rows<T>(),
+                                   call.row<T>(),      call.output<float>(), call.width};
+    }
+};
+
+// One array behind the other.
+template <class Item, std::size_t... Sizes>
+constexpr auto joined(const std::array<Item, Sizes>&... arrays) {
+    std::array<Item, (Sizes + ...)> all{};
+    std::size_t count = 0;
+    const auto append = [&](const auto& array) {
+        for (const Item item : array) all[count++] = item;
+    };
+    (append(arrays), ...);
+    return all;
+}
+
+// Each body's `compute` runs a call with V values at once.
+template <class Formula>
+struct NormBody {
+    static std::string name() { return Formula::kName; }
+    static constexpr auto kInputs = joined(types<float>, Formula::kInputs);
+    static constexpr auto kOutputs = types<typename Formula::Out>;
+
+    template <int V>
+    static void compute(Call& call, float epsilon) {
+        const auto norm = Formula::template made<V>(call, call.rows<float>(), epsilon);
+        run(NormRow<V, decltype(norm)>{norm}, call.count, call.context);
+    }
+};
+
+template <class Formula>
+struct SumBody {
+    static std::string name() { return Formula::kName; }
+    static constexpr auto kInputs = joined(types<float>, Formula::kInputs);
+    static constexpr auto kOutputs = types<typename Formula::Out>;
+
+    template <int V>
+    static void compute(Call& call, float) {
+        const auto sum = Formula::template made<V>(call);
+        run(SumRow<V, decltype(sum)>{sum}, call.count, call.context);
+    }
+};
+
+// A sum and the norm of it; its inputs are the sum's and then the norm's other than x, its outputs both.
+template <class Sum, class Normal>
+struct SumAndNormBody {
+    static std::string name() { return std::string(Sum::kName) + Normal::kName; }
+    static constexpr auto kInputs = joined(types<float>, Sum::kInputs, Normal::kInputs);
+    static constexpr auto kOutputs = types<float, typename Normal::Out>;
+
+    template <int V>
+    static void compute(Call& call, float epsilon) {
+        if constexpr (V == 1) {
+            with<V, 0>(call, epsilon);
+        } else {
+            const int vectors = (call.width + V * kLanes - 1) / (V * kLanes);  // of a row, in each lane
+            if (vectors <= 1) return with<V, 1>(call, epsilon);
+            if (vectors == 2) return with<V, 2>(call, epsilon);
+            if (vectors == 3) return with<V, 3>(call, epsilon);
+            if (vectors == 4) return with<V, 4>(call, epsilon);
+            if (vectors <= 6) return with<V, 6>(call, epsilon);
+            with<V, 0>(call, epsilon);
+        }
+    }
+
+  private:
+    template <int V, int N>
+    static void with(Call& call, float epsilon) {
+        const auto sum = Sum::template made<V>(call);
+        const auto norm = Normal::template made<V>(call, sum.out, epsilon);
+        run(SumAndNormRow<V, N, decltype(sum), decltype(norm)>{sum, norm}, call.count, call.context);
+    }
+};
+
+template <class T, class Activation>
+struct BiasedBody {
+    static std::string name() {
+        if (std::is_same_v<Activation, Gelu>) return "BiasGelu";
+        return std::is_same_v<Activation, GeluTanh> ? "BiasGeluTanh" : "BiasSilu";
+    }
+    static constexpr auto kInputs = types<T, T>;
+    static constexpr auto kOutputs = types<T>;
+
+    template <int V>
+    static void compute(Call& call, float) {
+        const Biased<V, T, Activation> row{call.rows<T>(), call.row<T>(), call.output<T>(), call.width};
+        run(row, call.count, call.context);
+    }
+};
+
+}  // namespace himar::fused

@@ -1,0 +1,121 @@
+// A call of an operator: its inputs and outputs, and running rows on a GPU or on the CPU.
+#pragma once
+
+#ifndef ORT_API_MANUAL_INIT
+#define ORT_API_MANUAL_INIT
+#endif
+#include <onnxruntime_cxx_api.h>
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "values.cuh"
+
+namespace himar::fused {
+
+#ifdef __CUDACC__
+constexpr const char* kProvider = "CUDAExecutionProvider";
+constexpr int kLanes = 32, kThreads = 256, kRows = kThreads / kLanes;
+
+template <class Row>
+__global__ void __launch_bounds__(kThreads) run_rows(std::int64_t count, Row row) {
+    const std::int64_t index = static_cast<std::int64_t>(blockIdx.x) * kRows + threadIdx.x / kLanes;
+    if (index < count) row(Lane{static_cast<int>(threadIdx.x % kLanes), kLanes}, index);
+}
+
+template <class Row>
+void run(const Row& row, std::int64_t count, const Ort::KernelContext& context) {
+    if (count == 0) return;
+    const auto blocks = static_cast<unsigned>((count + kRows - 1) / kRows);
+    run_rows<<<blocks, kThreads, 0, static_cast<cudaStream_t>(context.GetGPUComputeStream())>>>(count, row);
+    if (const cudaError_t error = cudaGetLastError(); error != cudaSuccess) {
+        const bool other_gpu = error == cudaErrorNoKernelImageForDevice || error == cudaErrorUnsupportedPtxVersion;
+        const std::string advice = "; compile the operators for this GPU, or set HIMAR_FUSED_LIBRARY to nothing";
+        throw Ort::Exception("the operator did not start, " + std::string(cudaGetErrorString(error)) +
+                                 (other_gpu ? advice : ""),
+                             ORT_FAIL);
+    }
+}
+#else
+constexpr const char* kProvider = nullptr;  // the CPU's
+constexpr int kLanes = 1;
+
+template <class Row>
+void run(const Row& row, std::int64_t count, const Ort::KernelContext&) {
+    for (std::int64_t index = 0; index < count; ++index) row(Lane{0, kLanes}, index);
+}
+#endif
+
+template <class T>
+constexpr ONNXTensorElementDataType kType = std::is_same_v<T, float>  ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT
+                                            : std::is_same_v<T, Half> ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16
+                                                                      : ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16;
+
+template <class... T>
+constexpr std::array<ONNXTensorElementDataType, sizeof...(T)> types{kType<T>...};
+
+// The inputs and outputs of a call: the first input's shape is the outputs', its last axis a row.
+class Call {
+  public:
+    Call(OrtKernelContext* raw, std::string name) : context(raw), name_(std::move(name)), shape_(shape_of(0)) {
+        width = shape_.empty() ? 1 : static_cast<int>(shape_.back());
+        count = 1;
+        for (std::size_t axis = 0; axis + 1 < shape_.size(); ++axis) count *= shape_[axis];
+    }
+
+    // The next input, which has the first one's shape, or is one row for all; the next output.
+    template <class T>
+    const T* rows() {
+        return next<T>(shape_);
+    }
+    template <class T>
+    const T* row() {
+        return next<T>({width});
+    }
+    template <class T>
+    T* output() {
+        return static_cast<T*>(context.GetOutput(outputs_++, shape_).GetTensorMutableRawData());
+    }
+    // Whether vectors of values can be read: rows of whole vectors, at addresses that fit.
+    bool in_vectors(std::size_t inputs, int vector) const {
+        bool fits = width % vector == 0;
+        for (std::size_t index = 0; index < inputs; ++index) {
+            fits &= reinterpret_cast<std::uintptr_t>(context.GetInput(index).GetTensorRawData()) % 16 == 0;
+        }
+        return fits;
+    }
+
+    Ort::KernelContext context;
+    int width;
+    std::int64_t count;
+
+  private:
+    std::vector<std::int64_t> shape_of(std::size_t index) const {
+        return context.GetInput(index).GetTensorTypeAndShapeInfo().GetShape();
+    }
+    static std::string words(const std::vector<std::int64_t>& shape) {
+        std::string text;
+        for (const std::int64_t size : shape) text += (text.empty() ? "" : ", ") + std::to_string(size);
+        return "(" + text + ")";
+    }
+    template <class T>
+    const T* next(const std::vector<std::int64_t>& shape) {
+        const std::size_t index = inputs_++;
+        if (shape_of(index) != shape) {
+            throw Ort::Exception("input " + std::to_string(index) + " of " + name_ + " is " + words(shape_of(index)) +
+                                     ", which does not fit the first, " + words(shape_) + "; build the bundle anew",
+                                 ORT_INVALID_ARGUMENT);
+        }
+        return static_cast<const T*>(context.GetInput(index).GetTensorRawData());
+    }
+
+    std::string name_;
+    std::vector<std::int64_t> shape_;
+    std::size_t inputs_ = 0, outputs_ = 0;
+};
+
+}  // namespace himar::fused
