@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from himar_kernels import (
-    AnyChain,
+    NOISE_BLOCK,
     Draws,
     SamplingConfig,
     Sites,
@@ -25,6 +25,7 @@ from himar_kernels import (
     revealed_positions,
 )
 
+from .device_draws import DEVICE_NOISE_BLOCK, draws_on
 from .dit_head import DiTHead
 from .mlp_head import MLPHead
 from .model import HiMAR
@@ -85,6 +86,7 @@ def two_phase(
     steps = plan(sampling, config.low_positions, config.high_positions)
     device = model.mask_token.device
     images = np.arange(first_index, first_index + len(labels))
+    draws = draws_on(draws, device)
     loop = _Loop(model, draws, images, torch.from_numpy(check_labels(labels, config.classes)).to(device), sampling)
 
     low_tokens = torch.zeros(len(images), config.low_positions, config.channels, device=device)
@@ -113,6 +115,8 @@ class _Loop:
         self.labels = labels
         self.temperature = sampling.temperature
         self.chains = phase_chains(sampling)
+        self.block = NOISE_BLOCK if labels.device.type == "cpu" else DEVICE_NOISE_BLOCK
+        self.timesteps = {phase: self._tensor(chain.timesteps) for phase, chain in self.chains.items()}
 
     def low_step(self, step: Step, order: np.ndarray, low_tokens: Tensor, pivots: Tensor) -> Tensor:
         """Reveal the step's low positions: return the tokens; capture their pivots in place."""
@@ -148,11 +152,11 @@ class _Loop:
         z = z[torch.arange(len(z), device=z.device)[:, None], columns.repeat(repeats, 1)]
 
         condition = head.condition(z.flatten(0, 1))
-        sites = Sites(self.draws, step, self.images, revealed, tokens.shape[-1])
+        sites = Sites(self.draws, step, self.images, revealed, tokens.shape[-1], self.block)
         x = self._tensor(sites.initial_noise()).flatten(0, 1)
         start: Tensor | None = None
         for k, drawn in sites.down(chain):
-            prediction = head.denoise(x.repeat(repeats, 1), self._timestep(chain, k), condition)
+            prediction = head.denoise(x.repeat(repeats, 1), self._timestep(step, k), condition)
             noise = None if drawn is None else self._tensor(drawn).flatten(0, 1)
             x, start = mlp_head_step(chain, k, x, prediction, step.guidance, noise, self.temperature, start)
         tokens = tokens.clone()
@@ -166,13 +170,13 @@ class _Loop:
         known = self._tensor(known_positions(order, step.masked))
         condition = head.condition(z)
         positions = np.broadcast_to(np.arange(order.shape[1]), order.shape)
-        sites = Sites(self.draws, step, self.images, positions, tokens.shape[-1])
+        sites = Sites(self.draws, step, self.images, positions, tokens.shape[-1], self.block)
         initial = self._tensor(sites.initial_noise())
         x = initial
         start: Tensor | None = None
         for k, drawn in sites.down(chain):
             x = renoise_known(chain, k, x, tokens, initial, known)
-            prediction = head.denoise(x.repeat(repeats, 1, 1), self._timestep(chain, k), condition)
+            prediction = head.denoise(x.repeat(repeats, 1, 1), self._timestep(step, k), condition)
             noise = None if drawn is None else self._tensor(drawn)
             x, start = dit_head_step(chain, k, x, prediction, step.guidance, noise, self.temperature, start)
         return torch.where(known[..., None], tokens, x)
@@ -183,10 +187,12 @@ class _Loop:
             return self.labels, 1
         return torch.cat([self.labels, torch.full_like(self.labels, self.model.config.classes)]), 2
 
-    def _timestep(self, chain: AnyChain, k: int) -> Tensor:
-        return torch.tensor([int(chain.timesteps[k])], device=self.labels.device)
+    def _timestep(self, step: Step, k: int) -> Tensor:
+        return self.timesteps[step.phase][k : k + 1]
 
-    def _tensor(self, array: np.ndarray) -> Tensor:
+    def _tensor(self, array: np.ndarray | Tensor) -> Tensor:
+        if isinstance(array, Tensor):
+            return array
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.labels.device)
 
 

@@ -117,16 +117,11 @@ class PhiloxDraws:
         positions: NDArray[np.int64],
         channels: int,
     ) -> NDArray[np.float32]:
-        _check_coordinates(step, images, positions, channels)
+        c0, c1, c2, c3 = normal_counters(phase, step, diffusion, images, positions, channels)
         batch, count = positions.shape
         quads = -(-channels // 4)
         normals = np.empty((len(diffusion), batch, count, quads, 2, 2), np.float32)
         flat = normals.reshape(len(diffusion), batch, count * quads, 2, 2)
-        c0 = (positions.astype(np.uint64)[..., None] << np.uint64(16)) | np.arange(quads, dtype=np.uint64)
-        c0 = c0.reshape(1, batch, count * quads)
-        c1 = (np.uint64(step << 16) | np.asarray(diffusion, np.uint64))[:, None, None]
-        c2 = images.astype(np.uint64)[None, :, None]
-        c3 = np.full((1, 1, 1), _PHASE_CODE[phase] | _NORMALS << 8, np.uint64)
         # Blocks of whole chain indices where many fit, else of images.
         per_image = max(1, count * quads)
         images_at_once = max(1, _BLOCK // per_image)
@@ -145,9 +140,31 @@ class PhiloxDraws:
         return philox_words(c0, c1, c2, c3, self.seed)
 
 
+def normal_counters(
+    phase: Phase,
+    step: int,
+    diffusion: Sequence[int],
+    images: NDArray[np.int64],
+    positions: NDArray[np.int64],
+    channels: int,
+) -> Words:
+    """Return the words of the counters of normals, which broadcast to (len(diffusion), B, r·⌈C / 4⌉).
+
+    Raises InputError for coordinates that do not fit their bits.
+    """
+    _check_coordinates(step, images, positions, channels)
+    quads = -(-channels // 4)
+    c0 = (positions.astype(np.uint64)[..., None] << np.uint64(16)) | np.arange(quads, dtype=np.uint64)
+    c0 = c0.reshape(1, len(positions), positions.shape[1] * quads)
+    c1 = (np.uint64(step << 16) | np.asarray(diffusion, np.uint64))[:, None, None]
+    c2 = images.astype(np.uint64)[None, :, None]
+    c3 = np.full((1, 1, 1), _PHASE_CODE[phase] | _NORMALS << 8, np.uint64)
+    return c0, c1, c2, c3
+
+
 def _box_muller(words: Words, out: NDArray[np.float32]) -> None:
     """Fill `out` (…, 2 pairs, 2 lanes) with the normals of four words of 32 bits (…)."""
-    coarse, fine = _turns()
+    coarse, fine = turns()
     for pair in range(2):
         radius = (words[2 * pair] >> np.uint64(8)).astype(np.float64)
         radius += 1.0
@@ -163,7 +180,7 @@ def _box_muller(words: Words, out: NDArray[np.float32]) -> None:
 
 
 @functools.cache
-def _turns() -> tuple[NDArray[np.complex128], NDArray[np.complex128]]:
+def turns() -> tuple[NDArray[np.complex128], NDArray[np.complex128]]:
     """exp(2πi·j/2^12) and exp(2πi·j/2^24), j < 2^12: their products are all 2^24 angles, exact to 1e-15.
 
     Two table look-ups cost a third of a cosine and a sine.

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 ROUNDS = 10
-_MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
-_KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
+MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
+_MULTIPLIERS = tuple(np.uint64(each) for each in MULTIPLIERS)
 _WORD = 0xFFFFFFFF
 _LOW_WORD = np.uint64(_WORD)
 _WORD_BITS = np.uint64(32)
@@ -49,6 +50,6 @@ def philox_words(
         c1 = product1 & _LOW_WORD
         c2 = (product0 >> _WORD_BITS) ^ c3 ^ np.uint64(key1)
         c3 = product0 & _LOW_WORD
-        key0 = (key0 + _KEY_STEPS[0]) & _WORD
-        key1 = (key1 + _KEY_STEPS[1]) & _WORD
+        key0 = (key0 + KEY_STEPS[0]) & _WORD
+        key1 = (key1 + KEY_STEPS[1]) & _WORD
     return c0, c1, c2, c3

@@ -19,13 +19,17 @@ NOISE_BLOCK = 1 << 20
 
 @dataclass(frozen=True)
 class Sites:
-    """Where a step's noise belongs: images int64 (B,) and their positions int64 (B, r), with C channels."""
+    """Where a step's noise belongs: images int64 (B,) and their positions int64 (B, r), with C channels.
+
+    block: values of noise that are drawn at once.
+    """
 
     draws: Draws
     step: Step
     images: NDArray[np.int64]
     positions: NDArray[np.int64]
     channels: int
+    block: int = NOISE_BLOCK
 
     def initial_noise(self) -> NDArray[np.float32]:
         """Return float32 (B, r, C)."""
@@ -39,7 +43,7 @@ class Sites:
             yield from ((k, None) for k in reversed(range(len(chain))))
             return
         values = max(1, self.positions.size * self.channels)
-        at_once = max(1, NOISE_BLOCK // values)
+        at_once = max(1, self.block // values)
         for top in range(len(chain) - 1, 0, -at_once):
             ks = range(top, max(0, top - at_once), -1)
             block = self.draws.noise(step.phase, step.index, ks, self.images, self.positions, self.channels)

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from himar.images import to_pixels
 from himar.sampler import generate
-from himar_kernels import PhiloxDraws, SamplingConfig, phase_chains, to_uint8
+from himar_kernels import PhiloxDraws, SamplingConfig, phase_chains
 from himar_runtime import Pipeline
 from himar_runtime.decode import DECODE_BATCH
 
@@ -117,8 +118,7 @@ def run_eager(networks: Networks, labels: Sequence[int], sampling: SamplingConfi
     outputs: dict[str, NDArray[Any]] = {"latents": latents.cpu().numpy()}
     if vae is not None:
         # As many at once as the runtime decodes: activations of more would only cost memory.
-        decoded = [vae.decode(part).cpu().numpy() for part in latents.split(DECODE_BATCH)]
-        outputs["images"] = np.concatenate([to_uint8(part) for part in decoded])
+        outputs["images"] = np.concatenate([to_pixels(vae.decode(part)) for part in latents.split(DECODE_BATCH)])
     return outputs
 
 
