@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import click
@@ -31,7 +32,8 @@ from himar.config import ModelConfig, read_config, resolve
 from himar.model import HiMAR, randomise
 from himar.vae import AutoencoderKL, VaeConfig
 from himar.vae_training import DIGITS_VAE
-from himar_export.bench.timing import Side, take_turns, warm_up
+from himar_export.bench.others import share_of_others, spent
+from himar_export.bench.timing import Side, calls_in_turn, medians, take_turns, warm_up
 from himar_export.bench.verdict import Ratio, ratio
 
 LIMIT = 1e-5
@@ -133,12 +135,14 @@ def measure(config: str, batch: int, repeats: int, warm_limit: float) -> Iterato
         if not apart <= LIMIT:
             raise DifferError(f"{config} {name}: outputs are {apart:.1e} apart, more than {LIMIT:.0e}; not timed.")
         sides = [Side("himar", ours, dict), Side("plain", plain, dict)]
-        for side in sides:
-            warm_up(side.run, warm_limit)
-        seconds = take_turns(sides, repeats, lambda *_: None)
-        medians = (1e3 * float(torch.tensor(seconds[side.name]).quantile(0.5)) for side in sides)
-        faster = ratio(seconds["plain"], seconds["himar"])
-        yield Row(config, batch, name, *medians, faster, apart, (operations(ours), operations(plain)))
+        calls = {side.name: calls_in_turn(warm_up(side.run, warm_limit)) for side in sides}
+        before = spent()
+        rounds = take_turns(sides, repeats, calls, lambda *_: None)
+        others = share_of_others(before, spent())
+        seconds = {name: medians(each) for name, each in rounds.items()}
+        middle = (1e3 * median(seconds[side.name]) for side in sides)
+        faster = ratio(seconds["plain"], seconds["himar"], others)
+        yield Row(config, batch, name, *middle, faster, apart, (operations(ours), operations(plain)))
 
 
 @click.command(help=__doc__, context_settings={"help_option_names": ["-h", "--help"]})

@@ -21,6 +21,7 @@ from typing import Literal
 
 from himar.config import ModelConfig, check_steps
 from himar_kernels import InputError, Phase, SamplingConfig, Step, plan
+from himar_runtime.decode import DECODE_BATCH
 from himar_runtime.phases import VAE_DECODER, PhaseInfo
 
 from .cost import Held, Peaks, Work, held_in
@@ -102,9 +103,20 @@ def request_costs(request: Request, peaks: Peaks) -> tuple[ComponentCost, ...]:
             costs[cost.component] = costs[cost.component] + cost if cost.component in costs else cost
     ordered = list(costs.values())
     if request.decoder is not None:
-        work = vae_decoder(request.decoder, request.batch, config.grid, request.held(VAE_DECODER).weight)
-        ordered.append(_calls(VAE_DECODER, "decode", 1, work, work.flops, work.flops, peaks))
+        ordered.append(_decoding(request, request.decoder, peaks))
     return tuple(ordered)
+
+
+def _decoding(request: Request, decoder: DecoderSizes, peaks: Peaks) -> ComponentCost:
+    """Return the decoder's cost, which takes DECODE_BATCH images at once."""
+    full, rest = divmod(request.batch, DECODE_BATCH)
+    found = []
+    for images, calls in ((DECODE_BATCH, full), (rest, 1)):
+        if images and calls:
+            work = vae_decoder(decoder, images, request.config.grid, request.held(VAE_DECODER).weight)
+            flops = calls * work.flops
+            found.append(_calls(VAE_DECODER, "decode", calls, work, flops, flops, peaks))
+    return sum(found[1:], found[0])
 
 
 def total_cost(costs: Sequence[ComponentCost]) -> ComponentCost:

@@ -12,6 +12,7 @@ from himar_kernels import index_lists
 from himar_runtime import ModelInfo, PhaseInfo
 from himar_runtime.decode import DECODE_BATCH
 
+from ..compare import Comparison, compare
 from ..component import Component
 from ..components import components
 from ..cost import Work as Cost
@@ -63,6 +64,19 @@ def component_call(
     """
     part, phase = {part.name: (part, phase) for part, phase in _parts(setting)}[name]
     return _call(setting, _Eager.of(setting, compiled), part, phase, rows, known, batch)
+
+
+def compared_components(setting: Setting, batch: int) -> list[Comparison]:
+    """Compare the engines' outputs of every component's call with the eager model's in float32; nothing is timed."""
+    found = []
+    for call in component_calls(setting, batch, False):
+        (engines,) = (side for side in call.work.sides if side.name == ENGINES)
+        outputs = engines.outputs()
+        found += [
+            compare(f"{ENGINES}: {call.work.name} {name}", outputs[name], call.work.reference[name], limit)
+            for name, limit in call.work.limits.items()
+        ]
+    return found
 
 
 @dataclass(frozen=True)

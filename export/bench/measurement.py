@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,8 +11,9 @@ import numpy as np
 from himar_kernels import EngineError
 
 from ..compare import Comparison, compare
+from .others import share_of_others, spent
 from .statistics import Summary, summarise
-from .timing import Advance, Outputs, Side, WarmUp, take_turns, warm_up
+from .timing import Advance, Outputs, Rounds, Side, WarmUp, calls_in_turn, medians, take_turns, warm_up
 from .verdict import Ratio, doubts_of, ratio
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,8 @@ class Work:
     """What is to be done, and what it must give.
 
     name: a component's, or "generation". reference: outputs of the eager model in float32. limits: largest relative L2
-    error by output; None where rounding alone may exceed any sensible one, then values need only be finite.
+    error by output; None where rounding alone may exceed any sensible one. Then values need only be finite, and what
+    `instead` compares of the engines decides.
     """
 
     name: str
@@ -38,24 +40,42 @@ class Work:
     reference: Outputs
     limits: Mapping[str, float | None]
     sides: Sequence[Side]
+    instead: Callable[[], Sequence[Comparison]] = tuple
+
+    @property
+    def compares(self) -> bool:
+        """Whether outputs have limits."""
+        return None not in self.limits.values()
 
 
 @dataclass(frozen=True)
 class Timed:
-    """A side's seconds, every repetition in order, and what they say."""
+    """A side's seconds, and what they say.
+
+    seconds: of every round in order, the median of its calls. rounds: of all calls, round by round. summary: of all
+    calls.
+    """
 
     warm_up: WarmUp
     seconds: tuple[float, ...]
+    rounds: Rounds
     summary: Summary
     doubts: tuple[str, ...]
+
+    @classmethod
+    def of(cls, warm: WarmUp, rounds: Rounds) -> Timed:
+        """Return what these rounds say."""
+        seconds, calls = medians(rounds), [each for one in rounds for each in one]
+        return cls(warm, seconds, rounds, summarise(calls), doubts_of(seconds, warm))
 
 
 @dataclass(frozen=True)
 class Measurement:
     """What came of one piece of work at one batch size.
 
-    comparisons: every output of every side with the eager model's in float32. times: of the sides that agree. refused:
-    of the others, why they have none. ratios: how many times faster the engines are than each other side.
+    comparisons: every output of every side with the eager model's in float32; compared: whether they had limits. times:
+    of the sides that agree. refused: of the others, why they have none. ratios: how many times faster the engines are
+    than each other side. others: the share of the cores' time that other processes had while the sides were timed.
     """
 
     name: str
@@ -65,6 +85,8 @@ class Measurement:
     refused: Mapping[str, str] = field(default_factory=dict)
     differ: tuple[str, ...] = ()
     ratios: Mapping[str, Ratio] = field(default_factory=dict)
+    compared: bool = True
+    others: float | None = None
 
     @property
     def apart(self) -> float:
@@ -87,31 +109,51 @@ def measure(work: Work, repeats: int, warm_limit: float, advance: Advance) -> Me
         found = [compare(f"{side.name}: {name}", outputs[name], work.reference[name], limit)
                  for name, limit in work.limits.items()]  # fmt: skip
         comparisons += found
-        wrong = [c for c in found if c.passed is False or not np.isfinite(c.relative_l2)]
-        if wrong:
+        if (wrong := _difference(found)) is not None:
             differ.append(side.name)
-            worst = max(wrong, key=lambda c: c.relative_l2)
-            limit = "finite values" if worst.limit is None else f"limit {worst.limit:.1e}"
-            refused[side.name] = f"{worst.name} is {worst.relative_l2:.2e} from the float32 eager model ({limit})"
+            refused[side.name] = wrong
+    if not work.compares and ENGINES not in refused:
+        advance("comparing single components", 0.18)
+        found = list(work.instead())
+        comparisons += found
+        if (wrong := _difference(found)) is not None:
+            differ.append(ENGINES)
+            refused[ENGINES] = wrong
     compared = tuple(comparisons)
     if ENGINES in refused:
-        return Measurement(work.name, work.batch, compared, refused=refused, differ=tuple(differ))
+        return Measurement(
+            work.name, work.batch, compared, refused=refused, differ=tuple(differ), compared=work.compares
+        )
     sides = [side for side in work.sides if side.name not in refused]
     warm: dict[str, WarmUp] = {}
     for number, side in enumerate(sides):
         advance(f"warming up {side.name}", 0.2 + 0.2 * number / len(sides))
         warm[side.name] = warm_up(side.run, warm_limit)
-    times = take_turns(sides, repeats, lambda text, done: advance(text, 0.4 + 0.6 * done))
-    log.debug("%s at batch %d: %s", work.name, work.batch, times)
+    calls = {name: calls_in_turn(each) for name, each in warm.items()}
+    before = spent()
+    rounds = take_turns(sides, repeats, calls, lambda text, done: advance(text, 0.4 + 0.6 * done))
+    others = share_of_others(before, spent())
+    log.debug("%s at batch %d: %s", work.name, work.batch, rounds)
+    times = {name: Timed.of(warm[name], each) for name, each in rounds.items()}
+    engines = times[ENGINES].seconds
     return Measurement(
         work.name,
         work.batch,
         compared,
-        {
-            name: Timed(warm[name], seconds, summarise(seconds), doubts_of(seconds, warm[name]))
-            for name, seconds in times.items()
-        },
+        times,
         refused,
         tuple(differ),
-        {name: ratio(seconds, times[ENGINES]) for name, seconds in times.items() if name != ENGINES},
+        {name: ratio(each.seconds, engines, others) for name, each in times.items() if name != ENGINES},
+        work.compares,
+        others,
     )
+
+
+def _difference(found: Sequence[Comparison]) -> str | None:
+    """Return what is wrong with the worst of these comparisons; None where all pass."""
+    wrong = [c for c in found if c.passed is False or not np.isfinite(c.relative_l2)]
+    if not wrong:
+        return None
+    worst = max(wrong, key=lambda c: c.relative_l2)
+    limit = "finite values" if worst.limit is None else f"limit {worst.limit:.1e}"
+    return f"{worst.name} is {worst.relative_l2:.2e} from the float32 eager model ({limit})"

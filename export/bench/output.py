@@ -65,8 +65,10 @@ def _generation(generation: Generation) -> dict[str, Any]:
             for side, split in generation.splits.items()
         },
         "reached": {name: _reached(each) for name, each in generation.reached.items()},
+        "split_whole": _reached(generation.split_whole),
         "whole": _reached(generation.whole),
         "memory": {side: asdict(memory) for side, memory in generation.memory.items()},
+        "memory_error": generation.memory_error,
     }
 
 

@@ -20,7 +20,7 @@ _MARKERS = "osD^vPX*"
 def draw_all(report: BenchReport, folder: Path) -> list[Path]:
     """Write latency.png, speedup.png and roofline.png into a folder, made if need be; none where nothing was timed.
 
-    Raises InputError when a file cannot be written.
+    Without a split of eager's time there is no roofline. Raises InputError when a file cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     timed = [each for each in report.generations if each.measurement.ratios]
@@ -32,9 +32,11 @@ def draw_all(report: BenchReport, folder: Path) -> list[Path]:
     figure, (axes,) = panels(1, width=5.5)
     _speedup(axes, report)
     paths.append(save(figure, folder / "speedup.png"))
-    figure, (axes,) = panels(1, width=6.5, height=4.4)
-    _roofline(axes, report)
-    return [*paths, save(figure, folder / "roofline.png")]
+    if any(each.reached for each in timed):
+        figure, (axes,) = panels(1, width=6.5, height=4.4)
+        _roofline(axes, report)
+        paths.append(save(figure, folder / "roofline.png"))
+    return paths
 
 
 def _latency(axes: Axes, report: BenchReport) -> None:

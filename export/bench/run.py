@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 
-from himar_kernels import SamplingConfig
+from himar_kernels import EngineError, SamplingConfig
 from himar_runtime import Bundle
 
 from ..assemble import within
 from ..cost import Peaks
+from ..files import sha256
 from .component_runs import component_calls
 from .eager import plain_float32
 from .environment import environment
@@ -49,15 +50,18 @@ class BenchRequest:
 class Generation:
     """Whole generations at one batch size.
 
-    splits: where a run's time goes, by side. reached: by the engines in each component, of the split's run; whole: by
-    the engines' median generation. memory: by side, where it was asked for. All empty or None where outputs differ.
+    splits: where a run's time goes, by side. reached: by the engines in each component of the split's run; split_whole:
+    in all of it. whole: by the engines' median generation. memory: by side, where it was asked for; memory_error: why
+    there is none. All empty or None where outputs differ.
     """
 
     measurement: Measurement
     splits: Mapping[str, Split] = field(default_factory=dict)
     reached: Mapping[str, Reached] = field(default_factory=dict)
+    split_whole: Reached | None = None
     whole: Reached | None = None
     memory: Mapping[str, Memory] = field(default_factory=dict)
+    memory_error: str | None = None
 
 
 @dataclass(frozen=True)
@@ -74,11 +78,15 @@ class BenchReport:
     """All that was measured.
 
     to: "images" or "latents", where generations end. precision: of each component. eager_precision: the eager side's,
-    float32 where engines have int8. peaks: this device's, measured just before.
+    float32 where engines have int8. peaks: this device's, measured just before. bundle_id, checkpoint_sha256: hashes of
+    what was compared; built_from_it: whether the bundle says that it was built from that very file.
     """
 
     environment: Mapping[str, Any]
     bundle: str
+    bundle_id: str
+    checkpoint_sha256: str
+    built_from_it: bool
     backend: str
     device: str
     threads: int
@@ -113,6 +121,8 @@ def run_bench(request: BenchRequest, advance: Advance) -> BenchReport:
     with plain_float32(request.threads) as threads:
         advance("loading both sides", 0.0)
         setting = load(request.sources, threads)
+        checkpoint = sha256(request.sources.checkpoint)
+        found = environment(str(setting.device), request.command)  # before this makes the machine busy itself
         advance("measuring the device's peaks", 0.03)
         heads = {name: each for name, each in setting.eager_precisions.items() if "head" in name}
         peaks = device_peaks(str(setting.device), next(iter(heads.values())))
@@ -125,8 +135,11 @@ def run_bench(request: BenchRequest, advance: Advance) -> BenchReport:
             if request.components:
                 components += _components(request, setting, batch, peaks, within(advance, middle, start + share))
     return BenchReport(
-        environment=environment(str(setting.device), request.command),
+        environment=found,
         bundle=str(request.sources.bundle),
+        bundle_id=opened.id,
+        checkpoint_sha256=checkpoint,
+        built_from_it=checkpoint == opened.manifest.provenance.get("checkpoint", {}).get("sha256"),
         backend=f"{opened.manifest.backend.name} {opened.manifest.backend.version}",
         device=str(setting.device),
         threads=threads,
@@ -157,16 +170,22 @@ def _generation(
     splits = split_generation(setting, batch)
     costs = costs_of(setting.request, batch, peaks)
     memory: Mapping[str, Memory] = {}
+    memory_error: str | None = None
     if request.memory:
         advance(f"batch {batch}: memory, in processes of their own", 0.9)
-        memory = peak_memory(request.sources, setting, batch, threads)
+        try:
+            memory = peak_memory(request.sources, setting, batch, threads)
+        except EngineError as error:  # after all that was timed, which it must not cost
+            memory_error = str(error)
     median = measurement.times[ENGINES].summary.median
     return Generation(
         measurement,
         splits,
         of_split(costs, splits[ENGINES], peaks),
+        of_generation(costs, splits[ENGINES].seconds, peaks),
         of_generation(costs, median, peaks),
         memory,
+        memory_error,
     )
 
 

@@ -15,6 +15,10 @@ from .verdict import Ratio
 
 SIDES = (EAGER, EAGER_FP32, COMPILED, ENGINES)
 NOTHING = "–"
+_NOT_COMPARED = (
+    "whole outputs are not comparable, because rounding alone decides at these settings; every component's output was "
+    "compared instead"
+)
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,11 @@ def notes(report: BenchReport) -> Iterator[str]:
             f"{readable(peaks.bytes_per_second)}/s (copy). roofline: the least time that the engines' operations and "
             f"bytes take at these peaks, by the time measured."
         )
+    if not report.built_from_it:
+        yield "The bundle was built from another file than this checkpoint, or does not say from which."
+    for generation in report.generations:
+        if generation.memory_error is not None:
+            yield f"Batch {generation.measurement.batch}: no memory: {generation.memory_error}"
     if any(not ratio.conclusive for result in report.components for ratio in result.measurement.ratios.values()):
         yield "A ratio with ? is inconclusive; --markdown and --json give the reasons of components."
     missing = [percent for percent in (90, 95, 99) if report.repeats < needed_for(percent)]
@@ -98,9 +107,10 @@ def _verdicts(m: Measurement) -> Iterator[str]:
         yield f"{name}: {side} has no latency: {reason}."
     for side, ratio in m.ratios.items():
         if ratio.conclusive:
+            outputs = f"outputs differ by {m.apart:.1e} at most" if m.compared else _NOT_COMPARED
             yield (
                 f"{name}: engines are {ratio.value:.2f} times as fast as {side} (95 % interval {ratio.low:.2f} … "
-                f"{ratio.high:.2f}); outputs differ by {m.apart:.1e} at most."
+                f"{ratio.high:.2f}); {outputs}."
             )
         else:
             yield f"{name}: engines against {side}, {ratio_text(ratio)}, inconclusive: {'; '.join(ratio.doubts)}."
@@ -149,10 +159,10 @@ def _split(generation: Generation) -> Sheet:
         rows.append(("host", NOTHING, NOTHING, _seconds(eager.host), _seconds(engines.host), *[NOTHING] * 5))
         rows.append(
             ("whole", NOTHING, NOTHING, _seconds(eager.seconds), _seconds(engines.seconds), NOTHING,
-             *_reached(generation.whole))
+             *_reached(generation.split_whole))
         )  # fmt: skip
     return Sheet(
-        f"Batch {generation.measurement.batch}: where the seconds go, in a run of its own for each side",
+        f"Batch {generation.measurement.batch}: where the seconds go, in runs of their own for each side",
         ("component", "phase", "calls", EAGER, ENGINES, "ms/call", "FLOPs", "bytes", "FLOP/s", "roofline"),
         tuple(rows),
         2,

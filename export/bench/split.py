@@ -1,16 +1,18 @@
-"""Where a generation's time goes: a run of its own in which every call of a network is waited for and timed."""
+"""Where a generation's time goes: runs of their own in which every call of a network is waited for and timed."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from himar_kernels import Phase
 from himar_runtime import PhaseInfo
 from himar_runtime.phases import VAE_DECODER
+
+SPLIT_RUNS, SPLIT_SECONDS = 3, 60.0
 
 
 @dataclass
@@ -49,10 +51,14 @@ class Part:
 
 @dataclass(frozen=True)
 class Split:
-    """A run's seconds and its parts; what is in no part is the host's: draws, reverse steps, index lists, copies."""
+    """A run's seconds and its parts; what is in no part is the host's: draws, reverse steps, index lists, copies.
+
+    others: the seconds of the runs beside it, of which it is the median.
+    """
 
     seconds: float
     parts: tuple[Part, ...]
+    others: tuple[float, ...] = ()
 
     @property
     def host(self) -> float:
@@ -69,7 +75,7 @@ class Split:
 
 
 def split_run(run: Callable[[], object], clock: Clock, phases: Sequence[PhaseInfo]) -> Split:
-    """Run once with `clock`, which the networks of `run` use, from zero; both sides have run often before."""
+    """Run once with `clock`, which the networks of `run` use, from zero."""
     clock.clear()
     start = time.perf_counter()
     run()
@@ -80,3 +86,24 @@ def split_run(run: Callable[[], object], clock: Clock, phases: Sequence[PhaseInf
     names.append((VAE_DECODER, "decode"))
     parts = [Part(name, phase, clock.calls[name], clock.seconds[name]) for name, phase in names if name in clock.calls]
     return Split(seconds, tuple(parts))
+
+
+def split_runs(ways: Mapping[str, Callable[[], Split]]) -> dict[str, Split]:
+    """Return of every way the run of median length among SPLIT_RUNS, which take turns after one that is not counted.
+
+    Where runs are so long that these would take more than SPLIT_SECONDS, there are fewer, at the least the first alone.
+    """
+    first = {name: run() for name, run in ways.items()}
+    count = min(SPLIT_RUNS, int(SPLIT_SECONDS / sum(split.seconds for split in first.values())))
+    runs: dict[str, list[Split]] = {name: [] for name in ways}
+    for _ in range(count):
+        for name, run in ways.items():
+            runs[name].append(run())
+    return {name: _middle(found or [first[name]]) for name, found in runs.items()}
+
+
+def _middle(runs: Sequence[Split]) -> Split:
+    """Return the run of median length, the shorter one of two."""
+    ordered = sorted(runs, key=lambda split: split.seconds)
+    middle = ordered.pop((len(ordered) - 1) // 2)
+    return replace(middle, others=tuple(split.seconds for split in ordered))

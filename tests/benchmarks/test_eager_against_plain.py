@@ -60,8 +60,8 @@ def test_what_differs_is_not_timed(benchmark: Any, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_row_says_how_many_times_as_fast_himar_is(benchmark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def seconds(sides: Any, repeats: int, _: Any) -> dict[str, tuple[float, ...]]:
-        return {side.name: ((0.002,) if side.name == "himar" else (0.003,)) * repeats for side in sides}
+    def seconds(sides: Any, repeats: int, *_: Any) -> dict[str, tuple[tuple[float, ...], ...]]:
+        return {side.name: ((0.002,) if side.name == "himar" else (0.003,),) * repeats for side in sides}
 
     monkeypatch.setattr(benchmark, "pairs", lambda *_: [("mlp_head", lambda: torch.ones(3), lambda: torch.ones(3))])
     monkeypatch.setattr(benchmark, "take_turns", seconds)

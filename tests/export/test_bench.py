@@ -42,7 +42,9 @@ def test_a_run_says_everything_in_json_markdown_and_plots(capsys, digits_bundle,
         assert all(c["passed"] for c in generation["comparisons"])
         engines = generation["times"]["engines"]
         assert len(engines["seconds"]) == len(generation["times"]["eager"]["seconds"]) == 6
-        assert (engines["summary"]["p90"], len(engines["warm_up"]["seconds"])) == (None, 1)
+        count = engines["summary"]["count"]
+        assert count == sum(len(each) for each in engines["rounds"]) >= 6
+        assert (engines["summary"]["p90"] is None) == (count < 10) and len(engines["warm_up"]["seconds"]) == 1
         assert generation["images_per_second"]["engines"] == generation["batch"] / engines["summary"]["median"]
         assert generation["ratios"]["eager"]["low"] <= generation["ratios"]["eager"]["high"]
         for split in generation["splits"].values():
@@ -50,6 +52,9 @@ def test_a_run_says_everything_in_json_markdown_and_plots(capsys, digits_bundle,
             assert {part["component"]: part["calls"] for part in split["parts"]}["mlp_head"] == 8
             assert sum(split["phases"].values()) + split["host"] == pytest.approx(split["seconds"])
         assert all(each["flops"] > 0 and each["share"] > 0 for each in generation["reached"].values())
+        assert all(len(split["others"]) == 2 for split in generation["splits"].values())
+        assert generation["split_whole"]["seconds"] == generation["splits"]["engines"]["seconds"]
+    assert report["built_from_it"] and len(report["checkpoint_sha256"]) == len(report["bundle_id"]) == 64
     assert [each["name"] for each in report["components"]] == PARTS
     assert all(each["ratios"]["eager"]["value"] > 0 for each in report["components"])
 
@@ -115,6 +120,25 @@ def test_plots_without_matplotlib_name_the_extra_before_anything_runs(capsys, di
     message = run(capsys, digits_bundle, *DIGITS, "--plots", tmp_path / "plots", code=1)[1]
     assert "needs matplotlib, which is not installed: pip install 'himar[plot]'" in message
     assert not (tmp_path / "plots").exists()
+
+
+def test_memory_is_measured_in_processes_and_one_that_fails_costs_nothing_else(capsys, digits_bundle, monkeypatch):
+    short = (*DIGITS, *FAST, "--repeats", 3, "--threads", 1, "--memory")
+    (generation,) = json.loads(run(capsys, digits_bundle, *short, "--json")[0])["generations"]
+    eager, engines = (generation["memory"][side] for side in ("eager", "engines"))
+    assert eager["peak"] > eager["imported"] > engines["peak"] > engines["imported"] > 1e7  # torch is eager's alone
+    monkeypatch.setattr("himar_export.bench.memory.sys.executable", shutil.which("false"))
+    said = run(capsys, digits_bundle, *short)[0]
+    assert "no memory: the process that measures the memory of eager failed: exit code 1" in " ".join(said.split())
+    assert "engines against eager" in said
+
+
+def test_a_bundle_of_another_file_says_so(capsys, digits_bundle, tmp_path):
+    again = tmp_path / "again.safetensors"
+    save_checkpoint(load_checkpoint(WEIGHTS / "digits.safetensors"), again)
+    assert again.read_bytes() != (WEIGHTS / "digits.safetensors").read_bytes()
+    said = run(capsys, digits_bundle, "--checkpoint", again, *FAST, "--repeats", 3, "--threads", 1)[0]
+    assert "The bundle was built from another file than this checkpoint" in said
 
 
 def test_a_gpu_that_is_not_there_is_refused(capsys, digits_bundle):

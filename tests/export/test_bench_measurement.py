@@ -1,6 +1,7 @@
 """Only what agrees is timed; shares of a roofline, splits and peaks add up."""
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,8 +15,10 @@ from himar_export.bench.eager import compiling, eager_networks, shared_copy
 from himar_export.bench.measurement import SideUnavailableError, Work, measure
 from himar_export.bench.peaks import device_peaks
 from himar_export.bench.roofline import costs_of, of_call, of_generation, of_split
-from himar_export.bench.split import Clock, Part, Split, split_run
+from himar_export.bench.sheets import _verdicts
+from himar_export.bench.split import Clock, Part, Split, split_run, split_runs
 from himar_export.bench.timing import Side
+from himar_export.compare import compare
 from himar_export.cost import Peaks
 from himar_export.cost import Work as Cost
 from himar_export.cost_run import Request, total_cost
@@ -59,6 +62,50 @@ def test_another_side_that_differs_has_no_latency_and_the_rest_has():
 def test_where_no_limit_makes_sense_values_must_still_be_finite():
     assert measure(work(side("eager"), side("engines", 1.3), limit=None), 3, 0.0, quiet).differ == ()
     assert measure(work(side("eager"), side("engines", np.nan), limit=None), 3, 0.0, quiet).differ == ("engines",)
+
+
+@pytest.mark.parametrize(("error", "differ"), [(5e-3, ()), (2e-2, ("engines",))])
+def test_where_whole_outputs_are_not_comparable_single_components_decide(error, differ):
+    def instead():
+        return [compare("engines: dit_head prediction", np.ones(4) * (1 + error), np.ones(4), 1e-2)]
+
+    asked = replace(work(side("eager"), side("engines", 1.3), limit=None), instead=instead)
+    found = measure(asked, 6, 0.0, quiet)
+    assert (found.compared, found.differ) == (False, differ)
+    assert found.comparisons[-1].name == "engines: dit_head prediction"
+    said = " ".join(_verdicts(found))
+    if differ:
+        assert found.times == {}
+        assert "dit_head prediction is 2.00e-02 from the float32 eager model (limit 1.0e-02)" in said
+    else:
+        assert "outputs differ by" not in said
+
+
+def test_what_is_timed_is_every_call_and_a_round_is_the_median_of_its_own():
+    found = measure(work(side("eager"), side("engines")), 6, 0.0, quiet).times["engines"]
+    assert len(found.rounds) == len(found.seconds) == 6
+    assert found.summary.count == sum(len(each) for each in found.rounds) > 100  # calls of nothing are quick
+    assert found.seconds[2] == np.median(found.rounds[2])
+
+
+def test_a_split_is_the_middle_run_of_three_that_take_turns():
+    ran = []
+
+    def way(name, seconds):
+        left = iter(seconds)
+
+        def run():
+            ran.append(name)
+            return Split(next(left), ())
+
+        return run
+
+    found = split_runs({"eager": way("e", [9.0, 3.0, 1.0, 2.0]), "engines": way("n", [1.0, 0.5, 0.7, 0.6])})
+    assert "".join(ran) == "enenenen"
+    assert found["eager"] == Split(2.0, (), (1.0, 3.0))  # the first is not counted
+    assert found["engines"] == Split(0.6, (), (0.5, 0.7))
+    assert split_runs({"eager": way("e", [50.0]), "engines": way("n", [20.0])})["eager"] == Split(50.0, ())
+    assert split_runs({"eager": way("e", [25.0, 19.0, 18.0])})["eager"].seconds == 18.0
 
 
 def test_a_side_that_cannot_run_is_left_out_with_its_reason():

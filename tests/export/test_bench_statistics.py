@@ -5,8 +5,9 @@ import itertools
 import numpy as np
 import pytest
 
+from himar_export.bench.others import Spent, core_ticks, share_of_others, spent
 from himar_export.bench.statistics import least_for_interval, median_interval, percentile, summarise, trend
-from himar_export.bench.timing import Side, WarmUp, take_turns, warm_up
+from himar_export.bench.timing import Side, WarmUp, calls_in_turn, medians, take_turns, warm_up
 from himar_export.bench.verdict import doubts_of, ratio
 
 SETTLED = WarmUp((1.0, 1.0, 1.0), True)
@@ -81,6 +82,47 @@ def test_a_ratio_that_drifts_is_inconclusive():
     assert "the ratio drifted by +" in " ".join(found.doubts)
 
 
+def test_a_small_ratio_bears_less_of_a_drift():
+    """From 1.085 to 0.995 is less than 10 %, and more than what was found."""
+    found = ratio([1.085 - 0.09 * i / 19 for i in range(20)], [1.0] * 20)
+    assert found.value == pytest.approx(1.04, abs=1e-3)
+    assert "the ratio drifted by -" in " ".join(found.doubts)
+    assert ratio([2.085 - 0.09 * i / 19 for i in range(20)], [1.0] * 20).conclusive
+
+
+def test_a_ratio_whose_interval_is_wide_is_inconclusive():
+    found = ratio([3.0, 1.02, 3.0, 1.02, 3.0, 1.02], [1.0] * 6)
+    assert found.doubts == ("the interval 1.02 … 3.00 is wider than 30 % of the ratio".replace(" %", "%"),)
+    assert ratio([2.0, 1.8, 2.2, 2.0, 1.9, 2.1], [1.0] * 6).conclusive
+
+
+def test_a_ratio_taken_beside_other_work_is_inconclusive():
+    assert ratio([2.0] * 6, [1.0] * 6, others=0.09).conclusive
+    assert ratio([2.0] * 6, [1.0] * 6, others=0.43).doubts == ("other processes had 43% of the cores' time",)
+
+
+def test_what_other_processes_had_is_what_was_busy_and_not_ours():
+    stat = (
+        "cpu  9 9 9 9 9 9 9 9 0 0\ncpu0 10 1 2 100 7 3 4 5 0 0\ncpu1 20 0 0 50 0 0 0 0 9 9\n"
+        "cpu2 1 1 1 1 1 1 1 1\nintr 5\n"
+    )
+    assert core_ticks(stat, {0, 1}) == (10 + 1 + 2 + 3 + 4 + 5 + 20, 25 + 107 + 20 + 50)
+    before, after = Spent(10.0, 100.0, 4.0), Spent(25.0, 120.0, 12.0)
+    assert share_of_others(before, after) == pytest.approx((15 - 8) / 20)
+    assert share_of_others(before, Spent(12.0, 120.0, 12.0)) == 0.0  # ticks are coarse
+    assert share_of_others(None, after) is None
+    assert share_of_others(before, before) is None
+
+
+def test_this_machine_says_what_was_spent():
+    before = spent()
+    if before is None:
+        pytest.skip("this system does not say what its cores did")
+    sum(range(10**6))
+    after = spent()
+    assert after.own > before.own and after.total >= after.busy >= before.busy > 0
+
+
 def test_what_is_doubtful_of_one_side_is_said():
     assert doubts_of([1.0, 1.01, 0.99, 1.0], SETTLED) == ()
     assert "drifted by +" in doubts_of([1 + 0.02 * i for i in range(10)], SETTLED)[0]
@@ -105,9 +147,23 @@ def test_a_warm_up_that_never_settles_ends_in_its_time_after_one_run_at_least(mo
 def test_sides_take_turns_and_each_is_first_as_often():
     order = []
     sides = [Side(name, lambda name=name: order.append(name), dict) for name in "abc"]
-    times = take_turns(sides, 3, lambda text, done: None)
+    times = take_turns(sides, 3, dict.fromkeys("abc", 1), lambda text, done: None)
     assert "".join(order) == "abcbcacab"
     assert {name: len(seconds) for name, seconds in times.items()} == {"a": 3, "b": 3, "c": 3}
+
+
+def test_a_quick_side_makes_many_calls_in_its_turn_after_one_that_is_not_timed(monkeypatch):
+    order = []
+    sides = [Side(name, lambda name=name: order.append(name), dict) for name in "ab"]
+    times = take_turns(sides, 2, {"a": 1, "b": 3}, lambda text, done: None)
+    assert "".join(order) == "abbbbbbbba"
+    assert [len(each) for each in times["b"]] == [3, 3]
+    assert medians(((1.0, 9.0, 2.0), (4.0, 3.0))) == (2.0, 3.5)
+
+
+def test_a_turn_lasts_a_twentieth_of_a_second_or_one_call():
+    counts = [calls_in_turn(WarmUp((9.0, each, each, each), True)) for each in (1.0, 0.051, 0.03, 0.01, 1e-4, 0.0)]
+    assert counts == [1, 1, 2, 5, 500, 500]
 
 
 def pretend(monkeypatch, seconds) -> None:

@@ -133,6 +133,15 @@ def test_engines_cost_what_pytorch_counts_in_their_graphs(form):
     assert not found
 
 
+@pytest.mark.parametrize(("batch", "calls"), [(1, 1), (8, 1), (9, 2), (16, 2), (128, 16)])
+def test_the_decoder_reads_its_weights_for_every_eight_images(batch, calls):
+    request = Request(resolve(read_config("digits"), {}), SamplingConfig(1, 1), batch, DecoderSizes((32, 64, 32), 2, 4))
+    found = next(cost for cost in request_costs(request, Peaks(None, None)) if cost.component == "vae_decoder")
+    one = vae_decoder(DecoderSizes((32, 64, 32), 2, 4), 1, request.config.grid)
+    assert (found.calls, found.work.flops) == (calls, batch * one.flops)
+    assert found.work.weight_bytes == calls * one.weight_bytes
+
+
 def test_kl16s_decoder_costs_what_pytorch_counts():
     with torch.device("meta"):
         vae = AutoencoderKL(VaeConfig()).requires_grad_(False)
