@@ -2,10 +2,12 @@
 
     python benchmarks/figure3.py --out docs/figure3/cpu.json
     python benchmarks/figure3.py --device cuda --precision fp16 --backend tensorrt --batch 128 --whole --out h100.json
+    python benchmarks/figure3.py --show --out docs/figure3/cpu.json
 
 Weights are random, which times do not depend on, and engines' outputs are compared with the eager model's first. Whole
 generations would take hours on a few cores: there seconds are composed from single calls (docs/benchmarking.md). The
-record is kept after every call, and the same command goes on with it; the plot and a table lie beside it.
+record is kept after every call, and the same command goes on with it; the plot and the tables lie beside it. --show
+prints the tables of a record.
 """
 
 from __future__ import annotations
@@ -18,9 +20,11 @@ from typing import Any
 import click
 
 sys.path.insert(0, str(Path(__file__).parent))
-from figure3_measure import Record, Request, measure_figure
+from figure3_measure import measure_figure
 from figure3_plot import draw
-from figure3_sheet import markdown, rows_of
+from figure3_record import Record, Request, read_record
+from figure3_rows import rows_of
+from figure3_sheet import markdown
 
 from himar.cli_options import config_option
 from himar_kernels.console import FAILURE, run_cli
@@ -61,9 +65,8 @@ def _make(out: Path, request: Request, say: Callable[[str], None]) -> Record:
 @click.option("--backend", default="onnxruntime", show_default=True,
               type=click.Choice(["onnxruntime", "tensorrt", "tensorrt-rtx"]))  # fmt: skip
 @click.option("--batch", default=1, show_default=True, type=click.IntRange(1, 1024), help="Images at once.")
-@click.option(
-    "--repeats", default=3, show_default=True, type=click.IntRange(3, 10_000), help="Timed runs of each side."
-)
+@click.option("--repeats", default=6, show_default=True, type=click.IntRange(3, 10_000),
+              help="Timed rounds of both sides; fewer than 6 leave every ratio inconclusive.")  # fmt: skip
 @click.option("--shapes", default=3, show_default=True, type=click.IntRange(2, 4096),
               help="Most shapes of a component that are timed; times of others lie between them.")  # fmt: skip
 @click.option("--whole", is_flag=True, help="Time whole generations too.")
@@ -73,11 +76,15 @@ def _make(out: Path, request: Request, say: Callable[[str], None]) -> Record:
               help="Folder of checkpoints and bundles, made where they are missing.")  # fmt: skip
 @click.option("--minutes", default=60.0, show_default=True, type=FiniteRange(min=0),
               help="Start nothing new after this time; the same command goes on.")  # fmt: skip
+@click.option("--show", is_flag=True, help="Measure nothing: print the tables of the record at --out.")
 @click.option("--out", required=True, type=NamedPath(dir_okay=False), help="Record (.json); .png and .md beside it.")
-def main(out: Path, **options: object) -> int:
-    """Measure, and write the record, the plot and the table."""
+def main(out: Path, show: bool, **options: object) -> int:
+    """Measure, and write the record, the plot and the tables."""
     if out.suffix != ".json":
         raise click.BadParameter(f"{out} does not end in .json.", param_hint="--out")
+    if show:
+        click.echo(markdown(read_record(out)), nl=False)
+        return 0
     request = Request(command=("python", *sys.argv), **options)  # type: ignore[arg-type]
     record = _make(out, request, lambda text: click.echo(text, err=True))
     if record.cut_off:

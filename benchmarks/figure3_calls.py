@@ -44,19 +44,29 @@ def chosen(calls: Collection[Call], most: int) -> list[Call]:
 
 
 def composed(calls: Mapping[Call, int], timed: Mapping[Call, float]) -> dict[str, float]:
-    """Return every component's seconds: the sum over its calls of count times seconds.
+    """Return every component's seconds: the sum over its calls of count times seconds, by `weights_of` timed ones."""
+    seconds: dict[str, float] = {}
+    for call, weight in weights_of(calls, timed).items():
+        if weight:
+            seconds[call.component] = seconds.get(call.component, 0.0) + weight * timed[call]
+    return seconds
+
+
+def weights_of(calls: Mapping[Call, int], timed: Collection[Call]) -> dict[Call, float]:
+    """Return how often the seconds of each timed call stand in a generation's.
 
     A shape that was not timed lies between two of its series that were, and takes their line: an encoder's work grows
     with the visible positions, a head's with its samples. Raises KeyError for a series of which nothing was timed.
     """
-    seconds: dict[str, float] = {}
+    weights = dict.fromkeys(timed, 0.0)
     for call, count in calls.items():
-        own = sorted((size_of(each), value) for each, value in timed.items() if series_of(each) == series_of(call))
+        own = sorted((each for each in timed if series_of(each) == series_of(call)), key=size_of)
         if not own:
             raise KeyError(series_of(call))
-        each = float(np.interp(size_of(call), [size for size, _ in own], [value for _, value in own]))
-        seconds[call.component] = seconds.get(call.component, 0.0) + count * each
-    return seconds
+        sizes = [size_of(each) for each in own]
+        for each, unit in zip(own, np.eye(len(own)), strict=True):
+            weights[each] += count * float(np.interp(size_of(call), sizes, unit))
+    return weights
 
 
 def series_of(call: Call) -> Series:

@@ -1,16 +1,17 @@
-"""Times what figure 3 needs, a call at a time, and keeps each in a file: a run that is cut off goes on from there."""
+"""Times what figure 3 needs, a call at a time, and keeps each in the record with its statistics."""
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from figure3_calls import calls_of, chosen
 from figure3_points import Point, points_of
+from figure3_ratios import statistics_of
+from figure3_record import Record, Request
+from figure3_rows import call_of
 from report_build import build_bundles
 
 from himar.config import read_config, resolve
@@ -18,82 +19,13 @@ from himar_export.bench.component_runs import component_call
 from himar_export.bench.eager import plain_float32
 from himar_export.bench.environment import environment
 from himar_export.bench.generation import generation_work
-from himar_export.bench.host import Call, host_seconds
+from himar_export.bench.host import host_seconds
 from himar_export.bench.measurement import Measurement, measure
 from himar_export.bench.setting import Sources, load, require_batch
-from himar_kernels import EngineError, InputError, VerificationError
-from himar_kernels.files import write_json
+from himar_kernels import EngineError, VerificationError
 from himar_runtime import Bundle
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is measured.
-
-    configs: presets or JSON files. steps: of phase high, empty for the figure's. shapes: most calls of one series that
-    are timed; whole: whole generations too. minutes: start nothing new after them. command: for the environment.
-    """
-
-    configs: Sequence[str]
-    work: Path
-    device: str = "cpu"
-    precision: str = "fp32"
-    backend: str = "onnxruntime"
-    batch: int = 1
-    steps: tuple[int, ...] = ()
-    repeats: int = 3
-    shapes: int = 3
-    whole: bool = False
-    compiled: bool = False
-    threads: int | None = None
-    minutes: float = 60.0
-    command: Sequence[str] = ()
-
-
-class Record:
-    """The JSON file: what was asked for, the environment, and what every model was measured at."""
-
-    _SAME = ("device", "precision", "backend", "batch", "repeats", "compiled")
-
-    def __init__(self, path: Path, request: Request) -> None:
-        """Open the file to go on with it, or begin it. Raises InputError for another request's, or a damaged one."""
-        self.path = path
-        asked = {name: getattr(request, name) for name in self._SAME}
-        self.content: dict[str, Any] = {"request": asked, "models": {}}
-        if path.exists():
-            try:
-                self.content = json.loads(path.read_text(encoding="utf-8"))
-                found = self.content["request"]
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                raise InputError(f"{path} cannot be gone on with ({error}); choose another --out.") from error
-            other = [name for name in self._SAME if found.get(name) != asked[name]]
-            if other:
-                raise InputError(
-                    f"{path} was measured with {other[0]} {found.get(other[0])!r}, not {asked[other[0]]!r}; choose "
-                    f"another --out, or the same options."
-                )
-        self._end = time.monotonic() + 60 * request.minutes
-        self.cut_off = False
-
-    def of(self, model: str, bundle: str) -> dict[str, Any]:
-        """Return a model's entry. Raises InputError when the file's figures are of another bundle."""
-        entry = self.content["models"].setdefault(
-            model, {"bundle": bundle, "calls": [], "host": {}, "whole": {}, "points": []}
-        )
-        if entry["bundle"] != bundle:
-            raise InputError(f"{self.path} holds figures of another bundle of {model}; choose another --out.")
-        return entry
-
-    def time_is_up(self) -> bool:
-        """Say whether nothing new may start, and note that something was left out."""
-        self.cut_off = self.cut_off or time.monotonic() > self._end
-        return self.cut_off
-
-    def write(self) -> None:
-        """Write the file in one move."""
-        write_json(self.path, self.content)
 
 
 def measure_figure(request: Request, out: Path, say: Say) -> Record:
@@ -102,12 +34,8 @@ def measure_figure(request: Request, out: Path, say: Say) -> Record:
     Raises EngineError where a bundle cannot be built or run, VerificationError when engines give other numbers than
     the eager model (what was measured before stays in the file), and InputError.
     """
-    record = Record(out, request)
     with plain_float32(request.threads) as threads:
-        record.content |= {
-            "threads": threads,
-            "environment": environment(request.device, request.command),
-        }
+        record = Record(out, request, threads, environment(request.device, request.command))
         record.write()
         for config in request.configs:
             name = Path(config).stem
@@ -160,7 +88,7 @@ def _measure_model(
         for point in points
     ]  # fmt: skip
     entry["to"] = "images" if decodes else "latents"
-    timed = {Call(each["component"], each["rows"], each["known"]) for each in entry["calls"]}
+    timed = {call_of(each) for each in entry["calls"]}
     wanted = chosen([call for each in counts.values() for call in each], request.shapes)
     missing = [call for call in wanted if call not in timed]
     idle = [point for point in points if str(point.steps) not in entry["host"] and request.device == "cpu"]
@@ -194,7 +122,10 @@ def _measure_model(
 
 
 def _figures(measurement: Measurement) -> dict[str, Any]:
-    """Return every side's seconds and the engines' error. Raises VerificationError where they were not timed."""
+    """Return every side's seconds, what they say, and the engines' error.
+
+    Raises VerificationError where they were not timed.
+    """
     if measurement.differ or not measurement.times:
         reasons = "; ".join(f"{side}: {text}" for side, text in measurement.refused.items())
         raise VerificationError(
@@ -202,6 +133,7 @@ def _figures(measurement: Measurement) -> dict[str, Any]:
         )
     return {
         "seconds": {side: list(timed.seconds) for side, timed in measurement.times.items()},
+        **statistics_of(measurement),
         "refused": dict(measurement.refused),
         "relative_l2": measurement.apart,
     }

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from figure3_points import HIGH_STEPS
-from figure3_sheet import AGAINST, AGAINST_STEPS, Row, published_rows, relative, rows_of, seconds_of
+from figure3_rows import AGAINST, AGAINST_STEPS, Row, published_rows, relative, rows_of, seconds_of
 from matplotlib.axes import Axes
 
 from himar_export.bench.measurement import COMPILED, EAGER, EAGER_FP32, ENGINES

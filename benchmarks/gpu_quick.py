@@ -4,9 +4,10 @@
 
 `himar-export bench` compares whole generations with the eager model in float32, which takes longer on a GPU than
 everything else together at a batch of 128. Here every component's call is compared with float32 at that batch, and a
-generation's latents with those of the eager model in the engines' own precision, for all images. With --kernels, where
-a call's time goes, by kernel. Whole generations run a third time with ONNX Runtime's runs recorded in CUDA graphs. The
-file is written after every figure, so that a run that is cut off keeps what it has.
+generation's latents with those of the eager model in the engines' own precision, for all images. What differs has no
+time. With --kernels, where a call's time goes, by kernel; with --rows, what a row takes in smaller calls of the DiT
+head, whose activations may fit a cache. Whole generations run a third time with ONNX Runtime's runs recorded in CUDA
+graphs. The file is written after every figure, so that a run that is cut off keeps what it has.
 """
 
 from __future__ import annotations
@@ -14,30 +15,32 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import click
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from himar_export.bench.component_runs import component_call, component_calls
+sys.path.insert(0, str(Path(__file__).parent))
+from gpu_quick_turns import Generate, Turns, limit_against_eager, run_in_turns
+
+from himar_export.bench.component_runs import ComponentCall, component_call, component_calls
 from himar_export.bench.eager import eager_networks, plain_float32
 from himar_export.bench.environment import environment
 from himar_export.bench.generation import run_eager, run_engines
-from himar_export.bench.measurement import EAGER, ENGINES, measure
+from himar_export.bench.measurement import EAGER, ENGINES, Measurement, measure
 from himar_export.bench.peaks import copy_rate, product_rates
 from himar_export.bench.setting import Setting, Sources, load
 from himar_export.bench.timing import Side
-from himar_export.compare import compare
 from himar_kernels.console import run_cli
 from himar_kernels.files import write_json
 from himar_runtime import Bundle, Pipeline
 from himar_runtime.ort_session import GRAPHS_VARIABLE
 
 RECORDED = "engines, recorded"
+ROWS = (32, 64, 128, 256)
+"""Rows of a DiT head's call that are timed, as far as a guided step of the batch has them."""
 
 
 class Kept:
@@ -67,8 +70,13 @@ def kernels_of(side: Side) -> list[dict[str, Any]]:
     return [{"ms": e.self_device_time_total / 1e3, "count": e.count, "kernel": e.key[:160]} for e in found]
 
 
+def timed(call: ComponentCall) -> Measurement:
+    """Compare and time a single call; what differs has no time."""
+    return measure(call.work, 8, 0.5, lambda text, fraction: None)
+
+
 def components(setting: Setting, batch: int, compiled: bool, kernels: bool, kept: Kept, until: float) -> None:
-    """Time one call of every component, the heads first, which alone are compiled; what differs has no time."""
+    """Time one call of every component, the heads first, which alone are compiled."""
     calls = {call.work.name: call for call in component_calls(setting, batch, False)}
     if compiled:
         heads = [name for name in calls if "head" in name]
@@ -77,11 +85,11 @@ def components(setting: Setting, batch: int, compiled: bool, kernels: bool, kept
         if kept.seconds() > until:
             return
         call = calls[name]
-        result = measure(call.work, 8, 0.5, lambda text, fraction: None)
+        result = timed(call)
         figures = {
             "rows": call.rows,
             "flops": call.cost.flops,
-            "seconds": {side: timed.summary.median for side, timed in result.times.items()},
+            "seconds": {side: each.summary.median for side, each in result.times.items()},
             "apart": {each.name: each.relative_l2 for each in result.comparisons},
             "refused": dict(result.refused),
         }
@@ -103,42 +111,46 @@ def recording_pipeline(bundle: Bundle, device: torch.device) -> Pipeline:
             os.environ[GRAPHS_VARIABLE] = before
 
 
-def generations(setting: Setting, batch: int, kept: Kept, minutes: float) -> None:
-    """Run whole generations of all sides in turns while there is time for another round, at least one of each.
+def rows(setting: Setting, batch: int, kept: Kept, until: float) -> None:
+    """Time calls of the DiT heads' engines with fewer rows: what a row would take in a smaller chunk of the batch."""
+    heads = [phase.head for phase in setting.bundle.manifest.model.phases if phase.kind == "dit"]
+    found: list[dict[str, Any]] = []
+    for name, count in ((name, count) for name in heads for count in ROWS if count <= 2 * batch):
+        if kept.seconds() > until:
+            return
+        call = component_call(setting, name, count, None, batch, False)
+        result = timed(call)
+        figures: dict[str, Any] = {"component": name, "rows": count, "refused": dict(result.refused)}
+        if ENGINES in result.times:
+            seconds = result.times[ENGINES].summary.median
+            figures |= {
+                "seconds": seconds,
+                "seconds_per_row": seconds / count,
+                "flops_per_second": call.cost.flops / seconds,
+                "doubts": list(result.times[ENGINES].doubts),
+            }
+        found.append(figures)
+        kept.add("rows", found)
 
-    The first of a side, which allocates and chooses algorithms, counts only while there is no other ("cold").
-    """
+
+def generations(setting: Setting, batch: int, kept: Kept, minutes: float) -> None:
+    """Run whole generations of all sides in turns while there is time for another round, at least one of each."""
     labels, sampling = setting.labels(batch), setting.sampling
     own = eager_networks(setting.model, setting.vae, setting.eager_precisions)
-    sides: dict[str, Callable[[], Any]] = {
-        ENGINES: lambda: run_engines(setting.pipeline, labels, sampling),
-        EAGER: lambda: run_eager(own, labels, sampling),
+    sides: dict[str, Generate] = {
+        EAGER: lambda: run_eager(own, labels, sampling)["latents"],
+        ENGINES: lambda: run_engines(setting.pipeline, labels, sampling)["latents"],
     }
     backends = {each.backend for each in setting.bundle.manifest.components.values()}
     if setting.device.type == "cuda" and backends == {"onnxruntime"}:
         recording = recording_pipeline(setting.bundle, setting.device)
-        sides[RECORDED] = lambda: run_engines(recording, labels, sampling)
-    times: dict[str, list[float]] = {side: [] for side in sides}
-    latents = {}
-    while not times[EAGER] or kept.seconds() + sum(found[-1] for found in times.values()) < 60 * minutes:
-        for side, run in sides.items():
-            start = time.perf_counter()
-            latents[side] = run()["latents"]
-            times[side].append(time.perf_counter() - start)
-            figures = {
-                "seconds": times,
-                "seconds_per_image": {
-                    each: median(found[1:] or found) / batch for each, found in times.items() if found
-                },
-                "cold": [each for each, found in times.items() if len(found) < 2],
-            }
-            if len(latents) == len(sides):
-                figures["apart"] = {
-                    each: compare("", found, latents[EAGER], None).relative_l2
-                    for each, found in latents.items()
-                    if each != EAGER
-                }
-            kept.add("generation", figures)
+        sides[RECORDED] = lambda: run_engines(recording, labels, sampling)["latents"]
+    run_in_turns(
+        sides,
+        Turns(batch, limit_against_eager(setting)),
+        lambda turns: kept.seconds() + sum(found[-1] for found in turns.times.values()) < 60 * minutes,
+        lambda turns: kept.add("generation", turns.figures()),
+    )
 
 
 @click.command()
@@ -150,6 +162,7 @@ def generations(setting: Setting, batch: int, kept: Kept, minutes: float) -> Non
 @click.option("--compile/--no-compile", "compiled", default=True, help="torch.compile of the heads too.")
 @click.option("--kernels", is_flag=True, help="Where the time of single calls goes.")
 @click.option("--calls/--no-calls", default=True, help="Single calls.")
+@click.option("--rows/--no-rows", "with_rows", default=True, help="The DiT head's time for a row, by rows of a call.")
 @click.option("--whole/--no-whole", default=True, help="Whole generations.")
 @click.option("--minutes", default=4.0, show_default=True, type=click.FloatRange(0), help="Start nothing new after it.")
 @click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False))
@@ -162,6 +175,7 @@ def main(
     compiled: bool,
     kernels: bool,
     calls: bool,
+    with_rows: bool,
     whole: bool,
     minutes: float,
     out: Path,
@@ -177,8 +191,11 @@ def main(
         kept.add("products", product_rates(device))
         setting = load(sources, threads)
         kept.add("bundle", setting.bundle.id)
+        until = 30 * minutes if whole else 60 * minutes
         if calls:
-            components(setting, batch, compiled, kernels, kept, 30 * minutes if whole else 60 * minutes)
+            components(setting, batch, compiled, kernels, kept, until)
+        if with_rows:
+            rows(setting, batch, kept, until)
         if whole:
             generations(setting, batch, kept, minutes)
 

@@ -157,9 +157,12 @@ def main(
                 repeats=repeats, device=device, compiled=device == "cuda" and backend == ready[0],
             )  # fmt: skip
 
+    def judge() -> None:
+        report.keep("aims", aims(report.content, model, precision, backends))
+
     by_size = sorted(set(batches), reverse=True)
     latencies(by_size[0])
-    report.keep("aims", aims(report.content, model, precision, backends))
+    judge()
     if tests:
         log = out.with_name("gpu-tests.log")
         report.section("tests", lambda: gpu_tests(log, report.seconds_left / 2))
@@ -168,10 +171,12 @@ def main(
         section(
             "figure 3", "figure3", out=str(out.with_name(f"{out.stem}-figure3.json")),
             configs=figure_models(model), work=str(work), device=device, precision=precision, backend=ready[0],
-            batch=min(32, by_size[0]), whole=device == "cuda", minutes=minutes_left, command=["python", *sys.argv],
+            batch=min(32, by_size[0]), repeats=repeats, whole=device == "cuda", minutes=minutes_left,
+            command=["python", *sys.argv],
         )  # fmt: skip
     for batch in by_size[1:]:
         latencies(batch)
+    judge()  # the aims' batch may be one of these
     half = "fp32" if device == "cpu" else "bf16"
     for compiled in (False, True) if device == "cuda" else (False,):
         for batch in train_batches:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,9 @@ from himar.model import HiMAR, randomise
 from himar.vae import AutoencoderKL, VaeConfig
 from himar_export.build import BuildRequest, build
 from himar_export.cost_request import KL16
+from himar_export.files import sha256
+from himar_export.precision_choice import precision_of
+from himar_kernels import InputError
 from himar_kernels.files import new_file
 from himar_runtime import Bundle
 
@@ -56,7 +58,10 @@ def decoder_of(model: str, work: Path) -> Path | None:
 def build_bundles(
     work: Path, model: str, precision: str, max_batch: int, backends: tuple[str, ...], device: str
 ) -> dict[str, Any]:
-    """Build and verify a bundle per backend, or find it built before; what cannot be built is named with its error."""
+    """Build and verify a bundle per backend, or find it built before.
+
+    What cannot be built is named with its error, and so is one that was built from or for something else.
+    """
     work.mkdir(parents=True, exist_ok=True)
     checkpoint, vae = checkpoint_of(model, work), decoder_of(model, work)
     outcomes: dict[str, Any] = {
@@ -69,21 +74,27 @@ def build_bundles(
         out = work / f"{Path(model).stem}-{precision}-{backend}"
         start = time.perf_counter()
         try:
-            if not out.exists():
+            if out.exists():
+                bundle = Bundle.open(out)
+                other = _difference(bundle, checkpoint, vae, precision, max_batch)
+                if other is not None:
+                    raise InputError(f"{out} was built {other}; remove it, or choose another folder.")
+            else:
                 build(
                     BuildRequest(
                         checkpoint=checkpoint, out=out, vae=vae, precision=precision, max_batch=max_batch,  # type: ignore[arg-type]
                         backend=backend,
                     )
                 )  # fmt: skip
+                bundle = Bundle.open(out)
         except Exception as error:  # one backend's failure is a result, and no reason to measure none
             outcomes["backends"][backend] = {"error": f"{type(error).__name__}: {error}"}
             continue
-        raw = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
+        raw = bundle.manifest.raw
         outcomes["backends"][backend] = {
             "bundle": str(out),
             "seconds": round(time.perf_counter() - start, 1),
-            "bytes": sum(entry.bytes for entry in Bundle.open(out).manifest.files.values()),
+            "bytes": sum(entry.bytes for entry in bundle.manifest.files.values()),
             "engine": {name: entry["engine"] for name, entry in raw["components"].items()},
             "verification": raw.get("verification"),
             "verification_ran": raw.get("verification_ran"),
@@ -91,3 +102,20 @@ def build_bundles(
     if device == "cuda":
         torch.cuda.empty_cache()
     return outcomes
+
+
+def _difference(bundle: Bundle, checkpoint: Path, vae: Path | None, precision: str, max_batch: int) -> str | None:
+    """Return how a bundle built before is not what is asked for; None where it is. It may take more images at once."""
+    manifest = bundle.manifest
+    for name, source in (("checkpoint", checkpoint), ("vae", vae)):
+        found = manifest.provenance.get(name, {}).get("sha256")
+        if source is None and found is not None:
+            return f"with a {name}, which this model does not have"
+        if source is not None and found != sha256(source):
+            return f"from another {name} than {source}"
+    for name, component in manifest.components.items():
+        if component.precision != precision_of(name, precision, {}):
+            return f"with {name} in {component.precision}, not for {precision}"
+    if manifest.max_batch < max_batch:
+        return f"for up to {manifest.max_batch} images at once, not {max_batch}"
+    return None

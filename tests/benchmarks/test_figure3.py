@@ -12,9 +12,10 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import figure3
 import figure3_measure
-from figure3_calls import calls_of, chosen, composed
+from figure3_calls import calls_of, chosen, composed, weights_of
 from figure3_points import HIGH_STEPS, points_of
-from figure3_sheet import markdown, relative, rows_of, seconds_of
+from figure3_rows import relative, rows_of, seconds_of
+from figure3_sheet import markdown
 
 from himar.config import read_config, resolve
 from himar.model import HiMAR
@@ -73,6 +74,7 @@ def test_composed_seconds_are_the_sum_over_all_calls():
     for most in (1000, 3, 2):
         timed = chosen(calls, most)
         assert composed(calls, {call: line(call) for call in timed}) == pytest.approx(truth, rel=1e-12)
+    assert set(weights_of(calls, list(calls)).items()) == set(calls.items())
     assert len(chosen(calls, 2)) < len(chosen(calls, 3)) < len(chosen(calls, 1000)) == len(calls)
     with pytest.raises(KeyError):
         composed(calls, {Call("dit_head", 16): 1.0})
@@ -119,7 +121,8 @@ def test_rows_are_per_image_whole_where_it_was_measured_and_shares_of_the_same_s
     shares = {side: [share for _, share in relative(rows, side)] for side in ("eager", "engines", "published")}
     assert shares == {"eager": [7 / 4, 1], "engines": [3.0, 1], "published": [pytest.approx(0.18 / 0.53), 1]}
     text = markdown(record(1.0))
-    assert "| himar-b | 2 | 7 | 3 | 0.18 | 2.33× | 1.75 | 3.00 | 0.34 |" in text
+    assert "| himar-b | 2 | 7 | 3 | 0.18 | 2.33× ? | 1.75 | 3.00 | 0.34 |" in text
+    assert "| mar-b | 256 | 4 | 1 | 0.53 | 4.00× ? | 1.00" in text
     assert "eager: composed seconds are 1.75 to 1.75 of whole generations'" in text
     unfinished = record(1.0)
     unfinished["models"]["himar-b"]["host"] = {}  # on a CPU the networks alone are not a generation
@@ -149,22 +152,29 @@ def test_a_run_leaves_a_record_a_plot_and_a_table_and_goes_on_where_it_stopped(d
     assert {call["component"] for call in entry["calls"]} == {
         "transformer_low", "transformer_high", "mlp_head", "dit_head", "vae_decoder",
     }  # fmt: skip
-    assert all(call["relative_l2"] < 1e-4 and len(call["seconds"]["engines"]) == 3 for call in entry["calls"])
+    assert all(call["relative_l2"] < 1e-4 and len(call["seconds"]["engines"]) == 6 for call in entry["calls"])
+    for call in entry["calls"]:
+        assert call["ratios"]["eager"]["low"] <= call["ratios"]["eager"]["value"] <= call["ratios"]["eager"]["high"]
+        assert set(call["doubts"]) == set(call["warm_up"]) == {"eager", "engines"}
     first, second = rows_of(content)
     assert 0 < seconds_of(first, "engines") < seconds_of(second, "engines")
+    assert first.ratio.low <= first.ratio.value <= first.ratio.high
     assert first.networks["eager"]["dit_head"] == pytest.approx(second.networks["eager"]["dit_head"] / 3)
     assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
-    assert "| digits | 3 |" in out.with_suffix(".md").read_text()
+    text = out.with_suffix(".md").read_text()
+    assert "| digits | 3 |" in text and "| digits | dit_head | 2 | – |" in text
 
     capsys.readouterr()
     assert run_cli(figure3.main, asked) == 0
     assert "loading" not in capsys.readouterr().err  # nothing is left to measure
     assert json.loads(out.read_text())["models"] == content["models"]
+    assert run_cli(figure3.main, ["--show", "--out", str(out)]) == 0
+    assert capsys.readouterr().out == text
     assert run_cli(figure3.main, [*asked, "--batch", "2"]) == 1
     assert "was measured with batch 1, not 2; choose another --out" in capsys.readouterr().err
     out.write_text("{")
     assert run_cli(figure3.main, asked) == 1
-    assert "cannot be gone on with" in capsys.readouterr().err
+    assert "is no record of figure 3 to go on with" in capsys.readouterr().err
 
 
 @pytest.mark.gpu

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+import gpu_report
 import report_section
 from gpu_report import Report, figure_models, main
 from report_aims import aims
@@ -116,6 +117,24 @@ def test_aims_are_met_or_missed_by_the_figures_measured_at_batch_128():
     assert speed["verdict"] == "not measured" and "outputs differ" in speed["reason"]
     for model, precision in (("himar-b", "fp32"), ("digits", "fp16")):
         assert {each["verdict"] for each in aims(content, model, precision, backends)} == {"not measured"}
+
+
+def test_aims_are_judged_again_after_the_last_batch(tmp_path, monkeypatch):
+    judged = []
+
+    def section(name: str, arguments: dict, *rest: object) -> dict:
+        if name == "bundle":
+            return {"backends": {"onnxruntime": {"bundle": "x"}}}
+        if name == "training":  # what comes after the latencies
+            judged.extend(json.loads((tmp_path / "x.json").read_text())["aims"])
+        return {"passed": True} if name == "parity" else measured(0.07, 480.0)
+
+    monkeypatch.setattr(gpu_report, "run_section", section)
+    options = ("--device", "cpu", "--backend", "onnxruntime", "--no-figure3", "--train-batch", "1")
+    content = _report(tmp_path / "x.json", *options, "--batch", "128", "--batch", "256")
+    assert list(content["seconds"])[-3:-1] == ["onnxruntime at batch 256", "onnxruntime at batch 128"]
+    assert [(each["verdict"], each["value"]) for each in judged] == [("met", 0.07), ("met", 0.6)]
+    assert content["aims"] == judged
 
 
 def test_figure_3_has_the_single_scale_of_a_models_size():
