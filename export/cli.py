@@ -193,6 +193,7 @@ def generate(as_json: bool, **options: Any) -> None:
             f"{outcome['images']} {'images' if outcome['images'] > 1 else 'image'} in {outcome['seconds']:.1f} s "
             f"({outcome['seconds'] / outcome['images']:.3f} s each) → {outcome['out']}",
             highlight=False,
+            markup=False,
         )
 
 
@@ -220,7 +221,7 @@ def record(as_json: bool, **options: Any) -> None:
     if as_json:
         print_json({"out": str(options["out"]), "arrays": len(arrays)})
     else:
-        Console().print(f"{len(arrays)} arrays → {options['out']}", highlight=False)
+        Console().print(f"{len(arrays)} arrays → {options['out']}", highlight=False, markup=False)
 
 
 @cli.command(epilog="Example: himar-export bench bundle --checkpoint model.pth --config himar-b --batch 1 --batch 8")

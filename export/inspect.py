@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from himar_runtime import Bundle, ComponentSpec, ModelInfo, PhaseInfo, TensorSpec, read_recipes
@@ -104,7 +105,7 @@ def _sizes(bundle: Bundle) -> Table:
         everything, shared = everything + sizes[0], shared + sizes[1]
         for part in sorted(parts, key=lambda part: -part["bytes"]):
             if part["bytes"] >= sizes[0] / 100:
-                table.add_row(name, part["name"], readable(part["bytes"]), readable(part["shared_bytes"]))
+                table.add_row(name, escape(part["name"]), readable(part["bytes"]), readable(part["shared_bytes"]))
                 name = ""
         table.add_row("", "total", readable(sizes[0]), readable(sizes[1]), style="bold", end_section=True)
     table.add_row("all", "if each had its own copy", readable(everything), readable(shared), style="bold")
@@ -123,7 +124,7 @@ def _files(bundle: Bundle) -> Table:
     table.add_column("bytes", justify="right")
     table.add_column("sha256")
     for name, entry in sorted(bundle.manifest.files.items(), key=lambda item: -item[1].bytes):
-        table.add_row(name, readable(entry.bytes), f"{entry.sha256[:16]}…")
+        table.add_row(escape(name), readable(entry.bytes), f"{entry.sha256[:16]}…")
     return table
 
 
@@ -132,7 +133,7 @@ def _sampling(bundle: Bundle) -> Table:
     settings = {name: asdict(sampling) for name, sampling in bundle.manifest.sampling.items()}
     table.add_column("")
     for name in settings:
-        table.add_column(name, justify="right")
+        table.add_column(escape(name), justify="right")
     for field in next(iter(settings.values())):
         if bundle.manifest.model.single_scale and field.startswith("low_"):
             continue
@@ -143,10 +144,10 @@ def _sampling(bundle: Bundle) -> Table:
 def _print_recipes(path: Path, recipes: list[dict[str, Any]]) -> None:
     console = Console()
     first = recipes[0]
-    console.print(f"{path}: {len(recipes)} {'images' if len(recipes) > 1 else 'image'}", highlight=False)
+    console.print(f"{path}: {len(recipes)} {'images' if len(recipes) > 1 else 'image'}", highlight=False, markup=False)
     for key in ("seed", "bundle", "himar_version"):
-        console.print(f"{key:14} {first[key]}", highlight=False)
+        console.print(f"{key:14} {first[key]}", highlight=False, markup=False)
     for key, value in first["sampling"].items():
-        console.print(f"{key:22} {value}", highlight=False)
+        console.print(f"{key:22} {value}", highlight=False, markup=False)
     images = ", ".join(f"{recipe['index']}:{recipe['label']}" for recipe in recipes)
-    console.print(f"index:label    {images}", highlight=False)
+    console.print(f"index:label    {images}", highlight=False, markup=False)

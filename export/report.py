@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from .compare import Comparison
@@ -29,7 +30,7 @@ def print_outcome(comparisons: Sequence[Comparison], ran: str, bundle: Path, aga
 
 def print_comparisons(comparisons: Sequence[Comparison], title: str) -> None:
     """Print one row per output and the verdict."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=escape(title), title_justify="left")
     table.add_column("output")
     for heading in ("relative L2", "limit", "max abs", "cosine"):
         table.add_column(heading, justify="right")

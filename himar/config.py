@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -60,8 +61,9 @@ class ModelConfig:
     def __post_init__(self) -> None:
         _require_sizes(asdict(self), "")
         self._require_variant()
-        if not isinstance(self.vae_scale, int | float) or not 0 < self.vae_scale < float("inf"):
-            raise ConfigError(f"vae_scale is {self.vae_scale!r}; it must be a positive number.")
+        scale = self.vae_scale
+        if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale <= sys.float_info.max:
+            raise ConfigError(f"vae_scale is {str(scale)[:40]}; it must be a positive number.")
         pairs = [("width", "heads")] + [("dit_width", "dit_heads")] * ("dit" in self.head_kinds)
         for width, heads in pairs:
             if getattr(self, width) % getattr(self, heads):
@@ -206,19 +208,25 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "high_head": get_args(HeadKind),
     "scale_vector": get_args(ScaleVector),
 }
+_MOST_SIZE, _MOST_SIDE = 10_000_000, 1024
+"""Beyond every model, so that a slip of the finger is refused at once; a side of tokens counts with its square."""
 _OPTIONAL = (*_HEAD_SIZES, *_CHOICES, "channels", "vae_stride", "vae_scale", "sampling")
 
 
 def _require_sizes(values: Mapping[str, Any], where: str) -> None:
     for name, value in values.items():
         least = 0 if name in (*_HEAD_SIZES, "cond_scale") else 1
-        whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
+        most = _MOST_SIDE if name == "cond_scale" else _MOST_SIZE
+        whole = isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
         if name in _CHOICES:
             if value not in _CHOICES[name]:
                 known = ", ".join(map(repr, _CHOICES[name]))
                 raise ConfigError(f"{where}{name} is {value!r}; it must be one of {known}.")
         elif name not in ("sampling", "vae_scale") and not whole:
-            raise ConfigError(f"{where}{name} is {value!r}; it must be a whole number of at least {least}.")
+            shown = f"{value!r:.40}"
+            raise ConfigError(
+                f"{where}{name} is {shown}; it must be a whole number of at least {least}, at most {most}."
+            )
 
 
 def _normalised(values: Mapping[str, Any], source: str) -> dict[str, Any]:

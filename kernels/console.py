@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -26,6 +27,10 @@ def run_cli(command: click.Command, argv: Sequence[str] | None = None) -> int:
     """
     import click
 
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that lacks a character, or a name that is none of UTF-8, shall not cost what was computed.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]

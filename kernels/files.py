@@ -64,9 +64,9 @@ def new_file(target: Path, error: type[HimarError] = InputError) -> Iterator[Pat
 
 
 def write_text(target: Path, text: str, error: type[HimarError] = InputError) -> None:
-    """Write `text` as UTF-8 in one move. Raises `error` as `new_file` does."""
+    """Write `text` as UTF-8, what is none of it as "?", in one move. Raises `error` as `new_file` does."""
     with new_file(target, error) as unfinished:
-        unfinished.write_text(text, encoding="utf-8")
+        unfinished.write_text(text, encoding="utf-8", errors="replace")
 
 
 def write_json(target: Path, content: Any, error: type[HimarError] = InputError) -> None:

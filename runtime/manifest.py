@@ -109,13 +109,22 @@ def parse_manifest(text: str | bytes, source: str) -> Manifest:
             for path, entry in top.reader("files").readers()
         },
         selftest=inside(top.get("selftest", str), source),
-        provenance=top.reader("provenance").values,
+        provenance=_provenance(top.reader("provenance")),
         raw=top.values,
     )
     for path in _referenced(manifest):
         if path not in manifest.files:
             raise BundleError(f"{source} names {path}, but gives no hash for it; build the bundle again.")
     return manifest
+
+
+def _provenance(reader: Reader) -> dict[str, Any]:
+    """Return where a bundle comes from; what it says of its sources is what readers take it for."""
+    for name in ("checkpoint", "vae"):
+        if name in reader.values:
+            for key in ("file", "sha256"):
+                reader.reader(name).get(key, str)
+    return reader.values
 
 
 def inside(path: str, source: str) -> str:

@@ -13,6 +13,7 @@ import click
 
 from himar.cli_options import config_option
 from himar_kernels.console import FAILURE, require_extra
+from himar_kernels.files import require_writable_file, require_writable_folder
 from himar_kernels.options import THREADS, FiniteRange, NamedPath, device_option
 from himar_kernels.sampling_options import sampling_options
 
@@ -36,8 +37,8 @@ _OPTIONS = (
     sampling_options,
     click.option("--device", default="cpu", show_default=True, callback=device_option, help="cpu, cuda or cuda:N."),
     click.option("--threads", type=THREADS, help="CPU threads of both sides; PyTorch's choice if not given."),
-    click.option("--markdown", type=NamedPath(dir_okay=False), help="File for all tables as Markdown."),
-    click.option("--plots", type=NamedPath(file_okay=False), help="Folder for three plots (PNG), made if need be."),
+    click.option("--markdown", type=NamedPath(dir_okay=False), help="File for all tables as Markdown, written anew."),
+    click.option("--plots", type=NamedPath(file_okay=False), help="Folder for three plots (PNG), written anew."),
     click.option("--json", "as_json", is_flag=True, help="Print every timing and the environment as JSON."),
 )  # fmt: skip
 
@@ -56,6 +57,10 @@ def bench_command(progress: Progress, as_json: bool, markdown: Path | None, plot
     require_extra("export", "torch", "safetensors", "onnx", "onnxscript")
     if plots is not None:
         require_extra("plot", "matplotlib")
+    if markdown is not None:
+        require_writable_file(markdown)
+    if plots is not None:
+        require_writable_folder(plots)
     from .output import print_report, report_values, write_markdown
     from .run import BenchRequest, run_bench
     from .setting import Sources
@@ -77,5 +82,6 @@ def bench_command(progress: Progress, as_json: bool, markdown: Path | None, plot
         for path in draw_all(report, plots):
             click.echo(f"→ {path}", err=True)
     if report.differ:
-        click.echo(f"error: outputs differ and were not timed: {'; '.join(report.differ)}.", err=True)
+        other = "" if report.built_from_it else " The bundle was built from another checkpoint: give that one."
+        click.echo(f"error: outputs differ and were not timed: {'; '.join(report.differ)}.{other}", err=True)
     return FAILURE if report.differ else 0

@@ -22,10 +22,10 @@ def draw_all(report: BenchReport, folder: Path) -> list[Path]:
 
     Without a split of eager's time there is no roofline. Raises InputError when a file cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     timed = [each for each in report.generations if each.measurement.ratios]
     if not timed:
         return []
+    folder.mkdir(parents=True, exist_ok=True)
     figure, (axes,) = panels(1, width=6.5)
     _latency(axes, report)
     paths = [save(figure, folder / "latency.png")]

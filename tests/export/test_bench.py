@@ -89,7 +89,7 @@ def test_a_model_with_other_numbers_has_no_latency_and_the_exit_code_says_so(cap
     text, message = run(capsys, digits_bundle, *other, "--plots", tmp_path / "plots", code=1)
     assert "error: outputs differ and were not timed: generation at batch 1: engines: latents is" in message
     assert "images/s" not in text and "where the seconds go" not in text
-    assert list((tmp_path / "plots").iterdir()) == []
+    assert not (tmp_path / "plots").exists()
 
 
 def test_a_bundle_of_an_older_schema_is_the_same_model(capsys, digits_bundle, tmp_path):
@@ -113,6 +113,14 @@ def test_what_cannot_be_compared_is_refused_before_anything_runs(capsys, digits_
     )
     assert "phase low has only 16 positions" in run(capsys, digits_bundle, *DIGITS, "--low-steps", 17, code=1)[1]
     assert "--repeats" in run(capsys, digits_bundle, *DIGITS, "--repeats", 2, code=2)[1]
+
+
+@pytest.mark.parametrize("option", ["--markdown", "--plots"])
+def test_what_cannot_be_written_is_refused_before_anything_runs(capsys, digits_bundle, tmp_path, monkeypatch, option):
+    monkeypatch.setattr("himar_export.bench.run.run_bench", lambda *_: pytest.fail("it ran"))
+    (tmp_path / "file").touch()
+    message = run(capsys, digits_bundle, *DIGITS, option, tmp_path / "file" / "x", code=1)[1]
+    assert "file/x cannot be written: Not a directory; " in message
 
 
 def test_plots_without_matplotlib_name_the_extra_before_anything_runs(capsys, digits_bundle, tmp_path, monkeypatch):

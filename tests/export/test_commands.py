@@ -44,6 +44,13 @@ def test_generate_writes_a_folder_of_pngs(capsys, digits_bundle, tmp_path):
     assert sorted(path.name for path in (tmp_path / "d").iterdir()) == ["4-00000-1.png", "4-00001-2.png"]
 
 
+def test_a_path_is_printed_as_it_is(capsys, digits_bundle, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("[red].npz", "[/b].npz"):
+        Path(name).parent.mkdir(exist_ok=True)
+        assert f"→ {name}" in run(capsys, "generate", digits_bundle, "--labels", "1", *FAST, "--out", name)
+
+
 @pytest.mark.parametrize("name", ["x.npz", "x.NPZ"])
 def test_generate_writes_latents(capsys, digits_bundle, tmp_path, name):
     run(capsys, "generate", digits_bundle, "--labels", "1", *FAST, "--out", tmp_path / name)

@@ -1,5 +1,8 @@
 """How commands end: a sentence and a code, whatever fails; and options that no model could take are wrong usage."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -96,6 +99,18 @@ def test_a_refusal_names_the_option_that_was_given(capsys):
 
 def test_paths_come_as_paths():
     assert NamedPath().convert("a", None, None) == Path("a")
+
+
+def test_a_terminal_without_a_character_costs_nothing():
+    code = "import click, himar_kernels.console as c, sys\n@click.command()\ndef f(): print('a → \\udce9')\n"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}sys.exit(c.run_cli(f, []))"],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "a ? ?\n")
 
 
 def test_errors_about_options_alone_are_wrong_usage():

@@ -156,6 +156,11 @@ def test_a_place_is_tried_before_long_work_and_left_as_it_was(tmp_path):
     assert names(tmp_path) == ["file"]
 
 
+def test_a_name_that_is_none_of_utf_8_is_written_as_a_question_mark(tmp_path):
+    write_text(tmp_path / "t", "caf\udce9")
+    assert (tmp_path / "t").read_text() == "caf?"
+
+
 def test_text_and_values_are_written_in_one_move_with_the_callers_error(tmp_path):
     write_text(tmp_path / "a.md", "dξ\n")
     write_json(tmp_path / "a.json", {"b": [1, None]})

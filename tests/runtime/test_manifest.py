@@ -158,6 +158,8 @@ def _change(*keys: str | int, value: Any) -> Callable[[Any], None]:
         (_change("components", "mlp_head", "inputs", 0, "dtype", value="int4"), r"inputs\[0\]\.dtype is 'int4'"),
         (_change("components", "mlp_head", "inputs", 0, "shape", value=[0.5]), r"inputs\[0\]\.shape is"),
         (_change("components", "mlp_head", "profile", value={"a": [3, 2, 1]}), r"profile\.a is \[3, 2, 1\]"),
+        (_change("provenance", value={"checkpoint": 5}), r"provenance\.checkpoint is 5; .* type dict"),
+        (_change("provenance", value={"vae": {"file": "x"}}), r"lacks provenance\.vae\.sha256"),
         (_change("files", "mlp_head.onnx", value={}), r"lacks files\.mlp_head\.onnx\.sha256"),
     ],
 )
