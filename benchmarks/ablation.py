@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Collection, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +23,23 @@ import click
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from himar.presets import VARIANTS
-from himar_kernels.console import run_cli
+from study_record import COUNT, IMAGES, fields, read_study, require_writable
 
-_COUNT = click.IntRange(min=1)
+from himar.presets import VARIANTS
+from himar_kernels import InputError
+from himar_kernels.console import run_cli
+from himar_kernels.options import THREADS, NamedPath
 
 
 @click.command(epilog="Example: python benchmarks/ablation.py --out docs/ablation --seeds 3")
-@click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder of the report.")
-@click.option("--runs", default="build/ablation", show_default=True, type=click.Path(path_type=Path), help="Its runs.")
-@click.option("--steps", default=4000, show_default=True, type=_COUNT, help="Training steps of each run.")
-@click.option("--batch", default=32, show_default=True, type=_COUNT, help="Images per step.")
-@click.option("--seeds", default=3, show_default=True, type=_COUNT, help="Runs per variant: seeds 0, 1, …")
-@click.option("--images", default=300, show_default=True, type=_COUNT, help="Images measured of each run.")
+@click.option("--out", required=True, type=NamedPath(file_okay=False), help="Folder of the report.")
+@click.option("--runs", default="build/ablation", show_default=True, type=NamedPath(file_okay=False), help="Its runs.")
+@click.option("--steps", default=4000, show_default=True, type=COUNT, help="Training steps of each run.")
+@click.option("--batch", default=32, show_default=True, type=COUNT, help="Images per step.")
+@click.option("--seeds", default=3, show_default=True, type=COUNT, help="Runs per variant: seeds 0, 1, …")
+@click.option("--images", default=300, show_default=True, type=IMAGES, help="Images measured of each run.")
 @click.option("--variant", "variants", multiple=True, type=click.Choice(list(VARIANTS)), help="Only this; repeatable.")
-@click.option("--threads", default=1, show_default=True, type=_COUNT, help="CPU threads.")
+@click.option("--threads", default=1, show_default=True, type=THREADS, help="CPU threads.")
 def main(
     out: Path, runs: Path, steps: int, batch: int, seeds: int, images: int, variants: tuple[str, ...], threads: int
 ) -> None:
@@ -47,6 +51,17 @@ def main(
     torch.set_num_threads(threads)
     budget, bench = Budget(steps, batch, images), None
     chosen = variants or tuple(VARIANTS)
+    # Before hours of training: every result and report that is there already has to be of this budget.
+    every = [(variant, seed) for variant in VARIANTS for seed in range(seeds)]
+    coming = {
+        each
+        for each in every
+        if each[0] in chosen or finished_run(runs / f"{each[0]}-seed{each[1]}", *each, budget) is not None
+    }
+    for variant, seed in coming:
+        finished_run(runs / f"{variant}-seed{seed}", variant, seed, budget)
+    _check_report(out / "ablation.json", asdict(budget), coming)
+    require_writable(*(out / f"ablation.{ending}" for ending in ("json", "md", "png")))
     # Seed by seed, so that a stopped ablation has compared all variants as often as it could.
     for seed in range(seeds):
         for variant in chosen:
@@ -55,11 +70,31 @@ def main(
                 bench = bench or Bench.open()
                 click.echo(f"{variant}, seed {seed}: training")
                 click.echo(_line(run(folder, variant, seed, budget, bench, _say)))
-    folders = [(runs / f"{variant}-seed{seed}", variant, seed) for variant in VARIANTS for seed in range(seeds)]
+    folders = [(runs / f"{variant}-seed{seed}", variant, seed) for variant, seed in every]
     results = [result for run_of in folders if (result := finished_run(*run_of, budget)) is not None]
     bench = bench or Bench.open()
     for path in write_report(out, results, bench.judge.held_out()):
         click.echo(f"wrote {path}")
+
+
+def _check_report(path: Path, budget: Mapping[str, int], coming: Collection[tuple[str, int]]) -> None:
+    """Raise InputError for a file that is no report, one of another budget, or one of runs that would be lost."""
+    found: list[tuple[str, int, Any]] = []
+
+    def check(report: Mapping[str, Any]) -> None:
+        for result in report["runs"]:
+            found.append((fields(result)["variant"], result["seed"], result["budget"]))
+            hash(found[-1][:2])  # a TypeError for lists and objects
+
+    read_study(path, {}, check)
+    for variant, seed, before in found:
+        if before != budget:
+            raise InputError(f"{path} is the report of another budget, {before}, not {budget}; choose another --out.")
+        if (variant, seed) not in coming:
+            raise InputError(
+                f"{path} has {variant} with seed {seed}, which would be lost; give the --runs folder that has it, or "
+                f"choose another --out."
+            )
 
 
 def _say(progress: Any) -> None:

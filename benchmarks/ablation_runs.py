@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from digits_measure import WEIGHTS, Judge, even_labels
+from study_record import FIGURES, fields, require_numbers
 
 from himar.checkpoints import load_checkpoint
 from himar.config import ModelConfig, read_config, resolve
@@ -96,11 +97,14 @@ def samplings(config: ModelConfig) -> dict[str, SamplingConfig]:
 
 
 def finished_run(folder: Path, variant: str, seed: int, budget: Budget) -> dict[str, Any] | None:
-    """Return a run's result, None where there is none yet. Raises ConfigError when it is one of another budget."""
+    """Return a run's result, None where there is none yet. Raises ConfigError for one of another budget."""
     path = folder / RESULT_FILE
     if not path.exists():
         return None
-    result = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        result: dict[str, Any] = dict(fields(json.loads(path.read_text(encoding="utf-8"))))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise ConfigError(f"{path} is no result of a run ({error!r}); choose another --runs folder.") from error
     wanted = json.loads(json.dumps(_identity(variant, seed, budget)))
     for name, value in wanted.items():
         if result.get(name) != value:
@@ -108,6 +112,14 @@ def finished_run(folder: Path, variant: str, seed: int, budget: Budget) -> dict[
                 f"{path} was made with {name} = {result.get(name)} and this ablation has {value}; "
                 f"choose another --runs folder."
             )
+    try:
+        require_numbers(result, "parameters")
+        for steps in (OWN, SHORT):
+            require_numbers(result["figures"][steps], *FIGURES)
+    except (KeyError, TypeError, OverflowError) as error:
+        raise ConfigError(
+            f"{path} lacks figures of the run ({error!r}); remove it, or choose another --runs."
+        ) from error
     return result
 
 

@@ -35,6 +35,10 @@ from himar.vae_training import DIGITS_VAE
 from himar_export.bench.others import share_of_others, spent
 from himar_export.bench.timing import Side, calls_in_turn, medians, take_turns, warm_up
 from himar_export.bench.verdict import Ratio, ratio
+from himar_kernels import InputError
+from himar_kernels.console import run_cli
+from himar_kernels.files import require_writable_file, write_text
+from himar_kernels.options import THREADS, FiniteRange, NamedPath
 
 LIMIT = 1e-5
 DECODED = 8
@@ -77,6 +81,19 @@ def operations(call: Call) -> int:
 
 class DifferError(click.ClickException):
     """The two sides gave other outputs, so neither is timed."""
+
+
+def require_known_layout(config: str) -> None:
+    """Raise InputError for a configuration that the plain networks are not written for, ConfigError for a wrong one."""
+    sizes = resolve(read_config(config), {}, config)
+    if sizes.single_scale:
+        raise InputError(f"{config} has a single scale, but the plain networks have two; leave --config {config} out.")
+    layout = (sizes.pivots, sizes.low_head, sizes.high_head)
+    if layout != ("condition", "mlp", "dit"):
+        raise InputError(
+            f"{config} has pivots {layout[0]!r} and heads {layout[1]!r} and {layout[2]!r}, but the plain networks have "
+            f"'condition', 'mlp' and 'dit'; leave --config {config} out."
+        )
 
 
 def pairs(config: str, batch: int) -> Iterator[tuple[str, Call, Call]]:
@@ -149,9 +166,10 @@ def measure(config: str, batch: int, repeats: int, warm_limit: float) -> Iterato
 @click.option("--config", "configs", multiple=True, default=("digits", "himar-b"), show_default=True)
 @click.option("--batch", "batches", multiple=True, default=(1, 8), show_default=True, type=click.IntRange(1, 64))
 @click.option("--repeats", default=12, show_default=True, type=click.IntRange(6, 1000), help="Of each side, in turns.")
-@click.option("--warm-up", default=2.0, show_default=True, help="Most seconds for a side to settle.")
-@click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads; PyTorch's choice if not given.")
-@click.option("--markdown", type=click.Path(dir_okay=False, path_type=Path), help="File for the table.")
+@click.option("--warm-up", default=2.0, show_default=True, type=FiniteRange(min=0),
+              help="Most seconds for a side to settle.")  # fmt: skip
+@click.option("--threads", type=THREADS, help="CPU threads; PyTorch's choice if not given.")
+@click.option("--markdown", type=NamedPath(dir_okay=False), help="File for the table.")
 def main(
     configs: tuple[str, ...],
     batches: tuple[int, ...],
@@ -161,6 +179,10 @@ def main(
     markdown: Path | None,
 ) -> None:
     """Print a table; one line per configuration, batch size and component."""
+    for config in configs:
+        require_known_layout(config)
+    if markdown is not None:
+        require_writable_file(markdown)
     if threads is not None:
         torch.set_num_threads(threads)
     lines = [
@@ -177,8 +199,8 @@ def main(
                 )
                 click.echo(lines[-1])
     if markdown is not None:
-        markdown.write_text("\n".join(lines) + "\n")
+        write_text(markdown, "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_cli(main))

@@ -27,6 +27,7 @@ from figure3_rows import rows_of
 from figure3_sheet import markdown
 
 from himar.cli_options import config_option
+from himar_kernels import InputError
 from himar_kernels.console import FAILURE, run_cli
 from himar_kernels.files import write_text
 from himar_kernels.options import THREADS, FiniteRange, NamedPath, device_option
@@ -46,12 +47,21 @@ def make(out: Path, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _make(out: Path, request: Request, say: Callable[[str], None]) -> Record:
-    out.parent.mkdir(parents=True, exist_ok=True)
     record = measure_figure(request, out, say)
     if rows_of(record.content):
         draw(record.content, out.with_suffix(".png"))
         write_text(out.with_suffix(".md"), markdown(record.content))
     return record
+
+
+def _page(path: Path) -> str:
+    content = read_record(path)
+    try:
+        return markdown(content)
+    except KeyError as lacking:
+        raise InputError(
+            f"{path} is a record of figure 3 without {lacking}; the command that made it adds it."
+        ) from None
 
 
 @click.command()
@@ -83,7 +93,7 @@ def main(out: Path, show: bool, **options: object) -> int:
     if out.suffix != ".json":
         raise click.BadParameter(f"{out} does not end in .json.", param_hint="--out")
     if show:
-        click.echo(markdown(read_record(out)), nl=False)
+        click.echo(_page(out), nl=False)
         return 0
     request = Request(command=("python", *sys.argv), **options)  # type: ignore[arg-type]
     record = _make(out, request, lambda text: click.echo(text, err=True))

@@ -12,6 +12,7 @@ from figure3_points import Point, points_of
 from figure3_ratios import statistics_of
 from figure3_record import Record, Request
 from figure3_rows import call_of
+from gpu_check import require_gpu
 from report_build import build_bundles
 
 from himar.config import read_config, resolve
@@ -22,7 +23,8 @@ from himar_export.bench.generation import generation_work
 from himar_export.bench.host import host_seconds
 from himar_export.bench.measurement import Measurement, measure
 from himar_export.bench.setting import Sources, load, require_batch
-from himar_kernels import EngineError, VerificationError
+from himar_kernels import EngineError, InputError, VerificationError
+from himar_kernels.files import require_writable_file, require_writable_folder
 from himar_runtime import Bundle
 
 Say = Callable[[str], None]
@@ -32,20 +34,37 @@ def measure_figure(request: Request, out: Path, say: Say) -> Record:
     """Time every model's calls, and whole generations where they are asked for; `cut_off` is set if minutes ran out.
 
     Raises EngineError where a bundle cannot be built or run, VerificationError when engines give other numbers than
-    the eager model (what was measured before stays in the file), and InputError.
+    the eager model (what was measured before stays in the file), and InputError. Nothing is written before the request
+    was checked and every bundle is there.
     """
+    require_gpu(request.device)
+    points = {}
+    for config in request.configs:
+        name = Path(config).stem
+        if name in points:
+            raise InputError(f"two configurations have the name {name!r}; leave one out, or rename its file.")
+        points[name] = points_of(name, resolve(read_config(config), {}, config), request.steps)
+    _require_writable(out)
     with plain_float32(request.threads) as threads:
         record = Record(out, request, threads, environment(request.device, request.command))
-        record.write()
-        for config in request.configs:
-            name = Path(config).stem
-            points = points_of(name, resolve(read_config(config), {}, config), request.steps)
+        built = []
+        for name, config in zip(points, request.configs, strict=True):
             say(f"{name}: bundle")
             sources = _sources(request, config)
             bundle = Bundle.open(sources.bundle)
             require_batch(bundle, request.batch)
-            _measure_model(request, record, name, points, sources, bundle, threads, say)
+            built.append((name, sources, bundle))
+        for name, sources, bundle in built:
+            _measure_model(request, record, name, points[name], sources, bundle, threads, say)
     return record
+
+
+def _require_writable(out: Path) -> None:
+    """Raise InputError unless the record and what lies beside it can be written; their folder need not exist yet."""
+    require_writable_folder(out.parent)
+    if out.parent.exists():
+        for ending in (".json", ".md", ".png"):
+            require_writable_file(out.with_suffix(ending))
 
 
 def _sources(request: Request, config: str) -> Sources:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from figure3_form import require_form
+
 from himar_kernels import InputError
 from himar_kernels.files import write_json
 
@@ -81,7 +83,8 @@ class Record:
         return self.cut_off
 
     def write(self) -> None:
-        """Write the file in one move."""
+        """Write the file in one move, into a folder that is made if it is missing."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         write_json(self.path, self.content)
 
 
@@ -89,9 +92,8 @@ def read_record(path: Path) -> dict[str, Any]:
     """Return what a record's file holds. Raises InputError where it is none."""
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        conditions(content)
-        content["models"].items()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        require_form(content)
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise InputError(f"{path} is no record of figure 3 to go on with ({error!r}); choose another --out.") from error
     return content
 

@@ -7,7 +7,8 @@ everything else together at a batch of 128. Here every component's call is compa
 generation's latents with those of the eager model in the engines' own precision, for all images. What differs has no
 time. With --kernels, where a call's time goes, by kernel; with --rows, what a row takes in smaller calls of the DiT
 head, whose activations may fit a cache. Whole generations run a third time with ONNX Runtime's runs recorded in CUDA
-graphs. The file is written after every figure, so that a run that is cut off keeps what it has.
+graphs. The file is written after every figure, so that a run that is cut off keeps what it has. When engines or a side
+of a generation differ, the exit code is 1.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 sys.path.insert(0, str(Path(__file__).parent))
+from gpu_check import require_gpu
 from gpu_quick_turns import Generate, Turns, limit_against_eager, run_in_turns
 
 from himar_export.bench.component_runs import ComponentCall, component_call, component_calls
@@ -31,10 +34,12 @@ from himar_export.bench.environment import environment
 from himar_export.bench.generation import run_eager, run_engines
 from himar_export.bench.measurement import EAGER, ENGINES, Measurement, measure
 from himar_export.bench.peaks import copy_rate, product_rates
-from himar_export.bench.setting import Setting, Sources, load
+from himar_export.bench.setting import Setting, Sources, load, require_batch
 from himar_export.bench.timing import Side
-from himar_kernels.console import run_cli
-from himar_kernels.files import write_json
+from himar_kernels import InputError
+from himar_kernels.console import FAILURE, run_cli
+from himar_kernels.files import require_writable_file, require_writable_folder, write_json
+from himar_kernels.options import FiniteRange, NamedPath, device_option
 from himar_runtime import Bundle, Pipeline
 from himar_runtime.ort_session import GRAPHS_VARIABLE
 
@@ -52,6 +57,7 @@ class Kept:
 
     def add(self, name: str, value: Any) -> None:
         """Keep a figure, and say it."""
+        self._out.parent.mkdir(parents=True, exist_ok=True)
         self.content[name] = value
         write_json(self._out, self.content)
         click.echo(f"[{time.monotonic() - self._start:5.1f} s] {name}: {value}", err=True)
@@ -153,19 +159,38 @@ def generations(setting: Setting, batch: int, kept: Kept, minutes: float) -> Non
     )
 
 
+def differing(content: Mapping[str, Any]) -> list[str]:
+    """Return what was refused a time: components' engines, calls of fewer rows, and sides of a generation."""
+    whole = content.get("generation", {"refused": {}})
+    parts = {name: each for name, each in content.items() if isinstance(each, Mapping) and each is not whole}
+    names = [name for name, each in parts.items() if ENGINES in each.get("refused", {})]
+    names += [f"{each['component']} with {each['rows']} rows" for each in content.get("rows", ())
+              if ENGINES in each["refused"]]  # fmt: skip
+    return names + [f"the generation by {side}" for side in whole["refused"]]
+
+
+def _require_new(out: Path) -> None:
+    """Raise InputError unless `out` is free and can be written; its folder need not exist yet."""
+    if out.exists() or out.is_symlink():
+        raise InputError(f"{out} exists; choose another --out or remove it.")
+    require_writable_folder(out.parent)
+    if out.parent.exists():
+        require_writable_file(out)
+
+
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--checkpoint", required=True, type=click.Path(path_type=Path, exists=True))
 @click.option("--vae", type=click.Path(path_type=Path, exists=True), help="Decode too.")
-@click.option("--device", default="cuda", show_default=True)
-@click.option("--batch", default=128, show_default=True, type=click.IntRange(1))
+@click.option("--device", default="cuda", show_default=True, callback=device_option, help="cpu, cuda or cuda:N.")
+@click.option("--batch", default=128, show_default=True, type=click.IntRange(1, 1024))
 @click.option("--compile/--no-compile", "compiled", default=True, help="torch.compile of the heads too.")
 @click.option("--kernels", is_flag=True, help="Where the time of single calls goes.")
 @click.option("--calls/--no-calls", default=True, help="Single calls.")
 @click.option("--rows/--no-rows", "with_rows", default=True, help="The DiT head's time for a row, by rows of a call.")
 @click.option("--whole/--no-whole", default=True, help="Whole generations.")
-@click.option("--minutes", default=4.0, show_default=True, type=click.FloatRange(0), help="Start nothing new after it.")
-@click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--minutes", default=4.0, show_default=True, type=FiniteRange(min=0), help="Start nothing new after it.")
+@click.option("--out", required=True, type=NamedPath(dir_okay=False))
 def main(
     bundle: Path,
     checkpoint: Path,
@@ -179,17 +204,21 @@ def main(
     whole: bool,
     minutes: float,
     out: Path,
-) -> None:
+) -> int:
     """Measure, and write the figures to a JSON file."""
-    out.parent.mkdir(parents=True, exist_ok=True)
+    if kernels and device == "cpu":
+        raise click.UsageError("--kernels shows a GPU's kernels, which --device cpu has none of; leave it out.")
+    _require_new(out)
+    require_gpu(device)
     kept = Kept(out)
-    kept.add("environment", environment(device, ["python", *sys.argv]))
-    kept.add("batch", batch)
     sources = Sources(bundle, checkpoint, None, vae, None, device, None, None, {})
     with plain_float32(None) as threads:
+        require_batch(Bundle.open(bundle), batch)
+        setting = load(sources, threads)
+        kept.add("environment", environment(device, ["python", *sys.argv]))
+        kept.add("batch", batch)
         kept.add("copy", copy_rate(device))
         kept.add("products", product_rates(device))
-        setting = load(sources, threads)
         kept.add("bundle", setting.bundle.id)
         until = 30 * minutes if whole else 60 * minutes
         if calls:
@@ -198,6 +227,10 @@ def main(
             rows(setting, batch, kept, until)
         if whole:
             generations(setting, batch, kept, minutes)
+    if names := differing(kept.content):
+        click.echo(f"error: outputs differ or are missing of {', '.join(names)}; {out} says why.", err=True)
+        return FAILURE
+    return 0
 
 
 if __name__ == "__main__":

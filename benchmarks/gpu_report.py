@@ -31,6 +31,7 @@ from himar.presets import PRESETS
 from himar_kernels.console import run_cli
 from himar_kernels.errors import InputError
 from himar_kernels.files import write_json
+from himar_kernels.options import FiniteRange
 
 
 class Report:
@@ -102,7 +103,7 @@ class Report:
 @click.option("--figure3/--no-figure3", default=True, help="Draw figure 3 for the first backend that works.")
 @click.option("--train-batch", "train_batches", multiple=True, type=click.IntRange(1), default=(32, 128, 256),
               show_default=True, help="Images of a training step.")  # fmt: skip
-@click.option("--minutes", default=60.0, show_default=True, type=click.FloatRange(0),
+@click.option("--minutes", default=60.0, show_default=True, type=FiniteRange(min=0),
               help="Time for all; every section is stopped after half of what is left.")  # fmt: skip
 @click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False))
 def main(

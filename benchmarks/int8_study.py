@@ -6,8 +6,8 @@ Run from the repository; about 15 minutes of one core:
         --int8 --out demo/digits-int8
     python benchmarks/int8_study.py demo/digits demo/digits-int8 --out docs/int8
 
-Writes int8.json and int8.md. What the JSON holds of the same bundles is not measured again, so a run that was stopped
-goes on.
+Writes int8.json and int8.md. What the JSON holds is not measured again, so a run that was stopped goes on; one of other
+bundles or images, or of more seeds, is refused.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from study_record import COUNT, IMAGES, fields, read_study, require_decoder, require_numbers, require_writable
+
 from himar_kernels import InputError
 from himar_kernels.console import run_cli
 from himar_kernels.files import write_json, write_text
-
-_COUNT = click.IntRange(min=1)
+from himar_kernels.options import THREADS, NamedPath
 
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "default": {},
@@ -45,21 +46,25 @@ FIGURES = {"distance": (1.0, 1), "precision": (1.0, 3), "recall": (1.0, 3), "rec
 @click.command(epilog="Example: python benchmarks/int8_study.py demo/digits demo/digits-int8 --out docs/int8")
 @click.argument("full", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.argument("int8", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder of the report.")
-@click.option("--images", default=300, show_default=True, type=_COUNT, help="Images of each setting and seed.")
-@click.option("--seeds", default=3, show_default=True, type=_COUNT, help="Seeds 0, 1, … of each setting.")
-@click.option("--threads", default=1, show_default=True, type=_COUNT, help="CPU threads of the engines.")
+@click.option("--out", required=True, type=NamedPath(file_okay=False), help="Folder of the report.")
+@click.option("--images", default=300, show_default=True, type=IMAGES, help="Images of each setting and seed.")
+@click.option("--seeds", default=3, show_default=True, type=COUNT, help="Seeds 0, 1, … of each setting.")
+@click.option("--threads", default=1, show_default=True, type=THREADS, help="CPU threads of the engines.")
 def main(full: Path, int8: Path, out: Path, images: int, seeds: int, threads: int) -> None:
     """Measure the digits bundles FULL, in float32, and INT8, of the same weights."""
     from digits_measure import Judge, even_labels
 
     from himar_runtime import Pipeline
 
+    target, report = out / "int8.json", out / "int8.md"
+    for bundle in (full, int8):
+        require_decoder(bundle)
+    require_writable(target, report)
     pipelines = {"fp32": Pipeline.load(full, threads=threads), "int8": Pipeline.load(int8, threads=threads)}
     _check(pipelines)
     bundles = {kind: each.bundle.id for kind, each in pipelines.items()}
-    target, judge, labels = out / "int8.json", Judge(), even_labels(images)
-    study = _read(target, {"bundles": bundles, "images": images})
+    study = _read(target, {"bundles": bundles, "images": images}, seeds)
+    judge, labels = Judge(), even_labels(images)
     study["held_out"] = judge.held_out().to_dict()
     for seed in range(seeds):
         for name, changes in SETTINGS.items():
@@ -73,7 +78,6 @@ def main(full: Path, int8: Path, out: Path, images: int, seeds: int, threads: in
             out.mkdir(parents=True, exist_ok=True)
             write_json(target, study)
             click.echo(f"seed {seed}, {name}: {json.dumps(points[str(seed)])}")
-    report = out / "int8.md"
     write_text(report, table(study))
     click.echo(f"wrote {target} and {report}")
 
@@ -108,11 +112,27 @@ def _check(pipelines: Mapping[str, Any]) -> None:
                 raise InputError(f"{each.bundle.root} has {name} in {found}; give the {kind} bundle there.")
 
 
-def _read(path: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what is known of these bundles and this number of images."""
-    study = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    same = all(study.get(name) == value for name, value in asked.items())
-    return study if same else {**asked, "points": {}}
+def _read(path: Path, asked: Mapping[str, Any], seeds: int) -> dict[str, Any]:
+    """Return what is known of these bundles and this number of images.
+
+    Raises InputError for a file that is no record of the study, one of others, or one of more seeds: its table would
+    not be of those that were asked for.
+    """
+    study = read_study(path, asked, _check_form) or {**asked, "points": {}}
+    most = max((1 + int(seed) for points in study["points"].values() for seed in points), default=0)
+    if most > seeds:
+        raise InputError(f"{path} was measured with {most} seeds, not {seeds}; ask for more or choose another --out.")
+    return study
+
+
+def _check_form(study: Mapping[str, Any]) -> None:
+    """Raise TypeError, KeyError or ValueError where a record has not the form that `main` writes."""
+    for points in fields(study["points"]).values():
+        for seed, point in fields(points).items():
+            int(seed)
+            require_numbers(point, "levels_apart")
+            for kind in ("fp32", "int8"):
+                require_numbers(point[kind], *FIGURES)
 
 
 def _spread(found: Sequence[float], digits: int) -> str:

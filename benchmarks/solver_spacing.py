@@ -17,19 +17,19 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from study_record import IMAGES, require_decoder
+
 from himar_kernels import BASE_STEPS, solvers
 from himar_kernels.console import run_cli
 from himar_kernels.diffusion import base_alphas_cumprod
 
 Spacing = Callable[[int], NDArray[np.int64]]
 
-_COUNT = click.IntRange(min=1)
-
 
 @click.command(epilog="Example: python benchmarks/solver_spacing.py demo/digits --steps 6")
 @click.argument("bundle", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--steps", multiple=True, default=(4, 8), show_default=True, type=click.IntRange(2, 32))
-@click.option("--images", default=200, show_default=True, type=_COUNT, help="Images of each setting.")
+@click.option("--images", default=200, show_default=True, type=IMAGES, help="Images of each setting.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of the images.")
 def main(bundle: Path, steps: tuple[int, ...], images: int, seed: int) -> None:
     """Measure the digits BUNDLE with both solvers under every spacing."""
@@ -37,6 +37,7 @@ def main(bundle: Path, steps: tuple[int, ...], images: int, seed: int) -> None:
 
     from himar_runtime import Pipeline
 
+    require_decoder(bundle)
     pipeline, judge, labels = Pipeline.load(bundle, threads=1), Judge(), even_labels(images)
     built_in = solvers.spaced_timesteps
     try:

@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 import torch
 
+from himar_export.bench.verdict import Ratio
+from himar_kernels.console import run_cli
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
@@ -67,3 +70,38 @@ def test_a_row_says_how_many_times_as_fast_himar_is(benchmark: Any, monkeypatch:
     monkeypatch.setattr(benchmark, "take_turns", seconds)
     row = next(benchmark.measure("digits", 1, 6, 0.0))
     assert (row.himar, row.plain, row.ratio.value) == pytest.approx((2.0, 3.0, 1.5))
+
+
+def test_what_cannot_be_compared_or_written_is_refused_before_measuring(
+    benchmark: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(benchmark, "measure", lambda *_: pytest.fail("it measured"))
+    for options, code, expected in (
+        (["--config", "digits", "--config", "mar-b"], 1, "mar-b has a single scale, but the plain networks have two"),
+        (["--config", "himar-b-dit-both"], 1, "has pivots 'condition' and heads 'dit' and 'dit', but the plain"),
+        (["--config", "nope"], 1, "error: configuration 'nope' is neither a preset"),
+        (["--markdown", str(tmp_path / "no" / "x.md")], 1, "cannot be written: No such file or directory"),
+        (["--markdown", ""], 2, "the path is empty"),
+        (["--warm-up", "-1"], 2, "-1.0 is not in the range x>=0"),
+        (["--warm-up", "inf"], 2, "is not a finite number"),
+    ):
+        assert run_cli(benchmark.main, options) == code
+        assert expected in capsys.readouterr().err
+
+
+def test_the_table_is_written_whole_and_ctrl_c_ends_with_130(
+    benchmark: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    row = benchmark.Row("digits", 1, "dit_head", 1.0, 2.0, Ratio(2.0, 1.9, 2.1, ()), 0.0, (3, 4))
+    monkeypatch.setattr(benchmark, "measure", lambda *_: [row])
+    table = tmp_path / "x.md"
+    asked = ["--config", "digits", "--batch", "1", "--markdown", str(table)]
+    assert run_cli(benchmark.main, asked) == 0
+    assert table.read_text().splitlines()[2].startswith("| digits | 1 | dit_head | 1.00 | 2.00 | 2.00 (1.90 … 2.10)")
+
+    def interrupted(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(benchmark, "measure", interrupted)
+    assert run_cli(benchmark.main, asked) == 130
+    assert list(tmp_path.iterdir()) == [table]

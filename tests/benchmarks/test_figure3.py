@@ -3,19 +3,23 @@
 import json
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import figure3
 import figure3_measure
+import figure3_ratios
 from figure3_calls import calls_of, chosen, composed, weights_of
 from figure3_points import HIGH_STEPS, points_of
 from figure3_rows import relative, rows_of, seconds_of
 from figure3_sheet import markdown
+from gpu_check import require_gpu
 
 from himar.config import read_config, resolve
 from himar.model import HiMAR
@@ -25,7 +29,7 @@ from himar_export.bench.host import Call, idle_eager, idle_engines
 from himar_export.bench.measurement import Work, measure
 from himar_export.bench.timing import Side
 from himar_export.phases import model_info
-from himar_kernels import InputError, SamplingConfig, VerificationError
+from himar_kernels import EngineError, InputError, SamplingConfig, VerificationError
 from himar_kernels.console import run_cli
 from himar_runtime import Bundle, Device, Pipeline, load_networks
 
@@ -175,6 +179,69 @@ def test_a_run_leaves_a_record_a_plot_and_a_table_and_goes_on_where_it_stopped(d
     out.write_text("{")
     assert run_cli(figure3.main, asked) == 1
     assert "is no record of figure 3 to go on with" in capsys.readouterr().err
+
+
+def test_the_request_is_checked_before_anything_is_built_or_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(figure3_measure, "build_bundles", lambda *_: pytest.fail("it built"))
+    own = tmp_path / "digits.json"
+    own.write_text(json.dumps(read_config("digits")))
+    out = tmp_path / "new" / "x.json"
+    for options, expected in (
+        (["--device", "cuda"], "PyTorch has no GPU here for device 'cuda'; use --device cpu."),
+        (["--config", str(own)], "two configurations have the name 'digits'; leave one out, or rename its file."),
+        (["--steps", "65"], "digits has 64 positions in phase high; 65 steps are no number of steps"),
+    ):
+        assert run_cli(figure3.main, ["--config", "digits", *options, "--out", str(out)]) == 1
+        assert expected in capsys.readouterr().err
+    assert not out.parent.exists()
+    (tmp_path / "file").write_text("")
+    assert run_cli(figure3.main, ["--config", "digits", "--out", str(tmp_path / "file" / "x.json")]) == 1
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_a_gpu_beyond_the_last_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    require_gpu("cuda:0")
+    with pytest.raises(EngineError, match="PyTorch has 1 GPU here, so no device 'cuda:1'; use --device cuda:0"):
+        require_gpu("cuda:1")
+
+
+def damaged(value, top) -> Iterator[dict]:
+    """Every way to put a value of another type in place of one that a record holds, or to leave it out."""
+    for key in list(value) if isinstance(value, dict) else range(len(value)):
+        kept = value[key]
+        for other in (None, True, -1, 0, 10**400, float("nan"), "x", [], [[]], {}, {"x": 1}):
+            value[key] = other
+            yield top
+        del value[key]
+        yield top
+        value.insert(key, kept) if isinstance(value, list) else value.__setitem__(key, kept)
+        if isinstance(kept, dict | list):
+            yield from damaged(kept, top)
+
+
+def test_whatever_type_a_record_holds_it_is_refused_or_shown(tmp_path, monkeypatch):
+    content = record(1.0)
+    call = content["models"]["himar-b"]["calls"][0]
+    call["ratios"] = {"eager": {"value": 2.0, "low": 1.9, "high": 2.1, "doubts": ["few rounds"]}}
+    call |= {"others": 0.1, "doubts": {"eager": ["warm"]}}
+    content["environment"]["versions"] = {"torch": "2.13.0"}
+    content = json.loads(json.dumps(content))  # no two entries are one object
+    path, refused = tmp_path / "x.json", 0
+    monkeypatch.setattr(figure3_ratios, "RESAMPLES", 3)
+    for other in damaged(content, content):
+        text = json.dumps(other)
+        path.write_text(text)
+        try:
+            figure3._page(path)
+        except InputError as error:
+            refused += 1
+            assert str(path) in str(error) and "record of figure 3" in str(error)
+        assert path.read_text() == text
+    assert refused > 300
+    assert content == json.loads(json.dumps(content)) and rows_of(content)
 
 
 @pytest.mark.gpu

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from himar_kernels.console import run_cli
 
@@ -67,3 +68,58 @@ def test_what_was_not_asked_for_is_not_measured(gpu_quick, monkeypatch, digits_b
                 "--no-rows", "--batch", "16")  # fmt: skip
     assert not {*PARTS, "generation", "rows"} & set(found)
     assert found["bundle"]
+
+
+def refused(gpu_quick, capsys, bundle: Path, out: Path, *options: object, code: int = 1) -> str:
+    """Return what a run says that ends before its first write."""
+    given = [bundle, "--checkpoint", WEIGHTS / "digits.safetensors", "--out", out, "--device", "cpu", *options]
+    before = out.read_bytes() if out.exists() else None
+    assert run_cli(gpu_quick.main, [str(each) for each in given]) == code
+    assert (out.read_bytes() if out.exists() else None) == before
+    text = capsys.readouterr().err
+    assert "unexpected" not in text
+    return text
+
+
+def test_everything_is_checked_before_the_first_write(gpu_quick, monkeypatch, capsys, digits_bundle, tmp_path):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(gpu_quick, "copy_rate", lambda *_: pytest.fail("it measured"))
+    out, vae = tmp_path / "new" / "x.json", ["--vae", WEIGHTS / "digits.safetensors"]
+    for options, code, expected in (
+        (["--device", "cuda"], 1, "PyTorch has no GPU here for device 'cuda'; use --device cpu."),
+        (["--batch", 1000], 1, "batch 1000 is beyond the bundle's max_batch"),
+        (["--checkpoint", WEIGHTS / "digits-vae.safetensors"], 1, "error: "),
+        (vae, 1, "error: "),
+        (["--batch", 1025], 2, "Invalid value for '--batch'"),
+        (["--minutes", "nan"], 2, "is not a finite number"),
+        (["--device", "gpu"], 2, "'gpu' is none of cpu, cuda and cuda:N"),
+        (["--kernels", "--batch", 1], 2, "--kernels shows a GPU's kernels, which --device cpu has none of"),
+    ):
+        assert expected in refused(gpu_quick, capsys, digits_bundle, out, *options, code=code)
+    assert "error: " in refused(gpu_quick, capsys, tmp_path, out)  # no bundle
+    assert not out.parent.exists()
+    taken = tmp_path / "x.json"
+    taken.write_text("{}")
+    text = refused(gpu_quick, capsys, digits_bundle, taken, "--batch", 1)
+    assert f"{taken} exists; choose another --out or remove it." in text
+
+
+def test_what_differs_is_named_and_ends_with_1(gpu_quick, monkeypatch, capsys, digits_bundle, tmp_path):
+    for name in ("copy_rate", "product_rates"):
+        monkeypatch.setattr(gpu_quick, name, lambda *_: 0)
+
+    def components(setting, batch, compiled, kernels, kept, until):
+        kept.add("mlp_head", {"refused": {"engines": "2 apart"}})
+        kept.add("dit_head", {"refused": {"compiled": "not here"}})
+
+    monkeypatch.setattr(gpu_quick, "components", components)
+    monkeypatch.setattr(gpu_quick, "rows", lambda setting, batch, kept, until: kept.add(
+        "rows", [{"component": "dit_head", "rows": 4, "refused": {"engines": "far"}}]))  # fmt: skip
+    monkeypatch.setattr(gpu_quick, "generations", lambda setting, batch, kept, minutes: kept.add(
+        "generation", {"refused": {"engines, recorded": "far"}}))  # fmt: skip
+    out = tmp_path / "x.json"
+    given = [digits_bundle, "--checkpoint", WEIGHTS / "digits.safetensors", "--out", out, "--device", "cpu"]
+    assert run_cli(gpu_quick.main, [*map(str, given), "--batch", "1"]) == 1
+    expected = "mlp_head, dit_head with 4 rows, the generation by engines, recorded"
+    assert f"outputs differ or are missing of {expected}; {out} says why." in capsys.readouterr().err
+    assert json.loads(out.read_text())["batch"] == 1

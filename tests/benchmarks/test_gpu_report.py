@@ -17,6 +17,7 @@ from report_section import SectionError, run_section
 from report_tests import run_within
 
 from himar_kernels import InputError
+from himar_kernels.console import run_cli
 
 # Shells, which begin at once: Python may need seconds to start where other tests keep every core busy.
 STUBBORN = "trap '' INT; sleep 600 & echo child $!; wait"
@@ -181,3 +182,10 @@ def _running(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return Path(f"/proc/{pid}/stat").read_text().split(")")[1].split()[0] != "Z"
+
+
+@pytest.mark.parametrize("minutes", ["nan", "inf", "-1"])
+def test_minutes_are_a_finite_number(tmp_path, capsys, minutes):
+    assert run_cli(gpu_report.main, ["--device", "cpu", "--minutes", minutes, "--out", str(tmp_path / "x.json")]) == 2
+    assert "Invalid value for '--minutes'" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

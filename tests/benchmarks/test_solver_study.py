@@ -60,10 +60,11 @@ def test_every_setting_is_one_that_the_digits_can_run_and_has_a_name_of_its_own(
         solver_study._chosen(["euler 4"])
 
 
-def test_what_was_measured_of_other_weights_or_images_is_measured_again(tmp_path: Path) -> None:
+def test_a_record_goes_on_without_settings_that_the_study_no_longer_has(tmp_path: Path) -> None:
     path = tmp_path / "digits.json"
     known = {"weights": "ab", "images": 300, "seeds": 3, "points": {DEFAULT: {}, "gone": {}}, "seconds": {}}
     path.write_text(json.dumps(known))
     assert solver_study._read(path, "ab", 300, 3)["points"] == {DEFAULT: {}}
-    assert solver_study._read(path, "cd", 300, 3)["points"] == {}
-    assert solver_study._read(path, "ab", 200, 3)["points"] == {}
+    for other in (("cd", 300, 3), ("ab", 200, 3), ("ab", 300, 4)):
+        with pytest.raises(InputError, match=r"was measured with .*; choose another --out"):
+            solver_study._read(path, *other)
