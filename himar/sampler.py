@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from himar_kernels import (
-    NOISE_BLOCK,
     Draws,
     SamplingConfig,
     Sites,
@@ -115,7 +114,7 @@ class _Loop:
         self.labels = labels
         self.temperature = sampling.temperature
         self.chains = phase_chains(sampling)
-        self.block = NOISE_BLOCK if labels.device.type == "cpu" else DEVICE_NOISE_BLOCK
+        self.block = None if labels.device.type == "cpu" else DEVICE_NOISE_BLOCK
         self.timesteps = {phase: self._tensor(chain.timesteps) for phase, chain in self.chains.items()}
 
     def low_step(self, step: Step, order: np.ndarray, low_tokens: Tensor, pivots: Tensor) -> Tensor:

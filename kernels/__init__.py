@@ -24,12 +24,11 @@ from .philox import philox4x32
 from .recording import RecordedDraws, RecordedRequest, load_recording, recorded_cases, recorded_request
 from .sampling import GuidanceSchedule, SamplingConfig, Solver
 from .schedule import Phase, Step, guidance_at, masked_counts, plan, plan_phase
-from .sites import NOISE_BLOCK, Sites
+from .sites import Sites
 from .solvers import AnyChain, SolverChain, build_chain, dit_head_step, mlp_head_step, phase_chains, solver_step
 
 __all__ = [
     "BASE_STEPS",
-    "NOISE_BLOCK",
     "STEP_STATE",
     "AnyChain",
     "BuildError",

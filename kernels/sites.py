@@ -21,7 +21,7 @@ NOISE_BLOCK = 1 << 20
 class Sites:
     """Where a step's noise belongs: images int64 (B,) and their positions int64 (B, r), with C channels.
 
-    block: values of noise that are drawn at once.
+    block: values of noise that are drawn at once; NOISE_BLOCK if None.
     """
 
     draws: Draws
@@ -29,7 +29,7 @@ class Sites:
     images: NDArray[np.int64]
     positions: NDArray[np.int64]
     channels: int
-    block: int = NOISE_BLOCK
+    block: int | None = None
 
     def initial_noise(self) -> NDArray[np.float32]:
         """Return float32 (B, r, C)."""
@@ -43,7 +43,7 @@ class Sites:
             yield from ((k, None) for k in reversed(range(len(chain))))
             return
         values = max(1, self.positions.size * self.channels)
-        at_once = max(1, self.block // values)
+        at_once = max(1, (self.block or NOISE_BLOCK) // values)
         for top in range(len(chain) - 1, 0, -at_once):
             ks = range(top, max(0, top - at_once), -1)
             block = self.draws.noise(step.phase, step.index, ks, self.images, self.positions, self.channels)
