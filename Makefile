@@ -29,7 +29,7 @@ demo: setup
 	$(BIN)/himar-export build $(DIGITS) --config digits --vae $(VAE) --out demo/digits
 	$(BIN)/himar-export verify demo/digits
 	$(BIN)/himar-export generate demo/digits --labels 0-9 --count 10 --seed 7 --out demo/digits.png
-	$(BIN)/himar-export bench demo/digits --checkpoint $(DIGITS) --vae $(VAE) --batch 1 --batch 16
+	$(BIN)/himar-export bench demo/digits --checkpoint $(DIGITS) --vae $(VAE) --batch 1 --batch 16 --repeats 12
 
 test: setup lint types
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder --durations 10
