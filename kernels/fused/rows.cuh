@@ -18,17 +18,16 @@ struct Statistics {
     float mean, scale;
 };
 
-template <int V>
-HIMAR_ROW Statistics statistics_of(Lane lane, const float* x, int width, float epsilon) {
+// `visit` calls a function with every vector of the row that is this lane's.
+template <int V, class Visit>
+HIMAR_ROW Statistics statistics_of(const Visit& visit, int width, float epsilon) {
     float sum = 0.0f;
-    for_vectors<V>(lane, width, [&](int at) {
-        const auto values = Floats<V>::load(x, at);
+    visit([&](const Floats<V>& values) {
         for (int i = 0; i < V; ++i) sum += values.value[i];
     });
     const float mean = sum_of_lanes(sum) / static_cast<float>(width);
     float squares = 0.0f;
-    for_vectors<V>(lane, width, [&](int at) {
-        const auto values = Floats<V>::load(x, at);
+    visit([&](const Floats<V>& values) {
         for (int i = 0; i < V; ++i) squares += (values.value[i] - mean) * (values.value[i] - mean);
     });
     return {mean, inverse_root(sum_of_lanes(squares) / static_cast<float>(width) + epsilon)};
@@ -79,7 +78,10 @@ struct NormRow {
 
     HIMAR_ROW void operator()(Lane lane, std::int64_t row) const {
         const std::int64_t first = row * norm.width;
-        const Statistics found = statistics_of<V>(lane, norm.x + first, norm.width, norm.epsilon);
+        const auto read = [&](const auto& function) {
+            for_vectors<V>(lane, norm.width, [&](int at) { function(Floats<V>::load(norm.x + first, at)); });
+        };
+        const Statistics found = statistics_of<V>(read, norm.width, norm.epsilon);
         for_vectors<V>(lane, norm.width, [&](int at) {
             norm.of(Floats<V>::load(norm.x + first, at), found, first, at).store(norm.out + first, at);
         });
@@ -144,19 +146,12 @@ struct SumAndNormRow {
         } else {
             const std::int64_t first = row * sum.width;
             Floats<V> kept[N] = {};
-            float total = 0.0f;
             for_kept(lane, [&](int n, int at) {
                 kept[n] = sum.of(first, at);
                 kept[n].store(sum.out + first, at);
-                for (int i = 0; i < V; ++i) total += kept[n].value[i];
             });
-            const float mean = sum_of_lanes(total) / static_cast<float>(sum.width);
-            float squares = 0.0f;
-            for_kept(lane, [&](int n, int) {
-                for (int i = 0; i < V; ++i) squares += (kept[n].value[i] - mean) * (kept[n].value[i] - mean);
-            });
-            const float variance = sum_of_lanes(squares) / static_cast<float>(sum.width);
-            const Statistics found{mean, inverse_root(variance + norm.epsilon)};
+            const auto visit = [&](const auto& function) { for_kept(lane, [&](int n, int) { function(kept[n]); }); };
+            const Statistics found = statistics_of<V>(visit, norm.width, norm.epsilon);
             for_kept(lane, [&](int n, int at) { norm.of(kept[n], found, first, at).store(norm.out + first, at); });
         }
     }
