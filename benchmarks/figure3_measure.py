@@ -12,7 +12,6 @@ from figure3_points import Point, points_of
 from figure3_ratios import statistics_of
 from figure3_record import Record, Request
 from figure3_rows import call_of
-from gpu_check import require_gpu
 from report_build import build_bundles
 
 from himar.config import read_config, resolve
@@ -22,7 +21,7 @@ from himar_export.bench.environment import environment
 from himar_export.bench.generation import generation_work
 from himar_export.bench.host import host_seconds
 from himar_export.bench.measurement import Measurement, measure
-from himar_export.bench.setting import Sources, load, require_batch
+from himar_export.bench.setting import Sources, load, require_batch, require_gpu
 from himar_kernels import EngineError, InputError, VerificationError
 from himar_kernels.files import require_writable_file, require_writable_folder
 from himar_runtime import Bundle

@@ -25,7 +25,6 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 sys.path.insert(0, str(Path(__file__).parent))
-from gpu_check import require_gpu
 from gpu_quick_turns import Generate, Turns, limit_against_eager, run_in_turns
 
 from himar_export.bench.component_runs import ComponentCall, component_call, component_calls
@@ -34,7 +33,7 @@ from himar_export.bench.environment import environment
 from himar_export.bench.generation import run_eager, run_engines
 from himar_export.bench.measurement import EAGER, ENGINES, Measurement, measure
 from himar_export.bench.peaks import copy_rate, product_rates
-from himar_export.bench.setting import Setting, Sources, load, require_batch
+from himar_export.bench.setting import Setting, Sources, load, require_batch, require_gpu
 from himar_export.bench.timing import Side
 from himar_kernels import InputError
 from himar_kernels.console import FAILURE, run_cli

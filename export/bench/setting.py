@@ -80,8 +80,7 @@ def load(sources: Sources, threads: int) -> Setting:
     InputError for settings that the model does not have.
     """
     where = Device.parse(sources.device)
-    if where.kind == "cuda" and not torch.cuda.is_available():
-        raise EngineError(f"PyTorch has no GPU here for device {sources.device!r}; use --device cpu.")
+    require_gpu(sources.device)
     request = bundle_request(sources.bundle, 1, sources.sampling_name, sources.guidance, **sources.changes)
     opened = Bundle.open(sources.bundle)
     model = load_checkpoint(sources.checkpoint, sources.config, weights=sources.weights)
@@ -102,6 +101,18 @@ def load(sources: Sources, threads: int) -> Setting:
     model = model.eval().requires_grad_(False).to(device)
     vae = None if vae is None else vae.eval().requires_grad_(False).to(device)
     return Setting(opened, networks, Pipeline(opened, networks), model, vae, request, device)
+
+
+def require_gpu(device: str) -> None:
+    """Raise EngineError unless PyTorch has "cuda" or "cuda:N"; "cpu" is always there."""
+    where = Device.parse(device)
+    if where.kind == "cpu":
+        return
+    if not torch.cuda.is_available():
+        raise EngineError(f"PyTorch has no GPU here for device {device!r}; use --device cpu.")
+    count = torch.cuda.device_count()
+    if where.index >= count:
+        raise EngineError(f"PyTorch has {count} GPU here, so no device {device!r}; use --device cuda:{count - 1}.")
 
 
 def require_batch(bundle: Bundle, batch: int) -> None:

@@ -19,7 +19,6 @@ from figure3_calls import calls_of, chosen, composed, weights_of
 from figure3_points import HIGH_STEPS, points_of
 from figure3_rows import relative, rows_of, seconds_of
 from figure3_sheet import markdown
-from gpu_check import require_gpu
 
 from himar.config import read_config, resolve
 from himar.model import HiMAR
@@ -27,6 +26,7 @@ from himar.presets import vary
 from himar_export.bench.generation import run_eager, run_engines
 from himar_export.bench.host import Call, idle_eager, idle_engines
 from himar_export.bench.measurement import Work, measure
+from himar_export.bench.setting import require_gpu
 from himar_export.bench.timing import Side
 from himar_export.phases import model_info
 from himar_kernels import EngineError, InputError, SamplingConfig, VerificationError
