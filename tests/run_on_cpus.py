@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib
 import os
 import re
 import subprocess
@@ -72,14 +73,12 @@ class Setting:
     def environment(self) -> dict[str, str]:
         """Return the environment of its processes: this one's, without another setting's variables."""
         kept = {name: value for name, value in os.environ.items() if name not in CHOSEN}
-        chosen = {**kept, **LEVELS[self.level], "OMP_NUM_THREADS": str(self.threads)}
-        if self.level == "openblas":
-            chosen["PYTHONPATH"] = os.pathsep.join(filter(None, [str(TESTS), kept.get("PYTHONPATH")]))
-        return chosen
+        path = os.pathsep.join(filter(None, [str(TESTS), kept.get("PYTHONPATH")]))  # closeness.py and the plugin
+        return {**kept, **LEVELS[self.level], "OMP_NUM_THREADS": str(self.threads), "PYTHONPATH": path}
 
-    def plugins(self) -> list[str]:
-        """Return pytest's arguments that load its plugins."""
-        return ["-p", "numpy_matmuls"] if self.level == "openblas" else []
+    def plugins(self) -> tuple[str, ...]:
+        """Return the plugins of pytest that it needs."""
+        return ("numpy_matmuls",) if self.level == "openblas" else ()
 
 
 SETTINGS = {each.name: each for each in (Setting(level, threads) for level in LEVELS for threads in (1, 2))}
@@ -97,14 +96,13 @@ class Outcome:
     why: str = ""
 
 
-def probe() -> str:
-    """Return a digest of what PyTorch and NumPy compute under this process's setting."""
+def probe(setting: Setting) -> str:
+    """Return a digest of what PyTorch and NumPy compute in this process, which has the setting's environment."""
     import numpy as np
     import torch
 
-    if "PYTHONPATH" in os.environ and str(TESTS) in os.environ["PYTHONPATH"].split(os.pathsep):
-        import numpy_matmuls  # noqa: F401
-
+    for plugin in setting.plugins():
+        importlib.import_module(plugin)
     generator = torch.Generator().manual_seed(0)
     a, b = torch.randn(64, 384, generator=generator), torch.randn(384, 384, generator=generator)
     x, w = torch.randn(2, 16, 16, 16, generator=generator), torch.randn(8, 16, 3, 3, generator=generator)
@@ -124,19 +122,20 @@ def numerical_files() -> list[Path]:
 
 def run_all(settings: list[Setting], paths: list[Path], more: list[str]) -> Iterator[tuple[Setting, Outcome]]:
     """Run the tests of some files under each setting; `more` are further arguments of pytest."""
-    seen: dict[str, str] = {}
+    seen: dict[tuple[str, int], str] = {}
     for setting in settings:
-        command = [sys.executable, str(Path(__file__)), "--probe"]
+        command = [sys.executable, str(Path(__file__)), "--probe", setting.name]
         done = subprocess.run(command, env=setting.environment(), capture_output=True, text=True, check=False)
         if done.returncode < 0:
             yield setting, Outcome(why="this CPU lacks its instructions")
             continue
         if done.returncode > 0:
             raise SystemExit(f"{setting.name}: the probe failed:\n{done.stderr}")
-        if done.stdout in seen:
-            yield setting, Outcome(why=f"computes as {seen[done.stdout]} here, bit for bit")
+        alike = (done.stdout, setting.threads)  # more threads also divide what the probe doesn't run
+        if alike in seen:
+            yield setting, Outcome(why=f"computes as {seen[alike]} here, bit for bit")
             continue
-        seen[done.stdout] = setting.name
+        seen[alike] = setting.name
         yield setting, run(setting, paths, more)
 
 
@@ -145,7 +144,7 @@ def run(setting: Setting, paths: list[Path], more: list[str]) -> Outcome:
     with tempfile.TemporaryDirectory() as folder:
         report, margins = Path(folder) / "report.xml", Path(folder) / "margins"
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--junitxml", str(report)]
-        command += [*setting.plugins(), *more, *map(str, paths)]
+        command += [*(f"-p{plugin}" for plugin in setting.plugins()), *more, *map(str, paths)]
         environment = {**setting.environment(), "HIMAR_TEST_MARGINS": str(margins)}
         done = subprocess.run(command, cwd=TESTS.parent, env=environment, capture_output=True, text=True, check=False)
         if done.returncode not in (0, 1):
@@ -176,12 +175,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("paths", nargs="*", type=Path, help="test files or folders, by default all numerical ones")
     parser.add_argument("--only", action="append", choices=SETTINGS, help="a setting; may be given several times")
     parser.add_argument("--list", action="store_true", help="say which settings and files there are, and end")
-    parser.add_argument("--probe", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--probe", choices=SETTINGS, help=argparse.SUPPRESS)
     given = list(sys.argv[1:] if arguments is None else arguments)
     here, more = (given[: given.index("--")], given[given.index("--") + 1 :]) if "--" in given else (given, [])
     options = parser.parse_args(here)
     if options.probe:
-        print(probe())
+        print(probe(SETTINGS[options.probe]))
         return 0
     settings = [SETTINGS[name] for name in options.only or SETTINGS]
     paths = options.paths or numerical_files()

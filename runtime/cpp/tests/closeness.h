@@ -24,7 +24,7 @@ double relative(const Values& values, const Wanted& wanted) {
     return std::sqrt(apart / whole);
 }
 
-// The largest difference of two images' values. One is within the contract: a value between two may be rounded to either.
+// The largest difference of two images' values. One is within the contract: a value may be rounded to either side.
 template <class Values, class Wanted>
 int pixels_apart(const Values& values, const Wanted& wanted) {
     REQUIRE(values.size() == wanted.size());
