@@ -19,6 +19,8 @@ COMPONENT = 1e-5
 """Largest relative L2 distance of a single network's outputs in float32: see tests/golden/README.md."""
 RUN = 1e-4
 """Largest relative L2 distance of a whole run's latents in float32."""
+SAME_ENGINES = 1e-5
+"""The same of two runs through the same engines: another loop or another batch changes last bits, and few of them."""
 
 MARGINS_VARIABLE = "HIMAR_TEST_MARGINS"
 """A file to which each comparison adds the share of its limit that it used: see tests/run_on_cpus.py."""

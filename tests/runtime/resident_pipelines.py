@@ -8,7 +8,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 import host_lane
-from closeness import RUN, assert_near, assert_same_pixels
+from closeness import SAME_ENGINES, assert_near, assert_same_pixels
 
 from himar_runtime import Bundle, Device, Pipeline, load_networks
 from himar_runtime.resident.runner import ResidentRunner
@@ -39,8 +39,8 @@ def host_pipeline(path: Path) -> Pipeline:
 
 
 def same(result: Any, expected: Any) -> None:
-    """Require equal latents (relative L2 of 1e-4) and pixels (within 1)."""
+    """Require equal latents (relative L2 of 1e-5) and pixels (within 1)."""
     for name in ("low_latents", "latents"):
-        assert_near(getattr(result, name), getattr(expected, name), RUN, name)
+        assert_near(getattr(result, name), getattr(expected, name), SAME_ENGINES, name)
     if expected.images is not None:
         assert_same_pixels(result.images, expected.images)

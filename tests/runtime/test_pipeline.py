@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from closeness import RUN, assert_near, assert_same_pixels
+from closeness import SAME_ENGINES, assert_near, assert_same_pixels
 
 from himar_kernels import EngineError, InputError, PhiloxDraws, SamplingConfig
 from himar_runtime import Pipeline, Progress, Result
@@ -27,7 +27,7 @@ def _same(result: Result, expected: Result, of: slice = slice(None)) -> None:
         (result.latents, expected.latents[of]),
         (result.low_latents, expected.low_latents[of]),
     ):
-        assert_near(found, wanted, RUN)
+        assert_near(found, wanted, SAME_ENGINES)
     assert result.images is not None and expected.images is not None
     assert_same_pixels(result.images, expected.images[of])
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from closeness import RUN, assert_near, assert_same_pixels
+from closeness import RUN, SAME_ENGINES, assert_near, assert_same_pixels
 
 sys.path.insert(0, str(Path(__file__).parent))
 from resident_pipelines import host_pipeline, lane_of, resident_pipeline, same
@@ -82,7 +82,7 @@ def test_previews_are_those_of_the_loop_on_the_host(resident, bundle_path: Path)
     # The device may be a step ahead of what it reports, never behind.
     for index, (low, pixels) in enumerate(seen["resident"]):
         ahead = seen["host"][min(index + 1, len(seen["host"]) - 1)]
-        assert_near(low, ahead[0], RUN)
+        assert_near(low, ahead[0], SAME_ENGINES)
         assert_same_pixels(pixels, ahead[1])
 
 

@@ -68,8 +68,8 @@ public:
 
 inline void same(const Made& made, const Made& wanted) {
     REQUIRE(made.finished);
-    CHECK(relative(made.latents, wanted.latents) <= kRun);
-    CHECK(relative(made.low_latents, wanted.low_latents) <= kRun);
+    CHECK(relative(made.latents, wanted.latents) <= kSameEngines);
+    CHECK(relative(made.low_latents, wanted.low_latents) <= kSameEngines);
     CHECK(pixels_apart(made.pixels, wanted.pixels) <= 1);
 }
 
