@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from closeness import COMPONENT, assert_each_near, assert_near
+from closeness import COMPONENT, assert_each_near, assert_near, distance
 
 from himar.checkpoints import load_checkpoint
 from himar.config import ModelConfig
@@ -24,6 +24,12 @@ TINY = ModelConfig(
 )  # fmt: skip
 
 
+ROW = 5 * COMPONENT
+"""Largest relative distance of one row's bound. Rows differ by five orders of magnitude, so each is compared by itself
+too. At small t a row is made of means that nearly cancel out: a prediction's last bits change it by up to COMPONENT.
+"""
+
+
 def rows(grid: torch.Tensor) -> torch.Tensor:
     return grid.flatten(2).transpose(1, 2)
 
@@ -36,19 +42,29 @@ def case(request):
     return load_checkpoint(GOLDEN / f"{name}.pth", GOLDEN / f"{name}.json"), arrays
 
 
-@torch.no_grad()
-def test_mlp_head_loss_is_the_released_one(case):
+def released_mlp_loss(case) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return (mse, vb) per row, of the inputs for which the released code's are recorded."""
     model, golden = case
     target, noise, t = golden["mlp/train_target"], golden["mlp/train_noise"], golden["mlp/t"]
-    prediction = model.mlp_head(add_noise(target, noise, t), t, golden["mlp/c"])
-    mse, vb = mlp_head_loss(prediction, target, noise, t)
+    with torch.no_grad():
+        return mlp_head_loss(model.mlp_head(add_noise(target, noise, t), t, golden["mlp/c"]), target, noise, t)
+
+
+def test_mlp_head_loss_is_the_released_one(case):
+    golden = case[1]
+    mse, vb = released_mlp_loss(case)
     assert_near(mse, golden["mlp/train_mse"], COMPONENT)
     assert_near(vb, golden["mlp/train_vb"], COMPONENT)
     assert_near(mse + vb, golden["mlp/train_loss"], COMPONENT)
-    # Rows differ by five orders of magnitude, so each is compared by itself too. A row is made of differences of means
-    # that nearly cancel out at small t: when the prediction's last bits change, up to 1e-5 of a row does.
     for row, (ours, theirs) in enumerate(zip(vb, golden["mlp/train_vb"], strict=True)):
-        assert_near(ours, theirs, 5 * COMPONENT, f"vb of row {row}")
+        assert_near(ours, theirs, ROW, f"vb of row {row}")
+
+
+def test_a_wrong_likelihood_shows_in_its_row(case, monkeypatch):
+    """All rows together would hide it behind the largest."""
+    monkeypatch.setattr("himar.head_losses._HALF_BIN", 1 / 256)
+    (first,) = (case[1]["mlp/t"] == 0).nonzero()[0].tolist()
+    assert distance(released_mlp_loss(case)[1][first], case[1]["mlp/train_vb"][first]) > 10 * ROW
 
 
 @torch.no_grad()
