@@ -1,6 +1,6 @@
 # make demo   set everything up, build the digits bundle, verify it, draw 10x10 digits, engine against eager time
 # make test   set everything up, lint, check types, run every test that needs no GPU
-# make test-cpus  run the numerical tests with the kernels of other CPUs and on one and two threads: a table, an hour
+# make test-cpus  run the numerical tests with the kernels of other CPUs and on one and two threads: a table, an hour or two
 # make cpp    build the C++ runtime and its programs in build/cpp/release and run its tests (see runtime/cpp/README.md)
 # make cuda   compile the CUDA kernels and half precision's operators for every architecture that this nvcc knows;
 #             ONNXRUNTIME_INCLUDE=DIR: with these C++ headers of ONNX Runtime, not Debian's
