@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from closeness import assert_same_pixels
 from PIL import Image
 
 from himar_export.cli import cli, main
@@ -36,7 +37,7 @@ def test_generate_writes_a_sheet_with_a_row_per_class_and_its_recipes(capsys, di
     assert [recipe.label for recipe in read_recipes(out)] == [3, 3, 3, 5, 5, 5]
     again = Pipeline.load(digits_bundle).generate(**read_recipes(out)[4].request()).images[0]
     pixels = np.asarray(Image.open(out))[34:66, 34:66]
-    assert np.abs(pixels.astype(int) - again.astype(int)).max() <= 1
+    assert_same_pixels(pixels, again)
 
 
 def test_generate_writes_a_folder_of_pngs(capsys, digits_bundle, tmp_path):

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from closeness import assert_near
 
 from himar_kernels import EngineError, InputError
 from himar_kernels.fused_library import VARIABLE
@@ -236,7 +237,7 @@ def test_the_gpu_gives_the_cpus_numbers(bundle_path: Path) -> None:
     engine = load_engine(bundle, "mlp_head", Device.parse("cuda:0"), None)
     engine.bind({"condition": inputs.pop("condition")})
     for _ in range(2):
-        assert np.allclose(engine.run(inputs)["prediction"], expected, atol=1e-4)
+        assert_near(engine.run(inputs)["prediction"], expected, 1e-4)
 
 
 def test_a_file_that_is_no_library_of_operators_is_named(monkeypatch, tmp_path):

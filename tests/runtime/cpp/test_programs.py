@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from closeness import assert_same_pixels
 from PIL import Image
 
 from himar_runtime import Pipeline, read_recipes
@@ -34,7 +35,7 @@ def test_himar_generate_writes_pngs_with_recipes(run: Any, built: Path, bundle_p
     assert wanted.images is not None
     for path, recipe, pixels in zip(paths, wanted.recipes, wanted.images, strict=True):
         assert read_recipes(path) == (recipe,)
-        assert np.abs(np.asarray(Image.open(path)).astype(int) - pixels).max() <= 1
+        assert_same_pixels(np.asarray(Image.open(path)), pixels)
 
 
 def test_himar_generate_says_what_is_wrong(run: Any, built: Path, bundle_path: Path, tmp_path: Path) -> None:
@@ -108,7 +109,7 @@ def test_the_c_example_draws_the_same_image(run: Any, built: Path, bundle_path: 
     run(built / "examples" / "himar-c-example", bundle_path, "3", "8", tmp_path / "image.ppm")
     wanted = Pipeline.load(bundle_path, threads=1).generate([3], seed=8)
     assert wanted.images is not None
-    assert np.abs(np.asarray(Image.open(tmp_path / "image.ppm")).astype(int) - wanted.images[0]).max() <= 1
+    assert_same_pixels(np.asarray(Image.open(tmp_path / "image.ppm")), wanted.images[0])
 
 
 CONSUMER_CMAKE = """cmake_minimum_required(VERSION 3.22)
