@@ -62,18 +62,44 @@ def parse_network(library: ModuleType, file: Path) -> ParsedNetwork:
 
 
 def tensorrt_graph(file: Path) -> onnx.ModelProto:
-    """Read an ONNX graph, its large weights left outside, without what TensorRT's parser refuses.
+    """Read an ONNX graph, its large weights left outside, as TensorRT's parser has to get it.
 
-    That is the attribute softmax_precision, with which the exported graphs ask for a float32 softmax. TensorRT's fused
-    attention kernels leave a network no choice there.
+    The parser refuses the attribute softmax_precision, with which the exported graphs ask for a float32 softmax:
+    TensorRT's fused attention kernels leave a network no choice there. And the casts go that keep an fp16 attention's
+    scores in float32 on the CPU (see `attention`): those kernels take fp16 and keep their scores in float32 themselves.
     """
     model = onnx.load(file, load_external_data=False)
-    for node in model.graph.node:
+    nodes = model.graph.node
+    makers = {name: node for node in nodes for name in node.output}
+    for node in nodes:
         if node.op_type == "Attention":
             kept = [attribute for attribute in node.attribute if attribute.name != "softmax_precision"]
             del node.attribute[:]
             node.attribute.extend(kept)
+            _take_out_casts(model.graph, node, [makers.get(name) for name in node.input])
     return model
+
+
+def _take_out_casts(graph: onnx.GraphProto, attention: onnx.NodeProto, makers: Sequence[onnx.NodeProto | None]) -> None:
+    """Let an attention whose inputs are cast to float32, and whose result is cast to float16, work in float16."""
+    users = [node for node in graph.node if attention.output[0] in node.input]
+    if [_cast_to(node) for node in users] != [onnx.TensorProto.FLOAT16]:
+        return
+    before = [node for node in makers if node is not None and _cast_to(node) == onnx.TensorProto.FLOAT]
+    if len(before) != len(makers):
+        return
+    for place, cast in enumerate(before):
+        attention.input[place] = cast.input[0]
+    attention.output[0] = users[0].output[0]
+    read = {name for node in graph.node for name in node.input}
+    for cast in (*before, users[0]):
+        if cast.output[0] not in read or cast is users[0]:
+            graph.node.remove(cast)
+
+
+def _cast_to(node: onnx.NodeProto) -> int | None:
+    """Return the type that a node casts to; None for one that is no cast."""
+    return next((int(a.i) for a in node.attribute if a.name == "to"), None) if node.op_type == "Cast" else None
 
 
 def add_profile(parsed: ParsedNetwork, config: Any, inputs: Sequence[TensorSpec], profile: Profile) -> None:
