@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx
 
@@ -14,7 +14,11 @@ from himar_kernels import BuildError
 from himar_runtime import TensorSpec
 from himar_runtime.tensorrt_library import collected_errors, first_error, library_logger
 
-from .components import Profile
+if TYPE_CHECKING:
+    from .component import Profile  # imports PyTorch, which a child that builds engines does without
+
+OPSET = 23
+_PADDING = 6  # the place of nonpad_kv_seqlen among an Attention's inputs
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ def parse_network(library: ModuleType, file: Path) -> ParsedNetwork:
     """
     logger = library_logger(library)
     graph = tensorrt_graph(file)
+    _require_understood(graph, file)
     with collected_errors(library) as errors:
         builder = library.Builder(logger)
         if builder is None:
@@ -100,6 +105,26 @@ def _take_out_casts(graph: onnx.GraphProto, attention: onnx.NodeProto, makers: S
 def _cast_to(node: onnx.NodeProto) -> int | None:
     """Return the type that a node casts to; None for one that is no cast."""
     return next((int(a.i) for a in node.attribute if a.name == "to"), None) if node.op_type == "Cast" else None
+
+
+def opset_of(model: onnx.ModelProto) -> int | None:
+    """Return the version of ONNX's own operators in a model; None where it uses none."""
+    return next((int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx")), None)
+
+
+def _require_understood(graph: onnx.ModelProto, file: Path) -> None:
+    """Raise BuildError for what TensorRT's parser would take and not do: other opsets, a padding of keys."""
+    if (opset := opset_of(graph)) != OPSET:
+        raise BuildError(
+            f"{file.name} is of opset {opset}, and engines are built from opset {OPSET} alone: TensorRT's parser reads "
+            f"any other by its own opset's rules; export it again."
+        )
+    for node in graph.graph.node:
+        if node.op_type == "Attention" and len(node.input) > _PADDING and node.input[_PADDING]:
+            raise BuildError(
+                f"{file.name} has an Attention {node.name!r} with nonpad_kv_seqlen, which TensorRT-RTX ignores; mask "
+                f"the padding with attn_mask."
+            )
 
 
 def add_profile(parsed: ParsedNetwork, config: Any, inputs: Sequence[TensorSpec], profile: Profile) -> None:
