@@ -65,8 +65,8 @@ def load_kernels(capability: tuple[int, int]) -> Kernels:
 def compile_kernels(architecture: str) -> bytes:
     """Compile kernels.cu with NVRTC for an architecture such as "90"; needs no GPU.
 
-    The sources include no header but their own, so NVRTC's wheel suffices: no CUDA toolkit is needed. Raises EngineError
-    when NVRTC is not installed, refuses (with the compiler's first line), or returns something else than kernels.
+    The sources include no header but their own, so NVRTC's wheel suffices: no CUDA toolkit is needed. Raises
+    EngineError when NVRTC is not installed, refuses (with the compiler's first line), or returns no kernels.
     """
     try:
         from cuda.bindings import nvrtc
@@ -79,7 +79,7 @@ def compile_kernels(architecture: str) -> bytes:
         program = call(nvrtc.nvrtcCreateProgram, source.read_bytes(), source.name.encode(), 0, [], [])
     except DriverMissingError as error:  # NVRTC is a library by itself: it needs no driver
         raise EngineError(
-            f"the kernels are compiled with NVRTC, whose library does not load here ({first_line(error.__cause__)}); "
+            f"the kernels are compiled with NVRTC, whose library does not load here ({first_line(error.__cause__ or error)}); "
             f"pip install 'himar[kernels]'."
         ) from error
     options = [*COMPILE_OPTIONS, f"--gpu-architecture=sm_{architecture}", f"--include-path={source_directory()}"]
