@@ -79,8 +79,8 @@ def compile_kernels(architecture: str) -> bytes:
         program = call(nvrtc.nvrtcCreateProgram, source.read_bytes(), source.name.encode(), 0, [], [])
     except DriverMissingError as error:  # NVRTC is a library by itself: it needs no driver
         raise EngineError(
-            f"the kernels are compiled with NVRTC, whose library does not load here ({first_line(error.__cause__ or error)}); "
-            f"pip install 'himar[kernels]'."
+            f"the kernels are compiled with NVRTC, whose library does not load here "
+            f"({first_line(error.__cause__ or error)}); pip install 'himar[kernels]'."
         ) from error
     options = [*COMPILE_OPTIONS, f"--gpu-architecture=sm_{architecture}", f"--include-path={source_directory()}"]
     try:

@@ -161,9 +161,7 @@ def test_a_padding_of_keys_is_refused_though_the_parser_takes_it(graphs, tmp_pat
         graph.input.append(helper.make_tensor_value_info("lengths", TensorProto.INT64, [1]))
 
     rewritten({"fp16": graphs["fp32"]}, tmp_path, "dit_head", pad)
-    with pytest.raises(
-        BuildError, match=r"dit_head\.onnx has an Attention '.+' with nonpad_kv_seqlen, which"
-    ):
+    with pytest.raises(BuildError, match=r"dit_head\.onnx has an Attention '.+' with nonpad_kv_seqlen, which"):
         parse_network(tensorrt_rtx, tmp_path / "dit_head.onnx")
 
 

@@ -248,9 +248,7 @@ def test_a_compiler_that_gives_nothing_is_a_sentence(monkeypatch) -> None:
 
     monkeypatch.setattr("cuda.bindings.nvrtc", Silent())
     monkeypatch.setitem(sys.modules, "cuda.bindings.nvrtc", Silent())
-    with pytest.raises(
-        EngineError, match=r"^NVRTC compiled the kernels for sm_90 to 0 bytes that hold no kernels;"
-    ):
+    with pytest.raises(EngineError, match=r"^NVRTC compiled the kernels for sm_90 to 0 bytes that hold no kernels;"):
         program.compile_kernels("90")
 
 
@@ -261,9 +259,7 @@ def test_an_nvrtc_that_does_not_load_is_not_taken_for_the_driver(monkeypatch) ->
     fake = types.SimpleNamespace(nvrtcCreateProgram=missing)
     monkeypatch.setattr("cuda.bindings.nvrtc", fake)
     monkeypatch.setitem(sys.modules, "cuda.bindings.nvrtc", fake)
-    with pytest.raises(
-        EngineError, match=r'whose library does not load here \(Failure finding "libnvrtc.so.13"\)'
-    ):
+    with pytest.raises(EngineError, match=r'whose library does not load here \(Failure finding "libnvrtc.so.13"\)'):
         program.compile_kernels("90")
 
 
