@@ -21,7 +21,7 @@ from pathlib import Path
 import click
 
 from .console import run_cli
-from .cuda_sources import ARCHITECTURES, COMPILE_OPTIONS, compiled_directory, cubin_name, main_source
+from .cuda_sources import ARCHITECTURES, COMPILE_OPTIONS, compiled_directory, cubin_name, is_cubin, main_source
 from .errors import BuildError
 from .files import new_file
 
@@ -104,6 +104,9 @@ def _compile(nvcc: Path, architecture: str, folder: Path) -> Path:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
         raise BuildError(f"nvcc does not compile the kernels for sm_{architecture}: {first_line(done)}")
+    made = path.read_bytes() if path.is_file() else b""
+    if not is_cubin(made):
+        raise BuildError(f"nvcc compiled the kernels for sm_{architecture} to {len(made)} bytes that hold no kernels.")
     return path
 
 
