@@ -58,10 +58,12 @@ def sample(
     from himar_kernels.sampling_choice import choose_sampling, require_phase_low
 
     from .checkpoints import load_checkpoint
+    from .device import use_threads
     from .images import sample_images, save_grid
     from .vae import load_vae
 
     require_writable_file(out)
+    use_threads()
     model = load_checkpoint(checkpoint, config)
     decoder = load_vae(vae or checkpoint.with_name(f"{checkpoint.stem}-vae.safetensors"))
     sampling = choose_sampling(model.config.sampling, sampling_name, guidance, changes, "model")

@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from himar_kernels import EngineError, InputError
+from himar_kernels.cpu_threads import default_threads
 from himar_kernels.fused_library import HOW_TO_COMPILE, VARIABLE, find_library
 
 from .engine import Device, first_line
@@ -51,13 +52,13 @@ def create_session(
     ort = onnxruntime()
     options = ort.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
-    cores = available_cores() if threads is None else check_threads(threads)
+    cores = default_threads() if threads is None else check_threads(threads)
     small = spec.weight_bytes is not None and spec.weight_bytes <= MOST_WEIGHTS and shared_rows(spec) is not None
     workers = Workers(cores) if device.kind == "cpu" and small and cores > 1 else None
     if workers is not None:
         options.intra_op_num_threads = 1
-    elif threads is not None:
-        options.intra_op_num_threads = threads
+    elif threads is not None or cores < (os.cpu_count() or 1):
+        options.intra_op_num_threads = cores  # else ONNX Runtime's own choice, a thread for each physical core
     # To sleep between two operators costs more than most operators; to spin for longer than between two of them
     # would take the core from the next engine, and from the host between two runs.
     spins = _version(ort) >= (1, 26)  # older ones spin for milliseconds
@@ -138,12 +139,6 @@ def use_fused_operators(options: Any) -> None:
 @functools.cache
 def _say_once(text: str) -> None:
     log.warning(text)
-
-
-def available_cores() -> int:
-    """Return how many CPU cores this process may run on."""
-    affinity = getattr(os, "sched_getaffinity", None)  # not on every system
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def check_threads(threads: int) -> int:
