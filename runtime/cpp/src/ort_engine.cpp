@@ -9,6 +9,7 @@
 #include <mutex>
 #include <utility>
 
+#include "cpu_threads.h"
 #include "error.h"
 
 namespace himar::core {
@@ -173,7 +174,10 @@ std::unique_ptr<Engine> load_ort_engine(const std::filesystem::path& path, const
         options.SetLogSeverityLevel(ORT_LOGGING_LEVEL_ERROR);
         // Idle threads of one engine must not spin while the next engine, or the host between two runs, computes.
         options.AddConfigEntry("session.intra_op.allow_spinning", "0");
-        if (threads > 0) options.SetIntraOpNumThreads(threads);
+        if (threads > 0)
+            options.SetIntraOpNumThreads(threads);
+        else if (threads_are_limited())
+            options.SetIntraOpNumThreads(default_threads());  // else ONNX Runtime's own choice, one for each physical core
         if (lane != nullptr) {
             use_cuda(options, *lane);
             if (spec.precision == "fp16" || spec.precision == "bf16") use_fused_operators(options);

@@ -94,7 +94,8 @@ typedef struct himar_load_params {
     size_t struct_size;  /* sizeof(himar_load_params), set by the init function: keep it */
     const char *device;  /* "cpu" (also NULL), "cuda" or "cuda:N" */
     const char *backend; /* NULL runs what the bundle was built for; "onnxruntime" runs its ONNX graphs */
-    int32_t threads;     /* CPU threads that one operator uses; 0 takes all cores */
+    int32_t threads;     /* CPU threads that one operator uses; 0 takes as many as the process has CPUs: the smallest
+                          * of its affinity mask, OMP_NUM_THREADS and its control groups' CPU quota, rounded up */
 } himar_load_params;
 
 /* Set every field to its default. HIMAR_ERROR_INPUT for NULL. */

@@ -30,7 +30,7 @@ namespace himar {
 struct LoadOptions {
     std::string device = "cpu";          // "cpu", "cuda", "cuda:N"
     std::optional<std::string> backend;  // "onnxruntime" runs the bundle's ONNX graphs
-    std::int32_t threads = 0;            // CPU threads of one operator; 0 takes all cores
+    std::int32_t threads = 0;            // CPU threads of one operator; 0: see himar_load_params
 };
 
 // The images of a request; views of it are valid while it lives.
