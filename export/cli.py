@@ -14,7 +14,16 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from himar.cli_options import config_option
 from himar_kernels.console import require_extra, run_cli
 from himar_kernels.labels import MOST_LABELS
-from himar_kernels.options import SEED, THREADS, THREADS_DEFAULT, NamedPath, device_option, label_option, npz_option
+from himar_kernels.options import (
+    SEED,
+    THREADS,
+    THREADS_DEFAULT,
+    NamedPath,
+    device_option,
+    images_option,
+    label_option,
+    npz_option,
+)
 from himar_kernels.sampling_options import sampling_options
 from himar_runtime import Bundle, parse_manifest
 from himar_runtime.manifest import MANIFEST_NAME
@@ -180,7 +189,7 @@ def inspect(path: Path | None, as_json: bool, cost: bool, **options: Any) -> Non
 @click.option("--seed", default=0, show_default=True, type=SEED, help="Same seed, same images.")
 @sampling_options
 @click.option(
-    "--out", required=True, type=NamedPath(),
+    "--out", required=True, type=NamedPath(), callback=images_option,
     help=".png: one image, or a grid with a row per class; .npz: latents; otherwise a folder of PNGs.",
 )  # fmt: skip
 @click.option("--device", default="cpu", show_default=True, callback=device_option, help="cpu, cuda or cuda:N.")

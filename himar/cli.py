@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from himar_kernels.console import require_extra, run_cli
-from himar_kernels.options import SEED, NamedPath, label_option
+from himar_kernels.options import SEED, NamedPath, label_option, png_option
 from himar_kernels.sampling_options import sampling_options
 
 from .cli_cache import cache_latents_command
@@ -38,7 +38,7 @@ def cli() -> None:
 @click.option("--seed", default=0, show_default=True, type=SEED, help="Seed of the images.")
 @sampling_options
 @click.option("--columns", default=10, show_default=True, type=click.IntRange(min=1), help="Images per row.")
-@click.option("--out", required=True, type=_PATH, help="PNG file of all images in rows.")
+@click.option("--out", required=True, type=_PATH, callback=png_option, help="PNG file of all images in rows.")
 def sample(
     checkpoint: Path,
     config: str | None,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
+import mmap
 import os
 import re
 from pathlib import Path
@@ -91,10 +93,34 @@ def _load(
     try:
         return ort.InferenceSession(path, options, providers=providers)
     except Exception as error:
+        if path.is_symlink() and "escapes model directory" in str(error):
+            return _load_linked(ort, path, options, providers)
         if not graphs or "graph capture" not in str(error):
             raise
         log.warning("%s runs without CUDA graphs: %s", spec.name, first_line(error))
         return ort.InferenceSession(path, options, providers=_providers(ort, device, lane, False))
+
+
+def _load_linked(ort: ModuleType, path: Path, options: Any, providers: list[Any]) -> Any:
+    """Return the session of a graph in the Hub's cache, its weights given in memory.
+
+    ONNX Runtime 1.24 follows the link to the graph, but none to its weights beside it.
+    """
+    blobs = path.resolve().parent
+    links = [
+        file
+        for file in path.parent.iterdir()
+        if file.is_symlink() and file.resolve().parent == blobs and file.stat().st_size
+    ]
+    with contextlib.ExitStack() as opened:
+        buffers = []
+        for link in links:
+            file = opened.enter_context(link.open("rb"))
+            buffers.append(opened.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
+        options.add_external_initializers_from_files_in_memory(
+            [link.name for link in links], buffers, [len(buffer) for buffer in buffers]
+        )
+        return ort.InferenceSession(path, options, providers=providers)
 
 
 def records_graphs() -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnxruntime
 import pytest
 
 from himar_kernels import BundleError
@@ -164,6 +165,26 @@ def test_a_bundle_in_the_hubs_cache_runs(
     assert (found.images == wanted.images).all()
     (tmp_path / "link").symlink_to(snapshot)
     assert Bundle.open(tmp_path / "link").root == snapshot.resolve()
+
+
+def test_weights_are_given_to_an_onnx_runtime_that_follows_no_links_to_them(
+    make_bundle: Any, edit_manifest: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = make_bundle()
+    write_weights_apart(bundle, edit_manifest)
+    snapshot = in_hub_cache(bundle, tmp_path / "models--me--digits")
+    create, refused = onnxruntime.InferenceSession, []
+
+    def create_as_1_24_does(path: Path, *arguments: Any, **options: Any) -> Any:
+        if path.name == "dit_head.onnx" and not refused:
+            refused.append(path)
+            raise RuntimeError('External data path: "weights.bin" escapes model directory')
+        return create(path, *arguments, **options)
+
+    wanted = Pipeline.load(snapshot, threads=1).generate([1, 3], seed=5)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", create_as_1_24_does)
+    found = Pipeline.load(snapshot, threads=1).generate([1, 3], seed=5)
+    assert refused and (found.latents == wanted.latents).all()
 
 
 def test_a_damaged_blob_is_found(make_bundle: Any, tmp_path: Path) -> None:

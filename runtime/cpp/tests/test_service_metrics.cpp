@@ -13,7 +13,7 @@ using namespace himar::service;
 TEST_SUITE_BEGIN("service");
 
 TEST_CASE("a histogram's buckets are cumulative, hold their edge, and end with everything") {
-    Histogram histogram;
+    Histogram histogram(edges_up_to(60));
     for (const double seconds : {0.0, 0.005, 0.0051, 0.75, 60.0, 61.0}) histogram.observe(seconds);
     const std::string text = histogram.text("wait", "Seconds.");
     holds(text, "# HELP wait Seconds.\n# TYPE wait histogram\nwait_bucket{le=\"0.005\"} 2\nwait_bucket{le=\"0.01\"} 3\n");
@@ -23,7 +23,7 @@ TEST_CASE("a histogram's buckets are cumulative, hold their edge, and end with e
 }
 
 TEST_CASE("the page holds every series from the start, and counts by code and reason") {
-    Metrics metrics;
+    Metrics metrics(60);
     const BuildInfo info{"0.1.0", "abc", "a\"b\\c\nd"};
     const std::string empty = metrics.text(info, 0, 0);
     for (const char* line : {"himar_images_total 0\n", "himar_request_seconds_count 0\n", "himar_queue_seconds_count 0\n",
