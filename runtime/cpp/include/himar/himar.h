@@ -219,6 +219,10 @@ typedef struct himar_pipeline_info {
 /* Fill `info`. HIMAR_ERROR_INPUT for NULL or a struct_size that this library does not know. */
 HIMAR_API himar_status himar_pipeline_get_info(const himar_pipeline *pipeline, himar_pipeline_info *info);
 
+/* Put the name of class `label` into `name`, UTF-8, alive as long as the pipeline; NULL where the bundle names no
+ * classes. HIMAR_ERROR_INPUT for a number that is no class. */
+HIMAR_API himar_status himar_pipeline_get_class_name(const himar_pipeline *pipeline, int64_t label, const char **name);
+
 /* Check a request as himar_pipeline_generate does before it runs anything: HIMAR_ERROR_INPUT with the same sentence, or
  * HIMAR_OK. Nothing runs; any thread may call it at any time, also during a generation. */
 HIMAR_API himar_status himar_pipeline_check(const himar_pipeline *pipeline, const himar_generate_params *params);

@@ -109,6 +109,13 @@ public:
         return info;
     }
 
+    // The name of a class; nothing where the bundle names no classes. Error for a number that is no class.
+    std::optional<std::string> class_name(std::int64_t label) const {
+        const char* name = nullptr;
+        check(himar_pipeline_get_class_name(handle_.get(), label, &name));
+        return name == nullptr ? std::nullopt : std::optional<std::string>(name);
+    }
+
     // Throws the Error that `generate` would throw for these options, and runs nothing. Any thread, any time.
     void check_options(const GenerateOptions& options) const {
         himar_generate_params params = params_of(options);
