@@ -1,7 +1,10 @@
 // What himar-serve counts and sends: a scraper reads these lines, a client these bytes.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "answer.h"
 #include "bundles.h"
@@ -20,6 +23,16 @@ TEST_CASE("a histogram's buckets are cumulative, hold their edge, and end with e
     holds(text, "wait_bucket{le=\"0.5\"} 3\nwait_bucket{le=\"1\"} 4\n");
     holds(text, "wait_bucket{le=\"30\"} 4\nwait_bucket{le=\"60\"} 5\nwait_bucket{le=\"+Inf\"} 6\n");
     holds(text, "wait_sum 121.7601\nwait_count 6\n");
+}
+
+TEST_CASE("edges end at the first that a timeout does not exceed") {
+    for (const auto& [timeout, last] : std::initializer_list<std::pair<double, double>>{
+             {0.5, 60}, {60, 60}, {61, 120}, {120, 120}, {600, 600}, {3000.5, 3600}, {1e6, 1e6}}) {
+        const std::vector<double> edges = edges_up_to(timeout);
+        CHECK(edges.back() == last);
+        CHECK(std::is_sorted(edges.begin(), edges.end()));
+    }
+    holds(Histogram(edges_up_to(1e6)).text("wait", "Seconds."), "wait_bucket{le=\"1000000\"} 0\n");
 }
 
 TEST_CASE("the page holds every series from the start, and counts by code and reason") {
