@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import onnxruntime
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
 from hub_cache import in_hub_cache, write_weights_apart
 
 from himar_kernels import BundleError

@@ -6,14 +6,17 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hub_cache import in_hub_cache, write_weights_apart
 from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from hub_cache import in_hub_cache, write_weights_apart
 
 from himar_runtime import Pipeline, read_recipes
 
@@ -86,7 +89,8 @@ def test_himar_generate_writes_one_image_as_a_png(run: Any, built: Path, bundle_
     assert read_recipes(out) == wanted.recipes
     said = run(program, bundle_path, "--labels", "1-2", "--out", tmp_path / "two.png", code=1)
     assert said == (
-        f"himar-generate: --out is '{tmp_path / 'two.png'}', which holds one image, but 2 are asked for; give a folder.\n"
+        f"himar-generate: --out is '{tmp_path / 'two.png'}', which holds one image, but 2 are asked for; "
+        f"give a folder.\n"
     )
     assert [path.name for path in tmp_path.iterdir()] == ["seven.PNG"]
 
