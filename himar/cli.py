@@ -87,10 +87,12 @@ def init(config: str, seed: int, half: bool, out: Path) -> None:
 
     from .checkpoints import save_checkpoint
     from .config import read_config, resolve
+    from .device import use_threads
     from .model import HiMAR, randomise
 
     if out.suffix != ".safetensors":
         raise click.BadParameter(f"{out} does not end in .safetensors.", param_hint="--out")
+    use_threads()
     model = randomise(HiMAR(resolve(read_config(config), {}, config)), seed)
     save_checkpoint(model, out, torch.float16 if half else torch.float32)
     count = sum(parameter.numel() for parameter in model.parameters())

@@ -126,7 +126,7 @@ TEST_CASE("a bundle in the Hub's cache is links to the blobs of its own reposito
                                  "download it again with local_dir.");
         fs::rename(target, blob);
         fs::remove(link);
-        fs::create_symlink(blob, link);
+        fs::create_symlink(fs::relative(blob, fs::canonical(snapshot)), link);
     };
     for (const char* const name : {"manifest.json", "dit_head.onnx"})
         for (const char* const place : {"outside", "models--me--digits/refs/main", "models--me--digits/blobs/deep/er",
