@@ -18,7 +18,7 @@ from .sampling import SamplingConfig
 SEED = click.IntRange(0, 2**64 - 1)
 THREADS = click.IntRange(1, 1024)
 """A typing error of a few digits must not make a machine start a million threads."""
-THREADS_DEFAULT = "by default as many as it has CPUs, by OMP_NUM_THREADS and the container's quota too"
+THREADS_DEFAULT = "by default the CPUs it may use (affinity, OMP_NUM_THREADS, container quota)"
 """In the help of --threads: what `cpu_threads.default_threads` gives."""
 
 _FILE_ENDING = re.compile(
