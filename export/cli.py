@@ -14,7 +14,16 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from himar.cli_options import config_option
 from himar_kernels.console import require_extra, run_cli
 from himar_kernels.labels import MOST_LABELS
-from himar_kernels.options import SEED, THREADS, NamedPath, device_option, label_option, npz_option
+from himar_kernels.options import (
+    SEED,
+    THREADS,
+    THREADS_DEFAULT,
+    NamedPath,
+    device_option,
+    images_option,
+    label_option,
+    npz_option,
+)
 from himar_kernels.sampling_options import sampling_options
 from himar_runtime import Bundle, parse_manifest
 from himar_runtime.manifest import MANIFEST_NAME
@@ -74,11 +83,14 @@ def cli() -> None:
 def build(out: Path, precision: str | None, as_json: bool, **options: Any) -> None:
     """Export CHECKPOINT to a bundle, verify it against the eager model, and keep it only if it matches."""
     require_extra("export", "torch", "safetensors", "onnx", "onnxscript")
+    from himar.device import use_threads
+
     from .build import BuildRequest
     from .build import build as run_build
     from .precision_choice import check_precision, int8_advice
     from .report import print_outcome
 
+    use_threads()
     precision = check_precision(precision or "fp32", "the bundle")
     engine, cache = take_engine_options(options)
     command = ("himar-export", *sys.argv[1:])
@@ -108,10 +120,13 @@ def build(out: Path, precision: str | None, as_json: bool, **options: Any) -> No
 def refit(as_json: bool, **options: Any) -> None:
     """Make a bundle like BUNDLE with the weights of CHECKPOINT, without building its engines again."""
     require_extra("export", "torch", "safetensors", "onnx", "onnxscript")
+    from himar.device import use_threads
+
     from .refit import RefitRequest
     from .refit import refit as run_refit
     from .report import print_outcome
 
+    use_threads()
     with _progress(as_json) as advance:
         outcome = run_refit(RefitRequest(command=("himar-export", *sys.argv[1:]), **options), advance)
     print_outcome(outcome.comparisons, outcome.ran, options["out"], "the eager model", as_json)
@@ -174,11 +189,11 @@ def inspect(path: Path | None, as_json: bool, cost: bool, **options: Any) -> Non
 @click.option("--seed", default=0, show_default=True, type=SEED, help="Same seed, same images.")
 @sampling_options
 @click.option(
-    "--out", required=True, type=NamedPath(),
+    "--out", required=True, type=NamedPath(), callback=images_option,
     help=".png: one image, or a grid with a row per class; .npz: latents; otherwise a folder of PNGs.",
 )  # fmt: skip
 @click.option("--device", default="cpu", show_default=True, callback=device_option, help="cpu, cuda or cuda:N.")
-@click.option("--threads", type=THREADS, help="CPU threads of the engines; all cores if not given.")
+@click.option("--threads", type=THREADS, help=f"CPU threads of the engines; {THREADS_DEFAULT}.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
 def generate(as_json: bool, **options: Any) -> None:
     """Make images of classes with the engines of BUNDLE."""
@@ -213,9 +228,12 @@ def generate(as_json: bool, **options: Any) -> None:
 def record(as_json: bool, **options: Any) -> None:
     """Run the eager model of CHECKPOINT and write every draw and result, for `verify --recording`."""
     require_extra("export", "torch", "safetensors", "onnx", "onnxscript")
+    from himar.device import use_threads
+
     from .record_command import record_run
     from .report import print_json
 
+    use_threads()
     with _progress(as_json) as advance:
         arrays = record_run(advance=advance, **options)
     if as_json:

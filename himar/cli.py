@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from himar_kernels.console import require_extra, run_cli
-from himar_kernels.options import SEED, NamedPath, label_option
+from himar_kernels.options import SEED, NamedPath, label_option, png_option
 from himar_kernels.sampling_options import sampling_options
 
 from .cli_cache import cache_latents_command
@@ -38,7 +38,7 @@ def cli() -> None:
 @click.option("--seed", default=0, show_default=True, type=SEED, help="Seed of the images.")
 @sampling_options
 @click.option("--columns", default=10, show_default=True, type=click.IntRange(min=1), help="Images per row.")
-@click.option("--out", required=True, type=_PATH, help="PNG file of all images in rows.")
+@click.option("--out", required=True, type=_PATH, callback=png_option, help="PNG file of all images in rows.")
 def sample(
     checkpoint: Path,
     config: str | None,
@@ -58,10 +58,12 @@ def sample(
     from himar_kernels.sampling_choice import choose_sampling, require_phase_low
 
     from .checkpoints import load_checkpoint
+    from .device import use_threads
     from .images import sample_images, save_grid
     from .vae import load_vae
 
     require_writable_file(out)
+    use_threads()
     model = load_checkpoint(checkpoint, config)
     decoder = load_vae(vae or checkpoint.with_name(f"{checkpoint.stem}-vae.safetensors"))
     sampling = choose_sampling(model.config.sampling, sampling_name, guidance, changes, "model")
@@ -85,10 +87,12 @@ def init(config: str, seed: int, half: bool, out: Path) -> None:
 
     from .checkpoints import save_checkpoint
     from .config import read_config, resolve
+    from .device import use_threads
     from .model import HiMAR, randomise
 
     if out.suffix != ".safetensors":
         raise click.BadParameter(f"{out} does not end in .safetensors.", param_hint="--out")
+    use_threads()
     model = randomise(HiMAR(resolve(read_config(config), {}, config)), seed)
     save_checkpoint(model, out, torch.float16 if half else torch.float32)
     count = sum(parameter.numel() for parameter in model.parameters())

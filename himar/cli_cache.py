@@ -68,9 +68,11 @@ def cache_latents_command(
         return
     if images is None or vae is None:
         raise click.UsageError("give IMAGES and --vae, or --check.")
+    from .device import use_threads
     from .image_folder import list_images
     from .latent_cache import CacheSettings, cache_latents
 
+    use_threads()
     listed = list_images(images)
     settings = CacheSettings(img_size or 256, dtype, shard_size, batch, readers, device)
     with image_progress("images") as on_images:

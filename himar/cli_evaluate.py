@@ -100,6 +100,9 @@ def evaluate(
             raise click.UsageError(f"--{given[0].replace('_', '-')} is for checkpoints; {source} is none.")
     if not wants_numbers:
         _refuse_measuring(("neighbours", "batch"))
+    from .device import use_threads
+
+    use_threads()
     # Before hours of sampling: what the measurement will need.
     features = _extractor(extractor, inception, device) if wants_numbers else None
     if against is not None and features is not None:

@@ -11,7 +11,7 @@ import click
 
 from himar_kernels.console import require_extra
 from himar_kernels.files import require_writable_folder
-from himar_kernels.options import THREADS, FiniteRange, NamedPath, device_option, wrong_usage
+from himar_kernels.options import THREADS, THREADS_DEFAULT, FiniteRange, NamedPath, device_option, wrong_usage
 
 from .cli_options import TRAINING_SEED, config_option
 from .cli_progress import training_progress
@@ -70,7 +70,7 @@ _EPOCHS = FiniteRange(0, 1e9, min_open=True)
     "--grid", type=click.IntRange(0, 4096), help="Images of --tensorboard's sample grid.  [16 where there is a VAE]"
 )
 @click.option("--seed", default=0, show_default=True, type=TRAINING_SEED, help="Seed of weights, order and noise.")
-@click.option("--threads", type=THREADS, help="CPU threads; all cores if not given.")
+@click.option("--threads", type=THREADS, help=f"CPU threads; {THREADS_DEFAULT}.")
 def train_command(
     config: str,
     variant: str | None,
@@ -113,14 +113,12 @@ def train_command(
         raise click.UsageError("--grid goes with --tensorboard.")
     if grid and not digits and vae is None:
         raise click.UsageError("--grid goes with --vae, which decodes the images.")
-    import torch
-
     from .config import read_config, resolve
+    from .device import use_threads
     from .train_processes import joined_processes
     from .train_settings import Execution
 
-    if threads is not None:
-        torch.set_num_threads(threads)
+    use_threads(threads)
     values = read_config(config)
     model_config = resolve(values if variant is None else vary(values, variant), {}, config)
     for option in ("pivot_share", "pivot_warmup"):

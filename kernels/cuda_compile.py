@@ -21,6 +21,7 @@ from pathlib import Path
 import click
 
 from .console import run_cli
+from .cpu_threads import default_threads
 from .cuda_sources import ARCHITECTURES, COMPILE_OPTIONS, compiled_directory, cubin_name, is_cubin, main_source
 from .errors import BuildError
 from .files import new_file
@@ -60,7 +61,7 @@ def compile_ahead(out: Path, architectures: Sequence[str] = ARCHITECTURES) -> Co
     nvcc = find_nvcc()
     wanted = usable_architectures(nvcc, architectures)
     with tempfile.TemporaryDirectory(prefix="himar-kernels-") as folder:
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(default_threads()) as pool:
             made = list(pool.map(lambda architecture: _compile(nvcc, architecture, Path(folder)), wanted))
         try:
             out.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,14 @@ from .sampling import SamplingConfig
 SEED = click.IntRange(0, 2**64 - 1)
 THREADS = click.IntRange(1, 1024)
 """A typing error of a few digits must not make a machine start a million threads."""
+THREADS_DEFAULT = "by default the CPUs it may use (affinity, OMP_NUM_THREADS, container quota)"
+"""In the help of --threads: what `cpu_threads.default_threads` gives."""
 
+_FILE_ENDING = re.compile(
+    r"\.(apng|avifs?|bmp|dib|eps|exr|gif|hdr|hei[cf]|icns|ico|j2k|jfif|jp[2efgx]|jpeg|jxl|p[bgnp]m|pdf|png|psd|qoi|svg|tga"
+    r"|tiff?|web[mp]|mp4|npy|npz|pth?|safetensors|json|txt|bz2|gz|tar|tgz|xz|zip)",
+    re.IGNORECASE,
+)
 _MOST_GPUS = 4  # digits of a GPU's number
 
 
@@ -77,6 +84,34 @@ def npz_option(context: click.Context, parameter: click.Parameter, path: Path | 
     if path is not None and path.suffix != ".npz":
         raise click.BadParameter(f"{path} does not end in .npz.")
     return path
+
+
+def png_option(context: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:
+    """Callback of an option that names a PNG to write."""
+    if path is not None and path.suffix.lower() != ".png":
+        raise click.BadParameter(f"{path} does not end in .png, the only kind of image that is written.")
+    return path
+
+
+def images_option(context: click.Context, parameter: click.Parameter, path: Path) -> Path:
+    """Callback of an option that names a .png, an .npz, or a folder: no other file."""
+    if path.suffix.lower() not in (".png", ".npz") and _is_named_as_file(path):
+        raise click.BadParameter(
+            f"{path} ends in {path.suffix}, which is not written; give a .png or .npz, or a folder."
+        )
+    return path
+
+
+def folder_option(context: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:
+    """Callback of an option that names a folder of images to write."""
+    if path is not None and _is_named_as_file(path):
+        raise click.BadParameter(f"{path} ends in {path.suffix}, as a file; give a folder, which gets .png files.")
+    return path
+
+
+def _is_named_as_file(path: Path) -> bool:
+    """Whether a path that does not exist has the ending of a kind of file; "run-1.5" has none."""
+    return bool(_FILE_ENDING.fullmatch(path.suffix)) and not path.is_dir()
 
 
 @contextmanager

@@ -52,6 +52,29 @@ def test_a_path_is_printed_as_it_is(capsys, digits_bundle, tmp_path, monkeypatch
         assert f"→ {name}" in run(capsys, "generate", digits_bundle, "--labels", "1", *FAST, "--out", name)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["photo.jpg", "photo.JPEG", "photo.webp", "photo.gif", "photo.tif", "photo.avif", "photo.ppm", "a.npy", "a.zip"],
+)
+def test_another_kind_of_file_is_wrong_usage_before_any_work(capsys, tmp_path, name):
+    message = run(capsys, "generate", tmp_path / "absent", "--labels", "1", "--out", tmp_path / name, code=2)
+    ending = name[name.index(".") :]
+    assert f"{name} ends in {ending}, which is not written; give a .png or .npz, or a folder." in " ".join(
+        message.split()
+    )
+    bench = ("bench", tmp_path / "absent", "--checkpoint", tmp_path / "absent.pth")
+    assert "give a folder, which gets .png files" in " ".join(
+        run(capsys, *bench, "--plots", tmp_path / name, code=2).split()
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_may_have_a_dot_in_its_name(capsys, digits_bundle, tmp_path):
+    for name in ("run-1.5", "taken.jpg-s"):
+        run(capsys, "generate", digits_bundle, "--labels", "1", *FAST, "--out", tmp_path / name)
+        assert len(list((tmp_path / name).glob("*.png"))) == 1
+
+
 @pytest.mark.parametrize("name", ["x.npz", "x.NPZ"])
 def test_generate_writes_latents(capsys, digits_bundle, tmp_path, name):
     run(capsys, "generate", digits_bundle, "--labels", "1", *FAST, "--out", tmp_path / name)

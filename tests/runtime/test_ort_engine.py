@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -17,7 +18,7 @@ from closeness import assert_near
 
 from himar_kernels import EngineError, InputError
 from himar_kernels.fused_library import VARIABLE
-from himar_runtime import Bundle, ComponentSpec, Device, TensorSpec, load_engine
+from himar_runtime import Bundle, ComponentSpec, Device, TensorSpec, load_engine, ort_session
 from himar_runtime.ort_engine import OrtEngine
 from himar_runtime.ort_placed import GraphNumbers, PlacedRuns
 from himar_runtime.ort_session import GRAPHS_VARIABLE, _load, _say_once, records_graphs, use_fused_operators
@@ -218,6 +219,17 @@ def test_devices_are_read() -> None:
     assert Device.parse("cuda") == Device.parse("cuda:0") == Device("cuda", 0)
     assert str(Device.parse("cuda:3")) == "cuda:3"
     assert str(Device.parse("cpu")) == "cpu"
+
+
+def test_the_default_of_threads_is_what_the_process_was_given(
+    bundle_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = Bundle.open(bundle_path)
+    for cores, cpus, wanted in ((1, 2, 1), (3, 4, 3), (4, 4, 0)):  # 0: ONNX Runtime's own choice
+        monkeypatch.setattr(ort_session, "default_threads", lambda cores=cores: cores)
+        monkeypatch.setattr(os, "cpu_count", lambda cpus=cpus: cpus)
+        engine = load_engine(bundle, "mlp_head", CPU, None)
+        assert engine._session.get_session_options().intra_op_num_threads == wanted  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("threads", [0, -1, 1.5, True, "2"])

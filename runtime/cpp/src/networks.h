@@ -35,7 +35,7 @@ struct Networks {
 struct LoadRequest {
     std::string device = "cpu";  // "cpu", "cuda" or "cuda:N"
     std::string backend;
-    int threads = 0;  // CPU threads of one operator, 0 for all cores
+    int threads = 0;  // CPU threads of one operator, 0 for default_threads()
 };
 
 // Load every engine of a bundle. BundleError when a component is missing, EngineError when an engine cannot run here.

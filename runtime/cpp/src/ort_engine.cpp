@@ -9,6 +9,7 @@
 #include <mutex>
 #include <utility>
 
+#include "cpu_threads.h"
 #include "error.h"
 
 namespace himar::core {
@@ -173,7 +174,10 @@ std::unique_ptr<Engine> load_ort_engine(const std::filesystem::path& path, const
         options.SetLogSeverityLevel(ORT_LOGGING_LEVEL_ERROR);
         // Idle threads of one engine must not spin while the next engine, or the host between two runs, computes.
         options.AddConfigEntry("session.intra_op.allow_spinning", "0");
-        if (threads > 0) options.SetIntraOpNumThreads(threads);
+        if (threads > 0)
+            options.SetIntraOpNumThreads(threads);
+        else if (threads_are_limited())
+            options.SetIntraOpNumThreads(default_threads());  // else ONNX Runtime's own choice, one for each physical core
         if (lane != nullptr) {
             use_cuda(options, *lane);
             if (spec.precision == "fp16" || spec.precision == "bf16") use_fused_operators(options);
@@ -182,6 +186,11 @@ std::unique_ptr<Engine> load_ort_engine(const std::filesystem::path& path, const
         return std::make_unique<OrtEngine>(
             std::shared_ptr<Session>(new Session{lane, std::move(env), std::move(session), spec, {}}));
     } catch (const Ort::Exception& error) {
+        const bool follows_no_links = std::string(error.what()).find("escapes model directory") != std::string::npos;
+        if (follows_no_links && std::filesystem::is_symlink(path))
+            throw EngineError(spec.name + " is a link, as in the Hub's cache, and ONNX Runtime " + ort_version() +
+                              " takes no weights by way of links; copy the bundle with real files (cp -rL), or use "
+                              "another version of it: all but 1.24 do.");
         throw EngineError(spec.name + " does not load on " + (lane == nullptr ? "cpu" : lane->name()) +
                           " with ONNX Runtime " + ort_version() + ": " + first_line(error.what()));
     }

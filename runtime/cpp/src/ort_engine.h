@@ -12,8 +12,8 @@ namespace himar::core {
 
 // Load a component's ONNX model.
 //
-// threads: CPU threads of one operator, 0 for all cores. lane: the GPU lane on whose stream it queues its runs, which all
-// lanes of its clones must share; null runs it on the CPU.
+// threads: CPU threads of one operator, 0 for default_threads(). lane: the GPU lane on whose stream it queues its runs,
+// which all lanes of its clones must share; null runs it on the CPU.
 // EngineError: bfloat16, which ONNX Runtime cannot run on the CPU, an ONNX Runtime without CUDA, a model that does not load.
 std::unique_ptr<Engine> load_ort_engine(const std::filesystem::path& path, const ComponentSpec& spec, int threads,
                                         const std::shared_ptr<cuda::CudaDevice>& lane = nullptr);
