@@ -166,7 +166,10 @@ def inspect(path: Path | None, as_json: bool, cost: bool, **options: Any) -> Non
 @cli.command(epilog="Example: himar-export generate bundle --labels 207,360 --count 4 --seed 7 --out images.png")
 @click.argument("bundle", type=NamedPath())
 @click.option(
-    "--labels", required=True, callback=label_option, help="Classes: numbers and ranges, for example 1,5,10-19."
+    "--labels",
+    required=True,
+    callback=label_option,
+    help="Classes: numbers, ranges and names, for example 1,10-19,cat.",
 )
 @click.option(
     "--count", default=1, show_default=True, type=click.IntRange(1, MOST_LABELS), help="Images of each class."
@@ -203,7 +206,10 @@ def generate(as_json: bool, **options: Any) -> None:
 @click.option("--vae", type=NamedPath(), help="KL-VAE checkpoint, to record its decoder too.")
 @weights_option
 @click.option(
-    "--labels", required=True, callback=label_option, help="Classes: numbers and ranges, for example 1,5,10-19."
+    "--labels",
+    required=True,
+    callback=label_option,
+    help="Classes: numbers, ranges and names, for example 1,10-19,cat.",
 )
 @click.option("--seed", default=0, show_default=True, type=SEED, help="Seed of the recorded draws.")
 @click.option("--case", default="run", show_default=True, callback=case_option, help="Name of the case.")

@@ -201,8 +201,8 @@ def _middle(image: Image.Image, size: int) -> Image.Image:
     cut = (long - short) // 2 - _MARGIN * max(1, short // size)
     if cut <= 0:
         return image
-    box = (cut, 0, image.width - cut, image.height) if image.width == long else (0, cut, image.width, image.height - cut)
-    return image.crop(box)
+    left, top = (cut, 0) if image.width == long else (0, cut)
+    return image.crop((left, top, image.width - left, image.height - top))
 
 
 def _crop(image: Image.Image, size: int) -> Image.Image:

@@ -19,7 +19,7 @@ from .files import write_torch
 from .model import HiMAR
 from .optimise import OnStep, Progress
 from .train_board import open_board, require_board
-from .train_data import Latents
+from .train_data import Latents, class_names_of
 from .train_processes import Processes
 from .train_settings import Execution, TrainingSettings
 from .train_state import STATE_FILE
@@ -79,8 +79,10 @@ def run_training(
     if outputs.folder.is_dir() and processes.first:
         for name in (outputs.file, *([RELEASED_FILE] if outputs.released else [])):
             require_writable_file(outputs.folder / name, CheckpointError)
+    model = HiMAR(config, settings.dropout)
+    model.class_names = class_names_of(latents, config.classes)
     trainer = prepare(
-        HiMAR(config, settings.dropout),
+        model,
         latents,
         settings,
         seed,
