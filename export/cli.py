@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from himar.cli_options import config_option
+from himar.live_line import live_line
 from himar_kernels.console import require_extra, run_cli
 from himar_kernels.labels import MOST_LABELS
 from himar_kernels.options import SEED, THREADS, NamedPath, device_option, label_option, npz_option
@@ -247,19 +249,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_cli(cli, argv)
 
 
-class _progress:  # noqa: N801
-    """A progress bar on stderr, silent under --json; yields advance(text, fraction)."""
-
-    def __init__(self, silent: bool) -> None:
-        self._bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(),
-            console=Console(stderr=True), disable=silent, transient=True,
-        )  # fmt: skip
-
-    def __enter__(self) -> Callable[[str, float], None]:
-        self._bar.start()
-        task = self._bar.add_task("starting", total=1.0)
-        return lambda text, fraction: self._bar.update(task, description=text, completed=fraction)
-
-    def __exit__(self, *exc: object) -> None:
-        self._bar.stop()
+@contextmanager
+def _progress(silent: bool) -> Iterator[Callable[[str, float], None]]:
+    """Draw a progress bar on stderr, none under --json; yields advance(text, fraction)."""
+    bar = Progress(
+        TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(),
+        console=Console(stderr=True), disable=silent, transient=True, redirect_stdout=sys.stdout.isatty(),
+    )  # fmt: skip
+    with live_line(bar):
+        task = bar.add_task("starting", total=1.0)
+        yield lambda text, fraction: bar.update(task, description=text, completed=fraction)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
 
 if TYPE_CHECKING:
     from .image_folder import ImageList
+    from .image_tree import Skipped
 
 
 def show_notice(text: str) -> None:
@@ -18,11 +20,17 @@ def show_notice(text: str) -> None:
 def show_images(images: ImageList) -> None:
     """Print which class has which number, what was left out, and class names that are easily mistaken."""
     from .image_folder import alike_classes, describe_classes
-    from .image_tree import left_out_sentences
 
     click.echo(describe_classes(images.class_names), err=True)
-    for sentence in left_out_sentences(images.skipped):
-        show_notice(sentence)
+    show_skipped(images.skipped)
     alike = alike_classes(images.class_names)
     if alike:
         show_notice(alike)
+
+
+def show_skipped(skipped: Sequence[Skipped]) -> None:
+    """Print which files of a folder are left out, a line for each reason."""
+    from .image_tree import left_out_sentences
+
+    for sentence in left_out_sentences(skipped):
+        show_notice(sentence)

@@ -88,22 +88,32 @@ def read_crop(path: Path, size: int) -> NDArray[np.uint8]:
     return read_picture(path, size).pixels
 
 
-def check_image(path: Path) -> tuple[int, int]:
-    """Return height and width as `read_pixels` would, or raise UnreadableImageError.
+@dataclass(frozen=True)
+class Checked:
+    """What is known of a file that can be read: height and width of its picture, and what was done to it."""
+
+    size: tuple[int, int]
+    turned: bool
+    transparent: bool
+
+
+def check_image(path: Path) -> Checked:
+    """Return what `read_picture` would make of a file, without its pixels. Raises UnreadableImageError.
 
     The whole file is decoded, a JPEG to few pixels, so that what passes can be read later too.
     """
 
-    def check(image: Image.Image) -> tuple[int, int]:
+    def check(image: Image.Image) -> Checked:
         width, height = image.size
         drafted = image.format == "JPEG"
         if drafted:
             image.draft(None, (1, 1))
-        upright, _ = _upright(image)
-        _flat(upright)
-        if not drafted:
-            return upright.height, upright.width
-        return (width, height) if _orientation(image) >= _ACROSS else (height, width)
+        upright, turned = _upright(image)
+        _, transparent = _flat(upright)
+        size = (upright.height, upright.width)
+        if drafted:
+            size = (width, height) if _orientation(image) >= _ACROSS else (height, width)
+        return Checked(size, turned, transparent)
 
     return _decoded(path, check)
 
