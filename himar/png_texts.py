@@ -40,8 +40,8 @@ def _says_which_side_is_up(text: bytes) -> bool:
     keyword, _, rest = text.partition(b"\0")
     if keyword not in _ORIENTATION or len(text) > _LARGEST:
         return False
-    decoder = zlib.decompressobj()
-    for start in (1, 4):  # zTXt: a byte before what is compressed; iTXt: two, a language and a translated keyword
+    for start in (1, 4):  # zTXt: a byte before what is compressed; iTXt: two, and two empty names' ends
+        decoder = zlib.decompressobj()
         try:
             decoder.decompress(rest[start:], _LARGEST)
         except zlib.error:
