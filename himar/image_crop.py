@@ -196,7 +196,7 @@ def _flat(image: Image.Image) -> tuple[Image.Image, bool]:
     if not image.has_transparency_data:
         return image.convert("RGB"), False
     coloured = image.convert("RGBA")
-    if coloured.getextrema()[3][0] == 255:
+    if coloured.getchannel("A").getextrema()[0] == 255:
         return image.convert("RGB"), False
     white = Image.new("RGBA", coloured.size, "white")
     return Image.alpha_composite(white, coloured).convert("RGB"), True

@@ -101,11 +101,13 @@ class CacheIndex:
 
     def with_shard(self, record: ShardRecord) -> CacheIndex:
         """Return the index after one more shard."""
-        counts = {
-            name: None if getattr(self, name) is None else getattr(self, name) + getattr(record, name)
-            for name in ("turned", "transparent")
-        }
-        return replace(self, shards=(*self.shards, record.shard), skipped=(*self.skipped, *record.skipped), **counts)
+        return replace(
+            self,
+            shards=(*self.shards, record.shard),
+            skipped=(*self.skipped, *record.skipped),
+            turned=None if self.turned is None else self.turned + record.turned,
+            transparent=None if self.transparent is None else self.transparent + record.transparent,
+        )
 
 
 def shard_name(number: int) -> str:
