@@ -136,9 +136,12 @@ def run_name() -> str:
 
 
 def _wait_for_first(folder: Path) -> None:
-    """Wait until the first process of this run holds the folder and has written its index."""
+    """Wait until the first process of this run holds the folder and has written its index, or all is done."""
     until = time.monotonic() + _PATIENCE
-    while holder(folder).get("run") != run_name() or not (folder / INDEX_FILE).is_file():
+    while True:
+        begun = (folder / INDEX_FILE).is_file()
+        if begun and (holder(folder).get("run") == run_name() or read_index(folder).complete):
+            return
         if time.monotonic() > until:
             raise CacheError(f"the first process has not begun to write {folder}; start all of them with torchrun.")
         time.sleep(_POLL)

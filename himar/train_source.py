@@ -12,7 +12,7 @@ from himar_kernels import ConfigError
 from .config import ModelConfig
 from .device import usable_device
 from .file_hash import file_sha256
-from .image_folder import ImageList, list_images, order_advice
+from .image_folder import ImageList, describe_classes, list_images, order_advice
 from .latent_index import INDEX_FILE
 from .latent_reader import CachedLatents
 from .released_cache import ReleasedLatents, is_released_cache, list_released_cache
@@ -93,6 +93,7 @@ def _notices(source: Path, cached: CachedLatents) -> list[str]:
     found = set(cached.labels.unique().tolist())
     empty = [f"{number} ({name})" for number, name in enumerate(cached.class_names) if number not in found]
     return [
+        describe_classes(cached.class_names),
         *([f"{source}: {advice}"] if advice else []),
         *([f"{source} has no image of class {', '.join(empty[:3])}{', …' if len(empty) > 3 else ''}"] if empty else []),
     ]

@@ -92,6 +92,16 @@ def test_each_process_makes_its_share_and_leaves_the_index_to_the_first(folder, 
     assert sorted(path.suffix for path in out.iterdir()) == [".json", *[".safetensors"] * 3]
 
 
+def test_where_nothing_is_left_to_do_no_process_waits(folder, cache, tmp_path):
+    """The first one may have finished, and let go of the folder, before another one looks."""
+    before = contents(cache)
+    for rank in range(3):
+        assert cache_latents(list_images(folder), VAE, cache, SETTINGS, processes=Processes(rank, 3)).complete
+    assert contents(cache) == before
+    with pytest.raises(CacheError, match="img size"):
+        cache_latents(list_images(folder), VAE, cache, replace(SETTINGS, img_size=64), processes=Processes(2, 3))
+
+
 def test_a_record_without_its_shard_is_made_again(folder, cache, tmp_path):
     out = tmp_path / "latents"
     shutil.copytree(cache, out)
