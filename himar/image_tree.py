@@ -62,7 +62,7 @@ def list_tree(root: Path, below: str = "", wanted: Callable[[Path], bool] | None
     pipes count: who reads them says what is wrong with them. Raises InputError for a folder that cannot be read and for
     a link that leads back to a folder that it lies in.
     """
-    choose = wanted or looks_like_image
+    choose = wanted or image_recogniser()
     files: list[str] = []
     skipped: list[Skipped] = []
     for name, entry in _walk(root, below, (_identity(root),) if below else ()):
@@ -86,19 +86,26 @@ def left_out(name: str, is_folder: bool) -> str | None:
     return "no folder of images" if is_folder and name.lower() in IGNORED_FOLDERS else None
 
 
-def looks_like_image(path: Path) -> bool:
-    """Whether a file's ending is an image's, or its first bytes are; one that cannot be opened counts as an image."""
-    ending = path.suffix.lower()
-    if ending in _NEED_PLUGINS or ending in image_endings():
-        return True
-    try:
-        if not path.is_file():
+def image_recogniser() -> Callable[[Path], bool]:
+    """Return what says whether a file's ending is an image's, or its first bytes are.
+
+    A file that cannot be opened counts as an image.
+    """
+    endings = image_endings() | _NEED_PLUGINS
+
+    def recognise(path: Path) -> bool:
+        if path.suffix.lower() in endings:
             return True
-        with path.open("rb") as file:
-            start = file.read(16)
-    except OSError:
-        return True
-    return start.startswith(_SIGNATURES) or (start[:4], start[8:12]) == (b"RIFF", b"WEBP") or start[4:8] == b"ftyp"
+        try:
+            if not path.is_file():
+                return True
+            with path.open("rb") as file:
+                start = file.read(16)
+        except OSError:
+            return True
+        return start.startswith(_SIGNATURES) or (start[:4], start[8:12]) == (b"RIFF", b"WEBP") or start[4:8] == b"ftyp"
+
+    return recognise
 
 
 def left_out_sentences(skipped: Sequence[Skipped], most: int = 3) -> list[str]:
