@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from himar.cli_options import config_option
+from himar.live_line import live_line
 from himar_kernels.console import require_extra, run_cli
 from himar_kernels.labels import MOST_LABELS
 from himar_kernels.options import (
@@ -181,7 +183,10 @@ def inspect(path: Path | None, as_json: bool, cost: bool, **options: Any) -> Non
 @cli.command(epilog="Example: himar-export generate bundle --labels 207,360 --count 4 --seed 7 --out images.png")
 @click.argument("bundle", type=NamedPath())
 @click.option(
-    "--labels", required=True, callback=label_option, help="Classes: numbers and ranges, for example 1,5,10-19."
+    "--labels",
+    required=True,
+    callback=label_option,
+    help="Classes: numbers, ranges and names, for example 1,10-19,cat.",
 )
 @click.option(
     "--count", default=1, show_default=True, type=click.IntRange(1, MOST_LABELS), help="Images of each class."
@@ -218,7 +223,10 @@ def generate(as_json: bool, **options: Any) -> None:
 @click.option("--vae", type=NamedPath(), help="KL-VAE checkpoint, to record its decoder too.")
 @weights_option
 @click.option(
-    "--labels", required=True, callback=label_option, help="Classes: numbers and ranges, for example 1,5,10-19."
+    "--labels",
+    required=True,
+    callback=label_option,
+    help="Classes: numbers, ranges and names, for example 1,10-19,cat.",
 )
 @click.option("--seed", default=0, show_default=True, type=SEED, help="Seed of the recorded draws.")
 @click.option("--case", default="run", show_default=True, callback=case_option, help="Name of the case.")
@@ -259,19 +267,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_cli(cli, argv)
 
 
-class _progress:  # noqa: N801
-    """A progress bar on stderr, silent under --json; yields advance(text, fraction)."""
-
-    def __init__(self, silent: bool) -> None:
-        self._bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(),
-            console=Console(stderr=True), disable=silent, transient=True,
-        )  # fmt: skip
-
-    def __enter__(self) -> Callable[[str, float], None]:
-        self._bar.start()
-        task = self._bar.add_task("starting", total=1.0)
-        return lambda text, fraction: self._bar.update(task, description=text, completed=fraction)
-
-    def __exit__(self, *exc: object) -> None:
-        self._bar.stop()
+@contextmanager
+def _progress(silent: bool) -> Iterator[Callable[[str, float], None]]:
+    """Draw a progress bar on stderr, none under --json; yields advance(text, fraction)."""
+    bar = Progress(
+        TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(),
+        console=Console(stderr=True), disable=silent, transient=True, redirect_stdout=sys.stdout.isatty(),
+    )  # fmt: skip
+    with live_line(bar):
+        task = bar.add_task("starting", total=1.0)
+        yield lambda text, fraction: bar.update(task, description=text, completed=fraction)

@@ -80,6 +80,8 @@ def refit(request: RefitRequest, progress: Progress = lambda text, fraction: Non
     progress("reading the checkpoint", 0.0)
     with new_folder(request.out, BuildError) as folder:
         model = load_checkpoint(request.checkpoint, _config(manifest), weights=request.weights)
+        if model.class_names is None:
+            model.class_names = manifest.class_names
         vae = load_fitting_vae(request.vae, model)
         parts = components(model, vae, manifest.max_batch, merged=engines)
         precisions = {part.name: check_precision(manifest.components[part.name].precision, part.name) for part in parts}

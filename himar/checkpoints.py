@@ -19,7 +19,7 @@ from .model import HiMAR
 Shapes = Mapping[str, tuple[int, ...]]
 
 DEFAULT_WEIGHTS = "model_ema"
-_CONFIG_KEY = "himar_config"
+_CONFIG_KEY, _NAMES_KEY = "himar_config", "himar_class_names"
 
 
 def load_checkpoint(
@@ -62,13 +62,18 @@ def load_checkpoint(
     _check_layout(model, state, path)
     state = {name: tensor.to(torch.float32) for name, tensor in state.items()}
     model.load_state_dict(state, assign=True)
+    if _NAMES_KEY in metadata:
+        model.class_names = _class_names(metadata[_NAMES_KEY], resolved.classes, path)
     return model.eval().requires_grad_(False)
 
 
 def save_checkpoint(model: HiMAR, path: str | Path, dtype: torch.dtype = torch.float32) -> None:
-    """Write the model's tensors and configuration as safetensors, in one move; `dtype` is that on disk."""
+    """Write the model's tensors, configuration and class names as safetensors, in one move; `dtype` is that on disk."""
     tensors = {name: tensor.to(dtype) for name, tensor in model.state_dict().items()}
-    write_safetensors(Path(path), tensors, {_CONFIG_KEY: json.dumps(model.config.to_dict())})
+    metadata = {_CONFIG_KEY: json.dumps(model.config.to_dict())}
+    if model.class_names is not None:
+        metadata[_NAMES_KEY] = json.dumps(model.class_names)
+    write_safetensors(Path(path), tensors, metadata)
 
 
 def measure(shapes: Shapes, source: str) -> dict[str, Any]:
@@ -161,3 +166,13 @@ def _embedded_config(text: str, path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise CheckpointError(f"{path} carries a configuration that is not a JSON object; write the file again.")
     return values
+
+
+def _class_names(text: str, classes: int, path: Path) -> tuple[str, ...]:
+    try:
+        names = json.loads(text)
+    except json.JSONDecodeError:
+        names = None
+    if not isinstance(names, list) or len(names) != classes or not all(isinstance(name, str) for name in names):
+        raise CheckpointError(f"{path} carries class names that are no list of {classes}; write the file again.")
+    return tuple(names)

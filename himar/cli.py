@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from himar_kernels.console import require_extra, run_cli
-from himar_kernels.options import SEED, NamedPath, label_option, png_option
+from himar_kernels.options import SEED, NamedPath, chosen_labels, label_option, png_option
 from himar_kernels.sampling_options import sampling_options
 
 from .cli_cache import cache_latents_command
@@ -34,7 +34,12 @@ def cli() -> None:
 @click.argument("checkpoint", type=_PATH)
 @click.option("--config", callback=config_option, help="Preset or JSON file; only files that himar wrote go without.")
 @click.option("--vae", type=_PATH, help="KL-VAE checkpoint; by default NAME-vae.safetensors next to NAME.")
-@click.option("--labels", required=True, callback=label_option, help="Classes, one image each, for example 0,3,5-9.")
+@click.option(
+    "--labels",
+    required=True,
+    callback=label_option,
+    help="Classes, one image each: numbers, ranges and names, for example 0,3,5-9,cat.",
+)
 @click.option("--seed", default=0, show_default=True, type=SEED, help="Seed of the images.")
 @sampling_options
 @click.option("--columns", default=10, show_default=True, type=click.IntRange(min=1), help="Images per row.")
@@ -43,7 +48,7 @@ def sample(
     checkpoint: Path,
     config: str | None,
     vae: Path | None,
-    labels: list[int],
+    labels: list[int | str],
     seed: int,
     columns: int,
     out: Path,
@@ -69,7 +74,8 @@ def sample(
     sampling = choose_sampling(model.config.sampling, sampling_name, guidance, changes, "model")
     if model.config.single_scale:
         require_phase_low(changes, "this model")
-    save_grid(out, sample_images(model, decoder, labels, PhiloxDraws(seed), sampling), columns)
+    numbers = chosen_labels(labels, model.class_names, str(checkpoint))
+    save_grid(out, sample_images(model, decoder, numbers, PhiloxDraws(seed), sampling), columns)
     click.echo(f"wrote {out}: {len(labels)} images")
 
 

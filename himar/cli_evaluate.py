@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,11 +17,13 @@ from himar_kernels.console import require_extra
 from himar_kernels.files import require_writable_file, require_writable_folder
 from himar_kernels.options import SEED, NamedPath, device_option, npz_option, sampling_option
 
+from .cli_notices import show_skipped
 from .cli_options import config_option
 from .cli_progress import image_progress
 
 if TYPE_CHECKING:
     from .evaluation.extractor import Extractor, OnImages
+    from .evaluation.image_sets import Changed
     from .evaluation.measure import Report
 
 _PATH = NamedPath()
@@ -103,14 +106,13 @@ def evaluate(
     from .device import use_threads
 
     use_threads()
-    # Before hours of sampling: what the measurement will need.
+    # Before hours of sampling or features: what the measurement will need.
     features = _extractor(extractor, inception, device) if wants_numbers else None
-    if against is not None and features is not None:
-        from .evaluation.measure import check_reference
-
-        check_reference(against, features)
     if save_statistics is not None:
         require_writable_file(save_statistics)
+    changed = None
+    if features is not None:
+        changed = _check_images(None if is_checkpoint else source, against, features)
     if is_checkpoint:
         made = _make(source, device, **making)
         source = making["out"]
@@ -119,6 +121,8 @@ def evaluate(
             return
     assert features is not None
     report = _measure(source, against, features, neighbours, batch, device, save_statistics)
+    if changed is not None:
+        report = replace(report, turned=changed.turned, transparent=changed.transparent)
     if as_json:
         click.echo(json.dumps(report.to_dict()))
     else:
@@ -200,6 +204,25 @@ def _extractor(kind: str, inception: Path | None, device: str) -> Extractor:
     return InceptionExtractor(inception, device)
 
 
+def _check_images(source: Path | None, against: Path | None, extractor: Extractor) -> Changed | None:
+    """Read every file that will be measured, and say what is left out; return what was done to those of SOURCE."""
+    from .evaluation.image_sets import open_images
+    from .evaluation.measure import check_reference
+
+    changed = None
+    with _stages() as on_stage:
+        if source is not None:
+            images = open_images(source)
+            show_skipped(images.skipped)
+            if images.files:
+                changed = images.check(on_stage("checking the images"))
+        if against is not None:
+            reference = check_reference(against, extractor, on_stage("checking the reference"))
+            if reference is not None:
+                show_skipped(reference.skipped)
+    return changed
+
+
 def _measure(
     source: Path,
     against: Path | None,
@@ -259,7 +282,9 @@ def _show(report: Report) -> None:
     if report.reference:
         count = "an unknown number of" if report.reference_images is None else str(report.reference_images)
         against = f"{report.reference}, {count} images"
-    click.echo(f"{report.source}, {report.images} images, against {against}")
+    changed = [(report.turned, "turned by EXIF"), (report.transparent, "transparent, laid on white")]
+    changes = "".join(f", {count} {what}" for count, what in changed if count)
+    click.echo(f"{report.source}, {report.images} images{changes}, against {against}")
     click.echo(f"features: {report.extractor}, sha256 {report.extractor_sha256[:12]}…")
     Console(highlight=False).print(table)
     for warning in report.warnings:

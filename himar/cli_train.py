@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,15 +14,18 @@ from himar_kernels.console import require_extra
 from himar_kernels.files import require_writable_folder
 from himar_kernels.options import THREADS, THREADS_DEFAULT, FiniteRange, NamedPath, device_option, wrong_usage
 
+from .cli_notices import show_images, show_notice
 from .cli_options import TRAINING_SEED, config_option
-from .cli_progress import training_progress
+from .cli_progress import image_progress, training_progress
 from .presets import VARIANTS, vary
 
 if TYPE_CHECKING:
     from .config import ModelConfig
     from .optimise import OnStep
+    from .train_data import Latents
     from .train_processes import Processes
     from .train_settings import Execution, TrainingSettings
+    from .vae import AutoencoderKL
 
 _WHOLE = click.IntRange(1, 10**12)
 _COUNT = click.IntRange(0, 10**12)
@@ -40,7 +44,7 @@ _EPOCHS = FiniteRange(0, 1e9, min_open=True)
     metavar="NAME",
     help="A row of the paper's table 5 at the preset's sizes, for example visual.",
 )
-@click.option("--data", required=True, help="digits, a folder of himar cache-latents, or images: a folder or list.")
+@click.option("--data", required=True, help="digits, a folder of cached latents, or images: a folder or list.")
 @click.option("--vae", type=NamedPath(), help="KL-VAE checkpoint: encodes images, decodes the sample grids.")
 @click.option("--out", required=True, type=NamedPath(), help="Folder for weights and training state.")
 @click.option("--resume", is_flag=True, help="Go on from the state in --out; begin where there is none.")
@@ -126,10 +130,12 @@ def train_command(
             spelled = option.replace("_", "-")
             raise click.UsageError(f"--{spelled} was given, but this model has a single scale and so no pivots.")
     require_writable_folder(out)
-    with joined_processes(device) as (processes, own_device), training_progress(processes.first) as on_stage:
+    with joined_processes(device) as (processes, own_device), ExitStack() as stack:
         execution = Execution(own_device, accumulate, recompute, compiled, fsdp)
         with wrong_usage():
             execution.require_processes(processes.count)
+        opened = None if digits else _open(Path(data), model_config, vae, own_device, processes, out, resume)
+        on_stage = stack.enter_context(training_progress(processes.first))
         run = _Run(
             out,
             seed,
@@ -143,9 +149,39 @@ def train_command(
             on_stage,
             changes,
         )
-        written = run.digits(model_config) if digits else run.images(model_config, Path(data), vae)
+        written = run.digits(model_config) if opened is None else run.images(model_config, *opened)
+        stack.close()
         if processes.first:
             click.echo(f"{data}: wrote {written}")
+
+
+def _open(
+    source: Path,
+    config: ModelConfig,
+    vae: Path | None,
+    device: str,
+    processes: Processes,
+    out: Path,
+    resume: bool,
+) -> tuple[Latents, AutoencoderKL | None]:
+    """Open the data, with what the first process says of it on stderr."""
+    from .train_source import open_data
+    from .train_state import STATE_FILE, require_free
+
+    require_free(out / STATE_FILE, resume)
+    if not processes.first:
+        return open_data(source, config, vae, device, processes=processes, state=out / STATE_FILE)
+    return open_data(
+        source,
+        config,
+        vae,
+        device,
+        processes=processes,
+        state=out / STATE_FILE,
+        on_notice=show_notice,
+        on_list=show_images,
+        checking=lambda: image_progress("checking the images"),
+    )
 
 
 class _Run:
@@ -190,13 +226,11 @@ class _Run:
             keep=self._keep,
         )
 
-    def images(self, config: ModelConfig, source: Path, vae: Path | None) -> Path:
+    def images(self, config: ModelConfig, latents: Latents, vae: AutoencoderKL | None) -> Path:
         """Train on images or latents with the paper's settings."""
         from .train_run import Outputs, run_training
         from .train_settings import paper_settings
-        from .train_source import open_data
 
-        latents, decoder = open_data(source, config, vae, self._execution.device)
         count = len(latents.labels)
         settings = self._changed(paper_settings(count, self._changes["batch"] or 2048), count)
         outputs = Outputs(self._out, released=self._released, board=self._board, grid=self._grid, keep=self._keep)
@@ -207,7 +241,7 @@ class _Run:
             self._seed,
             outputs,
             self._on_stage("model"),
-            vae=decoder,
+            vae=vae,
             execution=self._execution,
             processes=self._processes,
             resume=self._resume,

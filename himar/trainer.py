@@ -169,6 +169,7 @@ class Trainer:
             return model
         with torch.device("meta"):
             result = HiMAR(model.config)
+        result.class_names = model.class_names
         result.load_state_dict({name: whole(value) for name, value in model.state_dict().items()}, assign=True)
         return result.eval().requires_grad_(False)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from .errors import BuildError, ConfigError, InputError
-from .labels import parse_labels
+from .labels import label_numbers, mistakable_number, parse_labels
 from .sampling import SamplingConfig
 
 SEED = click.IntRange(0, 2**64 - 1)
@@ -53,12 +53,26 @@ class NamedPath(click.Path):
         return super().convert(value, param, ctx)
 
 
-def label_option(context: click.Context, parameter: click.Parameter, text: str) -> list[int]:
-    """Callback of --labels: read "0,3,5-9"."""
+def label_option(context: click.Context, parameter: click.Parameter, text: str) -> list[int | str]:
+    """Callback of --labels: read "0,3,5-9,cat"; names become numbers when the model is known (`chosen_labels`)."""
     try:
         return parse_labels(text)
     except InputError as error:
         raise click.BadParameter(str(error)) from None
+
+
+def chosen_labels(labels: Sequence[int | str], class_names: Sequence[str] | None, source: str) -> list[int]:
+    """Return the numbers of --labels, with a warning on stderr where a number may have been meant as a name.
+
+    Arguments are those of `label_numbers`; a name that it refuses is wrong usage.
+    """
+    warning = mistakable_number(labels, class_names)
+    if warning is not None:
+        click.echo(f"warning: {warning}", err=True)
+    try:
+        return label_numbers(labels, class_names, source)
+    except InputError as error:
+        raise click.BadParameter(str(error), param_hint="--labels") from error
 
 
 def device_option(context: click.Context, parameter: click.Parameter, text: str) -> str:
