@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from himar_kernels.console import NOTICES
 from .foreign_files import is_safetensors, what_it_is
 from .safetensors_files import INDEX_ENDING, read_index, read_safetensors, read_sharded, refuse_lone_shard
 from .torch_files import read_torch
-from .weight_sets import choose
+from .weight_sets import ANY, Network, choose
 
 TORCH_ENDINGS = (".pth", ".pt", ".ckpt", ".bin")
 ENDINGS = (*TORCH_ENDINGS, ".safetensors", f".safetensors{INDEX_ENDING}")
@@ -46,9 +46,7 @@ class Weights:
     config: Mapping[str, Any] = field(default_factory=dict)
 
 
-def read_weights(
-    path: Path, weights: str | None = None, *, anchors: Collection[str] = (), what: str = "network", inert: bool = False
-) -> Weights:
+def read_weights(path: Path, weights: str | None = None, *, network: Network = ANY, inert: bool = False) -> Weights:
     """Read one set of weights; a choice between several is logged as a notice. `himar.weight_sets.choose` says how.
 
     path: a file of PyTorch or safetensors, a folder with one, or an index of shards; inert: as `read_torch` has it.
@@ -58,7 +56,7 @@ def read_weights(
     config = _config(path / _CONFIG) if path.is_dir() else {}
     content, metadata = read_content(file, inert=inert)
     try:
-        chosen, notice = choose(content, file, weights, anchors, what)
+        chosen, notice = choose(content, file, weights, network)
     except RecursionError as error:
         raise CheckpointError(f"{file} holds itself; save the model's state_dict().") from error
     if notice:

@@ -16,13 +16,14 @@ from .checkpoint_files import Weights, read_weights
 from .config import CONFIG_KEYS, ModelConfig, read_config, resolve
 from .files import write_safetensors
 from .model import HiMAR
+from .weight_sets import Network
 from .weight_values import as_float32
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 _CONFIG_KEY = "himar_config"
-_ANCHORS = ("class_emb.weight",)
-"""Under whatever prefix this stands, there stands a Hi-MAR model."""
+_HIMAR = Network("Hi-MAR", ("class_emb.weight",))
+"""Under whatever prefix this name stands, there stands a Hi-MAR model."""
 
 
 def load_checkpoint(
@@ -59,7 +60,7 @@ def open_checkpoint(
 ) -> tuple[HiMAR, str | None]:
     """Load as `load_checkpoint` does; return the model and the entry that was used, None where there was one alone."""
     path = Path(path)
-    read = read_weights(path, weights, anchors=_ANCHORS, what="Hi-MAR")
+    read = read_weights(path, weights, network=_HIMAR)
     measured = measure({name: tuple(tensor.shape) for name, tensor in read.state.items()}, str(path))
     source = path.name if config is None else str(config) if isinstance(config, str | Path) else "config"
     carried = _carried(read)

@@ -76,7 +76,7 @@ def _binary(path: Path, head: bytes) -> str | None:
         if head.startswith(magic):
             return f"{path} is {what}, no checkpoint; {_READ}."
     if head[257:262] == b"ustar":
-        return f"{path} is a tar archive, no checkpoint; unpack it, and if PyTorch before 0.1.10 wrote it, save it anew."
+        return f"{path} is a tar archive, no checkpoint; unpack it and give the weights in it."
     if head.startswith(b"PK"):
         return _archive(path)
     if is_safetensors(head) or head.startswith(b"\x80"):

@@ -18,7 +18,7 @@ from himar_kernels.files import refusal, remove_unfinished, require_writable_fol
 
 from .device import full_precision, usable_device
 from .digits import half_size
-from .file_hash import file_sha256
+from .file_hash import file_sha256, weights_sha256
 from .files import write_safetensors
 from .image_crop import UnreadableImageError, read_crop
 from .image_folder import ImageList, Skipped
@@ -69,7 +69,7 @@ def cache_latents(
             f"the VAE has {vae.stride} pixels per latent side and the low scale is half as large."
         )
     device = usable_device(settings.device)
-    index = _begin(images, vae, file_sha256(vae_file), folder, settings)
+    index = _begin(images, vae, weights_sha256(vae_file), folder, settings)
     vae = vae.to(device)
     with ThreadPoolExecutor(settings.readers) as pool:
         while not index.complete:

@@ -25,7 +25,7 @@ def read_safetensors(path: Path) -> tuple[State, dict[str, str]]:
         with safe_open(path, framework="pt") as file:
             names = list(file.keys())
             return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
-    except Exception as error:  # Its library raises anything for a damaged header, and for a type that it does not know.
+    except Exception as error:  # A damaged header, or a type that the library does not know, raises anything.
         reason = " ".join(str(error).split())[:200] if isinstance(error, SafetensorError) else type(error).__name__
         raise CheckpointError(f"{path} is damaged or cut short ({reason}); fetch or write it again.") from error
 

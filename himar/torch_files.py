@@ -227,7 +227,7 @@ def _named(file: BinaryIO | Any, path: Path, magic: bool = False) -> Iterator[st
     found = False
     for operation, argument, _ in pickletools.genops(file):
         found |= argument == _MAGIC
-        if operation.name == "PROTO" and argument > 2:  # noqa: PLR2004 - that of torch.save
+        if operation.name == "PROTO" and argument > 2:
             raise CheckpointError(
                 f"{path} is a pickle of protocol {argument}, and torch.save writes protocol 2; write its weights again "
                 f"with torch.save(state_dict, FILE), or read himar strip --help on --allow-code."

@@ -8,7 +8,7 @@ from himar_kernels import ConfigError
 
 from .config import ModelConfig
 from .device import usable_device
-from .file_hash import file_sha256
+from .file_hash import weights_sha256
 from .image_folder import list_images
 from .latent_index import INDEX_FILE
 from .latent_reader import CachedLatents
@@ -29,7 +29,7 @@ def open_data(source: Path, config: ModelConfig, vae: Path | None, device: str) 
         decoder = load_vae(vae).to(usable_device(device))
         require_fit(decoder, config, str(vae))
     if (source / INDEX_FILE).is_file():
-        sha256 = None if vae is None else file_sha256(vae)
+        sha256 = None if vae is None else weights_sha256(vae)
         return CachedLatents(source, vae_sha256=sha256, img_size=config.img_size), decoder
     if decoder is None:
         raise ConfigError(f"{source} holds images, not latents: give --vae, or cache them with himar cache-latents.")

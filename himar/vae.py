@@ -17,8 +17,10 @@ from .checkpoint_files import read_weights
 from .config import ModelConfig
 from .vae_layers import Decoder, Encoder
 from .vae_layouts import ANCHORS, check_config, fold_shift, to_own_layout
+from .weight_sets import Network
 from .weight_values import as_float32
 
+_KL_VAE = Network("KL VAE", ANCHORS, "himar strip FILE OUT.safetensors --weights NAME")
 _LOG_VARIANCE_LIMITS = (-30.0, 20.0)
 
 
@@ -132,7 +134,7 @@ def load_vae(path: str | Path) -> AutoencoderKL:
     Raises CheckpointError when the file is missing, damaged, unsafe, not a KL VAE or not finite.
     """
     path = Path(path)
-    read = read_weights(path, anchors=ANCHORS, what="KL VAE")
+    read = read_weights(path, network=_KL_VAE)
     scaling_factor, shift = check_config(read.config, read.file.with_name("config.json"))
     try:
         state = to_own_layout(as_float32(read.state, path), path)

@@ -68,7 +68,7 @@ def to_own_layout(state: Mapping[str, Tensor], path: Path) -> State:
         new = _renamed(name, levels["decoder.up"])
         if new in own:
             raise CheckpointError(f"{path} holds {name} and another name of the same weight; keep one of them.")
-        own[new] = tensor[:, :, None, None] if tensor.ndim == 2 and _PRODUCTS.fullmatch(new) else tensor  # noqa: PLR2004
+        own[new] = tensor[:, :, None, None] if tensor.ndim == 2 and _PRODUCTS.fullmatch(new) else tensor
     _add_identities(own)
     return own
 
@@ -89,7 +89,7 @@ def check_config(config: Mapping[str, Any], path: Path) -> tuple[float | None, f
     numbers = []
     for name in ("scaling_factor", "shift_factor"):
         value = config.get(name)
-        finite = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e6  # noqa: PLR2004
+        finite = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e6
         if value is not None and (not finite or (name == "scaling_factor" and value <= 0)):
             raise CheckpointError(f"{path} says {name} = {value!r:.60}; it must be a number, and a scale positive.")
         numbers.append(value)

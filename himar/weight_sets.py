@@ -38,16 +38,27 @@ class WeightSet:
         return bool({"ema", "averaged", "shadow"} & set(words))
 
 
-def choose(content: Any, path: Path, weights: str | None, anchors: Collection[str], what: str) -> tuple[WeightSet, str]:
+@dataclass(frozen=True)
+class Network:
+    """What is looked for: its name, the parameters of which it has one at least, and how a user chooses among sets."""
+
+    name: str
+    anchors: Collection[str] = ()
+    option: str = "--weights NAME"
+
+
+ANY = Network("network")
+
+
+def choose(content: Any, path: Path, weights: str | None, network: Network) -> tuple[WeightSet, str]:
     """Return the set of weights to use, and what is to be told about the choice: "" where there was none.
 
-    content: what a file holds. anchors: names of which a network's weights have one at least; empty takes any
-    network's. weights: the label that a user gave, or a part of it; None takes `model_ema`, else the one set that is
-    called an average, else the only one. what: the network's name.
+    content: what a file holds. weights: the label that a user gave, or a part of it; None takes `model_ema`, else the
+    one set that is called an average, else the only one. network: without anchors any network's sets are taken.
     Raises CheckpointError, listing the sets, when there is none, none of that name, or several to choose from.
     """
     every = list(find_sets(content, path))
-    fitting = [part for each in every for part in _below(each, anchors)] if anchors else every
+    fitting = [part for each in every for part in _below(each, network.anchors)] if network.anchors else every
     # A file of another network's is told by the one that asks for it, by the name that it misses.
     found = fitting or every
     if not found:
@@ -55,17 +66,20 @@ def choose(content: Any, path: Path, weights: str | None, anchors: Collection[st
     if weights is not None:
         return _named(found, path, weights), ""
     if not fitting and len(found) > 1:
-        raise CheckpointError(f"{path} is not a {what} checkpoint: none of its entries holds one ({_labels(found)}).")
+        raise CheckpointError(
+            f"{path} is not a {network.name} checkpoint: none of its entries holds one ({_labels(found)})."
+        )
     if len(found) == 1:
         return found[0], ""
     chosen = [each for each in found if each.label.split(".")[-1] == PREFERRED]
     chosen = chosen[:1] if len(chosen) == 1 else [each for each in found if each.averaged]
     if len(chosen) != 1:
         raise CheckpointError(
-            f"{path} holds {len(found)} sets of weights, {_labels(found)}; choose one with --weights NAME."
+            f"{path} holds {len(found)} sets of weights, {_labels(found)}; choose one with {network.option}."
         )
     others = [each for each in found if each is not chosen[0]]
-    return chosen[0], f"{path}: took the weights {chosen[0].label!r}; --weights chooses {_labels(others, 'or')} instead"
+    notice = f"{path}: took the weights {chosen[0].label or 'without a prefix'}, not {_labels(others, 'or')}"
+    return chosen[0], f"{notice} ({network.option} chooses)"
 
 
 def find_sets(content: Any, path: Path, label: str = "", depth: int = 0) -> Iterator[WeightSet]:
@@ -134,7 +148,7 @@ def _named(found: Sequence[WeightSet], path: Path, weights: str) -> WeightSet:
 
 def _labels(found: Sequence[WeightSet], last: str = "and") -> str:
     names = [each.label or "(the file itself)" for each in found]
-    if len(names) > 8:  # noqa: PLR2004 - what fits into a sentence
+    if len(names) > 8:
         return f"{', '.join(names[:8])} {last} {len(names) - 8} more"
     return f" {last} ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
@@ -156,7 +170,9 @@ def _tensors(state: Mapping[str, Any], path: Path) -> State:
     try:
         return {name: value.tensor() if isinstance(value, Array) else value for name, value in state.items()}
     except ValueError as error:
-        raise CheckpointError(f"{path} holds {error} where a weight should be; save the model's state_dict().") from error
+        raise CheckpointError(
+            f"{path} holds {error} where a weight should be; save the model's state_dict()."
+        ) from error
 
 
 def _module_state(record: Record) -> State | None:
