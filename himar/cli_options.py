@@ -29,7 +29,7 @@ def weights_option(command: Callable[..., Any]) -> Callable[..., Any]:
         "--weights",
         metavar="NAME",
         callback=_entry_name,
-        help="Which weights of CHECKPOINT to use, for example model or ema.shadow; model_ema or another average if "
+        help="Which weights of the checkpoint to use, for example model or ema.shadow; model_ema or another average if "
         "not given.",
     )(command)
 

@@ -23,7 +23,7 @@ from .train_data import Latents
 from .train_processes import Processes
 from .train_settings import Execution, TrainingSettings
 from .train_state import STATE_FILE
-from .trainer import Trainer
+from .trainer import Start, Trainer
 from .training import prepare, train
 from .vae import AutoencoderKL
 
@@ -66,8 +66,11 @@ def run_training(
     execution: Execution | None = None,
     processes: Processes | None = None,
     resume: bool = False,
+    start: Start | None = None,
 ) -> Path:
-    """Train new weights, write `outputs` and return the weights' file. vae: decodes the grid's images.
+    """Train new weights, or those of `start` on; write `outputs` and return the weights' file.
+
+    vae: decodes the grid's images.
 
     Raises as `train_model` does; ConfigError when a board is asked for and TensorBoard is not installed or its folder
     cannot be made. What can be refused is refused before the first step, and nothing is left then.
@@ -88,6 +91,7 @@ def run_training(
         processes=processes,
         state=state,
         resume=resume,
+        start=start,
     )
     if processes.first:
         for name in (outputs.file, RELEASED_FILE):
