@@ -18,7 +18,7 @@ def plain(value: Any, depth: int = 0) -> Any:
         value = value.state_dict()
     if isinstance(value, torch.Tensor):
         return value.detach().to("cpu").as_subclass(torch.Tensor).contiguous()
-    if hasattr(value, "__array__") and getattr(value, "ndim", 0):
+    if hasattr(value, "__array__") and getattr(value, "ndim", None):
         return torch.as_tensor(value)
     if depth > 8:
         return None

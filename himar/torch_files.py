@@ -55,7 +55,8 @@ class Array(Record):
             kind, order = dtype.arguments[0], dtype.state[1]
             if kind not in ("f2", "f4", "f8"):
                 raise ValueError(f"an array of {kind}")
-            values = np.frombuffer(data, np.dtype(kind).newbyteorder(order)).reshape(shape, order="FC"[not fortran])
+            flat = np.frombuffer(data, np.dtype(kind).newbyteorder(order))
+            values = flat.reshape(shape, order="F") if fortran else flat.reshape(shape)
         except (TypeError, AttributeError, IndexError) as error:
             raise ValueError("an array that is not whole") from error
         return torch.from_numpy(np.ascontiguousarray(values, dtype=np.dtype(kind)).copy())
@@ -162,7 +163,7 @@ def _load(path: Path, mapped: bool, stand_ins: dict[str, Any]) -> Any:
     if mapped:
         with zipfile.ZipFile(path) as archive:
             mapped = all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
-    safe = [(stand_in, name) for name, stand_in in stand_ins.items()]
+    safe: list[Any] = [(stand_in, name) for name, stand_in in stand_ins.items()]
     with warnings.catch_warnings(), torch.serialization.safe_globals(safe):
         warnings.simplefilter("ignore")
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
@@ -225,6 +226,7 @@ def _globals(path: Path, archive: bool) -> set[str]:
 def _named(file: BinaryIO | Any, path: Path, magic: bool = False) -> Iterator[str]:
     """Yield the names in one pickle; `magic`: it must be the number that old PyTorch files begin with."""
     found = False
+    argument: Any
     for operation, argument, _ in pickletools.genops(file):
         found |= argument == _MAGIC
         if operation.name == "PROTO" and argument > 2:
