@@ -12,16 +12,18 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"GGUF", "a GGUF file of llama.cpp"),
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file, as Keras writes it"),
     (b"\x93NUMPY", "a NumPy array"),
-    (b"\x1f\x8b", "packed with gzip: unpack it first"),
-    (b"BZh", "packed with bzip2: unpack it first"),
-    (b"\xfd7zXZ", "packed with xz: unpack it first"),
-    (b"7z\xbc\xaf\x27\x1c", "a 7z archive: unpack it first"),
-    (b"Rar!", "a RAR archive: unpack it first"),
-    (b"\x28\xb5\x2f\xfd", "packed with zstd: unpack it first"),
     (b"\x89PNG", "a PNG image"),
     (b"\xff\xd8\xff", "a JPEG image"),
     (b"%PDF", "a PDF document"),
     (b"\x7fELF", "a program"),
+)
+_PACKED: tuple[tuple[bytes, str], ...] = (
+    (b"\x1f\x8b", "packed with gzip"),
+    (b"BZh", "packed with bzip2"),
+    (b"\xfd7zXZ", "packed with xz"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
+    (b"Rar!", "a RAR archive"),
+    (b"\x28\xb5\x2f\xfd", "packed with zstd"),
 )
 _ENDINGS = {
     ".onnx": "an ONNX graph",
@@ -67,7 +69,7 @@ def _text(path: Path, head: bytes, size: int) -> str | None:
     if start.startswith((b"<!doctype", b"<html", b"<head", b"<?xml", b"<error", b"<!--")):
         return f"{path} is a web page ({size} bytes of HTML or XML), not the weights; fetch the file itself, logged in."
     if start.startswith((b"{", b"[")) and not is_safetensors(head):
-        return f"{path} is a JSON file, not weights; give the file or folder that it describes."
+        return f"{path} is a JSON file or a server's answer, not weights; give the file or folder that it describes."
     return None
 
 
@@ -75,8 +77,9 @@ def _binary(path: Path, head: bytes) -> str | None:
     for magic, what in _MAGIC:
         if head.startswith(magic):
             return f"{path} is {what}, no checkpoint; {_READ}."
-    if head[257:262] == b"ustar":
-        return f"{path} is a tar archive, no checkpoint; unpack it and give the weights in it."
+    packed = next((what for magic, what in _PACKED if head.startswith(magic)), None)
+    if packed or head[257:262] == b"ustar":
+        return f"{path} is {packed or 'a tar archive'}; unpack it and give the weights in it."
     if head.startswith(b"PK"):
         return _archive(path)
     if is_safetensors(head) or head.startswith(b"\x80"):

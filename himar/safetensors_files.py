@@ -37,7 +37,7 @@ def read_sharded(index: Path) -> State:
     """
     where = read_index(index)
     state: State = {}
-    for shard in dict.fromkeys(where.values()):
+    for shard in sorted(set(where.values())):
         path = index.parent / shard
         if not path.is_file():
             raise CheckpointError(f"{index} lists the shard {shard}, which is not beside it; fetch it too.")

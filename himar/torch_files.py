@@ -129,6 +129,10 @@ _STAND_INS: dict[str, Any] = {
 }
 
 
+_PLAIN_ENOUGH = ("functools.partial", "logging.getLogger", "logging.Logger")
+"""Of Python's library, what training code leaves in checkpoints without meaning harm; read like anyone's class."""
+
+
 def read_torch(path: Path, *, inert: bool = False) -> Any:
     """Return what a PyTorch file holds, on the CPU: tensors, plain values, `Record`s; tensors may be mapped.
 
@@ -138,14 +142,14 @@ def read_torch(path: Path, *, inert: bool = False) -> Any:
     """
     mapped = zipfile.is_zipfile(path)
     unknown = sorted(_globals(path, mapped) - _known())
-    if unknown and not inert:
-        raise CheckpointError(f"{path} holds {_listed(unknown)}; it could run code and was not read. {_way_out(path)}")
-    foreign = [name for name in unknown if name.split(".")[0] in stdlib_module_names]
+    foreign = [name for name in unknown if name.split(".")[0] in stdlib_module_names and name not in _PLAIN_ENOUGH]
     if foreign:
         raise CheckpointError(
             f"{path} calls {_listed(foreign)} of Python's own library, which weights do not need and attacks do; "
             f"nothing was run. Take the file from someone whom you trust, or read himar strip --help on --allow-code."
         )
+    if unknown and not inert:
+        raise CheckpointError(f"{path} holds {_listed(unknown)}; it could run code and was not read. {_way_out(path)}")
     attempts = (Record, _Mapping) if unknown else (Record,)
     for attempt in attempts:
         try:
