@@ -4,31 +4,32 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 
 from himar_kernels import CheckpointError
 from himar_kernels.console import NOTICES
 
 from .foreign_files import is_safetensors, what_it_is
-from .safetensors_files import INDEX_ENDING, read_index, read_safetensors, read_sharded, refuse_lone_shard
+from .shards import INDEX_ENDING, read_index, read_sharded, refuse_lone_shard
 from .torch_files import read_torch
 from .weight_sets import ANY, Network, choose
 
 TORCH_ENDINGS = (".pth", ".pt", ".ckpt", ".bin")
-ENDINGS = (*TORCH_ENDINGS, ".safetensors", f".safetensors{INDEX_ENDING}")
+ENDINGS = (*TORCH_ENDINGS, ".safetensors", f".safetensors{INDEX_ENDING}", f".bin{INDEX_ENDING}")
 _CONFIG = "config.json"
 _FIRST = (
-    "model.safetensors",
-    f"model.safetensors{INDEX_ENDING}",
-    "diffusion_pytorch_model.safetensors",
-    f"diffusion_pytorch_model.safetensors{INDEX_ENDING}",
+    *(f"{name}.safetensors{more}" for name in ("model", "diffusion_pytorch_model") for more in ("", INDEX_ENDING)),
+    *(f"{name}.bin{more}" for name in ("pytorch_model", "diffusion_pytorch_model") for more in ("", INDEX_ENDING)),
 )
-"""What a folder is read from where it holds one of these; else its only file of weights."""
+"""What a folder is read from where it holds one of these, safetensors before the others; else its only file."""
+_BESIDE = re.compile(r"(training_args|training-state|optimizer|scheduler|scaler|rng_state|random_states).*")
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,12 @@ def read_weights(path: Path, weights: str | None = None, *, network: Network = A
 def read_content(file: Path, *, inert: bool = False) -> tuple[Any, dict[str, str]]:
     """Return what a file or an index of shards holds, and its metadata. Raises CheckpointError."""
     if file.name.endswith(INDEX_ENDING):
-        return read_sharded(file), {}
+        return read_sharded(file, lambda shard: _tensors(shard, inert)), {}
     refuse_lone_shard(file)
+    return _read_one(file, inert)
+
+
+def _read_one(file: Path, inert: bool) -> tuple[Any, dict[str, str]]:
     try:
         foreign = what_it_is(file)
         with file.open("rb") as stream:
@@ -84,6 +89,24 @@ def read_content(file: Path, *, inert: bool = False) -> tuple[Any, dict[str, str
     return read_torch(file, inert=inert), {}
 
 
+def _tensors(shard: Path, inert: bool) -> dict[str, torch.Tensor]:
+    content, _ = _read_one(shard, inert)
+    if not isinstance(content, Mapping) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        raise CheckpointError(f"{shard} holds other things than tensors with names, so it is no shard; fetch it again.")
+    return dict(content)
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Return the tensors and the string metadata of one file. Raises CheckpointError when it is damaged."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = list(file.keys())
+            return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
+    except Exception as error:  # A damaged header, or a type that the library does not know, raises anything.
+        reason = " ".join(str(error).split())[:200] if isinstance(error, SafetensorError) else type(error).__name__
+        raise CheckpointError(f"{path} is damaged or cut short ({reason}); fetch or write it again.") from error
+
+
 def weights_file(path: Path) -> Path:
     """Return the file or the index that holds the weights: `path`, or what is in it. Raises CheckpointError."""
     if path.is_file():
@@ -95,9 +118,10 @@ def weights_file(path: Path) -> Path:
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}; check its rights.") from error
     first = [name for name in _FIRST if name in inside]
+    first = [name for name in first if ".safetensors" in name] or first
     if not first:
-        found = [name for name in inside if name.endswith(f".safetensors{INDEX_ENDING}")]
-        first = found or [name for name in inside if name.endswith(ENDINGS[:-1])]
+        found = [name for name in inside if name.endswith(ENDINGS) and not _BESIDE.fullmatch(name)]
+        first = [name for name in found if name.endswith(INDEX_ENDING)] or found
     if len(first) == 1:
         return path / first[0]
     if first:
@@ -129,7 +153,7 @@ def _instead(path: Path, inside: list[str]) -> str:
     for below in ("vae", "transformer", "snapshots"):
         if (path / below).is_dir():
             return f"give a folder below {path / below}" if below == "snapshots" else f"give {path / below}"
-    return f"give a file ({', '.join(ENDINGS[:-1])}) or a folder with model.safetensors or its index"
+    return f"give a file ({', '.join(ENDINGS[:-2])}) or a folder with model.safetensors or its index"
 
 
 def _config(path: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from himar_kernels import CheckpointError
 
-from .checkpoint_files import parts_of, read_weights
+from .checkpoint_files import parts_of, read_weights, weights_file
 from .files import write_safetensors
 
 _CHILD = Path(__file__).with_name("strip_child.py")
@@ -61,10 +61,10 @@ def _source(checkpoint: Path, allow_code: bool, python: Path | None) -> Iterator
         yield checkpoint
         return
     with tempfile.TemporaryDirectory(prefix="himar-strip-") as folder:
-        plain = Path(folder) / "plain.pth"
+        plain = Path(folder) / f"{checkpoint.stem}.pth"
         program = str(python or sys.executable)
         # -I: neither the folder here nor PYTHONPATH gives it modules.
-        command = [program, "-I", str(_CHILD), str(checkpoint.absolute()), str(plain)]
+        command = [program, "-I", str(_CHILD), str(weights_file(checkpoint).absolute()), str(plain)]
         environment = {name: value for name, value in os.environ.items() if name in _KEPT}
         try:
             done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)

@@ -71,7 +71,7 @@ def choose(content: Any, path: Path, weights: str | None, network: Network) -> t
         )
     if len(found) == 1:
         return found[0], ""
-    chosen = [each for each in found if each.label.split(".")[-1] == PREFERRED]
+    chosen = [each for each in found if PREFERRED in each.label.split(".")]
     chosen = chosen[:1] if len(chosen) == 1 else [each for each in found if each.averaged]
     if len(chosen) != 1:
         raise CheckpointError(

@@ -347,6 +347,21 @@ def test_shards_are_read_by_their_folder_or_their_index_only(shards):
     assert same(load_checkpoint(alone, TINY))
 
 
+def test_shards_of_pytorch_files_are_read_as_well(tmp_path, shards):
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    where = json.loads((shards / "model.safetensors.index.json").read_text())["weight_map"]
+    where = {name: f"pytorch_{file.replace('safetensors', 'bin')}" for name, file in where.items()}
+    for file in set(where.values()):
+        saved(folder / file, {name: STATE[name] for name in STATE if where[name] == file})
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": where}))
+    saved(folder / "training_args.bin", HARMLESS["namespace"])
+    assert same(load_checkpoint(folder, TINY))
+    assert "is shard 1 of 3" in refusal(folder / "pytorch_model-00001-of-00003.bin")
+    saved(folder / "pytorch_model-00001-of-00003.bin", {"model": STATE})
+    assert "so it is no shard" in refusal(folder)
+
+
 def test_the_index_is_binding(shards):
     index = shards / "model.safetensors.index.json"
     whole = json.loads(index.read_text())
@@ -365,8 +380,8 @@ def test_the_index_is_binding(shards):
     assert f"has no extra, which {index.name} lists there" in says({**where, "extra": three})
     for outside in ("../x.safetensors", "/etc/x.safetensors", "a/../../x.safetensors", "c:\\x.safetensors"):
         assert f"lists {second} in {outside}, outside of its folder" in says({**where, second: outside})
-    assert "in 'x.bin'; himar reads shards in safetensors" in says({**where, second: "x.bin"})
-    assert "in 3; himar reads shards in safetensors" in says({**where, second: 3})
+    assert "in 'x.npz', which is no .safetensors or .bin file" in says({**where, second: "x.npz"})
+    assert "in 3, which is no .safetensors or .bin file" in says({**where, second: 3})
     assert "has no weight_map" in says({})
     twice = json.dumps({"weight_map": where})[:-2] + f', "{first}": "{one}"' + "}}"
     index.write_text(twice)

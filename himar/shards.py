@@ -1,37 +1,26 @@
-"""Reads safetensors: a file, or the shards that an index lists. The index is binding."""
+"""Weights in several files, as an index lists them. The index is binding."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from himar_kernels import CheckpointError
 
 INDEX_ENDING = ".index.json"
 _SHARD = re.compile(r"(.+)-0*(\d+)-of-0*(\d+)\.[a-z]+")
+_ENDINGS = (".safetensors", ".bin")
 
 State = dict[str, torch.Tensor]
 
 
-def read_safetensors(path: Path) -> tuple[State, dict[str, str]]:
-    """Return the tensors and the string metadata of one file. Raises CheckpointError when it is damaged."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            names = list(file.keys())
-            return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
-    except Exception as error:  # A damaged header, or a type that the library does not know, raises anything.
-        reason = " ".join(str(error).split())[:200] if isinstance(error, SafetensorError) else type(error).__name__
-        raise CheckpointError(f"{path} is damaged or cut short ({reason}); fetch or write it again.") from error
-
-
-def read_sharded(index: Path) -> State:
-    """Return the tensors that an index lists, each from the shard that it says.
+def read_sharded(index: Path, read: Callable[[Path], State]) -> State:
+    """Return the tensors that an index lists, each from the shard that it says; `read` reads one shard.
 
     Raises CheckpointError, naming tensor and shard, when a shard is missing or has another set of tensors.
     """
@@ -41,7 +30,7 @@ def read_sharded(index: Path) -> State:
         path = index.parent / shard
         if not path.is_file():
             raise CheckpointError(f"{index} lists the shard {shard}, which is not beside it; fetch it too.")
-        tensors, _ = read_safetensors(path)
+        tensors = read(path)
         wanted = {name for name, listed in where.items() if listed == shard}
         for name in tensors:
             if name not in where:
@@ -67,10 +56,8 @@ def read_index(index: Path) -> dict[str, str]:
     if not isinstance(where, Mapping) or not where:
         raise CheckpointError(f"{index} is no index of shards: it has no weight_map; give the weights themselves.")
     for name, shard in where.items():
-        if not isinstance(shard, str) or not shard.endswith(".safetensors"):
-            raise CheckpointError(
-                f"{index} lists {name} in {shard!r}; himar reads shards in safetensors, so give those instead."
-            )
+        if not isinstance(shard, str) or not shard.endswith(_ENDINGS):
+            raise CheckpointError(f"{index} lists {name} in {shard!r:.80}, which is no {' or '.join(_ENDINGS)} file.")
         parts = PurePosixPath(shard.replace("\\", "/"))
         if parts.is_absolute() or ".." in parts.parts or ":" in parts.parts[0]:
             raise CheckpointError(f"{index} lists {name} in {shard}, outside of its folder; that is not read.")
