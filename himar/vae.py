@@ -153,12 +153,10 @@ def load_vae(path: str | Path) -> AutoencoderKL:
 
 def require_fit(vae: AutoencoderKL, config: ModelConfig, source: str) -> None:
     """Raise ConfigError, naming `source`, unless the VAE's latents are what the model's tokens are made of."""
-    patch, rest = divmod(config.vae_stride, vae.stride)
-    if patch > 1 and not rest and vae.config.z_channels * patch**2 == config.channels:
+    patches = made_of_patches(config, vae.config.z_channels, config.vae_stride / vae.stride)
+    if patches:
         raise ConfigError(
-            f"{source} has {vae.stride} pixels per latent side and {vae.config.z_channels} channels, and the model's "
-            f"tokens have {config.channels} channels: it was trained on patches of {patch} × {patch} latents, which "
-            f"himar does not read; bring a model with one token per latent (patch size 1)."
+            f"{source} has {vae.stride} pixels per latent side and {vae.config.z_channels} channels; {patches}"
         )
     if vae.config.z_channels != config.channels:
         raise ConfigError(
@@ -176,6 +174,19 @@ def require_fit(vae: AutoencoderKL, config: ModelConfig, source: str) -> None:
             f"{source} says in its config.json scaling_factor {scale}, but the model's tokens are latents times "
             f"{config.vae_scale}; give vae_scale {scale} in --config if the model was trained so, or correct the VAE's."
         )
+
+
+def made_of_patches(config: ModelConfig, channels: int, patch: float) -> str:
+    """Return the end of a sentence that refuses a model whose tokens are patches of latents, or "".
+
+    channels: of a latent; patch: latents per token side.
+    """
+    if patch <= 1 or patch % 1 or channels * patch**2 != config.channels:
+        return ""
+    return (
+        f"the model's tokens have {config.channels} channels: they are patches of {patch:.0f} × {patch:.0f} latents, "
+        f"which himar does not read; bring a model with one token per latent (patch size 1)."
+    )
 
 
 def _attention_levels(shapes: Mapping[str, Sequence[int]], half: str, levels: int) -> tuple[int, ...]:

@@ -12,8 +12,9 @@ from safetensors.torch import save_file
 
 from himar.config import resolve
 from himar.presets import PRESETS
+from himar.train_data import LatentSet, check_fit
 from himar.vae import AutoencoderKL, VaeConfig, load_vae, require_fit
-from himar_kernels import CheckpointError, ConfigError
+from himar_kernels import CheckpointError, ConfigError, InputError
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 DEEP = VaeConfig(
@@ -224,3 +225,6 @@ def test_patches_of_latents_are_refused_as_such():
     config = resolve({**PRESETS["mar-b"]}, {})
     with pytest.raises(ConfigError, match="patches of 2 × 2 latents, which himar does not read"):
         require_fit(kl8, config, "kl8.ckpt")
+    latents = LatentSet(torch.zeros(1, 2, 4, 32, 32), torch.zeros(1, 2, 4, 16, 16), torch.zeros(1, dtype=torch.int64))
+    with pytest.raises(InputError, match=r"high latents have shape .* patches of 2 × 2 latents"):
+        check_fit(config, latents)
