@@ -147,6 +147,11 @@ def looks_like_checkpoint(path: Path) -> bool:
 def _instead(path: Path, inside: list[str]) -> str:
     if "manifest.json" in inside:
         return "it is a bundle of engines; give the checkpoint that it was built from"
+    if any(name.endswith(".distcp") for name in inside):
+        return (
+            "it is a distributed checkpoint in parts; join them with "
+            "python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER OUT.pth"
+        )
     unfinished = [name for name in inside if name.endswith((".incomplete", ".part"))]
     if unfinished:
         return f"{unfinished[0]} is an unfinished download; fetch it again"

@@ -19,6 +19,7 @@ State = dict[str, torch.Tensor]
 PREFERRED = "model_ema"
 _WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module", "module")
 """What torch.compile, FSDP, activation checkpointing, Fabric and DDP put into names, at any place, also stacked."""
+_FLATTENED = ("_flat_param", "flat_param")
 _NO_WEIGHTS = re.compile(r"(opt|optim|optimi[sz]ers?|sched|schedulers?|lr|grad|rng|random|args|hyper)(_|\b|\d)", re.I)
 _BOOKKEEPING = ("n_averaged", "num_updates", "decay")
 _DEEPEST = 4
@@ -98,12 +99,19 @@ def find_sets(content: Any, path: Path, label: str = "", depth: int = 0) -> Iter
 
 
 def unwrapped(state: Mapping[str, torch.Tensor], path: Path) -> State:
-    """Take wrappers' parts out of the names, "module._orig_mod.a.b" → "a.b". Raises CheckpointError if two meet."""
+    """Take wrappers' parts out of the names, "module._orig_mod.a.b" → "a.b".
+
+    Raises CheckpointError if two names meet, or parameters are flattened into one.
+    """
     plain: State = {}
     before: dict[str, str] = {}
     for name, tensor in state.items():
         parts = [part for part in name.split(".") if part not in _WRAPPERS]
         short = ".".join(parts) or name
+        if parts and parts[-1] in _FLATTENED:
+            raise CheckpointError(
+                f"{path} holds {name}, parameters that FSDP flattened; save them with StateDictType.FULL_STATE_DICT."
+            )
         if short in before:
             raise CheckpointError(f"{path} holds both {before[short]} and {name}; keep one of them.")
         before[short] = name

@@ -88,6 +88,11 @@ def test_a_name_with_and_without_its_wrapper_is_refused(tmp_path):
     assert "holds both mask_token and module.mask_token" in text
 
 
+def test_flattened_parameters_say_how_to_save_them(tmp_path):
+    state = {"_fsdp_wrapped_module.encoder_blocks.0._fsdp_wrapped_module._flat_param": torch.zeros(9)}
+    assert "save them with StateDictType.FULL_STATE_DICT" in refusal(saved(tmp_path / "m.pth", {"model": state}))
+
+
 ENTRIES = {
     "bare": STATE,
     "bare, with numbers beside it": {**STATE, "epoch": 3, "best": None},
@@ -317,6 +322,9 @@ def test_a_folder_without_one_checkpoint_says_what_it_is(tmp_path, hub):
     empty = tmp_path / "empty"
     empty.mkdir()
     assert "is a folder without a checkpoint: give a file" in refusal(empty)
+    (empty / "__0_0.distcp").write_bytes(b"1")
+    assert "is a distributed checkpoint in parts; join them with python -m torch.distributed" in refusal(empty)
+    (empty / "__0_0.distcp").unlink()
     (empty / "a.incomplete").write_bytes(b"1")
     assert "a.incomplete is an unfinished download" in refusal(empty)
     (empty / "manifest.json").write_text("{}")
