@@ -27,10 +27,15 @@ _DEEPEST = 4
 
 @dataclass(frozen=True)
 class WeightSet:
-    """One set of weights. label: how a user names it, for example "ema.shadow"; "" where a file holds nothing else."""
+    """One set of weights.
+
+    label: how a user names it, for example "ema.shadow"; "" where a file holds nothing else. problem: why it cannot be
+    used, which matters only where it is chosen.
+    """
 
     label: str
     state: State
+    problem: str = ""
 
     @property
     def averaged(self) -> bool:
@@ -58,7 +63,17 @@ def choose(content: Any, path: Path, weights: str | None, network: Network) -> t
     one set that is called an average, else the only one. network: without anchors any network's sets are taken.
     Raises CheckpointError, listing the sets, when there is none, none of that name, or several to choose from.
     """
-    every = list(find_sets(content, path))
+    chosen, notice = _choose(list(find_sets(content)), content, path, weights, network)
+    if chosen.problem:
+        raise CheckpointError(f"{path} {chosen.problem}")
+    return chosen, notice
+
+
+def _choose(
+    every: list[WeightSet], content: Any, path: Path, weights: str | None, network: Network
+) -> tuple[WeightSet, str]:
+    if not network.anchors:  # Numbers by name are no network; a product of any is.
+        every = [each for each in every if any(value.ndim > 1 for value in each.state.values())] or every
     fitting = [part for each in every for part in _below(each, network.anchors)] if network.anchors else every
     # A file of another network's is told by the one that asks for it, by the name that it misses.
     found = fitting or every
@@ -83,7 +98,7 @@ def choose(content: Any, path: Path, weights: str | None, network: Network) -> t
     return chosen[0], f"{notice} ({network.option} chooses)"
 
 
-def find_sets(content: Any, path: Path, label: str = "", depth: int = 0) -> Iterator[WeightSet]:
+def find_sets(content: Any, label: str = "", depth: int = 0) -> Iterator[WeightSet]:
     """Yield every mapping of names to tensors in a file's content, wrappers taken off the names."""
     if isinstance(content, Record):
         content = _module_state(content) or content.state
@@ -92,31 +107,30 @@ def find_sets(content: Any, path: Path, label: str = "", depth: int = 0) -> Iter
     state = {name: value for name, value in content.items() if isinstance(value, torch.Tensor | Array)}
     named = all(isinstance(name, str) for name in content)
     if state and named and (any("." in name for name in state) or len(state) == len(content)):
-        yield WeightSet(label, unwrapped(_tensors(state, path), path))
+        yield WeightSet(label, *_unwrapped(state))
     for name, value in content.items():
         if isinstance(name, str) and not isinstance(value, torch.Tensor) and not _NO_WEIGHTS.match(name):
-            yield from find_sets(value, path, f"{label}.{name}" if label else name, depth + 1)
+            yield from find_sets(value, f"{label}.{name}" if label else name, depth + 1)
 
 
-def unwrapped(state: Mapping[str, torch.Tensor], path: Path) -> State:
-    """Take wrappers' parts out of the names, "module._orig_mod.a.b" → "a.b".
-
-    Raises CheckpointError if two names meet, or parameters are flattened into one.
-    """
+def _unwrapped(state: Mapping[str, Any]) -> tuple[State, str]:
+    """Take wrappers' parts out of the names, "module._orig_mod.a.b" → "a.b"; return what is wrong with them too."""
     plain: State = {}
     before: dict[str, str] = {}
-    for name, tensor in state.items():
+    problem = ""
+    for name, value in state.items():
         parts = [part for part in name.split(".") if part not in _WRAPPERS]
         short = ".".join(parts) or name
         if parts and parts[-1] in _FLATTENED:
-            raise CheckpointError(
-                f"{path} holds {name}, parameters that FSDP flattened; save them with StateDictType.FULL_STATE_DICT."
-            )
-        if short in before:
-            raise CheckpointError(f"{path} holds both {before[short]} and {name}; keep one of them.")
-        before[short] = name
-        plain[short] = tensor
-    return plain
+            problem = f"holds {name}, parameters that FSDP flattened; save them with StateDictType.FULL_STATE_DICT."
+        elif short in before:
+            problem = f"holds both {before[short]} and {name}; keep one of them."
+        before.setdefault(short, name)
+        try:
+            plain.setdefault(short, value.tensor() if isinstance(value, Array) else value)
+        except ValueError as error:
+            problem = f"holds {error} at {name}, where a weight should be; save a state_dict()."
+    return plain, problem
 
 
 def _below(whole: WeightSet, anchors: Collection[str]) -> list[WeightSet]:
@@ -136,7 +150,7 @@ def _below(whole: WeightSet, anchors: Collection[str]) -> list[WeightSet]:
             if name.startswith(prefix) and not any(map(name.startswith, others))
         }
         state = {name: tensor for name, tensor in state.items() if name not in _BOOKKEEPING}
-        sets.append(WeightSet(".".join(filter(None, (whole.label, prefix.rstrip(".")))), state))
+        sets.append(WeightSet(".".join(filter(None, (whole.label, prefix.rstrip(".")))), state, whole.problem))
     return sets
 
 
@@ -172,15 +186,6 @@ def _lists(content: Any) -> str:
                 return f"; {place} is a list of tensors without names: write the averaged model's state_dict()"
     present = ", ".join(sorted(str(key)[:40] for key in content)[:8])
     return f"; it holds {present}" if present else ""
-
-
-def _tensors(state: Mapping[str, Any], path: Path) -> State:
-    try:
-        return {name: value.tensor() if isinstance(value, Array) else value for name, value in state.items()}
-    except ValueError as error:
-        raise CheckpointError(
-            f"{path} holds {error} where a weight should be; save the model's state_dict()."
-        ) from error
 
 
 def _module_state(record: Record) -> State | None:

@@ -115,6 +115,7 @@ ENTRIES = {
     "parameters": {"model": {name: torch.nn.Parameter(value) for name, value in STATE.items()}},
     "arrays": {"model": {name: value.numpy() for name, value in STATE.items()}},
     "arrays by columns": {"model": {name: np.asfortranarray(value.numpy()) for name, value in STATE.items()}},
+    "figures": {"model": STATE, "best": {"fid": np.arange(3), "a.b": np.array(["a"])}, "loss": {"a": torch.ones(1)}},
     "an optimiser's average": {"model": STATE, "optimizer": {"ema": OTHER}},
 }  # fmt: skip
 

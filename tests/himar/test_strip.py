@@ -82,11 +82,13 @@ def test_weights_inside_an_object_are_found(tmp_path, training):
 def test_the_set_is_chosen_as_everywhere(tmp_path, caplog):
     caplog.set_level(logging.INFO, "himar.notices")
     source, out = tmp_path / "m.pth", tmp_path / "out.safetensors"
-    torch.save({"model": {"a.b": torch.zeros(1)}, "ema": WEIGHTS}, source)
+    torch.save({"model": {"a.b": torch.zeros(1, 1)}, "ema": WEIGHTS}, source)
     assert strip(source, out).entry == "ema"
     assert "took the weights ema, not model" in caplog.text
     assert equal(out)
     assert strip(source, out, "model").tensors == 1
+    torch.save({"model": WEIGHTS, "figures": {"loss.mean": torch.tensor(0.3)}}, source)
+    assert strip(source, out).entry == "model"
     with pytest.raises(CheckpointError, match="no entry 'net'"):
         strip(source, out, "net")
 
