@@ -12,7 +12,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from himar.cli_options import config_option
+from himar.cli_options import config_option, weights_option
 from himar.live_line import live_line
 from himar_kernels.console import require_extra, run_cli
 from himar_kernels.labels import MOST_LABELS
@@ -31,13 +31,7 @@ from himar_runtime import Bundle, parse_manifest
 from himar_runtime.manifest import MANIFEST_NAME
 
 from .bench.command import bench_command, bench_options
-from .cli_options import (
-    case_option,
-    engine_options,
-    precision_pairs,
-    take_engine_options,
-    weights_option,
-)
+from .cli_options import case_option, engine_options, precision_pairs, take_engine_options
 from .cost_command import cost_options, inspect_cost, refuse_cost_options
 from .generate import GenerateRequest, generate_images
 

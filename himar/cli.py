@@ -15,7 +15,8 @@ from himar_kernels.sampling_options import sampling_options
 
 from .cli_cache import cache_latents_command
 from .cli_evaluate import evaluate
-from .cli_options import TRAINING_SEED, config_option
+from .cli_options import TRAINING_SEED, config_option, weights_option
+from .cli_strip import strip_command
 from .cli_train import train_command
 
 _PATH = NamedPath()
@@ -33,6 +34,7 @@ def cli() -> None:
 @cli.command(epilog="Example: himar sample trained/digits.safetensors --labels 0-9 --seed 7 --out digits.png")
 @click.argument("checkpoint", type=_PATH)
 @click.option("--config", callback=config_option, help="Preset or JSON file; only files that himar wrote go without.")
+@weights_option
 @click.option("--vae", type=_PATH, help="KL-VAE checkpoint; by default NAME-vae.safetensors next to NAME.")
 @click.option(
     "--labels",
@@ -47,6 +49,7 @@ def cli() -> None:
 def sample(
     checkpoint: Path,
     config: str | None,
+    weights: str | None,
     vae: Path | None,
     labels: list[int | str],
     seed: int,
@@ -69,7 +72,7 @@ def sample(
 
     require_writable_file(out)
     use_threads()
-    model = load_checkpoint(checkpoint, config)
+    model = load_checkpoint(checkpoint, config, weights=weights)
     decoder = load_vae(vae or checkpoint.with_name(f"{checkpoint.stem}-vae.safetensors"))
     sampling = choose_sampling(model.config.sampling, sampling_name, guidance, changes, "model")
     if model.config.single_scale:
@@ -108,6 +111,7 @@ def init(config: str, seed: int, half: bool, out: Path) -> None:
 cli.add_command(cache_latents_command)
 cli.add_command(train_command)
 cli.add_command(evaluate)
+cli.add_command(strip_command)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -91,11 +91,11 @@ def cache_latents_command(
 
 
 def _check(out: Path, vae: Path | None, img_size: int | None, as_json: bool) -> None:
-    from .file_hash import file_sha256
+    from .file_hash import weights_sha256
     from .latent_index import CacheError, damaged_shards, read_index, require_same
 
     index = read_index(out)
-    require_same(out, index, vae_sha256=file_sha256(vae) if vae else None, img_size=img_size)
+    require_same(out, index, vae_sha256=weights_sha256(vae) if vae else None, img_size=img_size)
     problems = damaged_shards(out, index)
     if not index.complete:
         problems.append(f"it is unfinished, {len(index.shards)} of {index.wanted_shards} shards")

@@ -18,7 +18,7 @@ from himar_kernels.files import require_writable_file, require_writable_folder
 from himar_kernels.options import SEED, NamedPath, device_option, npz_option, sampling_option
 
 from .cli_notices import show_skipped
-from .cli_options import config_option
+from .cli_options import config_option, weights_option
 from .cli_progress import image_progress
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 _PATH = NamedPath()
 _IMAGES, _AT_ONCE = click.IntRange(1, 10_000_000), click.IntRange(1, 65_536)
-_CHECKPOINTS = (".pth", ".pt", ".ckpt", ".safetensors")
 
 
 def _shard(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[int, int] | None:
@@ -62,6 +61,7 @@ def _shard(context: click.Context, parameter: click.Parameter, text: str | None)
 @click.option(
     "--config", callback=config_option, help="Checkpoint: preset or JSON file; only files that himar wrote go without."
 )
+@weights_option
 @click.option("--vae", type=_PATH, help="Checkpoint: KL-VAE; by default NAME-vae.safetensors next to NAME.")
 @click.option("--seed", type=SEED, help="Checkpoint: seed of the images.  [default: 0]")
 @click.option("--guidance", type=float, callback=sampling_option, help="Checkpoint: guidance in both phases.")
@@ -91,7 +91,9 @@ def evaluate(
         raise click.UsageError("--inception goes with --extractor inception only.")
     if making["per_class"] and making["random_classes"]:
         raise click.UsageError("--per-class and --random-classes exclude each other.")
-    is_checkpoint = source.suffix in _CHECKPOINTS
+    from .checkpoint_files import looks_like_checkpoint
+
+    is_checkpoint = looks_like_checkpoint(source)
     wants_numbers = bool(not is_checkpoint or against or save_statistics or inception or extractor == "digits")
     if is_checkpoint:
         _require_making(making)
@@ -145,12 +147,12 @@ def _require_making(making: dict[str, Any]) -> None:
 
 
 def _make(source: Path, device: str, **making: Any) -> dict[str, Any]:
-    from himar_kernels import CheckpointError, InputError
+    from himar_kernels import InputError
 
-    from .checkpoints import load_checkpoint
+    from .checkpoints import open_checkpoint
     from .device import usable_device
     from .evaluation.samples import SampleRun, make_parts, merge_parts
-    from .file_hash import file_sha256
+    from .file_hash import weights_sha256
     from .vae import load_vae
 
     out: Path = making["out"]
@@ -158,22 +160,21 @@ def _make(source: Path, device: str, **making: Any) -> dict[str, Any]:
         raise InputError(f"{out} exists; measure it with himar evaluate {out}, or choose another --out.")
     require_writable_folder(out.parent)
     where = usable_device(device)
-    if not source.is_file():
-        raise CheckpointError(f"checkpoint {source} does not exist or is not a file; check the path.")
-    model = load_checkpoint(source, making["config"])
+    model, entry = open_checkpoint(source, making["config"], weights=making["weights"])
     vae_file = making["vae"] or source.with_name(f"{source.stem}-vae.safetensors")
     vae = load_vae(vae_file)
     guidance = making["guidance"]
     sampling = model.config.default_sampling.with_changes(low_guidance=guidance, high_guidance=guidance)
     run = SampleRun(
-        model_sha256=file_sha256(source),
-        vae_sha256=file_sha256(vae_file),
+        model_sha256=weights_sha256(source),
+        vae_sha256=weights_sha256(vae_file),
         config=model.config.to_dict(),
         sampling=sampling.to_dict(),
         images=making["images"],
         seed=making["seed"] or 0,
         per_class=not making["random_classes"],
         chunk=making["chunk"] or 64,
+        weights=entry,
     )
     parts = out.with_name(f"{out.name}.parts")
     shard, shards = making["shard"] or (1, 1)

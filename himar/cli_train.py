@@ -15,7 +15,7 @@ from himar_kernels.files import require_writable_folder
 from himar_kernels.options import THREADS, THREADS_DEFAULT, FiniteRange, NamedPath, device_option, wrong_usage
 
 from .cli_notices import show_images, show_notice
-from .cli_options import TRAINING_SEED, config_option
+from .cli_options import TRAINING_SEED, config_option, weights_option
 from .cli_progress import image_progress, training_progress
 from .presets import VARIANTS, vary
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .train_data import Latents
     from .train_processes import Processes
     from .train_settings import Execution, TrainingSettings
+    from .trainer import Start
     from .vae import AutoencoderKL
 
 _WHOLE = click.IntRange(1, 10**12)
@@ -47,6 +48,8 @@ _EPOCHS = FiniteRange(0, 1e9, min_open=True)
 @click.option("--data", required=True, help="digits, a folder of cached latents, or images: a folder or list.")
 @click.option("--vae", type=NamedPath(), help="KL-VAE checkpoint: encodes images, decodes the sample grids.")
 @click.option("--out", required=True, type=NamedPath(), help="Folder for weights and training state.")
+@click.option("--start-from", type=NamedPath(), help="Checkpoint of the same sizes whose weights to go on from.")
+@weights_option
 @click.option("--resume", is_flag=True, help="Go on from the state in --out; begin where there is none.")
 @click.option("--epochs", type=_EPOCHS, help="Length in epochs.  [default: 800]")
 @click.option("--steps", type=_WHOLE, help="Length in steps, instead of --epochs.")
@@ -81,6 +84,8 @@ def train_command(
     data: str,
     vae: Path | None,
     out: Path,
+    start_from: Path | None,
+    weights: str | None,
     resume: bool,
     accumulate: int,
     recompute: bool,
@@ -95,7 +100,7 @@ def train_command(
     threads: int | None,
     **changes: Any,
 ) -> None:
-    """Train a model from new weights; with --data digits its VAE too.
+    """Train a model from new weights, or from a checkpoint's; with --data digits its VAE too.
 
     Defaults are the paper's. With --data digits they are those that made the weights that himar ships; they take
     about 40 minutes on two cores. Several processes: torchrun --nproc-per-node 8 --no-python himar train … --device
@@ -113,6 +118,8 @@ def train_command(
         if changes[kind] is not None and changes[steps] is not None:
             options = f"--{kind} and --{steps}".replace("_", "-")
             raise click.UsageError(f"{options} were both given; give one of them.")
+    if weights is not None and start_from is None:
+        raise click.UsageError("--weights goes with --start-from: it chooses among a checkpoint's weights.")
     if grid is not None and not tensorboard:
         raise click.UsageError("--grid goes with --tensorboard.")
     if grid and not digits and vae is None:
@@ -130,6 +137,7 @@ def train_command(
             spelled = option.replace("_", "-")
             raise click.UsageError(f"--{spelled} was given, but this model has a single scale and so no pivots.")
     require_writable_folder(out)
+    start = None if start_from is None else _start(start_from, model_config, weights)
     with joined_processes(device) as (processes, own_device), ExitStack() as stack:
         execution = Execution(own_device, accumulate, recompute, compiled, fsdp)
         with wrong_usage():
@@ -147,6 +155,7 @@ def train_command(
             16 if grid is None else grid,
             keep_snapshots,
             on_stage,
+            start,
             changes,
         )
         written = run.digits(model_config) if opened is None else run.images(model_config, *opened)
@@ -184,6 +193,15 @@ def _open(
     )
 
 
+def _start(checkpoint: Path, config: ModelConfig, weights: str | None) -> Start:
+    from .checkpoints import open_checkpoint
+    from .file_hash import weights_sha256
+    from .trainer import Start
+
+    model, entry = open_checkpoint(checkpoint, config, weights=weights)
+    return Start(model, " ".join(filter(None, (weights_sha256(checkpoint), entry))))
+
+
 class _Run:
     """The options of one command, and the two kinds of data that they go with."""
 
@@ -199,12 +217,13 @@ class _Run:
         grid: int,
         keep: bool,
         on_stage: Callable[[str], OnStep | None],
+        start: Start | None,
         changes: dict[str, Any],
     ) -> None:
         self._out, self._seed, self._execution, self._processes = out, seed, execution, processes
         self._resume, self._released, self._board, self._grid = resume, released, board, grid
         self._keep = keep
-        self._on_stage, self._changes = on_stage, changes
+        self._on_stage, self._start, self._changes = on_stage, start, changes
 
     def digits(self, config: ModelConfig) -> Path:
         """Train on the digits, by default with the shipped weights' settings."""
@@ -224,6 +243,7 @@ class _Run:
             board=self._board,
             grid=self._grid,
             keep=self._keep,
+            start=self._start,
         )
 
     def images(self, config: ModelConfig, latents: Latents, vae: AutoencoderKL | None) -> Path:
@@ -245,6 +265,7 @@ class _Run:
             execution=self._execution,
             processes=self._processes,
             resume=self._resume,
+            start=self._start,
         )
 
     def _changed(self, settings: TrainingSettings, images: int) -> TrainingSettings:

@@ -21,7 +21,7 @@ from himar_kernels.files import refusal, remove_unfinished, require_writable_fol
 
 from .device import full_precision, usable_device
 from .digits import half_size
-from .file_hash import file_sha256
+from .file_hash import file_sha256, weights_sha256
 from .files import write_safetensors
 from .folder_lock import LOCK_FILE, folder_lock, holder
 from .image_crop import Picture, UnreadableImageError, read_picture
@@ -101,7 +101,7 @@ def cache_latents(
             f"img_size {settings.img_size} is not a multiple of {2 * vae.stride}; "
             f"the VAE has {vae.stride} pixels per latent side and the low scale is half as large."
         )
-    device, vae_sha256, processes = usable_device(settings.device), file_sha256(vae_file), processes or Processes()
+    device, vae_sha256, processes = usable_device(settings.device), weights_sha256(vae_file), processes or Processes()
     require_writable_folder(folder, CacheError)
     with folder_lock(folder, CacheError, run_name()) if processes.first else nullcontext():
         if not processes.first:

@@ -13,6 +13,7 @@ from himar_kernels import InputError
 
 from .config import ModelConfig
 from .train_settings import TrainingSettings
+from .vae import made_of_patches
 
 _FINGERPRINT_IMAGES = 16
 
@@ -137,6 +138,9 @@ def check_fit(config: ModelConfig, latents: Latents) -> None:
         scales.append(("low", latents.low_shape, config.cond_scale))
     for name, shape, side in scales:
         wanted = (2, config.channels, side, side)
+        patches = made_of_patches(config, shape[2], shape[-1] / side) if len(shape) == len(wanted) + 1 else ""
+        if patches:
+            raise InputError(f"{name} latents have shape {tuple(shape)}; {patches}")
         if tuple(shape[1:]) != wanted:
             raise InputError(f"{name} latents have shape {tuple(shape)}; this model trains on (n, *{wanted}).")
     if not 0 <= int(latents.labels.min()) <= int(latents.labels.max()) < config.classes:

@@ -24,7 +24,7 @@ from .train_data import Latents, class_names_of
 from .train_processes import Processes
 from .train_settings import Execution, TrainingSettings
 from .train_state import STATE_FILE
-from .trainer import Trainer
+from .trainer import Start, Trainer
 from .training import prepare, train
 from .vae import AutoencoderKL
 
@@ -67,8 +67,11 @@ def run_training(
     execution: Execution | None = None,
     processes: Processes | None = None,
     resume: bool = False,
+    start: Start | None = None,
 ) -> Path:
-    """Train new weights, write `outputs` and return the weights' file. vae: decodes the grid's images.
+    """Train new weights, or those of `start` on; write `outputs` and return the weights' file.
+
+    vae: decodes the grid's images.
 
     Raises as `train_model` does; ConfigError when a board is asked for and TensorBoard is not installed or its folder
     cannot be made; CheckpointError when another run is writing to the folder. What can be refused is refused before the
@@ -92,6 +95,7 @@ def run_training(
         processes=processes,
         state=state,
         resume=resume,
+        start=start,
     )
     with ExitStack() as stack:
         if processes.first:

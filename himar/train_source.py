@@ -11,7 +11,7 @@ from himar_kernels import ConfigError
 
 from .config import ModelConfig
 from .device import usable_device
-from .file_hash import file_sha256
+from .file_hash import weights_sha256
 from .image_folder import ImageList, describe_classes, list_images, order_advice
 from .latent_index import INDEX_FILE
 from .latent_reader import CachedLatents
@@ -55,7 +55,7 @@ def open_data(
         decoder = load_vae(vae).to(usable_device(device))
         require_fit(decoder, config, str(vae))
     if (source / INDEX_FILE).is_file():
-        sha256 = None if vae is None else file_sha256(vae)
+        sha256 = None if vae is None else weights_sha256(vae)
         cached = CachedLatents(source, vae_sha256=sha256, img_size=config.img_size)
         for sentence in _notices(source, cached):
             on_notice(sentence)

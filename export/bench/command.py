@@ -11,13 +11,12 @@ from typing import Any
 
 import click
 
-from himar.cli_options import config_option
+from himar.cli_options import config_option, weights_option
 from himar_kernels.console import FAILURE, require_extra
 from himar_kernels.files import require_writable_file, require_writable_folder
 from himar_kernels.options import THREADS, THREADS_DEFAULT, FiniteRange, NamedPath, device_option, folder_option
 from himar_kernels.sampling_options import sampling_options
 
-from ..cli_options import weights_option
 from ..report import print_json
 
 _OPTIONS = (
