@@ -15,7 +15,7 @@ from himar_kernels.console import run_cli
 
 COMMANDS = {
     "himar sample": "sample absent.safetensors --labels 1 --out x.png",
-    "himar init": "init --config digits --out absent/x.safetensors",
+    "himar init": "init --config digits --out file/x.safetensors",
     "himar train": "train --config digits --data images --out out",
     "himar cache-latents": "cache-latents absent --vae absent.ckpt --out cache",
     "himar evaluate": "evaluate absent --extractor digits",
@@ -31,6 +31,7 @@ def two_threads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Non
     monkeypatch.setattr(device, "default_threads", lambda: 1)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "images").mkdir()
+    (tmp_path / "file").touch()
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield
