@@ -246,7 +246,7 @@ def test_a_compiler_that_gives_nothing_is_a_sentence(monkeypatch) -> None:
         def __getattr__(self, name: str):
             return lambda *arguments: (0, 0) if name in ("nvrtcCreateProgram", "nvrtcGetCUBINSize") else (0,)
 
-    monkeypatch.setattr("cuda.bindings.nvrtc", Silent())
+    monkeypatch.setattr("cuda.bindings.nvrtc", Silent(), raising=False)
     monkeypatch.setitem(sys.modules, "cuda.bindings.nvrtc", Silent())
     with pytest.raises(EngineError, match=r"^NVRTC compiled the kernels for sm_90 to 0 bytes that hold no kernels;"):
         program.compile_kernels("90")
@@ -257,7 +257,7 @@ def test_an_nvrtc_that_does_not_load_is_not_taken_for_the_driver(monkeypatch) ->
         raise RuntimeError('Failure finding "libnvrtc.so.13"')
 
     fake = types.SimpleNamespace(nvrtcCreateProgram=missing)
-    monkeypatch.setattr("cuda.bindings.nvrtc", fake)
+    monkeypatch.setattr("cuda.bindings.nvrtc", fake, raising=False)
     monkeypatch.setitem(sys.modules, "cuda.bindings.nvrtc", fake)
     with pytest.raises(EngineError, match=r'whose library does not load here \(Failure finding "libnvrtc.so.13"\)'):
         program.compile_kernels("90")
