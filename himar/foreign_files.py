@@ -54,9 +54,9 @@ def what_it_is(path: Path) -> str | None:
     if path.suffix in _UNFINISHED:
         return f"{path} is an unfinished download, {size} bytes of it; fetch it again."
     if not size:
-        return f"{path} is empty: damaged or cut short, or a download that never began; fetch it again."
+        return f"{path} is damaged or cut short: it is empty, as a download that never began leaves it; fetch it again."
     if not head.strip(b"\0"):
-        return f"{path} begins with zeros: damaged or cut short by a download that stopped; fetch it again."
+        return f"{path} is damaged or cut short: it begins with zeros; fetch it again."
     return _text(path, head, size) or _binary(path, head)
 
 
