@@ -54,9 +54,9 @@ def what_it_is(path: Path) -> str | None:
     if path.suffix in _UNFINISHED:
         return f"{path} is an unfinished download, {size} bytes of it; fetch it again."
     if not size:
-        return f"{path} is empty: damaged, or a download that never began; fetch it again."
+        return f"{path} is damaged or cut short: it is empty, as a download that never began leaves it; fetch it again."
     if not head.strip(b"\0"):
-        return f"{path} begins with zeros: damaged, or a download that stopped; fetch it again."
+        return f"{path} is damaged or cut short: it begins with zeros; fetch it again."
     return _text(path, head, size) or _binary(path, head)
 
 
@@ -86,7 +86,7 @@ def _binary(path: Path, head: bytes) -> str | None:
         return None
     if path.suffix in _ENDINGS or ".data-" in path.name:
         return f"{path} is {_ENDINGS.get(path.suffix, 'a part of a TensorFlow checkpoint')}; {_READ}."
-    return f"{path} is damaged, or no checkpoint: its first bytes are {head[:8]!r}; {_READ}."
+    return f"{path} is damaged or cut short, or no checkpoint: its first bytes are {head[:8]!r}; {_READ}."
 
 
 def _archive(path: Path) -> str | None:
