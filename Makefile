@@ -8,8 +8,8 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-DIGITS := himar/weights/digits.safetensors
-VAE    := himar/weights/digits-vae.safetensors
+DIGITS := himar/himar/weights/digits.safetensors
+VAE    := himar/himar/weights/digits-vae.safetensors
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-cpus test-runtimes cpp cuda lint types format clean
@@ -48,22 +48,16 @@ cpp: setup
 	cd runtime/cpp && cmake --preset release && cmake --build --preset release --parallel $$(nproc) && ctest --preset release
 
 cuda: setup
-	$(BIN)/python -m himar_kernels.cuda_compile
+	$(BIN)/python -m himar_kernels.build.cuda
 	[ -n "$(ONNXRUNTIME_INCLUDE)" ] || runtime/cpp/scripts/get-dependencies.sh build/cpp-deps $(BIN)/python
-	$(BIN)/python -m himar_kernels.fused_compile --onnxruntime $(or $(ONNXRUNTIME_INCLUDE),build/cpp-deps/include/onnxruntime)
+	$(BIN)/python -m himar_kernels.build.fused --onnxruntime $(or $(ONNXRUNTIME_INCLUDE),build/cpp-deps/include/onnxruntime)
 
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# The four rooms install under other names than their folders; mypy reads them under those.
 types: setup
-	mkdir -p build/typing
-	ln -sfn ../../himar build/typing/himar
-	ln -sfn ../../export build/typing/himar_export
-	ln -sfn ../../kernels build/typing/himar_kernels
-	ln -sfn ../../runtime build/typing/himar_runtime
-	MYPYPATH=build/typing $(BIN)/mypy -p himar_kernels -p himar -p himar_runtime -p himar_export
+	$(BIN)/mypy
 
 format: setup
 	$(BIN)/ruff check --fix .

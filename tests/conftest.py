@@ -1,20 +1,17 @@
 """Bundles that many tests use, each built once per run through the command a user calls."""
 
-import importlib.util
 import os
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from filelock import FileLock
 
-from himar_export.cli import main
+from himar_export.cli.main import main
+from tests.kernels.host_kernels import HostKernels
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(Path(__file__).parent))  # closeness.py, which tests of every room import
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -29,7 +26,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 GOLDEN = Path(__file__).parent / "golden"
-WEIGHTS = ROOT / "himar" / "weights"
+WEIGHTS = ROOT / "himar" / "himar" / "weights"
 
 
 def build(out: Path, *arguments: str | Path) -> Path:
@@ -93,10 +90,6 @@ def digits_bf16_bundle(bundles) -> Path:
 
 
 @pytest.fixture(scope="session")
-def host_kernels(tmp_path_factory) -> Any:
-    """The CUDA kernels compiled as host C++: tests/kernels/host_kernels.py, class HostKernels."""
-    path = Path(__file__).parent / "kernels" / "host_kernels.py"
-    spec = importlib.util.spec_from_file_location("host_kernels", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.HostKernels(tmp_path_factory.mktemp("host-kernels"))
+def host_kernels(tmp_path_factory) -> HostKernels:
+    """The CUDA kernels compiled as host C++."""
+    return HostKernels(tmp_path_factory.mktemp("host-kernels"))

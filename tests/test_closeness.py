@@ -8,7 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from closeness import (
+
+from himar.families.hi_mar.checkpoints import load_checkpoint
+from himar_kernels.families.hi_mar import load_recording
+from tests.closeness import (
     COMPONENT,
     MARGINS_VARIABLE,
     assert_each_near,
@@ -17,9 +20,6 @@ from closeness import (
     assert_same_pixels,
     distance,
 )
-
-from himar.checkpoints import load_checkpoint
-from himar_kernels import load_recording
 
 TESTS = Path(__file__).parent
 GOLDEN = TESTS / "golden"
@@ -115,7 +115,7 @@ def test_a_networks_small_fault_is_beyond_its_limit(fault, monkeypatch):
     if fault == "a weight":
         model.dit_head.blocks[0].mlp.fc1.weight[0] *= 1.01
     elif fault == "the norms' epsilon":
-        monkeypatch.setattr("himar.layers.EPS", 1e-4)
+        monkeypatch.setattr("himar.families.hi_mar.layers.EPS", 1e-4)
     else:
         for block in model.dit_head.blocks:
             block.mlp.gelu = "none"

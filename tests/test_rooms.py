@@ -17,7 +17,7 @@ ROOMS = {
     "export": ("himar_export", None, {"himar_kernels", "himar", "himar_runtime"}),
 }
 # The HTTP service, and what only it may import.
-SERVICE = ROOT / "runtime" / "service"
+SERVICE = ROOT / "runtime" / "himar_runtime" / "service"
 OF_THE_SERVICE = {"click", "fastapi", "prometheus_client", "starlette", "uvicorn"}
 PACKAGES = {package for package, _, _ in ROOMS.values()}
 
@@ -36,7 +36,7 @@ def imported_modules(path: Path) -> set[str]:
 @pytest.mark.parametrize("room", ROOMS)
 def test_a_room_imports_only_what_the_arrows_allow(room):
     package, third_party, rooms = ROOMS[room]
-    for path in (ROOT / room).rglob("*.py"):
+    for path in (ROOT / room / package).rglob("*.py"):
         imports = imported_modules(path) - {package}
         assert imports & PACKAGES <= rooms, f"{path} imports {imports & PACKAGES - rooms}"
         if third_party is not None:
@@ -81,8 +81,8 @@ def torch_free_path(tmp_path_factory) -> Path:
     for name in extra:
         if (site / name).exists():
             (folder / name).symlink_to(site / name)
-    for room in ROOMS:
-        (folder / ROOMS[room][0]).symlink_to(ROOT / room)
+    for room, (package, *_) in ROOMS.items():
+        (folder / package).symlink_to(ROOT / room / package)
     return folder
 
 
@@ -105,14 +105,14 @@ def test_a_bundle_generates_where_torch_is_not_installed(torch_free_path, digits
 
 
 def test_verify_runs_where_torch_is_not_installed(torch_free_path, digits_bundle):
-    code = "import sys; from himar_export.cli import main; sys.exit(main(sys.argv[1:]))"
+    code = "import sys; from himar_export.cli.main import main; sys.exit(main(sys.argv[1:]))"
     done = run_without_torch(torch_free_path, "-c", code, "verify", str(digits_bundle))
     assert done.returncode == 0, done.stderr
     assert "outputs match" in done.stdout
 
 
 def test_the_training_command_without_torch_says_which_extra_to_install(torch_free_path, tmp_path):
-    code = "import sys; from himar.cli import main; sys.exit(main(sys.argv[1:]))"
+    code = "import sys; from himar.cli.main import main; sys.exit(main(sys.argv[1:]))"
     assert run_without_torch(torch_free_path, "-c", code, "--help").returncode == 0
     done = run_without_torch(torch_free_path, "-c", code, "init", "--config", "digits", "--out", str(tmp_path / "x"))
     assert done.returncode == 1
@@ -120,7 +120,7 @@ def test_the_training_command_without_torch_says_which_extra_to_install(torch_fr
 
 
 def test_build_without_torch_says_which_extra_to_install(torch_free_path, tmp_path):
-    code = "import sys; from himar_export.cli import main; sys.exit(main(sys.argv[1:]))"
+    code = "import sys; from himar_export.cli.main import main; sys.exit(main(sys.argv[1:]))"
     done = run_without_torch(torch_free_path, "-c", code, "build", "x.pth", "--out", str(tmp_path / "b"))
     assert done.returncode == 1
     assert "pip install 'himar[export]'" in done.stderr

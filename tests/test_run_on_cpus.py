@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-import run_on_cpus
-from run_on_cpus import LEVELS, SETTINGS, Outcome, Setting, numerical_files, run_all
+
+from tests import run_on_cpus
+from tests.run_on_cpus import LEVELS, SETTINGS, Outcome, Setting, numerical_files, run_all
 
 TESTS = Path(__file__).parent
 HIMAR = TESTS / "himar"
@@ -26,7 +27,7 @@ def test_golden_components_and_losses_hold_with_the_oldest_kernels_and_another_l
 def test_a_failure_is_counted_named_and_the_exit_code(tmp_path, capsys):
     file = tmp_path / "test_numbers.py"
     file.write_text(
-        f"import os, sys\nsys.path.insert(0, {str(TESTS)!r})\nfrom closeness import assert_near\n\n"
+        f"import os, sys\nsys.path.insert(0, {str(TESTS.parent)!r})\nfrom tests.closeness import assert_near\n\n"
         "def test_near(): assert_near([1.0, 1.000001], [1.0, 1.0], 1e-5)\n\n"
         "def test_far(): assert_near([1.0, 2.0], [1.0, 1.0], 1e-5)\n\n"
         "def test_threads(): assert os.environ['OMP_NUM_THREADS'] == '2'\n"

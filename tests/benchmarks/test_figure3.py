@@ -1,36 +1,33 @@
 """Figure 3: what is composed from single calls is what a generation does, and only what agrees is kept."""
 
 import json
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import figure3
-import figure3_measure
-import figure3_ratios
-from figure3_calls import calls_of, chosen, composed, weights_of
-from figure3_points import HIGH_STEPS, points_of
-from figure3_rows import relative, rows_of, seconds_of
-from figure3_sheet import markdown
-
-from himar.config import read_config, resolve
-from himar.model import HiMAR
-from himar.presets import vary
+from benchmarks.figure3 import measure as figure3_measure
+from benchmarks.figure3 import ratios as figure3_ratios
+from benchmarks.figure3 import run as figure3
+from benchmarks.figure3.calls import calls_of, chosen, composed, weights_of
+from benchmarks.figure3.points import HIGH_STEPS, points_of
+from benchmarks.figure3.rows import relative, rows_of, seconds_of
+from benchmarks.figure3.tables import markdown
+from himar.families.hi_mar.config import read_config, resolve
+from himar.families.hi_mar.model import HiMAR
+from himar.families.hi_mar.presets import vary
 from himar_export.bench.generation import run_eager, run_engines
 from himar_export.bench.host import Call, idle_eager, idle_engines
 from himar_export.bench.measurement import Work, measure
-from himar_export.bench.setting import require_gpu
 from himar_export.bench.timing import Side
-from himar_export.phases import model_info
-from himar_kernels import EngineError, InputError, SamplingConfig, VerificationError
-from himar_kernels.console import run_cli
+from himar_export.bench.workload import require_gpu
+from himar_export.families.hi_mar.phases import model_info
+from himar_kernels import EngineError, InputError, VerificationError
+from himar_kernels.families.hi_mar import SamplingConfig
+from himar_kernels.shared.console import run_cli
 from himar_runtime import Bundle, Device, Pipeline, load_networks
 
 SETTINGS = [

@@ -1,17 +1,14 @@
 """What figure 3 says of ratios: intervals hold what they are of, and what is inconclusive says why."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from figure3_ratios import composed_ratio, ratio_of
-from figure3_rows import rows_of
-from figure3_sheet import markdown
-
+from benchmarks.figure3.ratios import composed_ratio, ratio_of
+from benchmarks.figure3.rows import rows_of
+from benchmarks.figure3.tables import markdown
 from himar_export.bench.verdict import ratio
 
 DOCS = Path(__file__).parents[2] / "docs" / "figure3"

@@ -1,14 +1,11 @@
 """Figure 3 goes on with a record only where old and new figures may stand in one table."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from figure3_record import Record, Request, conditions, read_record
-
+from benchmarks.figure3.record import Record, Request, conditions, read_record
 from himar_export.bench.environment import environment
 from himar_kernels import InputError
 

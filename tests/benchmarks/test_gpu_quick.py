@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from himar_kernels.console import run_cli
+from himar_kernels.shared.console import run_cli
 
 ROOT = Path(__file__).parents[2]
-WEIGHTS = ROOT / "himar" / "weights"
+WEIGHTS = ROOT / "himar" / "himar" / "weights"
 PARTS = ("dit_head", "mlp_head", "transformer_low", "transformer_high", "vae_decoder")
 
 
 @pytest.fixture
 def gpu_quick(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    import gpu_quick
+    from benchmarks.gpu import quick as gpu_quick
 
     return gpu_quick
 

@@ -1,18 +1,15 @@
 """The short GPU report's generations: each round another side is first, and what differs from eager has no time."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from gpu_quick_turns import Turns, limit_against_eager, run_in_turns
+from benchmarks.gpu.quick_turns import Turns, limit_against_eager, run_in_turns
+from himar_export.bench.workload import Sources, load
 
-from himar_export.bench.setting import Sources, load
-
-WEIGHTS = Path(__file__).parents[2] / "himar" / "weights"
+WEIGHTS = Path(__file__).parents[2] / "himar" / "himar" / "weights"
 ONES = np.ones(8)
 
 

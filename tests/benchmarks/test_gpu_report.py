@@ -8,16 +8,14 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import gpu_report
-import report_section
-from gpu_report import Report, figure_models, main
-from report_aims import aims
-from report_section import SectionError, run_section
-from report_tests import run_within
-
+from benchmarks.gpu import report as gpu_report
+from benchmarks.gpu import section as report_section
+from benchmarks.gpu.aims import aims
+from benchmarks.gpu.pytest_run import run_within
+from benchmarks.gpu.report import Report, figure_models, main
+from benchmarks.gpu.section import SectionError, run_section
 from himar_kernels import InputError
-from himar_kernels.console import run_cli
+from himar_kernels.shared.console import run_cli
 
 # Shells, which begin at once: Python may need seconds to start where other tests keep every core busy.
 STUBBORN = "trap '' INT; sleep 600 & echo child $!; wait"

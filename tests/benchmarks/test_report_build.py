@@ -1,13 +1,11 @@
 """A bundle that lies in a report's folder is measured only if it is the one that is asked for."""
 
-import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import report_build
-from report_build import build_bundles
+from benchmarks.gpu import build as report_build
+from benchmarks.gpu.build import build_bundles
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden"

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import solver_study
-from solver_study_report import table, worse
-from solver_study_settings import DEFAULT, trials
-
-from himar_kernels import InputError, SamplingConfig
-from himar_kernels.sampling_choice import choose_sampling
+from benchmarks.studies import solvers as solver_study
+from benchmarks.studies.solvers_report import table, worse
+from benchmarks.studies.solvers_settings import DEFAULT, trials
+from himar_kernels import InputError
+from himar_kernels.families.hi_mar import SamplingConfig
+from himar_kernels.families.hi_mar.sampling import choose_sampling
 
 
 def points(distance: float, recall: float) -> dict[str, dict[str, float]]:

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import ablation
-import ablation_runs
-import digits_measure
-import int8_study
-import solver_spacing
-import solver_study
-import study_record
-from solver_study_settings import DEFAULT, trials
-
-from himar.presets import VARIANTS
+from benchmarks.studies import ablation, ablation_runs, solver_spacing
+from benchmarks.studies import int8 as int8_study
+from benchmarks.studies import measure as digits_measure
+from benchmarks.studies import record as study_record
+from benchmarks.studies import solvers as solver_study
+from benchmarks.studies.solvers_settings import DEFAULT, trials
+from himar.families.hi_mar.presets import VARIANTS
 from himar_kernels import ConfigError, InputError
-from himar_kernels.console import run_cli
+from himar_kernels.shared.console import run_cli
 from himar_runtime import Bundle
 
 FIGURES = {"images": 10, "distance": 30.0, "precision": 0.7, "recall": 0.6, "recognised": 0.9}

@@ -1,23 +1,19 @@
 """The benchmark of training steps: its figures follow from its times, and both ways are the same step."""
 
 import json
-import sys
-from pathlib import Path
 from statistics import median
 
 import pytest
 import torch
 from click.testing import CliRunner
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import plain_step
-import train_throughput
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from himar.config import read_config, resolve
-from himar.losses import drawn_losses
-from himar.model import HiMAR, randomise
+from benchmarks.training import plain_step
+from benchmarks.training import throughput as train_throughput
+from himar.families.hi_mar.config import read_config, resolve
+from himar.families.hi_mar.losses import drawn_losses
+from himar.families.hi_mar.model import HiMAR, randomise
 
 
 def test_figures_follow_from_times_that_were_taken_in_turns(tmp_path):

@@ -1,6 +1,5 @@
 """Very small models with random weights, for what does not depend on a model's size; also one of each variant."""
 
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,15 +8,15 @@ import pytest
 from filelock import FileLock
 
 from himar import load_checkpoint, save_checkpoint
-from himar.config import read_config, resolve
-from himar.model import HiMAR, randomise
-from himar.presets import vary
-from himar_export.cli import main
-from himar_export.component import Component
-from himar_export.components import components
-from himar_export.manifest import BundleWriter
+from himar.families.hi_mar.config import read_config, resolve
+from himar.families.hi_mar.model import HiMAR, randomise
+from himar.families.hi_mar.presets import vary
+from himar_export.cli.main import main
+from himar_export.families.hi_mar.components import components
+from himar_export.graph.component import Component
+from himar_export.make.manifest import BundleWriter
 
-WEIGHTS = Path(__file__).parents[2] / "himar" / "weights"
+WEIGHTS = Path(__file__).parents[2] / "himar" / "himar" / "weights"
 
 SIZES = {
     "width": 32, "enc_depth": 1, "dec_depth": 1, "heads": 2, "classes": 3, "buffer": 2, "cond_scale": 2,
@@ -54,7 +53,7 @@ def _variant(values: Any) -> HiMAR:
 
 @pytest.fixture(scope="session")
 def small_variant() -> Callable[[Any], HiMAR]:
-    """Makes a model: a row of himar.presets.VARIANTS by its name, or values such as {"pivots": …}."""
+    """Makes a model: a row of himar.families.hi_mar.presets.VARIANTS by its name, or values such as {"pivots": …}."""
     return _variant
 
 
@@ -72,25 +71,6 @@ def build_variant(bundles) -> Callable[..., Path]:
         return out
 
     return build
-
-
-def _module(path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="session")
-def graph_engines() -> Any:
-    """The module graph_engines.py: engines that run a component's graph in PyTorch."""
-    return _module(Path(__file__).with_name("graph_engines.py"))
-
-
-@pytest.fixture(scope="session")
-def host_lane() -> Any:
-    """The module tests/runtime/host_lane.py: the resident loop's device in host memory."""
-    return _module(Path(__file__).parents[1] / "runtime" / "host_lane.py")
 
 
 @pytest.fixture(scope="session")

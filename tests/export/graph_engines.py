@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from himar.model import HiMAR
-from himar_export.component import Component
-from himar_export.components import components
-from himar_export.phases import model_info
+from himar.families.hi_mar.model import HiMAR
+from himar_export.families.hi_mar.components import components
+from himar_export.families.hi_mar.phases import model_info
+from himar_export.graph.component import Component
 from himar_runtime import Bundle, ComponentSpec, Manifest, Networks
-from himar_runtime.engine import resolve_axes
-from himar_runtime.resident.device import Placed
-from himar_runtime.specs import BackendInfo
+from himar_runtime.bundle.schema import BackendInfo
+from himar_runtime.engines.engine import resolve_axes
+from himar_runtime.queue.device import DeviceTensor
 
 
 class HostArray:
@@ -35,7 +35,7 @@ class HostArray:
 
 
 class GraphEngine:
-    """See himar_runtime.engine.Engine and himar_runtime.resident.device.ResidentEngine."""
+    """See himar_runtime.engines.engine.Engine and himar_runtime.queue.device.ResidentEngine."""
 
     recordable = None
 
@@ -67,7 +67,7 @@ class GraphEngine:
     def clone(self, lane: Any = None) -> GraphEngine:
         return GraphEngine(self._component, self._graph)
 
-    def enqueue(self, tensors: Mapping[str, Placed]) -> None:
+    def enqueue(self, tensors: Mapping[str, DeviceTensor]) -> None:
         dtypes = {each.name: np.dtype(each.dtype) for each in (*self.spec.inputs, *self.spec.outputs)}
         arrays = {name: _at(place, dtypes[name]) for name, place in tensors.items()}
         assert arrays.keys() == dtypes.keys()
@@ -95,7 +95,7 @@ def bundle_of(model: HiMAR, networks: Networks, max_batch: int = 3) -> Bundle:
     return Bundle(Path("nowhere"), manifest, "0" * 64)
 
 
-def _at(place: Placed, dtype: np.dtype) -> NDArray:
+def _at(place: DeviceTensor, dtype: np.dtype) -> NDArray:
     size = int(np.prod(place.shape)) * dtype.itemsize
     memory = (ctypes.c_uint8 * size).from_address(place.address)
     return np.frombuffer(memory, dtype).reshape(place.shape)

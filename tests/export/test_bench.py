@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from himar import load_checkpoint, save_checkpoint
-from himar_export.bench.setting import Sources, load
-from himar_export.cli import main
+from himar_export.bench.workload import Sources, load
+from himar_export.cli.main import main
 
-WEIGHTS = Path(__file__).parents[2] / "himar" / "weights"
+WEIGHTS = Path(__file__).parents[2] / "himar" / "himar" / "weights"
 GOLDEN = Path(__file__).parents[1] / "golden"
 DIGITS = ("--checkpoint", WEIGHTS / "digits.safetensors")
 VAE = ("--vae", WEIGHTS / "digits-vae.safetensors")
@@ -124,7 +124,7 @@ def test_what_cannot_be_written_is_refused_before_anything_runs(capsys, digits_b
 
 
 def test_plots_without_matplotlib_name_the_extra_before_anything_runs(capsys, digits_bundle, tmp_path, monkeypatch):
-    monkeypatch.setattr("himar_kernels.console.find_spec", lambda name: None if name == "matplotlib" else name)
+    monkeypatch.setattr("himar_kernels.shared.console.find_spec", lambda name: None if name == "matplotlib" else name)
     message = run(capsys, digits_bundle, *DIGITS, "--plots", tmp_path / "plots", code=1)[1]
     assert "needs matplotlib, which is not installed: pip install 'himar[plot]'" in message
     assert not (tmp_path / "plots").exists()

@@ -8,22 +8,23 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from himar.config import read_config, resolve
-from himar.model import HiMAR, randomise
-from himar.sampler import generate
+from himar.families.hi_mar.config import read_config, resolve
+from himar.families.hi_mar.model import HiMAR, randomise
+from himar.families.hi_mar.sampler import generate
 from himar_export.bench.eager import compiling, eager_networks, shared_copy
+from himar_export.bench.environment import device_peaks
 from himar_export.bench.measurement import SideUnavailableError, Work, measure
-from himar_export.bench.peaks import device_peaks
+from himar_export.bench.report import _verdicts
 from himar_export.bench.roofline import costs_of, of_call, of_generation, of_split
-from himar_export.bench.sheets import _verdicts
-from himar_export.bench.split import Clock, Part, Split, split_run, split_runs
+from himar_export.bench.time_breakdown import Clock, Part, Split, split_run, split_runs
 from himar_export.bench.timing import Side
-from himar_export.compare import compare
-from himar_export.cost import Peaks
-from himar_export.cost import Work as Cost
-from himar_export.cost_run import Request, total_cost
-from himar_export.phases import model_info
-from himar_kernels import PhiloxDraws, SamplingConfig
+from himar_export.cost.cost import Peaks
+from himar_export.cost.cost import Work as Cost
+from himar_export.cost.run import Request, total_cost
+from himar_export.families.hi_mar.phases import model_info
+from himar_export.verify.compare import compare
+from himar_kernels import PhiloxDraws
+from himar_kernels.families.hi_mar import SamplingConfig
 
 TRUTH = np.linspace(1, 2, 50)
 SHORT = SamplingConfig(low_steps=2, high_steps=1, low_diffusion_steps=4, high_diffusion_steps=5)

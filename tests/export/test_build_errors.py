@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from himar_export.cli import main
+from himar_export.cli.main import main
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 MODEL = [str(GOLDEN / "himar-narrow-128.pth"), "--config", str(GOLDEN / "himar-narrow-128.json")]
@@ -60,7 +60,7 @@ def test_a_hi_mar_checkpoint_given_as_the_vae(refused, tmp_path):
 
 
 def test_a_vae_of_other_sizes(refused, tmp_path):
-    vae = GOLDEN.parents[1] / "himar" / "weights" / "digits-vae.safetensors"
+    vae = GOLDEN.parents[1] / "himar" / "himar" / "weights" / "digits-vae.safetensors"
     message = refused("build", *MODEL, "--vae", str(vae), "--out", str(tmp_path / "b"))
     assert "latents of 4 channels, but the model's tokens have 16" in message
 
@@ -142,7 +142,7 @@ def test_wrong_usage_is_exit_code_2(refused, tmp_path):
 
 
 def build_process(out: Path, preamble: str = "") -> subprocess.Popen:
-    code = f"{preamble}\nimport sys\nfrom himar_export.cli import main\nsys.exit(main(sys.argv[1:]))"
+    code = f"{preamble}\nimport sys\nfrom himar_export.cli.main import main\nsys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, "build", *MODEL, "--out", str(out)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -173,7 +173,7 @@ def test_an_interrupted_build_leaves_nothing(tmp_path, which):
 
 def test_a_build_that_does_not_match_is_not_kept(refused, tmp_path, monkeypatch):
     """Export a graph with one wrong weight: the self-test must catch it and the bundle must go."""
-    from himar_export import head_graphs
+    from himar_export.families.hi_mar import heads as head_graphs
 
     table = head_graphs.timestep_table
 

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from closeness import assert_same_pixels
 from PIL import Image
 
-from himar_export.cli import cli, main
+from himar_export.cli.main import cli, main
 from himar_runtime import Pipeline, read_recipes
+from tests.closeness import assert_same_pixels
 
-WEIGHTS = Path(__file__).parents[2] / "himar" / "weights"
+WEIGHTS = Path(__file__).parents[2] / "himar" / "himar" / "weights"
 FAST = ["--low-steps", "2", "--high-steps", "1", "--low-diffusion-steps", "5", "--high-diffusion-steps", "5"]
 
 

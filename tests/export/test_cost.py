@@ -7,19 +7,20 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from himar.config import read_config, resolve
-from himar.layers import TIMESTEP_FREQUENCIES
-from himar.model import HiMAR, randomise
-from himar.presets import VARIANTS, vary
-from himar.sampler import generate
-from himar.transformer import MODULATIONS
-from himar.vae import AutoencoderKL, VaeConfig
-from himar_export import cost_networks as networks
-from himar_export.components import components
-from himar_export.cost import Held, Peaks, Work, attention, product
-from himar_export.cost_decoder import DecoderSizes, vae_decoder
-from himar_export.cost_run import Request, request_costs, total_cost
-from himar_kernels import BuildError, CheckpointError, InputError, PhiloxDraws, SamplingConfig
+from himar.families.hi_mar.config import read_config, resolve
+from himar.families.hi_mar.layers import TIMESTEP_FREQUENCIES
+from himar.families.hi_mar.model import HiMAR, randomise
+from himar.families.hi_mar.presets import VARIANTS, vary
+from himar.families.hi_mar.sampler import generate
+from himar.families.hi_mar.transformer import MODULATIONS
+from himar.vae.autoencoder import AutoencoderKL, VaeConfig
+from himar_export.cost import networks
+from himar_export.cost.cost import Held, Peaks, Work, attention, product
+from himar_export.cost.decoder import DecoderSizes, vae_decoder
+from himar_export.cost.run import Request, request_costs, total_cost
+from himar_export.families.hi_mar.components import components
+from himar_kernels import BuildError, CheckpointError, InputError, PhiloxDraws
+from himar_kernels.families.hi_mar import SamplingConfig
 
 SMALL = {
     "width": 32, "enc_depth": 1, "dec_depth": 2, "heads": 2, "classes": 3, "buffer": 2, "cond_scale": 2,
@@ -70,7 +71,7 @@ def test_components_cost_what_pytorch_counts_in_the_eager_modules(name, monkeypa
         masked = phase.positions // 3
         seen = config.buffer + phase.always + phase.positions - masked
         monkeypatch.setattr(
-            "himar.transformer.visible_indices",
+            "himar.families.hi_mar.transformer.visible_indices",
             lambda known, context, n=seen: torch.zeros(len(known), n, dtype=torch.long, device="meta"),
         )
         low, low_width = phase.name == "low", phase.pivot_width or 1
@@ -179,7 +180,7 @@ def test_decoders_with_more_or_less_attention_cost_what_pytorch_counts(sizes):
     ],
 )
 def test_the_published_table_of_the_released_code(name, printed, total):
-    """himar-model.md §10, TFLOP per image with guidance, in the order in which components run.
+    """docs/model.md §10, TFLOP per image with guidance, in the order in which components run.
 
     All figures agree to their rounding but three of L, which are up to 0.06 off: 1.85 and 1.96 are both printed as
     1.9, and 58.76 as 58.7.

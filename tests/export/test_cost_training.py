@@ -5,12 +5,12 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from himar.config import read_config, resolve
-from himar.loss_draws import LossSettings, draw_batch
-from himar.losses import drawn_losses
-from himar.model import HiMAR, randomise
-from himar.presets import VARIANTS, vary
-from himar_export.cost_training import TrainingCost, training_cost
+from himar.families.hi_mar.config import read_config, resolve
+from himar.families.hi_mar.loss_draws import LossSettings, draw_batch
+from himar.families.hi_mar.losses import drawn_losses
+from himar.families.hi_mar.model import HiMAR, randomise
+from himar.families.hi_mar.presets import VARIANTS, vary
+from himar_export.cost.training import TrainingCost, training_cost
 from himar_kernels import InputError
 
 SIZES = {

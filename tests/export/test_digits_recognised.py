@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from himar import load_checkpoint, load_vae
-from himar.digits import DigitClassifier, load_digits_split
+from himar.data.digits import DigitClassifier, load_digits_split
 from himar.images import sample_images
 from himar_kernels import PhiloxDraws, to_uint8
 from himar_runtime import Pipeline
 
-WEIGHTS = Path(__file__).parents[2] / "himar" / "weights"
+WEIGHTS = Path(__file__).parents[2] / "himar" / "himar" / "weights"
 LABELS = np.arange(500) % 10
 
 
@@ -25,7 +25,7 @@ def classifier():
 
 @pytest.mark.slow
 def test_five_hundred_digits_from_the_engines_and_a_hundred_from_eager(classifier, digits_bundle):
-    """A thousand from both: benchmarks/digits_recognised.py."""
+    """A thousand from both: benchmarks/studies/digits_recognised.py."""
     engines = Pipeline.load(digits_bundle).generate(LABELS, seed=0).images
     assert classifier.accuracy(engines, LABELS) >= 0.95
 

@@ -11,13 +11,13 @@ import onnx
 import onnx.parser
 import pytest
 
-from himar_export import engine_cache
-from himar_export.components import Component
-from himar_export.engine_cache import EngineCache, engine_key, graph_hash
-from himar_export.engines import EngineTarget, build_engines
-from himar_export.gpu import Gpu
-from himar_export.tensorrt_build import build_engine
-from himar_export.tensorrt_options import EngineOptions
+from himar_export.families.hi_mar.components import Component
+from himar_export.make import engine_cache
+from himar_export.make.engine_cache import EngineCache, engine_key, graph_hash
+from himar_export.make.engines import EngineTarget, build_engines
+from himar_export.make.gpu import Gpu
+from himar_export.tensorrt.build import build_engine
+from himar_export.tensorrt.options import EngineOptions
 from himar_runtime import TensorSpec
 
 WEIGHT = bytes(range(64))
@@ -192,7 +192,7 @@ def test_the_second_build_takes_the_firsts_engine(target, tmp_path, monkeypatch)
     def never(*arguments, **named):
         raise AssertionError("the builder was called")
 
-    monkeypatch.setattr("himar_export.engines.BuilderProcess.build", never)
+    monkeypatch.setattr("himar_export.make.engines.BuilderProcess.build", never)
     second, again = built(target, file)
     assert second == first
     assert again == {**entry, "cached": True}

@@ -9,21 +9,22 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
-from closeness import assert_each_near, assert_near
 
 from himar import load_checkpoint
-from himar_export import quantise
-from himar_export.build import BuildRequest, build
-from himar_export.cli import main
-from himar_export.components import components
-from himar_export.precision_choice import int8_advice
-from himar_export.quantise import LOW, MIDDLE, WEIGHT_LEVELS, quantise_products, quantise_weight
-from himar_kernels import BuildError, EngineError, SamplingConfig, VerificationError
+from himar_export.cli.main import main
+from himar_export.families.hi_mar.components import components
+from himar_export.graph import quantise
+from himar_export.graph.precision_choice import int8_advice
+from himar_export.graph.quantise import LOW, MIDDLE, WEIGHT_LEVELS, quantise_products, quantise_weight
+from himar_export.make.build import BuildRequest, build
+from himar_kernels import BuildError, EngineError, VerificationError
+from himar_kernels.families.hi_mar import SamplingConfig
 from himar_runtime import Bundle, Device, Pipeline, load_networks
-from himar_runtime.ort_session import create_session
+from himar_runtime.engines.ort.session import create_session
+from tests.closeness import assert_each_near, assert_near
 
 RNG = np.random.default_rng(5)
-WEIGHTS = Path(__file__).parents[2] / "himar" / "weights"
+WEIGHTS = Path(__file__).parents[2] / "himar" / "himar" / "weights"
 LABELS = [3, 1, 4, 1, 5, 9, 2, 6]
 
 

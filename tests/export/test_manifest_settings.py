@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from himar_export.manifest import sampling_keys
-from himar_kernels import SamplingConfig
+from himar_export.make.manifest import sampling_keys
+from himar_kernels.families.hi_mar import SamplingConfig
 
 PAPER = SamplingConfig(low_guidance=2.7, high_guidance=2.5)
 FAST = SamplingConfig(low_diffusion_steps=6, high_diffusion_steps=8, high_solver="dpm++")

@@ -6,9 +6,9 @@ from pathlib import Path
 import onnx
 import pytest
 
-from himar_export.components import components
-from himar_export.onnx_export import IR_VERSION, _check_interface
-from himar_export.tensorrt_network import OPSET
+from himar_export.families.hi_mar.components import components
+from himar_export.graph.onnx_export import IR_VERSION, _check_interface
+from himar_export.tensorrt.network import OPSET
 from himar_kernels import BuildError
 
 ATTENTIONS = {"transformer_low": 4, "transformer_high": 4, "mlp_head": 0, "dit_head": 3, "vae_decoder": 1}
@@ -51,7 +51,7 @@ def test_an_exporter_that_writes_another_opset_is_refused(digits_bundle, small_v
 
 @pytest.mark.parametrize("component", ["transformer_low", "transformer_high", "dit_head"])
 def test_half_precision_attention_is_one_node_with_a_float32_softmax(digits_fp16_bundle, digits_bf16_bundle, component):
-    """In fp16 ONNX Runtime's own operator, whose softmax is in float32 always; see himar_export.attention."""
+    """In fp16 ONNX Runtime's own operator, whose softmax is in float32 always; see himar_export.graph.attention."""
     nodes = [node.op_type for node in graph(digits_fp16_bundle, component).graph.node]
     assert nodes.count("MultiHeadAttention") == ATTENTIONS[component]
     assert not {"Attention", "Softmax"} & set(nodes)

@@ -8,13 +8,13 @@ import onnx
 import pytest
 
 from himar import load_vae
-from himar_export.vae_graph import check_half_arithmetic
+from himar_export.graph.vae_decoder import check_half_arithmetic
 from himar_kernels import EngineError
 from himar_runtime import Pipeline
 
 PRODUCTS = ("MatMul", "Conv", "Gemm", "Attention", "MultiHeadAttention")
 LABELS = list(range(10))
-WEIGHTS = Path(__file__).parents[2] / "himar" / "weights"
+WEIGHTS = Path(__file__).parents[2] / "himar" / "himar" / "weights"
 
 
 def product_types(bundle: Path, component: str) -> dict[str, int]:

@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from himar import load_checkpoint
-from himar_export.cli import main
-from himar_export.gpu import find_gpu
-from himar_export.refit import _refit_engines, require_same_structure
-from himar_export.tensorrt_refit import named_weights
+from himar_export.cli.main import main
+from himar_export.make.gpu import find_gpu
+from himar_export.make.refit import _refit_engines, require_same_structure
+from himar_export.tensorrt.refit import named_weights
 from himar_kernels import BuildError
 from himar_runtime import Bundle
 
-WEIGHTS = Path(__file__).parents[2] / "himar" / "weights"
+WEIGHTS = Path(__file__).parents[2] / "himar" / "himar" / "weights"
 
 
 @pytest.fixture(scope="module")

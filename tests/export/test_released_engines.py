@@ -1,20 +1,21 @@
 """TensorRT-RTX's real builder at Hi-MAR-B's widths, random weights, in fp16, with its KL-16 decoder.
 
-All blocks of a stack are alike, so there are few: `benchmarks/engine_builds.py --config himar-b` builds all of them.
+All blocks of a stack are alike, so there are few: `python -m benchmarks.gpu.engine_builds --config himar-b` builds
+all of them.
 """
 
 import onnx
 import pytest
 
-from himar.config import read_config, resolve
-from himar.model import HiMAR, randomise
-from himar.vae import AutoencoderKL, VaeConfig
-from himar_export.assemble import add_graphs
-from himar_export.components import components
-from himar_export.engine_cache import external_bytes
-from himar_export.engines import EngineTarget, build_engines
-from himar_export.manifest import BundleWriter
-from himar_export.tensorrt_options import EngineOptions
+from himar.families.hi_mar.config import read_config, resolve
+from himar.families.hi_mar.model import HiMAR, randomise
+from himar.vae.autoencoder import AutoencoderKL, VaeConfig
+from himar_export.families.hi_mar.components import components
+from himar_export.make.assemble import add_graphs
+from himar_export.make.engine_cache import external_bytes
+from himar_export.make.engines import EngineTarget, build_engines
+from himar_export.make.manifest import BundleWriter
+from himar_export.tensorrt.options import EngineOptions
 
 tensorrt_rtx = pytest.importorskip("tensorrt_rtx")
 pytestmark = pytest.mark.slow

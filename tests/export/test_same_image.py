@@ -4,15 +4,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from closeness import RUN, assert_near, assert_same_pixels
 
 from himar import generate, load_checkpoint, load_vae
-from himar_export.record import record
-from himar_export.verify import verify_recording
-from himar_kernels import PhiloxDraws, RecordedDraws, SamplingConfig, recorded_request, to_uint8
+from himar_export.families.hi_mar.record import record
+from himar_export.verify.verify import verify_recording
+from himar_kernels import PhiloxDraws, to_uint8
+from himar_kernels.families.hi_mar import RecordedDraws, SamplingConfig, recorded_request
 from himar_runtime import Device, Pipeline, load_networks, read_recipes
+from tests.closeness import RUN, assert_near, assert_same_pixels
+from tests.runtime.host_lane import HostLane, on_host_lane
 
-WEIGHTS = Path(__file__).parents[2] / "himar" / "weights"
+WEIGHTS = Path(__file__).parents[2] / "himar" / "himar" / "weights"
 SEED = 11
 LABELS = [i % 10 for i in range(70)]
 
@@ -47,11 +49,11 @@ def test_eager_or_engines(chunked):
     assert_same_pixels(images, chunked.images[:16])
 
 
-def test_solvers_are_those_of_the_eager_model_in_both_loops(pipeline, digits_bundle, host_kernels, host_lane, tmp_path):
+def test_solvers_are_those_of_the_eager_model_in_both_loops(pipeline, digits_bundle, host_kernels, tmp_path):
     """Both solvers in both phases, from a recording of the eager model; and what `verify` makes of it."""
     model = load_checkpoint(WEIGHTS / "digits.safetensors")
-    lane = host_lane.HostLane(host_kernels)
-    networks = host_lane.on_host_lane(load_networks(pipeline.bundle, Device("cpu"), 1), lane)
+    lane = HostLane(host_kernels)
+    networks = on_host_lane(load_networks(pipeline.bundle, Device("cpu"), 1), lane)
     resident = Pipeline(pipeline.bundle, networks)
     short = {"low_steps": 4, "high_steps": 2, "low_diffusion_steps": 6, "high_diffusion_steps": 5}
     for low, high in (("ddim", "dpm++"), ("dpm++", "ddim")):

@@ -5,11 +5,11 @@ from collections import Counter
 import onnx
 import pytest
 import torch
-from closeness import COMPONENT, assert_near
 
-from himar.model import HiMAR
-from himar_export.folding import FoldedBlock, LastBlock
-from himar_export.shared_input import parts_of, plus_one, shared_input
+from himar.families.hi_mar.model import HiMAR
+from himar_export.families.hi_mar.transformer import FoldedBlock, LastBlock
+from himar_export.graph.shared_input import parts_of, plus_one, shared_input
+from tests.closeness import COMPONENT, assert_near
 
 
 def test_both_forms_give_what_the_layer_gives_and_only_scales_have_one_added():

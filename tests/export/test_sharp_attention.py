@@ -11,15 +11,15 @@ import torch
 import torch.nn.functional as F
 
 from himar import load_vae
-from himar.layers import Attention
-from himar.vae_layers import SpatialAttention
-from himar_export.compare import compare
-from himar_export.components import components
-from himar_export.manifest import BundleWriter
-from himar_export.tensorrt_network import tensorrt_graph
+from himar.families.hi_mar.layers import Attention
+from himar.vae.layers import SpatialAttention
+from himar_export.families.hi_mar.components import components
+from himar_export.make.manifest import BundleWriter
+from himar_export.tensorrt.network import tensorrt_graph
+from himar_export.verify.compare import compare
 from himar_runtime import Pipeline
 
-WEIGHTS = Path(__file__).parents[2] / "himar" / "weights"
+WEIGHTS = Path(__file__).parents[2] / "himar" / "himar" / "weights"
 LARGEST = float(np.finfo(np.float16).max)
 NAMES = ("transformer_low", "transformer_high", "dit_head", "vae_decoder")
 

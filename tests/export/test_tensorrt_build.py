@@ -9,15 +9,15 @@ import pytest
 from onnx import TensorProto, helper
 
 from himar import load_checkpoint, load_vae
-from himar_export.components import components
-from himar_export.tensorrt_build import _configure, build_engine
-from himar_export.tensorrt_network import layers, parse_network
-from himar_export.tensorrt_options import EngineOptions
+from himar_export.families.hi_mar.components import components
+from himar_export.tensorrt.build import _configure, build_engine
+from himar_export.tensorrt.network import layers, parse_network
+from himar_export.tensorrt.options import EngineOptions
 from himar_kernels import BuildError
 
 tensorrt_rtx = pytest.importorskip("tensorrt_rtx")
 
-WEIGHTS = Path(__file__).parents[2] / "himar" / "weights"
+WEIGHTS = Path(__file__).parents[2] / "himar" / "himar" / "weights"
 MAX_BATCH = 64
 NAMES = ("transformer_low", "transformer_high", "mlp_head", "dit_head", "vae_decoder")
 # Products of digits by kind: all of them, then the float32 islands among them in half precision.
@@ -191,7 +191,7 @@ def test_a_build_that_is_cancelled_stops_in_the_builder(graphs, parts, monkeypat
         if fraction > 0:
             raise StopNowError
 
-    from himar_export import tensorrt_build
+    from himar_export.tensorrt import build as tensorrt_build
 
     make = tensorrt_build.make_monitor
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from himar_export.cli import main
-from himar_export.gpu import find_gpu
-from himar_export.tensorrt_build import unfit_here
+from himar_export.cli.main import main
+from himar_export.make.gpu import find_gpu
+from himar_export.tensorrt.build import unfit_here
 from himar_kernels import EngineError
 from himar_runtime import Bundle, Device, load_networks
 
@@ -142,7 +142,7 @@ def slow(library):
     monitor.step_complete = step_complete
     return monitor
 tensorrt_build.make_monitor = slow
-from himar_export.tensorrt_child import main
+from himar_export.tensorrt.child import main
 main()
 """
     preamble = f"""

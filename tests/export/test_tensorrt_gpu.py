@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from himar import load_checkpoint, save_checkpoint
-from himar_export.cli import main
-from himar_export.compare import compare
-from himar_export.verify import COMPONENT_LIMIT
-from himar_kernels import index_lists
+from himar_export.cli.main import main
+from himar_export.verify.compare import compare
+from himar_export.verify.verify import COMPONENT_LIMIT
+from himar_kernels.families.hi_mar import index_lists
 from himar_runtime import Bundle, Device, load_engine
 
 pytestmark = pytest.mark.gpu
-WEIGHTS = Path(__file__).parents[2] / "himar" / "weights"
+WEIGHTS = Path(__file__).parents[2] / "himar" / "himar" / "weights"
 DIGITS, VAE = WEIGHTS / "digits.safetensors", WEIGHTS / "digits-vae.safetensors"
 NAMES = ("transformer_low", "transformer_high", "mlp_head", "dit_head", "vae_decoder")
 GPU, CPU = Device.parse("cuda:0"), Device.parse("cpu")

@@ -4,12 +4,12 @@ import types
 
 import pytest
 
-from himar_export.cli import main
-from himar_export.engine_cache import EngineCache
-from himar_export.engines import EngineTarget
-from himar_export.gpu import Gpu, find_gpu
-from himar_export.inspect_engines import built_for
-from himar_export.tensorrt_options import EngineOptions, check_options, parse_size, runs_here, target
+from himar_export.cli.main import main
+from himar_export.inspect import built_for
+from himar_export.make.engine_cache import EngineCache
+from himar_export.make.engines import EngineTarget
+from himar_export.make.gpu import Gpu, find_gpu
+from himar_export.tensorrt.options import EngineOptions, check_options, parse_size, runs_here, target
 from himar_kernels import BuildError
 
 tensorrt_rtx = pytest.importorskip("tensorrt_rtx")
@@ -141,7 +141,7 @@ def test_the_command_refuses_before_it_reads_a_checkpoint(capsys, tmp_path, argu
 
 
 def test_building_for_tensorrt_where_it_is_not_installed_names_the_extra_and_the_index(capsys, tmp_path, monkeypatch):
-    from himar_runtime import tensorrt_library
+    from himar_runtime.engines.tensorrt import library as tensorrt_library
 
     monkeypatch.setattr(tensorrt_library, "_first", lambda names: None)
     assert main(["build", str(tmp_path / "x.pth"), "--backend", "tensorrt", "--out", str(tmp_path / "b")]) == 1

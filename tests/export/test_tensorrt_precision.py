@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from himar_export.tensorrt_precision import inspected_table, require_inspected
+from himar_export.tensorrt.precision import inspected_table, require_inspected
 from himar_kernels import BuildError
 
 

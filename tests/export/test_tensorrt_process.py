@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from himar_export.cli import main
-from himar_export.component import Component
-from himar_export.tensorrt_build import build_engine
-from himar_export.tensorrt_options import EngineOptions
-from himar_export.tensorrt_process import BuilderProcess
+from himar_export.cli.main import main
+from himar_export.graph.component import Component
+from himar_export.tensorrt.build import build_engine
+from himar_export.tensorrt.options import EngineOptions
+from himar_export.tensorrt.process import BuilderProcess
 from himar_kernels import BuildError
 from himar_runtime import TensorSpec
 
@@ -61,7 +61,7 @@ def test_a_builder_that_ends_the_process_is_one_sentence(dying, end):
 
 def test_a_builder_that_dies_leaves_no_bundle(monkeypatch, small_checkpoint, tmp_path, capsys):
     pytest.importorskip("tensorrt_rtx")
-    monkeypatch.setattr("himar_export.tensorrt_process.CHILD", "import os; os.abort()")
+    monkeypatch.setattr("himar_export.tensorrt.process.CHILD", "import os; os.abort()")
     checkpoint = small_checkpoint(tmp_path / "small.safetensors", 0)
     command = ["build", str(checkpoint), "--fp16", "--backend", "tensorrt-rtx", "--cache", str(tmp_path / "cache")]
     assert main([*command, "--out", str(tmp_path / "bundle")]) == 1
@@ -98,7 +98,7 @@ def test_a_refusal_and_the_log_come_back(rtx, digits_fp16_rtx_graphs, caplog):
             builder.build(folder / "mlp_head.onnx", parts["mlp_head"], "fp16", options)
         with pytest.raises(BuildError, match="mlp_head was asked for in bf16"):  # the child goes on
             builder.build(folder / "mlp_head.onnx", parts["mlp_head"], "bf16", EngineOptions())
-    assert any(record.name == "himar_runtime.tensorrt_library" for record in caplog.records)
+    assert any(record.name == "himar_runtime.engines.tensorrt.library" for record in caplog.records)
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, ValueError])

@@ -6,13 +6,13 @@ import onnxruntime
 import pytest
 import torch
 
-from himar.config import read_config, resolve
-from himar.model import HiMAR
-from himar.vae import AutoencoderKL, VaeConfig
-from himar_export.components import components
-from himar_export.cost_decoder import DecoderSizes, exported_decoder
-from himar_export.onnx_export import to_onnx
-from himar_export.weights import weight_file
+from himar.families.hi_mar.config import read_config, resolve
+from himar.families.hi_mar.model import HiMAR
+from himar.vae.autoencoder import AutoencoderKL, VaeConfig
+from himar_export.cost.decoder import DecoderSizes, exported_decoder
+from himar_export.families.hi_mar.components import components
+from himar_export.graph.onnx_export import to_onnx
+from himar_export.make.weights import weight_file
 
 SIZES = {"ch": 32, "ch_mult": (1, 2), "z_channels": 4, "num_res_blocks": 1, "attention_levels": ()}
 KINDS = {

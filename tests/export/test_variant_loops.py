@@ -6,15 +6,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from closeness import RUN, SAME_ENGINES, assert_near, distance
 
-from himar.presets import VARIANTS
-from himar.sampler import two_phase
+from himar.families.hi_mar.presets import VARIANTS
+from himar.families.hi_mar.sampler import two_phase
 from himar_export.bench.engines import timed
-from himar_export.bench.split import Clock, split_run
-from himar_kernels import EngineError, InputError, PhiloxDraws, SamplingConfig
+from himar_export.bench.time_breakdown import Clock, split_run
+from himar_kernels import EngineError, InputError, PhiloxDraws
+from himar_kernels.families.hi_mar import SamplingConfig
 from himar_runtime import Pipeline
-from himar_runtime.resident.runner import ResidentRunner
+from himar_runtime.families.hi_mar.resident.runner import ResidentRunner
+from tests.closeness import RUN, SAME_ENGINES, assert_near, distance
+from tests.export import graph_engines
+from tests.runtime.host_lane import HostLane, on_host_lane
 
 # Rows of table 5, and what a configuration may ask for besides them.
 OTHERS = {
@@ -37,7 +40,7 @@ class HostDraws:
 
 
 @pytest.fixture(scope="module")
-def variant(small_variant, graph_engines):
+def variant(small_variant):
     """A model by name, with its engines."""
     made: dict[str, Any] = {}
 
@@ -51,14 +54,14 @@ def variant(small_variant, graph_engines):
 
 
 @pytest.fixture
-def pipelines(variant, graph_engines, host_lane, host_kernels):
+def pipelines(variant, host_kernels):
     """The pipelines of a variant: its model, the loop on the host, the resident loop in host memory."""
 
     def make(name: str, max_batch: int = 3) -> tuple[Any, Pipeline, Pipeline]:
         model, networks = variant(name)
         networks = networks.clone()
         bundle = graph_engines.bundle_of(model, networks, max_batch)
-        resident = Pipeline(bundle, host_lane.on_host_lane(networks.clone(), host_lane.HostLane(host_kernels)))
+        resident = Pipeline(bundle, on_host_lane(networks.clone(), HostLane(host_kernels)))
         assert isinstance(resident._runner, ResidentRunner)
         return model, Pipeline(bundle, networks), resident
 

@@ -6,14 +6,14 @@ import json
 import numpy as np
 import onnxruntime
 import pytest
-from closeness import RUN, assert_near
 
-from himar.checkpoints import load_checkpoint
-from himar.sampler import generate
-from himar_export.cli import main
+from himar.families.hi_mar.checkpoints import load_checkpoint
+from himar.families.hi_mar.sampler import generate
+from himar_export.cli.main import main
 from himar_kernels import PhiloxDraws
 from himar_runtime import Pipeline
-from himar_runtime.resident.runner import ResidentRunner
+from himar_runtime.families.hi_mar.resident.runner import ResidentRunner
+from tests.closeness import RUN, assert_near
 
 COMPONENTS = {
     "single-scale": ["transformer_high", "mlp_head_high"],
@@ -100,9 +100,9 @@ def test_bench_times_a_variant_and_a_single_scale_refuses_low_options(build_vari
 @pytest.mark.slow
 def test_tensorrt_rtx_builds_a_variants_networks_in_the_precision_asked(build_variant):
     tensorrt_rtx = pytest.importorskip("tensorrt_rtx")
-    from himar_export.components import components
-    from himar_export.tensorrt_build import build_engine
-    from himar_export.tensorrt_options import EngineOptions
+    from himar_export.families.hi_mar.components import components
+    from himar_export.tensorrt.build import build_engine
+    from himar_export.tensorrt.options import EngineOptions
 
     for variant, wanted in (("single-scale", COMPONENTS["single-scale"]), ("scale-vector", ["dit_head_low"])):
         bundle = build_variant(variant, "--fp16")

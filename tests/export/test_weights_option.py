@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from himar.config import read_config, resolve
-from himar.model import HiMAR, randomise
-from himar_export.build import provenance
-from himar_export.cli import main
+from himar.families.hi_mar.config import read_config, resolve
+from himar.families.hi_mar.model import HiMAR, randomise
+from himar_export.cli.main import main
+from himar_export.make.build import provenance
 
 TINY = {
     "width": 32, "enc_depth": 1, "dec_depth": 1, "heads": 2, "classes": 3, "buffer": 2, "cond_scale": 2,

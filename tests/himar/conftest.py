@@ -1,16 +1,12 @@
 """Small things that several files of tests read and none changes: each made once per worker."""
 
-import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-import small_cache
-import small_evaluation
-
-from himar.image_folder import list_images
-from himar.latent_cache import cache_latents
+from himar.data.cache import cache_latents
+from himar.data.folder import list_images
+from tests.himar import small_cache, small_evaluation
 
 
 @pytest.fixture(scope="session")

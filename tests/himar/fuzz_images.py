@@ -23,13 +23,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from himar.data.cache import CacheSettings, cache_latents
+from himar.data.crop import UnreadableImageError, check_image, read_picture
+from himar.data.folder import list_images
 from himar.evaluation.image_sets import ImageSet
-from himar.image_crop import UnreadableImageError, check_image, read_picture
-from himar.image_folder import list_images
-from himar.latent_cache import CacheSettings, cache_latents
 from himar_kernels import InputError
 
-VAE = Path(__file__).parents[2] / "himar" / "weights" / "digits-vae.safetensors"
+VAE = Path(__file__).parents[2] / "himar" / "himar" / "weights" / "digits-vae.safetensors"
 SECONDS, MEBIBYTES, BATCH = 60.0, 4096, 300
 """Most that one file may take, that all of a batch may, and files of a batch."""
 

@@ -6,19 +6,17 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
-import tiny_training as tiny
-
-from himar.optimise import Schedule
-from himar.train_processes import joined_processes
-from himar.train_settings import Execution
-from himar.trainer import Trainer
-from himar.training import train_model
+from himar.training.optimise import Schedule
+from himar.training.processes import joined_processes
+from himar.training.run import train_model
+from himar.training.settings import Execution
+from himar.training.trainer import Trainer
+from tests.himar import tiny_training as tiny
 
 
 def gradients(execution: Execution, processes) -> dict[str, torch.Tensor]:
     """The first step's gradients before clipping, whole, with dropout off."""
-    from himar.train_network import whole
+    from himar.training.network import whole
 
     settings = tiny.settings(clip=1e9, dropout=0.0, schedule=Schedule(1, 1e-3))
     trainer = Trainer(tiny.model(0.0), tiny.latents(), settings, 3, execution, processes)

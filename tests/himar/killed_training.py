@@ -16,15 +16,12 @@ from pathlib import Path
 import torch
 import torch._dynamo  # The optimiser imports it at its first step: once here, instead of once in every child.
 
-sys.path.insert(0, str(Path(__file__).parent))
-import tiny_training as tiny
-
-from himar.checkpoints import load_checkpoint
+from himar.data.latents import fingerprint
+from himar.families.hi_mar.checkpoints import load_checkpoint
 from himar.folder_lock import LOCK_FILE
-from himar.train_data import fingerprint
-from himar.train_run import Outputs, run_training
-from himar.train_state import STATE_FILE, load_state
-from himar.training import train_model
+from himar.training.run import Outputs, run_training, train_model
+from himar.training.state import STATE_FILE, load_state
+from tests.himar import tiny_training as tiny
 
 STEPS = 80
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from himar.cli import main
-from himar.latent_cache import CacheSettings
+from himar.cli.main import main
+from himar.data.cache import CacheSettings
 
 ROOT = Path(__file__).parents[2]
-VAE = ROOT / "himar" / "weights" / "digits-vae.safetensors"
+VAE = ROOT / "himar" / "himar" / "weights" / "digits-vae.safetensors"
 NARROW = Path(__file__).parents[1] / "golden" / "vae-narrow.ckpt"
 SETTINGS = CacheSettings(img_size=32, dtype="float32", shard_size=5, batch=3, readers=2)
 

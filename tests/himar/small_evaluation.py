@@ -5,14 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from himar.checkpoints import save_checkpoint
-from himar.cli import main
-from himar.config import read_config, resolve
-from himar.digits import load_digits_split
-from himar.model import HiMAR, randomise
+from himar.cli.main import main
+from himar.data.digits import load_digits_split
+from himar.families.hi_mar.checkpoints import save_checkpoint
+from himar.families.hi_mar.config import read_config, resolve
+from himar.families.hi_mar.model import HiMAR, randomise
 from himar_kernels import to_uint8
 
-VAE = Path(__file__).parents[2] / "himar" / "weights" / "digits-vae.safetensors"
+VAE = Path(__file__).parents[2] / "himar" / "himar" / "weights" / "digits-vae.safetensors"
 TINY = {
     "width": 32, "enc_depth": 1, "dec_depth": 1, "heads": 2, "classes": 10, "buffer": 2, "cond_scale": 4,
     "img_size": 32, "vae_stride": 4, "channels": 4, "mlp_depth": 1, "mlp_width": 32, "dit_depth": 1,

@@ -1,24 +1,27 @@
 """The ablation on digits: fair sampling, runs that are not done twice or mixed, a report of what came out."""
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import ablation_report
-import ablation_runs
-import digits_curve
-from ablation_runs import OWN, SAMPLING, SHORT, Bench, Budget, finished_run, samplings, variant_config
-from digits_measure import WEIGHTS, Figures, Judge
-
-from himar.digits import Digits, load_digits_split
-from himar.digits_recipe import digit_latents
-from himar.model import HiMAR
-from himar.presets import VARIANTS
-from himar.vae import load_vae
+from benchmarks.studies import ablation_report, ablation_runs, digits_curve
+from benchmarks.studies.ablation_runs import (
+    OWN,
+    SAMPLING,
+    SHORT,
+    Bench,
+    Budget,
+    finished_run,
+    samplings,
+    variant_config,
+)
+from benchmarks.studies.measure import WEIGHTS, Figures, Judge
+from himar.data.digits import Digits, load_digits_split
+from himar.families.hi_mar.model import HiMAR
+from himar.families.hi_mar.presets import VARIANTS
+from himar.training.digits import digit_latents
+from himar.vae.autoencoder import load_vae
 from himar_kernels import ConfigError, InputError
 
 BUDGET = Budget(steps=2, batch=4, images=10)

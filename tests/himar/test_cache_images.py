@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from himar.image_crop import UnreadableImageError, read_crop, read_pixels
-from himar.image_folder import list_images
+from himar.data.crop import UnreadableImageError, read_crop, read_pixels
+from himar.data.folder import list_images
 from himar_kernels import InputError
 
 

@@ -6,24 +6,21 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from closeness import COMPONENT, assert_near
 
-sys.path.insert(0, str(Path(__file__).parent))
-from small_cache import NARROW, SETTINGS, VAE, contents, run
-
-from himar.digits import half_size
-from himar.image_crop import read_crop
-from himar.image_folder import list_images
-from himar.latent_cache import cache_latents
-from himar.latent_index import CacheError, read_index
-from himar.latent_reader import CachedLatents
-from himar.vae import load_vae
+from himar.data.cache import cache_latents
+from himar.data.cache_index import CacheError, read_index
+from himar.data.cache_reader import CachedLatents
+from himar.data.crop import read_crop
+from himar.data.digits import half_size
+from himar.data.folder import list_images
+from himar.vae.autoencoder import load_vae
 from himar_kernels import InputError
+from tests.closeness import COMPONENT, assert_near
+from tests.himar.small_cache import NARROW, SETTINGS, VAE, contents, run
 
 
 @torch.no_grad()

@@ -2,23 +2,19 @@
 
 import json
 import shutil
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
-from small_cache import NARROW, SETTINGS, VAE, contents, run
-
-from himar.file_hash import file_sha256
-from himar.files import read_state, write_safetensors
-from himar.image_folder import list_images
-from himar.latent_cache import cache_latents
-from himar.latent_index import CacheError, damaged_shards, read_index
-from himar.latent_reader import CachedLatents
+from himar.data.cache import cache_latents
+from himar.data.cache_index import CacheError, damaged_shards, read_index
+from himar.data.cache_reader import CachedLatents
+from himar.data.folder import list_images
+from himar.loading.files import read_state, write_safetensors
 from himar_kernels import ConfigError, InputError
+from himar_kernels.shared.files import file_sha256
+from tests.himar.small_cache import NARROW, SETTINGS, VAE, contents, run
 
 
 @pytest.mark.parametrize(
@@ -101,7 +97,7 @@ def test_moments_that_are_not_finite_are_never_written(folder, tmp_path, monkeyp
     def broken(vae, crops):
         return torch.full((len(crops), 2, 2, 4, 8, 8), 1e6), torch.zeros(len(crops), 2, 2, 4, 4, 4)
 
-    monkeypatch.setattr("himar.latent_cache.both_scales", broken)
+    monkeypatch.setattr("himar.data.cache.both_scales", broken)
     with pytest.raises(InputError, match=r"cat/00\.png .* float16; use float32"):
         cache_latents(list_images(folder), VAE, tmp_path / "c", replace(SETTINGS, dtype="float16"))
     assert not list(tmp_path.iterdir())

@@ -10,16 +10,16 @@ import types
 
 import numpy as np
 import pytest
-import small_evaluation
 import torch
 from safetensors.torch import save_file
-from small_evaluation import TINY
 
-from himar.checkpoints import load_checkpoint, open_checkpoint
-from himar.config import read_config, resolve
-from himar.file_hash import weights_sha256
-from himar.model import HiMAR, randomise
+from himar.families.hi_mar.checkpoints import load_checkpoint, open_checkpoint
+from himar.families.hi_mar.config import read_config, resolve
+from himar.families.hi_mar.model import HiMAR, randomise
+from himar.loading.checkpoint_files import weights_sha256
 from himar_kernels import CheckpointError, ConfigError
+from tests.himar import small_evaluation
+from tests.himar.small_evaluation import TINY
 
 
 def state_of(seed: int) -> dict[str, torch.Tensor]:

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from himar.checkpoints import load_checkpoint, measure, save_checkpoint
-from himar.config import PRESETS, read_config, resolve
-from himar.model import HiMAR, randomise
+from himar.families.hi_mar.checkpoints import load_checkpoint, measure, save_checkpoint
+from himar.families.hi_mar.config import PRESETS, read_config, resolve
+from himar.families.hi_mar.model import HiMAR, randomise
 from himar_kernels import CheckpointError, ConfigError
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -1,7 +1,6 @@
 """The names of classes: from the data to the weights, kept in their order, and taken by --labels."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,20 +9,18 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-sys.path.insert(0, str(Path(__file__).parent))
-import tiny_training as tiny
-from small_cache import run
-
-from himar.checkpoints import load_checkpoint, save_checkpoint
-from himar.files import read_state, write_safetensors
-from himar.image_folder import list_images
-from himar.model import HiMAR, randomise
-from himar.train_images import ImageLatents
-from himar.train_run import Outputs, run_training
-from himar.train_state import STATE_FILE
-from himar.vae import AutoencoderKL, VaeConfig, load_vae
-from himar.vae_training import save_vae
+from himar.data.folder import list_images
+from himar.data.images import ImageLatents
+from himar.families.hi_mar.checkpoints import load_checkpoint, save_checkpoint
+from himar.families.hi_mar.model import HiMAR, randomise
+from himar.loading.files import read_state, write_safetensors
+from himar.training.run import Outputs, run_training
+from himar.training.state import STATE_FILE
+from himar.vae.autoencoder import AutoencoderKL, VaeConfig, load_vae
+from himar.vae.training import save_vae
 from himar_kernels import CheckpointError
+from tests.himar import tiny_training as tiny
+from tests.himar.small_cache import run
 
 SIZES = {
     **{name: value for name, value in tiny.TINY.to_dict().items() if name != "sampling"},
@@ -134,8 +131,8 @@ def test_a_resumed_training_keeps_the_order_in_which_it_began(files, tmp_path, c
     former = ImageLatents(list_images(files / "images").former(), load_vae(files / "vae.safetensors"), 16)
     assert train(files, files / "images", tmp_path / "run", "--steps", "2") == 0
     # The same training with the classes in the order of their names as text.
-    from himar.config import read_config, resolve
-    from himar.train_settings import changed_settings, paper_settings
+    from himar.families.hi_mar.config import read_config, resolve
+    from himar.training.settings import changed_settings, paper_settings
 
     config = resolve(read_config(str(files / "config.json")), {})
     settings = changed_settings(paper_settings(24, 4), steps=4, rate=1e-3, snapshot_every=2, batch=4)

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import himar.cli
-import himar.digits_recipe
-from himar.checkpoints import load_checkpoint
-from himar.cli import cli, main
-from himar.digits import Digits, load_digits_split
-from himar.digits_recipe import MODEL_FILE, VAE_FILE, Recipe
-from himar.optimise import Schedule
-from himar.train_state import STATE_FILE
-from himar.vae import VaeConfig
-from himar.vae_training import VaeTraining
+import himar.cli.main
+import himar.training.digits
+from himar.cli.main import cli, main
+from himar.data.digits import Digits, load_digits_split
+from himar.families.hi_mar.checkpoints import load_checkpoint
+from himar.training.digits import MODEL_FILE, VAE_FILE, Recipe
+from himar.training.optimise import Schedule
+from himar.training.state import STATE_FILE
+from himar.vae.autoencoder import VaeConfig
+from himar.vae.training import VaeTraining
 
 TINY = {
     "width": 32, "enc_depth": 1, "dec_depth": 1, "heads": 2, "classes": 10, "buffer": 2, "cond_scale": 4,
@@ -52,8 +52,8 @@ def config(tmp_path) -> Path:
 def trained(tmp_path, config, monkeypatch, capsys) -> Path:
     train, held_out = load_digits_split()
     few = Digits(train.images[:12], train.labels[:12])
-    monkeypatch.setattr(himar.digits_recipe, "load_digits_split", lambda: (few, held_out))
-    monkeypatch.setattr(himar.digits_recipe, "Recipe", lambda seed: Recipe(vae=SMALL_VAE, seed=seed))
+    monkeypatch.setattr(himar.training.digits, "load_digits_split", lambda: (few, held_out))
+    monkeypatch.setattr(himar.training.digits, "Recipe", lambda seed: Recipe(vae=SMALL_VAE, seed=seed))
     out = tmp_path / "trained"
     train_arguments = ("--config", config, "--data", "digits", "--out", out, "--steps", "2", "--batch", "3")
     assert run("train", *train_arguments) == 0

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from closeness import RUN, assert_near, assert_rounded
 
 import himar
-from himar.device_draws import DeviceDraws, _philox_words, draws_on
+from himar.families.hi_mar.device_draws import DeviceDraws, _philox_words, draws_on
 from himar.images import to_pixels
 from himar_kernels import InputError, PhiloxDraws
-from himar_kernels.philox import philox4x32
-from himar_kernels.recording import RecordedDraws
+from himar_kernels.arithmetic.philox import philox4x32
+from himar_kernels.families.hi_mar.recording import RecordedDraws
+from tests.closeness import RUN, assert_near, assert_rounded
 
 CPU = torch.device("cpu")
 IMAGES = np.array([0, 3, 2**32 - 1])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from himar.digits import DigitClassifier, half_size, load_digits_split
+from himar.data.digits import DigitClassifier, half_size, load_digits_split
 from himar_kernels import InputError, to_uint8
 
 

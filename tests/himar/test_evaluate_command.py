@@ -9,18 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from closeness import assert_same_pixels
-
-sys.path.insert(0, str(Path(__file__).parent))
-from small_evaluation import VAE, make, one_error, run
 
 import himar.evaluation.samples as samples
-from himar.checkpoints import load_checkpoint, save_checkpoint
 from himar.evaluation.samples import SampleRun
+from himar.families.hi_mar.checkpoints import load_checkpoint, save_checkpoint
+from himar.families.hi_mar.model import randomise
 from himar.images import sample_images
-from himar.model import randomise
-from himar.vae import load_vae
+from himar.vae.autoencoder import load_vae
 from himar_kernels import PhiloxDraws
+from tests.closeness import assert_same_pixels
+from tests.himar.small_evaluation import VAE, make, one_error, run
 
 
 def images_of(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -69,7 +67,7 @@ def test_a_killed_run_keeps_its_parts_and_ends_the_same(model, whole, tmp_path, 
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "    whole(path, images)\n"
         "s._write_part = write\n"
-        "from himar.cli import main; main(sys.argv[1:])\n"
+        "from himar.cli.main import main; main(sys.argv[1:])\n"
     )
     arguments = ["evaluate", model, "--vae", VAE, "--images", "20", "--chunk", "6", "--seed", "5", "--out", out]
     done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], check=False, capture_output=True)

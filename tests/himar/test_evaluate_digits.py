@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from himar.digits import load_digits_split
+from himar.data.digits import load_digits_split
 from himar.evaluation.digits_extractor import DIGITS_WEIGHTS, DigitsExtractor
 from himar.evaluation.digits_training import train_digit_network
-from himar.optimise import Schedule
+from himar.training.optimise import Schedule
 from himar_kernels import CheckpointError, InputError, to_uint8
 
 

@@ -3,15 +3,13 @@
 import numpy as np
 import pytest
 import scipy.linalg
-from closeness import assert_near
 from sklearn.neighbors import NearestNeighbors
 
-import himar.evaluation.frechet as frechet
+import himar.evaluation.metrics as frechet
 from himar.evaluation.extractor import Features, extract
-from himar.evaluation.frechet import Gaussian, fit_gaussian, frechet_distance
-from himar.evaluation.inception_score import inception_score
-from himar.evaluation.neighbours import precision_recall
+from himar.evaluation.metrics import Gaussian, fit_gaussian, frechet_distance, inception_score, precision_recall
 from himar_kernels import InputError
+from tests.closeness import assert_near
 
 
 def features(count: int, width: int, seed: int, shift: float = 0.0) -> np.ndarray:

@@ -3,13 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from closeness import COMPONENT, assert_each_near, assert_near
 from torch import nn
 
 import himar.evaluation.inception as inception
-from himar.evaluation.inception import InceptionExtractor, InceptionV3, load_inception, resize
-from himar.evaluation.inception_blocks import average
+from himar.evaluation.inception import InceptionExtractor, InceptionV3, average, load_inception, resize
 from himar_kernels import CheckpointError, ConfigError, InputError
+from tests.closeness import COMPONENT, assert_each_near, assert_near
 
 # torchvision's published layers: name, input and output channels, kernel height and width.
 STEM = """

@@ -1,7 +1,6 @@
 """himar evaluate with what cannot be measured: one sentence, before hours of sampling, and nothing left behind."""
 
 import json
-import sys
 import zipfile
 from pathlib import Path
 
@@ -9,13 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parent))
-from small_evaluation import make, one_error, run
-
 import himar.evaluation.samples as samples
-from himar.checkpoints import load_checkpoint, save_checkpoint
 from himar.evaluation.samples import SampleRun
+from himar.families.hi_mar.checkpoints import load_checkpoint, save_checkpoint
 from himar_kernels import InputError
+from tests.himar.small_evaluation import make, one_error, run
 
 
 def test_what_a_measurement_needs_is_asked_before_hours_of_sampling(model, tmp_path, capsys):
@@ -143,7 +140,7 @@ def test_files_that_cannot_be_measured_are_named_before_any_feature(where, digit
     folder = write_digits(tmp_path / "images")
     (folder / "odd" / "28.png").write_bytes((folder / "odd" / "28.png").read_bytes()[:900])
     Image.new("RGB", (16, 16)).save(folder / "even" / "29.png")
-    monkeypatch.setattr("himar.cli_evaluate._extractor", lambda *rest: Never())
+    monkeypatch.setattr("himar.cli.evaluate._extractor", lambda *rest: Never())
     given = (folder, "--against", digits[0]) if where == "source" else (digits[0], "--against", folder)
     assert run("evaluate", *given, "--extractor", "digits") == 1
     said = one_error(capsys)

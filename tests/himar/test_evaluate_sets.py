@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from himar.evaluation.extractor import Features
-from himar.evaluation.frechet import fit_gaussian, frechet_distance
 from himar.evaluation.image_sets import open_images
 from himar.evaluation.measure import check_reference, measure, open_reference, statistics_of
+from himar.evaluation.metrics import fit_gaussian, frechet_distance
 from himar.evaluation.statistics_files import read_statistics, write_statistics
 from himar_kernels import InputError
 

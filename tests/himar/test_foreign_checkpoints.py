@@ -3,17 +3,16 @@
 import warnings
 from pathlib import Path
 
-import foreign_checkpoints
 import pytest
-import small_evaluation
 import torch
 
-from himar.checkpoints import load_checkpoint
-from himar.config import read_config, resolve
-from himar.model import HiMAR, randomise
-from himar.strip import strip
-from himar.vae import load_vae
+from himar.families.hi_mar.checkpoints import load_checkpoint
+from himar.families.hi_mar.config import read_config, resolve
+from himar.families.hi_mar.model import HiMAR, randomise
+from himar.loading.strip import strip
+from himar.vae.autoencoder import load_vae
 from himar_kernels import HimarError
+from tests.himar import foreign_checkpoints, small_evaluation
 
 TARGET = Path("canary-was-here")
 

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from closeness import COMPONENT, RUN, assert_near, distance
 
-from himar.checkpoints import load_checkpoint
-from himar.sampler import to_grid, two_phase
-from himar_kernels import RecordedDraws, load_recording, recorded_request
+from himar.families.hi_mar.checkpoints import load_checkpoint
+from himar.families.hi_mar.sampler import to_grid, two_phase
+from himar_kernels.families.hi_mar import RecordedDraws, load_recording, recorded_request
+from tests.closeness import COMPONENT, RUN, assert_near, distance
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 MODELS = ("himar-narrow-128", "himar-narrow-256")

@@ -4,19 +4,17 @@ import errno
 import io
 import struct
 import subprocess
-import sys
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageFile, PngImagePlugin
 
-import himar.image_crop
-from himar.file_check import require_readable
-from himar.image_crop import UnreadableImageError, check_image, read_crop, read_picture, read_pixels
+import himar.data.crop
+from himar.data.crop import UnreadableImageError, check_image, read_crop, read_picture, read_pixels
+from himar.data.file_check import require_readable
 from himar_kernels import InputError
 
 TURNS = {
@@ -195,7 +193,7 @@ def test_ordinary_pictures_are_cropped_as_adm_does(tmp_path):
 
 def test_one_large_picture_at_a_time_is_decoded(tmp_path, monkeypatch):
     Image.new("L", (64, 64)).save(tmp_path / "a.png")
-    monkeypatch.setattr(himar.image_crop, "_LARGE", 64 * 64)
+    monkeypatch.setattr(himar.data.crop, "_LARGE", 64 * 64)
     at_once, most = 0, 0
     load = ImageFile.ImageFile.load
 
@@ -254,8 +252,7 @@ def test_a_damaged_tail_is_found_by_the_check_as_by_the_reader(tmp_path):
 
 
 def test_the_fuzz_runs(tmp_path):
-    sys.path.insert(0, str(Path(__file__).parent))
-    import fuzz_images
+    from tests.himar import fuzz_images
 
     kinds = fuzz_images.write_files(tmp_path / "images", range(52), seed=5)
     assert len(kinds) >= 20

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from himar.data.folder import alike_classes, class_order, describe_classes, list_images, order_advice
+from himar.data.tree import left_out_sentences, list_tree
 from himar.evaluation.image_sets import open_images
-from himar.image_folder import alike_classes, class_order, describe_classes, list_images, order_advice
-from himar.image_tree import left_out_sentences, list_tree
 from himar_kernels import InputError
 
 

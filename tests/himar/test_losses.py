@@ -6,16 +6,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from closeness import COMPONENT, assert_near, distance
 
-from himar.checkpoints import load_checkpoint
-from himar.config import ModelConfig
-from himar.diffusion_draws import StartPractice, diffusion_draws
-from himar.head_losses import add_noise, dit_head_loss, mlp_head_loss
-from himar.loss_draws import LossSettings, draw_batch, drop_labels, high_mask_ratio, low_mask_ratio, random_mask
-from himar.losses import drawn_losses, model_losses
-from himar.model import HiMAR, randomise
+from himar.families.hi_mar.checkpoints import load_checkpoint
+from himar.families.hi_mar.config import ModelConfig
+from himar.families.hi_mar.diffusion_draws import StartPractice, diffusion_draws
+from himar.families.hi_mar.head_losses import add_noise, dit_head_loss, mlp_head_loss
+from himar.families.hi_mar.loss_draws import (
+    LossSettings,
+    draw_batch,
+    drop_labels,
+    high_mask_ratio,
+    low_mask_ratio,
+    random_mask,
+)
+from himar.families.hi_mar.losses import drawn_losses, model_losses
+from himar.families.hi_mar.model import HiMAR, randomise
 from himar_kernels import ConfigError
+from tests.closeness import COMPONENT, assert_near, distance
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 TINY = ModelConfig(
@@ -62,7 +69,7 @@ def test_mlp_head_loss_is_the_released_one(case):
 
 def test_a_wrong_likelihood_shows_in_its_row(case, monkeypatch):
     """All rows together would hide it behind the largest."""
-    monkeypatch.setattr("himar.head_losses._HALF_BIN", 1 / 256)
+    monkeypatch.setattr("himar.families.hi_mar.losses._HALF_BIN", 1 / 256)
     (first,) = (case[1]["mlp/t"] == 0).nonzero()[0].tolist()
     assert distance(released_mlp_loss(case)[1][first], case[1]["mlp/train_vb"][first]) > 10 * ROW
 

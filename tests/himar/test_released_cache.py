@@ -1,22 +1,19 @@
 """The released code's latent cache: data for a single-scale model, and for the others a sentence on what it lacks."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
-import tiny_training as tiny
-from small_cache import VAE, run
-
-from himar.checkpoints import load_checkpoint
-from himar.config import read_config, resolve
-from himar.presets import vary
-from himar.released_cache import ReleasedLatents, is_released_cache, list_released_cache
+from himar.data.released_cache import ReleasedLatents, is_released_cache, list_released_cache
+from himar.families.hi_mar.checkpoints import load_checkpoint
+from himar.families.hi_mar.config import read_config, resolve
+from himar.families.hi_mar.presets import vary
 from himar_kernels import ConfigError, InputError
+from tests.himar import tiny_training as tiny
+from tests.himar.small_cache import VAE, run
 
 SIZES = {
     **{name: value for name, value in tiny.TINY.to_dict().items() if name != "sampling"},

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_evaluation import one_error, run
 
-from himar.strip import strip
+from himar.loading.strip import strip
 from himar_kernels import CheckpointError
+from tests.himar.small_evaluation import one_error, run
 
 WEIGHTS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2, dtype=torch.bfloat16)}
 CODE = """

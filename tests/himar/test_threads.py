@@ -11,7 +11,7 @@ import torch
 import himar.cli
 import himar_export.cli
 from himar import device
-from himar_kernels.console import run_cli
+from himar_kernels.shared.console import run_cli
 
 COMMANDS = {
     "himar sample": "sample absent.safetensors --labels 1 --out x.png",

@@ -1,31 +1,28 @@
 """himar train's data: a cache, image files, your own object; and what the command says when they do not fit."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from closeness import assert_near
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parent))
-import tiny_training as tiny
-
-from himar.checkpoints import load_checkpoint
-from himar.cli import main
-from himar.config import read_config, resolve
-from himar.image_folder import list_images
-from himar.latent_index import CacheError
-from himar.train_data import check_fit, fingerprint
-from himar.train_images import ImageLatents
-from himar.train_source import open_data
-from himar.train_state import STATE_FILE
-from himar.training import train_model
-from himar.vae import AutoencoderKL, VaeConfig, load_vae
-from himar.vae_training import save_vae
+from himar.cli.main import main
+from himar.data.cache_index import CacheError
+from himar.data.folder import list_images
+from himar.data.images import ImageLatents
+from himar.data.latents import check_fit, fingerprint
+from himar.data.source import open_data
+from himar.families.hi_mar.checkpoints import load_checkpoint
+from himar.families.hi_mar.config import read_config, resolve
+from himar.training.run import train_model
+from himar.training.state import STATE_FILE
+from himar.vae.autoencoder import AutoencoderKL, VaeConfig, load_vae
+from himar.vae.training import save_vae
 from himar_kernels import ConfigError, InputError
+from tests.closeness import assert_near
+from tests.himar import tiny_training as tiny
 
 # Images of 16 pixels, tokens of 4: as tiny_training has them.
 CONFIG = {

@@ -1,32 +1,27 @@
 """What a training can do beside training: half precision, less memory, curriculum, order, released layout, boards."""
 
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 import torch._dynamo
-from closeness import COMPONENT, assert_near
 
-sys.path.insert(0, str(Path(__file__).parent))
-import joint_training
-import tiny_training as tiny
-
-import himar.train_board
-from himar.checkpoints import load_checkpoint
-from himar.files import read_state
-from himar.loss_draws import LossSettings, draw_batch
-from himar.losses import drawn_losses
-from himar.model import randomise
-from himar.optimise import Optimiser, Schedule, TrainingError
-from himar.train_data import ChosenImages, check_fit, fingerprint
-from himar.train_processes import Processes
-from himar.train_run import RELEASED_FILE, Outputs, run_training
-from himar.train_settings import Execution, TrainingSettings, changed_settings, paper_settings
-from himar.trainer import Trainer
-from himar.training import train_model
+import himar.training.board
+from himar.data.latents import ChosenImages, check_fit, fingerprint
+from himar.families.hi_mar.checkpoints import load_checkpoint
+from himar.families.hi_mar.loss_draws import LossSettings, draw_batch
+from himar.families.hi_mar.losses import drawn_losses
+from himar.families.hi_mar.model import randomise
+from himar.loading.files import read_state
+from himar.training.optimise import Optimiser, Schedule, TrainingError
+from himar.training.processes import Processes
+from himar.training.run import RELEASED_FILE, Outputs, run_training, train_model
+from himar.training.settings import Execution, TrainingSettings, changed_settings, paper_settings
+from himar.training.trainer import Trainer
 from himar_kernels import ConfigError
+from tests.closeness import COMPONENT, assert_near
+from tests.himar import joint_training
+from tests.himar import tiny_training as tiny
 
 
 def trained(execution: Execution | None = None, **changes) -> dict[str, torch.Tensor]:
@@ -202,7 +197,7 @@ def test_kept_snapshots_are_the_weights_at_their_steps(tmp_path):
 
 
 def test_a_board_has_the_scalars_of_every_step_and_a_grid(tmp_path):
-    from himar.vae import AutoencoderKL, VaeConfig
+    from himar.vae.autoencoder import AutoencoderKL, VaeConfig
 
     torch.manual_seed(0)
     sizes = VaeConfig(ch=32, ch_mult=(1, 1, 1), z_channels=4, num_res_blocks=1, attention_levels=())
@@ -218,7 +213,7 @@ def test_a_board_has_the_scalars_of_every_step_and_a_grid(tmp_path):
 
 
 def test_a_board_without_tensorboard_says_what_to_install_before_training(tmp_path, monkeypatch):
-    monkeypatch.setattr(himar.train_board, "find_spec", lambda name: None)
+    monkeypatch.setattr(himar.training.board, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'himar\[train\]'"):
         run_training(tiny.TINY, tiny.latents(), tiny.settings(), 0, Outputs(tmp_path, board=True))
     assert not (tmp_path / "training-state.safetensors").exists()

@@ -1,18 +1,13 @@
 """Training on a GPU: the CPU's losses, exact resume, half precision and compilation together."""
 
-import sys
-from pathlib import Path
-
 import pytest
-from closeness import assert_near
 
-sys.path.insert(0, str(Path(__file__).parent))
-import joint_training
-import tiny_training as tiny
-
-from himar.train_processes import Processes
-from himar.train_settings import Execution
-from himar.training import train_model
+from himar.training.processes import Processes
+from himar.training.run import train_model
+from himar.training.settings import Execution
+from tests.closeness import assert_near
+from tests.himar import joint_training
+from tests.himar import tiny_training as tiny
 
 pytestmark = pytest.mark.gpu
 

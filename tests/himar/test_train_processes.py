@@ -8,16 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from closeness import COMPONENT, RUN, assert_near
 
-sys.path.insert(0, str(Path(__file__).parent))
-import joint_training
-import tiny_training as tiny
-
-from himar.train_processes import Processes, joined_processes
-from himar.train_settings import Execution
-from himar.training import train_model
+from himar.training.processes import Processes, joined_processes
+from himar.training.run import train_model
+from himar.training.settings import Execution
 from himar_kernels import ConfigError
+from tests.closeness import COMPONENT, RUN, assert_near
+from tests.himar import joint_training
+from tests.himar import tiny_training as tiny
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +28,8 @@ def together(tmp_path_factory) -> dict:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     running = [
         subprocess.Popen(
-            [sys.executable, Path(__file__).parent / "joint_training.py", folder],
+            [sys.executable, "-m", joint_training.__name__, folder],
+            cwd=Path(__file__).parents[2],
             env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"},
             stderr=subprocess.PIPE,
             text=True,

@@ -1,23 +1,19 @@
 """himar train with input that cannot be trained on: one sentence, the right exit code, and nothing left behind."""
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-import tiny_training as tiny
-
-import himar.digits_recipe
-from himar.cli import main
+import himar.training.digits
+from himar.cli.main import main
 from himar.folder_lock import folder_lock
-from himar.train_processes import joined_processes
-from himar.train_run import Outputs, run_training
-from himar.train_settings import Execution, TrainingSettings, paper_settings
-from himar.training import train_model
+from himar.training.processes import joined_processes
+from himar.training.run import Outputs, run_training, train_model
+from himar.training.settings import Execution, TrainingSettings, paper_settings
 from himar_kernels import CheckpointError, ConfigError
+from tests.himar import tiny_training as tiny
 
 
 def refused(capsys, *arguments: str | Path, code: int) -> str:
@@ -37,7 +33,7 @@ def no_training(monkeypatch):
     def train_vae(*arguments):
         raise AssertionError("trained before the input was refused")
 
-    monkeypatch.setattr(himar.digits_recipe, "train_vae", train_vae)
+    monkeypatch.setattr(himar.training.digits, "train_vae", train_vae)
 
 
 @pytest.mark.parametrize(

@@ -3,17 +3,17 @@
 import json
 
 import pytest
-import tiny_training as tiny
 import torch
-from small_evaluation import one_error, run
 
-from himar.checkpoints import load_checkpoint
-from himar.model import randomise
-from himar.optimise import Schedule
-from himar.train_run import Outputs, run_training
-from himar.train_state import STATE_FILE
-from himar.trainer import Start
+from himar.families.hi_mar.checkpoints import load_checkpoint
+from himar.families.hi_mar.model import randomise
+from himar.training.optimise import Schedule
+from himar.training.run import Outputs, run_training
+from himar.training.state import STATE_FILE
+from himar.training.trainer import Start
 from himar_kernels import ConfigError
+from tests.himar import tiny_training as tiny
+from tests.himar.small_evaluation import one_error, run
 
 
 def begun(seed: int) -> Start:

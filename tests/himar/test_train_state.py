@@ -10,16 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
-import tiny_training as tiny
-
-from himar.files import CheckpointError, read_state, write_safetensors
-from himar.loss_draws import LossSettings
-from himar.optimise import TrainingError
-from himar.train_data import LatentSet
-from himar.train_state import STATE_FILE, load_state
-from himar.training import train_model
+from himar.data.latents import LatentSet
+from himar.families.hi_mar.loss_draws import LossSettings
+from himar.loading.files import CheckpointError, read_state, write_safetensors
+from himar.training.optimise import TrainingError
+from himar.training.run import train_model
+from himar.training.state import STATE_FILE, load_state
 from himar_kernels import ConfigError
+from tests.himar import tiny_training as tiny
 
 
 class StopHereError(Exception):
@@ -237,9 +235,9 @@ def test_means_that_are_no_numbers_are_another_run(stopped, tmp_path):
 
 @pytest.mark.slow
 def test_a_training_killed_at_any_moment_leaves_files_that_load_and_resumes_exactly(tmp_path):
-    script = Path(__file__).parent / "killed_training.py"
     done = subprocess.run(
-        [sys.executable, script, tmp_path / "run", "20"],
+        [sys.executable, "-m", "tests.himar.killed_training", tmp_path / "run", "20"],
+        cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},

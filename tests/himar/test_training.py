@@ -5,22 +5,23 @@ from dataclasses import replace
 import pytest
 import torch
 
-import himar.digits_recipe
-import himar.files
-from himar.checkpoints import load_checkpoint
-from himar.config import ModelConfig
-from himar.digits import Digits, half_size, load_digits_split
-from himar.digits_recipe import MODEL_FILE, VAE_FILE, Recipe, train_digits
-from himar.model import HiMAR
-from himar.optimise import Optimiser, Schedule, TrainingError
-from himar.train_data import LatentSet
-from himar.train_settings import TrainingSettings
-from himar.train_state import STATE_FILE
-from himar.trainer import parameter_groups, update_average
-from himar.training import train_model
-from himar.vae import VaeConfig, load_vae
-from himar.vae_training import VaeTraining, latent_moments, reconstruction_psnr, train_vae
-from himar_kernels import ConfigError, InputError, SamplingConfig
+import himar.loading.files
+import himar.training.digits
+from himar.data.digits import Digits, half_size, load_digits_split
+from himar.data.latents import LatentSet
+from himar.families.hi_mar.checkpoints import load_checkpoint
+from himar.families.hi_mar.config import ModelConfig
+from himar.families.hi_mar.model import HiMAR
+from himar.training.digits import MODEL_FILE, VAE_FILE, Recipe, train_digits
+from himar.training.optimise import Optimiser, Schedule, TrainingError
+from himar.training.run import train_model
+from himar.training.settings import TrainingSettings
+from himar.training.state import STATE_FILE
+from himar.training.trainer import parameter_groups, update_average
+from himar.vae.autoencoder import VaeConfig, load_vae
+from himar.vae.training import VaeTraining, latent_moments, reconstruction_psnr, train_vae
+from himar_kernels import ConfigError, InputError
+from himar_kernels.families.hi_mar import SamplingConfig
 
 TINY = ModelConfig(
     width=32, enc_depth=1, dec_depth=1, heads=2, classes=10, buffer=2, cond_scale=4, img_size=32, vae_stride=4,
@@ -130,7 +131,7 @@ def test_latents_that_do_not_fit_are_refused():
 def few_digits(monkeypatch):
     train, held_out = load_digits_split()
     few = Digits(train.images[:20], train.labels[:20])
-    monkeypatch.setattr(himar.digits_recipe, "load_digits_split", lambda: (few, held_out))
+    monkeypatch.setattr(himar.training.digits, "load_digits_split", lambda: (few, held_out))
 
 
 def tiny_recipe() -> Recipe:
@@ -160,8 +161,8 @@ def test_an_interrupted_save_leaves_the_last_snapshot(tmp_path, few_digits, monk
     def interrupted(tensors, file, metadata):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(himar.files, "save_file", interrupted)
-    with pytest.raises(himar.files.CheckpointError, match="No space left"):
+    monkeypatch.setattr(himar.loading.files, "save_file", interrupted)
+    with pytest.raises(himar.loading.files.CheckpointError, match="No space left"):
         train_digits(tmp_path, TINY, tiny_recipe(), lambda stage: None)
     assert written.read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([VAE_FILE, MODEL_FILE])

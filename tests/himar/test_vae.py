@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from closeness import COMPONENT, assert_near
 
-from himar.files import write_safetensors
-from himar.vae import AutoencoderKL, VaeConfig, expected_shapes, load_vae
+from himar.loading.files import write_safetensors
+from himar.vae.autoencoder import AutoencoderKL, VaeConfig, expected_shapes, load_vae
 from himar_kernels import CheckpointError, ConfigError
+from tests.closeness import COMPONENT, assert_near
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 LAYOUT = json.loads((GOLDEN / "checkpoint-layout.json").read_text())

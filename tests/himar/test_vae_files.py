@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-import himar.files
-from himar.files import read_state, write_safetensors
-from himar.vae import load_vae
+import himar.loading.files
+from himar.loading.files import read_state, write_safetensors
+from himar.vae.autoencoder import load_vae
 from himar_kernels import CheckpointError
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -114,7 +114,7 @@ def test_an_interrupted_write_leaves_the_older_file(tmp_path, monkeypatch):
         Path(file).write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(himar.files, "save_file", interrupted)
+    monkeypatch.setattr(himar.loading.files, "save_file", interrupted)
     with pytest.raises(KeyboardInterrupt):
         write_safetensors(path, {"w": torch.ones(2)}, {})
     assert path.read_bytes() == before

@@ -1,20 +1,19 @@
 """A KL VAE in LDM's and diffusers' layouts: the same weights give the same outputs, and diffusers' own outputs."""
 
-import importlib.util
 import json
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from himar.config import resolve
-from himar.presets import PRESETS
-from himar.train_data import LatentSet, check_fit
-from himar.vae import AutoencoderKL, VaeConfig, load_vae, require_fit
+from himar.data.latents import LatentSet, check_fit
+from himar.families.hi_mar.config import resolve
+from himar.families.hi_mar.presets import PRESETS
+from himar.vae.autoencoder import AutoencoderKL, VaeConfig, load_vae, require_fit
 from himar_kernels import CheckpointError, ConfigError, InputError
+from tests.golden import make_vae_diffusers
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 DEEP = VaeConfig(
@@ -133,19 +132,11 @@ def test_diffusers_layout_gives_the_same_outputs(tmp_path, own, attention, matri
     assert max(distances(loaded, own)) < 1e-6
 
 
-def golden_script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_vae_diffusers", GOLDEN / "make_vae_diffusers.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize("case", ["attention", "bare"])
 @torch.no_grad()
 def test_diffusers_own_outputs_are_reached(tmp_path, case):
     """One VAE has attention at 8 × 8 in both halves; the other none at all, no quant_conv, and a shift."""
-    made = golden_script()
+    made = make_vae_diffusers
     with np.load(GOLDEN / "vae-diffusers.npz") as file:
         layout = json.loads(bytes(file[f"{case}/layout"]))
         moments, decoded = (torch.from_numpy(file[f"{case}/{name}"]) for name in ("moments", "decoded"))

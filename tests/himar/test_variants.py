@@ -5,17 +5,17 @@ from dataclasses import replace
 
 import pytest
 import torch
-from closeness import RUN, assert_near, distance
 
-from himar.checkpoints import load_checkpoint, save_checkpoint
-from himar.config import read_config, resolve
-from himar.dit_head import DiTHead
-from himar.loss_draws import LossSettings, draw_batch
-from himar.losses import drawn_losses, model_losses
-from himar.model import HiMAR, initialise, randomise
-from himar.presets import PRESETS, VARIANTS, vary
-from himar.sampler import generate, two_phase
+from himar.families.hi_mar.checkpoints import load_checkpoint, save_checkpoint
+from himar.families.hi_mar.config import read_config, resolve
+from himar.families.hi_mar.dit_head import DiTHead
+from himar.families.hi_mar.loss_draws import LossSettings, draw_batch
+from himar.families.hi_mar.losses import drawn_losses, model_losses
+from himar.families.hi_mar.model import HiMAR, initialise, randomise
+from himar.families.hi_mar.presets import PRESETS, VARIANTS, vary
+from himar.families.hi_mar.sampler import generate, two_phase
 from himar_kernels import ConfigError, InputError, PhiloxDraws
+from tests.closeness import RUN, assert_near, distance
 
 SIZES = {
     "width": 32, "enc_depth": 1, "dec_depth": 1, "heads": 2, "classes": 3, "buffer": 2, "cond_scale": 2, "img_size": 64,

@@ -5,12 +5,12 @@ from typing import Any
 
 import torch
 
-from himar.config import ModelConfig
-from himar.model import HiMAR
-from himar.optimise import Schedule
-from himar.train_data import LatentSet
-from himar.train_settings import TrainingSettings
-from himar_kernels import SamplingConfig
+from himar.data.latents import LatentSet
+from himar.families.hi_mar.config import ModelConfig
+from himar.families.hi_mar.model import HiMAR
+from himar.training.optimise import Schedule
+from himar.training.settings import TrainingSettings
+from himar_kernels.families.hi_mar import SamplingConfig
 
 TINY = ModelConfig(
     width=32, enc_depth=1, dec_depth=1, heads=2, classes=10, buffer=2, cond_scale=2, img_size=16, vae_stride=4,

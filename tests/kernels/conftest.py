@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from closeness import assert_each_near
 from numpy.typing import NDArray
 
-from himar_kernels import STEP_STATE, Launch
+from himar_kernels import Launch
+from himar_kernels.families.hi_mar import STEP_STATE
+from tests.closeness import assert_each_near
 
 CUDA = pytest.param("cuda", marks=pytest.mark.gpu)
 HOST: dict[str, dict[str, Any]] = {
@@ -75,7 +76,7 @@ class Workspace:
 
 def _workspace(kind: str, host_kernels: Any) -> Workspace:
     if kind == "cuda":
-        from himar_runtime.cuda.device import CudaDevice
+        from himar_runtime.queue.cuda.device import CudaDevice
 
         return Workspace(CudaDevice(0))
     return Workspace(host_kernels.device(**HOST[kind]))

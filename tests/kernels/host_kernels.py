@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from himar_kernels import Launch
-from himar_kernels.cuda_sources import source_directory
+from himar_kernels.build.sources import source_directory
 
 GUARD_BYTES, GUARD = 64, 0x5A
 UNWRITTEN = 0xFF  # NaN as float32, -1 as an integer
@@ -57,7 +57,7 @@ class HostKernels:
 
 
 class HostDevice:
-    """Host memory behind the methods of `himar_runtime.cuda.device.CudaDevice` that a loop needs.
+    """Host memory behind the methods of `himar_runtime.queue.cuda.device.CudaDevice` that a loop needs.
 
     Every allocation stands between guard bytes; `synchronize` asserts that they are untouched.
     """

@@ -9,15 +9,15 @@ import click
 import pytest
 
 from himar_kernels import BuildError, InputError
-from himar_kernels.console import run_cli
-from himar_kernels.options import (
+from himar_kernels.families.hi_mar.sampling_options import sampling_option
+from himar_kernels.shared.console import run_cli
+from himar_kernels.shared.options import (
     SEED,
     THREADS,
     FiniteRange,
     NamedPath,
     device_option,
     npz_option,
-    sampling_option,
     wrong_usage,
 )
 
@@ -102,7 +102,7 @@ def test_paths_come_as_paths():
 
 
 def test_a_terminal_without_a_character_costs_nothing():
-    code = "import click, himar_kernels.console as c, sys\n@click.command()\ndef f(): print('a → \\udce9')\n"
+    code = "import click, himar_kernels.shared.console as c, sys\n@click.command()\ndef f(): print('a → \\udce9')\n"
     done = subprocess.run(
         [sys.executable, "-c", f"{code}sys.exit(c.run_cli(f, []))"],
         env={**os.environ, "PYTHONIOENCODING": "ascii"},

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from himar_kernels.cpu_threads import allowed_cpus, default_threads, omp_threads
+from himar_kernels.shared.cpu_threads import allowed_cpus, default_threads, omp_threads
 
 V2 = "30 23 0:26 / /sys/fs/cgroup rw,relatime - cgroup2 cgroup2 rw"
 V1 = "32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw,relatime - cgroup cgroup rw,cpu,cpuacct"

@@ -9,9 +9,9 @@ import subprocess
 
 import pytest
 
-from himar_kernels import BuildError, cuda_compile
-from himar_kernels.console import run_cli
-from himar_kernels.cuda_sources import (
+from himar_kernels import BuildError
+from himar_kernels.build import cuda as cuda_compile
+from himar_kernels.build.sources import (
     ARCHITECTURES,
     COMPILE_OPTIONS,
     KERNEL_NAMES,
@@ -22,6 +22,7 @@ from himar_kernels.cuda_sources import (
     source_directory,
     source_hash,
 )
+from himar_kernels.shared.console import run_cli
 
 try:
     NVCC = cuda_compile.find_nvcc()
@@ -38,7 +39,7 @@ def test_entries_and_names_agree():
 
 def test_a_change_of_any_device_source_changes_the_hash(monkeypatch, tmp_path):
     copy = shutil.copytree(source_directory(), tmp_path / "cuda")
-    monkeypatch.setattr("himar_kernels.cuda_sources.source_directory", lambda: copy)
+    monkeypatch.setattr("himar_kernels.build.sources.source_directory", lambda: copy)
     before = source_hash()
     assert re.fullmatch("[0-9a-f]{16}", before)
     hashes = {before}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from himar_kernels import InputError, describe_fault, launches
+from himar_kernels import InputError
+from himar_kernels.families.hi_mar import describe_fault, launches
 
 
 def revealed_of(rng: np.random.Generator, batch: int, n: int, count: int) -> np.ndarray:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from himar_kernels import Chain, Step, chain_table, launches, step_state
+from himar_kernels.families.hi_mar import Chain, Step, chain_table, launches, step_state
 
 pytestmark = pytest.mark.gpu
 
@@ -25,7 +25,7 @@ CHAIN = Chain.build(STEPS)
 
 def denoised(recorded: bool) -> np.ndarray:
     """Tokens after a whole chain on a lane of its own; each step launched, or one recorded step replayed."""
-    from himar_runtime.cuda.device import CudaDevice
+    from himar_runtime.queue.cuda.device import CudaDevice
 
     device = CudaDevice(0)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from himar_kernels import (
+from himar_kernels import PhiloxDraws
+from himar_kernels.families.hi_mar import (
     Chain,
-    PhiloxDraws,
     chain_table,
     describe_fault,
     dit_reverse_step,

@@ -5,14 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from himar_kernels import (
-    PhiloxDraws,
-    Step,
-    index_lists,
-    known_positions,
-    launches,
-    revealed_positions,
-)
+from himar_kernels import PhiloxDraws
+from himar_kernels.families.hi_mar import Step, index_lists, known_positions, launches, revealed_positions
 
 
 def check(

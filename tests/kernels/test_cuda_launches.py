@@ -9,8 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from himar_kernels import STEP_STATE, InputError, Step, build_chain, chain_table, describe_fault, launches, step_state
-from himar_kernels.cuda_sources import KERNEL_NAMES, source_directory
+from himar_kernels import InputError
+from himar_kernels.build.sources import KERNEL_NAMES, source_directory
+from himar_kernels.families.hi_mar import (
+    STEP_STATE,
+    Step,
+    build_chain,
+    chain_table,
+    describe_fault,
+    launches,
+    step_state,
+)
 
 LOW = {"batch": 2, "halves": 2, "r": 3, "C": 16}
 HIGH = {"batch": 2, "halves": 2, "N": 64, "C": 16}

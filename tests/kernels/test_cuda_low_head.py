@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from himar_kernels import Chain, PhiloxDraws, chain_table, describe_fault, launches, mlp_reverse_step
+from himar_kernels import PhiloxDraws
+from himar_kernels.families.hi_mar import Chain, chain_table, describe_fault, launches, mlp_reverse_step
 
 SEED, STEP, STEPS = 2**64 - 3, 21, 12
 CHAIN = Chain.build(STEPS)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from himar_kernels import describe_fault, launches, to_uint8
+from himar_kernels import to_uint8
+from himar_kernels.families.hi_mar import describe_fault, launches
 
 
 def latents(workspace, batch: int, n: int, channels: int) -> None:

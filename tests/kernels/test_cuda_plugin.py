@@ -13,10 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from himar_kernels import BuildError, Chain, chain_table, cuda_compile, dit_reverse_step, mlp_reverse_step
-from himar_kernels.cuda_sources import COMPILE_OPTIONS, source_directory
+from himar_kernels import BuildError
+from himar_kernels.build import cuda as cuda_compile
+from himar_kernels.build.sources import COMPILE_OPTIONS, source_directory
+from himar_kernels.families.hi_mar import Chain, chain_table, dit_reverse_step, mlp_reverse_step
 
-PLUGIN = source_directory().parent / "plugin"
+PLUGIN = Path(__file__).parents[2] / "examples" / "tensorrt_plugin"
 HEADERS = [os.environ.get("HIMAR_TENSORRT_INCLUDE", ""), "/usr/include/x86_64-linux-gnu", "/usr/include"]
 HEADERS += ["/usr/include/aarch64-linux-gnu", "/usr/local/tensorrt/include"]
 COMPILER = next((found for name in ("c++", "g++", "clang++") if (found := shutil.which(name))), "c++")

@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from himar_kernels import Phase, PhiloxDraws, launches
+from himar_kernels import PhiloxDraws
+from himar_kernels.families.hi_mar import Phase, launches
 
 NORMALS = 1e-6  # how far a normal may be from NumPy's: it is drawn by itself, nothing is added up
 EDGE_SEEDS = [0, 2**32 - 1, 2**32, 2**63 + 5, 2**64 - 1]

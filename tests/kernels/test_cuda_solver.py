@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from himar_kernels import (
-    PhiloxDraws,
+from himar_kernels import PhiloxDraws
+from himar_kernels.families.hi_mar import (
     SolverChain,
     chain_table,
     describe_fault,

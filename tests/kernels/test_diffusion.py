@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from closeness import COMPONENT, assert_each_near, assert_near
 
-from himar_kernels import Chain, InputError, dit_reverse_step, guided, mlp_reverse_step, renoise_known
+from himar_kernels import InputError
+from himar_kernels.families.hi_mar import Chain, dit_reverse_step, guided, mlp_reverse_step, renoise_known
+from tests.closeness import COMPONENT, assert_each_near, assert_near
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 RANDOM = np.random.default_rng(5)

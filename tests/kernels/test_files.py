@@ -12,7 +12,7 @@ from tempfile import NamedTemporaryFile
 import pytest
 
 from himar_kernels import BuildError, InputError
-from himar_kernels.files import (
+from himar_kernels.shared.files import (
     new_file,
     new_folder,
     remove_unfinished,
@@ -128,7 +128,7 @@ def test_a_folder_that_exists_is_never_replaced(tmp_path):
 
 def test_what_a_killed_writer_left_can_be_removed_and_nothing_else_goes(tmp_path):
     code = (
-        "import os, signal, sys\nfrom pathlib import Path\nfrom himar_kernels.files import new_file\n"
+        "import os, signal, sys\nfrom pathlib import Path\nfrom himar_kernels.shared.files import new_file\n"
         "with new_file(Path(sys.argv[1])) as file:\n"
         "    (file.parent / 'of a library').write_bytes(b'')\n    os.kill(os.getpid(), signal.SIGKILL)"
     )

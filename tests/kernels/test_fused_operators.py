@@ -12,13 +12,13 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from closeness import assert_each_near
 from onnx import TensorProto, helper
 
-from himar_export.between import DOMAIN, VERSION, add_functions, join_sums_and_norms
+from himar_export.graph.elementwise import DOMAIN, VERSION, add_functions, join_sums_and_norms
 from himar_kernels import BuildError, EngineError
-from himar_kernels.fused_compile import compile_for_cpu, compile_for_cuda
-from himar_kernels.fused_library import VARIABLE, find_library, library_path
+from himar_kernels.build.fused import compile_for_cpu, compile_for_cuda
+from himar_kernels.build.fused_library import VARIABLE, find_library, library_path
+from tests.closeness import assert_each_near
 
 ROOT = Path(__file__).parents[2]
 X, ROWS, ROW = "x", "rows", "row"  # the float32 stream or parameters of a norm; values of products; a bias

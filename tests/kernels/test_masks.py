@@ -9,14 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from himar_kernels import (
-    InputError,
-    index_lists,
-    known_positions,
-    load_recording,
-    plan_phase,
-    revealed_positions,
-)
+from himar_kernels import InputError
+from himar_kernels.families.hi_mar import index_lists, known_positions, load_recording, plan_phase, revealed_positions
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

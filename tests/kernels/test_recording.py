@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from himar_kernels import (
-    InputError,
+from himar_kernels import InputError
+from himar_kernels.families.hi_mar import (
     RecordedDraws,
     SamplingConfig,
     load_recording,

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from himar_kernels import (
-    InputError,
+from himar_kernels import InputError
+from himar_kernels.families.hi_mar import (
     SamplingConfig,
     guidance_at,
     load_recording,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from closeness import COMPONENT, assert_each_near, assert_near
 
-from himar_kernels import Chain, InputError, SamplingConfig, SolverChain, build_chain, renoise_known, solver_step
-from himar_kernels.solvers import FIRST_LEVEL, LAST_LEVEL
+from himar_kernels import InputError
+from himar_kernels.families.hi_mar import Chain, SamplingConfig, SolverChain, build_chain, renoise_known, solver_step
+from himar_kernels.families.hi_mar.solvers import FIRST_LEVEL, LAST_LEVEL
+from tests.closeness import COMPONENT, assert_each_near, assert_near
 
 RANDOM = np.random.default_rng(11)
 SPREAD = 0.6  # standard deviation of the Gaussian tokens whose noise prediction is known

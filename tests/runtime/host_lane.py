@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from himar_kernels import Launch
 from himar_runtime import ComponentSpec, Networks
-from himar_runtime.resident.device import Placed
+from himar_runtime.queue.device import DeviceTensor
 
 
 class HostLane:
@@ -109,7 +109,7 @@ class QueuedEngine:
     def clone(self, lane: Any = None) -> QueuedEngine:
         return QueuedEngine(self._engine.clone(), lane or self._lane, self.recordable)
 
-    def enqueue(self, tensors: Mapping[str, Placed]) -> None:
+    def enqueue(self, tensors: Mapping[str, DeviceTensor]) -> None:
         tensors = dict(tensors)
         self._lane.queue(self.spec.name, lambda: self._engine.enqueue(tensors))
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
-import host_lane
-from closeness import SAME_ENGINES, assert_near, assert_same_pixels
-
 from himar_runtime import Bundle, Device, Pipeline, load_networks
-from himar_runtime.resident.runner import ResidentRunner
+from himar_runtime.families.hi_mar.resident.runner import ResidentRunner
 from himar_runtime.runner import HostRunner
+from tests.closeness import SAME_ENGINES, assert_near, assert_same_pixels
+from tests.runtime import host_lane
 
 
 def resident_pipeline(path: Path, kernels: Any, recordable: str | None = None) -> Pipeline:

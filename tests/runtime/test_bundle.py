@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,10 @@ from typing import Any
 import onnxruntime
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-from hub_cache import in_hub_cache, write_weights_apart
-
 from himar_kernels import BundleError
 from himar_runtime import Bundle, Pipeline, load_engine, load_networks
-from himar_runtime.engine import Device
+from himar_runtime.engines.engine import Device
+from tests.runtime.hub_cache import in_hub_cache, write_weights_apart
 
 CPU = Device("cpu")
 

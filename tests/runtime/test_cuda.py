@@ -10,14 +10,15 @@ import types
 import numpy as np
 import pytest
 
-from himar_kernels import EngineError, Launch, launches
-from himar_kernels.cuda_sources import COMPILE_OPTIONS, KERNEL_NAMES, cubin_name
+from himar_kernels import EngineError, Launch
+from himar_kernels.build.sources import COMPILE_OPTIONS, KERNEL_NAMES, cubin_name
+from himar_kernels.families.hi_mar import launches
 from himar_runtime import Device, Pipeline
 from himar_runtime.cache import keep
-from himar_runtime.cuda import program
-from himar_runtime.cuda.device import CudaDevice
-from himar_runtime.cuda.driver import call, compute_capability, driver_api, runtime_api
-from himar_runtime.networks import open_lane
+from himar_runtime.engines.networks import open_lane
+from himar_runtime.queue.cuda import program
+from himar_runtime.queue.cuda.device import CudaDevice
+from himar_runtime.queue.cuda.driver import call, compute_capability, driver_api, runtime_api
 
 pytest.importorskip("cuda.bindings", reason="needs cuda-python: pip install 'himar[kernels]'")
 without_gpu = pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="checks what is said without a GPU")
@@ -125,7 +126,7 @@ class Calls:
 def lane_and_calls(monkeypatch) -> tuple[CudaDevice, Calls]:
     lane, calls = _unopened(), Calls()
     lane._cudart = calls
-    monkeypatch.setattr("himar_runtime.cuda.device.driver_api", lambda: calls)
+    monkeypatch.setattr("himar_runtime.queue.cuda.device.driver_api", lambda: calls)
     return lane, calls
 
 

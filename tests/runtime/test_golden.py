@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from closeness import RUN, assert_near
 
-from himar_kernels import RecordedDraws, load_recording, recorded_request
+from himar_kernels.families.hi_mar import RecordedDraws, load_recording, recorded_request
 from himar_runtime import Pipeline
+from tests.closeness import RUN, assert_near
 
 RECORDING = Path(__file__).parents[1] / "golden" / "himar-narrow-128.npz"
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-from closeness import assert_near, assert_same_pixels
 
 from himar_runtime import Bundle, Device, Pipeline, load_engine, load_networks
-from himar_runtime.ort_placed import RUNS_BEFORE
-from himar_runtime.ort_session import GRAPHS_VARIABLE, UNRECORDED
-from himar_runtime.resident.runner import ResidentRunner
+from himar_runtime.engines.ort.bound_runs import RUNS_BEFORE
+from himar_runtime.engines.ort.session import GRAPHS_VARIABLE, UNRECORDED
+from himar_runtime.families.hi_mar.resident.runner import ResidentRunner
 from himar_runtime.runner import HostRunner
+from tests.closeness import assert_near, assert_same_pixels
 
 pytestmark = pytest.mark.gpu
 LABELS = [i % 10 for i in range(64)]
@@ -179,10 +179,11 @@ def test_the_device_is_still_busy_when_the_host_has_queued_everything(on_gpu, ba
     """An event before the last high step is not passed yet when the host is done: the host runs ahead."""
     if backend == "onnxruntime":
         pytest.skip("ONNX Runtime's host work per run may be as long as a small engine's on the device")
-    from himar_kernels import PhiloxDraws, plan
-    from himar_runtime.cuda.driver import call, runtime_api
-    from himar_runtime.loop import Request
-    from himar_runtime.resident.loop import begin, queue_step
+    from himar_kernels import PhiloxDraws
+    from himar_kernels.families.hi_mar import plan
+    from himar_runtime.families.hi_mar.loop import Request
+    from himar_runtime.families.hi_mar.resident.loop import begin, queue_step
+    from himar_runtime.queue.cuda.driver import call, runtime_api
 
     on_gpu.generate(LABELS, seed=1)
     lane = on_gpu._runner._lane
@@ -254,7 +255,7 @@ def test_the_engines_need_no_more_memory_than_the_eager_model(gpu_bundle) -> Non
 
     import himar
     from himar_kernels import PhiloxDraws
-    from himar_runtime.cuda.driver import call, runtime_api
+    from himar_runtime.queue.cuda.driver import call, runtime_api
 
     weights = Path(himar.__file__).parent / "weights" / "digits.safetensors"
     model = himar.load_checkpoint(weights).to("cuda")

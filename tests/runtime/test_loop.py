@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from himar_kernels import PhiloxDraws, SamplingConfig, SolverChain, plan, sites
+from himar_kernels import PhiloxDraws
+from himar_kernels.families.hi_mar import SamplingConfig, SolverChain, plan, sites
 from himar_runtime import Bundle, ComponentSpec, Device, Networks, load_networks
-from himar_runtime.loop import Request, Tokens, run_two_phase
+from himar_runtime.families.hi_mar.loop import Request, Tokens, run_two_phase
 
 SETTINGS = SamplingConfig(
     low_steps=3,

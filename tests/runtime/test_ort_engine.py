@@ -14,15 +14,16 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from closeness import assert_near
 
 from himar_kernels import EngineError, InputError
-from himar_kernels.fused_library import VARIABLE
-from himar_runtime import Bundle, ComponentSpec, Device, TensorSpec, load_engine, ort_session
-from himar_runtime.ort_engine import OrtEngine
-from himar_runtime.ort_placed import GraphNumbers, PlacedRuns
-from himar_runtime.ort_session import GRAPHS_VARIABLE, _load, _say_once, records_graphs, use_fused_operators
-from himar_runtime.resident.device import Placed
+from himar_kernels.build.fused_library import VARIABLE
+from himar_runtime import Bundle, ComponentSpec, Device, TensorSpec, load_engine
+from himar_runtime.engines.ort import session as ort_session
+from himar_runtime.engines.ort.bound_runs import GraphNumbers, PlacedRuns
+from himar_runtime.engines.ort.engine import OrtEngine
+from himar_runtime.engines.ort.session import GRAPHS_VARIABLE, _load, _say_once, records_graphs, use_fused_operators
+from himar_runtime.queue.device import DeviceTensor
+from tests.closeness import assert_near
 
 CPU = Device("cpu")
 
@@ -342,9 +343,9 @@ class Lane:
         self.abandoned += 1
 
 
-def _placed(head: OrtEngine, samples: int) -> tuple[dict[str, np.ndarray], dict[str, Placed]]:
+def _placed(head: OrtEngine, samples: int) -> tuple[dict[str, np.ndarray], dict[str, DeviceTensor]]:
     arrays = {**_inputs(samples), "prediction": np.zeros((samples, 4), np.float32)}
-    return arrays, {name: Placed(array.ctypes.data, array.shape) for name, array in arrays.items()}
+    return arrays, {name: DeviceTensor(array.ctypes.data, array.shape) for name, array in arrays.items()}
 
 
 def test_a_run_is_recorded_the_third_time_at_its_places(head) -> None:
@@ -387,11 +388,11 @@ def test_a_run_that_fails_by_itself_is_an_error(head) -> None:
 
 def test_without_operators_half_precision_says_once_how_to_get_them(monkeypatch, caplog, tmp_path):
     monkeypatch.delenv(VARIABLE, raising=False)
-    monkeypatch.setattr("himar_kernels.fused_library.library_path", lambda: tmp_path / "none.so")
+    monkeypatch.setattr("himar_kernels.build.fused_library.library_path", lambda: tmp_path / "none.so")
     _say_once.cache_clear()
     for _ in range(2):
         use_fused_operators(onnxruntime.SessionOptions())
-    assert caplog.text.count("himar_kernels.fused_compile") == 1
+    assert caplog.text.count("himar_kernels.build.fused") == 1
 
 
 def test_who_switched_operators_off_is_told_nothing(monkeypatch, caplog):

@@ -10,12 +10,12 @@ import numpy as np
 import onnx
 import onnx.parser
 import pytest
-from closeness import COMPONENT, assert_near, distance
 
 from himar_kernels import EngineError
 from himar_runtime import Bundle, ComponentSpec, Device, TensorSpec
-from himar_runtime.ort_engine import OrtEngine
-from himar_runtime.ort_parts import MOST_WEIGHTS, shared_rows
+from himar_runtime.engines.ort.engine import OrtEngine
+from himar_runtime.engines.ort.row_parallel import MOST_WEIGHTS, shared_rows
+from tests.closeness import COMPONENT, assert_near, distance
 
 CPU = Device("cpu")
 THREADS = 3

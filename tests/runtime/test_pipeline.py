@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from closeness import SAME_ENGINES, assert_near, assert_same_pixels
 
-from himar_kernels import EngineError, InputError, PhiloxDraws, SamplingConfig
+from himar_kernels import EngineError, InputError, PhiloxDraws
+from himar_kernels.families.hi_mar import SamplingConfig
 from himar_runtime import Pipeline, Progress, Result
+from tests.closeness import SAME_ENGINES, assert_near, assert_same_pixels
 
 LABELS = [0, 4, 2, 1, 3, 3, 0]
 

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from closeness import RUN, assert_near
 from PIL import Image, PngImagePlugin
 
-from himar_kernels import InputError, SamplingConfig
+from himar_kernels import InputError
+from himar_kernels.families.hi_mar import SamplingConfig
 from himar_runtime import Pipeline, Recipe, read_recipes, write_png
+from tests.closeness import RUN, assert_near
 
 RECIPE = Recipe(2**64 - 1, 3, 7, SamplingConfig(low_guidance=2.7), "ab" * 32, "0.1.0")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,13 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from closeness import RUN, SAME_ENGINES, assert_near, assert_same_pixels
 
-sys.path.insert(0, str(Path(__file__).parent))
-from resident_pipelines import host_pipeline, lane_of, resident_pipeline, same
-
-from himar_kernels import EngineError, PhiloxDraws, RecordedDraws, SamplingConfig, load_recording, recorded_request
+from himar_kernels import EngineError, PhiloxDraws
+from himar_kernels.families.hi_mar import RecordedDraws, SamplingConfig, load_recording, recorded_request
 from himar_runtime import Pipeline
+from tests.closeness import RUN, SAME_ENGINES, assert_near, assert_same_pixels
+from tests.runtime.resident_pipelines import host_pipeline, lane_of, resident_pipeline, same
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 GUIDED = SamplingConfig(3, 2, low_guidance=1.5, high_guidance=2.0, low_diffusion_steps=6, high_diffusion_steps=5)

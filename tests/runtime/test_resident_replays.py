@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,11 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-from resident_pipelines import host_pipeline, lane_of, resident_pipeline, same
-
-from himar_kernels import EngineError, SamplingConfig
+from himar_kernels import EngineError
+from himar_kernels.families.hi_mar import SamplingConfig
 from himar_runtime import Bundle, Pipeline
+from tests.runtime.resident_pipelines import host_pipeline, lane_of, resident_pipeline, same
 
 GUIDED = SamplingConfig(3, 2, low_guidance=1.5, high_guidance=2.0, low_diffusion_steps=6, high_diffusion_steps=5)
 

@@ -13,11 +13,11 @@ import pytest
 
 from himar_kernels import EngineError
 from himar_runtime import ComponentSpec, TensorSpec
-from himar_runtime.specs import BackendInfo
-from himar_runtime.tensorrt_library import library_logger
-from himar_runtime.tensorrt_load import check_fit, load_engine_file
+from himar_runtime.bundle.schema import BackendInfo
+from himar_runtime.engines.tensorrt.engine import check_fit, load_engine_file
+from himar_runtime.engines.tensorrt.library import library_logger
 
-RUNTIME = Path(__file__).parents[2] / "runtime"
+ENGINES = Path(__file__).parents[2] / "runtime" / "himar_runtime" / "engines" / "tensorrt"
 BUILT = BackendInfo("tensorrt", "11.4.0.106", None)
 FULL = SimpleNamespace(__name__="tensorrt", __version__="11.4.0.106")
 NEWER = SimpleNamespace(__name__="tensorrt", __version__="11.5.1")
@@ -96,7 +96,7 @@ def _uses(file: str) -> set[tuple[str | None, str]]:
     A member that the code asks for with hasattr before it uses it is not among them.
     """
     found, asked = set(), set()
-    for node in ast.walk(ast.parse((RUNTIME / file).read_text(encoding="utf-8"))):
+    for node in ast.walk(ast.parse((ENGINES / file).read_text(encoding="utf-8"))):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "hasattr":
             asked.add(node.args[1].value)
         if isinstance(node, ast.Attribute):
@@ -112,8 +112,8 @@ def _uses(file: str) -> set[tuple[str | None, str]]:
 @pytest.mark.parametrize(
     ("library", "files"),
     [
-        ("tensorrt_rtx", ("tensorrt_contexts.py", "tensorrt_load.py", "tensorrt_jit.py")),
-        ("tensorrt_lean", ("tensorrt_contexts.py", "tensorrt_load.py")),
+        ("tensorrt_rtx", ("contexts.py", "load.py", "jit.py")),
+        ("tensorrt_lean", ("contexts.py", "load.py")),
     ],
 )
 def test_the_runtime_calls_only_what_the_library_has(library: str, files: tuple[str, ...]) -> None:

@@ -6,8 +6,8 @@ import logging
 import pytest
 
 from himar_kernels import BuildError, EngineError
-from himar_runtime import tensorrt_library
-from himar_runtime.tensorrt_library import (
+from himar_runtime.engines.tensorrt import library as tensorrt_library
+from himar_runtime.engines.tensorrt.library import (
     collected_errors,
     first_error,
     library_logger,

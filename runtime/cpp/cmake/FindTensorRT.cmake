@@ -1,5 +1,5 @@
 # Finds the headers of TensorRT 10 or 11, NvInferRuntime.h, in HIMAR_TENSORRT_ROOT (holds include/), the environment's
-# HIMAR_TENSORRT_INCLUDE (is include/, as for kernels/plugin) or the system's folders. They include CUDA's, which lie in
+# HIMAR_TENSORRT_INCLUDE (is include/, as for examples/tensorrt_plugin) or the system's folders. They include CUDA's, which lie in
 # HIMAR_CUDA_INCLUDE. Gives TensorRT_INCLUDE_DIRS and TensorRT_VERSION. No library is needed to build: himar opens the one
 # of the machine that it runs on.
 set(HIMAR_TENSORRT_ROOT "$ENV{HIMAR_TENSORRT_ROOT}" CACHE PATH "Folder that holds TensorRT's include")

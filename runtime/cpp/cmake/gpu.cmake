@@ -44,7 +44,7 @@ else()
 
   set(image "${CMAKE_CURRENT_BINARY_DIR}/himar_kernels.fatbin")
   file(GLOB sources CONFIGURE_DEPENDS "${HIMAR_KERNELS}/*.cuh")
-  # The options are those of himar_kernels/cuda_sources.py and cuda_compile.py: no fused multiply-add, so that the kernels
+  # The options are those of himar_kernels/build/sources.py and cuda.py: no fused multiply-add, so that the kernels
   # round as the NumPy definitions do, and warnings, also of registers that spill to memory, end the build.
   add_custom_command(OUTPUT "${image}"
     COMMAND "${HIMAR_NVCC}" -std=c++17 --fmad=false -O3 -Werror all-warnings -Xptxas -warn-spills,-Werror -fatbin

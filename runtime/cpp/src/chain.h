@@ -1,4 +1,4 @@
-// The tables of an n-step way from noise to tokens, as himar_kernels.Chain and chain_table make them.
+// The tables of an n-step way from noise to tokens, as himar_kernels.families.hi_mar.Chain and chain_table make them.
 #pragma once
 
 #include <array>
@@ -9,7 +9,7 @@ namespace himar::core {
 
 struct Chain {
     std::vector<long long> timesteps;  // (n), index of each step in the base chain of 1000; what the heads embed
-    std::vector<float> table;  // (n, 8), columns as in struct ChainRow or SolverRow of kernels/cuda/*.cuh
+    std::vector<float> table;  // (n, 8), columns as in struct ChainRow or SolverRow of kernels/himar_kernels/cuda/*.cuh
     bool adds_noise = true;    // ChainRow, for the kernels *_step; else SolverRow, for *_solve
 
     std::int64_t length() const { return static_cast<std::int64_t>(timesteps.size()); }

@@ -1,4 +1,4 @@
-// The fault word that the kernels leave (kernels/cuda/state.cuh), as an error.
+// The fault word that the kernels leave (kernels/himar_kernels/cuda/state.cuh), as an error.
 #pragma once
 
 #include "kernels.h"

@@ -1,4 +1,4 @@
-// Compiled with -ffp-contract=off: nothing may fuse a product with a sum (kernels/cuda/diffusion.cuh).
+// Compiled with -ffp-contract=off: nothing may fuse a product with a sum (kernels/himar_kernels/cuda/diffusion.cuh).
 #include "kernels.h"
 
 #include "block.cuh"

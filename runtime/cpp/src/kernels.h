@@ -1,4 +1,4 @@
-// The kernels of himar (kernels/cuda/*.cuh) as host functions: the same text that runs on a GPU, one thread.
+// The kernels of himar (kernels/himar_kernels/cuda/*.cuh) as host functions: the same text that runs on a GPU, one thread.
 //
 // Every function has its kernel's name and parameters; the .cuh files say what it does with them. Pointers must be
 // aligned to 16 bytes where rows are read that way, which Buffers sees to.

@@ -1,4 +1,4 @@
-// The knobs of one generation, as himar_kernels.SamplingConfig has them.
+// The knobs of one generation, as himar_kernels.families.hi_mar.SamplingConfig has them.
 #pragma once
 
 #include <cstdint>

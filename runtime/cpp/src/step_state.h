@@ -1,4 +1,4 @@
-// What a step's kernels start from (himar_kernels/cuda_state.py).
+// What a step's kernels start from (himar_kernels/families/hi_mar/device_state.py).
 #pragma once
 
 #include "kernels.h"

@@ -20,7 +20,7 @@ using himar::u8;
 
 namespace {
 
-// Host functions of the kernels, as kernels/cuda/host.cpp has them: blocks one after another, each with its threads.
+// Host functions of the kernels, as kernels/himar_kernels/cuda/host.cpp has them: blocks one after another, each with its threads.
 #define HIMAR_UNWRAP(...) __VA_ARGS__
 #define HIMAR_KERNEL(entry, body, words, parameters, arguments)                      \
     void entry(u32 blocks, u32 threads, HIMAR_UNWRAP parameters) {                   \

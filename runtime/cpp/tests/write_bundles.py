@@ -1,6 +1,5 @@
 """Write the bundles that the C++ tests use: write_bundles.py FOLDER. They are those of tests/runtime/conftest.py."""
 
-import importlib.util
 import json
 import shutil
 import sys
@@ -9,7 +8,8 @@ from typing import Any
 
 from himar_runtime import Pipeline
 
-CONFTEST = Path(__file__).resolve().parents[3] / "tests" / "runtime" / "conftest.py"
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+from tests.runtime.conftest import write_bundle
 
 # Requests whose latents the C++ loops must give too.
 REQUESTS: tuple[dict[str, Any], ...] = (
@@ -35,17 +35,13 @@ def python_latents(bundle: Path) -> list[dict[str, Any]]:
 
 def main(folder: Path) -> None:
     """Write each bundle into a folder of its own, anew."""
-    spec = importlib.util.spec_from_file_location("runtime_conftest", CONFTEST)
-    assert spec is not None and spec.loader is not None
-    conftest = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(conftest)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    conftest.write_bundle(folder / "tiny", max_batch=4)
-    conftest.write_bundle(folder / "no-decoder", decoder=False)
+    write_bundle(folder / "tiny", max_batch=4)
+    write_bundle(folder / "no-decoder", decoder=False)
     (folder / "tiny-python.json").write_text(json.dumps(python_latents(folder / "tiny")))
     for name in ("transformer_low", "transformer_high", "mlp_head", "dit_head", "vae_decoder"):
-        conftest.write_bundle(folder / f"nan-{name}", poison={name: float("nan")})
+        write_bundle(folder / f"nan-{name}", poison={name: float("nan")})
 
 
 if __name__ == "__main__":

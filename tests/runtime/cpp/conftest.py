@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 from filelock import FileLock
+
+from tests.runtime.cpp.library import Library
 
 ROOT = Path(__file__).parents[3]
 SOURCES, DEPENDENCIES = ROOT / "runtime" / "cpp", ROOT / "build" / "cpp-deps"
@@ -47,12 +47,6 @@ def built() -> Path:
 
 
 @pytest.fixture(scope="session")
-def library(built: Path) -> Any:
-    """libhimar.so: library.py, class Library."""
-    path = Path(__file__).with_name("library.py")
-    spec = importlib.util.spec_from_file_location("cpp_library", path)
-    assert spec is not None and spec.loader is not None
-    module: ModuleType = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module.Library(built / "libhimar.so")
+def library(built: Path) -> Library:
+    """libhimar.so through ctypes."""
+    return Library(built / "libhimar.so")

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from himar_kernels import Draws, Phase
+from himar_kernels import Draws
+from himar_kernels.families.hi_mar import Phase
 
 OK, CANCELLED = 0, 1
 PHASES: tuple[Phase, Phase] = ("low", "high")

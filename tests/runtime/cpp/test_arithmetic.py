@@ -8,11 +8,12 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
-from closeness import assert_each_near, assert_rounded
 
-from himar_kernels import PhiloxDraws, SamplingConfig, build_chain, chain_table, plan
-from himar_kernels.philox import philox_words
-from himar_kernels.sampling import Solver
+from himar_kernels import PhiloxDraws
+from himar_kernels.arithmetic.philox import philox_words
+from himar_kernels.families.hi_mar import SamplingConfig, build_chain, chain_table, plan
+from himar_kernels.families.hi_mar.sampling import Solver
+from tests.closeness import assert_each_near, assert_rounded
 
 
 @pytest.fixture(scope="module")

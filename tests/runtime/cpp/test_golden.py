@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from closeness import RUN, assert_near
 
-from himar_kernels import RecordedDraws, load_recording, recorded_request
+from himar_kernels.families.hi_mar import RecordedDraws, load_recording, recorded_request
 from himar_runtime import Bundle
+from tests.closeness import RUN, assert_near
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 

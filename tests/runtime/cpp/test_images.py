@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from closeness import RUN, assert_near, assert_same_pixels
 
 from himar_kernels import BundleError, InputError
 from himar_runtime import Pipeline
+from tests.closeness import RUN, assert_near, assert_same_pixels
 
 
 def assert_same_images(library: Any, bundle: Path, labels: list[int], seed: int, **options: Any) -> None:

@@ -6,20 +6,17 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from closeness import assert_same_pixels
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from hub_cache import in_hub_cache, write_weights_apart
-
 from himar_runtime import Pipeline, read_recipes
+from tests.closeness import assert_same_pixels
+from tests.runtime.hub_cache import in_hub_cache, write_weights_apart
 
 SOURCES = Path(__file__).parents[3] / "runtime" / "cpp"
 

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-from closeness import RUN, assert_near, assert_same_pixels
 from numpy.typing import NDArray
 from PIL import Image
 
 from himar_runtime import Pipeline, Result, read_recipes
+from tests.closeness import RUN, assert_near, assert_same_pixels
 
 QUICK = {"low_steps": 2, "high_steps": 1, "low_diffusion_steps": 4, "high_diffusion_steps": 3}
 FULL = {

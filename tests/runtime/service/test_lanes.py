@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from himar_kernels.cpu_threads import allowed_cpus
+from himar_kernels.shared.cpu_threads import allowed_cpus
 from himar_runtime.service.metrics import edges
 
 QUICK = {"labels": [1], "low_steps": 1, "high_steps": 1, "low_diffusion_steps": 2, "high_diffusion_steps": 2}

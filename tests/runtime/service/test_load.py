@@ -1,4 +1,4 @@
-"""Many clients at once, bad ones and ones that go away, then SIGTERM: benchmarks/service_load.py, briefly."""
+"""Many clients at once, bad ones and ones that go away, then SIGTERM: benchmarks/service/load.py, briefly."""
 
 from __future__ import annotations
 

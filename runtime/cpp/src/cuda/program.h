@@ -11,7 +11,7 @@
 
 namespace himar::core::cuda {
 
-// What nvcc made of kernels/cuda/kernels.cu for every architecture, as CUDA loads it; empty in a build without nvcc.
+// What nvcc made of kernels/himar_kernels/cuda/kernels.cu for every architecture, as CUDA loads it; empty in a build without nvcc.
 std::string_view compiled_kernels();
 
 // The loaded kernels of the GPUs of a process; lanes share them. Thread-safe.

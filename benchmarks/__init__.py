@@ -1,0 +1,1 @@
+"""Scripts that print the figures in docs/. Run them as modules from the repository: python -m benchmarks.house."""

@@ -1,0 +1,1 @@
+"""Compares the eager networks with plain compositions of PyTorch's own layers."""

@@ -1,0 +1,1 @@
+"""Repeats the paper's figure 3: seconds per image against steps, for eager and engines."""

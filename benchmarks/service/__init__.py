@@ -1,0 +1,1 @@
+"""Puts the HTTP services under load."""

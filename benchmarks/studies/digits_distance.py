@@ -1,0 +1,41 @@
+"""How far the shipped model's digits are from real ones, beside the distance of real ones that nothing trained on.
+
+Run from the repository, after `make setup`:
+
+    .venv/bin/python -m benchmarks.studies.digits_distance [WEIGHTS.safetensors …]
+
+Measures as `himar evaluate --extractor digits` does, all against the training digits.
+"""
+
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.studies.measure import WEIGHTS, Judge
+from himar import load_checkpoint, load_vae
+from himar.images import sample_images
+from himar_kernels import PhiloxDraws
+
+LABELS = [number // 50 for number in range(500)]
+
+
+def main(files: list[Path]) -> None:
+    """Print one row per set."""
+    vae, judge = load_vae(WEIGHTS / "digits-vae.safetensors"), Judge()
+    rows = {"held-out digits": judge.held_out()}
+    for file in files:
+        images = sample_images(load_checkpoint(file), vae, LABELS, PhiloxDraws(0))
+        rows[f"500 of {file.name}, seed 0"] = judge.figures(images, LABELS)
+    table = Table()
+    for heading in ("images", "FID-like", "sFID", "inception score", "precision", "recall", "recognised"):
+        table.add_column(heading)
+    for name, found in rows.items():
+        figures = (found.distance, found.sfid, found.inception_score, found.precision, found.recall, found.recognised)
+        table.add_row(name, *(f"{figure:.3g}" for figure in figures))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main([Path(name) for name in sys.argv[1:]] or [WEIGHTS / "digits.safetensors"])

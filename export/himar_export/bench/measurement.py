@@ -1,0 +1,159 @@
+"""One piece of work, done by several sides: outputs are compared first, and only sides that agree are timed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from himar_kernels import EngineError
+
+from ..verify.compare import Comparison, compare
+from .cpu_load import share_of_others, spent
+from .statistics import Summary, summarise
+from .timing import Advance, Outputs, Rounds, Side, WarmUp, calls_in_turn, medians, take_turns, warm_up
+from .verdict import Ratio, doubts_of, ratio
+
+log = logging.getLogger(__name__)
+
+EAGER, EAGER_FP32, COMPILED, ENGINES = "eager", "eager fp32", "compiled", "engines"
+"""The sides. EAGER_FP32 is there in half precision on a CPU, where PyTorch's half products are slow."""
+
+
+class SideUnavailableError(EngineError):
+    """A side cannot run here; its text says why. The other sides are measured."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be done, and what it must give.
+
+    name: a component's, or "generation". reference: outputs of the eager model in float32. limits: largest relative L2
+    error by output; None where rounding alone may exceed any sensible one. Then values need only be finite, and what
+    `instead` compares of the engines decides.
+    """
+
+    name: str
+    batch: int
+    reference: Outputs
+    limits: Mapping[str, float | None]
+    sides: Sequence[Side]
+    instead: Callable[[], Sequence[Comparison]] = tuple
+
+    @property
+    def compares(self) -> bool:
+        """Whether outputs have limits."""
+        return None not in self.limits.values()
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A side's seconds, and what they say.
+
+    seconds: of every round in order, the median of its calls. rounds: of all calls, round by round. summary: of all
+    calls.
+    """
+
+    warm_up: WarmUp
+    seconds: tuple[float, ...]
+    rounds: Rounds
+    summary: Summary
+    doubts: tuple[str, ...]
+
+    @classmethod
+    def of(cls, warm: WarmUp, rounds: Rounds) -> Timed:
+        """Return what these rounds say."""
+        seconds, calls = medians(rounds), [each for one in rounds for each in one]
+        return cls(warm, seconds, rounds, summarise(calls), doubts_of(seconds, warm))
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What came of one piece of work at one batch size.
+
+    comparisons: every output of every side with the eager model's in float32; compared: whether they had limits. times:
+    of the sides that agree. refused: of the others, why they have none. ratios: how many times faster the engines are
+    than each other side. others: the share of the cores' time that other processes had while the sides were timed.
+    """
+
+    name: str
+    batch: int
+    comparisons: tuple[Comparison, ...]
+    times: Mapping[str, Timed] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)
+    differ: tuple[str, ...] = ()
+    ratios: Mapping[str, Ratio] = field(default_factory=dict)
+    compared: bool = True
+    others: float | None = None
+
+    @property
+    def apart(self) -> float:
+        """The engines' largest relative L2 error."""
+        return max(c.relative_l2 for c in self.comparisons if c.name.startswith(ENGINES))
+
+
+def measure(work: Work, repeats: int, warm_limit: float, advance: Advance) -> Measurement:
+    """Compare every side with the reference, then time those that agree; none where the engines do not."""
+    comparisons: list[Comparison] = []
+    refused: dict[str, str] = {}
+    differ: list[str] = []
+    for number, side in enumerate(work.sides):
+        advance(f"comparing {side.name}", 0.2 * number / len(work.sides))
+        try:
+            outputs = side.outputs()
+        except SideUnavailableError as reason:
+            refused[side.name] = str(reason)
+            continue
+        found = [compare(f"{side.name}: {name}", outputs[name], work.reference[name], limit)
+                 for name, limit in work.limits.items()]  # fmt: skip
+        comparisons += found
+        if (wrong := _difference(found)) is not None:
+            differ.append(side.name)
+            refused[side.name] = wrong
+    if not work.compares and ENGINES not in refused:
+        advance("comparing single components", 0.18)
+        found = list(work.instead())
+        comparisons += found
+        if (wrong := _difference(found)) is not None:
+            differ.append(ENGINES)
+            refused[ENGINES] = wrong
+    compared = tuple(comparisons)
+    if ENGINES in refused:
+        return Measurement(
+            work.name, work.batch, compared, refused=refused, differ=tuple(differ), compared=work.compares
+        )
+    sides = [side for side in work.sides if side.name not in refused]
+    warm: dict[str, WarmUp] = {}
+    for number, side in enumerate(sides):
+        advance(f"warming up {side.name}", 0.2 + 0.2 * number / len(sides))
+        warm[side.name] = warm_up(side.run, warm_limit)
+    calls = {name: calls_in_turn(each) for name, each in warm.items()}
+    before = spent()
+    rounds = take_turns(sides, repeats, calls, lambda text, done: advance(text, 0.4 + 0.6 * done))
+    others = share_of_others(before, spent())
+    log.debug("%s at batch %d: %s", work.name, work.batch, rounds)
+    times = {name: Timed.of(warm[name], each) for name, each in rounds.items()}
+    engines = times[ENGINES].seconds
+    return Measurement(
+        work.name,
+        work.batch,
+        compared,
+        times,
+        refused,
+        tuple(differ),
+        {name: ratio(each.seconds, engines, others) for name, each in times.items() if name != ENGINES},
+        work.compares,
+        others,
+    )
+
+
+def _difference(found: Sequence[Comparison]) -> str | None:
+    """Return what is wrong with the worst of these comparisons; None where all pass."""
+    wrong = [c for c in found if c.passed is False or not np.isfinite(c.relative_l2)]
+    if not wrong:
+        return None
+    worst = max(wrong, key=lambda c: c.relative_l2)
+    limit = "finite values" if worst.limit is None else f"limit {worst.limit:.1e}"
+    return f"{worst.name} is {worst.relative_l2:.2e} from the float32 eager model ({limit})"

@@ -1,0 +1,109 @@
+"""One side in a process of its own: `python -m himar_export.bench.memory_child '{"side": …}'` prints its peak memory.
+
+The engines' process never imports torch, as a service's does not.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from himar_kernels.families.hi_mar import SamplingConfig
+
+
+def main(text: str) -> None:
+    """Generate once as the JSON says, and print the fields of `memory.Memory` as JSON."""
+    asked = json.loads(text)
+    sampling = SamplingConfig.from_dict(asked["sampling"])
+    run = _engines if asked["side"] == "engines" else _eager
+    sys.stdout.write(json.dumps(run(asked, sampling)) + "\n")
+
+
+def _engines(asked: dict[str, Any], sampling: SamplingConfig) -> dict[str, int]:
+    from himar_kernels.families.hi_mar.phases import VAE_DECODER
+    from himar_runtime import Bundle, Device, Networks, Pipeline, load_networks
+
+    device = Device.parse(asked["device"])
+    _import_onnxruntime()
+    found = {"imported": resident_peak()}
+    used = _device_used(device.index) if device.kind == "cuda" else 0
+    bundle = Bundle.open(asked["bundle"])
+    networks = load_networks(bundle, device, asked["threads"])
+    if asked["vae"] is None:
+        engines = {name: engine for name, engine in networks.engines.items() if name != VAE_DECODER}
+        networks = Networks(engines, networks.lane)
+    Pipeline(bundle, networks).generate(asked["labels"], seed=asked["seed"], sampling=sampling)
+    found["peak"] = resident_peak()
+    if device.kind == "cuda":
+        found["device"] = _device_used(device.index) - used
+    return found
+
+
+def _eager(asked: dict[str, Any], sampling: SamplingConfig) -> dict[str, int]:
+    import torch
+
+    from himar.families.hi_mar.checkpoints import load_checkpoint
+
+    from ..make.assemble import load_fitting_vae
+    from .eager import eager_networks, plain_float32
+    from .generation import run_eager
+
+    device = torch.device(asked["device"])
+    found = {"imported": resident_peak()}
+    used = _torch_used(device) if device.type == "cuda" else 0
+    with plain_float32(asked["threads"]):
+        model = load_checkpoint(asked["checkpoint"], asked["config"], weights=asked["weights"])
+        vae = load_fitting_vae(None if asked["vae"] is None else Path(asked["vae"]), model)
+        model = model.eval().requires_grad_(False).to(device)
+        vae = None if vae is None else vae.eval().requires_grad_(False).to(device)
+        networks = eager_networks(model, vae, asked["precisions"])
+        del model, vae  # where weights were cast, nothing else of the float32 ones is needed
+        run_eager(networks, asked["labels"], sampling, asked["seed"])
+    found["peak"] = resident_peak()
+    if device.type == "cuda":
+        found["device"] = _torch_used(device) - used
+        found["allocated"] = torch.cuda.max_memory_allocated(device)
+    return found
+
+
+def resident_peak() -> int:
+    """Return the most bytes of memory that this process has held so far."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        # getrusage's figure would begin with the parent's.
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return 1024 * int(line.split()[1])
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def _import_onnxruntime() -> None:
+    import contextlib
+
+    with contextlib.suppress(ImportError):  # a bundle for TensorRT needs none
+        import onnxruntime  # noqa: F401
+
+
+def _device_used(index: int) -> int:
+    """Bytes of a GPU that the driver has given out, to all processes."""
+    from himar_runtime.queue.cuda.driver import call, runtime_api
+
+    api = runtime_api()
+    call(api.cudaSetDevice, index)
+    free, total = call(api.cudaMemGetInfo)
+    return total - free
+
+
+def _torch_used(device: Any) -> int:
+    import torch
+
+    free, total = torch.cuda.mem_get_info(device)
+    return total - free
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

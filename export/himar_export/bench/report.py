@@ -1,0 +1,319 @@
+"""Reports a benchmark: tables and sentences for the terminal and Markdown, and JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from himar_export.bench.measurement import COMPILED, EAGER, EAGER_FP32, ENGINES, Measurement
+from himar_export.bench.roofline import Reached
+from himar_export.bench.run import BenchReport, ComponentResult, Generation
+from himar_export.bench.statistics import needed_for
+from himar_export.bench.verdict import Ratio
+from himar_export.cost.report import scaled
+from himar_export.report import readable
+from himar_kernels.shared.files import write_text
+
+
+def print_report(report: BenchReport) -> None:
+    """Print the tables without empty columns, the verdicts and the notes."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=120)
+    console.print(heading(report), highlight=False, markup=False, soft_wrap=True)
+    for sheet in sheets(report):
+        console.print(_table(sheet.short()))
+    for line in (*verdicts(report), *notes(report)):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def write_markdown(report: BenchReport, path: Path) -> None:
+    """Write the same, with all columns, and the environment. Raises InputError when the file cannot be written."""
+    lines = [f"# {heading(report)}", ""]
+    for sheet in sheets(report):
+        lines += [f"## {sheet.title}", "", *_markdown(sheet), ""]
+    said = (*verdicts(report), *component_verdicts(report), *notes(report))
+    lines += ["## What that says", "", *(f"* {line}" for line in said), ""]
+    lines += ["## Environment", "", *(f"* {name}: {_plain(value)}" for name, value in report.environment.items()), ""]
+    write_text(path, "\n".join(lines))
+
+
+def report_values(report: BenchReport) -> dict[str, Any]:
+    """Return the JSON: every repetition of every side and all that is derived from it, in seconds, bytes and FLOPs."""
+    values = asdict(report)
+    values["generations"] = [_generation(each) for each in report.generations]
+    values["components"] = [_component(each) for each in report.components]
+    values["sampling"] = report.sampling.to_dict()
+    values["differ"] = list(report.differ)
+    return values
+
+
+def _generation(generation: Generation) -> dict[str, Any]:
+    m = generation.measurement
+    return {
+        **_measurement(m),
+        "images_per_second": {name: m.batch / timed.summary.median for name, timed in m.times.items()},
+        "seconds_per_image": {name: timed.summary.median / m.batch for name, timed in m.times.items()},
+        "splits": {
+            side: {
+                **asdict(split),
+                "host": split.host,
+                "phases": {phase: split.of_phase(phase) for phase in ("low", "high", "decode")},
+            }
+            for side, split in generation.splits.items()
+        },
+        "reached": {name: _reached(each) for name, each in generation.reached.items()},
+        "split_whole": _reached(generation.split_whole),
+        "whole": _reached(generation.whole),
+        "memory": {side: asdict(memory) for side, memory in generation.memory.items()},
+        "memory_error": generation.memory_error,
+    }
+
+
+def _component(result: ComponentResult) -> dict[str, Any]:
+    return {**_measurement(result.measurement), "rows": result.rows, "reached": _reached(result.reached)}
+
+
+def _measurement(m: Measurement) -> dict[str, Any]:
+    values = asdict(m)
+    values["comparisons"] = [{**asdict(c), "passed": c.passed} for c in m.comparisons]
+    values["ratios"] = {side: {**asdict(each), "conclusive": each.conclusive} for side, each in m.ratios.items()}
+    return values
+
+
+def _reached(reached: Reached | None) -> dict[str, Any] | None:
+    if reached is None:
+        return None
+    return {**asdict(reached), "share": reached.share, "flops_per_second": reached.flops_per_second}
+
+
+def _table(sheet: Sheet) -> Table:
+    table = Table(title=sheet.title, title_justify="left")
+    for number, name in enumerate(sheet.headings):
+        table.add_column(name, justify="left" if number < sheet.words else "right", no_wrap=True)
+    for row in sheet.rows:
+        table.add_row(*row)
+    return table
+
+
+def _markdown(sheet: Sheet) -> list[str]:
+    rule = ["---" if number < sheet.words else "---:" for number in range(len(sheet.headings))]
+    return [f"| {' | '.join(cells)} |" for cells in (sheet.headings, rule, *sheet.rows)]
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {each}" for name, each in value.items())
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+SIDES = (EAGER, EAGER_FP32, COMPILED, ENGINES)
+NOTHING = "–"
+_NOT_COMPARED = (
+    "whole outputs are not comparable, because rounding alone decides at these settings; every component's output was "
+    "compared instead"
+)
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table of text: rows have as many cells as there are headings.
+
+    words: how many of the first columns are words. details: columns that a terminal leaves out.
+    """
+
+    title: str
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    words: int = 1
+    details: tuple[str, ...] = ()
+
+    def short(self) -> Sheet:
+        """Return the sheet without its details and without columns in which no row has a value."""
+        kept = [i for i, name in enumerate(self.headings)
+                if name not in self.details and any(row[i] != NOTHING for row in self.rows)]  # fmt: skip
+        rows = tuple(tuple(row[i] for i in kept) for row in self.rows)
+        return Sheet(self.title, tuple(self.headings[i] for i in kept), rows, self.words)
+
+
+def sheets(report: BenchReport) -> list[Sheet]:
+    """Return every table that has a row."""
+    found = [_latencies(report), *(_split(each) for each in report.generations), _components(report), _memory(report)]
+    return [sheet for sheet in found if sheet.rows]
+
+
+def heading(report: BenchReport) -> str:
+    """Say what was compared on what."""
+    precision = ", ".join(sorted(set(report.precision.values())))
+    own = ", ".join(sorted(set(report.eager_precision.values())))
+    eager = "" if precision == "fp32" else " (eager by autocast)" if own == precision else f" (eager in {own})"
+    where = report.environment.get("gpu") or report.environment["processor"]
+    threads = f", {report.threads} {'threads' if report.threads > 1 else 'thread'}" if report.device == "cpu" else ""
+    return (
+        f"{report.bundle} ({report.backend}) against the eager model, {precision}{eager}, labels to {report.to}, on "
+        f"{report.device}: {where}{threads}"
+    )
+
+
+def verdicts(report: BenchReport) -> Iterator[str]:
+    """Say of every generation how many times faster the engines are, or why that is inconclusive."""
+    for generation in report.generations:
+        yield from _verdicts(generation.measurement)
+
+
+def component_verdicts(report: BenchReport) -> Iterator[str]:
+    """Say the same of every component."""
+    for result in report.components:
+        yield from _verdicts(result.measurement)
+
+
+def notes(report: BenchReport) -> Iterator[str]:
+    """Say what the tables do not: the peaks, what they hold of, and which percentiles there are too few runs for."""
+    peaks = report.peaks
+    if peaks.flops_per_second is not None and peaks.bytes_per_second is not None:
+        yield (
+            f"Peaks, measured just before: {scaled(peaks.flops_per_second)}FLOP/s (square matrix product), "
+            f"{readable(peaks.bytes_per_second)}/s (copy). roofline: the least time that the engines' operations and "
+            f"bytes take at these peaks, by the time measured."
+        )
+    if not report.built_from_it:
+        yield "The bundle was built from another file than this checkpoint, or does not say from which."
+    for generation in report.generations:
+        if generation.memory_error is not None:
+            yield f"Batch {generation.measurement.batch}: no memory: {generation.memory_error}"
+    if any(not ratio.conclusive for result in report.components for ratio in result.measurement.ratios.values()):
+        yield "A ratio with ? is inconclusive; --markdown and --json give the reasons of components."
+    missing = [percent for percent in (90, 95, 99) if report.repeats < needed_for(percent)]
+    if missing and any(each.measurement.times for each in report.generations):
+        names, counts = (", ".join(map(str, each)) for each in (missing, map(needed_for, missing)))
+        yield f"No percentile {names}: {report.repeats} repetitions are too few, {counts} are needed (--repeats)."
+
+
+def ratio_text(ratio: Ratio) -> str:
+    """Return "2.31× (2.25 … 2.40)"; with a question mark where it is inconclusive."""
+    interval = "" if ratio.low is None or ratio.high is None else f" ({ratio.low:.2f} … {ratio.high:.2f})"
+    return f"{ratio.value:.2f}×{interval}{'' if ratio.conclusive else ' ?'}"
+
+
+def _verdicts(m: Measurement) -> Iterator[str]:
+    name = f"{m.name}, batch {m.batch}"
+    for side, reason in m.refused.items():
+        yield f"{name}: {side} has no latency: {reason}."
+    for side, ratio in m.ratios.items():
+        if ratio.conclusive:
+            outputs = f"outputs differ by {m.apart:.1e} at most" if m.compared else _NOT_COMPARED
+            yield (
+                f"{name}: engines are {ratio.value:.2f} times as fast as {side} (95 % interval {ratio.low:.2f} … "
+                f"{ratio.high:.2f}); {outputs}."
+            )
+        else:
+            yield f"{name}: engines against {side}, {ratio_text(ratio)}, inconclusive: {'; '.join(ratio.doubts)}."
+    doubtful = [f"{side}: {'; '.join(timed.doubts)}" for side, timed in m.times.items() if timed.doubts]
+    if doubtful:
+        yield f"{name}, doubts. {'. '.join(doubtful)}."
+
+
+def _latencies(report: BenchReport) -> Sheet:
+    rows = []
+    for generation in report.generations:
+        m = generation.measurement
+        for side in SIDES:
+            if side not in m.times:
+                continue
+            s = m.times[side].summary
+            numbers = (_seconds(each) for each in (s.minimum, s.median, s.mean, s.p90, s.p95, s.p99))
+            rate = (f"{s.variation:.0%}", _seconds(s.median / m.batch), f"{m.batch / s.median:.3g}")
+            rows.append((str(m.batch), side, *numbers, *rate))
+    return Sheet(
+        f"Whole generations, seconds, {report.repeats} interleaved repetitions",
+        ("batch", "side", "least", "median", "mean", "p90", "p95", "p99", "CV", "s/image", "images/s"),
+        tuple(rows),
+        2,
+    )
+
+
+def _split(generation: Generation) -> Sheet:
+    rows: list[tuple[str, ...]] = []
+    if generation.splits:
+        eager, engines = generation.splits[EAGER], generation.splits[ENGINES]
+        for part in engines.parts:
+            other = eager.part(part.component)
+            reached = generation.reached.get(part.component)
+            rows.append(
+                (
+                    part.component,
+                    part.phase,
+                    str(part.calls),
+                    NOTHING if other is None else _seconds(other.seconds),
+                    _seconds(part.seconds),
+                    _milliseconds(part.seconds / part.calls),
+                    *_reached_table(reached),
+                )
+            )
+        rows.append(("host", NOTHING, NOTHING, _seconds(eager.host), _seconds(engines.host), *[NOTHING] * 5))
+        rows.append(
+            ("whole", NOTHING, NOTHING, _seconds(eager.seconds), _seconds(engines.seconds), NOTHING,
+             *_reached_table(generation.split_whole))
+        )  # fmt: skip
+    return Sheet(
+        f"Batch {generation.measurement.batch}: where the seconds go, in runs of their own for each side",
+        ("component", "phase", "calls", EAGER, ENGINES, "ms/call", "FLOPs", "bytes", "FLOP/s", "roofline"),
+        tuple(rows),
+        2,
+        ("FLOP/s",),
+    )
+
+
+def _components(report: BenchReport) -> Sheet:
+    return Sheet(
+        "Single components, ms, medians of interleaved repetitions",
+        ("component", "batch", "rows", *SIDES, "CV", "eager/engines", "FLOPs", "bytes", "FLOP/s",
+         "roofline"),
+        tuple(_component_table(result) for result in report.components if result.measurement.times),
+        details=("CV", "FLOP/s"),
+    )  # fmt: skip
+
+
+def _component_table(result: ComponentResult) -> tuple[str, ...]:
+    m = result.measurement
+    medians = [_milliseconds(m.times[side].summary.median) if side in m.times else NOTHING for side in SIDES]
+    ratio = ratio_text(m.ratios[EAGER]) if EAGER in m.ratios else NOTHING
+    variation = f"{m.times[ENGINES].summary.variation:.0%}"
+    return (m.name, str(m.batch), str(result.rows), *medians, variation, ratio, *_reached_table(result.reached))
+
+
+def _memory(report: BenchReport) -> Sheet:
+    rows = []
+    for generation in report.generations:
+        for side, memory in generation.memory.items():
+            sizes = (memory.peak, memory.imported, memory.device, memory.allocated)
+            cells = (NOTHING if size is None else readable(size) for size in sizes)
+            rows.append((str(generation.measurement.batch), side, *cells))
+    return Sheet(
+        "Memory of a process that loads and generates once",
+        ("batch", "side", "peak resident", "of it libraries", "GPU, driver's", "GPU, PyTorch's peak"),
+        tuple(rows),
+        2,
+    )
+
+
+def _reached_table(reached: Reached | None) -> tuple[str, ...]:
+    if reached is None:
+        return (NOTHING,) * 4
+    rate = f"{scaled(reached.flops_per_second)}"
+    return (scaled(reached.flops), readable(reached.bytes), rate, f"{reached.share:.0%} ({reached.bound_by})")
+
+
+def _seconds(value: float | None) -> str:
+    if value is None:
+        return NOTHING
+    return f"{value:.3f}" if value < 100 else f"{value:.1f}"
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1000 * seconds:.4g}"

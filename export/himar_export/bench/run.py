@@ -1,0 +1,216 @@
+"""`himar-export bench`: everything that is measured, in order, and what is kept of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from himar_kernels import EngineError
+from himar_kernels.families.hi_mar import SamplingConfig
+from himar_kernels.shared.files import file_sha256
+from himar_runtime import Bundle
+
+from ..cost.cost import Peaks
+from ..make.assemble import within
+from .component_runs import component_calls
+from .eager import plain_float32
+from .environment import device_peaks, environment
+from .generation import generation_work, split_generation
+from .measurement import EAGER, ENGINES, Measurement, measure
+from .memory import Memory, peak_memory
+from .roofline import Reached, costs_of, of_call, of_generation, of_split
+from .time_breakdown import Split
+from .timing import Advance
+from .workload import SEED, Sources, Workload, load, require_batch
+
+
+@dataclass(frozen=True)
+class BenchRequest:
+    """What `himar-export bench` was asked for.
+
+    compiled: torch.compile too; components: single components too; memory: processes that measure it. warm_limit: most
+    seconds of each side's warm-up.
+    """
+
+    sources: Sources
+    batches: Sequence[int]
+    repeats: int
+    warm_limit: float = 3.0
+    threads: int | None = None
+    compiled: bool = False
+    components: bool = False
+    memory: bool = False
+    command: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Whole generations at one batch size.
+
+    splits: where a run's time goes, by side. reached: by the engines in each component of the split's run; split_whole:
+    in all of it. whole: by the engines' median generation. memory: by side, where it was asked for; memory_error: why
+    there is none. All empty or None where outputs differ.
+    """
+
+    measurement: Measurement
+    splits: Mapping[str, Split] = field(default_factory=dict)
+    reached: Mapping[str, Reached] = field(default_factory=dict)
+    split_whole: Reached | None = None
+    whole: Reached | None = None
+    memory: Mapping[str, Memory] = field(default_factory=dict)
+    memory_error: str | None = None
+
+
+@dataclass(frozen=True)
+class ComponentResult:
+    """One call of a component at one batch size: `rows` rows, samples or images, and what the engines reached."""
+
+    measurement: Measurement
+    rows: int
+    reached: Reached | None
+
+
+@dataclass(frozen=True)
+class BenchReport:
+    """All that was measured.
+
+    to: "images" or "latents", where generations end. precision: of each component. eager_precision: the eager side's,
+    float32 where engines have int8. peaks: this device's, measured just before. bundle_id, checkpoint_sha256: hashes of
+    what was compared; built_from_it: whether the bundle says that it was built from that very file.
+    """
+
+    environment: Mapping[str, Any]
+    bundle: str
+    bundle_id: str
+    checkpoint_sha256: str
+    built_from_it: bool
+    backend: str
+    device: str
+    threads: int
+    to: str
+    seed: int
+    repeats: int
+    precision: Mapping[str, str]
+    eager_precision: Mapping[str, str]
+    sampling: SamplingConfig
+    peaks: Peaks
+    generations: tuple[Generation, ...]
+    components: tuple[ComponentResult, ...] = ()
+
+    @property
+    def differ(self) -> tuple[str, ...]:
+        """Say which sides gave other outputs, and so have no latency."""
+        measurements = [each.measurement for each in self.generations]
+        measurements += [each.measurement for each in self.components]
+        return tuple(
+            f"{m.name} at batch {m.batch}: {m.refused[side]}" for m in measurements for side in m.differ
+        )  # fmt: skip
+
+
+def run_bench(request: BenchRequest, advance: Advance) -> BenchReport:
+    """Load both sides, measure the device's peaks, then every batch size.
+
+    Raises ConfigError, EngineError and InputError as `load` does, and InputError for a batch beyond the bundle's.
+    """
+    opened = Bundle.open(request.sources.bundle)
+    for batch in request.batches:
+        require_batch(opened, batch)
+    with plain_float32(request.threads) as threads:
+        advance("loading both sides", 0.0)
+        workload = load(request.sources, threads)
+        checkpoint = file_sha256(request.sources.checkpoint)
+        found = environment(str(workload.device), request.command)  # before this makes the machine busy itself
+        advance("measuring the device's peaks", 0.03)
+        heads = {name: each for name, each in workload.eager_precisions.items() if "head" in name}
+        peaks = device_peaks(str(workload.device), next(iter(heads.values())))
+        generations: list[Generation] = []
+        components: list[ComponentResult] = []
+        for number, batch in enumerate(request.batches):
+            start, share = 0.05 + 0.95 * number / len(request.batches), 0.95 / len(request.batches)
+            middle = start + share * (0.6 if request.components else 1.0)
+            generations.append(_generation(request, workload, batch, threads, peaks, within(advance, start, middle)))
+            if request.components:
+                components += _components(request, workload, batch, peaks, within(advance, middle, start + share))
+    return BenchReport(
+        environment=found,
+        bundle=str(request.sources.bundle),
+        bundle_id=opened.id,
+        checkpoint_sha256=checkpoint,
+        built_from_it=checkpoint == opened.manifest.provenance.get("checkpoint", {}).get("sha256"),
+        backend=f"{opened.manifest.backend.name} {opened.manifest.backend.version}",
+        device=str(workload.device),
+        threads=threads,
+        to="latents" if workload.vae is None else "images",
+        seed=SEED,
+        repeats=request.repeats,
+        precision=workload.precisions,
+        eager_precision=workload.eager_precisions,
+        sampling=workload.sampling,
+        peaks=peaks,
+        generations=tuple(generations),
+        components=tuple(components),
+    )
+
+
+def _generation(
+    request: BenchRequest, workload: Workload, batch: int, threads: int, peaks: Peaks, advance: Advance
+) -> Generation:
+    def say(text: str, fraction: float) -> None:
+        advance(f"batch {batch}: {text}", 0.75 * fraction)
+
+    work = generation_work(workload, batch, request.compiled)
+    measurement = measure(work, request.repeats, request.warm_limit, say)
+    _forget_compiled(request)
+    if ENGINES not in measurement.times or EAGER not in measurement.times:
+        return Generation(measurement)
+    advance(f"batch {batch}: where the time goes", 0.75)
+    splits = split_generation(workload, batch)
+    costs = costs_of(workload.request, batch, peaks)
+    memory: Mapping[str, Memory] = {}
+    memory_error: str | None = None
+    if request.memory:
+        advance(f"batch {batch}: memory, in processes of their own", 0.9)
+        try:
+            memory = peak_memory(request.sources, workload, batch, threads)
+        except EngineError as error:  # after all that was timed, which it must not cost
+            memory_error = str(error)
+    median = measurement.times[ENGINES].summary.median
+    return Generation(
+        measurement,
+        splits,
+        of_split(costs, splits[ENGINES], peaks),
+        of_generation(costs, splits[ENGINES].seconds, peaks),
+        of_generation(costs, median, peaks),
+        memory,
+        memory_error,
+    )
+
+
+def _components(
+    request: BenchRequest, workload: Workload, batch: int, peaks: Peaks, advance: Advance
+) -> list[ComponentResult]:
+    calls = component_calls(workload, batch, request.compiled)
+    results = []
+    for number, call in enumerate(calls):
+        part = within(advance, number / len(calls), (number + 1) / len(calls))
+        part(f"batch {batch}: {call.work.name}", 0.0)
+        measurement = measure(
+            call.work,
+            request.repeats,
+            request.warm_limit,
+            lambda text, done, part=part, name=call.work.name: part(f"{name}: {text}", done),  # type: ignore[misc]
+        )
+        timed = measurement.times.get(ENGINES)
+        found = None if timed is None else of_call(call.cost, timed.summary.median, peaks)
+        results.append(ComponentResult(measurement, call.rows, found))
+    _forget_compiled(request)
+    return results
+
+
+def _forget_compiled(request: BenchRequest) -> None:
+    """Let every batch size be compiled for its own shapes, and not count against the most recompilations."""
+    if request.compiled:
+        torch.compiler.reset()

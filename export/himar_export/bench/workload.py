@@ -1,0 +1,123 @@
+"""What a benchmark compares: a bundle's engines and the eager model they were built from, on one device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from himar.families.hi_mar.checkpoints import load_checkpoint
+from himar.families.hi_mar.model import HiMAR
+from himar.vae.autoencoder import AutoencoderKL
+from himar_kernels import ConfigError, EngineError, InputError
+from himar_kernels.families.hi_mar import SamplingConfig
+from himar_kernels.families.hi_mar.phases import VAE_DECODER
+from himar_runtime import Bundle, Device, Networks, Pipeline, load_networks
+
+from ..cost.request import bundle_request
+from ..cost.run import Request
+from ..make.assemble import load_fitting_vae
+
+SEED = 7
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Both sides, loaded.
+
+    vae: None where generations end at latents; then `networks` lack the decoder too. request: the settings and costs of
+    one image at once (`dataclasses.replace` its batch). precisions: of each component's products.
+    """
+
+    bundle: Bundle
+    networks: Networks
+    pipeline: Pipeline
+    model: HiMAR
+    vae: AutoencoderKL | None
+    request: Request
+    device: torch.device
+
+    @property
+    def sampling(self) -> SamplingConfig:
+        """The settings of every generation."""
+        return self.request.sampling
+
+    @property
+    def precisions(self) -> Mapping[str, str]:
+        """Each component's precision."""
+        return self.request.precision
+
+    @property
+    def eager_precisions(self) -> Mapping[str, str]:
+        """The eager side's: float32 where the engines have int8, which PyTorch's modules do not."""
+        return {name: "fp32" if each == "int8" else each for name, each in self.precisions.items()}
+
+    def labels(self, batch: int) -> list[int]:
+        """Return the classes of a batch: all of the model's in turn."""
+        return [i % self.model.config.classes for i in range(batch)]
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where both sides come from; options as those of `himar-export bench`."""
+
+    bundle: Path
+    checkpoint: Path
+    config: str | None
+    vae: Path | None
+    weights: str | None
+    device: str
+    sampling_name: str | None
+    guidance: float | None
+    changes: Mapping[str, float | int | str | None]
+
+
+def load(sources: Sources, threads: int) -> Workload:
+    """Load both sides; `threads` are the engines' on a CPU.
+
+    Raises ConfigError when the checkpoint is not the bundle's, EngineError when something cannot run on the device,
+    InputError for settings that the model does not have.
+    """
+    where = Device.parse(sources.device)
+    require_gpu(sources.device)
+    request = bundle_request(sources.bundle, 1, sources.sampling_name, sources.guidance, **sources.changes)
+    opened = Bundle.open(sources.bundle)
+    model = load_checkpoint(sources.checkpoint, sources.config, weights=sources.weights)
+    if replace(request.config, sampling=model.config.sampling) != model.config:
+        raise ConfigError(
+            f"{sources.checkpoint} is not the model of {sources.bundle}: their sizes differ; give the one it was built "
+            f"from."
+        )
+    vae = load_fitting_vae(sources.vae, model)
+    if vae is not None and VAE_DECODER not in opened.manifest.components:
+        raise ConfigError(f"{sources.bundle} has no VAE decoder to compare with {sources.vae}; leave --vae out.")
+    networks = load_networks(opened, where, threads)
+    if vae is None:
+        engines = {name: engine for name, engine in networks.engines.items() if name != VAE_DECODER}
+        networks = Networks(engines, networks.lane)
+        request = Request(request.config, request.sampling, 1, None, request.precision)
+    device = torch.device("cpu" if where.kind == "cpu" else str(where))
+    model = model.eval().requires_grad_(False).to(device)
+    vae = None if vae is None else vae.eval().requires_grad_(False).to(device)
+    return Workload(opened, networks, Pipeline(opened, networks), model, vae, request, device)
+
+
+def require_gpu(device: str) -> None:
+    """Raise EngineError unless PyTorch has "cuda" or "cuda:N"; "cpu" is always there."""
+    where = Device.parse(device)
+    if where.kind == "cpu":
+        return
+    if not torch.cuda.is_available():
+        raise EngineError(f"PyTorch has no GPU here for device {device!r}; use --device cpu.")
+    count = torch.cuda.device_count()
+    if where.index >= count:
+        raise EngineError(f"PyTorch has {count} GPU here, so no device {device!r}; use --device cuda:{count - 1}.")
+
+
+def require_batch(bundle: Bundle, batch: int) -> None:
+    """Raise InputError for a batch beyond the bundle's."""
+    most = bundle.manifest.max_batch
+    if batch > most:
+        raise InputError(f"batch {batch} is beyond the bundle's max_batch {most}; choose less.")

@@ -1,0 +1,1 @@
+"""The `himar-export` command."""

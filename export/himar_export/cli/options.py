@@ -1,0 +1,85 @@
+"""Options that several verbs share, and how their values are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import click
+
+from himar_kernels import BuildError
+from himar_kernels.shared.options import NamedPath, wrong_usage
+from himar_runtime.cache import cache_directory
+
+from ..graph.precision_choice import component_precision
+from ..tensorrt.options import OPTIMIZATION_LEVELS, EngineOptions, check_suits, parse_size
+from ..verify.recordings import LAYOUT_KEYS
+
+_ENGINES = (
+    click.option("--opt-level", "optimization_level", default=3, show_default=True,
+                 type=click.IntRange(OPTIMIZATION_LEVELS[0], OPTIMIZATION_LEVELS[-1]),
+                 help="TensorRT: 0 builds fastest, 5 searches longest."),
+    click.option("--workspace", callback=lambda ctx, param, text: size_option(text),
+                 help="TensorRT: most memory for one layer's intermediate results, for example 8GiB."),
+    click.option("--version-compatible", is_flag=True,
+                 help="tensorrt: engines for later versions too, run by the lean runtime."),
+    click.option("--hardware-compatible", is_flag=True,
+                 help="tensorrt: engines for every GPU from Ampere on, not this one's alone."),
+    click.option("--refittable", is_flag=True, help="TensorRT: engines whose weights `refit` can replace."),
+    click.option("--gpu", "gpus", multiple=True, metavar="sm_NN|current",
+                 help="tensorrt-rtx: GPU generation to build for; may be repeated. Its own choice if not given."),
+    click.option("--cache", type=NamedPath(file_okay=False),
+                 help="Folder of built engines to reuse; himar's folder in the user's cache if not given."),
+    click.option("--no-cache", is_flag=True, help="Build every engine anew and keep none."),
+)  # fmt: skip
+
+
+def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of TensorRT's builders to a command; `take_engine_options` reads them."""
+    for option in reversed(_ENGINES):
+        command = option(command)
+    return command
+
+
+def take_engine_options(options: dict[str, Any]) -> tuple[EngineOptions, Path | None]:
+    """Remove the builders' options from `options`; return them, and the cache folder or None."""
+    cache, no_cache = options.pop("cache"), options.pop("no_cache")
+    if cache is not None and no_cache:
+        raise click.UsageError("--cache and --no-cache contradict each other; give one.")
+    if options["backend"] == "onnxruntime" and (cache is not None or no_cache):
+        raise click.UsageError("--cache and --no-cache go with --backend tensorrt or tensorrt-rtx.")
+    engine = EngineOptions(**{field.name: options.pop(field.name) for field in fields(EngineOptions)})
+    with wrong_usage():
+        check_suits(engine, options["backend"])
+    return engine, None if no_cache else cache or cache_directory("engines")
+
+
+def size_option(text: str | None) -> int | None:
+    """Read a size such as 8GiB; anything else is wrong usage."""
+    try:
+        return None if text is None else parse_size(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def precision_pairs(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> dict[str, str]:
+    """Read NAME=PRECISION pairs."""
+    pairs: dict[str, str] = {}
+    for text in value:
+        name, equals, precision = text.partition("=")
+        if not equals or not name or not precision:
+            raise click.BadParameter(f"{text!r} is not NAME=PRECISION, for example vae_decoder=fp32.")
+        try:
+            pairs[name] = component_precision(precision, name)
+        except BuildError as error:
+            raise click.BadParameter(str(error)) from None
+    return pairs
+
+
+def case_option(ctx: click.Context, param: click.Parameter, name: str) -> str:
+    """Read the name of a recorded run: no part of a path in the recording, no key of its layout."""
+    if not name or "/" in name or name in LAYOUT_KEYS:
+        raise click.BadParameter(f"{name!r} cannot name a run: it is empty, holds '/', or is a key of the layout.")
+    return name

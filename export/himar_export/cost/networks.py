@@ -1,0 +1,150 @@
+"""The work of one call of each network, as its engine does it or as the eager modules do (docs/model.md §3, §4).
+
+`held` is what the precision of a component's products holds (`cost.Held`: 2 bytes each in half precision). Residual
+streams and the islands (export.components) are float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+
+from himar.families.hi_mar.config import ModelConfig, ScaleVector
+from himar_kernels.families.hi_mar.phases import HeadKind, ModelInfo, PhaseInfo
+
+from .cost import FLOAT32, Held, Work, attention, passing, product, table
+
+# As in himar.families.hi_mar.transformer and himar.families.hi_mar.layers, which import torch; a cost needs none.
+MODULATIONS: Mapping[ScaleVector, int] = {"none": 0, "learned": 4, "sinusoidal": 6}
+TIMESTEP_FREQUENCIES = 128
+FLOATS = Held()
+
+
+def runtime_model(config: ModelConfig) -> ModelInfo:
+    """Return what the runtime reads of a configuration, as `phases.model_info` does, which imports torch."""
+    return ModelInfo(**{field.name: getattr(config, field.name) for field in fields(ModelInfo)})
+
+
+def config_phases(config: ModelConfig) -> tuple[PhaseInfo, ...]:
+    """Return the phases that a model has, in order, with the names of their components."""
+    return runtime_model(config).phases
+
+
+def head_width(config: ModelConfig, kind: HeadKind) -> int:
+    """Return W, the width of a kind of head."""
+    return config.mlp_width if kind == "mlp" else config.dit_width
+
+
+def transformer(config: ModelConfig, phase: PhaseInfo, rows: int, masked: int, held: Held = FLOATS) -> Work:
+    """One run up to z of the phase's n positions; `masked` of them are hidden from the encoder, the rest it sees.
+
+    The decoder's last block makes keys and values of all positions, and everything else of those n.
+    """
+    decoded = config.buffer + config.positions
+    work = _up_to_the_last_block(config, phase, rows, masked, held)
+    return work + last_block(rows, decoded, phase.positions, config.width, held)
+
+
+def eager_transformer(config: ModelConfig, phase: PhaseInfo, rows: int, masked: int) -> Work:
+    """The same run of the eager modules: z of all L positions, and what makes the stacks' scale vectors."""
+    work = _up_to_the_last_block(config, phase, rows, masked, FLOATS)
+    return work + block(rows, config.buffer + config.positions, config.width) + scale_vectors(config)
+
+
+def _up_to_the_last_block(config: ModelConfig, phase: PhaseInfo, rows: int, masked: int, held: Held) -> Work:
+    D, decoded = config.width, config.buffer + config.positions
+    embedded = config.buffer + phase.always + phase.positions
+    encoded = embedded - masked
+    work = product(rows * phase.positions, config.channels, D)
+    if phase.pivot_width:
+        work += guide(config, rows * phase.always, held)
+    # Position tables of encoder and decoder, mask tokens, and what is added to the phase's z.
+    work += table((embedded + decoded + config.positions + phase.positions) * D)
+    work += block(rows, encoded, D, held) * config.enc_depth
+    work += product(rows * encoded, D, D, held.weight)
+    return work + block(rows, decoded, D, held) * (config.dec_depth - 1)
+
+
+def guide(config: ModelConfig, rows: int, held: Held = FLOATS) -> Work:
+    """Project the pivots for phase high: condition tokens (rows, D), or visual ones (rows, C)."""
+    if config.pivots == "visual":
+        return product(rows, config.channels, config.width)
+    return product(rows, config.width, config.width, held.weight)
+
+
+def block(rows: int, tokens: int, width: int, held: Held = FLOATS) -> Work:
+    """A transformer block over (rows, tokens, width): norms are fused into what follows, sums into what precedes."""
+    work = product(rows * tokens, width, 3 * width, held.weight, FLOAT32, held.value)
+    work += attention(rows, tokens, width, held.value)
+    return work + _after_attention(rows * tokens, width, held)
+
+
+def last_block(rows: int, tokens: int, read: int, width: int, held: Held = FLOATS) -> Work:
+    """A block of whose (rows, tokens, width) only `read` positions of each row are read."""
+    n = rows * read
+    work = product(rows * tokens, width, 2 * width, held.weight, FLOAT32, held.value)
+    work += product(n, width, width, held.weight, FLOAT32, held.value)
+    work += attention(rows, tokens, width, held.value, read)
+    return work + _after_attention(n, width, held)
+
+
+def _after_attention(n: int, width: int, held: Held) -> Work:
+    """A block's product after attention and its feed-forward, over n rows."""
+    work = product(n, width, width, held.weight, held.value, FLOAT32) + passing(n * width)
+    work += product(n, width, 4 * width, held.weight, FLOAT32, held.value)
+    return work + product(n, 4 * width, width, held.weight, held.value, FLOAT32) + passing(n * width)
+
+
+def scale_vectors(config: ModelConfig) -> Work:
+    """What makes both stacks' modulations of a phase; engines have them folded into their weights."""
+    D, modulations = config.width, MODULATIONS[config.scale_vector]
+    if not modulations:
+        return Work()
+    embedding = time_embedding(1, D) if config.scale_vector == "sinusoidal" else Work()
+    return (embedding + product(1, D, modulations * D)) * 2
+
+
+def time_embedding(rows: int, width: int) -> Work:
+    """Embed `rows` timesteps; engines have a table of all."""
+    return time_features(rows, width) + product(rows, width, width)
+
+
+def time_features(rows: int, width: int) -> Work:
+    """The first of the two products that embed a timestep, from its cosines and sines."""
+    return product(rows, 2 * TIMESTEP_FREQUENCIES, width)
+
+
+def condition(config: ModelConfig, kind: HeadKind, rows: int) -> Work:
+    """Embed z (rows, D) for a head; engines do it in the transformer's graph, for all positions of its phase."""
+    return product(rows, config.width, head_width(config, kind))
+
+
+def head(config: ModelConfig, kind: HeadKind, rows: int, tokens: int, held: Held = FLOATS) -> Work:
+    """One diffusion step of a head over `tokens` positions of `rows` rows, from embedded conditions."""
+    return mlp_head(config, rows * tokens, held) if kind == "mlp" else dit_head(config, rows, tokens, held)
+
+
+def mlp_head(config: ModelConfig, samples: int, held: Held = FLOATS) -> Work:
+    """One diffusion step of the MLP head; the modulations of all blocks are one product."""
+    C, W, depth = config.channels, config.mlp_width, config.mlp_depth
+    work = product(samples, C, W) + product(samples, W, 3 * W * depth, held.weight, FLOAT32, held.value)
+    inner = product(samples, W, W, held.weight, FLOAT32, held.value)
+    inner += product(samples, W, W, held.weight, held.value, FLOAT32)
+    work += (inner + passing(samples * 3 * W, held.value) + passing(samples * W)) * depth
+    return work + _final(samples, W, 2 * C, held)
+
+
+def dit_head(config: ModelConfig, rows: int, tokens: int, held: Held = FLOATS) -> Work:
+    """One diffusion step of the DiT head over (rows, tokens); every token has modulations of its own."""
+    C, W, n = config.channels, config.dit_width, rows * tokens
+    modulation = product(n, W, 6 * W, held.weight, FLOAT32, held.value) + passing(n * 6 * W, held.value)
+    work = product(n, C, W) + table(tokens * W)
+    work += (block(rows, tokens, W, held) + modulation) * config.dit_depth
+    return work + _final(n, W, C, held)
+
+
+def _final(rows: int, width: int, outputs: int, held: Held) -> Work:
+    """The heads' last layer: its product in float32, in half precision its modulation in that; int8 leaves it whole."""
+    inner = held if held.weight == held.value else FLOATS
+    modulation = product(rows, width, 2 * width, inner.weight, FLOAT32, inner.value)
+    return modulation + passing(rows * 2 * width, inner.value) + product(rows, width, outputs)

@@ -1,0 +1,1 @@
+"""Hi-MAR's components as exportable graphs, and recordings of its eager sampler."""

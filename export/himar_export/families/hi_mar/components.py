@@ -1,0 +1,141 @@
+"""A model's components: a transformer and a head for each of its phases, and the VAE's decoder."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from himar.families.hi_mar.config import ModelConfig
+from himar.families.hi_mar.mlp_head import MLPHead
+from himar.families.hi_mar.model import HiMAR
+from himar.vae.autoencoder import AutoencoderKL
+from himar_export.graph.component import Component, Profile
+from himar_export.graph.vae_decoder import VaeDecoder
+from himar_kernels.families.hi_mar import index_lists
+from himar_kernels.families.hi_mar.phases import PhaseInfo
+from himar_runtime import TensorSpec
+from himar_runtime.decode import DECODE_BATCH
+
+from .heads import DiTHeadGraph, MLPHeadGraph
+from .phases import condition_width, model_info, phase_head
+from .transformer import TransformerHigh, TransformerLow, TransformerSingle
+
+__all__ = ["Component", "Profile", "components"]
+
+
+def components(model: HiMAR, vae: AutoencoderKL | None, max_batch: int, merged: bool = True) -> tuple[Component, ...]:
+    """Return the contracts of a model's components: the transformers of its phases, their heads, then the decoder.
+
+    Without a VAE there is no decoder among them. merged: whether graphs hold the products of one input as one, as
+    suits a GPU's builder, or each by itself, as suits ONNX Runtime on a CPU (see `shared_input`).
+    """
+    phases = model_info(model.config).phases
+    parts = [_transformer(model, phase, max_batch, merged) for phase in phases]
+    parts += [_head(model, phase, max_batch, merged) for phase in phases]
+    if vae is not None:
+        parts.append(_vae_decoder(model.config, vae, max_batch))
+    return tuple(parts)
+
+
+def _transformer(model: HiMAR, phase: PhaseInfo, max_batch: int, merged: bool) -> Component:
+    """Class row, pivots where the phase takes them, tokens and index lists in; pivots left, and condition, out."""
+    c = model.config
+    n, K, always = phase.positions, c.buffer, phase.always
+    width = condition_width(phase_head(model, phase.name))
+    guide = (TensorSpec("pivots", "float32", ("rows", always, phase.pivot_width)),) if phase.pivot_width else ()
+    tokens = TensorSpec(phase.tokens, "float32", ("rows", n, c.channels))
+    left = (TensorSpec("pivots", "float32", ("rows", n, c.width)),) if phase.leaves_pivots else ()
+    graph = TransformerSingle if c.single_scale else TransformerLow if phase.name == "low" else TransformerHigh
+
+    def samples(rows: int) -> dict[str, Tensor]:
+        return {
+            "class_row": torch.arange(rows) % (c.classes + 1),
+            **{spec.name: _normal(rows, *(int(size) for size in spec.shape[1:])) for spec in (*guide, tokens)},
+            **_indices(c, rows, embedded=always + n, known=always + n // 2),
+        }
+
+    return Component(
+        phase.transformer,
+        (
+            TensorSpec("class_row", "int64", ("rows",)),
+            *guide,
+            tokens,
+            TensorSpec("visible", "int64", ("rows", "kept")),
+            TensorSpec("sources", "int64", ("rows", K + c.positions)),
+        ),
+        (*left, TensorSpec("condition", "float32", ("rows", n, width))),
+        {"rows": _rows(max_batch), "kept": (K + always, K + always + n // 2, K + always + n - 1)},
+        lambda dtype: graph(model, dtype, merged),
+        ("cond_proj.", "z_proj.", "cond_embed.", "c_embedder."),
+        samples,
+    )
+
+
+def _head(model: HiMAR, phase: PhaseInfo, max_batch: int, merged: bool) -> Component:
+    """An MLP head takes samples, the revealed positions of all rows; a DiT head takes rows of all n positions."""
+    head = phase_head(model, phase.name)
+    n, C, width = phase.positions, model.config.channels, condition_width(head)
+    places: tuple[int, ...]
+    if isinstance(head, MLPHead):
+        axis, places, outputs = "samples", (), 2 * C
+        steps = model.config.default_sampling
+        revealed = max(1, n // (steps.low_steps if phase.name == "low" else steps.high_steps))
+        sizes = (1, 2 * max_batch * revealed, 2 * max_batch * n)
+        islands = ("input_proj.", "final.linear.")
+    else:
+        axis, places, outputs = "rows", (n,), C
+        sizes = _rows(max_batch)
+        islands = ("x_embedder.", "final.linear.")
+
+    def graph(dtype: torch.dtype) -> nn.Module:
+        return MLPHeadGraph(head, dtype, merged) if isinstance(head, MLPHead) else DiTHeadGraph(head, dtype, merged)
+
+    return Component(
+        phase.head,
+        (
+            TensorSpec("x", "float32", (axis, *places, C)),
+            TensorSpec("timestep", "int64", (1,)),
+            TensorSpec("condition", "float32", (axis, *places, width)),
+        ),
+        (TensorSpec("prediction", "float32", (axis, *places, outputs)),),
+        {axis: sizes},
+        graph,
+        islands,
+        lambda rows: {
+            "x": _normal(rows, *places, C),
+            "timestep": torch.tensor([500]),
+            "condition": _normal(rows, *places, width),
+        },
+    )
+
+
+def _vae_decoder(c: ModelConfig, vae: AutoencoderKL, max_batch: int) -> Component:
+    """Its sides are dynamic, so that the low tokens decode to a preview too; the runtime decodes few at once."""
+    together = min(max_batch, DECODE_BATCH)
+    low_side = c.cond_scale or c.grid
+    sides = (min(low_side, c.grid), c.grid, max(low_side, c.grid))
+    return Component(
+        "vae_decoder",
+        (TensorSpec("latent", "float32", ("images", c.channels, "height", "width")),),
+        (TensorSpec("image", "float32", ("images", 3, "image_height", "image_width")),),
+        {"images": (1, together, together), "height": sides, "width": sides},
+        lambda dtype: VaeDecoder(vae, dtype),
+        ("post_quant_conv.", "attention."),
+        lambda rows: {"latent": _normal(rows, c.channels, c.grid, c.grid)},
+    )
+
+
+def _rows(max_batch: int) -> tuple[int, int, int]:
+    """Rows are images, doubled under guidance."""
+    return (1, 2 * max_batch, 2 * max_batch)
+
+
+def _indices(c: ModelConfig, rows: int, embedded: int, known: int) -> dict[str, Tensor]:
+    first = torch.zeros(rows, embedded, dtype=torch.bool)
+    first[:, :known] = True
+    lists = index_lists(first.numpy(), c.buffer, c.positions)
+    return {"visible": torch.from_numpy(lists.visible), "sources": torch.from_numpy(lists.sources)}
+
+
+def _normal(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))

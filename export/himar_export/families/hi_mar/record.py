@@ -1,0 +1,205 @@
+"""Records the eager model: every draw of a run and its latents, and each component's inputs and outputs.
+
+The layout is that of tests/golden/README.md, so a recording made here and one of the released model are verified alike.
+Variants keep it as far as they have its parts: what belongs to a head is named after its component (`dit_low/x` of
+dit_head_low), and noise has the shapes of the head's kind in whichever phase. A single scale has low_steps 0 and
+nothing of phase low. A phase whose solver is not "ddpm" has no noise but the initial one; CASE/low_solver and
+CASE/low_diffusion_steps (or high_…) say what it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from himar.families.hi_mar.mlp_head import MLPHead
+from himar.families.hi_mar.model import HiMAR
+from himar.families.hi_mar.sampler import to_grid, two_phase
+from himar.vae.autoencoder import AutoencoderKL
+from himar_export.families.hi_mar.phases import model_info, phase_head
+from himar_export.verify.recordings import PHASE_ARRAYS, recorded_name
+from himar_kernels import Draws
+from himar_kernels.families.hi_mar import AnyChain, Chain, Phase, SamplingConfig, known_positions, phase_chains, plan
+from himar_kernels.families.hi_mar.phases import HeadKind, ModelInfo, PhaseInfo
+
+Arrays = dict[str, NDArray[Any]]
+
+
+class RecordingDraws:
+    """Passes draws through and keeps them in a recording's layout; images are those of one batch, in order."""
+
+    def __init__(
+        self, inner: Draws, case: str, sampling: SamplingConfig, phases: Sequence[PhaseInfo], arrays: Arrays
+    ) -> None:
+        self._inner, self._case, self._sampling, self._arrays = inner, case, sampling, arrays
+        self._phases = {phase.name: phase for phase in phases}
+        self._chains = phase_chains(sampling)
+        self._orders: dict[Phase, NDArray[np.int64]] = {}
+
+    def order(self, phase: Phase, positions: int, images: NDArray[np.int64]) -> NDArray[np.int64]:
+        """See himar_kernels.Draws."""
+        self._orders[phase] = self._inner.order(phase, positions, images)
+        if len(self._orders) == len(self._phases):
+            parts = [self._orders[name] + phase.always for name, phase in self._phases.items()]
+            self._arrays[f"{self._case}/orders"] = np.concatenate(parts, axis=1)
+        return self._orders[phase]
+
+    def initial_noise(
+        self, phase: Phase, step: int, images: NDArray[np.int64], positions: NDArray[np.int64], channels: int
+    ) -> NDArray[np.float32]:
+        """See himar_kernels.Draws; the step's noise of all diffusion steps is recorded here too."""
+        initial = self._inner.initial_noise(phase, step, images, positions, channels)
+        prefix = self._prefix(phase, step)
+        kind = self._phases[phase].kind
+        self._arrays[f"{prefix}/init_noise"] = _recorded(initial, kind)
+        chain = self._chains[phase]
+        if isinstance(chain, Chain):
+            down = range(len(chain) - 1, -1, -1)
+            noise = self._inner.noise(phase, step, down, images, positions, channels)
+            self._arrays[f"{prefix}/noise"] = np.stack([_recorded(each, kind) for each in noise])
+        return initial
+
+    def noise(
+        self,
+        phase: Phase,
+        step: int,
+        diffusion: Sequence[int],
+        images: NDArray[np.int64],
+        positions: NDArray[np.int64],
+        channels: int,
+    ) -> NDArray[np.float32]:
+        """See himar_kernels.Draws."""
+        return self._inner.noise(phase, step, diffusion, images, positions, channels)
+
+    def _prefix(self, phase: Phase, step: int) -> str:
+        before = self._sampling.low_steps if phase == "high" and "low" in self._phases else 0
+        overall = before + step
+        return f"{self._case}/step{overall:03d}/{phase}"
+
+
+def record(
+    model: HiMAR,
+    vae: AutoencoderKL | None,
+    labels: Sequence[int],
+    *,
+    draws: Draws,
+    sampling: SamplingConfig,
+    case: str,
+) -> Arrays:
+    """Run the eager model and return a recording: the run under `case`, and one forward of every component.
+
+    Component arrays follow the golden layout: in `t/`, the last image's row is unconditional.
+    """
+    arrays: Arrays = {}
+    info = model_info(model.config)
+    recorder = RecordingDraws(draws, case, sampling, info.phases, arrays)
+    result = two_phase(model, labels, draws=recorder, sampling=sampling)
+    for step_number, step in enumerate(plan(sampling, info.low_positions, info.high_positions)):
+        arrays[f"{case}/step{step_number:03d}/{step.phase}/guidance"] = np.array(step.guidance, np.float32)
+    arrays |= {
+        f"{case}/labels": np.asarray(labels, np.int64),
+        f"{case}/temperature": np.array(sampling.temperature, np.float32),
+        f"{case}/low_guidance": np.array(sampling.low_guidance, np.float32),
+        f"{case}/high_guidance": np.array(sampling.high_guidance, np.float32),
+        f"{case}/guidance_schedule": np.array(sampling.guidance_schedule),
+        f"{case}/low_steps": np.array(0 if info.single_scale else sampling.low_steps),
+        f"{case}/high_steps": np.array(sampling.high_steps),
+        f"{case}/latent": to_grid(result.tokens).numpy(),
+    }
+    if not info.single_scale:
+        arrays[f"{case}/low_latent"] = to_grid(result.low_tokens).numpy()
+    shared = {
+        "labels": arrays[f"{case}/labels"],
+        "orders": arrays[f"{case}/orders"],
+        "tokens": result.tokens.numpy(),
+    }
+    if not info.single_scale:
+        shared |= {"low_tokens": result.low_tokens.numpy(), "pivots": result.pivots.numpy()}
+    arrays |= {f"t/{name}": array for name, array in shared.items()}
+    chains = phase_chains(sampling)
+    for phase in info.phases:
+        if not isinstance(chains[phase.name], Chain):
+            arrays[f"{case}/{phase.name}_solver"] = np.array(getattr(sampling, f"{phase.name}_solver"))
+            arrays[f"{case}/{phase.name}_diffusion_steps"] = np.array(len(chains[phase.name]))
+    with torch.inference_mode():
+        arrays |= transformer_forwards(model, info, shared)
+        for phase in info.phases:
+            arrays |= head_forward(model, phase, arrays)
+            name = recorded_name(phase.head)
+            arrays |= _schedule(name, chains[phase.name])
+            if f"{case}/{phase.name}_solver" in arrays:
+                arrays[f"schedule/{name}/solver"] = arrays[f"{case}/{phase.name}_solver"]
+        if vae is not None:
+            latent = to_grid(result.tokens)[:1] / model.config.vae_scale
+            arrays |= {"vae/latent": latent.numpy(), "vae/decoded": vae.decode(latent).numpy()}
+    return arrays
+
+
+def _schedule(name: str, chain: AnyChain) -> Arrays:
+    """The tables of a head's chain; one without noise has no betas."""
+    tables = ("timesteps", "betas", "alphas_cumprod") if isinstance(chain, Chain) else ("timesteps", "alphas_cumprod")
+    return {f"schedule/{name}/{table}": np.asarray(getattr(chain, table), np.float64) for table in tables}
+
+
+def _recorded(tokens: NDArray[np.float32], kind: HeadKind) -> NDArray[np.float32]:
+    """(B, r, C) → rows (B·r, C) of an MLP head, grids (B, C, h, w) of a DiT head."""
+    if kind == "mlp":
+        return tokens.reshape(-1, tokens.shape[-1])
+    return to_grid(torch.from_numpy(tokens)).numpy()
+
+
+def transformer_forwards(model: HiMAR, info: ModelInfo, shared: Arrays) -> Arrays:
+    """Return mask (B, L; 1 = masked) and z (B, L, D) of each phase with half of its positions masked.
+
+    Phase low also has z with all masked. shared: labels, orders, tokens and, where there is a phase low, low_tokens and
+    pivots; the last row is taken as unconditional.
+    """
+    S, N = info.low_positions, info.high_positions
+    rows = torch.from_numpy(shared["labels"]).clone()
+    rows[-1] = info.classes
+    batch = len(rows)
+    known = known_positions(shared["orders"][:, S:] - S, (N + 1) // 2)
+    pivots = None if info.single_scale else torch.from_numpy(shared["pivots"])
+    z_high = model.transformer_high(rows, pivots, torch.from_numpy(shared["tokens"]), torch.from_numpy(known))
+    arrays = {
+        "phase2/mask": np.concatenate([np.zeros((batch, S), bool), ~known], axis=1).astype(np.float32),
+        "phase2/z": z_high.numpy(),
+    }
+    if info.single_scale:
+        return arrays
+    low_tokens = torch.from_numpy(shared["low_tokens"])
+    low_known = known_positions(shared["orders"][:, :S], (S + 1) // 2)
+    z_low, z_none = (
+        model.transformer_low(rows, low_tokens, torch.from_numpy(seen))
+        for seen in (low_known, np.zeros_like(low_known))
+    )
+    return arrays | {
+        "phase1/mask": np.concatenate([~low_known, np.ones((batch, N), bool)], axis=1).astype(np.float32),
+        "phase1/z": z_low.numpy(),
+        "phase1/z_all_masked": z_none.numpy(),
+    }
+
+
+def head_forward(model: HiMAR, phase: PhaseInfo, arrays: Arrays) -> Arrays:
+    """Return one forward of a phase's head on conditions of its transformer, rows at different timesteps.
+
+    Arrays x, t, c or z, and out: of the phase's first position at an MLP head, of its whole grid at a DiT head.
+    """
+    head, name = phase_head(model, phase.name), recorded_name(phase.head)
+    z = torch.from_numpy(arrays[f"{PHASE_ARRAYS[phase.name]}/z"])[:, phase.always : phase.always + phase.positions]
+    batch, channels = len(z), model.config.channels
+    generator = torch.Generator().manual_seed(0 if phase.name == "low" else 1)
+    timesteps = torch.linspace(999, 3, batch).round().long()
+    sides = () if isinstance(head, MLPHead) else (phase.side, phase.side)
+    condition = z[:, 0] if isinstance(head, MLPHead) else to_grid(z)
+    x = torch.randn(batch, channels, *sides, generator=generator)
+    return {
+        f"{name}/x": x.numpy(),
+        f"{name}/t": timesteps.numpy(),
+        f"{name}/{'c' if isinstance(head, MLPHead) else 'z'}": condition.numpy(),
+        f"{name}/out": head(x, timesteps, condition).numpy(),
+    }

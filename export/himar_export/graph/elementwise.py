@@ -1,0 +1,239 @@
+"""What lies between the products of a graph: norms, modulations, activations, residual sums.
+
+In half precision, graphs for ONNX Runtime hold these as operators of the domain "himar", each a function of standard
+operators that the graph carries itself. A session that knows our library (himar_kernels.build.fused_library) runs each
+in one pass over memory; any other runs the functions, so the same bundle works wherever ONNX Runtime does. On a GPU
+most of a half-precision head's time lies between its matmuls otherwise, and biases, which ONNX Runtime's CUDA matmuls
+write out row by row beforehand, are added on the way.
+
+Everywhere else (float32, int8, TensorRT, whose builder fuses by itself) the same formulas stand in the graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import onnx
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from himar.families.hi_mar.layers import EPS, plain_layer_norm
+
+from .precision import BiasPending
+
+DOMAIN, VERSION = "himar", 1
+
+Activation = Literal["gelu", "gelu_tanh", "silu"]
+_ACTIVATIONS: Mapping[Activation, tuple[str, Callable[[Tensor], Tensor]]] = {
+    "gelu": ("BiasGelu", F.gelu),
+    "gelu_tanh": ("BiasGeluTanh", lambda x: F.gelu(x, approximate="tanh")),
+    "silu": ("BiasSilu", F.silu),
+}
+_HALVES: Mapping[torch.dtype, tuple[str, int]] = {
+    torch.float16: ("NormToHalf", onnx.TensorProto.FLOAT16),
+    torch.bfloat16: ("NormToBfloat16", onnx.TensorProto.BFLOAT16),
+}
+
+
+class Norm(nn.Module):
+    """LayerNorm in float32 with given affine parameters (D,)."""
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight.detach().clone().flatten(), requires_grad=False)
+        self.bias = nn.Parameter(bias.detach().clone().flatten(), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map float32 (…, D) to the same."""
+        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, EPS)
+
+
+class PlainNorm(Norm):
+    """LayerNorm in float32 without affine parameters: 1 and 0 for operators that take some."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(torch.ones(width), torch.zeros(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map float32 (…, D) to the same."""
+        return plain_layer_norm(x)
+
+
+@dataclass(frozen=True)
+class Elementwise:
+    """The formulas between products whose type is `dtype`; fused: as operators of ours where a graph is exported.
+
+    x is the float32 stream (M, D); values of products are (M, D) in `dtype`.
+    """
+
+    dtype: torch.dtype
+    fused: bool
+
+    @classmethod
+    def of(cls, dtype: torch.dtype, merged: bool) -> Elementwise:
+        """Return what suits a graph: `merged` ones are TensorRT's."""
+        return cls(dtype, dtype in _HALVES and not merged)
+
+    @property
+    def _exports(self) -> bool:
+        return self.fused and torch.compiler.is_exporting()
+
+    def norm(self, norm: Norm, x: Tensor) -> Tensor:
+        """Return norm(x), in `dtype` where it is fused, else float32."""
+        if self._exports:
+            return _node(_HALVES[self.dtype][0], (x, norm.weight, norm.bias), self.dtype, epsilon=EPS)
+        return norm(x)
+
+    def modulated_norm(
+        self, norm: Norm, x: Tensor, scale: BiasPending, shift: BiasPending, *, to_float: bool = False
+    ) -> Tensor:
+        """Return norm(x)·scale + shift, in `dtype` where it is fused and not `to_float`, else float32."""
+        if self._exports:
+            name, dtype = ("ModulatedNormToFloat", torch.float32) if to_float else ("ModulatedNorm", self.dtype)
+            return _node(name, (x, norm.weight, norm.bias, *scale.parts, *shift.parts), dtype, epsilon=EPS)
+        return norm(x) * scale.with_bias() + shift.with_bias()
+
+    def residual(self, x: Tensor, h: BiasPending) -> Tensor:
+        """Return x + h, float32."""
+        if self._exports:
+            return _node("Residual", (x, *h.parts), torch.float32)
+        return x + h.with_bias().float()
+
+    def gated_residual(self, x: Tensor, h: BiasPending, gate: BiasPending) -> Tensor:
+        """Return x + gate·h, float32."""
+        if self._exports:
+            return _node("GatedResidual", (x, *h.parts, *gate.parts), torch.float32)
+        return x + (gate.with_bias() * h.with_bias()).float()
+
+    def activation(self, h: BiasPending, kind: Activation) -> Tensor:
+        """Return the activation of h, in `dtype`."""
+        name, function = _ACTIVATIONS[kind]
+        if self._exports:
+            return _node(name, h.parts, self.dtype)
+        return function(h.with_bias())
+
+
+def _node(name: str, inputs: Sequence[Tensor], dtype: torch.dtype, **attributes: Any) -> Tensor:
+    return torch.onnx.ops.symbolic(
+        f"{DOMAIN}::{name}", inputs, attributes, dtype=dtype, shape=inputs[0].shape, version=VERSION
+    )
+
+
+def join_sums_and_norms(model: onnx.ModelProto) -> None:
+    """Make one operator of every residual sum and the norm that follows it: the norm need not read what was summed.
+
+    The operator has the names of both, gives the sum and the norm, and stands where the norm stood.
+    """
+    nodes = list(model.graph.node)
+    places = {name: place for place, node in enumerate(nodes) for name in node.output}
+    users: dict[str, list[int]] = {}
+    for place, node in enumerate(nodes):
+        for name in node.input:
+            users.setdefault(name, []).append(place)
+    joined = set()
+    for place, norm in enumerate(nodes):
+        if norm.domain != DOMAIN or "Norm" not in norm.op_type:
+            continue
+        before = places.get(norm.input[0])
+        if before is None or norm.op_type not in _JOINED.get(nodes[before].op_type, ()):
+            continue
+        if min(users[norm.input[0]]) != place:  # the sum is needed before its norm
+            continue
+        total = nodes[before]
+        joined.add(before)
+        norm.op_type = total.op_type + norm.op_type
+        inputs, outputs = [*total.input, *norm.input[1:]], [*total.output, *norm.output]
+        del norm.input[:], norm.output[:]
+        norm.input.extend(inputs)
+        norm.output.extend(outputs)
+    del model.graph.node[:]
+    model.graph.node.extend(node for place, node in enumerate(nodes) if place not in joined)
+
+
+def add_functions(model: onnx.ModelProto, dtype: torch.dtype) -> None:
+    """Give a graph the functions that define the operators of ours in it; `dtype` is that of its products."""
+    used = {node.op_type for node in model.graph.node if node.domain == DOMAIN}
+    if used:
+        functions = _functions(_HALVES[dtype][1])
+        model.functions.extend(onnx.parser.parse_function(functions[name]) for name in sorted(used))
+
+
+@dataclass(frozen=True)
+class _Formula:
+    """A function's body: its inputs after x, its lines in ONNX's textual syntax, and the value that they end with.
+
+    In the lines {x} stands for the name of x, {half} for the type of products.
+    """
+
+    inputs: str
+    lines: str
+    end: str
+
+    def function(self, name: str, half: int, before: _Formula | None = None) -> str:
+        """Return the function; `before` is a sum whose end is this one's x."""
+        epsilon = "<epsilon>" if "@epsilon" in self.lines else ""
+        inputs = f"x, {before.inputs}, {self.inputs}" if before else f"x, {self.inputs}"
+        ends = f"{before.end}, {self.end}" if before else self.end
+        x = before.end if before else "x"
+        lines = f"{before.lines if before else ''}\n{self.lines}".replace("{half}", str(half)).replace("{x}", x)
+        return f'<domain: "{DOMAIN}", opset_import: ["" : 23]>\n{name} {epsilon} ({inputs}) => ({ends}) {{ {lines} }}'
+
+
+_WIDE = onnx.TensorProto.FLOAT
+_SUMS: Mapping[str, _Formula] = {
+    "Residual": _Formula(
+        "h, h_bias",
+        f"""biased = Add (h, h_bias)
+        wide = Cast <to = {_WIDE}> (biased)
+        total = Add (x, wide)""",
+        "total",
+    ),
+    "GatedResidual": _Formula(
+        "h, h_bias, gate, gate_bias",
+        f"""biased = Add (h, h_bias)
+        half_gate = Add (gate, gate_bias)
+        gated = Mul (half_gate, biased)
+        wide = Cast <to = {_WIDE}> (gated)
+        total = Add (x, wide)""",
+        "total",
+    ),
+}
+_NORMAL = "normal = LayerNormalization <axis = -1, epsilon: float = @epsilon> ({x}, weight, bias)"
+_MODULATION = "weight, bias, scale, scale_bias, shift, shift_bias"
+_MODULATED = f"""{_NORMAL}
+        half_scale = Add (scale, scale_bias)
+        wide_scale = Cast <to = {_WIDE}> (half_scale)
+        half_shift = Add (shift, shift_bias)
+        wide_shift = Cast <to = {_WIDE}> (half_shift)
+        scaled = Mul (normal, wide_scale)
+        shifted = Add (scaled, wide_shift)"""
+_NORM = _Formula("weight, bias", f"{_NORMAL}\ny = Cast <to = {{half}}> (normal)", "y")
+_NORMS: Mapping[str, _Formula] = {
+    "NormToHalf": _NORM,
+    "NormToBfloat16": _NORM,
+    "ModulatedNorm": _Formula(_MODULATION, f"{_MODULATED}\ny = Cast <to = {{half}}> (shifted)", "y"),
+    "ModulatedNormToFloat": _Formula(_MODULATION, _MODULATED, "shifted"),
+}
+_JOINED: Mapping[str, tuple[str, ...]] = {
+    "Residual": ("NormToHalf", "NormToBfloat16"),
+    "GatedResidual": ("ModulatedNorm", "ModulatedNormToFloat"),
+}
+"""Which norms follow which sums: a transformer's, and a head's."""
+_ACTIVATED: Mapping[str, str] = {
+    "BiasGelu": "y = Gelu (biased)",
+    "BiasGeluTanh": 'y = Gelu <approximate = "tanh"> (biased)',
+    "BiasSilu": "gate = Sigmoid (biased)\ny = Mul (biased, gate)",
+}
+
+
+def _functions(half: int) -> dict[str, str]:
+    """Return every operator's function by name. half: the type of products, as ONNX counts types."""
+    alone = {**_SUMS, **_NORMS}
+    alone |= {name: _Formula("h_bias", f"biased = Add (x, h_bias)\n{end}", "y") for name, end in _ACTIVATED.items()}
+    functions = {name: formula.function(name, half) for name, formula in alone.items()}
+    for first, norms in _JOINED.items():
+        functions |= {first + name: _NORMS[name].function(first + name, half, _SUMS[first]) for name in norms}
+    return functions

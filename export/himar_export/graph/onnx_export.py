@@ -1,0 +1,131 @@
+"""From a component's graph in PyTorch to a clean ONNX model at opset 23."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import onnx
+import onnx_ir as ir
+import torch
+
+from himar_kernels import BuildError
+
+from ..families.hi_mar.components import Component
+from ..make.weights import WeightFile
+from ..tensorrt.network import OPSET, opset_of
+from .elementwise import add_functions, join_sums_and_norms
+from .precision import value_type
+from .precision_choice import Precision
+from .quantise import quantise_products
+
+IR_VERSION = 10
+"""Of every model that is written. Newer versions of the onnx packages choose what older runtimes refuse."""
+
+_SOFTMAX_IN_FLOAT32 = onnx.TensorProto.FLOAT
+
+
+def to_onnx(component: Component, precision: Precision, weights: WeightFile) -> onnx.ModelProto:
+    """Export one component, its large weights into `weights`, and check that its interface is the contract's.
+
+    Attention stays one node (see `attention`); in half precision a standard one's softmax is asked to run in float32.
+    Raises BuildError
+    when a weight overflows the precision or the exported interface is not the contract's.
+    """
+    graph = component.graph(value_type(precision)).eval()
+    samples = component.sample_inputs(rows=3)
+    axes = {axis: torch.export.Dim(axis) for axis in component.profile}
+    dynamic = tuple(
+        {i: axes[size] for i, size in enumerate(spec.shape) if isinstance(size, str)} or None
+        for spec in component.inputs
+    )
+    with _quiet(), torch.inference_mode():
+        program = torch.onnx.export(
+            graph,
+            tuple(samples.values()),
+            input_names=[spec.name for spec in component.inputs],
+            output_names=[spec.name for spec in component.outputs],
+            dynamic_shapes=dynamic,
+            dynamo=True,
+            opset_version=OPSET,
+            verbose=False,
+        )
+    if program is None:
+        raise BuildError(f"PyTorch's exporter returned nothing for {component.name}.")
+    if precision == "int8" and not quantise_products(program.model, component.islands):
+        raise BuildError(f"{component.name} has no product that could be in int8; build it with fp32.")
+    weights.move_out(component.name, program.model)
+    model = ir.to_proto(program.model)
+    _clean(model, component.name)
+    if (dtype := value_type(precision)) != torch.float32:
+        _softmax_in_float32(model)
+        join_sums_and_norms(model)
+        add_functions(model, dtype)
+    _check_interface(model, component)
+    return model
+
+
+def _clean(model: onnx.ModelProto, name: str) -> None:
+    """Stamp the version of the format, and drop what differs between two exports or names paths of the machine."""
+    model.ir_version = IR_VERSION
+    model.graph.name = name
+    model.producer_name, model.producer_version = "himar", ""
+    model.doc_string = ""
+    del model.metadata_props[:]
+    del model.graph.metadata_props[:]
+    model.graph.doc_string = ""
+    for node in model.graph.node:
+        node.doc_string = ""
+        del node.metadata_props[:]
+    for value in [*model.graph.value_info, *model.graph.input, *model.graph.output]:
+        value.doc_string = ""
+        del value.metadata_props[:]
+    for tensor in model.graph.initializer:
+        tensor.doc_string = ""
+
+
+def _softmax_in_float32(model: onnx.ModelProto) -> None:
+    for node in model.graph.node:
+        if node.op_type == "Attention" and not any(a.name == "softmax_precision" for a in node.attribute):
+            node.attribute.append(onnx.helper.make_attribute("softmax_precision", _SOFTMAX_IN_FLOAT32))
+
+
+def _check_interface(model: onnx.ModelProto, component: Component) -> None:
+    if (opset := opset_of(model)) != OPSET:
+        raise BuildError(
+            f"{component.name}: PyTorch's exporter wrote opset {opset} where {OPSET} was asked for, which runtimes may "
+            f"refuse; install the versions of onnx and onnxscript that himar names, or report this."
+        )
+    named = set(component.profile)  # axes of the inputs keep their names; an output may have a derived one
+    for values, specs in ((model.graph.input, component.inputs), (model.graph.output, component.outputs)):
+        found = [
+            (value.name, tuple(d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim))
+            for value in values
+        ]
+        wanted = [(spec.name, spec.shape) for spec in specs]
+        for (name, shape), (wanted_name, wanted_shape) in zip(found, wanted, strict=True):
+            same_axes = len(shape) == len(wanted_shape) and all(
+                s == w or (isinstance(w, str) and w not in named and isinstance(s, str))
+                for s, w in zip(shape, wanted_shape, strict=True)
+            )
+            if name != wanted_name or not same_axes:
+                raise BuildError(
+                    f"{component.name}: the exported graph has {name}{list(shape)} where its contract says "
+                    f"{wanted_name}{list(wanted_shape)}; please report this."
+                )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's notices about optional packages and its own deprecations off the user's screen."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

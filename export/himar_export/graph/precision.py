@@ -1,0 +1,132 @@
+"""Precisions and the layers that run in them: half-precision (or int8) products inside a float32 stream.
+
+Every graph keeps its residual stream, its norms and its last product in float32 (the islands) and runs matrix
+products, convolutions, attention and the activations between them in the component's precision. A sum over many
+blocks or a variance is what overflows or loses digits in half precision; a product of normalised values is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from himar_kernels import BuildError
+
+from .precision_choice import Precision
+
+DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def value_type(precision: Precision) -> torch.dtype:
+    """Return what values and products of a component's module are in; int8 changes its graph later (`quantise`)."""
+    return torch.float32 if precision == "int8" else DTYPES[precision]
+
+
+class BiasPending(NamedTuple):
+    """A product's values (…, out) that still lack its bias (out); no bias: they lack none."""
+
+    values: Tensor
+    bias: Tensor | None
+
+    def with_bias(self) -> Tensor:
+        """Return the values with the bias."""
+        return self.values if self.bias is None else self.values + self.bias
+
+    @property
+    def parts(self) -> tuple[Tensor, Tensor]:
+        """Values and bias, of a product that has one."""
+        assert self.bias is not None
+        return self.values, self.bias
+
+
+class Product(nn.Module):
+    """y = x·W + b with W (in, out) in `dtype`; x is cast to it, y stays in it."""
+
+    def __init__(self, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> None:
+        """Take a torch Linear's weight (out, in) and bias (out)."""
+        super().__init__()
+        self.weight = nn.Parameter(to_half(weight.t().contiguous(), dtype), requires_grad=False)
+        self.bias = nn.Parameter(to_half(bias, dtype), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (…, in) to (…, out)."""
+        return self.bias_pending(x).with_bias()
+
+    def bias_pending(self, x: Tensor) -> BiasPending:
+        """Map (…, in) to the same without its bias."""
+        return BiasPending(x.to(self.weight.dtype) @ self.weight, self.bias)
+
+
+def product(layer: nn.Module, dtype: torch.dtype) -> Product:
+    """Make a Product of a Linear or of a 1×1 convolution."""
+    if not isinstance(layer, nn.Linear | nn.Conv2d) or layer.bias is None:
+        raise TypeError(f"a product needs a Linear or a 1×1 convolution with a bias, not {layer}")
+    return Product(layer.weight.flatten(1), layer.bias, dtype)
+
+
+def gated(weight: Tensor, bias: Tensor, gate: Tensor, dtype: torch.dtype) -> Product:
+    """Return gate·(W·x + b) as one product: W (out, in), b and gate (out)."""
+    return Product(weight * gate[:, None], bias * gate, dtype)
+
+
+class HalfConvolution(nn.Module):
+    """A convolution in half precision between float32 activations."""
+
+    def __init__(self, convolution: nn.Conv2d, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(to_half(convolution.weight, dtype), requires_grad=False)
+        self.bias = nn.Parameter(to_half(_bias(convolution), dtype), requires_grad=False)
+        self.stride, self.padding = convolution.stride, convolution.padding
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map float32 (B, C, h, w) to float32 (B, C', h', w')."""
+        half = nn.functional.conv2d(
+            x.to(self.weight.dtype),
+            self.weight,
+            self.bias,
+            self.stride,
+            self.padding,
+        )
+        return half.float()
+
+
+class RoundedConvolution(HalfConvolution):
+    """What a GPU's half-precision convolution gives: half inputs, weights and result, a float32 sum between.
+
+    For checks on the CPU, whose own half-precision convolutions are either computed in float32 or very slow.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map float32 (B, C, h, w) to float32 (B, C', h', w') that half precision can hold, or infinity."""
+        dtype = self.weight.dtype
+        exact = nn.functional.conv2d(
+            x.to(dtype).float(), self.weight.float(), self.bias.float(), self.stride, self.padding
+        )
+        return exact.to(dtype).float()
+
+
+def halve_convolutions(module: nn.Module, dtype: torch.dtype, kind: type[HalfConvolution] = HalfConvolution) -> None:
+    """Replace every convolution inside `module` by one of `kind`, in place."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.Conv2d):
+            setattr(module, name, kind(child, dtype))
+        else:
+            halve_convolutions(child, dtype, kind)
+
+
+def to_half(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Cast weights, refusing those that the precision cannot hold (BuildError)."""
+    cast = tensor.to(dtype)
+    if not torch.isfinite(cast).all() and torch.isfinite(tensor).all():
+        raise BuildError(
+            f"a weight of {float(tensor.abs().max()):.4g} overflows {str(dtype).removeprefix('torch.')}; "
+            f"build this component with fp32 or bf16."
+        )
+    return cast
+
+
+def _bias(convolution: nn.Conv2d) -> Tensor:
+    return torch.zeros(convolution.out_channels) if convolution.bias is None else convolution.bias

@@ -1,0 +1,52 @@
+"""The VAE decoder as an exportable graph."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from himar.vae.autoencoder import AutoencoderKL
+
+from ..verify.compare import Comparison, compare
+from .precision import DTYPES, HalfConvolution, RoundedConvolution, halve_convolutions
+from .precision_choice import Precision
+
+_CHECKED_SIDE = 8
+
+
+class VaeDecoder(nn.Module):
+    """latent (B, C, h, w), scale removed → image (B, 3, H, W) around [-1, 1].
+
+    In half precision the convolutions alone are half: norms, activations and the residual stream stay float32, so
+    the wide range that the decoder's stream reaches cannot overflow into black images.
+    """
+
+    def __init__(self, vae: AutoencoderKL, dtype: torch.dtype, kind: type[HalfConvolution] = HalfConvolution) -> None:
+        super().__init__()
+        self.post_quant_conv = copy.deepcopy(vae.post_quant_conv)
+        self.decoder = copy.deepcopy(vae.decoder)
+        if dtype != torch.float32:
+            halve_convolutions(self.decoder, dtype, kind)
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """Shapes as the component's contract says."""
+        return self.decoder(self.post_quant_conv(latent))
+
+
+@torch.inference_mode()
+def check_half_arithmetic(
+    vae: AutoencoderKL, precision: Precision, latent: NDArray[np.float32], limit: float
+) -> Comparison:
+    """Run the decoder with the rounding and the range of half precision and compare it with the float32 decoder.
+
+    ONNX Runtime's CPU provider computes these convolutions in float32, so an overflow that a GPU would show as a black
+    image would stay unseen there. latent: (B, C, h, w); a corner of it is enough for the ranges.
+    """
+    corner = torch.from_numpy(latent[..., :_CHECKED_SIDE, :_CHECKED_SIDE])
+    half = VaeDecoder(vae, DTYPES[precision], RoundedConvolution)(corner)
+    name = f"vae_decoder: image, products rounded to {precision}"
+    return compare(name, half.numpy(), vae.decode(corner).numpy(), limit)

@@ -1,0 +1,212 @@
+"""`himar-export inspect`: tells what is in a bundle and where its bytes go, or how a generated PNG was made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from himar_export.report import print_json, readable
+from himar_kernels.families.hi_mar.phases import ModelInfo, PhaseInfo
+from himar_runtime import Bundle, ComponentSpec, TensorSpec, read_recipes
+from himar_runtime.engines.tensorrt.library import BUILDS
+
+
+def inspect_path(path: Path, as_json: bool) -> None:
+    """Print a bundle's tables (its hashes are checked), or a PNG's recipe. Raises BundleError or InputError."""
+    if path.suffix.lower() == ".png" and path.is_file():
+        recipes = [recipe.to_dict() for recipe in read_recipes(path)]
+        if as_json:
+            print_json(recipes if len(recipes) > 1 else recipes[0])
+        else:
+            _print_recipes(path, recipes)
+        return
+    bundle = Bundle.open(path)
+    if as_json:
+        print_json(bundle.manifest.raw)
+        return
+    console = Console()
+    _print_summary(console, bundle)
+    console.print(_components(bundle))
+    if bundle.manifest.backend.name in TENSORRT_BACKENDS:
+        console.print(engine_table(bundle))
+        for note in engine_notes(bundle):
+            console.print(note, highlight=False, markup=False, soft_wrap=True)
+    for table in (_sizes(bundle), _files(bundle), _sampling(bundle)):
+        console.print(table)
+
+
+def _print_summary(console: Console, bundle: Bundle) -> None:
+    manifest = bundle.manifest
+    model, provenance = manifest.model, manifest.provenance
+    total = sum(entry.bytes for entry in manifest.files.values())
+    lines = [
+        f"{bundle.root}  ({readable(total)}, schema {manifest.schema_version}, himar {manifest.himar_version})",
+        f"model      {model.classes} classes, {_tokens(model)}, images {model.img_size}×{model.img_size}, "
+        f"width {model.width}",
+        *(f"phase {phase.name:4} {phase.transformer} → {_left(phase)}{phase.head}" for phase in model.phases),
+        f"engines    {manifest.backend.name} {manifest.backend.version}, up to {manifest.max_batch} images a run",
+    ]
+    if manifest.backend.name in TENSORRT_BACKENDS:
+        lines.append(f"for        {built_for(manifest.raw['backend'])}")
+    if "verification_ran" in manifest.raw:
+        lines.append(f"verified   {manifest.raw['verification_ran']}")
+    for name in ("checkpoint", "vae"):
+        if name in provenance:
+            lines.append(f"{name:10} {provenance[name]['file']}  sha256 {provenance[name]['sha256'][:16]}…")
+    if "vae_decoder" not in manifest.components:
+        lines.append("no VAE decoder: this bundle gives latents, not images")
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _tokens(model: ModelInfo) -> str:
+    if model.single_scale:
+        return f"{model.grid}×{model.grid} tokens of a single scale"
+    pivots = "low tokens (the pivots)" if model.pivots == "visual" else "low"
+    return f"{model.cond_scale}×{model.cond_scale} {pivots} and {model.grid}×{model.grid} high tokens"
+
+
+def _left(phase: PhaseInfo) -> str:
+    return "pivots, " if phase.leaves_pivots else ""
+
+
+def _components(bundle: Bundle) -> Table:
+    table = Table(title="Components", title_justify="left")
+    table.add_column("component", no_wrap=True)
+    table.add_column("precision", no_wrap=True)
+    for heading in ("inputs", "outputs", "axes: least…largest"):
+        table.add_column(heading, overflow="fold")
+    for name, spec in bundle.manifest.components.items():
+        axes = ", ".join(f"{axis} {least}…{most}" for axis, (least, _, most) in spec.profile.items())
+        table.add_row(name, spec.precision, _tensors(spec.inputs), _tensors(spec.outputs), axes)
+    return table
+
+
+def _tensors(specs: tuple[TensorSpec, ...]) -> str:
+    return "\n".join(f"{spec.name} ({', '.join(map(str, spec.shape))})" for spec in specs)
+
+
+def _sizes(bundle: Bundle) -> Table:
+    """Weights of each component by part. What two components share stands on disk once."""
+    table = Table(title="Weights by part", title_justify="left")
+    table.add_column("component")
+    table.add_column("part")
+    for heading in ("bytes", "of them shared"):
+        table.add_column(heading, justify="right")
+    everything = shared = 0
+    for name, spec in bundle.manifest.components.items():
+        parts = _parts(bundle, spec)
+        sizes = sum(part["bytes"] for part in parts), sum(part["shared_bytes"] for part in parts)
+        everything, shared = everything + sizes[0], shared + sizes[1]
+        for part in sorted(parts, key=lambda part: -part["bytes"]):
+            if part["bytes"] >= sizes[0] / 100:
+                table.add_row(name, escape(part["name"]), readable(part["bytes"]), readable(part["shared_bytes"]))
+                name = ""
+        table.add_row("", "total", readable(sizes[0]), readable(sizes[1]), style="bold", end_section=True)
+    table.add_row("all", "if each had its own copy", readable(everything), readable(shared), style="bold")
+    stored = sum(entry.bytes for name, entry in bundle.manifest.files.items() if not name.endswith(".npz"))
+    table.add_row("", "on disk, shared ones once", readable(stored), "", style="bold")
+    return table
+
+
+def _parts(bundle: Bundle, spec: ComponentSpec) -> list[dict[str, Any]]:
+    return list(bundle.manifest.raw["components"][spec.name].get("parts", []))
+
+
+def _files(bundle: Bundle) -> Table:
+    table = Table(title="Files", title_justify="left")
+    table.add_column("file")
+    table.add_column("bytes", justify="right")
+    table.add_column("sha256")
+    for name, entry in sorted(bundle.manifest.files.items(), key=lambda item: -item[1].bytes):
+        table.add_row(escape(name), readable(entry.bytes), f"{entry.sha256[:16]}…")
+    return table
+
+
+def _sampling(bundle: Bundle) -> Table:
+    table = Table(title="Sampling, default first", title_justify="left")
+    settings = {name: asdict(sampling) for name, sampling in bundle.manifest.sampling.items()}
+    table.add_column("")
+    for name in settings:
+        table.add_column(escape(name), justify="right")
+    for field in next(iter(settings.values())):
+        if bundle.manifest.model.single_scale and field.startswith("low_"):
+            continue
+        table.add_row(field, *(str(values[field]) for values in settings.values()))
+    return table
+
+
+def _print_recipes(path: Path, recipes: list[dict[str, Any]]) -> None:
+    console = Console()
+    first = recipes[0]
+    console.print(f"{path}: {len(recipes)} {'images' if len(recipes) > 1 else 'image'}", highlight=False, markup=False)
+    for key in ("seed", "bundle", "himar_version"):
+        console.print(f"{key:14} {first[key]}", highlight=False, markup=False)
+    for key, value in first["sampling"].items():
+        console.print(f"{key:22} {value}", highlight=False, markup=False)
+    images = ", ".join(f"{recipe['index']}:{recipe['label']}" for recipe in recipes)
+    console.print(f"index:label    {images}", highlight=False, markup=False)
+
+
+TENSORRT_BACKENDS = tuple(BUILDS)
+_KINDS = ("matmul", "convolution", "attention", "normalization")
+
+
+def built_for(backend: Mapping[str, Any]) -> str:
+    """Say in words which GPUs and library versions a manifest's `backend` entry was built for."""
+    if backend.get("least_compute_capability"):
+        gpus = f"GPUs of compute capability {backend['least_compute_capability']} and later"
+    elif backend.get("compute_capabilities"):
+        gpus = f"GPUs of compute capability {', '.join(backend['compute_capabilities'])}"
+    elif backend.get("compute_capability"):
+        gpus = f"GPUs of compute capability {backend['compute_capability']} ({backend.get('gpu') or 'unnamed'})"
+    else:
+        gpus = "the GPU generations that its builder covers without being asked"
+    library = "this version and later ones" if backend.get("version_compatible") else "this version alone"
+    return f"{gpus}; {library}{'; weights can be refitted' if backend.get('refittable') else ''}"
+
+
+def engine_table(bundle: Bundle) -> Table:
+    """Return one row per component: products by kind and precision, as read back from what was built."""
+    table = Table(title="Engines: products by precision, as built", title_justify="left")
+    table.add_column("component", no_wrap=True)
+    for heading in ("matmul", "conv", "attn", "norms"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("bytes", "built"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, spec in bundle.manifest.components.items():
+        engine = bundle.manifest.raw["components"][name]["engine"]
+        proof = engine.get("precision", {})
+        seconds = f"{engine['build_seconds']:.1f} s" if "build_seconds" in engine else "–"
+        table.add_row(
+            name,
+            *(_counts(proof.get(kind, {})) for kind in _KINDS),
+            readable(bundle.manifest.files[spec.engine_file].bytes),
+            "reused" if engine.get("cached") else seconds,
+        )
+    return table
+
+
+def engine_notes(bundle: Bundle) -> list[str]:
+    """Return a line per component: where its counts were read, its float32 islands, and what the inspector counted."""
+    lines = []
+    for name in bundle.manifest.components:
+        engine = bundle.manifest.raw["components"][name]["engine"]
+        proof = engine.get("precision", {})
+        islands = ", ".join(island.removesuffix(".weight") for island in proof.get("islands", [])) or "none"
+        lines.append(f"{name}: read from the {proof.get('source', 'manifest')}; float32 islands: {islands}")
+        if "inspected" in engine:
+            seen = {kind: counts for kind, counts in engine["inspected"].items() if isinstance(counts, dict) and counts}
+            kernels = "; ".join(f"{kind} {_counts(counts, ' ')}" for kind, counts in sorted(seen.items()))
+            lines.append(f"{name}: {engine['inspected']['source']} counts {kernels}")
+    return lines
+
+
+def _counts(counts: Mapping[str, int], between: str = "\n") -> str:
+    return between.join(f"{number} {precision}" for precision, number in sorted(counts.items())) or "–"

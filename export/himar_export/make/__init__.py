@@ -1,0 +1,1 @@
+"""Makes bundles: graphs, engines, weights and manifest, verified before they are kept."""

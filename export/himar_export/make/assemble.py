@@ -1,0 +1,96 @@
+"""The steps that building and refitting a bundle share: its graphs first, at the end its self-test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from himar.families.hi_mar.model import HiMAR
+from himar.vae.autoencoder import AutoencoderKL, load_vae, require_fit
+from himar_runtime.engines.ort.session import onnxruntime
+
+from ..families.hi_mar.components import Component
+from ..families.hi_mar.phases import condition_embedding, model_info, phase_head
+from ..files import write_npz
+from ..graph.precision_choice import Precision
+from ..verify.compare import Comparison
+from ..verify.verify import what_ran
+from .manifest import BundleWriter
+from .selftest import check_selftest, record_selftest
+
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class BuildOutcome:
+    """A kept bundle's verification: every comparison, and what ran it, in words."""
+
+    comparisons: list[Comparison]
+    ran: str
+
+
+def load_fitting_vae(path: Path | None, model: HiMAR) -> AutoencoderKL | None:
+    """Load a VAE and check that it is one for this model's tokens; ConfigError if it is not."""
+    if path is None:
+        return None
+    vae = load_vae(path)
+    require_fit(vae, model.config, str(path))
+    return vae
+
+
+def add_graphs(
+    writer: BundleWriter,
+    model: HiMAR,
+    parts: Sequence[Component],
+    precisions: Mapping[str, Precision],
+    progress: Progress,
+) -> None:
+    """Export every component, and close the weights file."""
+    for number, component in enumerate(parts):
+        precision = precisions[component.name]
+        progress(f"exporting {component.name} in {precision}", number / len(parts))
+        writer.add_component(component, precision)
+    for phase in model_info(model.config).phases:
+        writer.add_condition_embedding(phase.head, condition_embedding(phase_head(model, phase.name)))
+    writer.close_weights()
+
+
+def finish(
+    folder: Path,
+    writer: BundleWriter,
+    model: HiMAR,
+    vae: AutoencoderKL | None,
+    precisions: Mapping[str, Precision],
+    backend: Mapping[str, Any],
+    engines: Mapping[str, Mapping[str, Any]],
+    provenance: dict[str, Any],
+    device: str,
+    progress: Progress,
+) -> BuildOutcome:
+    """Record the self-test, write the manifest, verify what was built and note the outcome.
+
+    device: where the engines run; on the CPU it is the ONNX graphs that are verified, whatever the backend. Raises
+    VerificationError when an output is not the eager model's.
+    """
+    progress("recording the self-test from the eager model", 0.7)
+    selftest = record_selftest(model, vae)
+    write_npz(folder / "selftest.npz", selftest)
+    writer.write_manifest(backend, engines, provenance)
+    progress("verifying against the eager model", 0.85)
+    comparisons = check_selftest(folder, selftest, vae, precisions, device)
+    ran = what_ran(backend["name"], device)
+    writer.add_verification(comparisons, ran)
+    progress("done", 1.0)
+    return BuildOutcome(comparisons, ran)
+
+
+def onnxruntime_entry() -> dict[str, Any]:
+    """Return the manifest's `backend` of a bundle that ONNX Runtime runs."""
+    return {"name": "onnxruntime", "version": onnxruntime().__version__, "compute_capability": None}
+
+
+def within(progress: Progress, start: float, end: float) -> Progress:
+    """Return a progress whose 0 to 1 is a part of another's."""
+    return lambda text, fraction: progress(text, start + (end - start) * fraction)

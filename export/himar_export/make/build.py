@@ -1,0 +1,135 @@
+"""`himar-export build`: checkpoint in, verified bundle out, or nothing at all."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+
+from himar.families.hi_mar.checkpoints import open_checkpoint
+from himar.loading.checkpoint_files import weights_sha256
+from himar_kernels import BuildError
+from himar_kernels.shared.files import new_folder
+
+from ..families.hi_mar.components import Component, components
+from ..files import require_new
+from ..graph.precision_choice import Precision, check_precision, precision_of, require_runnable
+from ..tensorrt.options import EngineOptions, check_suits
+from .assemble import BuildOutcome, Progress, add_graphs, finish, load_fitting_vae, onnxruntime_entry, within
+from .engines import TENSORRT_BACKENDS, build_engines, prepare_target
+from .manifest import BundleWriter
+
+BACKENDS = ("onnxruntime", *TENSORRT_BACKENDS)
+MAX_BATCH_LIMIT = 1024
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """What to build.
+
+    Attributes:
+        checkpoint: a Hi-MAR checkpoint, released layout or ours.
+        out: folder that the bundle becomes; it must not exist.
+        config: preset, JSON file or mapping; None takes the one that the checkpoint carries.
+        vae: KL-VAE checkpoint; None builds a bundle that gives latents.
+        precision: of every component that `component_precision` does not name.
+        component_precision: component name → precision.
+        max_batch: most images that one run of the engines takes; larger requests are run in chunks.
+        engine_options: of TensorRT's builders.
+        cache: folder of built engines to reuse and add to; None builds every engine anew.
+        weights: set of weights to use of several, as for `himar.load_checkpoint`.
+        command: the command line, for the manifest's provenance.
+    """
+
+    checkpoint: Path
+    out: Path
+    config: str | Path | Mapping[str, Any] | None = None
+    vae: Path | None = None
+    precision: Precision = "fp32"
+    component_precision: Mapping[str, str] = field(default_factory=dict)
+    max_batch: int = 64
+    backend: str = "onnxruntime"
+    engine_options: EngineOptions = field(default_factory=EngineOptions)
+    cache: Path | None = None
+    weights: str | None = None
+    command: tuple[str, ...] = ()
+
+
+def build(request: BuildRequest, progress: Progress = lambda text, fraction: None) -> BuildOutcome:
+    """Build and verify a bundle.
+
+    Raises:
+        CheckpointError, ConfigError: the checkpoint, the VAE or the configuration do not fit (see their loaders).
+        BuildError: the output exists or cannot be written, a precision, backend or option is unknown or impossible
+            here, a weight overflows, an engine cannot be built or is not of the precision that was asked for.
+        VerificationError: what was built does not give the model's numbers; nothing is left behind.
+    """
+    _check_request(request)
+    require_new(request.out)
+    tensorrt = None
+    if request.backend in TENSORRT_BACKENDS:
+        tensorrt = prepare_target(request.backend, request.engine_options, request.cache)
+    progress("reading the checkpoint", 0.0)
+    with new_folder(request.out, BuildError) as folder:
+        model, entry = open_checkpoint(request.checkpoint, request.config, weights=request.weights)
+        vae = load_fitting_vae(request.vae, model)
+        parts = components(model, vae, request.max_batch, merged=tensorrt is not None)
+        precisions = _precisions(request, parts)
+        writer = BundleWriter(folder, model, request.max_batch)
+        add_graphs(writer, model, parts, precisions, within(progress, 0.05, 0.5 if tensorrt else 0.7))
+        engines = {}
+        if tensorrt:
+            engines = build_engines(tensorrt, folder, parts, precisions, within(progress, 0.5, 0.7))
+        backend = tensorrt.backend_entry() if tensorrt else onnxruntime_entry()
+        device = "cuda" if engines and all("inspected" in entry for entry in engines.values()) else "cpu"
+        origin = provenance(request.checkpoint, request.vae, entry, request.command)
+        return finish(folder, writer, model, vae, precisions, backend, engines, origin, device, progress)
+
+
+def _check_request(request: BuildRequest) -> None:
+    if request.backend not in BACKENDS:
+        raise BuildError(f"backend {request.backend!r} is unknown; this version builds for {', '.join(BACKENDS)}.")
+    if not 1 <= request.max_batch <= MAX_BATCH_LIMIT:
+        raise BuildError(f"max_batch is {request.max_batch}; it must be 1 to {MAX_BATCH_LIMIT}.")
+    check_precision(request.precision, "the bundle")
+    check_suits(request.engine_options, request.backend)
+
+
+def _precisions(request: BuildRequest, parts: tuple[Component, ...]) -> dict[str, Precision]:
+    names = [component.name for component in parts]
+    for name in request.component_precision:
+        if name not in names:
+            raise BuildError(f"precision is given for {name!r}, but this bundle's components are {', '.join(names)}.")
+    chosen = {name: precision_of(name, request.precision, request.component_precision) for name in names}
+    require_runnable(chosen, request.backend)
+    return chosen
+
+
+def provenance(checkpoint: Path, vae: Path | None, weights: str | None, command: tuple[str, ...]) -> dict[str, Any]:
+    """Return where a bundle comes from: its sources' hashes, the command line, the versions that made it.
+
+    weights: the entry of the checkpoint that was used, None where it held one set of weights.
+    """
+    sources = {"checkpoint": checkpoint, "vae": vae}
+    return {
+        **{
+            name: {"file": Path(path).name, "sha256": weights_sha256(Path(path))}
+            for name, path in sources.items()
+            if path is not None
+        },
+        "weights": weights,
+        "command": list(command),
+        "versions": {
+            "himar": version("himar"),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "onnx": onnx.__version__,
+            "numpy": version("numpy"),
+        },
+    }

@@ -1,0 +1,94 @@
+"""`himar-export generate`: images of classes from a bundle, to a PNG, a folder of PNGs or latents."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from himar_kernels import InputError, to_sheet
+from himar_kernels.families.hi_mar.sampling import SamplingChanges
+from himar_kernels.shared.files import new_folder
+from himar_kernels.shared.options import chosen_labels
+from himar_runtime import Pipeline, Progress, Result, write_png
+
+from ..files import require_new, write_npz
+
+
+@dataclass(frozen=True)
+class GenerateRequest:
+    """What to make.
+
+    labels: class numbers and names; count: images of each; out: `.png`, `.npz` or a folder to create; sampling_name,
+    guidance, changes: as for `Pipeline.generate`.
+    """
+
+    bundle: Path
+    labels: list[int | str]
+    out: Path
+    count: int = 1
+    seed: int = 0
+    sampling_name: str | None = None
+    guidance: float | None = None
+    changes: SamplingChanges = field(default_factory=lambda: SamplingChanges())
+    device: str = "cpu"
+    threads: int | None = None
+
+
+def generate_images(request: GenerateRequest, advance: Callable[[str, float], None]) -> dict[str, Any]:
+    """Generate, write, and return a summary: images, seconds of the generation alone, out.
+
+    Image i of a request has index i, so label j's n-th image is the same whatever else is asked only for a fixed list
+    of labels and count. Raises InputError for a request the bundle cannot fulfil.
+    """
+    kind = request.out.suffix.lower()
+    require_new(request.out)
+    pipeline = Pipeline.load(request.bundle, device=request.device, threads=request.threads)
+    if kind != ".npz" and "vae_decoder" not in pipeline.bundle.manifest.components:
+        raise InputError(
+            f"{request.bundle} has no VAE decoder, so it gives latents, not images; "
+            f"use --out FILE.npz, or build it again with --vae."
+        )
+
+    def on_step(event: Progress) -> None:
+        advance(f"phase {event.phase}, step {event.step + 1}", event.done / event.total)
+
+    numbers = chosen_labels(request.labels, pipeline.bundle.manifest.class_names, str(request.bundle))
+    labels = [label for label in numbers for _ in range(request.count)]
+    start = time.perf_counter()
+    result = pipeline.generate(
+        labels,
+        seed=request.seed,
+        sampling=request.sampling_name,
+        guidance=request.guidance,
+        on_step=on_step,
+        **request.changes,
+    )
+    seconds = time.perf_counter() - start
+    _write(request, result, kind)
+    return {"images": len(labels), "seconds": seconds, "out": str(request.out)}
+
+
+def _write(request: GenerateRequest, result: Result, kind: str) -> None:
+    if kind == ".npz":
+        recipes = json.dumps([recipe.to_dict() for recipe in result.recipes])
+        write_npz(
+            request.out,
+            {
+                "latents": result.latents,
+                "low_latents": result.low_latents,
+                "labels": result.labels,
+                "recipes": np.array(recipes),
+            },
+        )
+    elif kind == ".png":
+        assert result.images is not None
+        write_png(request.out, to_sheet(result.images, request.count), result.recipes)
+    else:
+        with new_folder(request.out) as folder:
+            result.save(folder)

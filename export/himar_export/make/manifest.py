@@ -1,0 +1,136 @@
+"""Writing a bundle's files and its manifest; himar_runtime reads them (schema: himar_runtime.bundle.manifest)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from torch import nn
+
+from himar.families.hi_mar.model import HiMAR
+from himar_kernels.families.hi_mar import SamplingConfig
+from himar_kernels.shared.files import file_sha256
+from himar_runtime import TensorSpec
+
+from ..families.hi_mar.components import Component
+from ..families.hi_mar.phases import model_info
+from ..graph.onnx_export import to_onnx
+from ..graph.precision_choice import Precision
+from ..verify.compare import Comparison
+from .weights import weight_file
+
+
+class BundleWriter:
+    """Fills a folder with one bundle: components, then weights closed, then the manifest."""
+
+    def __init__(self, folder: Path, model: HiMAR, max_batch: int) -> None:
+        config = {name: value for name, value in model.config.to_dict().items() if name != "sampling"}
+        self._folder = folder
+        if model.class_names is not None:
+            config["class_names"] = list(model.class_names)
+        # A reader of 1.0 runs the released phases alone; where it does, the bundle says so.
+        released = {"mlp_head", "dit_head"} <= set(model_info(model.config).networks)
+        settings, schema = sampling_keys(model.config.sampling)
+        self._schema = max("1.0" if released else "1.1", schema)
+        self._weights = weight_file(folder)
+        self._components: dict[str, dict[str, Any]] = {}
+        self._manifest: dict[str, Any] = {
+            **settings,
+            "model": config,
+            "max_batch": max_batch,
+        }
+
+    def add_component(self, component: Component, precision: Precision) -> None:
+        """Export the component; its large weights go into the shared weights file."""
+        model = to_onnx(component, precision, self._weights)
+        file = f"{component.name}.onnx"
+        onnx.save(model, self._folder / file)
+        self._components[component.name] = {
+            "file": file,
+            "precision": precision,
+            "inputs": [_tensor(spec) for spec in component.inputs],
+            "outputs": [_tensor(spec) for spec in component.outputs],
+            "profile": {axis: list(sizes) for axis, sizes in component.profile.items()},
+        }
+
+    def add_condition_embedding(self, component: str, layer: nn.Linear | nn.Conv2d) -> None:
+        """Note where the product that embeds z for a head stands; `verify --recording` needs it to feed raw z."""
+        assert layer.bias is not None
+        arrays = {"weight": layer.weight.flatten(1).t().contiguous().numpy(), "bias": layer.bias.numpy()}
+        self._components[component]["condition_embedding"] = {
+            name: {
+                "file": self._weights.name,
+                "offset": self._weights.add(array.tobytes())[0],
+                "dtype": str(np.dtype(array.dtype)),
+                "shape": list(array.shape),
+            }
+            for name, array in arrays.items()
+        }
+
+    def close_weights(self) -> None:
+        """Finish the weights file; nothing can be added after."""
+        self._weights.stream.close()
+        for name, entry in self._components.items():
+            entry["parts"] = self._weights.parts(name)
+
+    def write_manifest(
+        self, backend: Mapping[str, Any], engines: Mapping[str, Mapping[str, Any]], provenance: dict[str, Any]
+    ) -> None:
+        """Write manifest.json with every file's hash.
+
+        engines: component → its engine's entry; a component without one is run from its ONNX file by `backend`.
+        """
+        files = sorted(path for path in self._folder.iterdir() if path.name != "manifest.json")
+        self._manifest = {
+            "schema_version": self._schema,
+            "himar_version": version("himar"),
+            **self._manifest,
+            "components": {
+                name: {**entry, "engine": engines.get(name, {"backend": backend["name"], "file": entry["file"]})}
+                for name, entry in self._components.items()
+            },
+            "backend": dict(backend),
+            "files": {path.name: {"sha256": file_sha256(path), "bytes": path.stat().st_size} for path in files},
+            "selftest": "selftest.npz",
+            "provenance": provenance,
+        }
+        self._save()
+
+    def add_verification(self, comparisons: list[Comparison], ran: str) -> None:
+        """Add the self-test's outcome to the manifest. ran: what replayed it, in words."""
+        self._manifest["verification_ran"] = ran
+        self._manifest["verification"] = [
+            {"name": c.name, "relative_l2": c.relative_l2, "limit": c.limit, "passed": c.passed} for c in comparisons
+        ]
+        self._save()
+
+    def _save(self) -> None:
+        text = json.dumps(self._manifest, indent=1, allow_nan=False) + "\n"
+        (self._folder / "manifest.json").write_text(text, encoding="utf-8")
+
+
+def sampling_keys(settings: Mapping[str, SamplingConfig]) -> tuple[dict[str, Any], str]:
+    """Return the manifest's keys of named settings, the default first, and the least schema that has them.
+
+    Readers before solvers get what they can run: see himar_runtime.bundle.manifest.
+    """
+    values = {name: each.to_dict() for name, each in settings.items()}
+    with_solvers = {name for name, each in settings.items() if each.needs_solvers}
+    if not with_solvers:
+        return {"sampling": values}, "1.0"
+    if next(iter(settings)) in with_solvers:
+        return {"sampling": values}, "2.0"
+    plain = {name: each for name, each in values.items() if name not in with_solvers}
+    return {
+        "sampling": plain,
+        "solver_sampling": {name: values[name] for name in values if name in with_solvers},
+    }, "1.2"
+
+
+def _tensor(spec: TensorSpec) -> dict[str, Any]:
+    return {"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)}

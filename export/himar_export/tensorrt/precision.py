@@ -1,0 +1,162 @@
+"""Proof of precision: which type every product runs in, read back and held against what was asked.
+
+A strongly typed network leaves its builder no choice of types, so the parsed network is a proof for what is built
+from it; the engine's own inspector is a second one, where the engine can be opened.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from himar_kernels import BuildError
+
+from ..families.hi_mar.components import Component
+from ..graph.precision_choice import Precision
+from .network import ParsedNetwork, layers
+
+if TYPE_CHECKING:
+    from ..graph.component import Component
+
+TYPED_NETWORK, INSPECTOR = "typed network", "engine inspector"
+
+_NAMES = {"FLOAT": "fp32", "HALF": "fp16", "BF16": "bf16"}
+_INSPECTED = {"float": "fp32", "fp32": "fp32", "half": "fp16", "fp16": "fp16", "bfloat16": "bf16", "bf16": "bf16"}
+# How TensorRT's inspector names what holds products: layer types of its own, and kernels that Myelin has fused.
+_PRODUCT_WORDS = ("matrixmultiply", "matmul", "gemm", "convolution", "conv", "attention", "mha", "einsum")
+
+
+@dataclass(frozen=True)
+class Product:
+    """One product. kind: matmul, convolution or attention. name: its weight's; attentions are numbered."""
+
+    kind: str
+    name: str
+    precision: str
+
+
+@dataclass(frozen=True)
+class PrecisionTable:
+    """What a component's products run in.
+
+    counts: kind → precision → number of products. islands: names of the float32 products of a half-precision
+    component. norms: precision → number of normalisations. source: where all this was read.
+    """
+
+    counts: Mapping[str, Mapping[str, int]]
+    islands: tuple[str, ...]
+    norms: Mapping[str, int]
+    source: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as the manifest holds it."""
+        return {**self.counts, "normalization": dict(self.norms), "islands": list(self.islands), "source": self.source}
+
+
+def products(parsed: ParsedNetwork) -> list[Product]:
+    """Return every product of a parsed network with the type of its inputs."""
+    kinds = {"MATRIX_MULTIPLY": "matmul", "CONVOLUTION": "convolution", "ATTENTION_INPUT": "attention"}
+    weights = _weight_names(parsed)
+    found: list[Product] = []
+    for layer in layers(parsed.network):
+        kind = kinds.get(layer.type.name)
+        if kind is not None:
+            types = {_type(layer.get_input(k)) for k in range(layer.num_inputs) if layer.get_input(k) is not None}
+            name = weights.get(layer.name, layer.name)
+            if kind == "attention":
+                name = f"attention.{sum(each.kind == kind for each in found)}"
+            # Products of mixed types do not exist in a typed network; should one appear it must match nothing.
+            found.append(Product(kind, name, "+".join(sorted(types))))
+    return found
+
+
+def typed_network_table(parsed: ParsedNetwork, precision: Precision) -> PrecisionTable:
+    """Count the products of a parsed network by kind and precision."""
+    counts: dict[str, dict[str, int]] = {}
+    islands = []
+    for each in products(parsed):
+        by_precision = counts.setdefault(each.kind, {})
+        by_precision[each.precision] = by_precision.get(each.precision, 0) + 1
+        if precision != "fp32" and each.precision == "fp32":
+            islands.append(each.name)
+    norms: dict[str, int] = {}
+    for layer in layers(parsed.network):
+        if layer.type.name in ("NORMALIZATION", "SOFTMAX"):
+            name = _type(layer.get_output(0))
+            norms[name] = norms.get(name, 0) + 1
+    return PrecisionTable(counts, tuple(islands), norms, TYPED_NETWORK)
+
+
+def require_precision(parsed: ParsedNetwork, component: Component, precision: Precision) -> None:
+    """Raise BuildError unless every product runs in `precision`, the component's islands and all norms in float32."""
+    found = products(parsed)
+    if not found:
+        raise BuildError(f"{component.name}: TensorRT's network has no products at all; please report this.")
+    for each in found:
+        island = precision != "fp32" and each.name.startswith(component.islands)
+        wanted = "fp32" if island else precision
+        if each.precision != wanted:
+            raise BuildError(
+                f"{component.name} was asked for in {precision}, but its {each.kind} {each.name} runs in "
+                f"{each.precision} where {wanted} belongs, so the engine was not kept; please report this."
+            )
+    for layer in layers(parsed.network):
+        if layer.type.name in ("NORMALIZATION", "SOFTMAX") and _type(layer.get_output(0)) != "fp32":
+            raise BuildError(
+                f"{component.name}: the norm {layer.name} runs in {_type(layer.get_output(0))} where fp32 belongs, so "
+                f"the engine was not kept; please report this."
+            )
+
+
+def inspected_table(report: str) -> PrecisionTable:
+    """Count the products in an engine inspector's JSON (ProfilingVerbosity.DETAILED) by the types of their inputs.
+
+    The inspector lists what the builder fused, so a kind here is the kernel's, and a kernel that holds several
+    products counts once; norms that were fused into them do not appear.
+    """
+    counts: dict[str, dict[str, int]] = {}
+    for layer in json.loads(report).get("Layers", []):
+        if not isinstance(layer, dict):
+            continue  # built with less verbosity: names alone
+        words = f"{layer.get('LayerType', '')} {layer.get('TacticName', '')} {layer.get('Name', '')}".lower()
+        if not any(word in words for word in _PRODUCT_WORDS):
+            continue
+        for name in {_inspected_type(tensor) for tensor in layer.get("Inputs", [])} - {""}:
+            by_precision = counts.setdefault(str(layer.get("LayerType", "kernel")), {})
+            by_precision[name] = by_precision.get(name, 0) + 1
+    return PrecisionTable(counts, (), {}, INSPECTOR)
+
+
+def require_inspected(table: PrecisionTable, component: str, precision: Precision) -> None:
+    """Raise BuildError when no kernel of the built engine takes inputs in the precision that was asked for."""
+    seen = {name for by_precision in table.counts.values() for name in by_precision}
+    wrong = seen - {precision, "fp32"}
+    if precision not in seen or wrong:
+        raise BuildError(
+            f"{component} was asked for in {precision}, but the products of the built engine run in "
+            f"{', '.join(sorted(seen)) or 'no type that its inspector names'}, so it was not kept; please report this."
+        )
+
+
+def _weight_names(parsed: ParsedNetwork) -> dict[str, str]:
+    """Return node name → name of its weight; the parser names a layer as its node."""
+    stored = {tensor.name for tensor in parsed.graph.graph.initializer}
+    names = {}
+    for node in parsed.graph.graph.node:
+        weight = next((name for name in node.input if name in stored), None)
+        if weight is not None:
+            names[node.name] = weight
+    return names
+
+
+def _type(tensor: Any) -> str:
+    return _NAMES.get(tensor.dtype.name, tensor.dtype.name.lower())
+
+
+def _inspected_type(tensor: Any) -> str:
+    """Read "Row major linear FP16 format" or "Half" as a precision; "" for integers and what is unknown."""
+    text = str(tensor.get("Format/Datatype", "")) if isinstance(tensor, dict) else ""
+    words = [word.strip(",:()").lower() for word in text.split()]
+    return next((_INSPECTED[word] for word in words if word in _INSPECTED), "")

@@ -1,0 +1,1 @@
+"""Compares engines with the eager model, from recordings."""

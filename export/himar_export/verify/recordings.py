@@ -1,0 +1,74 @@
+"""A recording as `verify` reads it: complete, and of the bundle's model, or the user's error."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from numpy.typing import NDArray
+
+from himar_kernels import InputError
+from himar_kernels.families.hi_mar import Phase
+from himar_runtime import Bundle
+
+Arrays = Mapping[str, NDArray[Any]]
+
+PHASE_ARRAYS: Mapping[Phase, str] = {"low": "phase1", "high": "phase2"}
+"""Where a recording holds what belongs to a phase's transformer."""
+
+RECORDED_HEADS = ("mlp", "dit", "mlp_low", "mlp_high", "dit_low", "dit_high")
+"""What a recording may call the heads' arrays; which of them, the model's phases say."""
+
+LAYOUT_KEYS = ("t", *PHASE_ARRAYS.values(), *RECORDED_HEADS, "schedule", "vae")
+"""First parts of the names that belong to the layout, so that no run may be called so."""
+
+
+def recorded_name(head: str) -> str:
+    """Return the prefix of a head's arrays in a recording: mlp_head → mlp, dit_head_low → dit_low."""
+    return head.replace("_head", "")
+
+
+class Recording(dict[str, NDArray[Any]]):
+    """A recording whose missing arrays are the user's error, not a KeyError."""
+
+    def __missing__(self, name: str) -> NDArray[Any]:
+        raise InputError(f"the recording lacks the array {name}; record it again.")
+
+
+def require_same_model(bundle: Bundle, arrays: Arrays) -> None:
+    """Raise InputError unless the recorded arrays have this model's sizes."""
+    model = bundle.manifest.model
+    S, N, C, D, L = model.low_positions, model.high_positions, model.channels, model.width, model.positions
+    wanted: dict[str, tuple[int | None, ...]] = {
+        "t/low_tokens": (None, S, C),
+        "t/tokens": (None, N, C),
+        "t/pivots": (None, S, model.phase("high").pivot_width),
+        **{f"{phase}/mask": (None, L) for phase in ("phase1", "phase2")},
+        **{f"{phase}/z": (None, L, D) for phase in ("phase1", "phase2")},
+        **{name: (None, C, None, None) for name in ("latent", "vae/latent")},
+    }
+    for phase in model.phases:
+        head, side = recorded_name(phase.head), phase.side
+        if phase.kind == "mlp":
+            wanted |= {f"{head}/x": (None, C), f"{head}/c": (None, D)}
+        else:
+            wanted |= {f"{head}/x": (None, C, side, side), f"{head}/z": (None, D, side, side)}
+    heads = {recorded_name(phase.head) for phase in model.phases}
+    recorded = {name for name in RECORDED_HEADS if f"{name}/x" in arrays}
+    if recorded - heads:
+        raise InputError(
+            f"the recording is of another model: its heads are {', '.join(sorted(recorded))}, this bundle's are "
+            f"{', '.join(sorted(heads))}."
+        )
+    for name, shape in wanted.items():
+        if name in arrays and not _has_shape(arrays[name], shape):
+            raise InputError(
+                f"the recording is of another model: {name} has shape {arrays[name].shape}, this bundle's model needs "
+                f"({', '.join('any' if size is None else str(size) for size in shape)})."
+            )
+
+
+def _has_shape(array: NDArray[Any], shape: tuple[int | None, ...]) -> bool:
+    return array.ndim == len(shape) and all(
+        size is None or size == found for size, found in zip(shape, array.shape, strict=True)
+    )

@@ -1,0 +1,146 @@
+"""`himar cache-latents`: from an image folder to the latents that training reads."""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from himar_kernels.shared.console import require_extra
+from himar_kernels.shared.options import THREADS, NamedPath, device_option
+
+from .notices import show_images, show_notice
+from .progress import image_progress
+
+if TYPE_CHECKING:
+    from ..data.cache_index import CacheIndex
+
+_LISTED = 10
+
+
+@click.command("cache-latents", epilog="Example: himar cache-latents imagenet/train --vae kl16.ckpt --out latents")
+@click.argument("images", required=False, type=NamedPath())
+@click.option("--vae", type=NamedPath(), help="KL-VAE checkpoint.")
+@click.option("--out", required=True, type=NamedPath(), help="Folder of the cache.")
+@click.option("--img-size", type=click.IntRange(1, 16_384), help="Side of the centre crop in pixels.  [default: 256]")
+@click.option(
+    "--dtype",
+    default="float16",
+    show_default=True,
+    type=click.Choice(["float16", "float32"]),
+    help="Of the stored moments. float16 takes half the disk and rounds each value by at most 1 part in 2,048.",
+)
+@click.option("--shard-size", default=1024, show_default=True, type=click.IntRange(min=1), help="Images per file.")
+@click.option(
+    "--batch", default=16, show_default=True, type=click.IntRange(1, 65_536), help="Images the VAE takes at once."
+)
+@click.option("--readers", default=4, show_default=True, type=THREADS, help="Threads decoding images.")
+@click.option(
+    "--device", default="cpu", show_default=True, callback=device_option, help="Where the VAE runs: cpu or cuda:0."
+)
+@click.option("--check", is_flag=True, help="Only hash the shards of --out against its index.")
+@click.option("--json", "as_json", is_flag=True, help="Print the outcome as one JSON object.")
+def cache_latents_command(
+    images: Path | None,
+    vae: Path | None,
+    out: Path,
+    img_size: int | None,
+    dtype: Literal["float16", "float32"],
+    shard_size: int,
+    batch: int,
+    readers: int,
+    device: str,
+    check: bool,
+    as_json: bool,
+) -> None:
+    """Encode IMAGES with a VAE at both scales, plain and flipped, for training.
+
+    IMAGES is a folder with one subfolder per class, numbered in the order of their names (of their values, where all
+    are whole numbers), or a text file with a path and a class number per line. A run that was stopped goes on where it
+    stood when it is started again; processes that torchrun starts share the work. Images that cannot be read are
+    skipped and listed. Photos are turned as their EXIF says, transparent images are laid on white.
+    """
+    require_extra("model", "torch", "safetensors")
+    if check:
+        if images is not None:
+            raise click.UsageError("--check looks at --out alone; leave IMAGES out.")
+        _check(out, vae, img_size, as_json)
+        return
+    if images is None or vae is None:
+        raise click.UsageError("give IMAGES and --vae, or --check.")
+    from ..data.cache import CacheSettings, cache_latents
+    from ..data.folder import list_images
+    from ..data.released_cache import refuse_released_cache
+    from ..device import use_threads
+    from ..training.processes import announced_process
+
+    use_threads()
+    refuse_released_cache(images)
+    processes, own_device = announced_process(device)
+    listed = list_images(images)
+    if processes.first:
+        show_images(listed)
+    settings = CacheSettings(img_size or 256, dtype, shard_size, batch, readers, own_device)
+    with image_progress("images") if processes.first else nullcontext() as on_images:
+        index = cache_latents(listed, vae, out, settings, on_images, show_notice, processes)
+    if processes.first:
+        _report(out, index, [], as_json)
+
+
+def _check(out: Path, vae: Path | None, img_size: int | None, as_json: bool) -> None:
+
+    from ..data.cache_index import CacheError, damaged_shards, read_index, require_same
+    from ..loading.checkpoint_files import weights_sha256
+
+    index = read_index(out)
+    require_same(out, index, vae_sha256=weights_sha256(vae) if vae else None, img_size=img_size)
+    problems = damaged_shards(out, index)
+    if not index.complete:
+        problems.append(f"it is unfinished, {len(index.shards)} of {index.wanted_shards} shards")
+    if not problems:
+        from ..data.cache_reader import CachedLatents
+
+        CachedLatents(out)
+    _report(out, index, problems, as_json)
+    if problems:
+        more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
+        raise CacheError(f"{out} is not whole: {problems[0].rstrip('.')}{more}; make the cache again.")
+
+
+def _report(out: Path, index: CacheIndex, problems: list[str], as_json: bool) -> None:
+    if as_json:
+        outcome = {
+            "cache": str(out),
+            "complete": index.complete,
+            "images": index.count,
+            "classes": len(index.class_names),
+            "shards": len(index.shards),
+            "img_size": index.img_size,
+            "dtype": index.dtype,
+            "vae_sha256": index.vae_sha256,
+            "class_names": list(index.class_names),
+            "unreadable_classes": list(index.unreadable_classes),
+            "turned": index.turned,
+            "transparent": index.transparent,
+            "skipped": [{"path": entry.path, "reason": entry.reason} for entry in index.skipped],
+            "problems": problems,
+        }
+        click.echo(json.dumps(outcome))
+        return
+    for entry in index.skipped[:_LISTED]:
+        click.echo(f"skipped {entry.path}: {entry.reason}", err=True)
+    if len(index.skipped) > _LISTED:
+        click.echo(f"… and {len(index.skipped) - _LISTED} more, all in {out / 'index.json'}", err=True)
+    for name in index.unreadable_classes:
+        number = index.class_names.index(name)
+        show_notice(f"class {number} ({name}) has no image: none of its files can be read")
+    if not problems:
+        changed = [(index.turned, "turned by EXIF"), (index.transparent, "transparent, laid on white")]
+        changes = "".join(f", {count} {what}" for count, what in changed if count)
+        click.echo(
+            f"{out}: {index.count} images of {len(index.class_names)} classes in {len(index.shards)} shards, "
+            f"{len(index.skipped)} skipped{changes}"
+        )

@@ -1,0 +1,298 @@
+"""`himar evaluate`: how good images are, or those of a checkpoint, which it makes first."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+from click.core import ParameterSource
+
+from himar_kernels.families.hi_mar.sampling_options import sampling_option
+from himar_kernels.shared.console import require_extra
+from himar_kernels.shared.files import require_writable_file, require_writable_folder
+from himar_kernels.shared.options import SEED, NamedPath, device_option, npz_option
+
+from .options import config_option
+from .progress import image_progress
+
+if TYPE_CHECKING:
+    from ..evaluation.extractor import Extractor, OnImages
+    from ..evaluation.measure import Report
+from .notices import show_skipped
+from .options import weights_option
+
+if TYPE_CHECKING:
+    from ..evaluation.extractor import Extractor, OnImages
+    from ..evaluation.image_sets import Changed
+    from ..evaluation.measure import Report
+
+_PATH = NamedPath()
+_IMAGES, _AT_ONCE = click.IntRange(1, 10_000_000), click.IntRange(1, 65_536)
+
+
+def _shard(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    match = re.fullmatch("([0-9]{1,9})/([0-9]{1,9})", text)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise click.BadParameter(f"{text!r} is not I/N with I from 1 to N, for example 2/8.")
+    return int(match[1]), int(match[2])
+
+
+@click.command(
+    epilog="Example: himar evaluate samples.npz --against VIRTUAL_imagenet256_labeled.npz --inception "
+    "pt_inception-2015-12-05-6726825d.pth"
+)
+@click.argument("source", type=_PATH)
+@click.option("--against", type=_PATH, help="Reference: image folder, .npz of images, or ADM's reference .npz.")
+@click.option("--extractor", type=click.Choice(["inception", "digits"]), default="inception", show_default=True)
+@click.option("--inception", type=_PATH, help="The FID weights, pt_inception-2015-12-05-6726825d.pth.")
+@click.option("--neighbours", "-k", default=3, show_default=True, type=click.IntRange(min=1), help="k of precision.")
+@click.option("--batch", default=64, show_default=True, type=_AT_ONCE, help="Images per extractor run.")
+@click.option("--device", default="cpu", show_default=True, callback=device_option, help="cpu or cuda:0.")
+@click.option("--save-statistics", type=_PATH, callback=npz_option, help="Write SOURCE's statistics (.npz).")
+@click.option("--json", "as_json", is_flag=True, help="Print the outcome as one JSON object.")
+@click.option(
+    "--images", type=click.IntRange(1, 10_000_000), help="Checkpoint: how many images to make; 50000 in papers."
+)
+@click.option("--per-class", is_flag=True, help="Checkpoint: equally many images of every class (the default).")
+@click.option("--random-classes", is_flag=True, help="Checkpoint: draw each image's class at random instead.")
+@click.option("--out", type=_PATH, callback=npz_option, help="Checkpoint: the .npz of the images.")
+@click.option(
+    "--config", callback=config_option, help="Checkpoint: preset or JSON file; only files that himar wrote go without."
+)
+@weights_option
+@click.option("--vae", type=_PATH, help="Checkpoint: KL-VAE; by default NAME-vae.safetensors next to NAME.")
+@click.option("--seed", type=SEED, help="Checkpoint: seed of the images.  [default: 0]")
+@click.option("--guidance", type=float, callback=sampling_option, help="Checkpoint: guidance in both phases.")
+@click.option("--chunk", type=_AT_ONCE, help="Checkpoint: images made at once and kept together.  [64]")
+@click.option("--shard", callback=_shard, help="Checkpoint: make only part I of N, as I/N, and stop.")
+@click.option("--merge", is_flag=True, help="Checkpoint: join the shards' images, make none.")
+def evaluate(
+    source: Path,
+    against: Path | None,
+    extractor: Literal["inception", "digits"],
+    inception: Path | None,
+    neighbours: int,
+    batch: int,
+    device: str,
+    save_statistics: Path | None,
+    as_json: bool,
+    **making: Any,
+) -> None:
+    """Measure images: FID, sFID, inception score, precision and recall.
+
+    SOURCE is a folder of images, an ADM-style .npz, or a checkpoint, whose images are made first: --images of them into
+    --out. They can be made by many processes (--shard 1/8 … 8/8, then --merge); a stopped one goes on when it is
+    started again. Images of a bundle's engines are measured as a folder or .npz.
+    """
+    require_extra("model", "torch", "safetensors")
+    if extractor == "digits" and inception is not None:
+        raise click.UsageError("--inception goes with --extractor inception only.")
+    if making["per_class"] and making["random_classes"]:
+        raise click.UsageError("--per-class and --random-classes exclude each other.")
+    from ..loading.checkpoint_files import looks_like_checkpoint
+
+    is_checkpoint = looks_like_checkpoint(source)
+    wants_numbers = bool(not is_checkpoint or against or save_statistics or inception or extractor == "digits")
+    if is_checkpoint:
+        _require_making(making)
+        if making["shard"] and wants_numbers:
+            raise click.UsageError("--shard only makes images; measure them with --merge.")
+    else:
+        given = [name for name, value in making.items() if value is not None and value is not False]
+        if given:
+            raise click.UsageError(f"--{given[0].replace('_', '-')} is for checkpoints; {source} is none.")
+    if not wants_numbers:
+        _refuse_measuring(("neighbours", "batch"))
+    from ..device import use_threads
+
+    use_threads()
+    # Before hours of sampling or features: what the measurement will need.
+    features = _extractor(extractor, inception, device) if wants_numbers else None
+    if save_statistics is not None:
+        require_writable_file(save_statistics)
+    changed = None
+    if features is not None:
+        changed = _check_images(None if is_checkpoint else source, against, features)
+    if is_checkpoint:
+        made = _make(source, device, **making)
+        source = making["out"]
+        if features is None:
+            click.echo(json.dumps(made) if as_json else f"{made['written']}: {made['images']} images")
+            return
+    assert features is not None
+    report = _measure(source, against, features, neighbours, batch, device, save_statistics)
+    if changed is not None:
+        report = replace(report, turned=changed.turned, transparent=changed.transparent)
+    if as_json:
+        click.echo(json.dumps(report.to_dict()))
+    else:
+        _show(report)
+
+
+def _refuse_measuring(names: tuple[str, ...]) -> None:
+    """Refuse options of a measurement where images are only made."""
+    source = click.get_current_context().get_parameter_source
+    for name in names:
+        if source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--{name} is for measuring; add --against or --extractor digits, or leave it out.")
+
+
+def _require_making(making: dict[str, Any]) -> None:
+    if making["images"] is None or making["out"] is None:
+        raise click.UsageError("a checkpoint needs --images (how many to make) and --out (an .npz file).")
+    if making["shard"] and making["merge"]:
+        raise click.UsageError("--shard makes images and --merge joins them; give one of the two.")
+
+
+def _make(source: Path, device: str, **making: Any) -> dict[str, Any]:
+    from himar_kernels import InputError
+
+    from ..device import usable_device
+    from ..evaluation.samples import SampleRun, make_parts, merge_parts
+    from ..families.hi_mar.checkpoints import open_checkpoint
+    from ..loading.checkpoint_files import weights_sha256
+    from ..vae.autoencoder import load_vae
+
+    out: Path = making["out"]
+    if out.exists():
+        raise InputError(f"{out} exists; measure it with himar evaluate {out}, or choose another --out.")
+    require_writable_folder(out.parent)
+    where = usable_device(device)
+    model, entry = open_checkpoint(source, making["config"], weights=making["weights"])
+    vae_file = making["vae"] or source.with_name(f"{source.stem}-vae.safetensors")
+    vae = load_vae(vae_file)
+    guidance = making["guidance"]
+    sampling = model.config.default_sampling.with_changes(low_guidance=guidance, high_guidance=guidance)
+    run = SampleRun(
+        model_sha256=weights_sha256(source),
+        vae_sha256=weights_sha256(vae_file),
+        config=model.config.to_dict(),
+        sampling=sampling.to_dict(),
+        images=making["images"],
+        seed=making["seed"] or 0,
+        per_class=not making["random_classes"],
+        chunk=making["chunk"] or 64,
+        weights=entry,
+    )
+    parts = out.with_name(f"{out.name}.parts")
+    shard, shards = making["shard"] or (1, 1)
+    if not making["merge"]:
+        with image_progress("sampling") as on_images:
+            make_parts(run, model.to(where), vae.to(where), parts, shard, shards, on_images)
+    if making["shard"]:
+        own = sum(len(run.indices(part)) for part in range(shard - 1, run.parts, shards))
+        return {"written": str(parts), "images": own, "shard": f"{shard}/{shards}"}
+    merge_parts(run, parts, out)
+    return {"written": str(out), "images": run.images, "shard": None}
+
+
+def _extractor(kind: str, inception: Path | None, device: str) -> Extractor:
+    if kind == "digits":
+        from ..evaluation.digits_extractor import DigitsExtractor
+
+        return DigitsExtractor(device=device)
+    from himar_kernels import CheckpointError
+
+    from ..evaluation.inception import WEIGHTS_FILE, InceptionExtractor
+
+    if inception is None:
+        raise CheckpointError(
+            f"the Inception features need the weights file {WEIGHTS_FILE}; get it from the pytorch-fid project's "
+            f"releases and give it with --inception, or use --extractor digits for digits."
+        )
+    return InceptionExtractor(inception, device)
+
+
+def _check_images(source: Path | None, against: Path | None, extractor: Extractor) -> Changed | None:
+    """Read every file that will be measured, and say what is left out; return what was done to those of SOURCE."""
+    from ..evaluation.image_sets import open_images
+    from ..evaluation.measure import check_reference
+
+    changed = None
+    with _stages() as on_stage:
+        if source is not None:
+            images = open_images(source)
+            show_skipped(images.skipped)
+            if images.files:
+                changed = images.check(on_stage("checking the images"))
+        if against is not None:
+            reference = check_reference(against, extractor, on_stage("checking the reference"))
+            if reference is not None:
+                show_skipped(reference.skipped)
+    return changed
+
+
+def _measure(
+    source: Path,
+    against: Path | None,
+    extractor: Extractor,
+    neighbours: int,
+    batch: int,
+    device: str,
+    save_statistics: Path | None,
+) -> Report:
+    from ..evaluation.image_sets import open_images
+    from ..evaluation.measure import measure, open_reference, statistics_of
+    from ..evaluation.statistics_files import write_statistics
+
+    images = open_images(source)
+    with _stages() as on_stage:
+        reference = open_reference(against, extractor, batch, on_stage) if against else None
+        report, features = measure(
+            images, extractor, reference, k=neighbours, batch=batch, device=device, on_stage=on_stage
+        )
+    if save_statistics is not None:
+        write_statistics(save_statistics, statistics_of(features), extractor.name, extractor.sha256)
+    return report
+
+
+@contextmanager
+def _stages() -> Iterator[Callable[[str], OnImages | None]]:
+    """Yield the `on_stage` of a measurement: one live line per stage."""
+    from contextlib import ExitStack
+
+    with ExitStack() as stack:
+
+        def on_stage(stage: str) -> OnImages | None:
+            stack.close()
+            return stack.enter_context(image_progress(stage, "rows" if stage == "neighbours" else "img"))
+
+        yield on_stage
+
+
+def _show(report: Report) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table()
+    table.add_column("measure")
+    table.add_column("value", justify="right")
+    rows = (
+        ("FID", report.fid, ".3f"),
+        ("sFID", report.sfid, ".3f"),
+        ("inception score", report.inception_score, ".3f"),
+        ("± over its parts", report.inception_score_deviation, ".3f"),
+        ("precision", report.precision, ".4f"),
+        ("recall", report.recall, ".4f"),
+    )
+    for name, value, form in rows:
+        table.add_row(name, "-" if value is None else format(value, form))
+    against = "no reference"
+    if report.reference:
+        count = "an unknown number of" if report.reference_images is None else str(report.reference_images)
+        against = f"{report.reference}, {count} images"
+    changed = [(report.turned, "turned by EXIF"), (report.transparent, "transparent, laid on white")]
+    changes = "".join(f", {count} {what}" for count, what in changed if count)
+    click.echo(f"{report.source}, {report.images} images{changes}, against {against}")
+    click.echo(f"features: {report.extractor}, sha256 {report.extractor_sha256[:12]}…")
+    Console(highlight=False).print(table)
+    for warning in report.warnings:
+        click.echo(f"warning: {warning}.", err=True)

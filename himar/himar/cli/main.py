@@ -1,0 +1,119 @@
+"""The `himar` command: train, sample and initialise models in PyTorch."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from himar_kernels.families.hi_mar.sampling_options import sampling_options
+from himar_kernels.shared.console import require_extra, run_cli
+from himar_kernels.shared.options import SEED, NamedPath, chosen_labels, label_option, png_option
+
+from .cache import cache_latents_command
+from .evaluate import evaluate
+from .options import TRAINING_SEED, config_option, weights_option
+from .strip import strip_command
+from .train import train_command
+
+_PATH = NamedPath()
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="himar", prog_name="himar")
+def cli() -> None:
+    """Train Hi-MAR models and sample from them in PyTorch.
+
+    Add --debug to any command to see the traceback of an error.
+    """
+
+
+@cli.command(epilog="Example: himar sample trained/digits.safetensors --labels 0-9 --seed 7 --out digits.png")
+@click.argument("checkpoint", type=_PATH)
+@click.option("--config", callback=config_option, help="Preset or JSON file; only files that himar wrote go without.")
+@weights_option
+@click.option("--vae", type=_PATH, help="KL-VAE checkpoint; by default NAME-vae.safetensors next to NAME.")
+@click.option(
+    "--labels",
+    required=True,
+    callback=label_option,
+    help="Classes, one image each: numbers, ranges and names, for example 0,3,5-9,cat.",
+)
+@click.option("--seed", default=0, show_default=True, type=SEED, help="Seed of the images.")
+@sampling_options
+@click.option("--columns", default=10, show_default=True, type=click.IntRange(min=1), help="Images per row.")
+@click.option("--out", required=True, type=_PATH, callback=png_option, help="PNG file of all images in rows.")
+def sample(
+    checkpoint: Path,
+    config: str | None,
+    weights: str | None,
+    vae: Path | None,
+    labels: list[int | str],
+    seed: int,
+    columns: int,
+    out: Path,
+    sampling_name: str | None,
+    guidance: float | None,
+    **changes: Any,
+) -> None:
+    """Sample images with the eager model, without engines."""
+    require_extra("model", "torch", "safetensors")
+    from himar_kernels import PhiloxDraws
+    from himar_kernels.families.hi_mar.sampling import choose_sampling, require_phase_low
+    from himar_kernels.shared.files import require_writable_file
+
+    from ..device import use_threads
+    from ..families.hi_mar.checkpoints import load_checkpoint
+    from ..images import sample_images, save_grid
+    from ..vae.autoencoder import load_vae
+
+    require_writable_file(out)
+    use_threads()
+    model = load_checkpoint(checkpoint, config, weights=weights)
+    decoder = load_vae(vae or checkpoint.with_name(f"{checkpoint.stem}-vae.safetensors"))
+    sampling = choose_sampling(model.config.sampling, sampling_name, guidance, changes, "model")
+    if model.config.single_scale:
+        require_phase_low(changes, "this model")
+    numbers = chosen_labels(labels, model.class_names, str(checkpoint))
+    save_grid(out, sample_images(model, decoder, numbers, PhiloxDraws(seed), sampling), columns)
+    click.echo(f"wrote {out}: {len(labels)} images")
+
+
+@cli.command(epilog="Example: himar init --config himar-b --seed 0 --out random-b.safetensors")
+@click.option(
+    "--config", required=True, callback=config_option, help="Preset (himar-b, himar-l, himar-h, digits) or JSON file."
+)
+@click.option("--seed", default=0, show_default=True, type=TRAINING_SEED, help="Seed of the weights.")
+@click.option("--half", is_flag=True, help="Write float16, half the size.")
+@click.option("--out", required=True, type=_PATH, help="A .safetensors file.")
+def init(config: str, seed: int, half: bool, out: Path) -> None:
+    """Write random weights in the released layout, to try an export at real size without a trained model."""
+    require_extra("model", "torch", "safetensors")
+    import torch
+
+    from ..device import use_threads
+    from ..families.hi_mar.checkpoints import save_checkpoint
+    from ..families.hi_mar.config import read_config, resolve
+    from ..families.hi_mar.model import HiMAR, randomise
+
+    if out.suffix != ".safetensors":
+        raise click.BadParameter(f"{out} does not end in .safetensors.", param_hint="--out")
+    use_threads()
+    model = randomise(HiMAR(resolve(read_config(config), {}, config)), seed)
+    save_checkpoint(model, out, torch.float16 if half else torch.float32)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    click.echo(f"wrote {out}: {count / 1e6:.1f} M parameters")
+
+
+cli.add_command(cache_latents_command)
+cli.add_command(train_command)
+cli.add_command(evaluate)
+cli.add_command(strip_command)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command and exit with its code: 0 success, 1 failure, 2 wrong usage."""
+    sys.exit(run_cli(cli, argv))

@@ -1,0 +1,186 @@
+"""Makes the images of the 50,000-image protocol: in parts that processes share and a killed run keeps."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from himar_kernels import InputError, PhiloxDraws
+from himar_kernels.families.hi_mar import SamplingConfig
+from himar_kernels.shared.files import new_file, refusal, remove_unfinished, require_writable_folder, write_json
+
+from ..families.hi_mar.config import check_steps
+from ..families.hi_mar.model import HiMAR
+from ..images import sample_images
+from ..vae.autoencoder import AutoencoderKL, require_fit
+from .extractor import OnImages
+
+RUN_FILE = "run.json"
+
+
+@dataclass(frozen=True)
+class SampleRun:
+    """What decides every pixel of a set of images; parts of two different runs never mix.
+
+    model_sha256, vae_sha256: of the weights' files; config: the model's; sampling: steps and guidance; images: how
+    many; seed: of all of them; per_class: equally many of every class (image i shows class i mod classes) instead of
+    classes drawn at random; chunk: images per part; weights: the entry of the model's file, where it holds several.
+    """
+
+    model_sha256: str
+    vae_sha256: str
+    config: dict[str, Any]
+    sampling: dict[str, Any]
+    images: int
+    seed: int
+    per_class: bool = True
+    chunk: int = 64
+    weights: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.images < 1 or self.chunk < 1:
+            raise InputError(f"{self.images} images in parts of {self.chunk} were asked for; both must be at least 1.")
+        if self.per_class and self.images % self.config["classes"]:
+            raise InputError(
+                f"{self.images} images cannot be shared equally by {self.config['classes']} classes; ask for a "
+                f"multiple of {self.config['classes']}, or for random classes."
+            )
+
+    @property
+    def parts(self) -> int:
+        """Number of parts."""
+        return -(-self.images // self.chunk)
+
+    @property
+    def size(self) -> int:
+        """Height and width of an image in pixels."""
+        return self.config["img_size"]
+
+    def labels(self) -> NDArray[np.int64]:
+        """Class of every image (images,)."""
+        if self.per_class:
+            return np.arange(self.images) % self.config["classes"]
+        generator = np.random.Generator(np.random.Philox(key=self.seed))
+        return generator.integers(self.config["classes"], size=self.images)
+
+    def indices(self, part: int) -> range:
+        """Image indices of a part."""
+        return range(part * self.chunk, min((part + 1) * self.chunk, self.images))
+
+
+def make_parts(
+    run: SampleRun,
+    model: HiMAR,
+    vae: AutoencoderKL,
+    folder: Path,
+    shard: int = 1,
+    shards: int = 1,
+    on_images: OnImages | None = None,
+) -> None:
+    """Make the images of one shard, 1 … shards: every shards-th part that `folder` does not have yet.
+
+    An image depends on the run's seed and its index only, so shards never overlap and a killed one goes on.
+    Each part is written in one move. Raises InputError for a shard out of range, a folder of another run, or one that
+    cannot be written.
+    """
+    if not 1 <= shard <= shards:
+        raise InputError(f"shard is {shard}/{shards}; it must be 1/{shards} to {shards}/{shards}.")
+    require_fit(vae, model.config, "the VAE")
+    check_steps(model.config, SamplingConfig.from_dict(run.sampling))
+    require_writable_folder(folder)
+    _claim(folder, run)
+    labels, draws = run.labels(), PhiloxDraws(run.seed)
+    sampling = SamplingConfig.from_dict(run.sampling)
+    mine = range(shard - 1, run.parts, shards)
+    total = sum(len(run.indices(part)) for part in mine)
+    done = 0
+    for part in mine:
+        indices = run.indices(part)
+        if not _is_whole(_part(folder, part), len(indices), run.size):
+            chosen = labels[indices.start : indices.stop].tolist()
+            images = sample_images(model, vae, chosen, draws, sampling, run.chunk, first_index=indices.start)
+            _write_part(_part(folder, part), images)
+        done += len(indices)
+        if on_images:
+            on_images(done, total)
+
+
+def merge_parts(run: SampleRun, folder: Path, out: Path) -> None:
+    """Write all parts as one ADM-style `.npz`, arr_0 the images and arr_1 their classes, then delete the parts.
+
+    Raises InputError when parts are missing or the file cannot be written.
+    """
+    _require_same(folder, run)
+    whole = (_is_whole(_part(folder, part), len(run.indices(part)), run.size) for part in range(run.parts))
+    missing = [part for part, is_whole in enumerate(whole) if not is_whole]
+    if missing:
+        raise InputError(
+            f"{len(missing)} of {run.parts} parts are missing in {folder}, the first is part {missing[0]}; "
+            f"let every shard finish first."
+        )
+
+    remove_unfinished(out)  # what a killed merge left, which may be 10 GB
+    # Straight from part to part: 50,000 images at once would take 10 GB of memory. ZipInfo carries no time of day,
+    # so that the same images are the same file.
+    with new_file(out) as unfinished, zipfile.ZipFile(unfinished, "w", zipfile.ZIP_STORED) as archive:
+        with archive.open(zipfile.ZipInfo("arr_0.npy"), "w", force_zip64=True) as stream:
+            shape = (run.images, run.size, run.size, 3)
+            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(stream, header)
+            for part in range(run.parts):
+                stream.write(np.load(_part(folder, part)).tobytes())
+        with archive.open(zipfile.ZipInfo("arr_1.npy"), "w") as stream:
+            np.save(stream, run.labels())
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _claim(folder: Path, run: SampleRun) -> None:
+    """Write what the run is into an empty folder, or check that the folder is this run's."""
+    path = folder / RUN_FILE
+    if not path.exists():
+        if any(folder.glob("part-*.npy")):
+            raise InputError(f"{folder} holds parts but no {RUN_FILE}; delete it.")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(refusal(folder, error)) from error
+        write_json(path, asdict(run))
+    _require_same(folder, run)
+
+
+def _require_same(folder: Path, run: SampleRun) -> None:
+    path = folder / RUN_FILE
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{folder} has no {RUN_FILE}; let every shard make its images first.") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}); delete {folder} or choose another --out.") from error
+    wanted = json.loads(json.dumps(asdict(run)))
+    for name, value in wanted.items():
+        if not isinstance(found, dict) or found.get(name) != value:
+            raise InputError(f"{folder} holds parts of a run with another {name}; delete it or choose another --out.")
+
+
+def _write_part(path: Path, images: NDArray[np.uint8]) -> None:
+    with new_file(path) as unfinished, unfinished.open("wb") as file:
+        np.save(file, images)
+
+
+def _part(folder: Path, part: int) -> Path:
+    return folder / f"part-{part:06d}.npy"
+
+
+def _is_whole(path: Path, count: int, size: int) -> bool:
+    try:
+        images = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return False
+    return images.dtype == np.uint8 and images.shape == (count, size, size, 3)

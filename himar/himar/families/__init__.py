@@ -1,0 +1,1 @@
+"""One folder per model family: configuration, networks, checkpoints, eager sampler, losses."""

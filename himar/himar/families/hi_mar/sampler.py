@@ -1,0 +1,200 @@
+"""The eager two-phase sampler: the reference that engines are compared with (§6)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from himar_kernels import Draws, check_labels
+from himar_kernels.families.hi_mar import (
+    SamplingConfig,
+    Sites,
+    Step,
+    dit_head_step,
+    known_positions,
+    mlp_head_step,
+    phase_chains,
+    plan,
+    renoise_known,
+    revealed_positions,
+)
+
+from .device_draws import DEVICE_NOISE_BLOCK, draws_on
+from .dit_head import DiTHead
+from .mlp_head import MLPHead
+from .model import HiMAR
+
+
+@dataclass(frozen=True)
+class TwoPhase:
+    """What a generation leaves: tokens of both phases, still times the VAE scale.
+
+    tokens: (B, N, C) of phase high; low_tokens: (B, S, C) of phase low; pivots: (B, S, D), or the low tokens where
+    pivots are visual. With a single scale S is 0.
+    """
+
+    tokens: Tensor
+    low_tokens: Tensor
+    pivots: Tensor
+
+
+def generate(
+    model: HiMAR,
+    labels: Sequence[int],
+    *,
+    draws: Draws,
+    sampling: SamplingConfig | None = None,
+    first_index: int = 0,
+) -> Tensor:
+    """Sample one image's latent per label; `vae.decode` turns them into images.
+
+    Args:
+        model: the model, on any device.
+        labels: class of each image, 0 … classes-1.
+        draws: source of orders and noise.
+        sampling: steps, guidance and temperature; None takes the model configuration's default.
+        first_index: image index of the first label; images depend on the draws' seed and their index alone.
+
+    Returns:
+        latents (B, C, h, w), VAE scale removed.
+
+    Raises:
+        InputError: a label is out of range, or a phase has more steps than positions.
+    """
+    result = two_phase(model, labels, draws=draws, sampling=sampling, first_index=first_index)
+    return to_grid(result.tokens) / model.config.vae_scale
+
+
+@torch.inference_mode()
+def two_phase(
+    model: HiMAR,
+    labels: Sequence[int],
+    *,
+    draws: Draws,
+    sampling: SamplingConfig | None = None,
+    first_index: int = 0,
+) -> TwoPhase:
+    """Run both phases as `generate` does and return all that they leave."""
+    config = model.config
+    sampling = sampling or config.default_sampling
+    steps = plan(sampling, config.low_positions, config.high_positions)
+    device = model.mask_token.device
+    images = np.arange(first_index, first_index + len(labels))
+    draws = draws_on(draws, device)
+    loop = _Loop(model, draws, images, torch.from_numpy(check_labels(labels, config.classes)).to(device), sampling)
+
+    low_tokens = torch.zeros(len(images), config.low_positions, config.channels, device=device)
+    pivots = torch.zeros(len(images), config.low_positions, config.width, device=device)
+    tokens = torch.zeros(len(images), config.high_positions, config.channels, device=device)
+    if not config.single_scale:
+        order = draws.order("low", config.low_positions, images)
+        for step in (step for step in steps if step.phase == "low"):
+            low_tokens = loop.low_step(step, order, low_tokens, pivots)
+        pivots = low_tokens if config.pivots == "visual" else pivots
+    order = draws.order("high", config.high_positions, images)
+    for step in (step for step in steps if step.phase == "high"):
+        tokens = loop.high_step(step, order, pivots, tokens)
+    return TwoPhase(tokens, low_tokens, pivots)
+
+
+class _Loop:
+    """One request's constants, and a step of each phase over its state."""
+
+    def __init__(
+        self, model: HiMAR, draws: Draws, images: np.ndarray, labels: Tensor, sampling: SamplingConfig
+    ) -> None:
+        self.model = model
+        self.draws = draws
+        self.images = images
+        self.labels = labels
+        self.temperature = sampling.temperature
+        self.chains = phase_chains(sampling)
+        self.block = None if labels.device.type == "cpu" else DEVICE_NOISE_BLOCK
+        self.timesteps = {phase: self._tensor(chain.timesteps) for phase, chain in self.chains.items()}
+
+    def low_step(self, step: Step, order: np.ndarray, low_tokens: Tensor, pivots: Tensor) -> Tensor:
+        """Reveal the step's low positions: return the tokens; capture their pivots in place."""
+        class_row, repeats = self._rows(step)
+        known = self._tensor(known_positions(order, step.masked))
+        z = self.model.transformer_low(class_row, low_tokens.repeat(repeats, 1, 1), known.repeat(repeats, 1))
+        columns = self._tensor(revealed_positions(order, step))
+        rows = torch.arange(len(columns), device=z.device)[:, None]
+        pivots[rows, columns] = z[rows, columns]
+        return self._sample(self.model.low_head, step, order, z[:, : order.shape[1]], low_tokens)
+
+    def high_step(self, step: Step, order: np.ndarray, pivots: Tensor, tokens: Tensor) -> Tensor:
+        """Return the tokens with what the step samples; at a DiT head that is every masked position."""
+        class_row, repeats = self._rows(step)
+        known = self._tensor(known_positions(order, step.masked))
+        guide = None if self.model.config.single_scale else pivots.repeat(repeats, 1, 1)
+        z = self.model.transformer_high(class_row, guide, tokens.repeat(repeats, 1, 1), known.repeat(repeats, 1))
+        return self._sample(self.model.high_head, step, order, z[:, -order.shape[1] :], tokens)
+
+    def _sample(self, head: MLPHead | DiTHead, step: Step, order: np.ndarray, z: Tensor, tokens: Tensor) -> Tensor:
+        """Return tokens (B, n, C) after the step's head, from z (R, n, D) of the phase's n positions."""
+        if isinstance(head, MLPHead):
+            return self._revealed(head, step, order, z, tokens)
+        return self._all(head, step, order, z, tokens)
+
+    def _revealed(self, head: MLPHead, step: Step, order: np.ndarray, z: Tensor, tokens: Tensor) -> Tensor:
+        """MLP head: sample each revealed position's token by itself."""
+        _, repeats = self._rows(step)
+        chain = self.chains[step.phase]
+        revealed = revealed_positions(order, step)
+        columns = self._tensor(revealed)
+        rows = torch.arange(len(columns), device=z.device)[:, None]
+        z = z[torch.arange(len(z), device=z.device)[:, None], columns.repeat(repeats, 1)]
+
+        condition = head.condition(z.flatten(0, 1))
+        sites = Sites(self.draws, step, self.images, revealed, tokens.shape[-1], self.block)
+        x = self._tensor(sites.initial_noise()).flatten(0, 1)
+        start: Tensor | None = None
+        for k, drawn in sites.down(chain):
+            prediction = head.denoise(x.repeat(repeats, 1), self._timestep(step, k), condition)
+            noise = None if drawn is None else self._tensor(drawn).flatten(0, 1)
+            x, start = mlp_head_step(chain, k, x, prediction, step.guidance, noise, self.temperature, start)
+        tokens = tokens.clone()
+        tokens[rows, columns] = x.view(*columns.shape, sites.channels)
+        return tokens
+
+    def _all(self, head: DiTHead, step: Step, order: np.ndarray, z: Tensor, tokens: Tensor) -> Tensor:
+        """DiT head: denoise all positions around the known ones; every masked position takes its result."""
+        _, repeats = self._rows(step)
+        chain = self.chains[step.phase]
+        known = self._tensor(known_positions(order, step.masked))
+        condition = head.condition(z)
+        positions = np.broadcast_to(np.arange(order.shape[1]), order.shape)
+        sites = Sites(self.draws, step, self.images, positions, tokens.shape[-1], self.block)
+        initial = self._tensor(sites.initial_noise())
+        x = initial
+        start: Tensor | None = None
+        for k, drawn in sites.down(chain):
+            x = renoise_known(chain, k, x, tokens, initial, known)
+            prediction = head.denoise(x.repeat(repeats, 1, 1), self._timestep(step, k), condition)
+            noise = None if drawn is None else self._tensor(drawn)
+            x, start = dit_head_step(chain, k, x, prediction, step.guidance, noise, self.temperature, start)
+        return torch.where(known[..., None], tokens, x)
+
+    def _rows(self, step: Step) -> tuple[Tensor, int]:
+        """Class rows [conditional; unconditional] under guidance, else conditional alone, and their multiple."""
+        if step.halves == 1:
+            return self.labels, 1
+        return torch.cat([self.labels, torch.full_like(self.labels, self.model.config.classes)]), step.halves
+
+    def _timestep(self, step: Step, k: int) -> Tensor:
+        return self.timesteps[step.phase][k : k + 1]
+
+    def _tensor(self, array: np.ndarray | Tensor) -> Tensor:
+        if isinstance(array, Tensor):
+            return array
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.labels.device)
+
+
+def to_grid(tokens: Tensor) -> Tensor:
+    """Arrange row-major tokens (B, n², C) as a grid (B, C, n, n)."""
+    side = round(tokens.shape[1] ** 0.5)
+    return tokens.transpose(1, 2).unflatten(2, (side, side))

@@ -1,0 +1,1 @@
+"""Trains models: optimiser steps, processes, state on disk, snapshots."""

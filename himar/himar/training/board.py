@@ -1,0 +1,59 @@
+"""TensorBoard: a training's scalars by step, and grids of sampled images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from himar_kernels import ConfigError, PhiloxDraws, to_sheet
+from himar_kernels.shared.files import require_writable_folder
+
+from ..families.hi_mar.model import HiMAR
+from ..images import sample_images
+from ..vae.autoencoder import AutoencoderKL
+from .optimise import Progress
+
+_COLUMNS = 8
+
+
+class Board:
+    """Writes one training's figures; open it with `open_board`."""
+
+    def __init__(self, writer: Any) -> None:
+        self._writer = writer
+
+    def scalars(self, progress: Progress) -> None:
+        """Write every figure of a step."""
+        for name, value in progress.figures.items():
+            self._writer.add_scalar(name.replace(" ", "/"), value, progress.step)
+
+    def grid(self, model: HiMAR, vae: AutoencoderKL, count: int, step: int) -> None:
+        """Sample `count` images, the classes in turn and the same seed each time, and write them as one picture."""
+        labels = [image % model.config.classes for image in range(count)]
+        device = model.mask_token.device
+        images = sample_images(model, vae.to(device), labels, PhiloxDraws(0))
+        self._writer.add_image("samples", to_sheet(images, _COLUMNS), step, dataformats="HWC")
+        self._writer.flush()
+
+
+def require_board(folder: Path) -> None:
+    """Raise ConfigError when TensorBoard is not installed or its files cannot go to `folder`. Leaves nothing."""
+    if find_spec("tensorboard") is None:
+        raise ConfigError("TensorBoard is not installed: pip install 'himar[train]', or train without --tensorboard.")
+    require_writable_folder(folder, ConfigError)
+
+
+@contextmanager
+def open_board(folder: Path) -> Iterator[Board]:
+    """Open a board whose files go to `folder`. Raises ConfigError as `require_board` does."""
+    require_board(folder)
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer = SummaryWriter(str(folder))
+    try:
+        yield Board(writer)
+    finally:
+        writer.close()

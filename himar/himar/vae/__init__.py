@@ -1,0 +1,5 @@
+"""The KL VAE between images and latents (docs/model.md §7)."""
+
+from .autoencoder import AutoencoderKL, VaeConfig, load_vae, require_fit
+
+__all__ = ["AutoencoderKL", "VaeConfig", "load_vae", "require_fit"]

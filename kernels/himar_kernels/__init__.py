@@ -1,0 +1,40 @@
+"""Everything between the networks: draws, schedules, index lists, diffusion steps, packing.
+
+Needs NumPy only. What belongs to one model family is in `families`.
+"""
+
+from .arithmetic.draws import Draws, PhiloxDraws
+from .arithmetic.packing import to_sheet, to_uint8
+from .arithmetic.philox import philox4x32
+from .labels import check_labels, label_numbers, parse_labels
+from .launch import Launch
+from .shared.errors import (
+    BuildError,
+    BundleError,
+    CheckpointError,
+    ConfigError,
+    EngineError,
+    HimarError,
+    InputError,
+    VerificationError,
+)
+
+__all__ = [
+    "BuildError",
+    "BundleError",
+    "CheckpointError",
+    "ConfigError",
+    "Draws",
+    "EngineError",
+    "HimarError",
+    "InputError",
+    "Launch",
+    "PhiloxDraws",
+    "VerificationError",
+    "check_labels",
+    "label_numbers",
+    "parse_labels",
+    "philox4x32",
+    "to_sheet",
+    "to_uint8",
+]

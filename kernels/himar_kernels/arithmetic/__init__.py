@@ -1,0 +1,1 @@
+"""Arithmetic that no model family owns: random draws, and packing of pixels."""

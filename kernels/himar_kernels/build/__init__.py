@@ -1,0 +1,1 @@
+"""Compiles the CUDA kernels and the fused operators ahead of time."""

@@ -1,0 +1,1 @@
+"""Opens bundles: manifest, schema, hashes."""

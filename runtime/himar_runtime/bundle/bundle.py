@@ -1,0 +1,110 @@
+"""Opening a bundle: its manifest is read, its files are hashed, nothing is loaded yet.
+
+A bundle's files lie in its folder. In the Hub's local cache, `models--OWNER--NAME/snapshots/REVISION/`, every file is a
+link to `models--OWNER--NAME/blobs/`, so links to files there are followed too. All other links out are refused.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import logging
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from himar_kernels import BundleError
+from himar_kernels.shared.files import file_sha256
+
+from .manifest import MANIFEST_NAME, Manifest, inside, parse_manifest
+
+log = logging.getLogger(__name__)
+
+_HUB_REPOSITORY = re.compile("(models|datasets|spaces)--.+")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A folder whose manifest was read and whose files were checked.
+
+    Attributes:
+        root: the folder, resolved.
+        manifest: what it says.
+        id: sha256 of the manifest. The manifest holds every file's hash, so the id names the whole bundle.
+    """
+
+    root: Path
+    manifest: Manifest
+    id: str
+
+    @classmethod
+    def open(cls, path: str | Path) -> Bundle:
+        """Read the manifest at `path` and verify the size and hash of every file it names.
+
+        Raises BundleError: no folder or manifest, a newer schema, a path that leads out of the bundle, a
+        missing or changed file.
+        """
+        root = Path(path)
+        if not root.is_dir():
+            raise BundleError(f"{root} is not a folder; give a bundle that `himar-export build` wrote.")
+        root = root.resolve()
+        source = root / MANIFEST_NAME
+        _require_inside(root, MANIFEST_NAME)  # it may be a link, too
+        if not source.is_file():
+            raise BundleError(f"{root} has no {MANIFEST_NAME}, so it is no bundle; make one with `himar-export build`.")
+        try:
+            text = source.read_bytes()
+        except OSError as error:
+            raise BundleError(f"{source} cannot be read: {error.strerror}.") from error
+        bundle = cls(root, parse_manifest(text, str(source)), hashlib.sha256(text).hexdigest())
+        bundle._verify_files()
+        log.info("opened bundle %s (%d files)", root, len(bundle.manifest.files))
+        return bundle
+
+    def path(self, relative: str) -> Path:
+        """Return the path of a file of the bundle; BundleError if that leads outside, also by way of a link.
+
+        It is the path by the bundle's own names: a graph looks for its weights beside itself by theirs, which the
+        targets of links need not have.
+        """
+        _require_inside(self.root, inside(relative, str(self.root / MANIFEST_NAME)))
+        return self.root / relative
+
+    def _verify_files(self) -> None:
+        for relative, entry in self.manifest.files.items():
+            path = self.path(relative)
+            if not path.is_file():
+                raise BundleError(f"{self.root} lacks its file {relative}; copy the bundle again.")
+            size = path.stat().st_size
+            if size != entry.bytes:
+                raise BundleError(
+                    f"{relative} in {self.root} has {size} bytes where the manifest says {entry.bytes}; "
+                    f"copy the bundle again or rebuild it."
+                )
+            if file_sha256(path, BundleError) != entry.sha256:
+                raise BundleError(
+                    f"{relative} in {self.root} does not have the manifest's sha256: it is damaged; "
+                    f"copy the bundle again or rebuild it."
+                )
+
+
+def _require_inside(root: Path, relative: str) -> None:
+    """Raise BundleError if `relative` leads, links resolved, neither into a folder nor to a blob of its Hub cache."""
+    try:
+        resolved = (root / relative).resolve()
+    except (OSError, RuntimeError) as error:  # until Python 3.12 links in a circle are a RuntimeError
+        raise BundleError(f"{relative} in {root} cannot be opened: {os.strerror(errno.ELOOP)}.") from error
+    if not resolved.is_relative_to(root) and resolved.parent != _blobs(root):
+        raise BundleError(
+            f"{relative} in {root} is a link that leads out of the bundle; refusing to load it: copy the bundle with "
+            f"real files (cp -rL), or download it again with local_dir."
+        )
+
+
+def _blobs(root: Path) -> Path | None:
+    """Return the folder of the files that a snapshot in the Hub's cache links to; None for any other folder."""
+    for folder in root.parents:
+        if folder.name == "snapshots" and _HUB_REPOSITORY.fullmatch(folder.parent.name):
+            return folder.parent / "blobs"
+    return None

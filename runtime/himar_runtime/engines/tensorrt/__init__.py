@@ -1,0 +1,1 @@
+"""Engines that TensorRT, its lean runtime and TensorRT-RTX run."""

@@ -1,0 +1,1 @@
+"""Hi-MAR's two-phase loop."""

@@ -1,0 +1,168 @@
+"""The two-phase loop: order → for each step: indices → transformer → head loop → tokens (docs/model.md §6).
+
+Phase low reveals the low positions and keeps their pivots; phase high reveals the image tokens, led by the
+pivots. Which components run a phase, and what it leaves, its PhaseInfo says; a single scale has phase high alone.
+Rows are [conditional; unconditional] under guidance, else conditional alone.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from himar_kernels import Draws
+from himar_kernels.families.hi_mar import (
+    Phase,
+    SamplingConfig,
+    Sites,
+    Step,
+    index_lists,
+    known_positions,
+    phase_chains,
+    plan,
+    revealed_positions,
+)
+from himar_kernels.families.hi_mar.phases import ModelInfo, PhaseInfo
+from himar_runtime.engines.engine import DeviceArray
+from himar_runtime.engines.networks import Networks
+
+from .diffusion_loop import require_finite, sample_all, sample_revealed
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to generate: labels int64 (B,), the image indices int64 (B,) that draws count by, and how."""
+
+    labels: NDArray[np.int64]
+    images: NDArray[np.int64]
+    sampling: SamplingConfig
+    draws: Draws
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What a request leaves, still times the VAE scale: low (B, S, C) and high (B, N, C), float32.
+
+    S is 0 with a single scale.
+    """
+
+    low: NDArray[np.float32]
+    high: NDArray[np.float32]
+
+
+def run_two_phase(
+    networks: Networks, model: ModelInfo, request: Request, should_continue: Callable[[Step, NDArray[np.float32]], bool]
+) -> Tokens | None:
+    """Generate the tokens of a request that fits the engines, through every phase that the model has.
+
+    Args:
+        should_continue: called after every autoregressive step with the low tokens (B, S, C) so far; False cancels.
+
+    Returns: the tokens, or None when cancelled. Raises EngineError when an engine fails or gives NaN.
+    """
+    loop = _Loop(networks, model, request)
+    for step in plan(request.sampling, model.low_positions, model.high_positions):
+        loop.step(step)
+        log.debug("phase %s step %d revealed %d of %d positions", step.phase, step.index, step.revealed, step.masked)
+        if not should_continue(step, loop.tokens["low"]):
+            return None
+    return Tokens(loop.tokens["low"], loop.tokens["high"])
+
+
+class _Loop:
+    """The growing state of a request, on the host: each phase's tokens (B, n, C) and the pivots (B, S, D)."""
+
+    def __init__(self, networks: Networks, model: ModelInfo, request: Request) -> None:
+        batch = len(request.labels)
+        sizes: dict[Phase, int] = {"low": model.low_positions, "high": model.high_positions}
+        self._networks = networks
+        self._model = model
+        self._request = request
+        self._phases = {phase.name: phase for phase in model.phases}
+        self._orders = {name: request.draws.order(name, sizes[name], request.images) for name in self._phases}
+        self._chains = phase_chains(request.sampling)
+        self.tokens = {name: np.zeros((batch, n, model.channels), np.float32) for name, n in sizes.items()}
+        self._pivots = np.zeros((batch, model.low_positions, model.width), np.float32)
+
+    def step(self, step: Step) -> None:
+        """Run the phase's transformer, keep the pivots that it leaves, and sample with the phase's head."""
+        phase = self._phases[step.phase]
+        known = known_positions(self._orders[phase.name], step.masked)
+        outputs = self._networks[phase.transformer].run_on_device(
+            {
+                phase.tokens: _rows(self.tokens[phase.name], step),
+                **self._guide(phase, step),
+                **self._context(phase, known, step),
+            }
+        )
+        revealed = revealed_positions(self._orders[phase.name], step)
+        if phase.leaves_pivots:
+            image = np.arange(len(revealed))[:, None]
+            pivots = outputs["pivots"].numpy()[image, revealed]  # the conditional half comes first
+            require_finite(pivots, phase.transformer, step)
+            self._pivots[image, revealed] = pivots
+        if phase.kind == "mlp":
+            self._sample_revealed(phase, step, outputs["condition"], revealed)
+        else:
+            self._sample_all(phase, step, outputs["condition"], known)
+
+    def _sample_revealed(
+        self, phase: PhaseInfo, step: Step, condition: DeviceArray, revealed: NDArray[np.int64]
+    ) -> None:
+        """MLP head: each revealed position by itself, so its rows of every half are packed to (H·B·r, W)."""
+        image = np.arange(len(revealed))[:, None]
+        n, width = condition.shape[1:]
+        rows = condition.numpy().reshape(-1, len(revealed), n, width)[:, image, revealed].reshape(-1, width)
+        require_finite(rows, phase.transformer, step)
+        tokens = sample_revealed(
+            self._networks[phase.head],
+            self._chains[phase.name],
+            self._sites(step, revealed),
+            rows,
+            self._request.sampling.temperature,
+        )
+        self.tokens[phase.name][image, revealed] = tokens
+
+    def _sample_all(self, phase: PhaseInfo, step: Step, condition: DeviceArray, known: NDArray[np.bool_]) -> None:
+        """DiT head: what was denoised but not revealed travels along and is masked for the next step."""
+        require_finite(condition.numpy(), phase.transformer, step)
+        positions = np.broadcast_to(np.arange(known.shape[1]), known.shape)
+        self.tokens[phase.name] = sample_all(
+            self._networks[phase.head],
+            self._chains[phase.name],
+            self._sites(step, positions),
+            condition,
+            self.tokens[phase.name],
+            known,
+            self._request.sampling.temperature,
+        )
+
+    def _guide(self, phase: PhaseInfo, step: Step) -> dict[str, NDArray[np.float32]]:
+        """The pivots of phase high, or visual ones: the low tokens. Both halves take the same."""
+        if not phase.pivot_width:
+            return {}
+        return {"pivots": _rows(self.tokens["low"] if self._model.pivots == "visual" else self._pivots, step)}
+
+    def _context(self, phase: PhaseInfo, known: NDArray[np.bool_], step: Step) -> dict[str, NDArray[np.int64]]:
+        """The inputs that say what each row sees: its class and the index lists of its positions."""
+        labels = self._request.labels
+        if step.halves == 2:
+            labels = np.concatenate([labels, np.full_like(labels, self._model.classes)])
+        always = np.ones((len(known), phase.always), np.bool_)
+        lists = index_lists(
+            _rows(np.concatenate([always, known], axis=1), step), self._model.buffer, self._model.positions
+        )
+        return {"class_row": labels, "visible": lists.visible, "sources": lists.sources}
+
+    def _sites(self, step: Step, positions: NDArray[np.int64]) -> Sites:
+        return Sites(self._request.draws, step, self._request.images, positions, self._model.channels)
+
+
+def _rows(images: NDArray, step: Step) -> NDArray:
+    return np.concatenate([images] * step.halves)

@@ -1,0 +1,67 @@
+"""Previews: the low-resolution images of a request under way, for whoever waits for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from himar_kernels import EngineError, InputError
+from himar_kernels.families.hi_mar.phases import ModelInfo
+
+from .bundle.manifest import ComponentSpec
+from .decode import decode, to_latents
+from .engines.engine import Engine
+
+
+@dataclass(frozen=True)
+class Preview:
+    """A generation between two steps; see `Progress` for what its methods return.
+
+    tokens: gives the low tokens so far, float32 (B, S, C), times the VAE scale. decoder: gives the VAE decoder or None.
+    """
+
+    model: ModelInfo
+    tokens: Callable[[], NDArray[np.float32]]
+    decoder: Callable[[], Engine | None]
+
+    def low_latents(self) -> NDArray[np.float32]:
+        """See Progress.low_latents; s is 0 with a single scale."""
+        return to_latents(self.tokens(), self.model.vae_scale)
+
+    def preview(self) -> NDArray[np.uint8]:
+        """See Progress.preview."""
+        return decode_preview(self.decoder(), self.model, self.tokens())
+
+
+def decode_preview(decoder: Engine | None, model: ModelInfo, low_tokens: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Return pixels uint8 (B, P, P, 3), RGB, P = s·H/h, of low tokens float32 (B, S, C), times the VAE scale.
+
+    Raises InputError when the model has no low phase or the bundle no VAE decoder, EngineError when the decoder takes
+    no latents of this size or gives values that are not finite.
+    """
+    if model.single_scale:
+        raise InputError("this model has a single scale, so there is no low-resolution preview.")
+    if decoder is None:
+        raise InputError("this bundle has no VAE decoder, so there is no preview in pixels; use low_latents() instead.")
+    side = model.cond_scale
+    if not _takes(decoder.spec, side):
+        raise EngineError(
+            f"this bundle's vae_decoder does not take latents of {side} by {side}, so there is no preview in pixels; "
+            f"use low_latents(), or build the bundle again."
+        )
+    return decode(decoder, to_latents(low_tokens, model.vae_scale))
+
+
+def _takes(decoder: ComponentSpec, side: int) -> bool:
+    """Engines may be built for one size only."""
+    shape = decoder.inputs[0].shape
+    if len(shape) != 4:
+        return False
+    for size in shape[2:]:
+        least, _, most = decoder.profile.get(size, (side, side, side)) if isinstance(size, str) else (size, size, size)
+        if not least <= side <= most:
+            return False
+    return True

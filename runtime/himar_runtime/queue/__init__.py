@@ -1,0 +1,1 @@
+"""A queue of launches on a device, and recorded graphs of its segments."""

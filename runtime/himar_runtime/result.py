@@ -1,0 +1,115 @@
+"""What a generation gives back, and what it tells while it runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from himar_kernels import InputError
+from himar_kernels.families.hi_mar import Phase
+
+from .png import write_png
+from .recipe import Recipe
+
+Status = Literal["complete", "cancelled"]
+
+
+class PreviewSource(Protocol):
+    """A generation under way, between two steps; see Progress for what the methods return."""
+
+    def low_latents(self) -> NDArray[np.float32]:
+        """See Progress.low_latents."""
+        ...
+
+    def preview(self) -> NDArray[np.uint8]:
+        """See Progress.preview."""
+        ...
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A finished autoregressive step.
+
+    Attributes:
+        phase, step: which step it was, counted from 0 within its phase.
+        done, total: steps finished and steps in all, over every chunk of the request.
+        images: number of images that the step worked on.
+        source: what the previews are made of, or None where there is no generation behind it.
+    """
+
+    phase: Phase
+    step: int
+    done: int
+    total: int
+    images: int
+    source: PreviewSource | None = field(default=None, repr=False, compare=False)
+
+    def low_latents(self) -> NDArray[np.float32]:
+        """Return the low-resolution latents float32 (B, C, s, s) of these images, VAE scale removed.
+
+        Valid in the callback. Positions that are not revealed yet are 0 (of a DiT head: what it last made of them); all
+        are revealed from the first high step on. On a GPU it waits for the device, which may be one step ahead.
+        """
+        return self._source().low_latents()
+
+    def preview(self) -> NDArray[np.uint8]:
+        """Return the low-resolution images uint8 (B, P, P, 3), RGB, P = s·H/h: low_latents through the VAE decoder.
+
+        Valid in the callback; it takes the time of decoding B images of that size. Raises InputError when the model has
+        no low phase or the bundle no VAE decoder, EngineError when the decoder takes no latents of this size or fails:
+        the generation can go on then.
+        """
+        return self._source().preview()
+
+    def _source(self) -> PreviewSource:
+        if self.source is None:
+            raise InputError("this progress belongs to no generation, so there is nothing to preview.")
+        return self.source
+
+
+@dataclass(frozen=True)
+class Result:
+    """The images of a request, in the order of its labels.
+
+    A cancelled request holds the images that were finished when it was cancelled, possibly none.
+
+    Attributes:
+        images: uint8 (B, H, W, 3), RGB; None when the bundle has no VAE decoder.
+        latents: float32 (B, C, h, w), VAE scale removed.
+        low_latents: float32 (B, C, s, s), low-resolution latents of the low phase, VAE scale removed; s is 0
+            with a single scale.
+        labels: int64 (B,).
+        recipes: how each image was made.
+        status: "complete" or "cancelled".
+    """
+
+    images: NDArray[np.uint8] | None
+    latents: NDArray[np.float32]
+    low_latents: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    recipes: tuple[Recipe, ...]
+    status: Status
+
+    def save(self, folder: str | Path) -> list[Path]:
+        """Write every image as a PNG that carries its recipe; return the paths.
+
+        The folder is made if it is missing; files are named SEED-INDEX-LABEL.png and replaced if they exist.
+        Raises InputError when the bundle has no decoder or the folder cannot be written.
+        """
+        if self.images is None:
+            raise InputError("this bundle has no VAE decoder, so there are no images; use `latents` instead.")
+        folder = Path(folder)
+        paths = []
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for pixels, recipe in zip(self.images, self.recipes, strict=True):
+                seed = "draws" if recipe.seed is None else recipe.seed
+                paths.append(folder / f"{seed}-{recipe.index:05d}-{recipe.label}.png")
+                write_png(paths[-1], pixels, [recipe])
+        except OSError as error:
+            raise InputError(f"{folder} cannot be written: {error.strerror or error}.") from error
+        return paths

@@ -1,0 +1,85 @@
+"""The command `himar-serve`. FastAPI, uvicorn and prometheus_client are imported when it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from himar_kernels import InputError
+from himar_kernels.shared.console import require_extra, run_cli
+from himar_kernels.shared.options import FiniteRange, NamedPath
+
+from .origins import check_origin
+
+# The C++ server's limits too (runtime/cpp/service/arguments.cpp): a typing error must not start a million threads.
+_LANES = click.IntRange(1, 64)
+_THREADS = click.IntRange(0, 4096)
+_QUEUE = click.IntRange(1, 256)
+_IMAGES = click.IntRange(1, 65536)
+_BODY = click.IntRange(1, 2**30)
+_MOST_SECONDS = 1e6
+
+
+def _origins(context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]) -> tuple[str, ...]:
+    try:
+        return tuple(check_origin(text) for text in texts)
+    except InputError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+@click.command(
+    epilog="Example: himar-serve bundle --port 8000 --lanes 4 --threads 1",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+@click.argument("bundle", type=NamedPath())
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 takes any free one.")
+@click.option("--lanes", default=1, show_default=True, type=_LANES, help="Requests that run at once.")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+@click.option(
+    "--threads", default=0, show_default=True, type=_THREADS,
+    help="CPU threads of one operator; 0: the CPUs it may use (affinity, OMP_NUM_THREADS, container quota).",
+)  # fmt: skip
+@click.option("--backend", help="onnxruntime runs a TensorRT bundle's ONNX graphs; its own engines if not given.")
+@click.option("--queue", default=16, show_default=True, type=_QUEUE, help="Waiting requests per lane.")
+@click.option("--max-images", default=64, show_default=True, type=_IMAGES, help="Most images of one request.")
+@click.option("--max-body", default=1_048_576, show_default=True, type=_BODY, help="Most bytes of a request's body.")
+@click.option(
+    "--timeout", default=60.0, show_default=True, type=FiniteRange(0, _MOST_SECONDS, min_open=True),
+    help="Seconds from acceptance to answer.",
+)  # fmt: skip
+@click.option(
+    "--drain-seconds", default=30.0, show_default=True, type=FiniteRange(0, _MOST_SECONDS),
+    help="Seconds that accepted requests get when the server is told to end.",
+)  # fmt: skip
+@click.option(
+    "--keep-alive", default=75.0, show_default=True, type=FiniteRange(0, _MOST_SECONDS),
+    help="Seconds that a connection may be idle between two requests: longer than those of a proxy in front.",
+)  # fmt: skip
+@click.option(
+    "--allow-origin", multiple=True, metavar="ORIGIN", callback=_origins,
+    help="Origin of web pages that may use the server, for example https://app.example; * for all. May be repeated.",
+)  # fmt: skip
+@click.version_option(package_name="himar", prog_name="himar-serve")
+def cli(host: str, port: int, threads: int, **options: Any) -> None:
+    """Serve images from BUNDLE over HTTP. SIGTERM and Ctrl-C finish what was accepted, then end it.
+
+    Add --debug to see the traceback of an error.
+    """
+    require_extra("service", "fastapi", "uvicorn", "prometheus_client")
+    try:
+        from .server import log_to_stderr, serve
+        from .service import Settings
+
+        log_to_stderr()
+        settings = Settings(threads=threads or None, **options)
+        serve(settings, host, port, lambda address: click.echo(f"himar-serve: listening on {address}"))
+    except KeyboardInterrupt:  # of run_cli, until the server takes signals itself: nothing was accepted yet
+        click.echo("told to end before anything was served.", err=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    return run_cli(cli, argv)

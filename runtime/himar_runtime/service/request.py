@@ -1,0 +1,175 @@
+"""Reading what a client asks for: every value is checked here, before a request waits for a lane."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NoReturn, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from himar_kernels import HimarError, InputError, PhiloxDraws, check_labels
+from himar_kernels.families.hi_mar import SamplingConfig
+from himar_kernels.families.hi_mar.sampling import CHANGEABLE, choose_sampling
+
+from ..bundle.manifest import Manifest
+from ..request import image_indices, require_phases
+from .accept import qualities
+
+Output = Literal["png", "latents"]
+
+_KEYS = ("labels", "seed", "first_index", "sampling", "guidance", *CHANGEABLE, "output")
+_DRAWN_SEED_BITS = 53  # exact as a double, so that every JSON reader gives the seed back unchanged
+
+
+class RefusalError(HimarError):
+    """A request that is answered with an HTTP status other than 200.
+
+    Attributes:
+        status: the HTTP status.
+        headers: to be sent with it.
+    """
+
+    def __init__(self, status: int, sentence: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(sentence)
+        self.status = status
+        self.headers = dict(headers or {})
+
+
+@dataclass(frozen=True)
+class ImagesRequest:
+    """A checked request for images.
+
+    Attributes:
+        labels: int64 (B,).
+        seed: 0 … 2^64-1.
+        first_index: image index of the first label.
+        sampling: the settings, complete.
+        output: "png" or "latents" in a JSON answer.
+        bare: answer with the PNG itself instead of JSON; B is 1.
+    """
+
+    labels: NDArray[np.int64] = field(compare=False)
+    seed: int
+    first_index: int
+    sampling: SamplingConfig
+    output: Output
+    bare: bool
+
+
+def read_request(body: bytes, accept: str, manifest: Manifest, max_images: int) -> ImagesRequest:
+    """Read and check the body of POST /v1/images.
+
+    Args:
+        accept: the Accept header, "" if there is none.
+        max_images: most labels of one request.
+
+    Raises InputError (400) for a value that is wrong, RefusalError for what has another status.
+    """
+    try:
+        return _read(_parse(body), accept, manifest, max_images)
+    except RecursionError as error:  # from parsing a value, or from writing it into a sentence
+        raise InputError("the body is nested too deeply; send a flat JSON object.") from error
+
+
+def check_content_type(content_type: str, content_encoding: str) -> None:
+    """Raise RefusalError (415) unless the body is JSON that is not compressed."""
+    if content_type.partition(";")[0].strip().lower() != "application/json":
+        raise RefusalError(415, f"Content-Type is {content_type!r}; send the request as application/json.")
+    if content_encoding.strip().lower() not in ("", "identity"):
+        raise RefusalError(415, f"Content-Encoding is {content_encoding!r}; send the body without one.")
+
+
+def _parse(body: bytes) -> dict[str, Any]:
+    try:
+        values = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
+    except UnicodeDecodeError as error:
+        raise InputError(f"the body is not UTF-8 (byte {error.start}); send JSON encoded as UTF-8.") from error
+    except ValueError as error:
+        raise InputError(f"the body is not valid JSON ({error}); send a JSON object.") from error
+    if not isinstance(values, dict):
+        raise InputError(f"the body is {_json(values)}; it must be a JSON object with labels.")
+    for key in values:
+        if key not in _KEYS:
+            raise InputError(f"unknown key {key!r}; known keys: {', '.join(_KEYS)}.")
+    return values
+
+
+def _read(values: dict[str, Any], accept: str, manifest: Manifest, max_images: int) -> ImagesRequest:
+    labels = values.get("labels")
+    if "labels" not in values:
+        raise InputError('the body lacks "labels"; give a list of class numbers, one per image.')
+    if not isinstance(labels, list):
+        raise InputError(f"labels is {_json(labels)}; give a list of class numbers, one per image.")
+    if len(labels) > max_images:
+        raise RefusalError(
+            413, f"labels has {len(labels)} entries; ask for at most {max_images} images in one request."
+        )
+    _refuse_nulls(values)
+    model = manifest.model
+    checked = check_labels(labels, model.classes)
+    first_index = values.get("first_index", 0)
+    image_indices(len(checked), first_index)
+    seed = PhiloxDraws(values["seed"] if "seed" in values else secrets.randbits(_DRAWN_SEED_BITS)).seed
+    sampling = _sampling(values, manifest)
+    output = _output(values, "vae_decoder" in manifest.components)
+    return ImagesRequest(checked, seed, first_index, sampling, output, _bare(accept, len(checked), output))
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _refuse_nulls(values: Mapping[str, Any]) -> None:
+    for key, value in values.items():
+        if value is None:
+            raise InputError(f"{key} is null; leave the key away, or give a value.")
+
+
+def _sampling(values: Mapping[str, Any], manifest: Manifest) -> SamplingConfig:
+    """Return the settings that the values ask for, checked against the model."""
+    name = values.get("sampling")
+    if name is not None and not isinstance(name, str):
+        raise InputError(f"sampling is {_json(name)}; it must be a name: {', '.join(manifest.sampling)}.")
+    changes = {key: values[key] for key in CHANGEABLE if key in values}
+    sampling = choose_sampling(manifest.sampling, name, values.get("guidance"), changes)
+    require_phases(manifest.model, sampling, changes)
+    return sampling
+
+
+def _output(values: Mapping[str, Any], has_decoder: bool) -> Output:
+    output = values.get("output", "png")
+    if output not in get_args(Output):
+        raise InputError(f"output is {_json(output)}; it must be 'png' or 'latents'.")
+    if output == "png" and not has_decoder:
+        raise InputError('this bundle has no VAE decoder, so there are no images; ask for "output": "latents".')
+    return output
+
+
+def _bare(accept: str, images: int, output: Output) -> bool:
+    """Return whether to answer with the PNG itself: where it is possible, and preferred to JSON.
+
+    Raises RefusalError (406) when the answer would be of a type that is not accepted.
+    """
+    json_quality, png_quality = qualities(accept, ("application/json", "image/png"))
+    if images == 1 and output == "png" and png_quality > json_quality:
+        return True
+    if json_quality > 0:
+        return False
+    if png_quality == 0:
+        raise RefusalError(
+            406, f"Accept is {accept!r}; answers are application/json, or image/png for one label: accept one of them."
+        )
+    if output == "latents":
+        raise RefusalError(406, "output is 'latents', which image/png cannot hold; ask for application/json.")
+    raise RefusalError(
+        406, f"labels has {images} entries, and image/png holds one image; ask for application/json, or one label."
+    )
+
+
+def _json(value: object) -> str:
+    """A value as its sender wrote it."""
+    return json.dumps(value)
