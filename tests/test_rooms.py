@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ROOMS = {
-    "kernels": ("himar_kernels", {"numpy", "click"}, set()),
+    "kernels": ("himar_kernels", {"numpy", "click", "rich"}, set()),
     "himar": ("himar", None, {"himar_kernels"}),
     "runtime": ("himar_runtime", {"numpy", "onnxruntime", "PIL", "cuda"}, {"himar_kernels"}),
     "export": ("himar_export", None, {"himar_kernels", "himar", "himar_runtime"}),

@@ -69,7 +69,7 @@ def test_mlp_head_loss_is_the_released_one(case):
 
 def test_a_wrong_likelihood_shows_in_its_row(case, monkeypatch):
     """All rows together would hide it behind the largest."""
-    monkeypatch.setattr("himar.families.hi_mar.losses._HALF_BIN", 1 / 256)
+    monkeypatch.setattr("himar.families.hi_mar.head_losses._HALF_BIN", 1 / 256)
     (first,) = (case[1]["mlp/t"] == 0).nonzero()[0].tolist()
     assert distance(released_mlp_loss(case)[1][first], case[1]["mlp/train_vb"][first]) > 10 * ROW
 
