@@ -5,10 +5,10 @@
 #include <filesystem>
 #include <fstream>
 
-#include "bundle.h"
+#include "bundle/bundle.h"
+#include "bundle/sha256.h"
 #include "bundles.h"
 #include "error.h"
-#include "sha256.h"
 
 using namespace himar::core;
 namespace fs = std::filesystem;

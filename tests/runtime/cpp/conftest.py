@@ -46,13 +46,20 @@ def built() -> Path:
     return BUILD
 
 
+def _module(name: str, path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
 @pytest.fixture(scope="session")
 def library(built: Path) -> Any:
     """libhimar.so: library.py, class Library."""
-    path = Path(__file__).with_name("library.py")
-    spec = importlib.util.spec_from_file_location("cpp_library", path)
-    assert spec is not None and spec.loader is not None
-    module: ModuleType = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module.Library(built / "libhimar.so")
+    return _module("cpp_library", Path(__file__).with_name("library.py")).Library(built / "libhimar.so")
+
+
+build_variant = _module("export_conftest", ROOT / "tests" / "export" / "conftest.py").build_variant
+"""The fixture of tests/export."""
