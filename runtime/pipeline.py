@@ -58,8 +58,7 @@ class Pipeline:
 
         Args:
             device: "cpu", "cuda" or "cuda:N".
-            threads: CPU threads that one run of an engine uses; None uses every core that the process may run on.
-                Small networks split their rows among the threads, large ones each operator.
+            threads: CPU threads that a call of an engine uses; None takes all cores.
 
         Raises:
             BundleError: the bundle is missing, damaged or of a newer schema.

@@ -29,7 +29,7 @@ _MOST_SECONDS = 1e6
 @click.option("--lanes", default=1, show_default=True, type=_LANES, help="Requests that run at once.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
 @click.option(
-    "--threads", default=0, show_default=True, type=_THREADS, help="CPU threads of one run of an engine; 0: all cores."
+    "--threads", default=0, show_default=True, type=_THREADS, help="CPU threads of one operator; 0: all cores."
 )
 @click.option("--backend", help="onnxruntime runs a TensorRT bundle's ONNX graphs; its own engines if not given.")
 @click.option("--queue", default=16, show_default=True, type=_QUEUE, help="Waiting requests per lane.")

@@ -136,7 +136,7 @@ const char* help_text() {
            "  --low-solver, --high-solver ddpm|ddim|dpm++\n"
            "  --device cpu             where the engines run: cpu, cuda or cuda:N\n"
            "  --backend onnxruntime    run the bundle's ONNX graphs whatever it was built for\n"
-           "  --threads N              CPU threads of one run of an engine; all cores if not given\n"
+           "  --threads N              CPU threads of one operator; all cores if not given\n"
            "  --json                   print the outcome as JSON\n"
            "  --version, --help\n"
            "\n"

@@ -1,26 +1,18 @@
 // himar-generate: a bundle, labels and a seed → PNGs, with start-up time, latency percentiles and memory.
 #include <sys/resource.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <chrono>
 #include <cmath>
 #include <csignal>
 #include <cstdio>
-#include <cstring>
-#include <filesystem>
 #include <new>
-#include <stdexcept>
 #include <string>
-#include <system_error>
 #include <vector>
 
 #include "arguments.h"
 #include "himar/himar.hpp"
-#include "png_file.h"
-
-namespace fs = std::filesystem;
+#include "output.h"
 
 namespace {
 
@@ -34,34 +26,6 @@ double now() {
 double percentile(const std::vector<double>& sorted, double share) {
     const auto rank = static_cast<std::size_t>(std::ceil(share * static_cast<double>(sorted.size())));
     return sorted[std::max<std::size_t>(rank, 1) - 1];
-}
-
-// Make the folder if it is missing. std::runtime_error, before any time is spent on images, when it is a file or cannot
-// be written.
-void prepare_output(const fs::path& folder) {
-    const auto refuse = [&](const std::string& why) {
-        throw std::runtime_error("--out is '" + folder.string() + "', " + why + "; give a folder that can be written.");
-    };
-    std::error_code failed;
-    const fs::file_status found = fs::status(folder, failed);
-    if (fs::exists(found) && !fs::is_directory(found)) refuse("which is a file, not a folder");
-    fs::create_directories(folder, failed);
-    if (failed) refuse("which cannot be made (" + failed.message() + ")");
-    if (::access(folder.c_str(), W_OK | X_OK) != 0) refuse(std::string("which cannot be written (") + std::strerror(errno) + ")");
-}
-
-// Write every image of a result as SEED-INDEX-LABEL.png with its recipe. std::runtime_error when one cannot be written.
-void write_images(const fs::path& folder, const himar::GenerateOptions& options, const himar::Result& result) {
-    const himar::View<std::uint8_t> images = result.images();
-    const himar::View<std::int64_t> labels = result.labels();
-    for (std::size_t i = 0; i < labels.size(); ++i) {
-        char index[32];
-        std::snprintf(index, sizeof index, "%05llu", static_cast<unsigned long long>(options.first_index + i));
-        const std::string name = std::to_string(options.seed) + "-" + index + "-" + std::to_string(labels[i]) + ".png";
-        const auto image = images.image(static_cast<std::int64_t>(i));
-        write_png(folder / name, image.data(), static_cast<std::uint32_t>(image.shape()[2]),
-                  static_cast<std::uint32_t>(image.shape()[1]), result.recipe(i));
-    }
 }
 
 struct Times {

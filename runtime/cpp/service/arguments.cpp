@@ -68,7 +68,7 @@ const char* help_text() {
            "  --timeout SECONDS        from acceptance to answer; then 504 (60)\n"
            "  --drain-seconds SECONDS  after SIGTERM or Ctrl-C, time to finish what is accepted (30)\n"
            "  --device NAME            where the engines run: cpu, cuda or cuda:N (cpu)\n"
-           "  --threads N              CPU threads of one run of an engine; 0 uses all cores (0)\n"
+           "  --threads N              CPU threads of one operator; 0 takes all cores (0)\n"
            "  --backend onnxruntime    run the bundle's ONNX graphs whatever it was built for\n"
            "  --version, --help\n"
            "\n"
