@@ -1,5 +1,6 @@
 // The loop gives the same images on the CPU's queue and on one that behaves like a GPU's, and they are Python's. What is
 // not shown here is CUDA itself.
+#include <cstdlib>
 #include <fstream>
 #include <thread>
 
@@ -19,6 +20,26 @@ TEST_CASE("both queues give the same images") {
     Pair pair;
     for (const Sampling& sampling : settings())
         for (const Chunk& chunk : kChunks) same(pair.on_device(chunk, sampling), pair.on_host(chunk, sampling));
+}
+
+TEST_CASE("both queues give the same latents of a variant") {
+    const char* const name = std::getenv("HIMAR_TEST_VARIANT");
+    if (name == nullptr) {
+        MESSAGE("skipped: HIMAR_TEST_VARIANT names no bundle; tests/runtime/cpp/test_variants.py does");
+        return;
+    }
+    Pair pair(name);
+    for (const Sampling& sampling : settings()) {
+        if (pair.model().single_scale() && sampling.high_solver != "ddpm" && sampling.temperature != 1) continue;  // refused
+        for (std::uint64_t seed = 0; seed < 3; ++seed) {  // directly, recorded, replayed
+            const Chunk chunk{{2, 1, 0}, 7, seed};
+            same(pair.on_device(chunk, sampling), pair.on_host(chunk, sampling));
+        }
+        SeedDraws seeded(2);
+        const himar_draws given = c_draws(seeded);
+        same(pair.on_device({{2, 1, 0}, 7, 0, &given}, sampling), pair.on_host({{2, 1, 0}, 7, 2}, sampling));
+    }
+    CHECK(pair.device->count("replay") > 0);
 }
 
 TEST_CASE("the images are those of Python's runtime") {

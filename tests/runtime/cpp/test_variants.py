@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,19 @@ def test_a_variant_gives_pythons_latents(library: Any, build_variant: Any, varia
     assert_close(library.generate(bundle, LABELS, ours, **options_of(variant, "guided")), wanted)
     assert ours.orders == theirs.orders
     assert_close(library.generate(bundle, LABELS, seed=9, **options_of(variant, "guided")), wanted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_on_a_queue_that_records_a_variant_gives_the_same_latents(
+    run: Any, built: Path, build_variant: Any, variant: str
+) -> None:
+    """What a GPU does, in the host's memory: launches are queued, segments recorded and replayed."""
+    bundle = build_variant(variant)
+    environment = os.environ | {"HIMAR_TEST_BUNDLES": str(bundle.parent), "HIMAR_TEST_VARIANT": bundle.name}
+    said = run(built / "tests" / "himar_tests", "--test-case=both queues give the same latents*", env=environment)
+    assert "1 passed" in said
+    assert "skipped:" not in said
 
 
 @pytest.mark.slow
