@@ -108,9 +108,9 @@ TEST_CASE("a GPU that is not there is refused, whatever the engines") {
 }
 
 TEST_CASE("a device is read whole") {
-    CHECK(Device::parse("cpu").name() == "cpu");
-    CHECK(Device::parse("cuda").name() == "cuda:0");
-    CHECK(Device::parse("cuda:12").name() == "cuda:12");
+    CHECK(!Device::parse("cpu").is_gpu);
+    CHECK((Device::parse("cuda").is_gpu && Device::parse("cuda").index == 0));
+    CHECK((Device::parse("cuda:12").is_gpu && Device::parse("cuda:12").index == 12));
     for (const std::string text : {"", "gpu", "cuda:", "cuda:-1", "cuda:1x", "cuda:99999999999", "CPU", " cpu"})
         CHECK(sentence_of<EngineError>([&] { Device::parse(text); }) ==
               "device is '" + text + "'; it must be 'cpu', 'cuda' or 'cuda:N' with a GPU's number.");

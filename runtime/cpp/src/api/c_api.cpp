@@ -20,6 +20,14 @@ void write_shape(std::int64_t* shape, std::int64_t a, std::int64_t b, std::int64
     to[0] = a, to[1] = b, to[2] = c, to[3] = d;
 }
 
+himar_status give_latents(const Result& core, const std::vector<float>& values, std::int64_t side, const float** latents,
+                          std::int64_t* shape) {
+    const float*& out = given(latents, "latents");
+    write_shape(shape, static_cast<std::int64_t>(core.labels.size()), core.model.channels, side, side);
+    out = values.data();
+    return HIMAR_OK;
+}
+
 std::string build_info() {
     std::string missing;
     const auto note = [&](bool there, const char* name) {
@@ -202,22 +210,14 @@ himar_status himar_result_images(const himar_result* result, const uint8_t** pix
 himar_status himar_result_latents(const himar_result* result, const float** latents, int64_t shape[4]) {
     return guarded([&] {
         const Result& core = core_of(result);
-        const std::int64_t side = core.model.grid();
-        const float*& out = given(latents, "latents");
-        write_shape(shape, static_cast<std::int64_t>(core.labels.size()), core.model.channels, side, side);
-        out = core.latents.data();
-        return HIMAR_OK;
+        return give_latents(core, core.latents, core.model.grid(), latents, shape);
     });
 }
 
 himar_status himar_result_low_latents(const himar_result* result, const float** latents, int64_t shape[4]) {
     return guarded([&] {
         const Result& core = core_of(result);
-        const std::int64_t side = core.model.cond_scale;
-        const float*& out = given(latents, "latents");
-        write_shape(shape, static_cast<std::int64_t>(core.labels.size()), core.model.channels, side, side);
-        out = core.low_latents.data();
-        return HIMAR_OK;
+        return give_latents(core, core.low_latents, core.model.cond_scale, latents, shape);
     });
 }
 

@@ -80,7 +80,7 @@ public:
 
     virtual const ComponentSpec& spec() const = 0;
 
-    // Run with every input and output at its place; nothing is copied. On a GPU the run is queued on the engine's lane,
+    // Run with every input and output at its place; nothing is copied. On a GPU the run is queued on the engine's queue,
     // and nobody waits for it. EngineError when the engine refuses or fails.
     virtual void run(Places places) = 0;
 
@@ -90,9 +90,9 @@ public:
     // Why runs cannot be recorded in a CUDA graph; empty when they can.
     virtual std::string without_recording() const = 0;
 
-    // An engine that shares the weights and has its own places, for a lane of a GPU or, where that is null, the host.
+    // An engine for another lane: it shares the weights and has its own places. `queue`: the lane's, where it is a GPU's.
     // Any thread may call it, also during a run.
-    virtual std::unique_ptr<Engine> clone(const std::shared_ptr<Queue>& lane) const = 0;
+    virtual std::unique_ptr<Engine> clone(const std::shared_ptr<Queue>& queue) const = 0;
 };
 
 }  // namespace himar::core

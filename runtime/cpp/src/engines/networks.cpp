@@ -48,10 +48,10 @@ void check_backend(const Bundle& bundle, const ComponentSpec& spec, const std::s
 }
 
 std::unique_ptr<Engine> load_engine(const Bundle& bundle, const ComponentSpec& spec, const LoadRequest& request,
-                                    const std::shared_ptr<cuda::CudaQueue>& lane) {
+                                    const std::shared_ptr<cuda::CudaQueue>& queue) {
     if (backend_of(bundle, spec, request) != kOrt)
-        return load_tensorrt_engine(bundle.path(spec.engine_file), spec, bundle.manifest().backend, lane);
-    return load_ort_engine(bundle.path(spec.backend == kOrt ? spec.engine_file : spec.file), spec, request.threads, lane);
+        return load_tensorrt_engine(bundle.path(spec.engine_file), spec, bundle.manifest().backend, queue);
+    return load_ort_engine(bundle.path(spec.backend == kOrt ? spec.engine_file : spec.file), spec, request.threads, queue);
 }
 
 }  // namespace

@@ -24,7 +24,7 @@ class Replays {
 public:
     static constexpr std::size_t kMost = 256;
 
-    // Why engines of the lane cannot be recorded now; empty when they can.
+    // Why engines on the queue cannot be recorded now; empty when they can.
     using Refusal = std::function<std::string()>;
 
     Replays(Queue& queue, Refusal refusal);

@@ -29,7 +29,7 @@ std::string first_line(const char* text) {
 
 // What the lanes of one pipeline share: ONNX Runtime's sessions take runs from several threads.
 struct Session {
-    std::shared_ptr<cuda::CudaQueue> lane;  // whose stream the session works on, so it outlives the session; or null
+    std::shared_ptr<cuda::CudaQueue> queue;  // whose stream the session works on, so it outlives the session; or null
     Ort::Env env;                            // counted by ONNX Runtime: all of a process are one
     Ort::Session session;
     ComponentSpec spec;
@@ -37,7 +37,7 @@ struct Session {
     // Held while a run is queued on a GPU: lanes that share a stream also share the libraries' handles on it.
     std::mutex queueing;
 
-    std::string device() const { return lane == nullptr ? "cpu" : lane->name(); }
+    std::string device() const { return queue == nullptr ? "cpu" : queue->name(); }
 };
 
 // Bindings of every input and output to its place, one for each part of the rows.
@@ -60,7 +60,7 @@ public:
         try {
             std::vector<Ort::IoBinding>& parts = bound_to(places).parts;
             const auto run_part = [&](std::size_t part) { session_->session.Run(Ort::RunOptions{nullptr}, parts[part]); };
-            if (session_->lane == nullptr) {
+            if (session_->queue == nullptr) {
                 if (parts.size() == 1) return run_part(0);
                 session_->workers->run(parts.size(), run_part);
                 return;
@@ -113,9 +113,9 @@ private:
     Ort::IoBinding bind_rows(Places places, std::int64_t first, std::int64_t last, bool all) {
         Ort::IoBinding binding(session_->session);
         const Ort::MemoryInfo memory =
-            session_->lane == nullptr
+            session_->queue == nullptr
                 ? Ort::MemoryInfo::CreateCpu(OrtDeviceAllocator, OrtMemTypeDefault)
-                : Ort::MemoryInfo("Cuda", OrtDeviceAllocator, session_->lane->index(), OrtMemTypeDefault);
+                : Ort::MemoryInfo("Cuda", OrtDeviceAllocator, session_->queue->index(), OrtMemTypeDefault);
         for (const Place& place : places) {
             const bool is_float = place.dtype == Dtype::kFloat32;
             const std::size_t size = is_float ? sizeof(float) : sizeof(std::int64_t);
@@ -143,19 +143,19 @@ private:
     std::vector<std::int64_t> key_;  // kept, so that a run allocates nothing
 };
 
-// Append the CUDA provider, on the lane's stream.
-void use_cuda(Ort::SessionOptions& options, const cuda::CudaQueue& lane) {
+// Append the CUDA provider, on the queue's stream.
+void use_cuda(Ort::SessionOptions& options, const cuda::CudaQueue& queue) {
     const OrtApi& api = Ort::GetApi();
     OrtCUDAProviderOptionsV2* made = nullptr;
     Ort::ThrowOnError(api.CreateCUDAProviderOptions(&made));
     const std::unique_ptr<OrtCUDAProviderOptionsV2, decltype(api.ReleaseCUDAProviderOptions)> cuda(
         made, api.ReleaseCUDAProviderOptions);
-    const std::string index = std::to_string(lane.index());
+    const std::string index = std::to_string(queue.index());
     // float32 must mean float32: TF32 products would miss the model's numbers by a thousand times more.
     const char* const keys[] = {"device_id", "use_tf32", "cudnn_conv_algo_search"};
     const char* const values[] = {index.c_str(), "0", "HEURISTIC"};
     Ort::ThrowOnError(api.UpdateCUDAProviderOptions(made, keys, values, std::size(keys)));
-    Ort::ThrowOnError(api.UpdateCUDAProviderOptionsWithValue(made, "user_compute_stream", lane.stream()));
+    Ort::ThrowOnError(api.UpdateCUDAProviderOptionsWithValue(made, "user_compute_stream", queue.stream()));
     options.AppendExecutionProvider_CUDA_V2(*made);
 }
 
@@ -183,17 +183,17 @@ bool spins_briefly() {
     return major > 1 || (major == 1 && minor >= 26);
 }
 
-void check_device(const ComponentSpec& spec, const cuda::CudaQueue* lane) {
-    if (lane == nullptr && spec.precision == "bf16")
+void check_device(const ComponentSpec& spec, const cuda::CudaQueue* queue) {
+    if (queue == nullptr && spec.precision == "bf16")
         throw EngineError(spec.name + " is in bfloat16, which ONNX Runtime cannot run on the CPU; load the bundle on "
                                       "'cuda', or build it with --fp16 or --fp32.");
-    if (lane != nullptr && spec.precision == "int8")
+    if (queue != nullptr && spec.precision == "int8")
         throw EngineError(spec.name + " is in int8, which is for the CPU alone; load the bundle on 'cpu', or build it "
                                       "with --fp16.");
-    if (lane == nullptr || ort_has_cuda()) return;
+    if (queue == nullptr || ort_has_cuda()) return;
     std::string providers;
     for (const std::string& name : Ort::GetAvailableProviders()) providers += (providers.empty() ? "" : ", ") + name;
-    throw EngineError("device " + lane->name() + " needs ONNX Runtime with CUDA, but the " + ort_version() +
+    throw EngineError("device " + queue->name() + " needs ONNX Runtime with CUDA, but the " + ort_version() +
                       " that this program found only has " + providers + "; give it the library of ONNX Runtime's GPU "
                       "package, or use device 'cpu'.");
 }
@@ -201,8 +201,8 @@ void check_device(const ComponentSpec& spec, const cuda::CudaQueue* lane) {
 }  // namespace
 
 std::unique_ptr<Engine> load_ort_engine(const std::filesystem::path& path, const ComponentSpec& spec, int threads,
-                                        const std::shared_ptr<cuda::CudaQueue>& lane) {
-    check_device(spec, lane.get());
+                                        const std::shared_ptr<cuda::CudaQueue>& queue) {
+    check_device(spec, queue.get());
     try {
         Ort::Env env(ORT_LOGGING_LEVEL_ERROR, "himar");
         Ort::SessionOptions options;
@@ -213,20 +213,20 @@ std::unique_ptr<Engine> load_ort_engine(const std::filesystem::path& path, const
         options.AddConfigEntry("session.intra_op.spin_duration_us", kSpinMicroseconds);
         const int cores = threads > 0 ? threads : available_cores();
         std::unique_ptr<Workers> workers;
-        if (lane == nullptr && cores > 1 && splits_rows(spec)) workers = std::make_unique<Workers>(cores);
+        if (queue == nullptr && cores > 1 && splits_rows(spec)) workers = std::make_unique<Workers>(cores);
         if (workers != nullptr)
             options.SetIntraOpNumThreads(1);
         else if (threads > 0)
             options.SetIntraOpNumThreads(threads);
-        if (lane != nullptr) {
-            use_cuda(options, *lane);
+        if (queue != nullptr) {
+            use_cuda(options, *queue);
             if (spec.precision == "fp16" || spec.precision == "bf16") use_fused_operators(options);
         }
         Ort::Session session(env, path.c_str(), options);
         return std::make_unique<OrtEngine>(
-            std::shared_ptr<Session>(new Session{lane, std::move(env), std::move(session), spec, std::move(workers), {}}));
+            std::shared_ptr<Session>(new Session{queue, std::move(env), std::move(session), spec, std::move(workers), {}}));
     } catch (const Ort::Exception& error) {
-        throw EngineError(spec.name + " does not load on " + (lane == nullptr ? "cpu" : lane->name()) +
+        throw EngineError(spec.name + " does not load on " + (queue == nullptr ? "cpu" : queue->name()) +
                           " with ONNX Runtime " + ort_version() + ": " + first_line(error.what()));
     }
 }

@@ -31,15 +31,15 @@ Loaded::~Loaded() {
     }
 }
 
-Contexts::Contexts(std::shared_ptr<Loaded> loaded, std::shared_ptr<cuda::CudaQueue> lane)
-    : loaded_(std::move(loaded)), lane_(std::move(lane)), bytes_(loaded_->engine->getDeviceMemorySizeV2()) {
-    lane_->reserve(static_cast<std::size_t>(bytes_));
+Contexts::Contexts(std::shared_ptr<Loaded> loaded, std::shared_ptr<cuda::CudaQueue> queue)
+    : loaded_(std::move(loaded)), queue_(std::move(queue)), bytes_(loaded_->engine->getDeviceMemorySizeV2()) {
+    queue_->reserve(static_cast<std::size_t>(bytes_));
 }
 
 Contexts::~Contexts() {
     try {
-        lane_->make_current();
-        lane_->synchronize();
+        queue_->make_current();
+        queue_->synchronize();
     } catch (const EngineError&) {
     }
 }
@@ -53,14 +53,14 @@ void Contexts::enqueue(Places places) {
         found = contexts_.emplace(key_, make(places, errors)).first;
     }
     // TensorRT's streams are the runtime API's, which are the driver's.
-    if (!found->second.context->enqueueV3(lane_->stream()))
-        throw EngineError(loaded_->spec.name + " failed on " + lane_->name() + ": " + errors.first());
+    if (!found->second.context->enqueueV3(queue_->stream()))
+        throw EngineError(loaded_->spec.name + " failed on " + queue_->name() + ": " + errors.first());
 }
 
 void Contexts::forget() {
     if (contexts_.empty()) return;
-    lane_->synchronize();
-    lane_->forget_graphs();
+    queue_->synchronize();
+    queue_->forget_graphs();
     contexts_.clear();
 }
 
@@ -82,7 +82,7 @@ Contexts::Context Contexts::make(Places places, const CollectedErrors& errors) {
     for (const Place& place : places)
         if (!is_input(spec, place)) check_output(*made.context, place);
     if (bytes_ > 0) {
-        made.memory = lane_->scratch();
+        made.memory = queue_->scratch();
         made.context->setDeviceMemoryV2(made.memory.get(), bytes_);
     }
     return made;

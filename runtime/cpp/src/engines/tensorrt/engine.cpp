@@ -15,18 +15,18 @@ namespace {
 
 class TensorRTEngine final : public Engine {
 public:
-    TensorRTEngine(std::shared_ptr<Loaded> loaded, std::shared_ptr<cuda::CudaQueue> lane)
-        : contexts_(std::move(loaded), std::move(lane)) {}
+    TensorRTEngine(std::shared_ptr<Loaded> loaded, std::shared_ptr<cuda::CudaQueue> queue)
+        : contexts_(std::move(loaded), std::move(queue)) {}
 
     const ComponentSpec& spec() const override { return contexts_.loaded()->spec; }
     void run(Places places) override { contexts_.enqueue(places); }
     void forget_places() override { contexts_.forget(); }
     std::string without_recording() const override { return ""; }
 
-    std::unique_ptr<Engine> clone(const std::shared_ptr<Queue>& lane) const override {
-        auto gpu = std::dynamic_pointer_cast<cuda::CudaQueue>(lane);
+    std::unique_ptr<Engine> clone(const std::shared_ptr<Queue>& queue) const override {
+        auto gpu = std::dynamic_pointer_cast<cuda::CudaQueue>(queue);
         if (gpu == nullptr)
-            throw EngineError("the engine of " + spec().name + " runs on an NVIDIA GPU alone; clone it for a lane of one.");
+            throw EngineError("the engine of " + spec().name + " runs on an NVIDIA GPU alone; clone it for a queue of one.");
         return std::make_unique<TensorRTEngine>(contexts_.loaded(), std::move(gpu));
     }
 
@@ -91,13 +91,13 @@ std::string tensorrt_headers_version() {
 }
 
 std::unique_ptr<Engine> load_tensorrt_engine(const std::filesystem::path& path, const ComponentSpec& spec,
-                                             const BackendInfo& built, const std::shared_ptr<cuda::CudaQueue>& lane) {
+                                             const BackendInfo& built, const std::shared_ptr<cuda::CudaQueue>& queue) {
     using namespace tensorrt;
     const Library& library = Library::installed();
-    check_fit(spec.name, built, library.version(), lane->capability());
-    lane->make_current();
+    check_fit(spec.name, built, library.version(), queue->capability());
+    queue->make_current();
     auto loaded = std::make_shared<Loaded>();
-    loaded->gpu = lane->another();
+    loaded->gpu = queue->another();
     loaded->spec = spec;
     loaded->runtime = library.make_runtime();
     // Such an engine carries host code, the runtime of the version that built it: load only bundles you trust.
@@ -112,7 +112,7 @@ std::unique_ptr<Engine> load_tensorrt_engine(const std::filesystem::path& path, 
                               "; build the bundle again on this machine.");
     }
     check_tensors(path.string(), spec, *loaded->engine);
-    return std::make_unique<TensorRTEngine>(std::move(loaded), lane);
+    return std::make_unique<TensorRTEngine>(std::move(loaded), queue);
 }
 
 }  // namespace himar::core

@@ -19,6 +19,6 @@ std::string tensorrt_headers_version();
 // Load an engine file that `built` describes. EngineError: TensorRT is not compiled in or not installed, another version
 // of it, another GPU, a damaged file, an engine of another component.
 std::unique_ptr<Engine> load_tensorrt_engine(const std::filesystem::path& path, const ComponentSpec& spec,
-                                             const BackendInfo& built, const std::shared_ptr<cuda::CudaQueue>& lane);
+                                             const BackendInfo& built, const std::shared_ptr<cuda::CudaQueue>& queue);
 
 }  // namespace himar::core

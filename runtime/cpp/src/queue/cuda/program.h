@@ -14,7 +14,7 @@ namespace himar::core::cuda {
 // What nvcc made of kernels/cuda/kernels.cu for every architecture, as CUDA loads it; empty in a build without nvcc.
 std::string_view compiled_kernels();
 
-// The loaded kernels of the GPUs of a process; lanes share them. Thread-safe.
+// The loaded kernels of the GPUs of a process; queues share them. Thread-safe.
 class Program {
 public:
     // EngineError: no kernels in this build, or none for this GPU.

@@ -3,7 +3,6 @@
 #include <utility>
 
 #include "error.h"
-#include "queue/cuda/graph.h"
 
 namespace himar::core::cuda {
 namespace {
@@ -11,6 +10,42 @@ namespace {
 Address address_of(const void* pointer) { return reinterpret_cast<Address>(pointer); }
 
 void* pointer_to(Address address) { return reinterpret_cast<void*>(address); }
+
+// An event in a stream, destroyed with the object, waited for or not.
+class Event final : public Mark {
+public:
+    explicit Event(CUstream_st* stream) {
+        HIMAR_CUDA(cuEventCreate, &event_, kEventDisableTiming);
+        try {
+            HIMAR_CUDA(cuEventRecord, event_, stream);
+        } catch (...) {
+            driver().cuEventDestroy(event_);
+            throw;
+        }
+    }
+    ~Event() override { driver().cuEventDestroy(event_); }
+    Event(const Event&) = delete;
+    Event& operator=(const Event&) = delete;
+    void wait() override { HIMAR_CUDA(cuEventSynchronize, event_); }
+
+private:
+    CUevent_st* event_ = nullptr;
+};
+
+class Recorded final : public Graph {
+public:
+    Recorded(CUgraphExec_st* executable, std::shared_ptr<CUstream_st> stream)
+        : executable_(executable), stream_(std::move(stream)) {}
+    ~Recorded() override { driver().cuGraphExecDestroy(executable_); }
+    Recorded(const Recorded&) = delete;
+    Recorded& operator=(const Recorded&) = delete;
+
+    void replay() override { HIMAR_CUDA(cuGraphLaunch, executable_, stream_.get()); }
+
+private:
+    CUgraphExec_st* executable_;
+    std::shared_ptr<CUstream_st> stream_;
+};
 
 }  // namespace
 
@@ -149,7 +184,21 @@ void CudaQueue::synchronize() { HIMAR_CUDA(cuStreamSynchronize, stream()); }
 std::unique_ptr<Mark> CudaQueue::mark() { return std::make_unique<Event>(stream()); }
 
 std::unique_ptr<Graph> CudaQueue::record(const std::function<void()>& enqueue) {
-    return record_graph(stream_, enqueue);
+    CUgraph_st* graph = nullptr;
+    // Thread-local: other threads may allocate while this one records.
+    HIMAR_CUDA(cuStreamBeginCapture, stream(), kCaptureThreadLocal);
+    try {
+        enqueue();
+    } catch (...) {
+        // An error of this call follows from the first.
+        if (driver().cuStreamEndCapture(stream(), &graph) == 0 && graph != nullptr) driver().cuGraphDestroy(graph);
+        throw;
+    }
+    HIMAR_CUDA(cuStreamEndCapture, stream(), &graph);
+    const std::unique_ptr<CUgraph_st, int (*)(CUgraph_st*)> captured(graph, driver().cuGraphDestroy);
+    CUgraphExec_st* executable = nullptr;
+    HIMAR_CUDA(cuGraphInstantiate, &executable, graph, 0ull);
+    return std::make_unique<Recorded>(executable, stream_);
 }
 
 }  // namespace himar::core::cuda

@@ -1,4 +1,4 @@
-// A lane of one GPU: a stream, the memory it owns, kernel launches and recorded graphs on that stream.
+// The queue of a GPU: a stream, the memory it owns, kernel launches and recorded graphs on that stream.
 //
 // Everything is queued in the stream's order and the host goes on; only `download`, `synchronize` and a mark's `wait`
 // stop it.
@@ -23,7 +23,7 @@ Capability compute_capability(int index);
 
 class CudaQueue final : public Queue {
 public:
-    // Open a lane of GPU `index`; with `shared`, `another` gives lanes on this lane's stream, not on streams of their own.
+    // Open a queue of GPU `index`; with `shared`, `another` gives queues on this one's stream, not on streams of their own.
     // EngineError: no driver, no such GPU, no kernels for it.
     static std::shared_ptr<CudaQueue> open(int index, bool shared);
 
@@ -35,7 +35,7 @@ public:
     // Say that `scratch` must hold so many bytes. Said by every engine before any of them runs.
     void reserve(std::size_t bytes);
 
-    // Memory that all engines of the lane share, since they run one after another. Reserving more after it was used gives
+    // Memory that all engines of the queue share, since they run one after another. Reserving more after it was used gives
     // a new block from then on; the old one stays with its users.
     std::shared_ptr<void> scratch();
 
@@ -54,12 +54,14 @@ public:
     void launch(const Launch& launch) override;
     void synchronize() override;
     std::unique_ptr<Mark> mark() override;
+
+    // EngineError when something in it cannot be recorded: nothing has run then, and the stream is usable.
     std::unique_ptr<Graph> record(const std::function<void()>& enqueue) override;
     std::shared_ptr<Queue> another() const override;
     unsigned epoch() const override { return epoch_; }
 
 private:
-    // What all lanes of a GPU share: its primary context, which NVIDIA's libraries use too, and the kernels in it.
+    // What all queues of a GPU share: its primary context, which NVIDIA's libraries use too, and the kernels in it.
     struct Gpu {
         explicit Gpu(int number);
         ~Gpu();
