@@ -1,5 +1,7 @@
 # make demo   set everything up, build the digits bundle, verify it, draw 10x10 digits, engine against eager time
 # make test   set everything up, lint, check types, run every test that needs no GPU
+# make test-cpus  run the numerical tests with the kernels of other CPUs and on one and two threads: a table, an hour or two
+# make test-runtimes   run the tests of the engines on the oldest, pinned and newest ONNX Runtime and onnx packages
 # make cpp    build the C++ runtime and its programs in build/cpp/release and run its tests (see runtime/cpp/README.md)
 # make cuda   compile the CUDA kernels and half precision's operators for every architecture that this nvcc knows;
 #             ONNXRUNTIME_INCLUDE=DIR: with these C++ headers of ONNX Runtime, not Debian's
@@ -10,7 +12,7 @@ DIGITS := himar/weights/digits.safetensors
 VAE    := himar/weights/digits-vae.safetensors
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test cpp cuda lint types format clean
+.PHONY: help setup demo test test-cpus test-runtimes cpp cuda lint types format clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -33,6 +35,13 @@ demo: setup
 
 test: setup lint types
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder --durations 10
+
+test-cpus: setup
+	$(BIN)/python tests/run_on_cpus.py -- --numprocesses $$(( ($$(nproc) + 1) / 2 )) --dist loadscope
+
+# Needs a package index; for a schedule or before a release, not for every change.
+test-runtimes: setup
+	OMP_NUM_THREADS=1 $(BIN)/python tests/run_on_runtimes.py
 
 cpp: setup
 	runtime/cpp/scripts/get-dependencies.sh build/cpp-deps $(BIN)/python

@@ -1,4 +1,15 @@
-"""Multi-head attention in a graph: from its normalised input to what its last product takes."""
+"""Multi-head attention in a graph: from its normalised input to what its last product takes.
+
+A score is a product of two vectors, and in a sharp model it passes 65,504, fp16's largest number. A GPU's fused kernels
+keep scores in float32. ONNX Runtime's CPU kernel of the standard `Attention` keeps them in the type of its inputs,
+whatever `softmax_precision` says, and a row with such a score becomes not-a-number. So no fp16 graph gives it fp16
+inputs (bfloat16 has float32's range):
+
+* graphs for ONNX Runtime hold its own `MultiHeadAttention`, whose CPU kernel is in float32 alone, so that ONNX Runtime
+  casts its inputs there, and which takes fp16 on a GPU;
+* graphs for TensorRT, which the CPU runs in checks, cast around an `Attention` in float32; `tensorrt_graph` takes those
+  casts out of what TensorRT parses.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +22,9 @@ from himar.layers import Attention
 from .between import Between
 from .precision import Product, gated
 from .shared_input import parts_of, shared_input
+
+ORT_DOMAIN = "com.microsoft"
+_ORT_VERSION = 1
 
 Rows = tuple[int, int]
 """Rows R and the positions T of each, which a stream (R·T, D) has as one axis; one of the two may be -1."""
@@ -41,8 +55,8 @@ class AttentionGraph(nn.Module):
     def forward(self, x: Tensor, queries: Rows, keys: Rows, asking: Tensor | None = None) -> Tensor:
         """Map normalised x (R·T, D), or `asking` (R·Q, D) for the queries, to (R·Q, D).
 
-        queries, keys: (R, Q) and (R, T). Not merged, the `Attention` operator takes (R, T, D) and finds the heads
-        itself, which saves ONNX Runtime copies; merged, heads are an axis of their own, as GPUs' parsers have them.
+        queries, keys: (R, Q) and (R, T). Not merged, the operator takes (R, T, D) and finds the heads itself, which
+        saves ONNX Runtime copies; merged, heads are an axis of their own, as GPUs' parsers have them.
         """
         if self.apart:
             assert asking is not None
@@ -57,9 +71,8 @@ class AttentionGraph(nn.Module):
             q = q + parts[0].parts[1]  # after the reshape: a bias before it would become a part of the product again
         if self.merged:
             q, k, v = (part.transpose(1, 2) for part in (q, k, v))
-            return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(-1, width)
-        heads = self.heads
-        return torch.onnx.ops.attention(q, k, v, q_num_heads=heads, kv_num_heads=heads)[0].reshape(-1, width)
+            return _with_heads(q, k, v).transpose(1, 2).reshape(-1, width)
+        return _finding_heads(q, k, v, self.heads).reshape(-1, width)
 
     def last(self, linear: nn.Linear, gate: Tensor | None, dtype: torch.dtype) -> Product:
         """Return gate·(W·x + b), the last product, with the values' bias where it is due; gate (D,), None for 1."""
@@ -67,3 +80,26 @@ class AttentionGraph(nn.Module):
         if gate is None:
             return Product(linear.weight, bias, dtype)
         return gated(linear.weight, bias, gate, dtype)
+
+
+def _with_heads(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention over (R, heads, positions, width of a head)."""
+    if q.dtype != torch.float16:
+        return F.scaled_dot_product_attention(q, k, v)
+    return F.scaled_dot_product_attention(q.float(), k.float(), v.float()).to(q.dtype)
+
+
+def _finding_heads(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    """Attention over (R, positions, D)."""
+    if q.dtype != torch.float16:
+        return torch.onnx.ops.attention(q, k, v, q_num_heads=heads, kv_num_heads=heads)[0]
+    if not torch.compiler.is_exporting():
+        return _finding_heads(q.float(), k.float(), v.float(), heads).to(q.dtype)
+    return torch.onnx.ops.symbolic(
+        f"{ORT_DOMAIN}::MultiHeadAttention",
+        (q, k, v),
+        {"num_heads": heads},
+        dtype=q.dtype,
+        shape=q.shape,
+        version=_ORT_VERSION,
+    )

@@ -12,14 +12,15 @@ from typing import Any
 import onnx
 import torch
 
-from himar.checkpoints import DEFAULT_WEIGHTS, load_checkpoint
+from himar.checkpoints import open_checkpoint
+from himar.file_hash import weights_sha256
 from himar_kernels import BuildError
 from himar_kernels.files import new_folder
 
 from .assemble import BuildOutcome, Progress, add_graphs, finish, load_fitting_vae, onnxruntime_entry, within
 from .components import Component, components
 from .engines import TENSORRT_BACKENDS, build_engines, prepare_target
-from .files import require_new, sha256
+from .files import require_new
 from .manifest import BundleWriter
 from .precision_choice import Precision, check_precision, precision_of, require_runnable
 from .tensorrt_options import EngineOptions, check_suits
@@ -42,7 +43,7 @@ class BuildRequest:
         max_batch: most images that one run of the engines takes; larger requests are run in chunks.
         engine_options: of TensorRT's builders.
         cache: folder of built engines to reuse and add to; None builds every engine anew.
-        weights: entry of a `.pth` checkpoint to use; None takes model_ema.
+        weights: set of weights to use of several, as for `himar.load_checkpoint`.
         command: the command line, for the manifest's provenance.
     """
 
@@ -76,7 +77,7 @@ def build(request: BuildRequest, progress: Progress = lambda text, fraction: Non
         tensorrt = prepare_target(request.backend, request.engine_options, request.cache)
     progress("reading the checkpoint", 0.0)
     with new_folder(request.out, BuildError) as folder:
-        model = load_checkpoint(request.checkpoint, request.config, weights=request.weights)
+        model, entry = open_checkpoint(request.checkpoint, request.config, weights=request.weights)
         vae = load_fitting_vae(request.vae, model)
         parts = components(model, vae, request.max_batch, merged=tensorrt is not None)
         precisions = _precisions(request, parts)
@@ -87,7 +88,7 @@ def build(request: BuildRequest, progress: Progress = lambda text, fraction: Non
             engines = build_engines(tensorrt, folder, parts, precisions, within(progress, 0.5, 0.7))
         backend = tensorrt.backend_entry() if tensorrt else onnxruntime_entry()
         device = "cuda" if engines and all("inspected" in entry for entry in engines.values()) else "cpu"
-        origin = provenance(request.checkpoint, request.vae, request.weights, request.command)
+        origin = provenance(request.checkpoint, request.vae, entry, request.command)
         return finish(folder, writer, model, vae, precisions, backend, engines, origin, device, progress)
 
 
@@ -111,15 +112,18 @@ def _precisions(request: BuildRequest, parts: tuple[Component, ...]) -> dict[str
 
 
 def provenance(checkpoint: Path, vae: Path | None, weights: str | None, command: tuple[str, ...]) -> dict[str, Any]:
-    """Return where a bundle comes from: its sources' hashes, the command line, the versions that made it."""
+    """Return where a bundle comes from: its sources' hashes, the command line, the versions that made it.
+
+    weights: the entry of the checkpoint that was used, None where it held one set of weights.
+    """
     sources = {"checkpoint": checkpoint, "vae": vae}
     return {
         **{
-            name: {"file": Path(path).name, "sha256": sha256(Path(path))}
+            name: {"file": Path(path).name, "sha256": weights_sha256(Path(path))}
             for name, path in sources.items()
             if path is not None
         },
-        "weights": None if Path(checkpoint).suffix == ".safetensors" else weights or DEFAULT_WEIGHTS,
+        "weights": weights,
         "command": list(command),
         "versions": {
             "himar": version("himar"),

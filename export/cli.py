@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +12,26 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from himar.cli_options import config_option
+from himar.cli_options import config_option, weights_option
+from himar.live_line import live_line
 from himar_kernels.console import require_extra, run_cli
 from himar_kernels.labels import MOST_LABELS
-from himar_kernels.options import SEED, THREADS, NamedPath, device_option, label_option, npz_option
+from himar_kernels.options import (
+    SEED,
+    THREADS,
+    THREADS_DEFAULT,
+    NamedPath,
+    device_option,
+    images_option,
+    label_option,
+    npz_option,
+)
 from himar_kernels.sampling_options import sampling_options
 from himar_runtime import Bundle, parse_manifest
 from himar_runtime.manifest import MANIFEST_NAME
 
 from .bench.command import bench_command, bench_options
-from .cli_options import (
-    case_option,
-    engine_options,
-    precision_pairs,
-    take_engine_options,
-    weights_option,
-)
+from .cli_options import case_option, engine_options, precision_pairs, take_engine_options
 from .cost_command import cost_options, inspect_cost, refuse_cost_options
 from .generate import GenerateRequest, generate_images
 
@@ -74,11 +79,14 @@ def cli() -> None:
 def build(out: Path, precision: str | None, as_json: bool, **options: Any) -> None:
     """Export CHECKPOINT to a bundle, verify it against the eager model, and keep it only if it matches."""
     require_extra("export", "torch", "safetensors", "onnx", "onnxscript")
+    from himar.device import use_threads
+
     from .build import BuildRequest
     from .build import build as run_build
     from .precision_choice import check_precision, int8_advice
     from .report import print_outcome
 
+    use_threads()
     precision = check_precision(precision or "fp32", "the bundle")
     engine, cache = take_engine_options(options)
     command = ("himar-export", *sys.argv[1:])
@@ -108,10 +116,13 @@ def build(out: Path, precision: str | None, as_json: bool, **options: Any) -> No
 def refit(as_json: bool, **options: Any) -> None:
     """Make a bundle like BUNDLE with the weights of CHECKPOINT, without building its engines again."""
     require_extra("export", "torch", "safetensors", "onnx", "onnxscript")
+    from himar.device import use_threads
+
     from .refit import RefitRequest
     from .refit import refit as run_refit
     from .report import print_outcome
 
+    use_threads()
     with _progress(as_json) as advance:
         outcome = run_refit(RefitRequest(command=("himar-export", *sys.argv[1:]), **options), advance)
     print_outcome(outcome.comparisons, outcome.ran, options["out"], "the eager model", as_json)
@@ -166,7 +177,10 @@ def inspect(path: Path | None, as_json: bool, cost: bool, **options: Any) -> Non
 @cli.command(epilog="Example: himar-export generate bundle --labels 207,360 --count 4 --seed 7 --out images.png")
 @click.argument("bundle", type=NamedPath())
 @click.option(
-    "--labels", required=True, callback=label_option, help="Classes: numbers and ranges, for example 1,5,10-19."
+    "--labels",
+    required=True,
+    callback=label_option,
+    help="Classes: numbers, ranges and names, for example 1,10-19,cat.",
 )
 @click.option(
     "--count", default=1, show_default=True, type=click.IntRange(1, MOST_LABELS), help="Images of each class."
@@ -174,11 +188,11 @@ def inspect(path: Path | None, as_json: bool, cost: bool, **options: Any) -> Non
 @click.option("--seed", default=0, show_default=True, type=SEED, help="Same seed, same images.")
 @sampling_options
 @click.option(
-    "--out", required=True, type=NamedPath(),
+    "--out", required=True, type=NamedPath(), callback=images_option,
     help=".png: one image, or a grid with a row per class; .npz: latents; otherwise a folder of PNGs.",
 )  # fmt: skip
 @click.option("--device", default="cpu", show_default=True, callback=device_option, help="cpu, cuda or cuda:N.")
-@click.option("--threads", type=THREADS, help="CPU threads of the engines; all cores if not given.")
+@click.option("--threads", type=THREADS, help=f"CPU threads of the engines; {THREADS_DEFAULT}.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
 def generate(as_json: bool, **options: Any) -> None:
     """Make images of classes with the engines of BUNDLE."""
@@ -203,7 +217,10 @@ def generate(as_json: bool, **options: Any) -> None:
 @click.option("--vae", type=NamedPath(), help="KL-VAE checkpoint, to record its decoder too.")
 @weights_option
 @click.option(
-    "--labels", required=True, callback=label_option, help="Classes: numbers and ranges, for example 1,5,10-19."
+    "--labels",
+    required=True,
+    callback=label_option,
+    help="Classes: numbers, ranges and names, for example 1,10-19,cat.",
 )
 @click.option("--seed", default=0, show_default=True, type=SEED, help="Seed of the recorded draws.")
 @click.option("--case", default="run", show_default=True, callback=case_option, help="Name of the case.")
@@ -213,9 +230,12 @@ def generate(as_json: bool, **options: Any) -> None:
 def record(as_json: bool, **options: Any) -> None:
     """Run the eager model of CHECKPOINT and write every draw and result, for `verify --recording`."""
     require_extra("export", "torch", "safetensors", "onnx", "onnxscript")
+    from himar.device import use_threads
+
     from .record_command import record_run
     from .report import print_json
 
+    use_threads()
     with _progress(as_json) as advance:
         arrays = record_run(advance=advance, **options)
     if as_json:
@@ -241,19 +261,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_cli(cli, argv)
 
 
-class _progress:  # noqa: N801
-    """A progress bar on stderr, silent under --json; yields advance(text, fraction)."""
-
-    def __init__(self, silent: bool) -> None:
-        self._bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(),
-            console=Console(stderr=True), disable=silent, transient=True,
-        )  # fmt: skip
-
-    def __enter__(self) -> Callable[[str, float], None]:
-        self._bar.start()
-        task = self._bar.add_task("starting", total=1.0)
-        return lambda text, fraction: self._bar.update(task, description=text, completed=fraction)
-
-    def __exit__(self, *exc: object) -> None:
-        self._bar.stop()
+@contextmanager
+def _progress(silent: bool) -> Iterator[Callable[[str, float], None]]:
+    """Draw a progress bar on stderr, none under --json; yields advance(text, fraction)."""
+    bar = Progress(
+        TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(),
+        console=Console(stderr=True), disable=silent, transient=True, redirect_stdout=sys.stdout.isatty(),
+    )  # fmt: skip
+    with live_line(bar):
+        task = bar.add_task("starting", total=1.0)
+        yield lambda text, fraction: bar.update(task, description=text, completed=fraction)

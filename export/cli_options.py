@@ -36,15 +36,6 @@ _ENGINES = (
 )  # fmt: skip
 
 
-def weights_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add --weights, the entry of a .pth checkpoint to use."""
-    return click.option(
-        "--weights",
-        type=click.Choice(["model_ema", "model"]),
-        help="Which weights of a .pth checkpoint to use; model_ema if not given.",
-    )(command)
-
-
 def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of TensorRT's builders to a command; `take_engine_options` reads them."""
     for option in reversed(_ENGINES):

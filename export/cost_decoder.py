@@ -17,13 +17,16 @@ class DecoderSizes:
     """Sizes of a KL-VAE decoder; the defaults are KL-16.
 
     widths: channels of each level, the first at image resolution; blocks: residual blocks per level; channels: of a
-    latent; image_channels: of an image.
+    latent; image_channels: of an image; attention_levels: levels whose blocks are followed by attention;
+    mid_attention: whether the middle has attention.
     """
 
     widths: tuple[int, ...] = (128, 128, 256, 256, 512)
     blocks: int = 3
     channels: int = 16
     image_channels: int = 3
+    attention_levels: tuple[int, ...] = ()
+    mid_attention: bool = True
 
     @property
     def stride(self) -> int:
@@ -46,6 +49,8 @@ class DecoderSizes:
             blocks=blocks,
             channels=shapes[needed[0]][0],
             image_channels=shapes[needed[1]][0],
+            attention_levels=tuple(i for i in range(levels) if f"decoder.up.{i}.attn.0.q.weight" in shapes),
+            mid_attention="decoder.mid.attn_1.q.weight" in shapes,
         )
 
 
@@ -73,12 +78,16 @@ def vae_decoder(sizes: DecoderSizes, images: int, side: int, held: int = FLOAT32
     """Decode latents (images, channels, side, side): convolutions of `held` bytes a weight, all else float32."""
     z, wide = sizes.channels, sizes.widths[-1]
     work = convolution(images, side, z, z, 1) + convolution(images, side, z, wide, 3, held)
-    work += _residual(images, side, wide, wide, held) * 2 + _attention(images, side, wide, held)
+    work += _residual(images, side, wide, wide, held) * 2
+    if sizes.mid_attention:
+        work += _attention(images, side, wide, held)
     before = wide
     for level in reversed(range(len(sizes.widths))):
         width = sizes.widths[level]
         work += _residual(images, side, before, width, held)
         work += _residual(images, side, width, width, held) * (sizes.blocks - 1)
+        if level in sizes.attention_levels:
+            work += _attention(images, side, width, held) * sizes.blocks
         if level:
             side *= 2
             work += convolution(images, side, width, width, 3, held)

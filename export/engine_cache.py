@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx
 
@@ -24,10 +24,12 @@ from himar_kernels import BuildError
 from himar_kernels.files import new_folder
 from himar_runtime.cache import keep
 
-from .components import Component
 from .gpu import Gpu
 from .precision_choice import Precision
 from .tensorrt_options import EngineOptions
+
+if TYPE_CHECKING:
+    from .component import Component  # imports PyTorch, which a child that builds engines does without
 
 log = logging.getLogger(__name__)
 

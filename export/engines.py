@@ -16,8 +16,9 @@ from .components import Component
 from .engine_cache import EngineCache, engine_key
 from .gpu import Gpu, find_gpu
 from .precision_choice import Precision
-from .tensorrt_build import build_engine, inspect_engine, unfit_here
+from .tensorrt_build import inspect_engine, unfit_here
 from .tensorrt_options import EngineOptions, check_options, runs_here, target
+from .tensorrt_process import BuilderProcess
 
 log = logging.getLogger(__name__)
 
@@ -83,25 +84,31 @@ def build_engines(
     """Write `<component>.engine` beside each `<component>.onnx` in `folder`; return the manifest's engine entries.
 
     An entry has `inspected` where this machine's GPU could open the engine. progress takes a text and the fraction of
-    all engines. Raises BuildError as `build_engine` does.
+    all engines. Raises BuildError as `BuilderProcess.build` does.
     """
     entries = {}
-    for number, component in enumerate(parts):
-        precision = precisions[component.name]
-        text = f"building {component.name} in {precision} with {to.backend}"
+    with BuilderProcess(to.library) as builder:
+        for number, component in enumerate(parts):
+            precision = precisions[component.name]
+            text = f"building {component.name} in {precision} with {to.backend}"
 
-        def advance(fraction: float, text: str = text, number: int = number) -> None:
-            progress(text, (number + fraction) / len(parts))
+            def advance(fraction: float, text: str = text, number: int = number) -> None:
+                progress(text, (number + fraction) / len(parts))
 
-        advance(0.0)
-        data, facts = _engine(to, folder / f"{component.name}.onnx", component, precision, advance)
-        (folder / f"{component.name}.engine").write_bytes(data)
-        entries[component.name] = {"backend": to.backend, "file": f"{component.name}.engine", **facts}
+            advance(0.0)
+            data, facts = _engine(to, builder, folder / f"{component.name}.onnx", component, precision, advance)
+            (folder / f"{component.name}.engine").write_bytes(data)
+            entries[component.name] = {"backend": to.backend, "file": f"{component.name}.engine", **facts}
     return entries
 
 
 def _engine(
-    to: EngineTarget, file: Path, component: Component, precision: Precision, advance: Callable[[float], None]
+    to: EngineTarget,
+    builder: BuilderProcess,
+    file: Path,
+    component: Component,
+    precision: Precision,
+    advance: Callable[[float], None],
 ) -> tuple[bytes, dict[str, Any]]:
     """Return an engine's bytes and its entry's facts: precision (two tables at most), build_seconds, cached."""
     version = library_version(to.library)
@@ -112,7 +119,7 @@ def _engine(
     if stored is None:
         start = time.perf_counter()
         timing = to.cache.timing(version, gpu) if to.cache and gpu and to.backend == "tensorrt" else None
-        built = build_engine(to.library, file, component, precision, to.options, timing, advance)
+        built = builder.build(file, component, precision, to.options, timing, advance)
         data, facts = built.data, {"precision": built.table.to_dict(), "build_seconds": time.perf_counter() - start}
         if to.cache:
             to.cache.store(key, data, {**facts, "component": component.name, "builder": f"{to.backend} {version}"})

@@ -13,6 +13,7 @@ import numpy as np
 
 from himar_kernels import InputError, Solver, to_sheet
 from himar_kernels.files import new_folder
+from himar_kernels.options import chosen_labels
 from himar_kernels.sampling_options import SAMPLING_FIELDS
 from himar_runtime import Pipeline, Progress, Result, write_png
 
@@ -23,11 +24,11 @@ from .files import require_new, write_npz
 class GenerateRequest:
     """What to make; the sampling fields replace single values of the bundle's settings when not None.
 
-    labels: classes; count: images of each; out: `.png`, `.npz` or a folder to create.
+    labels: class numbers and names; count: images of each; out: `.png`, `.npz` or a folder to create.
     """
 
     bundle: Path
-    labels: list[int]
+    labels: list[int | str]
     out: Path
     count: int = 1
     seed: int = 0
@@ -65,7 +66,8 @@ def generate_images(request: GenerateRequest, advance: Callable[[str, float], No
     def on_step(event: Progress) -> None:
         advance(f"phase {event.phase}, step {event.step + 1}", event.done / event.total)
 
-    labels = [label for label in request.labels for _ in range(request.count)]
+    numbers = chosen_labels(request.labels, pipeline.bundle.manifest.class_names, str(request.bundle))
+    labels = [label for label in numbers for _ in range(request.count)]
     changes = {name: getattr(request, name) for name in SAMPLING_FIELDS}
     start = time.perf_counter()
     result = pipeline.generate(labels, seed=request.seed, sampling=request.sampling_name, on_step=on_step, **changes)

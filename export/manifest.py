@@ -31,6 +31,8 @@ class BundleWriter:
     def __init__(self, folder: Path, model: HiMAR, max_batch: int) -> None:
         config = {name: value for name, value in model.config.to_dict().items() if name != "sampling"}
         self._folder = folder
+        if model.class_names is not None:
+            config["class_names"] = list(model.class_names)
         # A reader of 1.0 runs the released phases alone; where it does, the bundle says so.
         released = {"mlp_head", "dit_head"} <= set(model_info(model.config).networks)
         settings, schema = sampling_keys(model.config.sampling)

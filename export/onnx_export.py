@@ -18,9 +18,11 @@ from .components import Component
 from .precision import value_type
 from .precision_choice import Precision
 from .quantise import quantise_products
+from .tensorrt_network import OPSET, opset_of
 from .weights import WeightFile
 
-OPSET = 23
+IR_VERSION = 10
+"""Of every model that is written. Newer versions of the onnx packages choose what older runtimes refuse."""
 
 _SOFTMAX_IN_FLOAT32 = onnx.TensorProto.FLOAT
 
@@ -28,7 +30,8 @@ _SOFTMAX_IN_FLOAT32 = onnx.TensorProto.FLOAT
 def to_onnx(component: Component, precision: Precision, weights: WeightFile) -> onnx.ModelProto:
     """Export one component, its large weights into `weights`, and check that its interface is the contract's.
 
-    Attention stays one `Attention` node; in half precision its softmax is asked to run in float32. Raises BuildError
+    Attention stays one node (see `attention`); in half precision a standard one's softmax is asked to run in float32.
+    Raises BuildError
     when a weight overflows the precision or the exported interface is not the contract's.
     """
     graph = component.graph(value_type(precision)).eval()
@@ -65,7 +68,8 @@ def to_onnx(component: Component, precision: Precision, weights: WeightFile) -> 
 
 
 def _clean(model: onnx.ModelProto, name: str) -> None:
-    """Drop what differs between two exports of the same weights, or names paths of the machine that exported."""
+    """Stamp the version of the format, and drop what differs between two exports or names paths of the machine."""
+    model.ir_version = IR_VERSION
     model.graph.name = name
     model.producer_name, model.producer_version = "himar", ""
     model.doc_string = ""
@@ -89,6 +93,11 @@ def _softmax_in_float32(model: onnx.ModelProto) -> None:
 
 
 def _check_interface(model: onnx.ModelProto, component: Component) -> None:
+    if (opset := opset_of(model)) != OPSET:
+        raise BuildError(
+            f"{component.name}: PyTorch's exporter wrote opset {opset} where {OPSET} was asked for, which runtimes may "
+            f"refuse; install the versions of onnx and onnxscript that himar names, or report this."
+        )
     named = set(component.profile)  # axes of the inputs keep their names; an output may have a derived one
     for values, specs in ((model.graph.input, component.inputs), (model.graph.output, component.outputs)):
         found = [

@@ -8,6 +8,7 @@ from typing import Any
 
 from himar.checkpoints import load_checkpoint
 from himar_kernels import PhiloxDraws, check_labels
+from himar_kernels.options import chosen_labels
 from himar_kernels.sampling_choice import choose_sampling
 from himar_runtime.request import require_phases
 
@@ -20,7 +21,7 @@ from .record import Arrays, record
 def record_run(
     checkpoint: Path,
     out: Path,
-    labels: list[int],
+    labels: list[int | str],
     *,
     config: str | None,
     vae: Path | None,
@@ -39,7 +40,8 @@ def record_run(
     decoder = load_fitting_vae(vae, model)
     sampling = choose_sampling(model.config.sampling, sampling_name, guidance, changes, "model")
     require_phases(model_info(model.config), sampling, changes, f"the model of {checkpoint}")
-    checked = check_labels(labels, model.config.classes).tolist()
+    numbers = chosen_labels(labels, model.class_names, str(checkpoint))
+    checked = check_labels(numbers, model.config.classes).tolist()
     advance("running the eager model", 0.1)
     arrays = record(model, decoder, checked, draws=PhiloxDraws(seed), sampling=sampling, case=case)
     write_npz(out, arrays)

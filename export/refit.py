@@ -10,7 +10,7 @@ from typing import Any
 
 import onnx
 
-from himar.checkpoints import load_checkpoint
+from himar.checkpoints import open_checkpoint
 from himar.config import ModelConfig
 from himar_kernels import BuildError, ConfigError
 from himar_kernels.files import new_folder
@@ -79,7 +79,9 @@ def refit(request: RefitRequest, progress: Progress = lambda text, fraction: Non
         )
     progress("reading the checkpoint", 0.0)
     with new_folder(request.out, BuildError) as folder:
-        model = load_checkpoint(request.checkpoint, _config(manifest), weights=request.weights)
+        model, entry = open_checkpoint(request.checkpoint, _config(manifest), weights=request.weights)
+        if model.class_names is None:
+            model.class_names = manifest.class_names
         vae = load_fitting_vae(request.vae, model)
         parts = components(model, vae, manifest.max_batch, merged=engines)
         precisions = {part.name: check_precision(manifest.components[part.name].precision, part.name) for part in parts}
@@ -88,7 +90,7 @@ def refit(request: RefitRequest, progress: Progress = lambda text, fraction: Non
         for part in parts:
             require_same_structure(old.path(manifest.components[part.name].file), folder / f"{part.name}.onnx")
         entries = _refit_engines(old, folder, parts, within(progress, 0.5, 0.7)) if engines else {}
-        origin = provenance(request.checkpoint, request.vae, request.weights, request.command)
+        origin = provenance(request.checkpoint, request.vae, entry, request.command)
         origin["refitted"] = {"bundle": old.id, "checkpoint": manifest.provenance.get("checkpoint")}
         device = "cuda" if engines else "cpu"
         return finish(folder, writer, model, vae, precisions, backend, entries, origin, device, progress)

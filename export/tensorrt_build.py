@@ -7,13 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from himar_kernels import BuildError
 from himar_runtime.tensorrt_library import collected_errors, first_error, library_logger
 
 from .build_monitor import make_monitor, run_watched
-from .components import Component
 from .engine_cache import TimingCache
 from .precision_choice import Precision
 from .tensorrt_network import ParsedNetwork, add_profile, parse_network
@@ -25,6 +24,9 @@ from .tensorrt_precision import (
     require_precision,
     typed_network_table,
 )
+
+if TYPE_CHECKING:
+    from .component import Component  # imports PyTorch, which a child that builds engines does without
 
 log = logging.getLogger(__name__)
 

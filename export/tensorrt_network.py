@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx
 
@@ -14,7 +14,11 @@ from himar_kernels import BuildError
 from himar_runtime import TensorSpec
 from himar_runtime.tensorrt_library import collected_errors, first_error, library_logger
 
-from .components import Profile
+if TYPE_CHECKING:
+    from .component import Profile  # imports PyTorch, which a child that builds engines does without
+
+OPSET = 23
+_PADDING = 6  # the place of nonpad_kv_seqlen among an Attention's inputs
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ def parse_network(library: ModuleType, file: Path) -> ParsedNetwork:
     """
     logger = library_logger(library)
     graph = tensorrt_graph(file)
+    _require_understood(graph, file)
     with collected_errors(library) as errors:
         builder = library.Builder(logger)
         if builder is None:
@@ -62,18 +67,64 @@ def parse_network(library: ModuleType, file: Path) -> ParsedNetwork:
 
 
 def tensorrt_graph(file: Path) -> onnx.ModelProto:
-    """Read an ONNX graph, its large weights left outside, without what TensorRT's parser refuses.
+    """Read an ONNX graph, its large weights left outside, as TensorRT's parser has to get it.
 
-    That is the attribute softmax_precision, with which the exported graphs ask for a float32 softmax. TensorRT's fused
-    attention kernels leave a network no choice there.
+    The parser refuses the attribute softmax_precision, with which the exported graphs ask for a float32 softmax:
+    TensorRT's fused attention kernels leave a network no choice there. And the casts go that keep an fp16 attention's
+    scores in float32 on the CPU (see `attention`): those kernels take fp16 and keep their scores in float32 themselves.
     """
     model = onnx.load(file, load_external_data=False)
-    for node in model.graph.node:
+    nodes = model.graph.node
+    makers = {name: node for node in nodes for name in node.output}
+    for node in nodes:
         if node.op_type == "Attention":
             kept = [attribute for attribute in node.attribute if attribute.name != "softmax_precision"]
             del node.attribute[:]
             node.attribute.extend(kept)
+            _take_out_casts(model.graph, node, [makers.get(name) for name in node.input])
     return model
+
+
+def _take_out_casts(graph: onnx.GraphProto, attention: onnx.NodeProto, makers: Sequence[onnx.NodeProto | None]) -> None:
+    """Let an attention whose inputs are cast to float32, and whose result is cast to float16, work in float16."""
+    users = [node for node in graph.node if attention.output[0] in node.input]
+    if [_cast_to(node) for node in users] != [onnx.TensorProto.FLOAT16]:
+        return
+    before = [node for node in makers if node is not None and _cast_to(node) == onnx.TensorProto.FLOAT]
+    if len(before) != len(makers):
+        return
+    for place, cast in enumerate(before):
+        attention.input[place] = cast.input[0]
+    attention.output[0] = users[0].output[0]
+    read = {name for node in graph.node for name in node.input}
+    for cast in (*before, users[0]):
+        if cast.output[0] not in read or cast is users[0]:
+            graph.node.remove(cast)
+
+
+def _cast_to(node: onnx.NodeProto) -> int | None:
+    """Return the type that a node casts to; None for one that is no cast."""
+    return next((int(a.i) for a in node.attribute if a.name == "to"), None) if node.op_type == "Cast" else None
+
+
+def opset_of(model: onnx.ModelProto) -> int | None:
+    """Return the version of ONNX's own operators in a model; None where it uses none."""
+    return next((int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx")), None)
+
+
+def _require_understood(graph: onnx.ModelProto, file: Path) -> None:
+    """Raise BuildError for what TensorRT's parser would take and not do: other opsets, a padding of keys."""
+    if (opset := opset_of(graph)) != OPSET:
+        raise BuildError(
+            f"{file.name} is of opset {opset}, and engines are built from opset {OPSET} alone: TensorRT's parser reads "
+            f"any other by its own opset's rules; export it again."
+        )
+    for node in graph.graph.node:
+        if node.op_type == "Attention" and len(node.input) > _PADDING and node.input[_PADDING]:
+            raise BuildError(
+                f"{file.name} has an Attention {node.name!r} with nonpad_kv_seqlen, which TensorRT-RTX ignores; mask "
+                f"the padding with attn_mask."
+            )
 
 
 def add_profile(parsed: ParsedNetwork, config: Any, inputs: Sequence[TensorSpec], profile: Profile) -> None:

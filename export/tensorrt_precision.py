@@ -9,13 +9,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from himar_kernels import BuildError
 
-from .components import Component
 from .precision_choice import Precision
 from .tensorrt_network import ParsedNetwork, layers
+
+if TYPE_CHECKING:
+    from .component import Component  # imports PyTorch, which a child that builds engines does without
 
 TYPED_NETWORK, INSPECTOR = "typed network", "engine inspector"
 

@@ -1,4 +1,4 @@
-"""Hi-MAR checkpoints: the released `.pth` layout and our safetensors, sizes read off the shapes (§2)."""
+"""Hi-MAR models from checkpoints: configuration, and sizes and variant read off the shapes (§2)."""
 
 from __future__ import annotations
 
@@ -12,14 +12,18 @@ import torch
 
 from himar_kernels import CheckpointError, ConfigError
 
-from .config import ModelConfig, read_config, resolve
-from .files import read_state, require_finite, write_safetensors
+from .checkpoint_files import Weights, read_weights
+from .config import CONFIG_KEYS, ModelConfig, read_config, resolve
+from .files import write_safetensors
 from .model import HiMAR
+from .weight_sets import Network
+from .weight_values import as_float32
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-DEFAULT_WEIGHTS = "model_ema"
-_CONFIG_KEY = "himar_config"
+_CONFIG_KEY, _NAMES_KEY = "himar_config", "himar_class_names"
+_HIMAR = Network("Hi-MAR", ("class_emb.weight",))
+"""Under whatever prefix this name stands, there stands a Hi-MAR model."""
 
 
 def load_checkpoint(
@@ -31,26 +35,35 @@ def load_checkpoint(
     """Load a Hi-MAR model for inference, in float32 on the CPU.
 
     Args:
-        path: a released-layout `.pth` or our `.safetensors`.
+        path: a PyTorch checkpoint (the released layout, or any entries and prefixes), a `.safetensors`, an index of
+            shards, or a folder with one of them (docs/checkpoints.md).
         config: preset name, JSON file, mapping or ModelConfig; it must give the numbers of attention heads, which
-            shapes cannot tell. A safetensors file of ours carries its configuration: there it may be None, and what
-            is given here goes before it.
-        weights: entry of a `.pth` to use: "model_ema" (None, as the paper does) or "model". A safetensors file holds
-            one set of weights, so there it must be None.
+            shapes cannot tell. A safetensors file of ours carries its configuration, and a folder's config.json may:
+            there it may be None, and what is given here goes before them.
+        weights: the set of weights to use of several, for example "model" or "ema.shadow"; None takes "model_ema" as
+            the paper does, else the one called an average, else the only one. Where it had to choose, it says so
+            through the logger "himar.notices".
 
     Raises:
-        CheckpointError: the file is missing, damaged, unsafe or not a Hi-MAR model.
+        CheckpointError: the file is missing, damaged, unsafe or not a Hi-MAR model, or holds several sets of weights
+            between which no rule chooses.
         ConfigError: the configuration is incomplete or contradicts the shapes.
     """
+    return open_checkpoint(path, config, weights=weights)[0]
+
+
+def open_checkpoint(
+    path: str | Path,
+    config: str | Path | Mapping[str, Any] | ModelConfig | None = None,
+    *,
+    weights: str | None = None,
+) -> tuple[HiMAR, str | None]:
+    """Load as `load_checkpoint` does; return the model and the entry that was used, None where there was one alone."""
     path = Path(path)
-    if weights is not None and path.suffix == ".safetensors":
-        raise CheckpointError(
-            f"{path} holds one set of weights, so {weights!r} cannot be chosen from it; leave it out."
-        )
-    state, metadata = read_state(path, key=weights or DEFAULT_WEIGHTS)
-    measured = measure({name: tuple(tensor.shape) for name, tensor in state.items()}, str(path))
+    read = read_weights(path, weights, network=_HIMAR)
+    measured = measure({name: tuple(tensor.shape) for name, tensor in read.state.items()}, str(path))
     source = path.name if config is None else str(config) if isinstance(config, str | Path) else "config"
-    carried = read_config(_embedded_config(metadata[_CONFIG_KEY], path)) if _CONFIG_KEY in metadata else {}
+    carried = _carried(read)
     given = {**carried, **(read_config(config) if config is not None else {})}
     if not given:
         raise ConfigError(
@@ -59,16 +72,21 @@ def load_checkpoint(
     resolved = resolve(given, measured, source)
     with torch.device("meta"):
         model = HiMAR(resolved)
+    state = as_float32(read.state, path)
     _check_layout(model, state, path)
-    state = {name: tensor.to(torch.float32) for name, tensor in state.items()}
     model.load_state_dict(state, assign=True)
-    return model.eval().requires_grad_(False)
+    if _NAMES_KEY in read.metadata:
+        model.class_names = _class_names(read.metadata[_NAMES_KEY], resolved.classes, path)
+    return model.eval().requires_grad_(False), read.entry or None
 
 
 def save_checkpoint(model: HiMAR, path: str | Path, dtype: torch.dtype = torch.float32) -> None:
-    """Write the model's tensors and configuration as safetensors, in one move; `dtype` is that on disk."""
+    """Write the model's tensors, configuration and class names as safetensors, in one move; `dtype` is that on disk."""
     tensors = {name: tensor.to(dtype) for name, tensor in model.state_dict().items()}
-    write_safetensors(Path(path), tensors, {_CONFIG_KEY: json.dumps(model.config.to_dict())})
+    metadata = {_CONFIG_KEY: json.dumps(model.config.to_dict())}
+    if model.class_names is not None:
+        metadata[_NAMES_KEY] = json.dumps(model.class_names)
+    write_safetensors(Path(path), tensors, metadata)
 
 
 def measure(shapes: Shapes, source: str) -> dict[str, Any]:
@@ -148,9 +166,15 @@ def _check_layout(model: HiMAR, state: Mapping[str, torch.Tensor], path: Path) -
             raise CheckpointError(
                 f"{path}: {name} has shape {tuple(state[name].shape)}, but the rest of the checkpoint asks for {shape}."
             )
-        if not state[name].is_floating_point():
-            raise CheckpointError(f"{path}: {name} has dtype {state[name].dtype}; weights are floating-point.")
-        require_finite(name, state[name], path)
+
+
+def _carried(read: Weights) -> dict[str, Any]:
+    """Return the configuration that a file of ours or a folder's config.json carries; of the latter what is ours."""
+    beside = {name: value for name, value in read.config.items() if name in CONFIG_KEYS}
+    values = read_config(beside, str(read.file.with_name("config.json"))) if beside else {}
+    if _CONFIG_KEY in read.metadata:
+        values |= read_config(_embedded_config(read.metadata[_CONFIG_KEY], read.file))
+    return values
 
 
 def _embedded_config(text: str, path: Path) -> dict[str, Any]:
@@ -161,3 +185,13 @@ def _embedded_config(text: str, path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise CheckpointError(f"{path} carries a configuration that is not a JSON object; write the file again.")
     return values
+
+
+def _class_names(text: str, classes: int, path: Path) -> tuple[str, ...]:
+    try:
+        names = json.loads(text)
+    except json.JSONDecodeError:
+        names = None
+    if not isinstance(names, list) or len(names) != classes or not all(isinstance(name, str) for name in names):
+        raise CheckpointError(f"{path} carries class names that are no list of {classes}; write the file again.")
+    return tuple(names)

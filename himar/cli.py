@@ -10,12 +10,13 @@ from typing import Any
 import click
 
 from himar_kernels.console import require_extra, run_cli
-from himar_kernels.options import SEED, NamedPath, label_option
+from himar_kernels.options import SEED, NamedPath, chosen_labels, label_option, png_option
 from himar_kernels.sampling_options import sampling_options
 
 from .cli_cache import cache_latents_command
 from .cli_evaluate import evaluate
-from .cli_options import TRAINING_SEED, config_option
+from .cli_options import TRAINING_SEED, config_option, weights_option
+from .cli_strip import strip_command
 from .cli_train import train_command
 
 _PATH = NamedPath()
@@ -33,17 +34,24 @@ def cli() -> None:
 @cli.command(epilog="Example: himar sample trained/digits.safetensors --labels 0-9 --seed 7 --out digits.png")
 @click.argument("checkpoint", type=_PATH)
 @click.option("--config", callback=config_option, help="Preset or JSON file; only files that himar wrote go without.")
+@weights_option
 @click.option("--vae", type=_PATH, help="KL-VAE checkpoint; by default NAME-vae.safetensors next to NAME.")
-@click.option("--labels", required=True, callback=label_option, help="Classes, one image each, for example 0,3,5-9.")
+@click.option(
+    "--labels",
+    required=True,
+    callback=label_option,
+    help="Classes, one image each: numbers, ranges and names, for example 0,3,5-9,cat.",
+)
 @click.option("--seed", default=0, show_default=True, type=SEED, help="Seed of the images.")
 @sampling_options
 @click.option("--columns", default=10, show_default=True, type=click.IntRange(min=1), help="Images per row.")
-@click.option("--out", required=True, type=_PATH, help="PNG file of all images in rows.")
+@click.option("--out", required=True, type=_PATH, callback=png_option, help="PNG file of all images in rows.")
 def sample(
     checkpoint: Path,
     config: str | None,
+    weights: str | None,
     vae: Path | None,
-    labels: list[int],
+    labels: list[int | str],
     seed: int,
     columns: int,
     out: Path,
@@ -58,16 +66,19 @@ def sample(
     from himar_kernels.sampling_choice import choose_sampling, require_phase_low
 
     from .checkpoints import load_checkpoint
+    from .device import use_threads
     from .images import sample_images, save_grid
     from .vae import load_vae
 
     require_writable_file(out)
-    model = load_checkpoint(checkpoint, config)
+    use_threads()
+    model = load_checkpoint(checkpoint, config, weights=weights)
     decoder = load_vae(vae or checkpoint.with_name(f"{checkpoint.stem}-vae.safetensors"))
     sampling = choose_sampling(model.config.sampling, sampling_name, guidance, changes, "model")
     if model.config.single_scale:
         require_phase_low(changes, "this model")
-    save_grid(out, sample_images(model, decoder, labels, PhiloxDraws(seed), sampling), columns)
+    numbers = chosen_labels(labels, model.class_names, str(checkpoint))
+    save_grid(out, sample_images(model, decoder, numbers, PhiloxDraws(seed), sampling), columns)
     click.echo(f"wrote {out}: {len(labels)} images")
 
 
@@ -85,10 +96,12 @@ def init(config: str, seed: int, half: bool, out: Path) -> None:
 
     from .checkpoints import save_checkpoint
     from .config import read_config, resolve
+    from .device import use_threads
     from .model import HiMAR, randomise
 
     if out.suffix != ".safetensors":
         raise click.BadParameter(f"{out} does not end in .safetensors.", param_hint="--out")
+    use_threads()
     model = randomise(HiMAR(resolve(read_config(config), {}, config)), seed)
     save_checkpoint(model, out, torch.float16 if half else torch.float32)
     count = sum(parameter.numel() for parameter in model.parameters())
@@ -98,6 +111,7 @@ def init(config: str, seed: int, half: bool, out: Path) -> None:
 cli.add_command(cache_latents_command)
 cli.add_command(train_command)
 cli.add_command(evaluate)
+cli.add_command(strip_command)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

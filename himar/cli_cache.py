@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -11,6 +12,7 @@ import click
 from himar_kernels.console import require_extra
 from himar_kernels.options import THREADS, NamedPath, device_option
 
+from .cli_notices import show_images, show_notice
 from .cli_progress import image_progress
 
 if TYPE_CHECKING:
@@ -56,9 +58,10 @@ def cache_latents_command(
 ) -> None:
     """Encode IMAGES with a VAE at both scales, plain and flipped, for training.
 
-    IMAGES is a folder with one subfolder per class, numbered in the order of their names, or a text file with a path
-    and a class number per line. A run that was stopped goes on where it stood when it is started again. Images that
-    cannot be read are skipped and listed.
+    IMAGES is a folder with one subfolder per class, numbered in the order of their names (of their values, where all
+    are whole numbers), or a text file with a path and a class number per line. A run that was stopped goes on where it
+    stood when it is started again; processes that torchrun starts share the work. Images that cannot be read are
+    skipped and listed. Photos are turned as their EXIF says, transparent images are laid on white.
     """
     require_extra("model", "torch", "safetensors")
     if check:
@@ -68,22 +71,31 @@ def cache_latents_command(
         return
     if images is None or vae is None:
         raise click.UsageError("give IMAGES and --vae, or --check.")
+    from .device import use_threads
     from .image_folder import list_images
     from .latent_cache import CacheSettings, cache_latents
+    from .released_cache import refuse_released_cache
+    from .train_processes import announced_process
 
+    use_threads()
+    refuse_released_cache(images)
+    processes, own_device = announced_process(device)
     listed = list_images(images)
-    settings = CacheSettings(img_size or 256, dtype, shard_size, batch, readers, device)
-    with image_progress("images") as on_images:
-        index = cache_latents(listed, vae, out, settings, on_images)
-    _report(out, index, [], as_json)
+    if processes.first:
+        show_images(listed)
+    settings = CacheSettings(img_size or 256, dtype, shard_size, batch, readers, own_device)
+    with image_progress("images") if processes.first else nullcontext() as on_images:
+        index = cache_latents(listed, vae, out, settings, on_images, show_notice, processes)
+    if processes.first:
+        _report(out, index, [], as_json)
 
 
 def _check(out: Path, vae: Path | None, img_size: int | None, as_json: bool) -> None:
-    from .file_hash import file_sha256
+    from .file_hash import weights_sha256
     from .latent_index import CacheError, damaged_shards, read_index, require_same
 
     index = read_index(out)
-    require_same(out, index, vae_sha256=file_sha256(vae) if vae else None, img_size=img_size)
+    require_same(out, index, vae_sha256=weights_sha256(vae) if vae else None, img_size=img_size)
     problems = damaged_shards(out, index)
     if not index.complete:
         problems.append(f"it is unfinished, {len(index.shards)} of {index.wanted_shards} shards")
@@ -108,6 +120,10 @@ def _report(out: Path, index: CacheIndex, problems: list[str], as_json: bool) ->
             "img_size": index.img_size,
             "dtype": index.dtype,
             "vae_sha256": index.vae_sha256,
+            "class_names": list(index.class_names),
+            "unreadable_classes": list(index.unreadable_classes),
+            "turned": index.turned,
+            "transparent": index.transparent,
             "skipped": [{"path": entry.path, "reason": entry.reason} for entry in index.skipped],
             "problems": problems,
         }
@@ -117,8 +133,13 @@ def _report(out: Path, index: CacheIndex, problems: list[str], as_json: bool) ->
         click.echo(f"skipped {entry.path}: {entry.reason}", err=True)
     if len(index.skipped) > _LISTED:
         click.echo(f"… and {len(index.skipped) - _LISTED} more, all in {out / 'index.json'}", err=True)
+    for name in index.unreadable_classes:
+        number = index.class_names.index(name)
+        show_notice(f"class {number} ({name}) has no image: none of its files can be read")
     if not problems:
+        changed = [(index.turned, "turned by EXIF"), (index.transparent, "transparent, laid on white")]
+        changes = "".join(f", {count} {what}" for count, what in changed if count)
         click.echo(
             f"{out}: {index.count} images of {len(index.class_names)} classes in {len(index.shards)} shards, "
-            f"{len(index.skipped)} skipped"
+            f"{len(index.skipped)} skipped{changes}"
         )

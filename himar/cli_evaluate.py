@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,16 +17,17 @@ from himar_kernels.console import require_extra
 from himar_kernels.files import require_writable_file, require_writable_folder
 from himar_kernels.options import SEED, NamedPath, device_option, npz_option, sampling_option
 
-from .cli_options import config_option
+from .cli_notices import show_skipped
+from .cli_options import config_option, weights_option
 from .cli_progress import image_progress
 
 if TYPE_CHECKING:
     from .evaluation.extractor import Extractor, OnImages
+    from .evaluation.image_sets import Changed
     from .evaluation.measure import Report
 
 _PATH = NamedPath()
 _IMAGES, _AT_ONCE = click.IntRange(1, 10_000_000), click.IntRange(1, 65_536)
-_CHECKPOINTS = (".pth", ".pt", ".ckpt", ".safetensors")
 
 
 def _shard(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[int, int] | None:
@@ -59,6 +61,7 @@ def _shard(context: click.Context, parameter: click.Parameter, text: str | None)
 @click.option(
     "--config", callback=config_option, help="Checkpoint: preset or JSON file; only files that himar wrote go without."
 )
+@weights_option
 @click.option("--vae", type=_PATH, help="Checkpoint: KL-VAE; by default NAME-vae.safetensors next to NAME.")
 @click.option("--seed", type=SEED, help="Checkpoint: seed of the images.  [default: 0]")
 @click.option("--guidance", type=float, callback=sampling_option, help="Checkpoint: guidance in both phases.")
@@ -88,7 +91,9 @@ def evaluate(
         raise click.UsageError("--inception goes with --extractor inception only.")
     if making["per_class"] and making["random_classes"]:
         raise click.UsageError("--per-class and --random-classes exclude each other.")
-    is_checkpoint = source.suffix in _CHECKPOINTS
+    from .checkpoint_files import looks_like_checkpoint
+
+    is_checkpoint = looks_like_checkpoint(source)
     wants_numbers = bool(not is_checkpoint or against or save_statistics or inception or extractor == "digits")
     if is_checkpoint:
         _require_making(making)
@@ -100,14 +105,16 @@ def evaluate(
             raise click.UsageError(f"--{given[0].replace('_', '-')} is for checkpoints; {source} is none.")
     if not wants_numbers:
         _refuse_measuring(("neighbours", "batch"))
-    # Before hours of sampling: what the measurement will need.
-    features = _extractor(extractor, inception, device) if wants_numbers else None
-    if against is not None and features is not None:
-        from .evaluation.measure import check_reference
+    from .device import use_threads
 
-        check_reference(against, features)
+    use_threads()
+    # Before hours of sampling or features: what the measurement will need.
+    features = _extractor(extractor, inception, device) if wants_numbers else None
     if save_statistics is not None:
         require_writable_file(save_statistics)
+    changed = None
+    if features is not None:
+        changed = _check_images(None if is_checkpoint else source, against, features)
     if is_checkpoint:
         made = _make(source, device, **making)
         source = making["out"]
@@ -116,6 +123,8 @@ def evaluate(
             return
     assert features is not None
     report = _measure(source, against, features, neighbours, batch, device, save_statistics)
+    if changed is not None:
+        report = replace(report, turned=changed.turned, transparent=changed.transparent)
     if as_json:
         click.echo(json.dumps(report.to_dict()))
     else:
@@ -138,12 +147,12 @@ def _require_making(making: dict[str, Any]) -> None:
 
 
 def _make(source: Path, device: str, **making: Any) -> dict[str, Any]:
-    from himar_kernels import CheckpointError, InputError
+    from himar_kernels import InputError
 
-    from .checkpoints import load_checkpoint
+    from .checkpoints import open_checkpoint
     from .device import usable_device
     from .evaluation.samples import SampleRun, make_parts, merge_parts
-    from .file_hash import file_sha256
+    from .file_hash import weights_sha256
     from .vae import load_vae
 
     out: Path = making["out"]
@@ -151,22 +160,21 @@ def _make(source: Path, device: str, **making: Any) -> dict[str, Any]:
         raise InputError(f"{out} exists; measure it with himar evaluate {out}, or choose another --out.")
     require_writable_folder(out.parent)
     where = usable_device(device)
-    if not source.is_file():
-        raise CheckpointError(f"checkpoint {source} does not exist or is not a file; check the path.")
-    model = load_checkpoint(source, making["config"])
+    model, entry = open_checkpoint(source, making["config"], weights=making["weights"])
     vae_file = making["vae"] or source.with_name(f"{source.stem}-vae.safetensors")
     vae = load_vae(vae_file)
     guidance = making["guidance"]
     sampling = model.config.default_sampling.with_changes(low_guidance=guidance, high_guidance=guidance)
     run = SampleRun(
-        model_sha256=file_sha256(source),
-        vae_sha256=file_sha256(vae_file),
+        model_sha256=weights_sha256(source),
+        vae_sha256=weights_sha256(vae_file),
         config=model.config.to_dict(),
         sampling=sampling.to_dict(),
         images=making["images"],
         seed=making["seed"] or 0,
         per_class=not making["random_classes"],
         chunk=making["chunk"] or 64,
+        weights=entry,
     )
     parts = out.with_name(f"{out.name}.parts")
     shard, shards = making["shard"] or (1, 1)
@@ -195,6 +203,25 @@ def _extractor(kind: str, inception: Path | None, device: str) -> Extractor:
             f"releases and give it with --inception, or use --extractor digits for digits."
         )
     return InceptionExtractor(inception, device)
+
+
+def _check_images(source: Path | None, against: Path | None, extractor: Extractor) -> Changed | None:
+    """Read every file that will be measured, and say what is left out; return what was done to those of SOURCE."""
+    from .evaluation.image_sets import open_images
+    from .evaluation.measure import check_reference
+
+    changed = None
+    with _stages() as on_stage:
+        if source is not None:
+            images = open_images(source)
+            show_skipped(images.skipped)
+            if images.files:
+                changed = images.check(on_stage("checking the images"))
+        if against is not None:
+            reference = check_reference(against, extractor, on_stage("checking the reference"))
+            if reference is not None:
+                show_skipped(reference.skipped)
+    return changed
 
 
 def _measure(
@@ -256,7 +283,9 @@ def _show(report: Report) -> None:
     if report.reference:
         count = "an unknown number of" if report.reference_images is None else str(report.reference_images)
         against = f"{report.reference}, {count} images"
-    click.echo(f"{report.source}, {report.images} images, against {against}")
+    changed = [(report.turned, "turned by EXIF"), (report.transparent, "transparent, laid on white")]
+    changes = "".join(f", {count} {what}" for count, what in changed if count)
+    click.echo(f"{report.source}, {report.images} images{changes}, against {against}")
     click.echo(f"features: {report.extractor}, sha256 {report.extractor_sha256[:12]}…")
     Console(highlight=False).print(table)
     for warning in report.warnings:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import click
 
 from himar_kernels.options import wrong_usage
@@ -17,4 +20,21 @@ def config_option(context: click.Context, parameter: click.Parameter, text: str 
     if text is not None:
         with wrong_usage():
             require_known(text)
+    return text
+
+
+def weights_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --weights, the set of weights of a checkpoint to use."""
+    return click.option(
+        "--weights",
+        metavar="NAME",
+        callback=_entry_name,
+        help="Which weights of the checkpoint to use, for example model or ema.shadow; model_ema or another average if "
+        "not given.",
+    )(command)
+
+
+def _entry_name(context: click.Context, parameter: click.Parameter, text: str | None) -> str | None:
+    if text is not None and not text.strip(". "):
+        raise click.BadParameter(f"{text!r} names no entry; give one such as model_ema.")
     return text

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+
+from .live_line import live_line
 
 if TYPE_CHECKING:
     from .optimise import OnStep
@@ -23,7 +26,8 @@ def image_progress(what: str, unit: str = "img") -> Iterator[Any]:
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    progress = Progress(*columns, console=Console(stderr=True), redirect_stdout=sys.stdout.isatty())
+    with live_line(progress):
         task = progress.add_task(what, total=None, rate="")
 
         def on_images(done: int, total: int) -> None:
@@ -51,7 +55,8 @@ def training_progress(shown: bool) -> Iterator[Callable[[str], OnStep | None]]:
     if not shown:
         yield lambda stage: None
         return
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    progress = Progress(*columns, console=Console(stderr=True), redirect_stdout=sys.stdout.isatty())
+    with live_line(progress):
 
         def on_stage(stage: str) -> OnStep:
             task = progress.add_task(stage, total=None, figures="")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,17 +12,21 @@ import click
 
 from himar_kernels.console import require_extra
 from himar_kernels.files import require_writable_folder
-from himar_kernels.options import THREADS, FiniteRange, NamedPath, device_option, wrong_usage
+from himar_kernels.options import THREADS, THREADS_DEFAULT, FiniteRange, NamedPath, device_option, wrong_usage
 
-from .cli_options import TRAINING_SEED, config_option
-from .cli_progress import training_progress
+from .cli_notices import show_images, show_notice
+from .cli_options import TRAINING_SEED, config_option, weights_option
+from .cli_progress import image_progress, training_progress
 from .presets import VARIANTS, vary
 
 if TYPE_CHECKING:
     from .config import ModelConfig
     from .optimise import OnStep
+    from .train_data import Latents
     from .train_processes import Processes
     from .train_settings import Execution, TrainingSettings
+    from .trainer import Start
+    from .vae import AutoencoderKL
 
 _WHOLE = click.IntRange(1, 10**12)
 _COUNT = click.IntRange(0, 10**12)
@@ -40,9 +45,11 @@ _EPOCHS = FiniteRange(0, 1e9, min_open=True)
     metavar="NAME",
     help="A row of the paper's table 5 at the preset's sizes, for example visual.",
 )
-@click.option("--data", required=True, help="digits, a folder of himar cache-latents, or images: a folder or list.")
+@click.option("--data", required=True, help="digits, a folder of cached latents, or images: a folder or list.")
 @click.option("--vae", type=NamedPath(), help="KL-VAE checkpoint: encodes images, decodes the sample grids.")
 @click.option("--out", required=True, type=NamedPath(), help="Folder for weights and training state.")
+@click.option("--start-from", type=NamedPath(), help="Checkpoint of the same sizes whose weights to go on from.")
+@weights_option
 @click.option("--resume", is_flag=True, help="Go on from the state in --out; begin where there is none.")
 @click.option("--epochs", type=_EPOCHS, help="Length in epochs.  [default: 800]")
 @click.option("--steps", type=_WHOLE, help="Length in steps, instead of --epochs.")
@@ -70,13 +77,15 @@ _EPOCHS = FiniteRange(0, 1e9, min_open=True)
     "--grid", type=click.IntRange(0, 4096), help="Images of --tensorboard's sample grid.  [16 where there is a VAE]"
 )
 @click.option("--seed", default=0, show_default=True, type=TRAINING_SEED, help="Seed of weights, order and noise.")
-@click.option("--threads", type=THREADS, help="CPU threads; all cores if not given.")
+@click.option("--threads", type=THREADS, help=f"CPU threads; {THREADS_DEFAULT}.")
 def train_command(
     config: str,
     variant: str | None,
     data: str,
     vae: Path | None,
     out: Path,
+    start_from: Path | None,
+    weights: str | None,
     resume: bool,
     accumulate: int,
     recompute: bool,
@@ -91,7 +100,7 @@ def train_command(
     threads: int | None,
     **changes: Any,
 ) -> None:
-    """Train a model from new weights; with --data digits its VAE too.
+    """Train a model from new weights, or from a checkpoint's; with --data digits its VAE too.
 
     Defaults are the paper's. With --data digits they are those that made the weights that himar ships; they take
     about 40 minutes on two cores. Several processes: torchrun --nproc-per-node 8 --no-python himar train … --device
@@ -109,18 +118,18 @@ def train_command(
         if changes[kind] is not None and changes[steps] is not None:
             options = f"--{kind} and --{steps}".replace("_", "-")
             raise click.UsageError(f"{options} were both given; give one of them.")
+    if weights is not None and start_from is None:
+        raise click.UsageError("--weights goes with --start-from: it chooses among a checkpoint's weights.")
     if grid is not None and not tensorboard:
         raise click.UsageError("--grid goes with --tensorboard.")
     if grid and not digits and vae is None:
         raise click.UsageError("--grid goes with --vae, which decodes the images.")
-    import torch
-
     from .config import read_config, resolve
+    from .device import use_threads
     from .train_processes import joined_processes
     from .train_settings import Execution
 
-    if threads is not None:
-        torch.set_num_threads(threads)
+    use_threads(threads)
     values = read_config(config)
     model_config = resolve(values if variant is None else vary(values, variant), {}, config)
     for option in ("pivot_share", "pivot_warmup"):
@@ -128,10 +137,13 @@ def train_command(
             spelled = option.replace("_", "-")
             raise click.UsageError(f"--{spelled} was given, but this model has a single scale and so no pivots.")
     require_writable_folder(out)
-    with joined_processes(device) as (processes, own_device), training_progress(processes.first) as on_stage:
+    start = None if start_from is None else _start(start_from, model_config, weights)
+    with joined_processes(device) as (processes, own_device), ExitStack() as stack:
         execution = Execution(own_device, accumulate, recompute, compiled, fsdp)
         with wrong_usage():
             execution.require_processes(processes.count)
+        opened = None if digits else _open(Path(data), model_config, vae, own_device, processes, out, resume)
+        on_stage = stack.enter_context(training_progress(processes.first))
         run = _Run(
             out,
             seed,
@@ -143,11 +155,51 @@ def train_command(
             16 if grid is None else grid,
             keep_snapshots,
             on_stage,
+            start,
             changes,
         )
-        written = run.digits(model_config) if digits else run.images(model_config, Path(data), vae)
+        written = run.digits(model_config) if opened is None else run.images(model_config, *opened)
+        stack.close()
         if processes.first:
             click.echo(f"{data}: wrote {written}")
+
+
+def _open(
+    source: Path,
+    config: ModelConfig,
+    vae: Path | None,
+    device: str,
+    processes: Processes,
+    out: Path,
+    resume: bool,
+) -> tuple[Latents, AutoencoderKL | None]:
+    """Open the data, with what the first process says of it on stderr."""
+    from .train_source import open_data
+    from .train_state import STATE_FILE, require_free
+
+    require_free(out / STATE_FILE, resume)
+    if not processes.first:
+        return open_data(source, config, vae, device, processes=processes, state=out / STATE_FILE)
+    return open_data(
+        source,
+        config,
+        vae,
+        device,
+        processes=processes,
+        state=out / STATE_FILE,
+        on_notice=show_notice,
+        on_list=show_images,
+        checking=lambda: image_progress("checking the images"),
+    )
+
+
+def _start(checkpoint: Path, config: ModelConfig, weights: str | None) -> Start:
+    from .checkpoints import open_checkpoint
+    from .file_hash import weights_sha256
+    from .trainer import Start
+
+    model, entry = open_checkpoint(checkpoint, config, weights=weights)
+    return Start(model, " ".join(filter(None, (weights_sha256(checkpoint), entry))))
 
 
 class _Run:
@@ -165,12 +217,13 @@ class _Run:
         grid: int,
         keep: bool,
         on_stage: Callable[[str], OnStep | None],
+        start: Start | None,
         changes: dict[str, Any],
     ) -> None:
         self._out, self._seed, self._execution, self._processes = out, seed, execution, processes
         self._resume, self._released, self._board, self._grid = resume, released, board, grid
         self._keep = keep
-        self._on_stage, self._changes = on_stage, changes
+        self._on_stage, self._start, self._changes = on_stage, start, changes
 
     def digits(self, config: ModelConfig) -> Path:
         """Train on the digits, by default with the shipped weights' settings."""
@@ -190,15 +243,14 @@ class _Run:
             board=self._board,
             grid=self._grid,
             keep=self._keep,
+            start=self._start,
         )
 
-    def images(self, config: ModelConfig, source: Path, vae: Path | None) -> Path:
+    def images(self, config: ModelConfig, latents: Latents, vae: AutoencoderKL | None) -> Path:
         """Train on images or latents with the paper's settings."""
         from .train_run import Outputs, run_training
         from .train_settings import paper_settings
-        from .train_source import open_data
 
-        latents, decoder = open_data(source, config, vae, self._execution.device)
         count = len(latents.labels)
         settings = self._changed(paper_settings(count, self._changes["batch"] or 2048), count)
         outputs = Outputs(self._out, released=self._released, board=self._board, grid=self._grid, keep=self._keep)
@@ -209,10 +261,11 @@ class _Run:
             self._seed,
             outputs,
             self._on_stage("model"),
-            vae=decoder,
+            vae=vae,
             execution=self._execution,
             processes=self._processes,
             resume=self._resume,
+            start=self._start,
         )
 
     def _changed(self, settings: TrainingSettings, images: int) -> TrainingSettings:

@@ -132,16 +132,17 @@ class ModelConfig:
         return {**asdict(self), "sampling": sampling}
 
 
-def read_config(source: str | Path | Mapping[str, Any] | ModelConfig) -> dict[str, Any]:
+def read_config(source: str | Path | Mapping[str, Any] | ModelConfig, name: str = "config") -> dict[str, Any]:
     """Return the values that `source` gives: a preset's name, a JSON file, a mapping or a ModelConfig.
 
     A JSON file may hold only what shapes cannot tell ({"heads": 12, "dit_heads": 8}); values may also stand under
-    a "config" key. "sampling" is one flat set of settings or several named ones. Raises ConfigError.
+    a "config" key. "sampling" is one flat set of settings or several named ones. `name` is a mapping's in errors.
+    Raises ConfigError.
     """
     if isinstance(source, ModelConfig):
         return source.to_dict()
     if isinstance(source, Mapping):
-        return _normalised(source, "config")
+        return _normalised(source, name)
     if str(source) in PRESETS:
         return _normalised(PRESETS[str(source)], f"preset {source}")
     path = Path(source)
@@ -202,6 +203,8 @@ def check_steps(config: ModelConfig, sampling: SamplingConfig) -> None:
 
 
 _HEAD_SIZES = ("mlp_depth", "mlp_width", "dit_depth", "dit_width", "dit_heads")
+CONFIG_KEYS = (*ModelConfig.__dataclass_fields__, *_DIFFUSION_KEYS)
+"""What a configuration may say, as `read_config` takes it."""
 _CHOICES: Mapping[str, tuple[str, ...]] = {
     "pivots": get_args(Pivots),
     "low_head": get_args(HeadKind),
@@ -239,7 +242,7 @@ def _normalised(values: Mapping[str, Any], source: str) -> dict[str, Any]:
     diffusion = {new: flat.pop(old) for old, new in _DIFFUSION_KEYS.items() if old in flat}
     unknown = sorted(set(flat) - set(ModelConfig.__dataclass_fields__))
     if unknown:
-        known = ", ".join([*ModelConfig.__dataclass_fields__, *_DIFFUSION_KEYS])
+        known = ", ".join(CONFIG_KEYS)
         raise ConfigError(f"{source}: unknown key {unknown[0]!r}; known keys: {known}.")
     _require_sizes(flat, f"{source}: ")
     if "sampling" not in flat and not diffusion:

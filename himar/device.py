@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import torch
 
 from himar_kernels import ConfigError
+from himar_kernels.cpu_threads import default_threads
 
 
 def usable_device(name: str) -> torch.device:
@@ -25,6 +26,11 @@ def usable_device(name: str) -> torch.device:
         reason = str(error).splitlines()[0].rstrip(".")
         raise ConfigError(f"device {name!r} cannot be used: {reason}; use cpu.") from error
     return device
+
+
+def use_threads(threads: int | None = None) -> None:
+    """Let PyTorch use `threads` CPU threads. None: what it chose itself, but no more than `default_threads` allows."""
+    torch.set_num_threads(min(torch.get_num_threads(), default_threads()) if threads is None else threads)
 
 
 @contextmanager

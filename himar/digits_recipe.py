@@ -22,6 +22,7 @@ from .train_processes import Processes
 from .train_run import BOARD_FOLDER, Outputs, run_training
 from .train_settings import Execution, TrainingSettings, check_seed
 from .train_state import STATE_FILE, require_free
+from .trainer import Start
 from .vae import AutoencoderKL, load_vae
 from .vae_training import DIGITS_VAE, VaeTraining, latent_moments, save_vae, train_vae
 
@@ -67,6 +68,7 @@ def train_digits(
     board: bool = False,
     grid: int = 0,
     keep: bool = False,
+    start: Start | None = None,
 ) -> Path:
     """Train the digits' VAE and model and write both to `folder`; returns the model's file.
 
@@ -105,6 +107,7 @@ def train_digits(
         execution=execution,
         processes=processes,
         resume=resume,
+        start=start,
     )
 
 

@@ -1,60 +1,236 @@
-"""From an image file to pixels: decoding, and the centre crop that diffusion papers train and measure on."""
+"""From an image file to pixels: decoding, and the centre crop that diffusion papers train and measure on.
+
+A picture is read as a person sees it: turned as its EXIF orientation says, and laid on white where it is transparent,
+so that colours hidden under transparency are never learned.
+"""
 
 from __future__ import annotations
 
+import errno
+import re
+import threading
 import warnings
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from himar_kernels import HimarError
 
+from .png_texts import without_texts
+
 if TYPE_CHECKING:
     from PIL import Image
 
+T = TypeVar("T")
+
 _MODES_OF_8_BITS = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"}
+NOT_DECODED = {"EPS", "WMF", "MPEG", "BUFR", "GRIB", "HDF5"}
+"""Formats that Pillow knows and that are left alone: EPS would run Ghostscript, and the rest cannot be decoded."""
+
+_LARGE = 2**25
+"""Pixels from which on one image at a time is decoded, so that memory does not grow with the readers."""
+_LONG = 4
+"""From this ratio of the sides on, the part that the crop needs is cut out before it is enlarged."""
+_MARGIN = 8
+"""Source pixels beyond that part which a bicubic filter sees, at most."""
+_ORIENTATION_TAG, _ACROSS = 0x0112, 5
+"""EXIF's orientation, and the first value with which width and height change places."""
+_LONGEST_REASON = 300
+
+_ONE_LARGE = threading.Lock()
+_PILLOWS_WARNINGS = ("ignore", None, Warning, re.compile(r"PIL(\.|$)"), 0)
 
 
 class UnreadableImageError(HimarError):
     """A file is no image that can be used; the text is the reason, without the file's name."""
 
 
+@dataclass(frozen=True)
+class Picture:
+    """Pixels, RGB uint8 (H, W, 3), and what was done to them.
+
+    turned: the EXIF orientation was applied; transparent: the image was laid on white.
+    """
+
+    pixels: NDArray[np.uint8]
+    turned: bool
+    transparent: bool
+
+
+def read_picture(path: Path, size: int | None = None) -> Picture:
+    """Decode an image file, and cut its centre square of `size` pixels where that is given.
+
+    Raises UnreadableImageError, whatever the decoder raised. The crop is that of ADM (Dhariwal and Nichol 2021) for
+    ImageNet: halve with a box filter while the shorter side is at least twice `size`, resize bicubically so that the
+    shorter side is `size`, crop the centre.
+    """
+
+    def read(image: Image.Image) -> Picture:
+        upright, turned = _upright(image)
+        flat, transparent = _flat(upright if size is None else _middle(upright, size))
+        return Picture(np.asarray(flat if size is None else _crop(flat, size)), turned, transparent)
+
+    return _decoded(path, read)
+
+
 def read_pixels(path: Path) -> NDArray[np.uint8]:
-    """Decode an image file to RGB uint8 (H, W, 3); transparency is dropped. Raises UnreadableImageError."""
-    return np.asarray(_decode(path))
+    """Return the pixels of `read_picture`, uint8 (H, W, 3)."""
+    return read_picture(path).pixels
 
 
 def read_crop(path: Path, size: int) -> NDArray[np.uint8]:
-    """Decode an image file and cut its centre square: RGB uint8 (size, size, 3). Raises UnreadableImageError.
+    """Return the pixels of `read_picture`'s crop, uint8 (size, size, 3)."""
+    return read_picture(path, size).pixels
 
-    As ADM (Dhariwal and Nichol 2021) prepares ImageNet: halve with a box filter while the shorter side is at least
-    twice `size`, resize bicubically so that the shorter side is `size`, crop the centre.
+
+@dataclass(frozen=True)
+class Checked:
+    """What is known of a file that can be read: height and width of its picture, and what was done to it."""
+
+    size: tuple[int, int]
+    turned: bool
+    transparent: bool
+
+
+def check_image(path: Path) -> Checked:
+    """Return what `read_picture` would make of a file, without its pixels. Raises UnreadableImageError.
+
+    The whole file is decoded, a JPEG to few pixels, so that what passes can be read later too.
     """
+
+    def check(image: Image.Image) -> Checked:
+        width, height = image.size
+        drafted = image.format == "JPEG"
+        if drafted:
+            image.draft(None, (1, 1))
+        upright, turned = _upright(image)
+        _, transparent = _flat(upright)
+        size = (upright.height, upright.width)
+        if drafted:
+            size = (width, height) if _orientation(image) >= _ACROSS else (height, width)
+        return Checked(size, turned, transparent)
+
+    return _decoded(path, check)
+
+
+def image_endings() -> frozenset[str]:
+    """Return the endings, as ".png", of the formats that can be decoded here, plugins of Pillow included."""
     from PIL import Image
 
-    image = _decode(path)
-    while min(image.size) >= 2 * size:
-        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
-    scale = size / min(image.size)
-    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
-    left, top = (image.width - size) // 2, (image.height - size) // 2
-    return np.asarray(image.crop((left, top, left + size, top + size)))
+    known = Image.registered_extensions()
+    return frozenset(ending for ending, kind in known.items() if kind in Image.OPEN and kind not in NOT_DECODED)
 
 
-def _decode(path: Path) -> Image.Image:
-    from PIL import Image
-
+def _decoded(path: Path, use: Callable[[Image.Image], T]) -> T:
+    """Return what `use` makes of the opened image. Raises UnreadableImageError."""
     try:
         if path.exists() and not path.is_file():
             raise UnreadableImageError("it is no plain file")  # Opening a pipe would wait for ever.
-        # Pillow warns of large and of slightly broken files; what it can still decode is used.
-        with warnings.catch_warnings(), Image.open(path) as image:
-            warnings.simplefilter("ignore")
-            if image.mode not in _MODES_OF_8_BITS:
-                raise UnreadableImageError(f"its mode is {image.mode}, not 8 bits per channel")
-            return image.convert("RGB")
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        reason = str(error).replace(str(path), path.name).replace(repr(str(path)), path.name)
-        raise UnreadableImageError(" ".join(reason.split()) or type(error).__name__) from error
+        try:
+            return _opened(path, use)
+        except ValueError as error:
+            if "MAX_TEXT" not in str(error):
+                raise
+            return _opened(without_texts(path), use)
+    except UnreadableImageError:
+        raise
+    except BaseException as error:  # Decoders raise what they like, those written in Rust even no Exception.
+        if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
+            raise
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            raise  # It is not this file that is at fault.
+        raise UnreadableImageError(_reason(error, path)) from error
+
+
+def _opened(source: Path | IO[bytes], use: Callable[[Image.Image], T]) -> T:
+    from PIL import Image
+
+    # Pillow warns of large and of slightly broken files; what it can still decode is used. `catch_warnings` would not
+    # do: it is not made for threads.
+    if _PILLOWS_WARNINGS not in warnings.filters:
+        warnings.filterwarnings("ignore", module=_PILLOWS_WARNINGS[3].pattern)
+    Image.init()
+    with Image.open(source, formats=[name for name in Image.ID if name not in NOT_DECODED]) as image:
+        if image.mode not in _MODES_OF_8_BITS:
+            raise UnreadableImageError(f"its mode is {image.mode}, not 8 bits per channel")
+        with _ONE_LARGE if image.width * image.height >= _LARGE else nullcontext():
+            return use(image)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        found = image.getexif().get(_ORIENTATION_TAG, 1)
+    except Exception:  # Damaged EXIF costs no image.
+        return 1
+    return found if found in range(1, 9) else 1
+
+
+def _upright(image: Image.Image) -> tuple[Image.Image, bool]:
+    """Return the image as its EXIF orientation says, and whether that turned it."""
+    from PIL import Image
+
+    before = _orientation(image) if image.format == "TIFF" else 1  # Loading turns that one and forgets it.
+    image.load()
+    after = _orientation(image)
+    methods = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_270,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_90,
+    }
+    return image.transpose(methods[after]) if after > 1 else image, before > 1 or after > 1
+
+
+def _flat(image: Image.Image) -> tuple[Image.Image, bool]:
+    """Return the image in RGB, on white, and whether any of it was transparent."""
+    from PIL import Image
+
+    if not image.has_transparency_data:
+        return image.convert("RGB"), False
+    coloured = image.convert("RGBA")
+    if coloured.getchannel("A").getextrema()[0] == 255:
+        return image.convert("RGB"), False
+    white = Image.new("RGBA", coloured.size, "white")
+    return Image.alpha_composite(white, coloured).convert("RGB"), True
+
+
+def _middle(image: Image.Image, size: int) -> Image.Image:
+    """Return what the crop of a long image needs: enlarged whole, a line of pixels would fill the memory."""
+    short, long = sorted(image.size)
+    if long <= _LONG * short:
+        return image
+    # As much beyond the square as the filters see, and an even number of pixels, so that the middle stays the middle.
+    cut = (long - short) // 2 - _MARGIN * max(1, short // size)
+    if cut <= 0:
+        return image
+    left, top = (cut, 0) if image.width == long else (0, cut)
+    return image.crop((left, top, image.width - left, image.height - top))
+
+
+def _crop(image: Image.Image, size: int) -> Image.Image:
+    from PIL import Image
+
+    while min(image.size) >= 2 * size:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    scale = size / min(image.size)
+    width, height = round(image.width * scale), round(image.height * scale)
+    left, top = (width - size) // 2, (height - size) // 2
+    return image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + size, top + size))
+
+
+def _reason(error: BaseException, path: Path) -> str:
+    text = str(error).replace(repr(str(path)), path.name).replace(str(path), path.name)
+    text = " ".join(re.sub(r"<_io\.BytesIO object at 0x[0-9a-f]+>", path.name, text).split())[:_LONGEST_REASON]
+    if isinstance(error, MemoryError):
+        return "decoding it takes more memory than there is"
+    if isinstance(error, OSError | SyntaxError | EOFError) or type(error) is ValueError:
+        return text or type(error).__name__
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -18,13 +21,33 @@ from himar_kernels.files import refusal, remove_unfinished, require_writable_fol
 
 from .device import full_precision, usable_device
 from .digits import half_size
-from .file_hash import file_sha256
+from .file_hash import file_sha256, weights_sha256
 from .files import write_safetensors
-from .image_crop import UnreadableImageError, read_crop
-from .image_folder import ImageList, Skipped
-from .latent_index import INDEX_FILE, CacheError, CacheIndex, Shard, read_index, require_same, write_index
+from .folder_lock import LOCK_FILE, folder_lock, holder
+from .image_crop import Picture, UnreadableImageError, read_picture
+from .image_folder import ImageList, order_advice
+from .image_tree import Skipped
+from .latent_index import (
+    INDEX_FILE,
+    CacheError,
+    CacheIndex,
+    Shard,
+    ShardRecord,
+    read_index,
+    read_record,
+    remove_records,
+    require_same,
+    shard_name,
+    write_index,
+    write_record,
+)
+from .train_processes import Processes
 from .vae import AutoencoderKL, load_vae
 
+_POLL, _PATIENCE = 0.2, 600.0
+"""Seconds between two looks at what other processes have done, and until a first one must have begun."""
+
+OnNotice = Callable[[str], None]
 OnImages = Callable[[int, int], None]
 
 
@@ -51,16 +74,26 @@ class CacheSettings:
 
 
 def cache_latents(
-    images: ImageList, vae_file: Path, folder: Path, settings: CacheSettings, on_images: OnImages | None = None
+    images: ImageList,
+    vae_file: Path,
+    folder: Path,
+    settings: CacheSettings,
+    on_images: OnImages | None = None,
+    on_notice: OnNotice | None = None,
+    processes: Processes | None = None,
 ) -> CacheIndex:
     """Encode every image at both scales, plain and flipped, and return the index of the finished cache.
 
     A shard holds `high` (m, 2, 2, C, h, w) and `low` (m, 2, 2, C, h/2, w/2): plain and flipped, then mean and standard
     deviation of the latent, VAE scale not applied; `labels` (m) and `rows` (m), the images' places in the list.
     A folder that an earlier run left unfinished is gone on with; a finished one is returned as it is. `on_images` gets
-    (images done, images listed). Images that cannot be read are in the index's `skipped` with the reason.
-    Raises CacheError when the folder belongs to something else, ConfigError for an unsuitable size, InputError
-    when no image can be read or the moments are not finite, CheckpointError for the VAE's file.
+    (images done, images listed), `on_notice` a sentence on what a user should know before the long work. Images that
+    cannot be read are in the index's `skipped` with the reason, classes without an image in `unreadable_classes`.
+    `processes`: this one's place among those that share the shards; the first one writes the index and waits for the
+    others. They need no connection but the folder.
+    Raises CacheError when the folder belongs to something else or another run is writing to it, ConfigError for an
+    unsuitable size, InputError when no image can be read or the moments are not finite, CheckpointError for the VAE's
+    file.
     """
     vae = load_vae(vae_file)
     if settings.img_size % (2 * vae.stride):
@@ -68,69 +101,158 @@ def cache_latents(
             f"img_size {settings.img_size} is not a multiple of {2 * vae.stride}; "
             f"the VAE has {vae.stride} pixels per latent side and the low scale is half as large."
         )
-    device = usable_device(settings.device)
-    index = _begin(images, vae, file_sha256(vae_file), folder, settings)
-    vae = vae.to(device)
-    with ThreadPoolExecutor(settings.readers) as pool:
-        while not index.complete:
-            first = len(index.shards) * settings.shard_size
-            rows = range(first, min(first + settings.shard_size, index.images))
-            tensors, skipped = _encode(images, rows, vae, settings, pool, on_images)
-            if not index.shards:
-                _prepare(folder, index)
-            index = index.with_shard(_write_shard(tensors, len(index.shards), folder), skipped)
-            write_index(folder, index)
-    if not index.count:
+    device, vae_sha256, processes = usable_device(settings.device), weights_sha256(vae_file), processes or Processes()
+    require_writable_folder(folder, CacheError)
+    with folder_lock(folder, CacheError, run_name()) if processes.first else nullcontext():
+        if not processes.first:
+            _wait_for_first(folder)
+        index, images = _begin(images, vae, vae_sha256, folder, settings, on_notice)
+        if processes.first and processes.count > 1:
+            _prepare(folder, index)  # The others wait for it.
+        vae = vae.to(device)
+        with ThreadPoolExecutor(settings.readers) as pool:
+            for number in range(len(index.shards), index.wanted_shards):
+                if number % processes.count != processes.rank or read_record(folder, number):
+                    continue
+                _make_shard(number, images, vae, folder, index, settings, pool, on_images)
+                if processes.first:
+                    index = _join(folder, index)
+        while processes.first and not index.complete:
+            index = _join(folder, index)
+            if on_images:
+                on_images(min(len(index.shards) * settings.shard_size, index.images), index.images)
+            time.sleep(0 if index.complete else _POLL)
+        if processes.first:
+            index = _close(folder, index, images)
+    if processes.first and not index.count:
         raise InputError(f"none of the {index.images} images of {images.root} can be read; see {folder / INDEX_FILE}.")
     return index
 
 
-def _begin(images: ImageList, vae: AutoencoderKL, vae_sha256: str, folder: Path, settings: CacheSettings) -> CacheIndex:
-    """Return the index to go on from: that of the folder, or a new one, which is not written yet."""
-    require_writable_folder(folder, CacheError)
-    remove_unfinished(folder / INDEX_FILE)
+def run_name() -> str:
+    """Return what the processes that torchrun started together share and those of another start do not."""
+    names = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_ADDR", "MASTER_PORT")
+    return " ".join(os.environ.get(name, "-") for name in names)
+
+
+def _wait_for_first(folder: Path) -> None:
+    """Wait until the first process of this run holds the folder and has written its index, or all is done."""
+    until = time.monotonic() + _PATIENCE
+    while True:
+        begun = (folder / INDEX_FILE).is_file()
+        if begun and (holder(folder).get("run") == run_name() or read_index(folder).complete):
+            return
+        if time.monotonic() > until:
+            raise CacheError(f"the first process has not begun to write {folder}; start all of them with torchrun.")
+        time.sleep(_POLL)
+
+
+def _begin(
+    images: ImageList,
+    vae: AutoencoderKL,
+    vae_sha256: str,
+    folder: Path,
+    settings: CacheSettings,
+    on_notice: OnNotice | None,
+) -> tuple[CacheIndex, ImageList]:
+    """Return the index to go on from, that of the folder or a new one, which is not written yet; and its images."""
     try:
-        inside = [path.name for path in folder.iterdir()] if folder.exists() else []
+        inside = [path.name for path in folder.iterdir() if path.name != LOCK_FILE]
     except OSError as error:
         raise CacheError(refusal(folder, error)) from error
-    fingerprint = images.fingerprint()
-    if INDEX_FILE in inside:
-        index = read_index(folder)
-        require_same(
-            folder,
-            index,
+    if INDEX_FILE not in inside:
+        left = [name for name in inside if not name.startswith(f".{INDEX_FILE}.")]
+        if left:
+            raise CacheError(f"{folder} is not empty and holds no {INDEX_FILE}; choose a new folder.")
+        remove_unfinished(folder / INDEX_FILE)
+        return CacheIndex(
             vae_sha256=vae_sha256,
             img_size=settings.img_size,
+            channels=vae.config.z_channels,
+            stride=vae.stride,
             dtype=settings.dtype,
             shard_size=settings.shard_size,
-            fingerprint=fingerprint,
-        )
-        remove_unfinished(folder / _shard_name(len(index.shards)))  # what a killed run left of its last shard
-        return index
-    if inside:
-        raise CacheError(f"{folder} is not empty and holds no {INDEX_FILE}; choose a new folder.")
-    return CacheIndex(
+            source=str(images.root),
+            images=len(images.names),
+            fingerprint=images.fingerprint(),
+            class_names=images.class_names,
+            skipped=images.skipped,
+            turned=0,
+            transparent=0,
+        ), images
+    index = read_index(folder)
+    former = images.former()
+    if former is not images and index.fingerprint == former.fingerprint():
+        if on_notice and former.class_names != images.class_names:
+            on_notice(f"{folder} keeps the order in which it was begun: {order_advice(index.class_names)}")
+        images = former
+    require_same(
+        folder,
+        index,
         vae_sha256=vae_sha256,
         img_size=settings.img_size,
-        channels=vae.config.z_channels,
-        stride=vae.stride,
         dtype=settings.dtype,
         shard_size=settings.shard_size,
-        source=str(images.root),
-        images=len(images.names),
-        fingerprint=fingerprint,
-        class_names=images.class_names,
-        skipped=images.skipped,
+        fingerprint=images.fingerprint(),
     )
+    if on_notice and index.turned is None and not index.complete:
+        on_notice(
+            f"{folder} was begun by an earlier version: images in its first {len(index.shards)} shards lie as they are "
+            f"stored, not turned by EXIF nor laid on white."
+        )
+    return index, images
 
 
 def _prepare(folder: Path, index: CacheIndex) -> None:
-    """Make the folder with its first index: when there is a shard to write, so that a refused run leaves nothing."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CacheError(refusal(folder, error)) from error
-    write_index(folder, index)
+    """Write the first index: when there is a shard to write, so that a refused run leaves nothing."""
+    if not (folder / INDEX_FILE).exists():
+        write_index(folder, index)
+
+
+def _make_shard(
+    number: int,
+    images: ImageList,
+    vae: AutoencoderKL,
+    folder: Path,
+    index: CacheIndex,
+    settings: CacheSettings,
+    pool: ThreadPoolExecutor,
+    on_images: OnImages | None,
+) -> None:
+    first = number * settings.shard_size
+    rows = range(first, min(first + settings.shard_size, index.images))
+    tensors, record = _encode(images, rows, vae, settings, pool, on_images)
+    _prepare(folder, index)
+    path = folder / shard_name(number)
+    if tensors:
+        remove_unfinished(path)  # what a killed run left of it
+        write_safetensors(path, tensors, {})
+        record = replace(record, shard=Shard(path.name, len(tensors["labels"]), file_sha256(path)))
+    write_record(folder, number, record)
+
+
+def _join(folder: Path, index: CacheIndex) -> CacheIndex:
+    """Take the records of finished shards into the index, as far as none is missing."""
+    begun = len(index.shards)
+    while not index.complete and (record := read_record(folder, len(index.shards))):
+        index = index.with_shard(record)
+    if len(index.shards) > begun:
+        write_index(folder, index)
+        remove_records(folder, range(begun, len(index.shards)))
+    return index
+
+
+def _close(folder: Path, index: CacheIndex, images: ImageList) -> CacheIndex:
+    """Note the classes without an image, and remove what a killed run left behind its index."""
+    remove_unfinished(folder / INDEX_FILE)
+    remove_records(folder, range(index.wanted_shards))
+    left_out = {entry.path for entry in index.skipped}
+    readable = {label for name, label in zip(images.names, images.labels, strict=True) if name not in left_out}
+    empty = tuple(name for label, name in enumerate(images.class_names) if label not in readable)
+    if empty != index.unreadable_classes:
+        index = replace(index, unreadable_classes=empty)
+        write_index(folder, index)
+    return index
 
 
 def _encode(
@@ -140,39 +262,33 @@ def _encode(
     settings: CacheSettings,
     pool: ThreadPoolExecutor,
     on_images: OnImages | None,
-) -> tuple[dict[str, Tensor], tuple[Skipped, ...]]:
-    """Return the tensors of one shard, none where no image can be read, and what was skipped."""
+) -> tuple[dict[str, Tensor], ShardRecord]:
+    """Return the tensors of one shard, none where no image can be read, and the rest of its record."""
     parts: list[tuple[Tensor, Tensor]] = []
     kept: list[int] = []
     skipped: list[Skipped] = []
-    for batch, crops in _read_ahead(images, rows, settings, pool):
-        readable = [(row, crop) for row, crop in zip(batch, crops, strict=True) if not isinstance(crop, str)]
-        skipped += [
-            Skipped(images.names[row], crop) for row, crop in zip(batch, crops, strict=True) if isinstance(crop, str)
-        ]
+    turned = transparent = 0
+    for batch, pictures in _read_ahead(images, rows, settings, pool):
+        readable: list[NDArray[np.uint8]] = []
+        for row, picture in zip(batch, pictures, strict=True):
+            if isinstance(picture, str):
+                skipped.append(Skipped(images.names[row], picture))
+                continue
+            kept.append(row)
+            readable.append(picture.pixels)
+            turned += picture.turned
+            transparent += picture.transparent
         if readable:
-            kept += [row for row, _ in readable]
-            moments = both_scales(vae, np.stack([crop for _, crop in readable]))
+            moments = both_scales(vae, np.stack(readable))
             parts.append(tuple(_stored(part, settings, images, batch) for part in moments))  # type: ignore[arg-type]
         if on_images:
             on_images(batch[-1] + 1, len(images.names))
+    record = ShardRecord(Shard(None, 0, None), tuple(skipped), turned, transparent)
     if not kept:
-        return {}, tuple(skipped)
+        return {}, record
     high, low = (torch.cat(scale) for scale in zip(*parts, strict=True))
     labels = torch.tensor([images.labels[row] for row in kept])
-    return {"high": high, "low": low, "labels": labels, "rows": torch.tensor(kept)}, tuple(skipped)
-
-
-def _write_shard(tensors: dict[str, Tensor], number: int, folder: Path) -> Shard:
-    if not tensors:
-        return Shard(None, 0, None)
-    path = folder / _shard_name(number)
-    write_safetensors(path, tensors, {})
-    return Shard(path.name, len(tensors["labels"]), file_sha256(path))
-
-
-def _shard_name(number: int) -> str:
-    return f"latents-{number:05d}.safetensors"
+    return {"high": high, "low": low, "labels": labels, "rows": torch.tensor(kept)}, record
 
 
 @torch.inference_mode()
@@ -192,12 +308,12 @@ def both_scales(vae: AutoencoderKL, crops: NDArray[np.uint8]) -> tuple[Tensor, T
 
 def _read_ahead(
     images: ImageList, rows: range, settings: CacheSettings, pool: ThreadPoolExecutor
-) -> Iterator[tuple[Sequence[int], list[NDArray[np.uint8] | str]]]:
+) -> Iterator[tuple[Sequence[int], list[Picture | str]]]:
     """Yield batches of rows with their crops, or the reason why there is none; the next batch is read meanwhile."""
 
-    def read(row: int) -> NDArray[np.uint8] | str:
+    def read(row: int) -> Picture | str:
         try:
-            return read_crop(images.path(row), settings.img_size)
+            return read_picture(images.path(row), settings.img_size)
         except UnreadableImageError as error:
             return str(error)
 

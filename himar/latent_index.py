@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,10 +13,12 @@ from himar_kernels import HimarError, InputError
 from himar_kernels.files import write_json
 
 from .file_hash import file_sha256
-from .image_folder import Skipped
+from .image_tree import Skipped
 
 INDEX_FILE = "index.json"
-SCHEMA = (1, 0)
+SCHEMA = (1, 1)
+_ADDED: Mapping[str, Any] = {"turned": None, "transparent": None, "unreadable_classes": ()}
+"""Keys since 1.1, and what their absence means."""
 DTYPES = ("float16", "float32")
 
 _SHARD_NAME = re.compile(r"latents-\d{5,}\.safetensors")
@@ -35,13 +38,29 @@ class Shard:
 
 
 @dataclass(frozen=True)
+class ShardRecord:
+    """What the index will say of a finished shard; it stands in a file of its own until it does.
+
+    skipped: its images that could not be read; turned, transparent: how many of the others were so.
+    """
+
+    shard: Shard
+    skipped: tuple[Skipped, ...] = ()
+    turned: int = 0
+    transparent: int = 0
+
+
+@dataclass(frozen=True)
 class CacheIndex:
     """What `index.json` says.
 
     vae_sha256: of the VAE's file; img_size: side of the crop in pixels (the low scale is its half); channels and
     stride: of the VAE; dtype: of the stored moments; shard_size: listed images per shard; images: length of the
     image list and fingerprint: its hash (`ImageList.fingerprint`); source: where the list came from;
-    shards: those written so far, shard i for the listed images i·shard_size …; skipped: files left out.
+    class_names: of the class numbers, in their order; shards: those written so far, shard i for the listed images
+    i·shard_size …; skipped: files left out; turned: images that their EXIF orientation turned; transparent: images laid
+    on white. None of both: begun by a version that did neither. unreadable_classes: those without an image, named when
+    the cache is complete.
     """
 
     vae_sha256: str
@@ -56,6 +75,9 @@ class CacheIndex:
     class_names: tuple[str, ...]
     shards: tuple[Shard, ...] = ()
     skipped: tuple[Skipped, ...] = ()
+    turned: int | None = None
+    transparent: int | None = None
+    unreadable_classes: tuple[str, ...] = ()
 
     @property
     def wanted_shards(self) -> int:
@@ -77,9 +99,20 @@ class CacheIndex:
         """Sides of the high and the low latent grid."""
         return self.img_size // self.stride, self.img_size // 2 // self.stride
 
-    def with_shard(self, shard: Shard, skipped: tuple[Skipped, ...]) -> CacheIndex:
+    def with_shard(self, record: ShardRecord) -> CacheIndex:
         """Return the index after one more shard."""
-        return replace(self, shards=(*self.shards, shard), skipped=(*self.skipped, *skipped))
+        return replace(
+            self,
+            shards=(*self.shards, record.shard),
+            skipped=(*self.skipped, *record.skipped),
+            turned=None if self.turned is None else self.turned + record.turned,
+            transparent=None if self.transparent is None else self.transparent + record.transparent,
+        )
+
+
+def shard_name(number: int) -> str:
+    """Return the name of a shard's file."""
+    return f"latents-{number:05d}.safetensors"
 
 
 def read_index(folder: Path) -> CacheIndex:
@@ -106,10 +139,41 @@ def write_index(folder: Path, index: CacheIndex) -> None:
     write_json(folder / INDEX_FILE, content, CacheError)
 
 
+def write_record(folder: Path, number: int, record: ShardRecord) -> None:
+    """Write what is known of a finished shard, in one move. Raises CacheError."""
+    write_json(_record(folder, number), asdict(record), CacheError)
+
+
+def read_record(folder: Path, number: int) -> ShardRecord | None:
+    """Return what is known of a finished shard that the index does not have yet, None where it is not finished."""
+    try:
+        values = json.loads(_record(folder, number).read_text(encoding="utf-8"))
+        shard, skipped = Shard(**values["shard"]), tuple(Skipped(**entry) for entry in values["skipped"])
+        record = ShardRecord(shard, skipped, int(values["turned"]), int(values["transparent"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return record if shard.file is None or (folder / shard.file).is_file() else None
+
+
+def remove_records(folder: Path, numbers: Iterable[int]) -> None:
+    """Remove the records of shards that the index has."""
+    for number in numbers:
+        _record(folder, number).unlink(missing_ok=True)
+
+
+def _record(folder: Path, number: int) -> Path:
+    return (folder / shard_name(number)).with_suffix(".json")
+
+
 def require_same(folder: Path, index: CacheIndex, **wanted: Any) -> None:
     """Raise CacheError unless the index has every wanted value; None means that any will do."""
     for name, value in wanted.items():
         found = getattr(index, name)
+        if value is not None and found != value and name == "fingerprint":
+            raise CacheError(
+                f"{folder} was made from other images (fingerprint {found[:12]}…, now {value[:12]}…): files were "
+                f"added, removed or renamed since, or classes are in another order; choose another folder."
+            )
         if value is not None and found != value:
             raise CacheError(
                 f"{folder} was made with {name.replace('_', ' ')} {found}, not {value}; "
@@ -134,7 +198,12 @@ def damaged_shards(folder: Path, index: CacheIndex) -> list[str]:
 
 
 def _checked(values: dict[str, Any]) -> CacheIndex:
-    known = {name: values[name] for name in CacheIndex.__dataclass_fields__}
+    added = {name: values.get(name, absent) for name, absent in _ADDED.items()}
+    known = {**{name: values[name] for name in CacheIndex.__dataclass_fields__ if name not in added}, **added}
+    known["unreadable_classes"] = tuple(map(str, known["unreadable_classes"]))
+    for name in ("turned", "transparent"):
+        if known[name] is not None and (type(known[name]) is not int or known[name] < 0):
+            raise ValueError(f"{name} is {known[name]!r}")
     shards = tuple(Shard(shard["file"], int(shard["count"]), shard["sha256"]) for shard in known["shards"])
     skipped = tuple(Skipped(str(entry["path"]), str(entry["reason"])) for entry in known["skipped"])
     class_names = tuple(map(str, known["class_names"]))

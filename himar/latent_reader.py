@@ -21,9 +21,9 @@ _STORED = {"float16": "F16", "float32": "F32"}
 class CachedLatents:
     """Moments of n images at both scales, as `himar cache-latents` wrote them; only what is asked for is read.
 
-    index: what the cache says of itself; labels (n,) int64: class of each image; high_shape and low_shape:
-    (n, 2, C, h, w) and (n, 2, C, h/2, w/2), mean and standard deviation; flip: whether `draw` also gives
-    horizontally flipped images.
+    index: what the cache says of itself; class_names: of the class numbers; labels (n,) int64: class of each image;
+    high_shape and low_shape: (n, 2, C, h, w) and (n, 2, C, h/2, w/2), mean and standard deviation; flip: whether
+    `draw` also gives horizontally flipped images.
     """
 
     def __init__(
@@ -47,6 +47,7 @@ class CachedLatents:
         if not index.count:
             raise CacheError(f"{self.folder} holds no images; none could be read when it was made.")
         high, low = index.sides
+        self.class_names = index.class_names
         self.high_shape = (index.count, 2, index.channels, high, high)
         self.low_shape = (index.count, 2, index.channels, low, low)
         self._shards = [shard for shard in index.shards if shard.file is not None]

@@ -27,10 +27,13 @@ class HiMAR(MaskedTransformer):
     Args:
         config: sizes of the model.
         dropout: of attention and projection in the transformer, active in training mode only (§8: 0.1).
+
+    class_names: what its data called the classes, one name each ("" where unknown); None where nothing is known.
     """
 
     def __init__(self, config: ModelConfig, dropout: float = 0.0) -> None:
         super().__init__(config, dropout)
+        self.class_names: tuple[str, ...] | None = None
         if config.single_scale:
             self.diffloss = Head(_head(config.high_head, config, config.grid))
         else:

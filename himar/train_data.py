@@ -13,6 +13,7 @@ from himar_kernels import InputError
 
 from .config import ModelConfig
 from .train_settings import TrainingSettings
+from .vae import made_of_patches
 
 _FINGERPRINT_IMAGES = 16
 
@@ -101,8 +102,21 @@ class ChosenImages:
         return self._shuffled
 
 
+def class_names_of(latents: Latents, classes: int | None = None) -> tuple[str, ...] | None:
+    """Return the names of a data set's classes, None where it has none.
+
+    classes: of a model; as many names come out, "" for classes that the data does not have.
+    """
+    names = getattr(latents, "class_names", None)
+    if names is None:
+        return None
+    wanted = len(names) if classes is None else classes
+    return (*names, *[""] * (wanted - len(names)))[:wanted]
+
+
 def fingerprint(latents: Latents) -> dict[str, object]:
-    """Return what tells one data set from another: its size, a hash of its labels, and means of some images' tokens.
+    """Return what tells one data set from another: its size, a hash of its labels, means of some images' tokens, and
+    the names of its classes where it has some.
 
     The means differ a little between machines, so they are compared with a tolerance.
     """
@@ -110,8 +124,11 @@ def fingerprint(latents: Latents) -> dict[str, object]:
     chosen = torch.linspace(0, count - 1, min(count, _FINGERPRINT_IMAGES), dtype=torch.float64).round().long()
     high, low, _ = latents.draw(chosen, 1.0, torch.Generator().manual_seed(0))
     labels = hashlib.sha256(latents.labels.to(torch.int64).numpy().tobytes()).hexdigest()[:16]
-    means = [*high.double().mean(dim=(1, 2)).tolist(), *low.double().mean(dim=(1, 2)).tolist()]
-    return {"images": count, "labels": labels, "token_means": means}
+    scales = [scale for scale in (high, low) if scale.numel()]  # data of a single scale has no low tokens
+    means = [mean for scale in scales for mean in scale.double().mean(dim=(1, 2)).tolist()]
+    found: dict[str, object] = {"images": count, "labels": labels, "token_means": means}
+    names = class_names_of(latents)
+    return found if names is None else {**found, "class_names": list(names)}
 
 
 def check_fit(config: ModelConfig, latents: Latents) -> None:
@@ -121,6 +138,9 @@ def check_fit(config: ModelConfig, latents: Latents) -> None:
         scales.append(("low", latents.low_shape, config.cond_scale))
     for name, shape, side in scales:
         wanted = (2, config.channels, side, side)
+        patches = made_of_patches(config, shape[2], shape[-1] / side) if len(shape) == len(wanted) + 1 else ""
+        if patches:
+            raise InputError(f"{name} latents have shape {tuple(shape)}; {patches}")
         if tuple(shape[1:]) != wanted:
             raise InputError(f"{name} latents have shape {tuple(shape)}; this model trains on (n, *{wanted}).")
     if not 0 <= int(latents.labels.min()) <= int(latents.labels.max()) < config.classes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -11,7 +12,8 @@ from torch import Tensor
 from himar_kernels import InputError
 
 from .digits import half_size
-from .image_crop import UnreadableImageError, read_crop
+from .file_check import OnFiles, require_readable
+from .image_crop import UnreadableImageError, check_image, read_crop
 from .image_folder import ImageList
 from .train_data import sample_tokens
 from .vae import AutoencoderKL
@@ -28,18 +30,26 @@ class ImageLatents:
         vae: encodes on its own device.
         img_size: side of the centre crop in pixels.
         flip: mirror each image with probability 1/2.
-        readers: threads that decode images.
+        readers: threads that decode images; None takes 4 while training, and one per core to check them all.
     """
 
     def __init__(
-        self, images: ImageList, vae: AutoencoderKL, img_size: int, *, flip: bool = True, readers: int = 4
+        self, images: ImageList, vae: AutoencoderKL, img_size: int, *, flip: bool = True, readers: int | None = None
     ) -> None:
         self._images, self._vae, self._size, self._flip = images, vae, img_size, flip
-        self._pool = ThreadPoolExecutor(readers)
+        self._pool = ThreadPoolExecutor(readers or 4)
+        self._readers = readers
+        self.class_names: Sequence[str] = images.class_names
         self.labels: Tensor = torch.tensor(images.labels)
         side, channels = img_size // vae.stride, vae.config.z_channels
         self.high_shape = (len(self.labels), 2, channels, side, side)
         self.low_shape = (len(self.labels), 2, channels, side // 2, side // 2)
+
+    def check(self, on_files: OnFiles | None = None, part: slice = slice(None)) -> None:
+        """Decode every image of a part. Raises InputError that names those that cannot be read."""
+        paths = [self._images.path(index) for index in range(len(self._images.names))[part]]
+        advice = "remove them, or let himar cache-latents leave them out"
+        require_readable(paths, check_image, advice, on_files, self._readers)
 
     def draw(self, chosen: Tensor, scale: float, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Sample the chosen images' tokens (B, N, C) and (B, S, C), times the scale, with their labels (B,).

@@ -67,12 +67,8 @@ def joined_processes(device: str) -> Iterator[tuple[Processes, str]]:
     Raises ConfigError when a GPU is named but several processes share the machine, the device cannot be used, or the
     variables that torchrun sets make no sense.
     """
-    count = _number("WORLD_SIZE", 1, range(1, MOST_PROCESSES + 1))
-    _number("RANK", None if count > 1 else 0, range(count))
-    if "RANK" in os.environ and device == "cuda":
-        device = f"cuda:{_number('LOCAL_RANK', 0, range(MOST_PROCESSES))}"
-    elif count > 1 and device.startswith("cuda:"):
-        raise ConfigError(f"device {device!r} would be shared by {count} processes; say cuda.")
+    place, device = announced_process(device)
+    count = place.count
     usable = usable_device(device)
     if count == 1:
         yield Processes(), device
@@ -90,6 +86,21 @@ def joined_processes(device: str) -> Iterator[tuple[Processes, str]]:
         yield Processes(dist.get_rank(), dist.get_world_size()), device
     finally:
         dist.destroy_process_group()
+
+
+def announced_process(device: str) -> tuple[Processes, str]:
+    """Return this process's place among those that torchrun started, and its device; they are not joined.
+
+    "cuda" becomes the GPU of this process's local rank. Raises ConfigError when a GPU is named but several processes
+    share the machine, or the variables that torchrun sets make no sense.
+    """
+    count = _number("WORLD_SIZE", 1, range(1, MOST_PROCESSES + 1))
+    rank = _number("RANK", None if count > 1 else 0, range(count))
+    if "RANK" in os.environ and device == "cuda":
+        device = f"cuda:{_number('LOCAL_RANK', 0, range(MOST_PROCESSES))}"
+    elif count > 1 and device.startswith("cuda:"):
+        raise ConfigError(f"device {device!r} would be shared by {count} processes; say cuda.")
+    return Processes(rank, count), device
 
 
 def _number(name: str, absent: int | None, allowed: range) -> int:

@@ -16,14 +16,15 @@ from himar_kernels.files import remove_unfinished, require_writable_file
 from .checkpoints import save_checkpoint
 from .config import ModelConfig
 from .files import write_torch
+from .folder_lock import folder_lock
 from .model import HiMAR
 from .optimise import OnStep, Progress
 from .train_board import open_board, require_board
-from .train_data import Latents
+from .train_data import Latents, class_names_of
 from .train_processes import Processes
 from .train_settings import Execution, TrainingSettings
 from .train_state import STATE_FILE
-from .trainer import Trainer
+from .trainer import Start, Trainer
 from .training import prepare, train
 from .vae import AutoencoderKL
 
@@ -66,11 +67,15 @@ def run_training(
     execution: Execution | None = None,
     processes: Processes | None = None,
     resume: bool = False,
+    start: Start | None = None,
 ) -> Path:
-    """Train new weights, write `outputs` and return the weights' file. vae: decodes the grid's images.
+    """Train new weights, or those of `start` on; write `outputs` and return the weights' file.
+
+    vae: decodes the grid's images.
 
     Raises as `train_model` does; ConfigError when a board is asked for and TensorBoard is not installed or its folder
-    cannot be made. What can be refused is refused before the first step, and nothing is left then.
+    cannot be made; CheckpointError when another run is writing to the folder. What can be refused is refused before the
+    first step, and nothing is left then.
     """
     processes = processes or Processes()
     target, state = outputs.folder / outputs.file, outputs.folder / STATE_FILE
@@ -79,8 +84,10 @@ def run_training(
     if outputs.folder.is_dir() and processes.first:
         for name in (outputs.file, *([RELEASED_FILE] if outputs.released else [])):
             require_writable_file(outputs.folder / name, CheckpointError)
+    model = HiMAR(config, settings.dropout)
+    model.class_names = class_names_of(latents, config.classes)
     trainer = prepare(
-        HiMAR(config, settings.dropout),
+        model,
         latents,
         settings,
         seed,
@@ -88,11 +95,13 @@ def run_training(
         processes=processes,
         state=state,
         resume=resume,
+        start=start,
     )
-    if processes.first:
-        for name in (outputs.file, RELEASED_FILE):
-            remove_unfinished(outputs.folder / name)
     with ExitStack() as stack:
+        if processes.first:
+            stack.enter_context(folder_lock(outputs.folder, CheckpointError))
+            for name in (outputs.file, RELEASED_FILE):
+                remove_unfinished(outputs.folder / name)
         board = None
         if outputs.board and processes.first:
             board = stack.enter_context(open_board(outputs.folder / BOARD_FOLDER))

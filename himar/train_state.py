@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from himar_kernels import CheckpointError, ConfigError
@@ -20,6 +21,8 @@ STATE_FILE = "training-state.safetensors"
 _KEY, _FORMAT = "himar_training", 1
 _MEASURED, _TOLERANCE = "data.token_means", 1e-3
 """Means of the same images' tokens differ between machines and thread counts by rounding alone."""
+
+_NAMES = "data.class_names"
 
 # What may change between a stop and a resume: it decides when files are written, not what is learned.
 _FREE = ("settings.snapshot_every",)
@@ -123,12 +126,45 @@ def require_same_run(saved: Mapping[str, Any], now: Mapping[str, Any], path: Pat
     before, after = dict(_flat(plain(saved))), dict(_flat(plain(now)))
     for key in sorted(before.keys() | after.keys()):
         old, new = before.get(key, "not set"), after.get(key, "not set")
+        if key == _NAMES:
+            _require_order(old, new, path)
+            continue
         same = _near(old, new) if key == _MEASURED else old == new
         if key not in _FREE and not same:
             raise ConfigError(
                 f"{key} was {old!r} when this training began and is {new!r} now; "
                 f"give the same value to resume {path}, or train into another folder."
             )
+
+
+def _require_order(old: Any, new: Any, path: Path) -> None:
+    """Raise ConfigError when classes have changed places; a renamed one stays what it was, unnamed ones say nothing."""
+    if not isinstance(old, list) or not isinstance(new, list) or old == new or sorted(old) != sorted(new):
+        return
+    number = next(number for number, (a, b) in enumerate(zip(old, new, strict=True)) if a != b)
+    raise ConfigError(
+        f"class {number} was {old[number]!r} when this training began and is {new[number]!r} now; give data with the "
+        f"classes in the same order to resume {path}, or train into another folder."
+    )
+
+
+def saved_data(path: Path) -> Mapping[str, Any]:
+    """Return what a state says of its data, without reading its tensors; empty where it cannot be read."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            data = json.loads(file.metadata()[_KEY])["run"]["data"]
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def is_same_data(saved: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether two data sets' fingerprints agree, as far as both say something."""
+    try:
+        require_same_run({"data": {**now, **saved}}, {"data": {**saved, **now}}, Path())
+    except ConfigError:
+        return False
+    return True
 
 
 def plain(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -19,6 +19,14 @@ from .train_network import accumulating, fill, losses_from, shard, shard_root, w
 from .train_processes import Processes
 from .train_settings import Execution, TrainingSettings, check_seed
 from .train_state import TrainingState, generator_state, plain
+
+
+@dataclass(frozen=True)
+class Start:
+    """Weights that a training begins with instead of new ones, and what names them when it is resumed."""
+
+    model: HiMAR
+    identity: str
 
 
 class Trainer:
@@ -35,6 +43,7 @@ class Trainer:
         seed: int,
         execution: Execution,
         processes: Processes,
+        start: Start | None = None,
     ) -> None:
         """Raises InputError when the latents do not fit, ConfigError for a seed, batch or sharding that cannot be."""
         check_seed(seed)
@@ -48,12 +57,16 @@ class Trainer:
                 "settings": asdict(settings),
                 "seed": seed,
                 "data": fingerprint(latents),
+                **({} if start is None else {"start": start.identity}),
             }
         )
         self._latents, self._seed = latents, seed
         self._device = torch.device(execution.device)
         self._parts = processes.parts(settings.batch, execution.accumulate)
-        initialise(model, seed).to(self._device).train()
+        initialise(model, seed)
+        if start is not None:
+            model.load_state_dict(start.model.state_dict())
+        model.to(self._device).train()
         self._average: HiMAR = copy.deepcopy(model).eval().requires_grad_(False)
         self._network = wrap(model, settings.precision, execution, processes)
         if execution.fsdp:
@@ -169,6 +182,7 @@ class Trainer:
             return model
         with torch.device("meta"):
             result = HiMAR(model.config)
+        result.class_names = model.class_names
         result.load_state_dict({name: whole(value) for name, value in model.state_dict().items()}, assign=True)
         return result.eval().requires_grad_(False)
 

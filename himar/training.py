@@ -14,7 +14,7 @@ from .train_data import Latents
 from .train_processes import Processes
 from .train_settings import Execution, TrainingSettings
 from .train_state import load_state, require_free, require_tensors, save_state
-from .trainer import Trainer
+from .trainer import Start, Trainer
 
 OnSnapshot = Callable[[Trainer], None]
 
@@ -63,10 +63,12 @@ def prepare(
     processes: Processes | None = None,
     state: Path | None = None,
     resume: bool = False,
+    start: Start | None = None,
 ) -> Trainer:
     """Check everything that can be checked before the first step, and return the trainer; nothing is written.
 
-    Arguments are those of `train_model`. Raises InputError when the latents do not fit, ConfigError when a resumed run
+    Arguments are those of `train_model`; start: weights to begin with instead of new ones.
+    Raises InputError when the latents do not fit, ConfigError when a resumed run
     is not the one that began or the batch does not divide, CheckpointError when the state cannot be read, is not of
     this training, could not be written, or exists and `resume` is off.
     """
@@ -75,7 +77,7 @@ def prepare(
         require_writable_folder(state.parent, CheckpointError)
     if state is not None:
         require_free(state, resume)
-    trainer = Trainer(model, latents, settings, seed, execution or Execution(), processes)
+    trainer = Trainer(model, latents, settings, seed, execution or Execution(), processes, start)
     if state is not None and state.exists():
         loaded = load_state(state, trainer.run)
         require_tensors(loaded, trainer.layout(), settings.schedule.steps, state)

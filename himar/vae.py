@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,10 +13,14 @@ from torch import Tensor, nn
 
 from himar_kernels import CheckpointError, ConfigError
 
+from .checkpoint_files import read_weights
 from .config import ModelConfig
-from .files import read_state, require_finite
 from .vae_layers import Decoder, Encoder
+from .vae_layouts import ANCHORS, check_config, fold_shift, to_own_layout
+from .weight_sets import Network
+from .weight_values import as_float32
 
+_KL_VAE = Network("KL VAE", ANCHORS, "himar strip FILE OUT.safetensors --weights NAME")
 _LOG_VARIANCE_LIMITS = (-30.0, 20.0)
 
 
@@ -25,7 +30,8 @@ class VaeConfig:
 
     ch: base width, a multiple of 32 (GroupNorm's groups); ch_mult: width factor per level, the first at image
     resolution; z_channels: channels of a latent; num_res_blocks: residual blocks per encoder level (decoder
-    levels have one more); attention_levels: encoder levels with attention; out_channels: an image's channels.
+    levels have one more); attention_levels: encoder levels with attention; out_channels: an image's channels;
+    decoder_attention_levels: those of the decoder; mid_attention: whether both middles have attention.
     """
 
     ch: int = 128
@@ -34,6 +40,8 @@ class VaeConfig:
     num_res_blocks: int = 2
     attention_levels: tuple[int, ...] = (4,)
     out_channels: int = 3
+    decoder_attention_levels: tuple[int, ...] = ()
+    mid_attention: bool = True
 
     def __post_init__(self) -> None:
         if self.ch < 32 or self.ch % 32:
@@ -63,8 +71,10 @@ class VaeConfig:
                 ch_mult=tuple(width // ch for width in widths),
                 z_channels=shapes["post_quant_conv.weight"][0],
                 num_res_blocks=_count(shapes, r"encoder\.down\.0\.block\.(\d+)\.conv1\.weight"),
-                attention_levels=tuple(i for i in range(levels) if f"encoder.down.{i}.attn.0.q.weight" in shapes),
+                attention_levels=_attention_levels(shapes, "encoder.down", levels),
                 out_channels=out_channels,
+                decoder_attention_levels=_attention_levels(shapes, "decoder.up", levels),
+                mid_attention=any(f"{half}.mid.attn_1.q.weight" in shapes for half in ("encoder", "decoder")),
             )
         except KeyError as error:
             raise CheckpointError(f"this is not a KL VAE's state dict: it has no {error}.") from error
@@ -89,9 +99,11 @@ class AutoencoderKL(nn.Module):
     def __init__(self, config: VaeConfig) -> None:
         super().__init__()
         self.config = config
-        image, widths, z = config.out_channels, config.widths, config.z_channels
-        self.encoder = Encoder(image, widths, config.num_res_blocks, config.attention_levels, z)
-        self.decoder = Decoder(image, widths, config.num_res_blocks + 1, z)
+        self.scaling_factor: float | None = None
+        """What the VAE's own files say that tokens are latents times; None where they say nothing."""
+        image, widths, z, middle = config.out_channels, config.widths, config.z_channels, config.mid_attention
+        self.encoder = Encoder(image, widths, config.num_res_blocks, config.attention_levels, z, middle)
+        self.decoder = Decoder(image, widths, config.num_res_blocks + 1, config.decoder_attention_levels, z, middle)
         self.quant_conv = nn.Conv2d(2 * z, 2 * z, 1)
         self.post_quant_conv = nn.Conv2d(z, z, 1)
 
@@ -115,25 +127,37 @@ class AutoencoderKL(nn.Module):
 
 
 def load_vae(path: str | Path) -> AutoencoderKL:
-    """Load a VAE from `.ckpt`/`.pth` (state dict under "model") or `.safetensors`, in float32, frozen.
+    """Load a KL VAE in float32, frozen, from a file, a folder or an index of shards (himar.checkpoint_files).
 
+    Reads the released layout, LDM's (`state_dict`, `first_stage_model.`, `loss.`), and diffusers' AutoencoderKL, whose
+    config.json gives `scaling_factor`; a shift of its latents is folded into the weights.
     Raises CheckpointError when the file is missing, damaged, unsafe, not a KL VAE or not finite.
     """
-    state, _ = read_state(Path(path), key="model")
+    path = Path(path)
+    read = read_weights(path, network=_KL_VAE)
+    scaling_factor, shift = check_config(read.config, read.file.with_name("config.json"))
     try:
+        state = to_own_layout(as_float32(read.state, path), path)
         config = VaeConfig.from_shapes({name: tuple(value.shape) for name, value in state.items()})
     except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from error
-    for name, value in state.items():
-        require_finite(name, value, Path(path))
+        named = str(error).startswith(str(path))
+        raise CheckpointError(str(error) if named else f"{path}: {error}") from error
+    if shift:
+        fold_shift(state, shift)
     with torch.device("meta"):
         vae = AutoencoderKL(config)
-    vae.load_state_dict({name: value.float() for name, value in state.items()}, assign=True)
+    vae.load_state_dict(state, assign=True)
+    vae.scaling_factor = scaling_factor
     return vae.eval().requires_grad_(False)
 
 
 def require_fit(vae: AutoencoderKL, config: ModelConfig, source: str) -> None:
     """Raise ConfigError, naming `source`, unless the VAE's latents are what the model's tokens are made of."""
+    patches = made_of_patches(config, vae.config.z_channels, config.vae_stride / vae.stride)
+    if patches:
+        raise ConfigError(
+            f"{source} has {vae.stride} pixels per latent side and {vae.config.z_channels} channels; {patches}"
+        )
     if vae.config.z_channels != config.channels:
         raise ConfigError(
             f"{source} has latents of {vae.config.z_channels} channels, but the model's tokens have {config.channels}; "
@@ -144,6 +168,29 @@ def require_fit(vae: AutoencoderKL, config: ModelConfig, source: str) -> None:
             f"{source} has {vae.stride} pixels per latent side, but the model's configuration says vae_stride "
             f"{config.vae_stride}; bring the model's own VAE or correct vae_stride."
         )
+    scale = vae.scaling_factor
+    if scale is not None and not math.isclose(scale, config.vae_scale, rel_tol=1e-4):
+        raise ConfigError(
+            f"{source} says in its config.json scaling_factor {scale}, but the model's tokens are latents times "
+            f"{config.vae_scale}; give vae_scale {scale} in --config if the model was trained so, or correct the VAE's."
+        )
+
+
+def made_of_patches(config: ModelConfig, channels: int, patch: float) -> str:
+    """Return the end of a sentence that refuses a model whose tokens are patches of latents, or "".
+
+    channels: of a latent; patch: latents per token side.
+    """
+    if patch <= 1 or patch % 1 or channels * patch**2 != config.channels:
+        return ""
+    return (
+        f"the model's tokens have {config.channels} channels: they are patches of {patch:.0f} × {patch:.0f} latents, "
+        f"which himar does not read; bring a model with one token per latent (patch size 1)."
+    )
+
+
+def _attention_levels(shapes: Mapping[str, Sequence[int]], half: str, levels: int) -> tuple[int, ...]:
+    return tuple(i for i in range(levels) if f"{half}.{i}.attn.0.q.weight" in shapes)
 
 
 def _count(shapes: Mapping[str, Sequence[int]], pattern: str) -> int:

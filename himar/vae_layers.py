@@ -74,17 +74,18 @@ class Upsample(nn.Module):
 
 
 class Middle(nn.Module):
-    """Residual block, attention, residual block at the smallest sides."""
+    """Residual block, attention if asked, residual block at the smallest sides."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, attention: bool = True) -> None:
         super().__init__()
         self.block_1 = ResidualBlock(channels, channels)
-        self.attn_1 = SpatialAttention(channels)
+        self.attn_1 = SpatialAttention(channels) if attention else None
         self.block_2 = ResidualBlock(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, w) -> the same."""
-        return self.block_2(self.attn_1(self.block_1(x)))
+        x = self.block_1(x)
+        return self.block_2(x if self.attn_1 is None else self.attn_1(x))
 
 
 class Level(nn.Module):
@@ -117,6 +118,7 @@ class Encoder(nn.Module):
         blocks: int,
         attention_levels: Sequence[int],
         z_channels: int,
+        mid_attention: bool,
     ) -> None:
         super().__init__()
         self.conv_in = nn.Conv2d(image_channels, widths[0], 3, padding=1)
@@ -126,7 +128,7 @@ class Encoder(nn.Module):
             resample = {} if i == last else {"downsample": Downsample(width)}
             before = widths[0] if i == 0 else widths[i - 1]
             self.down.append(Level(before, width, blocks, i in attention_levels, **resample))
-        self.mid = Middle(widths[-1])
+        self.mid = Middle(widths[-1], mid_attention)
         self.norm_out = _norm(widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], 2 * z_channels, 3, padding=1)
 
@@ -141,16 +143,24 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """(B, z_channels, h, w), after `post_quant_conv` -> (B, image channels, h·stride, w·stride)."""
 
-    def __init__(self, image_channels: int, widths: Sequence[int], blocks: int, z_channels: int) -> None:
+    def __init__(
+        self,
+        image_channels: int,
+        widths: Sequence[int],
+        blocks: int,
+        attention_levels: Sequence[int],
+        z_channels: int,
+        mid_attention: bool,
+    ) -> None:
         super().__init__()
         self.conv_in = nn.Conv2d(z_channels, widths[-1], 3, padding=1)
-        self.mid = Middle(widths[-1])
+        self.mid = Middle(widths[-1], mid_attention)
         # `up` is numbered by resolution as `down` is, and run from the smallest sides (its last) upwards.
         self.up = nn.ModuleList()
         for i, width in enumerate(widths):
             resample = {} if i == 0 else {"upsample": Upsample(width)}
             before = widths[min(i + 1, len(widths) - 1)]
-            self.up.append(Level(before, width, blocks, False, **resample))
+            self.up.append(Level(before, width, blocks, i in attention_levels, **resample))
         self.norm_out = _norm(widths[0])
         self.conv_out = nn.Conv2d(widths[0], image_channels, 3, padding=1)
 

@@ -17,7 +17,7 @@ from .errors import (
     InputError,
     VerificationError,
 )
-from .labels import check_labels, parse_labels
+from .labels import check_labels, label_numbers, parse_labels
 from .masks import IndexLists, index_lists, known_positions, revealed_positions
 from .packing import to_sheet, to_uint8
 from .philox import philox4x32
@@ -63,6 +63,7 @@ __all__ = [
     "guided",
     "index_lists",
     "known_positions",
+    "label_numbers",
     "load_recording",
     "masked_counts",
     "mlp_head_step",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import signal
 import sys
@@ -16,6 +17,18 @@ if TYPE_CHECKING:
     import click
 
 FAILURE, WRONG_USAGE, INTERRUPTED = 1, 2, 130
+
+NOTICES = logging.getLogger("himar.notices")
+"""What a library call has to tell a user, such as a choice that it made; a command prints it on stderr."""
+
+
+class _Printed(logging.Handler):
+    """Prints a record as it is, through whatever stderr is at that moment: a progress line may stand on it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        import click
+
+        click.echo(record.getMessage(), err=True)
 
 
 def run_cli(command: click.Command, argv: Sequence[str] | None = None) -> int:
@@ -35,6 +48,9 @@ def run_cli(command: click.Command, argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     previous = signal.signal(signal.SIGTERM, _interrupt)
+    printed = _Printed(logging.INFO)
+    NOTICES.addHandler(printed)
+    NOTICES.setLevel(logging.INFO)
     try:
         code = command.main(arguments, standalone_mode=False)
         return code if isinstance(code, int) else 0
@@ -77,6 +93,7 @@ def run_cli(command: click.Command, argv: Sequence[str] | None = None) -> int:
         return FAILURE
     finally:
         signal.signal(signal.SIGTERM, previous)
+        NOTICES.removeHandler(printed)
 
 
 def require_extra(extra: str, *modules: str) -> None:

@@ -21,7 +21,8 @@ from pathlib import Path
 import click
 
 from .console import run_cli
-from .cuda_sources import ARCHITECTURES, COMPILE_OPTIONS, compiled_directory, cubin_name, main_source
+from .cpu_threads import default_threads
+from .cuda_sources import ARCHITECTURES, COMPILE_OPTIONS, compiled_directory, cubin_name, is_cubin, main_source
 from .errors import BuildError
 from .files import new_file
 
@@ -60,7 +61,7 @@ def compile_ahead(out: Path, architectures: Sequence[str] = ARCHITECTURES) -> Co
     nvcc = find_nvcc()
     wanted = usable_architectures(nvcc, architectures)
     with tempfile.TemporaryDirectory(prefix="himar-kernels-") as folder:
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(default_threads()) as pool:
             made = list(pool.map(lambda architecture: _compile(nvcc, architecture, Path(folder)), wanted))
         try:
             out.mkdir(parents=True, exist_ok=True)
@@ -104,6 +105,9 @@ def _compile(nvcc: Path, architecture: str, folder: Path) -> Path:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
         raise BuildError(f"nvcc does not compile the kernels for sm_{architecture}: {first_line(done)}")
+    made = path.read_bytes() if path.is_file() else b""
+    if not is_cubin(made):
+        raise BuildError(f"nvcc compiled the kernels for sm_{architecture} to {len(made)} bytes that hold no kernels.")
     return path
 
 

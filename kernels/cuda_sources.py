@@ -68,6 +68,11 @@ def cubin_name(architecture: str) -> str:
     return f"himar-kernels-{source_hash()}-sm_{architecture}.cubin"
 
 
+def is_cubin(content: bytes | bytearray) -> bool:
+    """Return whether a compiler's output is a compiled file (ELF), not nothing or a text."""
+    return content[:4] == b"\x7fELF"
+
+
 def find_cubin(directory: Path, capability: tuple[int, int]) -> Path | None:
     """Return the compiled kernels in `directory` that run on a GPU of this compute capability, the closest first.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import operator
 import re
 from collections.abc import Sequence
@@ -14,24 +15,57 @@ from .errors import InputError
 
 MOST_LABELS = 1_000_000
 
+_PART = re.compile(r'\s*(?:"((?:[^"]|"")*)"|([^,"][^,]*)?)\s*(?:,|$)')
+_NUMBERS = re.compile(r"([0-9]{1,18})(?:-([0-9]{1,18}))?")
 
-def parse_labels(text: str) -> list[int]:
-    """Read "0,3,5-9" as a list of labels.
 
-    InputError names the part that is neither a number nor a range, and a list of more than a million labels.
+def parse_labels(text: str) -> list[int | str]:
+    """Read "0,3,5-9,tabby cat" as a list of labels: class numbers, and names of classes as they stand.
+
+    Digits and ranges of them are always numbers. A name that holds a comma or consists of digits stands in double
+    quotes, a double quote inside it is written twice. InputError names the part that is neither a number, a range nor
+    a name, and a list of more than a million labels.
     """
-    labels: list[int] = []
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*([0-9]{1,18})(?:-([0-9]{1,18}))?\s*", part)
+    labels: list[int | str] = []
+    place = 0
+    while True:
+        match = _PART.match(text, place)
         if match is None:
-            raise InputError(f"{part.strip()!r} is neither a number nor a range; write for example 0,3,5-9.")
-        first, last = int(match[1]), int(match[2] or match[1])
-        if last - first >= MOST_LABELS - len(labels):
-            raise InputError(f"{part.strip()!r} makes it more than {MOST_LABELS} labels; ask for fewer at once.")
-        if last < first:
-            raise InputError(f"the range {part.strip()!r} runs backwards; write {last}-{first}.")
-        labels += range(first, last + 1)
-    return labels
+            raise InputError(f"{text[place:].strip()!r} has a double quote that does not end; write two for one.")
+        if match[1] is not None:
+            labels.append(match[1].replace('""', '"'))
+        else:
+            labels += _numbers_or_name((match[2] or "").strip(), MOST_LABELS - len(labels))
+        place = match.end()
+        if not match[0].endswith(","):
+            return labels
+
+
+def label_numbers(labels: Sequence[int | str], class_names: Sequence[str] | None, source: str) -> list[int]:
+    """Return labels with every name replaced by its class's number; numbers stay as they are.
+
+    class_names: of a model's classes, in their order, None where it does not know them; source: the model, in words.
+    Raises InputError for a name that is none of them, with the nearest ones, or that several classes share.
+    """
+    numbers: dict[str, list[int]] = {}
+    for number, name in enumerate(class_names or ()):
+        numbers.setdefault(name, []).append(number)
+    return [label if isinstance(label, int) else _number(label, numbers, source) for label in labels]
+
+
+def mistakable_number(labels: Sequence[int | str], class_names: Sequence[str] | None) -> str | None:
+    """Return a warning about a label that was given as a number while another class has it as its name, or None."""
+    names = list(class_names or ())
+    for label in labels:
+        if not isinstance(label, int) or not 0 <= label < len(names) or names[label] == str(label):
+            continue
+        if str(label) in names:
+            named = f", named {names[label]!r}" if names[label] else ""
+            return (
+                f"label {label} is class number {label}{named}; the class named '{label}' is number "
+                f"{names.index(str(label))}: write '\"{label}\"' for that one."
+            )
+    return None
 
 
 def check_labels(labels: Sequence[int] | NDArray[np.int64], classes: int) -> NDArray[np.int64]:
@@ -44,6 +78,37 @@ def check_labels(labels: Sequence[int] | NDArray[np.int64], classes: int) -> NDA
     if len(labels) == 0:
         raise InputError("labels is empty; give at least one class number.")
     return np.array([_label(label, place, classes) for place, label in enumerate(labels)], np.int64)
+
+
+def _numbers_or_name(part: str, room: int) -> Sequence[int | str]:
+    match = _NUMBERS.fullmatch(part)
+    if match is None:
+        if not re.search(r"[^\W\d_]", part):  # without a letter it is a slip, for example 1-, 1.5 or nothing
+            raise InputError(f"{part!r} is neither a number nor a range; write for example 0,3,5-9.")
+        return [part]
+    first, last = int(match[1]), int(match[2] or match[1])
+    if last - first >= room:
+        raise InputError(f"{part!r} makes it more than {MOST_LABELS} labels; ask for fewer at once.")
+    if last < first:
+        raise InputError(f"the range {part!r} runs backwards; write {last}-{first}.")
+    return range(first, last + 1)
+
+
+def _number(name: str, numbers: dict[str, list[int]], source: str) -> int:
+    found = numbers.get(name, []) if name else []
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise InputError(f"the classes {', '.join(map(str, found))} of {source} are all named {name!r}; give a number.")
+    if not any(numbers):
+        raise InputError(
+            f"{name!r} is neither a number nor a range, and {source} does not know its classes' names; write for "
+            f"example 0,3,5-9."
+        )
+    folded = {known.casefold(): known for known in numbers if known}
+    near = [folded[key] for key in difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.5)]
+    advice = f"the nearest names are {', '.join(map(repr, near))}" if near else "give its number"
+    raise InputError(f"{name!r} is no class of {source}; {advice}.")
 
 
 def _label(label: Any, place: int, classes: int) -> int:

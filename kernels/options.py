@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,20 @@ from typing import Any
 import click
 
 from .errors import BuildError, ConfigError, InputError
-from .labels import parse_labels
+from .labels import label_numbers, mistakable_number, parse_labels
 from .sampling import SamplingConfig
 
 SEED = click.IntRange(0, 2**64 - 1)
 THREADS = click.IntRange(1, 1024)
 """A typing error of a few digits must not make a machine start a million threads."""
+THREADS_DEFAULT = "by default the CPUs it may use (affinity, OMP_NUM_THREADS, container quota)"
+"""In the help of --threads: what `cpu_threads.default_threads` gives."""
 
+_FILE_ENDING = re.compile(
+    r"\.(apng|avifs?|bmp|dib|eps|exr|gif|hdr|hei[cf]|icns|ico|j2k|jfif|jp[2efgx]|jpeg|jxl|p[bgnp]m|pdf|png|psd|qoi|svg|tga"
+    r"|tiff?|web[mp]|mp4|npy|npz|pth?|safetensors|json|txt|bz2|gz|tar|tgz|xz|zip)",
+    re.IGNORECASE,
+)
 _MOST_GPUS = 4  # digits of a GPU's number
 
 
@@ -46,12 +53,26 @@ class NamedPath(click.Path):
         return super().convert(value, param, ctx)
 
 
-def label_option(context: click.Context, parameter: click.Parameter, text: str) -> list[int]:
-    """Callback of --labels: read "0,3,5-9"."""
+def label_option(context: click.Context, parameter: click.Parameter, text: str) -> list[int | str]:
+    """Callback of --labels: read "0,3,5-9,cat"; names become numbers when the model is known (`chosen_labels`)."""
     try:
         return parse_labels(text)
     except InputError as error:
         raise click.BadParameter(str(error)) from None
+
+
+def chosen_labels(labels: Sequence[int | str], class_names: Sequence[str] | None, source: str) -> list[int]:
+    """Return the numbers of --labels, with a warning on stderr where a number may have been meant as a name.
+
+    Arguments are those of `label_numbers`; a name that it refuses is wrong usage.
+    """
+    warning = mistakable_number(labels, class_names)
+    if warning is not None:
+        click.echo(f"warning: {warning}", err=True)
+    try:
+        return label_numbers(labels, class_names, source)
+    except InputError as error:
+        raise click.BadParameter(str(error), param_hint="--labels") from error
 
 
 def device_option(context: click.Context, parameter: click.Parameter, text: str) -> str:
@@ -77,6 +98,34 @@ def npz_option(context: click.Context, parameter: click.Parameter, path: Path | 
     if path is not None and path.suffix != ".npz":
         raise click.BadParameter(f"{path} does not end in .npz.")
     return path
+
+
+def png_option(context: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:
+    """Callback of an option that names a PNG to write."""
+    if path is not None and path.suffix.lower() != ".png":
+        raise click.BadParameter(f"{path} does not end in .png, the only kind of image that is written.")
+    return path
+
+
+def images_option(context: click.Context, parameter: click.Parameter, path: Path) -> Path:
+    """Callback of an option that names a .png, an .npz, or a folder: no other file."""
+    if path.suffix.lower() not in (".png", ".npz") and _is_named_as_file(path):
+        raise click.BadParameter(
+            f"{path} ends in {path.suffix}, which is not written; give a .png or .npz, or a folder."
+        )
+    return path
+
+
+def folder_option(context: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:
+    """Callback of an option that names a folder of images to write."""
+    if path is not None and _is_named_as_file(path):
+        raise click.BadParameter(f"{path} ends in {path.suffix}, as a file; give a folder, which gets .png files.")
+    return path
+
+
+def _is_named_as_file(path: Path) -> bool:
+    """Whether a path that does not exist has the ending of a kind of file; "run-1.5" has none."""
+    return bool(_FILE_ENDING.fullmatch(path.suffix)) and not path.is_dir()
 
 
 @contextmanager

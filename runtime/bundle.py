@@ -1,4 +1,8 @@
-"""Opening a bundle: its manifest is read, its files are hashed, nothing is loaded yet."""
+"""Opening a bundle: its manifest is read, its files are hashed, nothing is loaded yet.
+
+A bundle's files lie in its folder. In the Hub's local cache, `models--OWNER--NAME/snapshots/REVISION/`, every file is a
+link to `models--OWNER--NAME/blobs/`, so links to files there are followed too. All other links out are refused.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import errno
 import hashlib
 import logging
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +19,8 @@ from himar_kernels import BundleError
 from .manifest import MANIFEST_NAME, Manifest, inside, parse_manifest
 
 log = logging.getLogger(__name__)
+
+_HUB_REPOSITORY = re.compile("(models|datasets|spaces)--.+")
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,7 @@ class Bundle:
             raise BundleError(f"{root} is not a folder; give a bundle that `himar-export build` wrote.")
         root = root.resolve()
         source = root / MANIFEST_NAME
-        _resolved(root, MANIFEST_NAME)  # it may be a link, too
+        _require_inside(root, MANIFEST_NAME)  # it may be a link, too
         if not source.is_file():
             raise BundleError(f"{root} has no {MANIFEST_NAME}, so it is no bundle; make one with `himar-export build`.")
         try:
@@ -55,8 +62,13 @@ class Bundle:
         return bundle
 
     def path(self, relative: str) -> Path:
-        """Return where a file of the bundle lies; BundleError if that is outside, also by way of a link."""
-        return _resolved(self.root, inside(relative, str(self.root / MANIFEST_NAME)))
+        """Return the path of a file of the bundle; BundleError if that leads outside, also by way of a link.
+
+        It is the path by the bundle's own names: a graph looks for its weights beside itself by theirs, which the
+        targets of links need not have.
+        """
+        _require_inside(self.root, inside(relative, str(self.root / MANIFEST_NAME)))
+        return self.root / relative
 
     def _verify_files(self) -> None:
         for relative, entry in self.manifest.files.items():
@@ -76,15 +88,25 @@ class Bundle:
                 )
 
 
-def _resolved(root: Path, relative: str) -> Path:
-    """Return where `relative` leads in a folder, links resolved; BundleError if that is outside."""
+def _require_inside(root: Path, relative: str) -> None:
+    """Raise BundleError if `relative` leads, links resolved, neither into a folder nor to a blob of its Hub cache."""
     try:
         resolved = (root / relative).resolve()
     except (OSError, RuntimeError) as error:  # until Python 3.12 links in a circle are a RuntimeError
         raise BundleError(f"{relative} in {root} cannot be opened: {os.strerror(errno.ELOOP)}.") from error
-    if not resolved.is_relative_to(root):
-        raise BundleError(f"{relative} in {root} is a link that leads out of the bundle; refusing to load it.")
-    return resolved
+    if not resolved.is_relative_to(root) and resolved.parent != _blobs(root):
+        raise BundleError(
+            f"{relative} in {root} is a link that leads out of the bundle; refusing to load it: copy the bundle with "
+            f"real files (cp -rL), or download it again with local_dir."
+        )
+
+
+def _blobs(root: Path) -> Path | None:
+    """Return the folder of the files that a snapshot in the Hub's cache links to; None for any other folder."""
+    for folder in root.parents:
+        if folder.name == "snapshots" and _HUB_REPOSITORY.fullmatch(folder.parent.name):
+            return folder.parent / "blobs"
+    return None
 
 
 def _sha256(path: Path) -> str:

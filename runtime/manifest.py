@@ -5,7 +5,8 @@
     himar_version   version of the toolkit that built the bundle
     model           ModelInfo: sizes of the network; keys of other sizes are kept. Since 1.1 also its phases: pivots
                     ("none", "visual", "condition"), low_head, high_head ("mlp", "dit"); absent keys mean the released
-                    models' "condition", "mlp", "dit". With pivots "none" cond_scale is 0
+                    models' "condition", "mlp", "dit". With pivots "none" cond_scale is 0. class_names, where the model
+                    knows them: a list of as many strings as there are classes, "" for one without a name
     sampling        {name: SamplingConfig}, the first is the default
     solver_sampling since 1.2, absent where empty: further named settings, in which a phase has another solver than
                     "ddpm". Readers before 1.2 know no solvers and would take 8 steps of one for 8 of "ddpm"; so they
@@ -73,7 +74,10 @@ DTYPES = ("float32", "float16", "int64")
 
 @dataclass(frozen=True)
 class Manifest:
-    """A checked manifest; see the module's text. `raw` is the JSON as it stands, unknown keys included."""
+    """A checked manifest; see the module's text.
+
+    raw: the JSON as it stands, unknown keys included; class_names: of the class numbers, None where they are not known.
+    """
 
     schema_version: str
     himar_version: str
@@ -86,6 +90,7 @@ class Manifest:
     selftest: str
     provenance: Mapping[str, Any]
     raw: Mapping[str, Any]
+    class_names: tuple[str, ...] | None = None
 
 
 def parse_manifest(text: str | bytes, source: str) -> Manifest:
@@ -111,6 +116,7 @@ def parse_manifest(text: str | bytes, source: str) -> Manifest:
         selftest=inside(top.get("selftest", str), source),
         provenance=_provenance(top.reader("provenance")),
         raw=top.values,
+        class_names=_class_names(top.reader("model")),
     )
     for path in _referenced(manifest):
         if path not in manifest.files:
@@ -174,6 +180,18 @@ def _model(reader: Reader) -> ModelInfo:
             f"{reader.source}: model.img_size {model.img_size} is no multiple of vae_stride {model.vae_stride}."
         )
     return model
+
+
+def _class_names(reader: Reader) -> tuple[str, ...] | None:
+    if reader.values.get("class_names") is None:
+        return None
+    names, classes = reader.get("class_names", list), reader.get("classes", int)
+    if len(names) != classes or not all(isinstance(name, str) for name in names):
+        raise BundleError(
+            f"{reader.source}: model.class_names must be a list of {classes} strings, one per class; build the bundle "
+            f"again."
+        )
+    return tuple(names)
 
 
 def _choice(reader: Reader, key: str, known: tuple[str, ...], absent: str) -> Any:

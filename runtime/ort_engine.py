@@ -89,8 +89,8 @@ class OrtEngine:
         """Create the session.
 
         Args:
-            threads: of the CPU that a call uses; None takes all that this process may run on. Small networks share
-                their rows out among them, large ones each operator.
+            threads: of the CPU that a call uses; None takes `default_threads`. Small networks share their rows out
+                among them, large ones each operator.
             lane: the GPU lane on whose stream the session queues its work; None gives it streams of its own.
 
         Raises EngineError: ONNX Runtime is absent or lacks CUDA, no such GPU, the model does not load.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
+import mmap
 import os
 import re
 from pathlib import Path
@@ -11,6 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from himar_kernels import EngineError, InputError
+from himar_kernels.cpu_threads import default_threads
 from himar_kernels.fused_library import HOW_TO_COMPILE, VARIABLE, find_library
 
 from .engine import Device, first_line
@@ -51,13 +54,13 @@ def create_session(
     ort = onnxruntime()
     options = ort.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
-    cores = available_cores() if threads is None else check_threads(threads)
+    cores = default_threads() if threads is None else check_threads(threads)
     small = spec.weight_bytes is not None and spec.weight_bytes <= MOST_WEIGHTS and shared_rows(spec) is not None
     workers = Workers(cores) if device.kind == "cpu" and small and cores > 1 else None
     if workers is not None:
         options.intra_op_num_threads = 1
-    elif threads is not None:
-        options.intra_op_num_threads = threads
+    elif threads is not None or cores < (os.cpu_count() or 1):
+        options.intra_op_num_threads = cores  # else ONNX Runtime's own choice, a thread for each physical core
     # To sleep between two operators costs more than most operators; to spin for longer than between two of them
     # would take the core from the next engine, and from the host between two runs.
     spins = _version(ort) >= (1, 26)  # older ones spin for milliseconds
@@ -90,10 +93,34 @@ def _load(
     try:
         return ort.InferenceSession(path, options, providers=providers)
     except Exception as error:
+        if path.is_symlink() and "escapes model directory" in str(error):
+            return _load_linked(ort, path, options, providers)
         if not graphs or "graph capture" not in str(error):
             raise
         log.warning("%s runs without CUDA graphs: %s", spec.name, first_line(error))
         return ort.InferenceSession(path, options, providers=_providers(ort, device, lane, False))
+
+
+def _load_linked(ort: ModuleType, path: Path, options: Any, providers: list[Any]) -> Any:
+    """Return the session of a graph in the Hub's cache, its weights given in memory.
+
+    ONNX Runtime 1.24 follows the link to the graph, but none to its weights beside it.
+    """
+    blobs = path.resolve().parent
+    links = [
+        file
+        for file in path.parent.iterdir()
+        if file.is_symlink() and file.resolve().parent == blobs and file.stat().st_size
+    ]
+    with contextlib.ExitStack() as opened:
+        buffers = []
+        for link in links:
+            file = opened.enter_context(link.open("rb"))
+            buffers.append(opened.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
+        options.add_external_initializers_from_files_in_memory(
+            [link.name for link in links], buffers, [len(buffer) for buffer in buffers]
+        )
+        return ort.InferenceSession(path, options, providers=providers)
 
 
 def records_graphs() -> bool:
@@ -138,12 +165,6 @@ def use_fused_operators(options: Any) -> None:
 @functools.cache
 def _say_once(text: str) -> None:
     log.warning(text)
-
-
-def available_cores() -> int:
-    """Return how many CPU cores this process may run on."""
-    affinity = getattr(os, "sched_getaffinity", None)  # not on every system
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def check_threads(threads: int) -> int:

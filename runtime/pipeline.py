@@ -58,7 +58,7 @@ class Pipeline:
 
         Args:
             device: "cpu", "cuda" or "cuda:N".
-            threads: CPU threads that a call of an engine uses; None takes all cores.
+            threads: CPU threads that a call of an engine uses; None takes `himar_kernels.cpu_threads.default_threads`.
 
         Raises:
             BundleError: the bundle is missing, damaged or of a newer schema.

@@ -46,6 +46,19 @@ def test_a_room_imports_only_what_the_arrows_allow(room):
             assert others <= third_party, f"{path} imports {others - third_party}"
 
 
+def test_no_file_of_tensors_is_opened_as_numpy():
+    """safetensors read as NumPy fails on bfloat16 and float8 with an AttributeError that names no tensor."""
+    for room in (*ROOMS, "benchmarks"):
+        for path in (ROOT / room).rglob("*.py"):
+            text = path.read_text(encoding="utf-8")
+            assert "safetensors.numpy" not in text, path
+            for node in ast.walk(ast.parse(text)):
+                if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "safe_open":
+                    named = [each.value for each in node.keywords if each.arg == "framework"]
+                    framework = (named or node.args[1:])[0]
+                    assert isinstance(framework, ast.Constant) and framework.value == "pt", path
+
+
 def test_importing_the_kernels_and_the_runtime_loads_no_heavy_library():
     code = (
         "import sys, himar_kernels, himar_runtime;"

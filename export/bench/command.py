@@ -11,13 +11,12 @@ from typing import Any
 
 import click
 
-from himar.cli_options import config_option
+from himar.cli_options import config_option, weights_option
 from himar_kernels.console import FAILURE, require_extra
 from himar_kernels.files import require_writable_file, require_writable_folder
-from himar_kernels.options import THREADS, FiniteRange, NamedPath, device_option
+from himar_kernels.options import THREADS, THREADS_DEFAULT, FiniteRange, NamedPath, device_option, folder_option
 from himar_kernels.sampling_options import sampling_options
 
-from ..cli_options import weights_option
 from ..report import print_json
 
 _OPTIONS = (
@@ -36,9 +35,10 @@ _OPTIONS = (
     click.option("--memory", is_flag=True, help="Measure each side's peak memory, in a process of its own."),
     sampling_options,
     click.option("--device", default="cpu", show_default=True, callback=device_option, help="cpu, cuda or cuda:N."),
-    click.option("--threads", type=THREADS, help="CPU threads of both sides; PyTorch's choice if not given."),
+    click.option("--threads", type=THREADS, help=f"CPU threads of both sides; {THREADS_DEFAULT}."),
     click.option("--markdown", type=NamedPath(dir_okay=False), help="File for all tables as Markdown, written anew."),
-    click.option("--plots", type=NamedPath(file_okay=False), help="Folder for three plots (PNG), written anew."),
+    click.option("--plots", type=NamedPath(file_okay=False), callback=folder_option,
+                 help="Folder for three plots (PNG), written anew."),
     click.option("--json", "as_json", is_flag=True, help="Print every timing and the environment as JSON."),
 )  # fmt: skip
 

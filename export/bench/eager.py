@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from himar.device import use_threads
 from himar.model import HiMAR
 from himar.train_network import repeated_blocks
 from himar.transformer import Block
@@ -142,11 +143,10 @@ def wait_for(device: torch.device) -> Callable[[], None]:
 
 @contextmanager
 def plain_float32(threads: int | None) -> Iterator[int]:
-    """Keep TF32 out of float32, use `threads` CPU threads (None: as many as now), and yield how many that are."""
+    """Keep TF32 out of float32, use `threads` CPU threads (None: see `use_threads`), and yield how many that are."""
     before = torch.get_num_threads(), torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    if threads is not None:
-        torch.set_num_threads(threads)
+    use_threads(threads)
     try:
         yield torch.get_num_threads()
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,20 +16,49 @@ from numpy.typing import NDArray
 
 from himar_kernels import InputError
 
-from ..image_crop import UnreadableImageError, read_pixels
-from ..image_folder import files_below
+from ..file_check import OnFiles, require_readable
+from ..image_crop import UnreadableImageError, check_image, read_pixels
+from ..image_tree import Skipped, left_out, list_tree
 
 _IMAGES = "arr_0"
 
 
 @dataclass(frozen=True)
+class Changed:
+    """How many images of a set are shown other than they are stored: turned by EXIF, transparent and laid on white."""
+
+    turned: int = 0
+    transparent: int = 0
+
+
+@dataclass(frozen=True)
 class ImageSet:
-    """Images of one size: source, how many, and their height and width."""
+    """Images of one size: source, how many, their height and width; of a folder also its files and what it left out."""
 
     source: Path
     count: int
     size: tuple[int, int]
     files: tuple[Path, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+
+    def check(self, on_files: OnFiles | None = None) -> Changed:
+        """Read every file before the long work, and return how many are shown other than they are stored.
+
+        Raises InputError that names the files that cannot be read or are of another size. An archive's length is known
+        since it was opened; a changed byte in it is found when it is read.
+        """
+        counts, lock = {"turned": 0, "transparent": 0}, threading.Lock()
+
+        def check(path: Path) -> None:
+            found = check_image(path)
+            if found.size != self.size:
+                raise InputError(_other_size(found.size, self.size))
+            with lock:
+                counts["turned"] += found.turned
+                counts["transparent"] += found.transparent
+
+        require_readable(self.files, check, "remove or replace them; measure images of one size", on_files)
+        return Changed(**counts)
 
     def batches(self, batch: int) -> Iterator[NDArray[np.uint8]]:
         """Yield all images in order, uint8 (m, H, W, 3). Raises InputError when one is damaged or of another size."""
@@ -83,18 +113,17 @@ def archive_names(path: Path) -> list[str]:
 def _open_folder(folder: Path) -> ImageSet:
     if (folder / "manifest.json").is_file():
         raise InputError(f"{folder} is a bundle of engines; generate its images first and measure those.")
-    try:
-        inside = sorted(folder.iterdir())
-    except OSError as error:
-        raise InputError(f"{folder} cannot be read: {error.strerror}; check its rights.") from error
-    for path in inside:
-        if path.is_dir() and not path.name.startswith(".") and not files_below(path):
-            raise InputError(f"the class folder {path} is empty; a measurement without a class would mislead.")
-    files = files_below(folder)
-    if not files:
+    tree = list_tree(folder)
+    for path in sorted(folder.iterdir()):
+        counts = path.is_dir() and left_out(path.name, True) is None
+        if counts and not any(name.startswith(f"{path.name}/") for name in tree.files):
+            raise InputError(
+                f"the class folder {path} is empty, or holds no images; a measurement without a class would mislead."
+            )
+    if not tree.files:
         raise InputError(f"{folder} holds no images.")
-    height, width = _pixels(files[0], None).shape[:2]
-    return ImageSet(folder, len(files), (height, width), tuple(files))
+    files = tuple(folder / name for name in tree.files)
+    return ImageSet(folder, len(files), _pixels(files[0], None).shape[:2], files, tree.skipped)
 
 
 def _pixels(path: Path, size: tuple[int, int] | None) -> NDArray[np.uint8]:
@@ -103,11 +132,12 @@ def _pixels(path: Path, size: tuple[int, int] | None) -> NDArray[np.uint8]:
     except UnreadableImageError as error:
         raise InputError(f"{path} is no readable image ({error}); remove or replace it.") from error
     if size is not None and pixels.shape[:2] != size:
-        raise InputError(
-            f"{path} is {pixels.shape[0]}×{pixels.shape[1]} pixels, but the images before it are {size[0]}×{size[1]}; "
-            f"measure images of one size."
-        )
+        raise InputError(f"{path}: {_other_size(pixels.shape[:2], size)}; measure images of one size.")
     return pixels
+
+
+def _other_size(found: tuple[int, ...], first: tuple[int, int]) -> str:
+    return f"it is {found[0]}×{found[1]} pixels, but the images before it are {first[0]}×{first[1]}"
 
 
 @contextmanager
@@ -124,6 +154,9 @@ def _open_images(path: Path) -> Iterator[tuple[IO[bytes], tuple[int, ...]]]:
             if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or by_columns or min(shape) < 1:
                 order = " in column order" if by_columns else ""
                 raise InputError(f"{_IMAGES} of {path} is {dtype} {shape}{order}; it must be uint8 (n, H, W, 3).")
+            whole, there = math.prod(shape), archive.getinfo(f"{_IMAGES}.npy").file_size - stream.tell()
+            if there < whole:
+                raise InputError(f"{path} is cut short at image {there * shape[0] // whole}; write it again.")
             yield stream, shape
     except InputError:
         raise

@@ -22,7 +22,8 @@ class Report:
     """What came out, and of what.
 
     None stands for what the reference does not allow: distances without one, sFID without spatial statistics,
-    precision and recall without its images. `warnings` are sentences on how far the numbers can be trusted.
+    precision and recall without its images. turned, transparent: how many of the images were turned by EXIF, or laid on
+    white; None for what was not read from files. `warnings` are sentences on how far the numbers can be trusted.
     """
 
     source: str
@@ -40,6 +41,8 @@ class Report:
     neighbours: int
     splits: int
     warnings: tuple[str, ...]
+    turned: int | None = None
+    transparent: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -61,13 +64,18 @@ def statistics_of(features: Features) -> Statistics:
     return Statistics(fit_gaussian(features.pool), fit_gaussian(features.spatial))
 
 
-def check_reference(source: Path, extractor: Extractor) -> None:
-    """Raise InputError as `open_reference` would, as far as can be told before any feature is computed."""
+def check_reference(source: Path, extractor: Extractor, on_images: OnImages | None = None) -> ImageSet | None:
+    """Raise InputError as `open_reference` would, as far as can be told before any feature is computed.
+
+    Every file of a folder is read, `on_images` told of it. Returns the images, None where there are statistics alone.
+    """
     if source.is_file() and source.suffix == ".npz" and has_statistics(source):
         read_statistics(source, extractor.sha256)
         if not holds_images(source):
-            return
-    open_images(source)
+            return None
+    images = open_images(source)
+    images.check(on_images)
+    return images
 
 
 def open_reference(source: Path, extractor: Extractor, batch: int, on_stage: OnStage | None = None) -> Reference:

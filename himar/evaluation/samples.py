@@ -30,7 +30,7 @@ class SampleRun:
 
     model_sha256, vae_sha256: of the weights' files; config: the model's; sampling: steps and guidance; images: how
     many; seed: of all of them; per_class: equally many of every class (image i shows class i mod classes) instead of
-    classes drawn at random; chunk: images per part.
+    classes drawn at random; chunk: images per part; weights: the entry of the model's file, where it holds several.
     """
 
     model_sha256: str
@@ -41,6 +41,7 @@ class SampleRun:
     seed: int
     per_class: bool = True
     chunk: int = 64
+    weights: str | None = None
 
     def __post_init__(self) -> None:
         if self.images < 1 or self.chunk < 1:

@@ -10,6 +10,10 @@ from himar_kernels import EngineError
 from ..engine import Device, first_line
 
 
+class DriverMissingError(EngineError):
+    """A library of CUDA's does not load, its driver as a rule."""
+
+
 def runtime_api() -> ModuleType:
     """Import cuda-python's runtime API; EngineError when it is not installed."""
     try:
@@ -37,7 +41,7 @@ def call(function: Any, *arguments: Any) -> Any:
     try:
         status, *results = function(*arguments)
     except RuntimeError as error:  # cuda-python found no driver library
-        raise EngineError(
+        raise DriverMissingError(
             f"CUDA cannot be used here: {first_line(error).rstrip('.')}; install NVIDIA's driver."
         ) from error
     if int(status) != 0:

@@ -12,12 +12,14 @@ from himar_kernels.cuda_sources import (
     compiled_directory,
     cubin_name,
     find_cubin,
+    is_cubin,
     main_source,
     source_directory,
 )
 
 from ..cache import cache_directory, keep
-from .driver import call, driver_api
+from ..engine import first_line
+from .driver import DriverMissingError, call, driver_api
 
 log = logging.getLogger(__name__)
 
@@ -46,9 +48,13 @@ def load_kernels(capability: tuple[int, int]) -> Kernels:
     """Return the kernels for a compute capability: from the package, from the cache, or compiled now."""
     for directory in (compiled_directory(), cache_directory("kernels")):
         path = find_cubin(directory, capability)
-        if path is not None:
+        if path is None:
+            continue
+        cubin = path.read_bytes()
+        if is_cubin(cubin):
             log.debug("kernels from %s", path)
-            return Kernels(path.read_bytes())
+            return Kernels(cubin)
+        log.warning("%s holds no compiled kernels (%d bytes) and is left out; delete it", path, len(cubin))
     architecture = f"{capability[0]}{capability[1]}"
     log.info("compiling the kernels for sm_%s with NVRTC", architecture)
     cubin = compile_kernels(architecture)
@@ -59,7 +65,8 @@ def load_kernels(capability: tuple[int, int]) -> Kernels:
 def compile_kernels(architecture: str) -> bytes:
     """Compile kernels.cu with NVRTC for an architecture such as "90"; needs no GPU.
 
-    Raises EngineError when NVRTC is not installed or refuses, with the compiler's first line.
+    The sources include no header but their own, so NVRTC's wheel suffices: no CUDA toolkit is needed. Raises
+    EngineError when NVRTC is not installed, refuses (with the compiler's first line), or returns no kernels.
     """
     try:
         from cuda.bindings import nvrtc
@@ -67,9 +74,15 @@ def compile_kernels(architecture: str) -> bytes:
         raise EngineError(
             "the kernels are compiled with NVRTC, which is not installed here; pip install 'himar[kernels]'."
         ) from error
-    options = [*COMPILE_OPTIONS, f"--gpu-architecture=sm_{architecture}", f"--include-path={source_directory()}"]
     source = main_source()
-    program = call(nvrtc.nvrtcCreateProgram, source.read_bytes(), source.name.encode(), 0, [], [])
+    try:
+        program = call(nvrtc.nvrtcCreateProgram, source.read_bytes(), source.name.encode(), 0, [], [])
+    except DriverMissingError as error:  # NVRTC is a library by itself: it needs no driver
+        raise EngineError(
+            f"the kernels are compiled with NVRTC, whose library does not load here "
+            f"({first_line(error.__cause__ or error)}); pip install 'himar[kernels]'."
+        ) from error
+    options = [*COMPILE_OPTIONS, f"--gpu-architecture=sm_{architecture}", f"--include-path={source_directory()}"]
     try:
         (status,) = nvrtc.nvrtcCompileProgram(program, len(options), [option.encode() for option in options])
         if int(status) != 0:
@@ -83,4 +96,9 @@ def compile_kernels(architecture: str) -> bytes:
         call(nvrtc.nvrtcGetCUBIN, program, cubin)
     finally:
         nvrtc.nvrtcDestroyProgram(program)
+    if not is_cubin(cubin):  # some versions and options give nothing, and no error
+        raise EngineError(
+            f"NVRTC compiled the kernels for sm_{architecture} to {len(cubin)} bytes that hold no kernels; install "
+            f"another version of nvidia-cuda-nvrtc, or compile them ahead with `make cuda`."
+        )
     return bytes(cubin)

@@ -7,8 +7,11 @@ from typing import Any
 
 import click
 
+from himar_kernels import InputError
 from himar_kernels.console import require_extra, run_cli
 from himar_kernels.options import FiniteRange, NamedPath
+
+from .origins import check_origin
 
 # The C++ server's limits too (runtime/cpp/service/arguments.cpp): a typing error must not start a million threads.
 _LANES = click.IntRange(1, 64)
@@ -17,6 +20,13 @@ _QUEUE = click.IntRange(1, 256)
 _IMAGES = click.IntRange(1, 65536)
 _BODY = click.IntRange(1, 2**30)
 _MOST_SECONDS = 1e6
+
+
+def _origins(context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]) -> tuple[str, ...]:
+    try:
+        return tuple(check_origin(text) for text in texts)
+    except InputError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 @click.command(
@@ -29,8 +39,9 @@ _MOST_SECONDS = 1e6
 @click.option("--lanes", default=1, show_default=True, type=_LANES, help="Requests that run at once.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
 @click.option(
-    "--threads", default=0, show_default=True, type=_THREADS, help="CPU threads of one operator; 0: all cores."
-)
+    "--threads", default=0, show_default=True, type=_THREADS,
+    help="CPU threads of one engine run; 0: the CPUs it may use (affinity, OMP_NUM_THREADS, container quota).",
+)  # fmt: skip
 @click.option("--backend", help="onnxruntime runs a TensorRT bundle's ONNX graphs; its own engines if not given.")
 @click.option("--queue", default=16, show_default=True, type=_QUEUE, help="Waiting requests per lane.")
 @click.option("--max-images", default=64, show_default=True, type=_IMAGES, help="Most images of one request.")
@@ -42,6 +53,14 @@ _MOST_SECONDS = 1e6
 @click.option(
     "--drain-seconds", default=30.0, show_default=True, type=FiniteRange(0, _MOST_SECONDS),
     help="Seconds that accepted requests get when the server is told to end.",
+)  # fmt: skip
+@click.option(
+    "--keep-alive", default=75.0, show_default=True, type=FiniteRange(0, _MOST_SECONDS),
+    help="Seconds that a connection may be idle between two requests: longer than those of a proxy in front.",
+)  # fmt: skip
+@click.option(
+    "--allow-origin", multiple=True, metavar="ORIGIN", callback=_origins,
+    help="Origin of web pages that may use the server, for example https://app.example; * for all. May be repeated.",
 )  # fmt: skip
 @click.version_option(package_name="himar", prog_name="himar-serve")
 def cli(host: str, port: int, threads: int, **options: Any) -> None:

@@ -12,12 +12,21 @@ CancelReason = Literal["disconnect", "timeout", "drain"]
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 CLIENT_GONE = 499
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_LONG_SECONDS = (120, 300, 600, 1800, 3600, 7200, 21_600, 86_400, 1_000_000)
+
+
+def edges(timeout: float) -> tuple[float, ...]:
+    """Return the histograms' edges in seconds: up to a minute, and on to the first that a timeout does not exceed."""
+    longer = sum(edge < timeout for edge in (_SECONDS[-1], *_LONG_SECONDS))
+    return (*_SECONDS, *_LONG_SECONDS[:longer])
 
 
 class Metrics:
     """The service's instruments. Safe to use from every thread."""
 
-    def __init__(self, version: str, bundle: str, device: str) -> None:
+    def __init__(self, version: str, bundle: str, device: str, timeout: float) -> None:
+        """timeout: seconds that a request may take."""
+        seconds = edges(timeout)
         self._registry = registry = CollectorRegistry()
         self.requests = Counter(
             "himar_requests_total", "Requests of /v1/images by HTTP status; 499: the client went away.", ["code"],
@@ -25,10 +34,10 @@ class Metrics:
         )  # fmt: skip
         self.images = Counter("himar_images_total", "Images answered.", registry=registry)
         self.request_seconds = Histogram(
-            "himar_request_seconds", "From acceptance to answer.", buckets=_SECONDS, registry=registry
+            "himar_request_seconds", "From acceptance to answer.", buckets=seconds, registry=registry
         )
         self.queue_seconds = Histogram(
-            "himar_queue_seconds", "From acceptance until a lane takes the request.", buckets=_SECONDS,
+            "himar_queue_seconds", "From acceptance until a lane takes the request.", buckets=seconds,
             registry=registry,
         )  # fmt: skip
         self.cancelled = Counter(

@@ -16,6 +16,7 @@ from himar_kernels.sampling_choice import choose_sampling
 
 from ..manifest import Manifest
 from ..request import image_indices, require_phases
+from .accept import qualities
 
 Output = Literal["png", "latents"]
 
@@ -118,10 +119,7 @@ def _read(values: dict[str, Any], accept: str, manifest: Manifest, max_images: i
     seed = PhiloxDraws(values["seed"] if "seed" in values else secrets.randbits(_DRAWN_SEED_BITS)).seed
     sampling = _sampling(values, manifest)
     output = _output(values, "vae_decoder" in manifest.components)
-    bare = "image/png" in accept.lower() and "application/json" not in accept.lower()
-    if bare:
-        _check_bare(len(checked), output)
-    return ImagesRequest(checked, seed, first_index, sampling, output, bare)
+    return ImagesRequest(checked, seed, first_index, sampling, output, _bare(accept, len(checked), output))
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -154,13 +152,25 @@ def _output(values: Mapping[str, Any], has_decoder: bool) -> Output:
     return output
 
 
-def _check_bare(images: int, output: Output) -> None:
-    if images != 1:
+def _bare(accept: str, images: int, output: Output) -> bool:
+    """Return whether to answer with the PNG itself: where it is possible, and preferred to JSON.
+
+    Raises RefusalError (406) when the answer would be of a type that is not accepted.
+    """
+    json_quality, png_quality = qualities(accept, ("application/json", "image/png"))
+    if images == 1 and output == "png" and png_quality > json_quality:
+        return True
+    if json_quality > 0:
+        return False
+    if png_quality == 0:
         raise RefusalError(
-            406, f"labels has {images} entries, and image/png holds one image; ask for application/json, or one label."
+            406, f"Accept is {accept!r}; answers are application/json, or image/png for one label: accept one of them."
         )
     if output == "latents":
         raise RefusalError(406, "output is 'latents', which image/png cannot hold; ask for application/json.")
+    raise RefusalError(
+        406, f"labels has {images} entries, and image/png holds one image; ask for application/json, or one label."
+    )
 
 
 def _json(value: object) -> str:

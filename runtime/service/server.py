@@ -42,7 +42,7 @@ def serve(settings: Settings, host: str, port: int, announce: Callable[[str], No
             config = uvicorn.Config(
                 create_app(service), loop="asyncio", http="h11", ws="none", lifespan="off", log_config=None,
                 access_log=False, server_header=False, proxy_headers=False,
-                timeout_graceful_shutdown=_SECONDS_TO_SEND,
+                timeout_graceful_shutdown=_SECONDS_TO_SEND, timeout_keep_alive=settings.keep_alive,  # type: ignore[arg-type]
             )  # fmt: skip
             shown = f"[{host}]" if ":" in host else host
             address = f"http://{shown}:{listener.getsockname()[1]}"

@@ -36,6 +36,8 @@ class Settings:
         max_body: most bytes of a request's body.
         timeout: seconds from acceptance to answer.
         drain_seconds: seconds that a service that was told to end gives to the requests it has accepted.
+        keep_alive: seconds that a connection may be idle between two requests; 0 closes each after its answer.
+        allow_origin: origins whose pages may use the service from a browser; "*" for all.
     """
 
     bundle: Path
@@ -48,6 +50,8 @@ class Settings:
     max_body: int = 1_048_576
     timeout: float = 60.0
     drain_seconds: float = 30.0
+    keep_alive: float = 75.0
+    allow_origin: tuple[str, ...] = ()
 
 
 class ClientGoneError(Exception):
@@ -66,7 +70,7 @@ class Service:
         self.manifest = bundle.manifest
         self.bundle_id = bundle.id
         self.version = himar_version()
-        self.metrics = Metrics(self.version, bundle.id, str(device))
+        self.metrics = Metrics(self.version, bundle.id, str(device), settings.timeout)
         self.draining = False
         self._hurry = asyncio.Event()
         self._lanes = Lanes(Pipeline(bundle, networks), settings.lanes, settings.queue, self.metrics)

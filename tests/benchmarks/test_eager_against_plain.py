@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from closeness import COMPONENT, assert_near
 
 from himar_export.bench.verdict import Ratio
 from himar_kernels.console import run_cli
@@ -31,8 +32,7 @@ def test_every_eager_component_equals_its_plain_composition(benchmark: Any) -> N
     with torch.inference_mode():
         for name, ours, plain in benchmark.pairs("digits", 2):
             found, expected = ours(), plain()
-            assert found.shape == expected.shape, name
-            assert (found - expected).norm() <= 1e-6 * expected.norm(), name
+            assert_near(found, expected, COMPONENT, name)
 
 
 def test_eager_components_run_no_more_operations_than_plain_ones(benchmark: Any) -> None:

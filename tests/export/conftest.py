@@ -8,11 +8,16 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from himar import save_checkpoint
+from himar import load_checkpoint, save_checkpoint
 from himar.config import read_config, resolve
 from himar.model import HiMAR, randomise
 from himar.presets import vary
 from himar_export.cli import main
+from himar_export.component import Component
+from himar_export.components import components
+from himar_export.manifest import BundleWriter
+
+WEIGHTS = Path(__file__).parents[2] / "himar" / "weights"
 
 SIZES = {
     "width": 32, "enc_depth": 1, "dec_depth": 1, "heads": 2, "classes": 3, "buffer": 2, "cond_scale": 2,
@@ -86,6 +91,19 @@ def graph_engines() -> Any:
 def host_lane() -> Any:
     """The module tests/runtime/host_lane.py: the resident loop's device in host memory."""
     return _module(Path(__file__).parents[1] / "runtime" / "host_lane.py")
+
+
+@pytest.fixture(scope="session")
+def digits_fp16_rtx_graphs(tmp_path_factory) -> tuple[Path, dict[str, Component]]:
+    """The heads of digits in fp16 as they are exported for TensorRT: their folder, and their contracts."""
+    folder = tmp_path_factory.mktemp("rtx-graphs")
+    model = load_checkpoint(WEIGHTS / "digits.safetensors")
+    parts = {part.name: part for part in components(model, None, 4) if part.name.endswith("head")}
+    writer = BundleWriter(folder, model, 4)
+    for part in parts.values():
+        writer.add_component(part, "fp16")
+    writer.close_weights()
+    return folder, parts
 
 
 @pytest.fixture(scope="session")

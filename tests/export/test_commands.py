@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from closeness import assert_same_pixels
 from PIL import Image
 
 from himar_export.cli import cli, main
@@ -36,7 +37,7 @@ def test_generate_writes_a_sheet_with_a_row_per_class_and_its_recipes(capsys, di
     assert [recipe.label for recipe in read_recipes(out)] == [3, 3, 3, 5, 5, 5]
     again = Pipeline.load(digits_bundle).generate(**read_recipes(out)[4].request()).images[0]
     pixels = np.asarray(Image.open(out))[34:66, 34:66]
-    assert np.abs(pixels.astype(int) - again.astype(int)).max() <= 1
+    assert_same_pixels(pixels, again)
 
 
 def test_generate_writes_a_folder_of_pngs(capsys, digits_bundle, tmp_path):
@@ -49,6 +50,29 @@ def test_a_path_is_printed_as_it_is(capsys, digits_bundle, tmp_path, monkeypatch
     for name in ("[red].npz", "[/b].npz"):
         Path(name).parent.mkdir(exist_ok=True)
         assert f"→ {name}" in run(capsys, "generate", digits_bundle, "--labels", "1", *FAST, "--out", name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["photo.jpg", "photo.JPEG", "photo.webp", "photo.gif", "photo.tif", "photo.avif", "photo.ppm", "a.npy", "a.zip"],
+)
+def test_another_kind_of_file_is_wrong_usage_before_any_work(capsys, tmp_path, name):
+    message = run(capsys, "generate", tmp_path / "absent", "--labels", "1", "--out", tmp_path / name, code=2)
+    ending = name[name.index(".") :]
+    assert f"{name} ends in {ending}, which is not written; give a .png or .npz, or a folder." in " ".join(
+        message.split()
+    )
+    bench = ("bench", tmp_path / "absent", "--checkpoint", tmp_path / "absent.pth")
+    assert "give a folder, which gets .png files" in " ".join(
+        run(capsys, *bench, "--plots", tmp_path / name, code=2).split()
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_may_have_a_dot_in_its_name(capsys, digits_bundle, tmp_path):
+    for name in ("run-1.5", "taken.jpg-s"):
+        run(capsys, "generate", digits_bundle, "--labels", "1", *FAST, "--out", tmp_path / name)
+        assert len(list((tmp_path / name).glob("*.png"))) == 1
 
 
 @pytest.mark.parametrize("name", ["x.npz", "x.NPZ"])

@@ -155,6 +155,22 @@ def test_kl16s_decoder_costs_what_pytorch_counts():
 
 
 @pytest.mark.parametrize(
+    "sizes",
+    [
+        VaeConfig(ch_mult=(1, 2), attention_levels=(), decoder_attention_levels=(0, 1)),
+        VaeConfig(ch_mult=(1, 2), attention_levels=(), mid_attention=False),
+    ],
+)
+def test_decoders_with_more_or_less_attention_cost_what_pytorch_counts(sizes):
+    with torch.device("meta"):
+        vae = AutoencoderKL(sizes).requires_grad_(False)
+        latent = torch.zeros(2, 16, 16, 16)
+    shapes = {name: tuple(value.shape) for name, value in vae.state_dict().items()}
+    work = vae_decoder(DecoderSizes.from_shapes(shapes, "vae"), 2, 16)
+    assert work.flops == pytest.approx(counted(lambda: vae.decode(latent)), rel=1e-3)
+
+
+@pytest.mark.parametrize(
     ("name", "printed", "total"),
     [
         ("himar-b", (5.5, 0.9, 0.8, 31.6, 0.25), 39.1),

@@ -192,7 +192,7 @@ def test_the_second_build_takes_the_firsts_engine(target, tmp_path, monkeypatch)
     def never(*arguments, **named):
         raise AssertionError("the builder was called")
 
-    monkeypatch.setattr("himar_export.engines.build_engine", never)
+    monkeypatch.setattr("himar_export.engines.BuilderProcess.build", never)
     second, again = built(target, file)
     assert second == first
     assert again == {**entry, "cached": True}

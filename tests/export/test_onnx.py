@@ -1,10 +1,15 @@
-"""The ONNX that users and builders of engines get: opset 23, whole Attention nodes, named dynamic axes."""
+"""The ONNX that users and builders of engines get: opset 23, whole attention nodes, named dynamic axes."""
 
 import json
 from pathlib import Path
 
 import onnx
 import pytest
+
+from himar_export.components import components
+from himar_export.onnx_export import IR_VERSION, _check_interface
+from himar_export.tensorrt_network import OPSET
+from himar_kernels import BuildError
 
 ATTENTIONS = {"transformer_low": 4, "transformer_high": 4, "mlp_head": 0, "dit_head": 3, "vae_decoder": 1}
 
@@ -23,9 +28,34 @@ def test_opset_23_and_attention_in_one_node(digits_bundle, component, attentions
     assert "NonZero" not in nodes
 
 
+@pytest.mark.parametrize("fixture", ["digits_bundle", "digits_fp16_bundle", "digits_bf16_bundle", "digits_int8_bundle"])
+def test_every_component_is_stamped_with_what_the_oldest_runtime_loads(request, fixture):
+    """The onnx packages write newer versions by default than runtimes take: opset 28 and IR 14 in November 2026."""
+    for component in ATTENTIONS:
+        model = graph(request.getfixturevalue(fixture), component)
+        assert model.ir_version == IR_VERSION == 10
+        versions = {entry.domain: entry.version for entry in model.opset_import}
+        assert versions.pop("") == OPSET == 23
+        assert set(versions) <= {"himar", "com.microsoft"} and set(versions.values()) <= {1}
+        for function in model.functions:
+            assert {(entry.domain, entry.version) for entry in function.opset_import} == {("", OPSET)}
+
+
+def test_an_exporter_that_writes_another_opset_is_refused(digits_bundle, small_variant):
+    model = graph(digits_bundle, "mlp_head")
+    next(entry for entry in model.opset_import if not entry.domain).version = 28
+    part = next(part for part in components(small_variant({}), None, 2) if part.name == "mlp_head")
+    with pytest.raises(BuildError, match="mlp_head: PyTorch's exporter wrote opset 28 where 23 was asked for"):
+        _check_interface(model, part)
+
+
 @pytest.mark.parametrize("component", ["transformer_low", "transformer_high", "dit_head"])
-def test_softmax_is_asked_to_run_in_float32_in_half_precision(digits_fp16_bundle, component):
-    attentions = [node for node in graph(digits_fp16_bundle, component).graph.node if node.op_type == "Attention"]
+def test_half_precision_attention_is_one_node_with_a_float32_softmax(digits_fp16_bundle, digits_bf16_bundle, component):
+    """In fp16 ONNX Runtime's own operator, whose softmax is in float32 always; see himar_export.attention."""
+    nodes = [node.op_type for node in graph(digits_fp16_bundle, component).graph.node]
+    assert nodes.count("MultiHeadAttention") == ATTENTIONS[component]
+    assert not {"Attention", "Softmax"} & set(nodes)
+    attentions = [node for node in graph(digits_bf16_bundle, component).graph.node if node.op_type == "Attention"]
     assert attentions
     for node in attentions:
         precision = {a.name: a.i for a in node.attribute}["softmax_precision"]

@@ -12,7 +12,7 @@ from himar_export.vae_graph import check_half_arithmetic
 from himar_kernels import EngineError
 from himar_runtime import Pipeline
 
-PRODUCTS = ("MatMul", "Conv", "Gemm", "Attention")
+PRODUCTS = ("MatMul", "Conv", "Gemm", "Attention", "MultiHeadAttention")
 LABELS = list(range(10))
 WEIGHTS = Path(__file__).parents[2] / "himar" / "weights"
 

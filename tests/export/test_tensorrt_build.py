@@ -144,6 +144,27 @@ def test_a_graph_that_tensorrt_cannot_read_says_where_and_why(graphs, parts, tmp
         build(changed, parts, "mlp_head", "fp16")
 
 
+@pytest.mark.parametrize("opset", [22, 24, 99])
+def test_another_opset_is_refused_though_the_parser_takes_any(graphs, parts, tmp_path, opset):
+    changed = rewritten(graphs, tmp_path, "mlp_head", lambda graph: None)
+    model = onnx.load(tmp_path / "mlp_head.onnx", load_external_data=False)
+    next(entry for entry in model.opset_import if not entry.domain).version = opset
+    onnx.save(model, tmp_path / "mlp_head.onnx")
+    with pytest.raises(BuildError, match=rf"^mlp_head\.onnx is of opset {opset}, and engines are built from opset 23"):
+        build(changed, parts, "mlp_head", "fp16")
+
+
+def test_a_padding_of_keys_is_refused_though_the_parser_takes_it(graphs, tmp_path):
+    def pad(graph):
+        node = next(n for n in graph.node if n.op_type == "Attention")
+        node.input.extend([""] * (6 - len(node.input)) + ["lengths"])
+        graph.input.append(helper.make_tensor_value_info("lengths", TensorProto.INT64, [1]))
+
+    rewritten({"fp16": graphs["fp32"]}, tmp_path, "dit_head", pad)
+    with pytest.raises(BuildError, match=r"dit_head\.onnx has an Attention '.+' with nonpad_kv_seqlen, which"):
+        parse_network(tensorrt_rtx, tmp_path / "dit_head.onnx")
+
+
 def test_a_build_that_fails_gives_tensorrts_own_reason(graphs, parts, caplog):
     with caplog.at_level(logging.WARNING), pytest.raises(BuildError, match=r"cannot build mlp_head in fp16.*workspace"):
         build(graphs, parts, "mlp_head", "fp16", options=EngineOptions(workspace=1 << 20))

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from closeness import RUN, SAME_ENGINES, assert_near, distance
 
 from himar.presets import VARIANTS
 from himar.sampler import two_phase
@@ -69,16 +70,11 @@ def grid(tokens: Any) -> np.ndarray:
     return tokens.numpy().transpose(0, 2, 1).reshape(batch, channels, round(n**0.5), round(n**0.5))
 
 
-def require_near(found: np.ndarray, expected: np.ndarray, limit: float = 1e-4) -> None:
-    assert found.shape == expected.shape
-    assert np.linalg.norm(found - expected) <= limit * np.linalg.norm(expected)
-
-
 def require_eager(model: Any, result: Any, sampling: SamplingConfig, seed: int, first: int = 0) -> None:
     eager = two_phase(model, list(result.labels), draws=PhiloxDraws(seed), sampling=sampling, first_index=first)
     scale = np.float32(model.config.vae_scale)
-    require_near(result.latents * scale, grid(eager.tokens))
-    require_near(result.low_latents * scale, grid(eager.low_tokens))
+    assert_near(result.latents * scale, grid(eager.tokens), RUN)
+    assert_near(result.low_latents * scale, grid(eager.low_tokens), RUN)
     assert np.linalg.norm(result.latents) > 0
 
 
@@ -102,7 +98,7 @@ def test_an_image_depends_on_its_label_and_on_every_phase(pipelines, name):
         changes.append({"sampling": GUIDED.with_changes(low_guidance=4.0)})
     for change in changes:
         other = pipeline.generate(**{"labels": LABELS, "seed": 3, "sampling": GUIDED, **change}).latents
-        assert np.linalg.norm(other - usual) > 2e-3 * np.linalg.norm(usual)
+        assert distance(other, usual) > 20 * RUN
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -121,8 +117,8 @@ def test_replayed_segments_and_draws_of_the_host_give_the_same(pipelines, name):
     for draws in (HostDraws(2), PhiloxDraws(3)):
         found = resident.generate([1, 0], draws=draws, sampling=GUIDED)
         expected = host.generate([1, 0], draws=draws, sampling=GUIDED)
-        require_near(found.latents, expected.latents, 1e-5)
-        require_near(found.low_latents, expected.low_latents, 1e-5)
+        assert_near(found.latents, expected.latents, SAME_ENGINES)
+        assert_near(found.low_latents, expected.low_latents, SAME_ENGINES)
     lane = resident._runner._lane.device
     resident.generate([1, 0], seed=4, sampling=GUIDED)
     lane.trace.clear()

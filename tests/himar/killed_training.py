@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import tiny_training as tiny
 
 from himar.checkpoints import load_checkpoint
+from himar.folder_lock import LOCK_FILE
 from himar.train_data import fingerprint
 from himar.train_run import Outputs, run_training
 from himar.train_state import STATE_FILE, load_state
@@ -70,7 +71,7 @@ def main(folder: Path, kills: int) -> None:
     cycle = killed_once(folder, 4, 0.0) / 3
     for _ in range(kills):
         killed_once(folder, 1, chance.uniform(0, 2 * cycle))
-        left_overs += sum(path.name.startswith(".") for path in folder.iterdir())
+        left_overs += sum(path.name.startswith(".") and path.name != LOCK_FILE for path in folder.iterdir())
         # Each file loads whenever it exists; `load_state` raises otherwise.
         if (folder / STATE_FILE).exists():
             steps.append(load_state(folder / STATE_FILE, expected_run()).step)

@@ -33,7 +33,9 @@ def test_classes_are_numbered_in_the_order_of_their_names(tmp_path):
     assert images.class_names == ("n01", "n02", "n10")
     assert images.names == ("n01/z.png", "n02/b.png", "n02/deep/a.png", "n10/a.png")
     assert images.labels == (0, 1, 1, 2)
-    assert [(entry.path, entry.reason) for entry in images.skipped] == [("top.png", "lies outside the class folders")]
+    assert [(entry.path, entry.reason) for entry in images.skipped] == [
+        (".cache", "hidden"), ("top.png", "lies outside the class folders"), ("n01/.hidden.png", "hidden")
+    ]  # fmt: skip
 
 
 def test_a_list_file_gives_paths_relative_to_itself(tmp_path):

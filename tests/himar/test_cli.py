@@ -120,6 +120,13 @@ def test_labels_that_make_no_sense_are_wrong_usage(trained, tmp_path, labels, ca
     assert not out.exists()
 
 
+@pytest.mark.parametrize("name", ["photo.jpg", "photo.JPEG", "photo.webp", "photo", "photo.png.tif"])
+def test_a_sample_is_a_png_and_named_so(tmp_path, name, capsys):
+    assert run("sample", "absent.safetensors", "--labels", "1", "--out", tmp_path / name) == 2
+    assert f"{name} does not end in .png" in " ".join(capsys.readouterr().err.split())
+    assert list(tmp_path.iterdir()) == []
+
+
 def one_error(capsys) -> str:
     text = capsys.readouterr().err.strip()
     assert text.startswith("error: ")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from closeness import RUN, assert_near, assert_rounded
 
 import himar
 from himar.device_draws import DeviceDraws, _philox_words, draws_on
@@ -29,7 +30,7 @@ def test_words_are_philox() -> None:
 
 def _require_same(found: torch.Tensor, wanted: np.ndarray) -> None:
     assert found.dtype == torch.float32 and tuple(found.shape) == wanted.shape
-    np.testing.assert_allclose(found.cpu().numpy(), wanted, rtol=2e-7, atol=1e-9)
+    assert_rounded(found, wanted, 2)
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -63,7 +64,7 @@ def test_a_generation_takes_noise_that_is_there_already(model) -> None:
     """The sampler on the CPU with draws that come as tensors, as they do on a GPU."""
     tiny = himar.load_checkpoint(model).eval()
     host, here = (himar.generate(tiny, [0, 1], draws=draws(3)) for draws in (PhiloxDraws, _on_cpu))
-    torch.testing.assert_close(host, here, rtol=1e-4, atol=1e-4)
+    assert_near(here, host, RUN)
 
 
 def _on_cpu(seed: int) -> DeviceDraws:

@@ -1,10 +1,13 @@
 """himar evaluate with what cannot be measured: one sentence, before hours of sampling, and nothing left behind."""
 
+import json
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent))
 from small_evaluation import make, one_error, run
@@ -114,3 +117,73 @@ def test_a_measurement_s_settings_are_refused_where_images_are_only_made(model, 
     assert run("evaluate", model, "--images", "10", "--out", out, option, "5") == 2
     assert f"{option} is for measuring" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+class Never:
+    """An extractor that no image may reach."""
+
+    name, sha256 = "never", "abc"
+
+    def __call__(self, images: np.ndarray):
+        raise AssertionError("a feature was computed")
+
+
+def write_digits(folder: Path, count: int = 30) -> Path:
+    """Write images of 32 pixels in two class folders."""
+    for number in range(count):
+        path = folder / ("even" if number % 2 else "odd") / f"{number:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        noise = np.random.default_rng(number).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(path)
+    return folder
+
+
+@pytest.mark.parametrize("where", ["source", "reference"])
+def test_files_that_cannot_be_measured_are_named_before_any_feature(where, digits, tmp_path, capsys, monkeypatch):
+    folder = write_digits(tmp_path / "images")
+    (folder / "odd" / "28.png").write_bytes((folder / "odd" / "28.png").read_bytes()[:900])
+    Image.new("RGB", (16, 16)).save(folder / "even" / "29.png")
+    monkeypatch.setattr("himar.cli_evaluate._extractor", lambda *rest: Never())
+    given = (folder, "--against", digits[0]) if where == "source" else (digits[0], "--against", folder)
+    assert run("evaluate", *given, "--extractor", "digits") == 1
+    said = one_error(capsys)
+    assert "odd/28.png (" in said
+    assert "even/29.png (it is 16×16 pixels, but the images before it are 32×32)" in said
+    assert "remove or replace them" in said
+
+
+def test_a_reference_is_read_before_hours_of_sampling(model, tmp_path, capsys):
+    folder = write_digits(tmp_path / "images")
+    (folder / "even" / "29.png").write_bytes(b"no image")
+    assert make(model, tmp_path / "s.npz", "--against", str(folder), "--extractor", "digits") == 1
+    assert "even/29.png (cannot identify" in one_error(capsys)
+    assert [path.name for path in tmp_path.iterdir()] == ["images"]
+
+
+def test_an_archive_that_is_cut_short_is_refused_when_it_is_opened(tmp_path, capsys):
+    path = tmp_path / "a.npz"
+    with zipfile.ZipFile(path, "w") as archive, archive.open("arr_0.npy", "w") as stream:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (30, 32, 32, 3)}
+        np.lib.format.write_array_header_1_0(stream, header)
+        stream.write(bytes(20 * 32 * 32 * 3 + 5))
+    assert run("evaluate", path, "--extractor", "digits") == 1
+    assert "is cut short at image 20" in one_error(capsys)
+
+
+def test_strays_are_left_out_and_changes_are_counted(digits, tmp_path, capsys):
+    folder = write_digits(tmp_path / "images")
+    (folder / "Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0" * 40)
+    (folder / "odd" / ".DS_Store").write_bytes(b"\0")
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.open(folder / "odd" / "00.png").save(folder / "odd" / "00.png", exif=exif)
+    Image.new("RGBA", (32, 32), (1, 2, 3, 4)).save(folder / "odd" / "02.png")
+    assert run("evaluate", folder, "--against", digits[1], "--extractor", "digits", "--json") == 0
+    output = capsys.readouterr()
+    report = json.loads(output.out)
+    assert (report["images"], report["turned"], report["transparent"]) == (30, 1, 1)
+    assert "note: left out Thumbs.db: no image" in output.err
+    assert "note: left out odd/.DS_Store: hidden" in output.err
+    assert output.err.index("Thumbs.db") < output.err.index("checking the images")
+    assert run("evaluate", folder, "--extractor", "digits") == 0
+    assert "30 images, 1 turned by EXIF, 1 transparent, laid on white, against no reference" in capsys.readouterr().out

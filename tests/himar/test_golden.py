@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from closeness import COMPONENT, RUN, assert_near, distance
 
 from himar.checkpoints import load_checkpoint
 from himar.sampler import to_grid, two_phase
@@ -26,10 +26,6 @@ def golden(request):
     return model, load_recording(GOLDEN / f"{request.param}.npz")
 
 
-def relative(actual: torch.Tensor, expected: np.ndarray) -> float:
-    return float(np.linalg.norm(actual.detach().numpy() - expected) / np.linalg.norm(expected))
-
-
 def tensors(arrays, *names):
     return [torch.from_numpy(arrays[name]) for name in names]
 
@@ -46,9 +42,9 @@ def test_transformer_low(golden):
     known = torch.from_numpy(arrays["phase1/mask"][:, :S] == 0)
     low_tokens = torch.from_numpy(arrays["t/low_tokens"])
     rows = class_rows(model, arrays)
-    assert relative(model.transformer_low(rows, low_tokens, known), arrays["phase1/z"]) <= 1e-5
+    assert_near(model.transformer_low(rows, low_tokens, known), arrays["phase1/z"], COMPONENT)
     nothing = torch.zeros_like(known)
-    assert relative(model.transformer_low(rows, low_tokens, nothing), arrays["phase1/z_all_masked"]) <= 1e-5
+    assert_near(model.transformer_low(rows, low_tokens, nothing), arrays["phase1/z_all_masked"], COMPONENT)
 
 
 def test_transformer_high(golden):
@@ -56,17 +52,17 @@ def test_transformer_high(golden):
     known = torch.from_numpy(arrays["phase2/mask"][:, model.config.low_positions :] == 0)
     pivots, tokens = tensors(arrays, "t/pivots", "t/tokens")
     z = model.transformer_high(class_rows(model, arrays), pivots, tokens, known)
-    assert relative(z, arrays["phase2/z"]) <= 1e-5
+    assert_near(z, arrays["phase2/z"], COMPONENT)
 
 
 def test_mlp_head(golden):
     model, arrays = golden
-    assert relative(model.mlp_head(*tensors(arrays, "mlp/x", "mlp/t", "mlp/c")), arrays["mlp/out"]) <= 1e-5
+    assert_near(model.mlp_head(*tensors(arrays, "mlp/x", "mlp/t", "mlp/c")), arrays["mlp/out"], COMPONENT)
 
 
 def test_dit_head(golden):
     model, arrays = golden
-    assert relative(model.dit_head(*tensors(arrays, "dit/x", "dit/t", "dit/z")), arrays["dit/out"]) <= 1e-5
+    assert_near(model.dit_head(*tensors(arrays, "dit/x", "dit/t", "dit/z")), arrays["dit/out"], COMPONENT)
 
 
 @pytest.mark.parametrize(("name", "case"), CASES)
@@ -75,12 +71,12 @@ def test_a_whole_run(name, case):
     arrays = load_recording(GOLDEN / f"{name}.npz")
     request = recorded_request(arrays, case)
     result = two_phase(model, request.labels.tolist(), draws=RecordedDraws(arrays, case), sampling=request.sampling)
-    assert relative(to_grid(result.low_tokens), request.low_latent) <= 1e-4
-    assert relative(to_grid(result.tokens), request.latent) <= 1e-4
+    assert_near(to_grid(result.low_tokens), request.low_latent, RUN)
+    assert_near(to_grid(result.tokens), request.latent, RUN)
 
 
 def test_the_other_weights_of_a_checkpoint_give_other_numbers():
     """`model_ema` is the default; taking `model` by mistake must not go unseen."""
     arrays = load_recording(GOLDEN / "himar-narrow-128.npz")
     model = load_checkpoint(GOLDEN / "himar-narrow-128.pth", GOLDEN / "himar-narrow-128.json", weights="model")
-    assert relative(model.mlp_head(*tensors(arrays, "mlp/x", "mlp/t", "mlp/c")), arrays["mlp/out"]) > 1e-3
+    assert distance(model.mlp_head(*tensors(arrays, "mlp/x", "mlp/t", "mlp/c")), arrays["mlp/out"]) > 1e-3

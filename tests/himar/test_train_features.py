@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch._dynamo
+from closeness import COMPONENT, assert_near
 
 sys.path.insert(0, str(Path(__file__).parent))
 import joint_training
@@ -104,7 +105,8 @@ def test_compiled_blocks_learn_the_same(monkeypatch):
     assert torch._dynamo.utils.counters["frames"]["ok"] > 0
     assert sorted(set(compiled)) == ["Block", "DiTBlock", "ResidualBlock"]
     plain = joint_training.gradients(Execution(), Processes())
-    assert all(torch.allclose(ours[name], value, atol=1e-5) for name, value in plain.items())
+    for name, value in plain.items():
+        assert_near(ours[name], value, COMPONENT, name)
 
 
 def test_pivots_come_in_over_the_first_epochs():

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from closeness import COMPONENT, RUN, assert_near
 
 sys.path.insert(0, str(Path(__file__).parent))
 import joint_training
@@ -52,11 +53,9 @@ def alone():
     return {"figures": figures, "average": averaged.state_dict(), "gradients": gradients}
 
 
-def distance(ours: dict, theirs: dict) -> float:
-    """Relative L2 distance of all tensors together."""
-    assert ours.keys() == theirs.keys()
-    ours, theirs = (torch.cat([part[name].flatten() for name in sorted(part)]) for part in (ours, theirs))
-    return float((ours - theirs).norm() / theirs.norm())
+def joined(tensors: dict) -> torch.Tensor:
+    """All tensors as one vector, so that a comparison is of all of them together."""
+    return torch.cat([tensors[name].flatten() for name in sorted(tensors)])
 
 
 @pytest.mark.slow
@@ -64,19 +63,22 @@ def distance(ours: dict, theirs: dict) -> float:
 def test_two_processes_have_the_gradients_and_weights_of_one_with_the_joint_batch(together, alone, kind):
     together = together[kind]
     assert together["processes"] == 2
-    assert distance(together["gradients"], alone["gradients"]) < 1e-6
+    assert together["gradients"].keys() == alone["gradients"].keys()
+    assert_near(joined(together["gradients"]), joined(alone["gradients"]), COMPONENT)
     for ours, theirs in zip(together["average figures"], alone["figures"], strict=True):
-        assert ours == pytest.approx(theirs, rel=1e-4)
-    assert distance(together["average"], alone["average"]) < 1e-4
+        assert ours.keys() == theirs.keys()
+        for name, value in theirs.items():
+            assert_near(ours[name], value, RUN, name)
+    assert_near(joined(together["average"]), joined(alone["average"]), RUN)
     # The state in the middle, whole although each process holds a part of it, leads to the same end.
     assert len(together["resumed figures"]) == 3
-    assert distance(together["resumed"], together["average"]) == 0
+    assert joined(together["resumed"]).equal(joined(together["average"]))
 
 
 @pytest.mark.parametrize("accumulate", [2, 4])
 def test_parts_of_a_batch_give_the_gradients_of_the_whole(alone, accumulate):
     parts = joint_training.gradients(Execution(accumulate=accumulate), Processes())
-    assert distance(parts, alone["gradients"]) < 1e-6
+    assert_near(joined(parts), joined(alone["gradients"]), COMPONENT)
 
 
 def test_every_image_is_some_processs_part_once():

@@ -12,6 +12,7 @@ import tiny_training as tiny
 
 import himar.digits_recipe
 from himar.cli import main
+from himar.folder_lock import folder_lock
 from himar.train_processes import joined_processes
 from himar.train_run import Outputs, run_training
 from himar.train_settings import Execution, TrainingSettings, paper_settings
@@ -159,3 +160,11 @@ def test_a_configuration_that_cannot_be_read_is_one_sentence(capsys, tmp_path):
         path.write_bytes(content)
         assert str(path) in refused(capsys, "--config", path, "--out", tmp_path / "o", code=1)
     assert [each.name for each in tmp_path.iterdir()] == ["c.json"]
+
+
+def test_a_second_run_into_the_folder_is_refused_while_the_first_lives(tmp_path):
+    with folder_lock(tmp_path / "o", CheckpointError):
+        before = [path.name for path in (tmp_path / "o").iterdir()]
+        with pytest.raises(CheckpointError, match=r"is writing to .*o; wait until it has ended"):
+            run_training(tiny.TINY, tiny.latents(), tiny.settings(2), 0, Outputs(tmp_path / "o"))
+        assert [path.name for path in (tmp_path / "o").iterdir()] == before

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from closeness import COMPONENT, assert_near
 
 from himar.files import write_safetensors
 from himar.vae import AutoencoderKL, VaeConfig, expected_shapes, load_vae
@@ -27,22 +28,18 @@ def golden() -> dict[str, torch.Tensor]:
         return {name: torch.from_numpy(file[name]).float() for name in file.files}
 
 
-def distance(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    return float((ours - theirs).norm() / theirs.norm())
-
-
 @torch.no_grad()
 def test_encodes_as_the_released_vae(narrow, golden):
-    assert distance(narrow.moments(golden["image"]), golden["moments"]) < 1e-5
-    assert distance(narrow.moments(golden["image_256_seeded"]), golden["moments_256"]) < 1e-5
+    assert_near(narrow.moments(golden["image"]), golden["moments"], COMPONENT)
+    assert_near(narrow.moments(golden["image_256_seeded"]), golden["moments_256"], COMPONENT)
 
 
 @torch.no_grad()
 def test_decodes_as_the_released_vae(narrow, golden):
-    assert distance(narrow.decode(golden["latent"]), golden["decoded"]) < 1e-5
+    assert_near(narrow.decode(golden["latent"]), golden["decoded"], COMPONENT)
     # This reference image is stored in half precision.
     mean = golden["moments_256"][:, :16]
-    assert distance(narrow.decode(mean), golden["decoded_256_mean"]) < 5e-4
+    assert_near(narrow.decode(mean), golden["decoded_256_mean"], 5e-4)
 
 
 @torch.no_grad()

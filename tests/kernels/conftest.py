@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from closeness import assert_each_near
 from numpy.typing import NDArray
 
 from himar_kernels import STEP_STATE, Launch
@@ -93,13 +94,8 @@ def large_workspace(request: pytest.FixtureRequest, host_kernels: Any) -> Iterat
 
 
 def _close(actual: NDArray, expected: NDArray, tolerance: float = 1e-6) -> None:
-    """Assert equality to `tolerance` of the largest expected value."""
-    assert actual.shape == expected.shape
     assert actual.dtype == expected.dtype == np.float32
-    largest = np.abs(expected).max()
-    assert np.isfinite(largest)
-    difference = np.abs(actual.astype(np.float64) - expected).max()
-    assert difference <= tolerance * largest, f"{difference / largest:.2e} of the largest value"
+    assert_each_near(actual, expected, tolerance)
 
 
 @pytest.fixture(scope="session")

@@ -188,6 +188,16 @@ def test_sources_that_do_not_compile_leave_nothing_behind(monkeypatch, tmp_path)
     assert not (tmp_path / "made").exists()
 
 
+@pytest.mark.parametrize("makes", ["", "touch"])
+def test_a_compiler_that_makes_nothing_is_named(tmp_path, makes):
+    nvcc = tmp_path / "nvcc"
+    listing = 'if [ "$1" = --list-gpu-code ]; then echo sm_90; exit; fi'
+    nvcc.write_text(f'#!/bin/sh\n{listing}\nfor last; do :; done\n{makes or "true"} "$last"\n')
+    nvcc.chmod(0o755)
+    with pytest.raises(BuildError, match=r"^nvcc compiled the kernels for sm_90a to 0 bytes that hold no kernels\.$"):
+        cuda_compile._compile(nvcc, "90a", tmp_path)
+
+
 @needs_nvcc
 def test_a_folder_that_cannot_be_written_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(cuda_compile, "_compile", lambda nvcc, architecture, folder: folder / "never read")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from closeness import COMPONENT, assert_each_near, assert_near
 
 from himar_kernels import Chain, InputError, dit_reverse_step, guided, mlp_reverse_step, renoise_known
 
@@ -66,7 +67,7 @@ def test_mlp_step_is_the_formula_in_float64(k: int) -> None:
     variance = np.exp(fraction * np.log(beta[k]) + (1 - fraction) * np.log(posterior[k]))
     expected = mean + (k > 0) * np.sqrt(variance) * noise * 0.9
     assert result.dtype == np.float32
-    assert np.linalg.norm(result - expected) < 1e-5 * np.linalg.norm(expected)
+    assert_near(result, expected, COMPONENT)
 
 
 def test_a_perfect_head_without_noise_ends_at_the_image() -> None:
@@ -78,7 +79,7 @@ def test_a_perfect_head_without_noise_ends_at_the_image() -> None:
         for k in range(steps - 1, -1, -1):
             epsilon = (x - np.sqrt(chain.alphas_cumprod[k]) * token) / np.sqrt(1 - chain.alphas_cumprod[k])
             x = dit_reverse_step(chain, k, x, epsilon.astype(np.float32), 1.0, None if k == 0 else 0 * x, 1.0)
-        assert np.abs(x - token).max() < 1e-4
+        assert_each_near(x, token, 1e-4)
 
 
 def test_dit_noise_has_the_fixed_variance_and_the_temperature() -> None:
@@ -86,7 +87,7 @@ def test_dit_noise_has_the_fixed_variance_and_the_temperature() -> None:
     x, noise, prediction = _normal(2, 3, 4), _normal(2, 3, 4), _normal(2, 3, 4)
     quiet = dit_reverse_step(chain, 40, x, prediction, 1.0, noise, 0.0)
     loud = dit_reverse_step(chain, 40, x, prediction, 1.0, noise, 0.5)
-    assert np.allclose(loud - quiet, 0.5 * np.sqrt(chain.betas[40]) * noise, atol=1e-6)
+    assert_each_near(loud, quiet + 0.5 * np.sqrt(chain.betas[40]) * noise, 1e-6)
 
 
 def test_no_noise_is_added_at_the_last_step() -> None:
@@ -100,8 +101,8 @@ def test_no_noise_is_added_at_the_last_step() -> None:
 
 def test_guidance_of_one_with_both_halves_is_the_conditional_half() -> None:
     prediction = _normal(8, 3)
-    assert np.allclose(guided(prediction, 1.0), prediction[:4], atol=1e-6)
-    assert np.allclose(guided(prediction, 0.0), prediction[4:])
+    assert_each_near(guided(prediction, 1.0), prediction[:4], 1e-6)
+    assert_each_near(guided(prediction, 0.0), prediction[4:], 1e-6)
 
 
 @pytest.mark.parametrize(("rows", "guidance"), [(3, 2.5), (2, 1.0), (12, 1.0)])
@@ -119,7 +120,7 @@ def test_known_tokens_are_renoised_and_the_others_left() -> None:
     total = chain.alphas_cumprod[7]
     assert result.dtype == np.float32
     assert np.array_equal(result[~known], x[~known])
-    assert np.allclose(result[known], np.sqrt(total) * tokens[known] + np.sqrt(1 - total) * noise[known], atol=1e-6)
+    assert_each_near(result[known], np.sqrt(total) * tokens[known] + np.sqrt(1 - total) * noise[known], 1e-6)
 
 
 def test_torch_tensors_take_the_same_path() -> None:
@@ -138,9 +139,9 @@ def test_torch_tensors_take_the_same_path() -> None:
     expected = renoise_known(chain, 9, x, tokens, noise, known)
     expected = dit_reverse_step(chain, 9, expected, prediction, 1.7, noise, 0.9)
     assert result.dtype == torch.float32
-    assert np.allclose(result.numpy(), expected, atol=1e-6)
+    assert_each_near(result, expected, 1e-6)
     head = _normal(4, 8)
     result = mlp_reverse_step(chain, 9, t(x[0, :4]), t(head), 1.0, t(noise[0, :4]), 0.9)
     expected = mlp_reverse_step(chain, 9, x[0, :4], head, 1.0, noise[0, :4], 0.9)
     assert result.dtype == torch.float32
-    assert np.allclose(result.numpy(), expected, atol=1e-6)
+    assert_each_near(result, expected, 1e-6)

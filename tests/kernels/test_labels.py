@@ -3,17 +3,66 @@
 import numpy as np
 import pytest
 
-from himar_kernels import InputError, check_labels, parse_labels
+from himar_kernels import InputError, check_labels, label_numbers, parse_labels
+from himar_kernels.labels import mistakable_number
 
 
 def test_numbers_and_ranges():
     assert parse_labels("207, 0,3-5") == [207, 0, 3, 4, 5]
 
 
-@pytest.mark.parametrize("text", ["", "one", "1,,2", "1-", "-1", "1.5", "3-1"])
+@pytest.mark.parametrize("text", ["", "1,,2", "1-", "-1", "1.5", "3-1"])
 def test_text_that_is_no_list(text):
     with pytest.raises(InputError, match=r"neither a number nor a range|runs backwards"):
         parse_labels(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "labels"),
+    [
+        ("tabby cat, 3 ,owl", ["tabby cat", 3, "owl"]),
+        ('"great dane, a dog",5', ["great dane, a dog", 5]),
+        ('"10","5-9",10', ["10", "5-9", 10]),
+        ('"the ""big"" one"', ['the "big" one']),
+        ("n01440764,great-white,5th avenue", ["n01440764", "great-white", "5th avenue"]),
+        ("кошка,猫", ["кошка", "猫"]),
+    ],
+)
+def test_names_stand_among_numbers_and_quotes_make_anything_a_name(text, labels):
+    assert parse_labels(text) == labels
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [('"abc', "does not end"), ('"a" b', "does not end"), ("0-2000000", "more than 1000000"), ("cat,", "''")],
+)
+def test_quotes_that_do_not_end_and_too_many_labels(text, reason):
+    with pytest.raises(InputError, match=reason):
+        parse_labels(text)
+
+
+def test_names_become_numbers():
+    names = ["cat", "Great White", "10", "twin", "twin", ""]
+    assert label_numbers(["10", 3, "cat"], names, "m") == [2, 3, 0]
+    for name, reason in (
+        ("great white", "'great white' is no class of m; the nearest names are 'Great White'"),
+        ("zebra", "'zebra' is no class of m; give its number"),
+        ("twin", "the classes 3, 4 of m are all named 'twin'; give a number"),
+        ("", "'' is no class of m"),
+    ):
+        with pytest.raises(InputError, match=reason):
+            label_numbers([name], names, "m")
+    for unknown in (None, [], ["", ""]):
+        with pytest.raises(InputError, match="m does not know its classes' names; write for example 0,3,5-9"):
+            label_numbers(["cat"], unknown, "m")
+    assert label_numbers([7], None, "m") == [7]
+
+
+def test_numbers_that_are_names_of_others_are_warned_of():
+    names = ["0", "1", "10", "2", ""]
+    assert mistakable_number([0, 1, "2"], names) is None
+    assert mistakable_number([2], None) is None
+    assert "label 2 is class number 2, named '10'; the class named '2' is number 3" in mistakable_number([0, 2], names)
 
 
 @pytest.mark.parametrize("labels", [[], [10], [-1], [1.5], ["1"], [True], "123", 3, None])

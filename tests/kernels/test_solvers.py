@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from closeness import COMPONENT, assert_each_near, assert_near
 
 from himar_kernels import Chain, InputError, SamplingConfig, SolverChain, build_chain, renoise_known, solver_step
 from himar_kernels.solvers import FIRST_LEVEL, LAST_LEVEL
@@ -55,8 +56,8 @@ def test_a_ddim_step_is_the_formula_in_float64() -> None:
         token = (x - np.sqrt(1 - total) * epsilon) / np.sqrt(total)
         expected = np.sqrt(before[k]) * token + np.sqrt(1 - before[k]) * epsilon
         assert found.dtype == start.dtype == np.float32
-        assert np.linalg.norm(start - token) < 1e-5 * np.linalg.norm(token)
-        assert np.linalg.norm(found - expected) < 2e-5 * np.linalg.norm(expected)
+        assert_near(start, token, COMPONENT)
+        assert_near(found, expected, 2 * COMPONENT)
 
 
 def test_a_multistep_is_dpm_solver_s_update_in_float64() -> None:
@@ -70,7 +71,7 @@ def test_a_multistep_is_dpm_solver_s_update_in_float64() -> None:
         h, r = level[k - 1] - level[k], (level[k] - level[k + 1]) / (level[k - 1] - level[k])
         mixed = (1 + 1 / (2 * r)) * start.astype(float) - previous / (2 * r)
         expected = sigma[k - 1] / sigma[k] * x - alpha[k - 1] * np.expm1(-h) * mixed
-        assert np.linalg.norm(found - expected) < 1e-5 * np.linalg.norm(expected)
+        assert_near(found, expected, COMPONENT)
     with pytest.raises(InputError, match="k = 4 needs the start that the step before predicted"):
         solver_step(chain, 4, x, prediction, 1.7, None)
 
@@ -85,8 +86,8 @@ def test_a_constant_start_makes_both_solvers_one() -> None:
         x, _ = solver_step(ddim, k, x, ((x - level[0] * token) / level[1]).astype(np.float32), 1.0, None)
         epsilon = ((other - level[0] * token) / level[1]).astype(np.float32)
         other, start = solver_step(multistep, k, other, epsilon, 1.0, start)
-        assert np.abs(x - other).max() < 2e-4
-    assert np.abs(x - token).max() < 1e-4
+        assert_each_near(x, other, 1e-4)
+    assert_each_near(x, token, 1e-4)
 
 
 @pytest.mark.parametrize("solver", ["ddim", "dpm++"])
@@ -97,7 +98,7 @@ def test_chains_of_every_length_stand_on_steps_of_their_own(solver: str, steps: 
     assert np.all(np.diff(chain.timesteps) > 0)
     level = np.log(chain.sqrt_alphas_cumprod / chain.sqrt_one_minus_alphas_cumprod)
     if steps <= 100:
-        assert np.allclose(level[[0, -1]], (LAST_LEVEL, FIRST_LEVEL), atol=0.03)
+        assert level[[0, -1]] == pytest.approx((LAST_LEVEL, FIRST_LEVEL), abs=0.03)
     for table in (chain.x_weight, chain.start_weight, chain.previous_weight):
         assert table.dtype == np.float32 and np.all(np.isfinite(table))
     assert (chain.x_weight[0], chain.start_weight[0], chain.previous_weight[0]) == (0, 1, 0)
@@ -118,7 +119,7 @@ def test_known_tokens_follow_a_solver_s_chain_too() -> None:
     known = np.array([[True, False, True, False]])
     found = renoise_known(chain, 3, x, tokens, noise, known)
     total = chain.alphas_cumprod[3]
-    assert np.allclose(found[known], np.sqrt(total) * tokens[known] + np.sqrt(1 - total) * noise[known], atol=1e-6)
+    assert_each_near(found[known], np.sqrt(total) * tokens[known] + np.sqrt(1 - total) * noise[known], 1e-6)
     assert np.array_equal(found[~known], x[~known])
 
 
@@ -131,7 +132,7 @@ def test_torch_tensors_take_the_same_path() -> None:
     expected = solver_step(chain, 3, x, prediction, 1.7, previous)
     for tensor, array in zip(found, expected, strict=True):
         assert tensor.dtype == torch.float32
-        assert np.allclose(tensor.numpy(), array, atol=1e-6)
+        assert_each_near(tensor, array, 1e-6)
 
 
 @pytest.mark.parametrize(

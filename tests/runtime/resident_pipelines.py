@@ -6,10 +6,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).parent))
 import host_lane
+from closeness import SAME_ENGINES, assert_near, assert_same_pixels
 
 from himar_runtime import Bundle, Device, Pipeline, load_networks
 from himar_runtime.resident.runner import ResidentRunner
@@ -42,7 +41,6 @@ def host_pipeline(path: Path) -> Pipeline:
 def same(result: Any, expected: Any) -> None:
     """Require equal latents (relative L2 of 1e-5) and pixels (within 1)."""
     for name in ("low_latents", "latents"):
-        values, wanted = getattr(result, name), getattr(expected, name)
-        assert np.linalg.norm(values - wanted) <= 1e-5 * np.linalg.norm(wanted), name
+        assert_near(getattr(result, name), getattr(expected, name), SAME_ENGINES, name)
     if expected.images is not None:
-        assert np.abs(result.images.astype(int) - expected.images).max() <= 1
+        assert_same_pixels(result.images, expected.images)

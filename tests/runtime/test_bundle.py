@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import onnxruntime
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))
+from hub_cache import in_hub_cache, write_weights_apart
+
 from himar_kernels import BundleError
-from himar_runtime import Bundle, load_engine, load_networks
+from himar_runtime import Bundle, Pipeline, load_engine, load_networks
 from himar_runtime.engine import Device
 
 CPU = Device("cpu")
@@ -110,3 +116,95 @@ def test_a_bundle_of_other_phases_needs_their_components(make_bundle, edit_manif
     edit_manifest(path, lambda manifest: manifest["model"].update(pivots="visual"))
     with pytest.raises(BundleError, match="lacks the component mlp_head_low, dit_head_high; build"):
         load_networks(Bundle.open(path), CPU, None)
+
+
+@pytest.mark.parametrize(("folder", "below"), [("", "."), ("engines", "."), ("engines", "bundles/small")])
+def test_a_bundle_in_the_hubs_cache_runs(
+    make_bundle: Any, edit_manifest: Any, tmp_path: Path, folder: str, below: str
+) -> None:
+    bundle = make_bundle()
+    wanted = Pipeline.load(bundle, threads=1).generate([1, 3], seed=5)
+    write_weights_apart(bundle, edit_manifest, folder)
+    snapshot = in_hub_cache(bundle, tmp_path / "models--me--digits", below)
+    assert (snapshot / "manifest.json").is_symlink()
+    found = Pipeline.load(snapshot, threads=1).generate([1, 3], seed=5)
+    assert found.images is not None and wanted.images is not None
+    assert (found.images == wanted.images).all()
+    (tmp_path / "link").symlink_to(snapshot)
+    assert Bundle.open(tmp_path / "link").root == snapshot.resolve()
+
+
+def test_weights_are_given_to_an_onnx_runtime_that_follows_no_links_to_them(
+    make_bundle: Any, edit_manifest: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = make_bundle()
+    write_weights_apart(bundle, edit_manifest)
+    snapshot = in_hub_cache(bundle, tmp_path / "models--me--digits")
+    create, refused = onnxruntime.InferenceSession, []
+
+    def create_as_1_24_does(path: Path, *arguments: Any, **options: Any) -> Any:
+        if path.name == "dit_head.onnx" and not refused:
+            refused.append(path)
+            raise RuntimeError('External data path: "weights.bin" escapes model directory')
+        return create(path, *arguments, **options)
+
+    wanted = Pipeline.load(snapshot, threads=1).generate([1, 3], seed=5)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", create_as_1_24_does)
+    found = Pipeline.load(snapshot, threads=1).generate([1, 3], seed=5)
+    assert refused and (found.latents == wanted.latents).all()
+
+
+def test_a_damaged_blob_is_found(make_bundle: Any, tmp_path: Path) -> None:
+    snapshot = in_hub_cache(make_bundle(), tmp_path / "models--me--digits")
+    blob = (snapshot / "dit_head.onnx").resolve()
+    content = bytearray(blob.read_bytes())
+    content[40] ^= 1
+    blob.write_bytes(content)
+    with pytest.raises(BundleError, match=r"dit_head\.onnx .* does not have the manifest's sha256"):
+        Bundle.open(snapshot)
+    blob.unlink()  # of a download that was stopped
+    with pytest.raises(BundleError, match=r"lacks its file dit_head\.onnx"):
+        Bundle.open(snapshot)
+
+
+@pytest.mark.parametrize("name", ["dit_head.onnx", "manifest.json"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        "outside",
+        "models--me--digits/refs/main",
+        "models--me--digits/blobs/deep/er",
+        "models--me--digits/blobs-2/blob",
+        "models--me--digits/snapshots/def/file",
+        "models--me--other/blobs/blob",
+    ],
+)
+def test_links_of_the_hubs_cache_lead_to_its_own_blobs_only(
+    make_bundle: Any, tmp_path: Path, name: str, place: str
+) -> None:
+    snapshot = in_hub_cache(make_bundle(), tmp_path / "models--me--digits")
+    target = tmp_path / place
+    target.parent.mkdir(parents=True, exist_ok=True)
+    (snapshot / name).resolve().rename(target)
+    (snapshot / name).unlink()
+    (snapshot / name).symlink_to(target)
+    with pytest.raises(BundleError, match=rf"{name} .* leads out of the bundle; .* \(cp -rL\), .* with local_dir\."):
+        Bundle.open(snapshot)
+
+
+def test_a_blob_that_is_a_link_out_is_refused(make_bundle: Any, tmp_path: Path) -> None:
+    snapshot = in_hub_cache(make_bundle(), tmp_path / "models--me--digits")
+    blob = (snapshot / "dit_head.onnx").resolve()
+    blob.rename(tmp_path / "outside")
+    blob.symlink_to(tmp_path / "outside")
+    with pytest.raises(BundleError, match="leads out of the bundle"):
+        Bundle.open(snapshot)
+
+
+@pytest.mark.parametrize("repository", ["digits", "models--", "my-models--me--digits"])
+def test_blobs_of_a_folder_that_is_no_hub_repository_are_outside(
+    make_bundle: Any, tmp_path: Path, repository: str
+) -> None:
+    snapshot = in_hub_cache(make_bundle(), tmp_path / repository)
+    with pytest.raises(BundleError, match="leads out of the bundle"):
+        Bundle.open(snapshot)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import threading
+import types
 
 import numpy as np
 import pytest
@@ -59,6 +61,7 @@ def _unopened() -> CudaDevice:
     return lane
 
 
+CUBIN = b"\x7fELF, compiled kernels"
 LAUNCH = launches.check_finite(values=256, count=9, state=512, fault=768, component=2)
 
 
@@ -205,20 +208,59 @@ def test_kernels_are_compiled_once_and_kept(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     compiled: list[str] = []
     monkeypatch.setattr(program, "Kernels", lambda cubin: cubin)
-    monkeypatch.setattr(program, "compile_kernels", lambda arch: compiled.append(arch) or b"cubin")
+    monkeypatch.setattr(program, "compile_kernels", lambda arch: compiled.append(arch) or CUBIN)
     monkeypatch.setattr(program, "compiled_directory", lambda: tmp_path / "compiled")
     load = program.load_kernels.__wrapped__
-    assert load((9, 0)) == load((9, 0)) == b"cubin"
+    assert load((9, 0)) == load((9, 0)) == CUBIN
     assert compiled == ["90"]
-    assert load((8, 9)) == b"cubin"
+    assert load((8, 9)) == CUBIN
     assert compiled == ["90", "89"]
     kept = {path.name for path in (tmp_path / "himar" / "kernels").iterdir()}
     assert kept == {cubin_name("90"), cubin_name("89")}
     ahead = tmp_path / "compiled" / cubin_name("90a")
     ahead.parent.mkdir(parents=True)
-    ahead.write_bytes(b"ahead of time")
-    assert load((9, 0)) == b"ahead of time"
+    ahead.write_bytes(CUBIN + b"ahead of time")
+    assert load((9, 0)) == CUBIN + b"ahead of time"
     assert COMPILE_OPTIONS
+
+
+def test_kept_kernels_that_are_none_are_compiled_again(tmp_path, monkeypatch, caplog) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(program, "Kernels", lambda cubin: cubin)
+    monkeypatch.setattr(program, "compile_kernels", lambda arch: CUBIN)
+    monkeypatch.setattr(program, "compiled_directory", lambda: tmp_path / "compiled")
+    kept = tmp_path / "himar" / "kernels" / cubin_name("90")
+    kept.parent.mkdir(parents=True)
+    kept.touch()
+    assert program.load_kernels.__wrapped__((9, 0)) == CUBIN
+    assert f"{kept} holds no compiled kernels (0 bytes)" in caplog.text
+    assert kept.read_bytes() == CUBIN
+
+
+def test_a_compiler_that_gives_nothing_is_a_sentence(monkeypatch) -> None:
+    """Some outputs come back with zero bytes and no error."""
+
+    class Silent(types.SimpleNamespace):
+        """NVRTC whose calls all succeed."""
+
+        def __getattr__(self, name: str):
+            return lambda *arguments: (0, 0) if name in ("nvrtcCreateProgram", "nvrtcGetCUBINSize") else (0,)
+
+    monkeypatch.setattr("cuda.bindings.nvrtc", Silent(), raising=False)
+    monkeypatch.setitem(sys.modules, "cuda.bindings.nvrtc", Silent())
+    with pytest.raises(EngineError, match=r"^NVRTC compiled the kernels for sm_90 to 0 bytes that hold no kernels;"):
+        program.compile_kernels("90")
+
+
+def test_an_nvrtc_that_does_not_load_is_not_taken_for_the_driver(monkeypatch) -> None:
+    def missing(*arguments):
+        raise RuntimeError('Failure finding "libnvrtc.so.13"')
+
+    fake = types.SimpleNamespace(nvrtcCreateProgram=missing)
+    monkeypatch.setattr("cuda.bindings.nvrtc", fake, raising=False)
+    monkeypatch.setitem(sys.modules, "cuda.bindings.nvrtc", fake)
+    with pytest.raises(EngineError, match=r'whose library does not load here \(Failure finding "libnvrtc.so.13"\)'):
+        program.compile_kernels("90")
 
 
 def test_a_cache_that_cannot_be_written_is_logged_and_leaves_nothing(tmp_path, caplog) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+from closeness import assert_near, assert_same_pixels
 
 from himar_runtime import Bundle, Device, Pipeline, load_engine, load_networks
 from himar_runtime.ort_placed import RUNS_BEFORE
@@ -50,23 +51,19 @@ def on_gpu(gpu_bundle) -> Pipeline:
     return pipeline
 
 
-def _relative(values: np.ndarray, wanted: np.ndarray) -> float:
-    return float(np.linalg.norm(values - wanted) / np.linalg.norm(wanted))
-
-
 @pytest.mark.parametrize("batch", [1, 8, 64])
 def test_the_gpu_gives_the_cpus_images(on_cpu, on_gpu, batch: int) -> None:
     cpu, gpu = (pipeline.generate(LABELS[:batch], seed=5) for pipeline in (on_cpu, on_gpu))
-    assert np.abs(gpu.images.astype(int) - cpu.images).max() <= 1
-    assert _relative(gpu.latents, cpu.latents) <= 1e-3
+    assert_same_pixels(gpu.images, cpu.images)
+    assert_near(gpu.latents, cpu.latents, 1e-3)
 
 
 def test_solvers_give_the_cpus_images(on_cpu, on_gpu) -> None:
     short = {"low_diffusion_steps": 6, "high_diffusion_steps": 5, "temperature": 1.0}
     for solvers in ({"low_solver": "dpm++", "high_solver": "ddim"}, {"low_solver": "ddim", "high_solver": "dpm++"}):
         cpu, gpu = (pipeline.generate(LABELS[:8], seed=5, **short, **solvers) for pipeline in (on_cpu, on_gpu))
-        assert np.abs(gpu.images.astype(int) - cpu.images).max() <= 1
-        assert _relative(gpu.latents, cpu.latents) <= 1e-3
+        assert_same_pixels(gpu.images, cpu.images)
+        assert_near(gpu.latents, cpu.latents, 1e-3)
 
 
 @pytest.mark.parametrize("batch", [1, 8, 64])
@@ -90,7 +87,7 @@ def test_every_engine_gives_the_cpus_numbers_under_guidance(gpu_bundle, digits_b
                 inputs[tensor.name] = rng.standard_normal(shape, np.float32)
         wanted = expected[name].run(inputs)
         for output, values in engine.run(inputs).items():
-            assert _relative(values, wanted[output]) <= 1e-4, (name, output)
+            assert_near(values, wanted[output], 1e-4, f"{name}: {output}")
 
 
 def test_the_resident_loop_gives_the_loop_on_the_host(gpu_bundle, on_gpu) -> None:
@@ -98,7 +95,7 @@ def test_the_resident_loop_gives_the_loop_on_the_host(gpu_bundle, on_gpu) -> Non
     networks = load_networks(bundle, Device.parse("cuda:0"), None)
     host = Pipeline(bundle, HostRunner(networks, bundle.manifest.model))
     one, other = (pipeline.generate(LABELS[:8], seed=5) for pipeline in (host, on_gpu))
-    assert _relative(one.latents, other.latents) <= 1e-4
+    assert_near(one.latents, other.latents, 1e-4)
 
 
 def test_three_runs_are_equal_bit_for_bit(on_gpu) -> None:
@@ -145,7 +142,7 @@ def test_lanes_that_record_at_once_give_what_one_gives(on_gpu, recorded) -> None
     expected = [on_gpu.generate([label] * 3, seed=9).latents for label in range(4)]
     found = _from_four_threads(recorded)
     for one, other in zip(expected, found, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+        assert_near(one, other, 1e-4)
 
 
 class _Counting:
@@ -241,7 +238,7 @@ def test_clones_from_four_threads_give_what_one_gives(on_gpu) -> None:
     expected = [on_gpu.generate([label] * 3, seed=9).latents for label in range(4)]
     found = _from_four_threads(on_gpu)
     for one, other in zip(expected, found, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+        assert_near(one, other, 1e-4)
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])

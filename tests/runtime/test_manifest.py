@@ -224,3 +224,17 @@ def test_a_gpu_that_is_none_is_refused(bundle_path: Path, change: dict[str, Any]
     values["backend"] |= change
     with pytest.raises(BundleError, match=r"compute capability .*; it must be like '9.0'"):
         _parse(values)
+
+
+def test_class_names_are_read_where_they_are_there(bundle_path: Path) -> None:
+    values = _read(bundle_path)
+    assert _parse(values).class_names is None
+    classes = values["model"]["classes"]
+    values["model"]["class_names"] = [f"class {number}" for number in range(classes)]
+    assert _parse(values).class_names == tuple(f"class {number}" for number in range(classes))
+    values["model"]["class_names"] = None
+    assert _parse(values).class_names is None
+    for wrong in (["one"] * (classes + 1), [1] * classes, "names", {}):
+        values["model"]["class_names"] = wrong
+        with pytest.raises(BundleError, match="class_names"):
+            _parse(values)

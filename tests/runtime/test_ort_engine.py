@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -13,10 +14,11 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from closeness import assert_near
 
 from himar_kernels import EngineError, InputError
 from himar_kernels.fused_library import VARIABLE
-from himar_runtime import Bundle, ComponentSpec, Device, TensorSpec, load_engine
+from himar_runtime import Bundle, ComponentSpec, Device, TensorSpec, load_engine, ort_session
 from himar_runtime.ort_engine import OrtEngine
 from himar_runtime.ort_placed import GraphNumbers, PlacedRuns
 from himar_runtime.ort_session import GRAPHS_VARIABLE, _load, _say_once, records_graphs, use_fused_operators
@@ -219,6 +221,17 @@ def test_devices_are_read() -> None:
     assert str(Device.parse("cpu")) == "cpu"
 
 
+def test_the_default_of_threads_is_what_the_process_was_given(
+    bundle_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = Bundle.open(bundle_path)
+    for cores, cpus, wanted in ((1, 2, 1), (3, 4, 3), (4, 4, 0)):  # 0: ONNX Runtime's own choice
+        monkeypatch.setattr(ort_session, "default_threads", lambda cores=cores: cores)
+        monkeypatch.setattr(os, "cpu_count", lambda cpus=cpus: cpus)
+        engine = load_engine(bundle, "mlp_head", CPU, None)
+        assert engine._session.get_session_options().intra_op_num_threads == wanted  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("threads", [0, -1, 1.5, True, "2"])
 def test_threads_must_be_a_count(bundle_path: Path, threads: object) -> None:
     with pytest.raises(InputError, match=r"threads is .* at least 1"):
@@ -236,7 +249,7 @@ def test_the_gpu_gives_the_cpus_numbers(bundle_path: Path) -> None:
     engine = load_engine(bundle, "mlp_head", Device.parse("cuda:0"), None)
     engine.bind({"condition": inputs.pop("condition")})
     for _ in range(2):
-        assert np.allclose(engine.run(inputs)["prediction"], expected, atol=1e-4)
+        assert_near(engine.run(inputs)["prediction"], expected, 1e-4)
 
 
 def test_a_file_that_is_no_library_of_operators_is_named(monkeypatch, tmp_path):

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import onnx.parser
 import pytest
+from closeness import COMPONENT, assert_near, distance
 
 from himar_kernels import EngineError
 from himar_runtime import Bundle, ComponentSpec, Device, TensorSpec
@@ -49,7 +50,7 @@ def test_parts_give_the_whole_calls_numbers_at_any_number_of_rows(bundle: Bundle
         engine.bind({"condition": inputs["condition"]})
         found = engine.run({"x": inputs["x"], "timestep": inputs["timestep"]})["prediction"]
         assert _parts(engine) == (min(rows, THREADS) if rows > 1 else 0)
-        assert np.allclose(found, whole.run(inputs)["prediction"], atol=1e-6)
+        assert_near(found, whole.run(inputs)["prediction"], COMPONENT)
 
 
 def test_outputs_of_another_engine_are_cut_where_they_lie(bundle: Bundle) -> None:
@@ -59,7 +60,7 @@ def test_outputs_of_another_engine_are_cut_where_they_lie(bundle: Bundle) -> Non
         there = first.run_on_device(_head_inputs(5, seed))["prediction"]
         found = second.run({**inputs, "x": there})["prediction"]
         expected = _load(bundle, "dit_head", 1).run({**inputs, "x": there.numpy()})["prediction"]
-        assert np.allclose(found, expected, atol=1e-6)
+        assert_near(found, expected, COMPONENT)
 
 
 def test_a_decoder_is_cut_though_the_session_alone_knows_an_images_size(bundle: Bundle) -> None:
@@ -68,7 +69,7 @@ def test_a_decoder_is_cut_though_the_session_alone_knows_an_images_size(bundle: 
         latent = np.random.default_rng(side).standard_normal((images, 2, side, side)).astype(np.float32)
         found = engine.run({"latent": latent})["image"]
         assert _parts(engine) == min(images, THREADS)
-        assert np.allclose(found, whole.run({"latent": latent})["image"], atol=1e-6)
+        assert_near(found, whole.run({"latent": latent})["image"], COMPONENT)
 
 
 def test_lanes_that_share_the_workers_keep_their_own_results(bundle: Bundle) -> None:
@@ -78,7 +79,7 @@ def test_lanes_that_share_the_workers_keep_their_own_results(bundle: Bundle) -> 
 
     def work(seed: int) -> bool:
         runs = (lanes[seed].run(_head_inputs(6, seed))["prediction"] for _ in range(20))
-        return all(np.allclose(run, expected[seed], atol=1e-6) for run in runs)
+        return all(distance(run, expected[seed]) <= COMPONENT for run in runs)
 
     with ThreadPoolExecutor(3) as pool:
         assert all(pool.map(work, range(3)))

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from closeness import SAME_ENGINES, assert_near, assert_same_pixels
 
 from himar_kernels import EngineError, InputError, PhiloxDraws, SamplingConfig
 from himar_runtime import Pipeline, Progress, Result
@@ -26,9 +27,9 @@ def _same(result: Result, expected: Result, of: slice = slice(None)) -> None:
         (result.latents, expected.latents[of]),
         (result.low_latents, expected.low_latents[of]),
     ):
-        assert np.linalg.norm(found - wanted) < 1e-5 * np.linalg.norm(wanted)
+        assert_near(found, wanted, SAME_ENGINES)
     assert result.images is not None and expected.images is not None
-    assert np.abs(result.images.astype(int) - expected.images[of]).max() <= 1
+    assert_same_pixels(result.images, expected.images[of])
 
 
 def test_shapes_types_and_the_default_setting(pipeline: Pipeline) -> None:

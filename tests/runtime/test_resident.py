@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from closeness import RUN, SAME_ENGINES, assert_near, assert_same_pixels
 
 sys.path.insert(0, str(Path(__file__).parent))
 from resident_pipelines import host_pipeline, lane_of, resident_pipeline, same
@@ -81,8 +82,8 @@ def test_previews_are_those_of_the_loop_on_the_host(resident, bundle_path: Path)
     # The device may be a step ahead of what it reports, never behind.
     for index, (low, pixels) in enumerate(seen["resident"]):
         ahead = seen["host"][min(index + 1, len(seen["host"]) - 1)]
-        assert np.linalg.norm(low - ahead[0]) <= 1e-5 * np.linalg.norm(ahead[0])
-        assert np.abs(pixels.astype(int) - ahead[1]).max() <= 1
+        assert_near(low, ahead[0], SAME_ENGINES)
+        assert_same_pixels(pixels, ahead[1])
 
 
 def test_progress_comes_one_step_behind_and_can_cancel(resident, bundle_path: Path) -> None:
@@ -176,4 +177,4 @@ def test_recorded_runs_of_the_released_model(resident, request, model: str, case
     pipeline = resident(path)
     result = pipeline.generate(recorded.labels, draws=RecordedDraws(arrays, case), sampling=recorded.sampling)
     latents = result.latents * np.float32(pipeline.bundle.manifest.model.vae_scale)
-    assert np.linalg.norm(latents - recorded.latent) <= 1e-4 * np.linalg.norm(recorded.latent)
+    assert_near(latents, recorded.latent, RUN)

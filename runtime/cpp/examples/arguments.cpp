@@ -4,12 +4,10 @@
 
 #include <cerrno>
 #include <cstdlib>
-#include <limits>
-#include <sstream>
+
+#include "labels.h"
 
 namespace {
-
-constexpr std::int64_t kMostLabels = 1'000'000;
 
 std::uint64_t seed_of(const std::string& text) {
     const bool digits = !text.empty() && text.find_first_not_of("0123456789") == std::string::npos;
@@ -17,30 +15,6 @@ std::uint64_t seed_of(const std::string& text) {
     const unsigned long long value = digits ? std::strtoull(text.c_str(), nullptr, 10) : 0;
     if (!digits || errno != 0) throw UsageError("--seed is '" + text + "'; it must be a whole number from 0 to 2^64-1.");
     return value;
-}
-
-void check_count(std::int64_t images) {
-    if (images > kMostLabels)
-        throw UsageError("--labels and --count ask for " + std::to_string(images) + " images; at most " +
-                         std::to_string(kMostLabels) + " can be made in one run, so ask for fewer, and go on with "
-                         "--first-index.");
-}
-
-// "0,3,5-9" as a list.
-std::vector<std::int64_t> labels_of(const std::string& text) {
-    std::vector<std::int64_t> labels;
-    std::istringstream parts(text);
-    for (std::string part; std::getline(parts, part, ',');) {
-        const std::size_t dash = part.find('-');
-        constexpr std::int64_t most = std::numeric_limits<std::int32_t>::max();
-        const std::int64_t first = whole("--labels", part.substr(0, dash), 0, most);
-        const std::int64_t last = dash == std::string::npos ? first : whole("--labels", part.substr(dash + 1), 0, most);
-        if (last < first) throw UsageError("the range '" + part + "' runs backwards; write it the other way round.");
-        check_count(static_cast<std::int64_t>(labels.size()) + last - first + 1);
-        for (std::int64_t label = first; label <= last; ++label) labels.push_back(label);
-    }
-    if (labels.empty()) throw UsageError("--labels is empty; write for example 0,3,5-9.");
-    return labels;
 }
 
 himar_guidance_schedule schedule_of(const std::string& text) {
@@ -77,8 +51,6 @@ const option kOptions[] = {
 Arguments read_arguments(int count, char** values) {
     Arguments read;
     himar::GenerateOptions& g = read.generate;
-    std::vector<std::int64_t> labels;
-    std::int64_t of_each = 1;
     constexpr std::int64_t most_steps = 1 << 30;
     opterr = 0;
     int place = 0;
@@ -86,8 +58,8 @@ Arguments read_arguments(int count, char** values) {
         if (found != 0) throw UsageError(std::string("'") + values[optind - 1] + "' is no option, or lacks its value.");
         const std::string name = kOptions[place].name, text = optarg == nullptr ? "" : optarg, option = "--" + name;
         const auto steps = [&] { return static_cast<std::int32_t>(whole(option, text, 1, most_steps)); };
-        if (name == "labels") labels = labels_of(text);
-        else if (name == "count") of_each = whole(option, text, 1, kMostLabels);
+        if (name == "labels") read.labels = text;
+        else if (name == "count") read.count = whole(option, text, 1, kMostLabels);
         else if (name == "seed") g.seed = seed_of(text);
         else if (name == "first-index") g.first_index = static_cast<std::uint64_t>(whole(option, text, 0, 0xFFFFFFFF));
         else if (name == "sampling") g.sampling = text;
@@ -114,20 +86,20 @@ Arguments read_arguments(int count, char** values) {
     if (read.help || read.version) return read;
     if (optind != count - 1) throw UsageError("give one bundle, a folder that `himar-export build` wrote.");
     read.bundle = values[optind];
-    if (labels.empty()) throw UsageError("--labels is missing; write for example --labels 0,3,5-9.");
-    check_count(static_cast<std::int64_t>(labels.size()) * of_each);
-    for (const std::int64_t label : labels) g.labels.insert(g.labels.end(), static_cast<std::size_t>(of_each), label);
+    if (read.labels.empty()) throw UsageError("--labels is missing; write for example --labels 0,3,5-9.");
+    read_labels(read.labels, read.count, nullptr);
     return read;
 }
 
 const char* help_text() {
     return "himar-generate BUNDLE --labels 0,3,5-9 [options]: make images of classes with the engines of BUNDLE.\n"
            "\n"
-           "  --labels LIST            classes: numbers and ranges\n"
+           "  --labels LIST            classes: numbers, ranges, and names where the bundle has them: 3,5-9,tench;\n"
+           "                           digits are always a number\n"
            "  --count N                images of each class (1)\n"
            "  --seed N                 same seed, same images (0)\n"
            "  --first-index N          image index of the first image (0)\n"
-           "  --out FOLDER             write SEED-INDEX-LABEL.png there, each with its recipe\n"
+           "  --out FOLDER             write SEED-INDEX-LABEL.png there, each with its recipe; or FILE.png for one image\n"
            "  --repeat N               generate N times and report latency percentiles (1)\n"
            "  --sampling NAME          one of the bundle's settings; its first if not given\n"
            "  --guidance, --low-guidance, --high-guidance, --temperature X\n"
@@ -136,7 +108,8 @@ const char* help_text() {
            "  --low-solver, --high-solver ddpm|ddim|dpm++\n"
            "  --device cpu             where the engines run: cpu, cuda or cuda:N\n"
            "  --backend onnxruntime    run the bundle's ONNX graphs whatever it was built for\n"
-           "  --threads N              CPU threads of one operator; all cores if not given\n"
+           "  --threads N              CPU threads of one engine run; by default the CPUs it may use\n"
+           "                           (affinity, OMP_NUM_THREADS, container quota)\n"
            "  --json                   print the outcome as JSON\n"
            "  --version, --help\n"
            "\n"

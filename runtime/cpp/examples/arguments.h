@@ -10,8 +10,10 @@
 struct Arguments {
     std::string bundle;
     himar::LoadOptions load;
-    himar::GenerateOptions generate;  // labels already repeated by --count
-    std::string out;                  // folder; "" writes nothing
+    himar::GenerateOptions generate;  // without its labels, which the bundle may have names for
+    std::string labels;               // for read_labels
+    std::int64_t count = 1;           // images of each
+    std::string out;                  // folder, or .png for one image; "" writes nothing
     std::int64_t repeat = 1;
     bool json = false, help = false, version = false;
 };

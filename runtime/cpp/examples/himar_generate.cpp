@@ -12,6 +12,7 @@
 
 #include "arguments.h"
 #include "himar/himar.hpp"
+#include "labels.h"
 #include "output.h"
 
 namespace {
@@ -62,16 +63,19 @@ void report(const Arguments& arguments, Times times, std::size_t images) {
 int generate(Arguments& arguments) {
     Times times;
     if (!arguments.out.empty()) prepare_output(arguments.out);
+    himar::GenerateOptions& options = arguments.generate;
     const double start = now();
     himar::Pipeline pipeline = himar::Pipeline::load(arguments.bundle, arguments.load);
     times.start_up = now() - start;
     if (!arguments.out.empty() && pipeline.info().has_decoder == 0)
         throw himar::Error(HIMAR_ERROR_INPUT, arguments.bundle + " has no VAE decoder, so it gives latents, not images; "
                                               "build it again with --vae, or leave --out away.");
-    arguments.generate.on_step = [](const himar::Progress&) { return stop == 0; };
+    options.labels = read_labels(arguments.labels, arguments.count, &pipeline);
+    if (!arguments.out.empty()) check_output(arguments.out, options.labels.size());
+    options.on_step = [](const himar::Progress&) { return stop == 0; };
     for (std::int64_t run = 0; run < arguments.repeat; ++run) {
-        const himar::Result result = pipeline.generate(arguments.generate);
-        if (run == 0 && !arguments.out.empty()) write_images(arguments.out, arguments.generate, result);  // also what was done before Ctrl-C
+        const himar::Result result = pipeline.generate(options);
+        if (run == 0 && !arguments.out.empty()) write_images(arguments.out, options, result);  // also what was done before Ctrl-C
         if (result.cancelled()) {
             std::fprintf(stderr, "stopped after %zu finished images.\n", result.labels().size());
             return 130;
@@ -79,7 +83,7 @@ int generate(Arguments& arguments) {
         times.runs.push_back(result.seconds());
         times.outside_engines.push_back(1 - result.engine_seconds() / result.seconds());
     }
-    report(arguments, times, arguments.generate.labels.size());
+    report(arguments, times, options.labels.size());
     return 0;
 }
 

@@ -2,9 +2,12 @@
 
 #include <unistd.h>
 
+#include <algorithm>
+#include <cctype>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <set>
 #include <stdexcept>
 #include <string>
 #include <system_error>
@@ -13,27 +16,66 @@
 
 namespace fs = std::filesystem;
 
-void prepare_output(const fs::path& folder) {
-    const auto refuse = [&](const std::string& why) {
-        throw std::runtime_error("--out is '" + folder.string() + "', " + why + "; give a folder that can be written.");
-    };
-    std::error_code failed;
-    const fs::file_status found = fs::status(folder, failed);
-    if (fs::exists(found) && !fs::is_directory(found)) refuse("which is a file, not a folder");
-    fs::create_directories(folder, failed);
-    if (failed) refuse("which cannot be made (" + failed.message() + ")");
-    if (::access(folder.c_str(), W_OK | X_OK) != 0) refuse(std::string("which cannot be written (") + std::strerror(errno) + ")");
+namespace {
+
+std::string ending_of(const fs::path& path) {
+    std::string ending = path.extension().string();
+    std::transform(ending.begin(), ending.end(), ending.begin(), [](unsigned char each) { return std::tolower(each); });
+    return ending;
 }
 
-void write_images(const fs::path& folder, const himar::GenerateOptions& options, const himar::Result& result) {
+bool is_png(const fs::path& path) { return ending_of(path) == ".png" && !fs::is_directory(path); }
+
+// Endings of files that nobody means for a folder: images, arrays, archives.
+bool is_other_file(const fs::path& path) {
+    static const std::set<std::string> endings = {
+        ".apng", ".avif", ".avifs", ".bmp", ".bz2", ".dib", ".eps", ".exr", ".gif", ".gz", ".hdr", ".heic", ".heif", ".icns",
+        ".ico", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpf", ".jpg", ".jpx", ".json", ".jxl", ".mp4", ".npy", ".npz",
+        ".pbm", ".pdf", ".pgm", ".pnm", ".ppm", ".psd", ".pt", ".pth", ".qoi", ".safetensors", ".svg", ".tar", ".tga", ".tgz",
+        ".tif", ".tiff", ".txt", ".webm", ".webp", ".xz", ".zip"};
+    return endings.count(ending_of(path)) != 0 && !fs::is_directory(path);
+}
+
+[[noreturn]] void refuse(const fs::path& out, const std::string& why) {
+    throw std::runtime_error("--out is '" + out.string() + "', " + why + "; give a folder that can be written.");
+}
+
+void require_writable(const fs::path& folder, const fs::path& out) {
+    if (::access(folder.c_str(), W_OK | X_OK) != 0)
+        refuse(out, std::string("which cannot be written (") + std::strerror(errno) + ")");
+}
+
+}  // namespace
+
+void prepare_output(const fs::path& out) {
+    std::error_code failed;
+    if (is_other_file(out))
+        throw std::runtime_error("--out is '" + out.string() + "', which is not written; give a folder, or a .png for one "
+                                 "image.");
+    if (is_png(out)) return require_writable(out.has_parent_path() ? out.parent_path() : ".", out);
+    const fs::file_status found = fs::status(out, failed);
+    if (fs::exists(found) && !fs::is_directory(found)) refuse(out, "which is a file, not a folder");
+    fs::create_directories(out, failed);
+    if (failed) refuse(out, "which cannot be made (" + failed.message() + ")");
+    require_writable(out, out);
+}
+
+void check_output(const fs::path& out, std::size_t images) {
+    if (is_png(out) && images != 1)
+        throw std::runtime_error("--out is '" + out.string() + "', which holds one image, but " + std::to_string(images) +
+                                 " are asked for; give a folder.");
+}
+
+void write_images(const fs::path& out, const himar::GenerateOptions& options, const himar::Result& result) {
     const himar::View<std::uint8_t> images = result.images();
     const himar::View<std::int64_t> labels = result.labels();
+    const bool one = is_png(out);
     for (std::size_t i = 0; i < labels.size(); ++i) {
         char index[32];
         std::snprintf(index, sizeof index, "%05llu", static_cast<unsigned long long>(options.first_index + i));
         const std::string name = std::to_string(options.seed) + "-" + index + "-" + std::to_string(labels[i]) + ".png";
         const auto image = images.image(static_cast<std::int64_t>(i));
-        write_png(folder / name, image.data(), static_cast<std::uint32_t>(image.shape()[2]),
+        write_png(one ? out : out / name, image.data(), static_cast<std::uint32_t>(image.shape()[2]),
                   static_cast<std::uint32_t>(image.shape()[1]), result.recipe(i));
     }
 }

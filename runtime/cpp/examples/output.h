@@ -5,9 +5,13 @@
 
 #include "himar/himar.hpp"
 
-// Make the folder if it is missing. std::runtime_error, before any time is spent on images, when it is a file or cannot
-// be written.
-void prepare_output(const std::filesystem::path& folder);
+// Make the folder if it is missing; of a .png the folder that it goes into must be there. std::runtime_error, before any
+// time is spent on images, when it is a file or cannot be written, or names another kind of file.
+void prepare_output(const std::filesystem::path& out);
 
-// Write every image of a result as SEED-INDEX-LABEL.png with its recipe. std::runtime_error when one cannot be written.
-void write_images(const std::filesystem::path& folder, const himar::GenerateOptions& options, const himar::Result& result);
+// std::runtime_error when `out` is a .png and there is not one image.
+void check_output(const std::filesystem::path& out, std::size_t images);
+
+// Write every image of a result with its recipe: as SEED-INDEX-LABEL.png in a folder, or the only one as the .png.
+// std::runtime_error when one cannot be written.
+void write_images(const std::filesystem::path& out, const himar::GenerateOptions& options, const himar::Result& result);

@@ -3,6 +3,7 @@
 #include <getopt.h>
 
 #include "command_line.h"
+#include "origins.h"
 
 namespace {
 
@@ -14,7 +15,8 @@ const option kOptions[] = {
     {"threads", required_argument, nullptr, 0},    {"backend", required_argument, nullptr, 0},
     {"queue", required_argument, nullptr, 0},      {"max-images", required_argument, nullptr, 0},
     {"max-body", required_argument, nullptr, 0},   {"timeout", required_argument, nullptr, 0},
-    {"drain-seconds", required_argument, nullptr, 0}, {"help", no_argument, nullptr, 0},
+    {"drain-seconds", required_argument, nullptr, 0}, {"keep-alive", required_argument, nullptr, 0},
+    {"allow-origin", required_argument, nullptr, 0},  {"help", no_argument, nullptr, 0},
     {"version", no_argument, nullptr, 0},          {nullptr, 0, nullptr, 0},
 };
 
@@ -24,6 +26,14 @@ double seconds(const std::string& option, const std::string& text, bool zero_is_
         throw UsageError(option + " is '" + text + "'; it must be " + (zero_is_fine ? "from 0" : "more than 0, and up") +
                          " to 1000000 seconds.");
     return value;
+}
+
+std::string allowed_origin(const std::string& text) {
+    const auto origin = himar::service::origin_of(text);
+    if (!origin)
+        throw UsageError("--allow-origin: '" + text + "' is no origin; write SCHEME://HOST or SCHEME://HOST:PORT without a "
+                         "path, or *.");
+    return *origin;
 }
 
 }  // namespace
@@ -47,6 +57,8 @@ Arguments read_arguments(int count, char** values) {
         else if (name == "max-body") read.max_body = size(std::int64_t{1} << 30);
         else if (name == "timeout") read.timeout = seconds(option, text, false);
         else if (name == "drain-seconds") read.drain_seconds = seconds(option, text, true);
+        else if (name == "keep-alive") read.keep_alive = seconds(option, text, true);
+        else if (name == "allow-origin") read.allow_origin.push_back(allowed_origin(text));
         else if (name == "help") read.help = true;
         else if (name == "version") read.version = true;
     }
@@ -67,8 +79,13 @@ const char* help_text() {
            "  --max-body BYTES         size of a request's body (1048576)\n"
            "  --timeout SECONDS        from acceptance to answer; then 504 (60)\n"
            "  --drain-seconds SECONDS  after SIGTERM or Ctrl-C, time to finish what is accepted (30)\n"
+           "  --keep-alive SECONDS     that a connection may be idle between two requests: longer than those of a\n"
+           "                           proxy in front; 0 closes each after its answer (75)\n"
+           "  --allow-origin ORIGIN    of web pages that may use the server, for example https://app.example; * for\n"
+           "                           all; may be repeated\n"
            "  --device NAME            where the engines run: cpu, cuda or cuda:N (cpu)\n"
-           "  --threads N              CPU threads of one operator; 0 takes all cores (0)\n"
+           "  --threads N              CPU threads of one engine run; 0: the CPUs it may use (affinity,\n"
+           "                           OMP_NUM_THREADS, container quota) (0)\n"
            "  --backend onnxruntime    run the bundle's ONNX graphs whatever it was built for\n"
            "  --version, --help\n"
            "\n"

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "himar/himar.hpp"
 
@@ -17,6 +18,8 @@ struct Arguments {
     std::size_t max_body = 1 << 20;  // bytes
     double timeout = 60;           // seconds from acceptance to answer
     double drain_seconds = 30;
+    double keep_alive = 75;  // seconds that a connection may be idle between two requests
+    std::vector<std::string> allow_origin;
     bool help = false, version = false;
 };
 

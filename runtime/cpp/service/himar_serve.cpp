@@ -53,6 +53,8 @@ Settings settings_of(const Arguments& arguments) {
     settings.limits = {arguments.max_images, arguments.queue, arguments.timeout};
     settings.max_body = arguments.max_body;
     settings.device = arguments.load.device;
+    settings.keep_alive = arguments.keep_alive;
+    settings.allow_origin = arguments.allow_origin;
     return settings;
 }
 

@@ -1,14 +1,20 @@
 // A histogram of seconds as Prometheus reads it.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <string>
+#include <vector>
 
 namespace himar::service {
 
+// The edges in seconds of requests that may take `timeout`: up to a minute, and on to the first that it does not exceed.
+std::vector<double> edges_up_to(double timeout);
+
 class Histogram {
 public:
+    // edges: ascending.
+    explicit Histogram(std::vector<double> edges);
+
     // Count a value of at least 0.
     void observe(double seconds);
 
@@ -16,11 +22,8 @@ public:
     std::string text(const std::string& name, const std::string& help) const;
 
 private:
-    static constexpr std::array<const char*, 13> kLabels = {"0.005", "0.01", "0.025", "0.05", "0.1", "0.25", "0.5",
-                                                            "1",     "2.5",  "5",     "10",   "30",  "60"};
-    static constexpr std::array<double, 13> kEdges = {0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60};
-
-    std::array<std::uint64_t, kEdges.size() + 1> counts_{};  // of each bucket alone; the last is beyond every edge
+    std::vector<double> edges_;
+    std::vector<std::uint64_t> counts_;  // of each bucket alone; the last is beyond every edge
     double sum_ = 0;
 };
 

@@ -59,11 +59,11 @@ bool is_compressed(const httplib::Request& request) {
     return !encoding.empty() && encoding != "identity";
 }
 
-bool wants_png(const httplib::Request& request) {
-    std::string accepted;
-    for (std::size_t i = 0; i < request.get_header_value_count("Accept"); ++i)
-        accepted += "," + lower(request.get_header_value("Accept", "", i));
-    return accepted.find("image/png") != std::string::npos && accepted.find("application/json") == std::string::npos;
+std::string all_values(const httplib::Request& request, const std::string& name) {
+    std::string all;
+    for (std::size_t i = 0; i < request.get_header_value_count(name); ++i)
+        all += (i == 0 ? "" : ",") + request.get_header_value(name, "", i);
+    return all;
 }
 
 }  // namespace himar::service

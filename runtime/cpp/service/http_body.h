@@ -26,7 +26,7 @@ bool is_json(const httplib::Request& request);
 // True when the body has a Content-Encoding.
 bool is_compressed(const httplib::Request& request);
 
-// True when Accept names image/png and not application/json.
-bool wants_png(const httplib::Request& request);
+// The values of a header of which there may be several, with commas between them.
+std::string all_values(const httplib::Request& request, const std::string& name);
 
 }  // namespace himar::service

@@ -51,11 +51,11 @@ Images::Images(std::vector<Pipeline> pipelines, const Limits& limits, Metrics& m
       lanes_(runs_of(pipelines_, [this](Pipeline& pipeline, const Job& job) { return run(pipeline, job); }),
              limits.queue) {}
 
-Answer Images::answer(const std::string& body, bool png_wanted, const std::function<bool()>& gone) {
-    bool latents = false;
+Answer Images::answer(const std::string& body, const std::string& accept_header, const std::function<bool()>& gone) {
+    Form form;
     std::shared_ptr<Job> job;
     try {
-        job = accept(body, png_wanted, latents);
+        job = accept(body, accept_header, form);
     } catch (const Refusal& refusal) {
         Answer answer = error_answer(refusal.status, refusal.what());
         if (refusal.status == 429) answer.headers.emplace_back("Retry-After", "1");
@@ -68,7 +68,7 @@ Answer Images::answer(const std::string& body, bool png_wanted, const std::funct
     if (job->cancel == Cancel::kDisconnect || (job->cancel == Cancel::kNone && gone()))
         answer = error_answer(499, "the client went away.");
     else
-        answer = finished(*job, png_wanted, latents);
+        answer = finished(*job, form);
     answer.queued = job->queued;
     answer.seconds = seconds_since(job->accepted);
     if (answer.status != 499) metrics_.took(answer.seconds);
@@ -76,18 +76,13 @@ Answer Images::answer(const std::string& body, bool png_wanted, const std::funct
 }
 
 // In the order that a client is told what is wrong.
-std::shared_ptr<Job> Images::accept(const std::string& body, bool png_wanted, bool& latents) {
+std::shared_ptr<Job> Images::accept(const std::string& body, const std::string& accepted, Form& form) {
     ImageRequest request = read_image_request(body, limits_.images, info());
-    latents = request.latents;
+    form.latents = request.latents;
     check(pipelines_.front(), request.options);
-    if ((png_wanted || !latents) && info().has_decoder == 0)
+    if (!form.latents && info().has_decoder == 0)
         throw Refusal(400, "this bundle has no VAE decoder, so it gives no PNG; ask for \"output\": \"latents\".");
-    if (png_wanted && latents)
-        throw Refusal(406, "latents cannot be answered as image/png; accept application/json.");
-    if (png_wanted && request.options.labels.size() != 1)
-        throw Refusal(406, "an answer of type image/png holds one image, but labels holds " +
-                               std::to_string(request.options.labels.size()) +
-                               "; ask for one label, or accept application/json.");
+    form.bare_png = is_bare(accepted, request.options.labels.size(), form.latents);
     auto job = std::make_shared<Job>(std::move(request.options));
     switch (lanes_.submit(job)) {
         case Lanes::Accepted::kFull: throw Refusal(429, "every queue is full; ask again in a second.");
@@ -97,12 +92,26 @@ std::shared_ptr<Job> Images::accept(const std::string& body, bool png_wanted, bo
     return job;
 }
 
+// Whether to answer with the PNG itself: where it is possible, and preferred to JSON. Refusal 406 when the answer would be
+// of a type that is not accepted.
+bool Images::is_bare(const std::string& accept, std::size_t images, bool latents) {
+    const Accepted accepted = read_accept(accept);
+    if (images == 1 && !latents && accepted.png > accepted.json) return true;
+    if (accepted.json > 0) return false;
+    if (accepted.png == 0)
+        throw Refusal(406, "Accept is '" + accept.substr(0, 200) +
+                               "'; answers are application/json, or image/png for one label: accept one of them.");
+    if (latents) throw Refusal(406, "latents cannot be answered as image/png; accept application/json.");
+    throw Refusal(406, "an answer of type image/png holds one image, but labels holds " + std::to_string(images) +
+                           "; ask for one label, or accept application/json.");
+}
+
 void Images::give_up_if_due(const std::shared_ptr<Job>& job, Clock::time_point end, const std::function<bool()>& gone) {
     const Cancel why = gone() ? Cancel::kDisconnect : Clock::now() >= end ? Cancel::kTimeout : Cancel::kNone;
     if (why != Cancel::kNone && lanes_.cancel(job, why)) metrics_.cancelled(why);
 }
 
-Answer Images::finished(Job& job, bool png_wanted, bool latents) {
+Answer Images::finished(Job& job, Form form) {
     if (job.cancel == Cancel::kTimeout)
         return error_answer(504, "the request took more than " + shown(limits_.timeout) +
                                      " seconds; ask for fewer images, or again when the service is less busy.");
@@ -114,12 +123,12 @@ Answer Images::finished(Job& job, bool png_wanted, bool latents) {
     if (!outcome.result) return error_answer(outcome.status == HIMAR_ERROR_INPUT ? 400 : 500, outcome.sentence);
     Answer answer;
     answer.images = outcome.result->labels().size();
-    if (png_wanted) {
+    if (form.bare_png) {
         answer.type = "image/png";
         answer.body = png_of(*outcome.result, 0);
         answer.headers.emplace_back("X-Himar-Seed", std::to_string(job.options.seed));
     } else {
-        answer.body = images_json(*outcome.result, job.options.seed, latents, job.queued);
+        answer.body = images_json(*outcome.result, job.options.seed, form.latents, job.queued);
     }
     return answer;
 }

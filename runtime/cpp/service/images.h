@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "accept.h"
 #include "himar/himar.hpp"
 #include "lanes.h"
 #include "metrics.h"
@@ -35,15 +36,21 @@ public:
 
     // Answer a request, waiting for it; any number of threads at once. `gone` says whether the client went away: then the
     // request is given up, and the answer is 499.
-    Answer answer(const std::string& body, bool png_wanted, const std::function<bool()>& gone);
+    // accept: the header of that name.
+    Answer answer(const std::string& body, const std::string& accept, const std::function<bool()>& gone);
 
     himar_pipeline_info info() const { return pipelines_.front().info(); }
     Lanes& lanes() { return lanes_; }
 
 private:
-    std::shared_ptr<Job> accept(const std::string& body, bool png_wanted, bool& latents);
+    struct Form {  // of an answer
+        bool latents = false, bare_png = false;
+    };
+
+    std::shared_ptr<Job> accept(const std::string& body, const std::string& accepted, Form& form);
+    static bool is_bare(const std::string& accept, std::size_t images, bool latents);
     void give_up_if_due(const std::shared_ptr<Job>& job, Clock::time_point end, const std::function<bool()>& gone);
-    Answer finished(Job& job, bool png_wanted, bool latents);
+    Answer finished(Job& job, Form form);
     Outcome run(Pipeline& pipeline, const Job& job);
 
     const Limits limits_;

@@ -32,9 +32,8 @@ void write_line(const std::string& line) {
 
 void log_answer(const std::string& id, int status, std::size_t images, double queued, double seconds) {
     char text[160];
-    std::snprintf(text, sizeof text, "%s %d images=%zu queued=%.3f seconds=%.3f", id.c_str(), status, images, queued,
-                  seconds);
-    write_line(text);
+    std::snprintf(text, sizeof text, " %d images=%zu queued=%.3f seconds=%.3f", status, images, queued, seconds);
+    write_line(id + text);
 }
 
 void log_event(const std::string& sentence) { write_line("himar-serve: " + sentence); }

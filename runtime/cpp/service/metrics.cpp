@@ -27,6 +27,8 @@ const char* name_of(Cancel why) {
 
 }  // namespace
 
+Metrics::Metrics(double timeout) : request_seconds_(edges_up_to(timeout)), queue_seconds_(edges_up_to(timeout)) {}
+
 void Metrics::answered(int code, std::size_t images) {
     const std::lock_guard<std::mutex> guard(lock_);
     ++codes_[code];

@@ -18,6 +18,9 @@ struct BuildInfo {
 
 class Metrics {
 public:
+    // timeout: seconds that a request may take, which the histograms reach.
+    explicit Metrics(double timeout);
+
     // An answer on /v1/images; 499 counts a client that went away before it.
     void answered(int code, std::size_t images);
     void queued(double seconds);     // a lane took a request that had waited so long

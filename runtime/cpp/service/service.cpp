@@ -4,6 +4,7 @@
 #include <sys/socket.h>
 
 #include <algorithm>
+#include <cctype>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -14,6 +15,7 @@
 
 #include "answer.h"
 #include "http_body.h"
+#include "http_server.h"
 #include "log.h"
 #include "workers.h"
 
@@ -37,6 +39,26 @@ std::size_t most_read(const Settings& settings) { return std::max(2 * settings.m
 std::uint64_t random_start() {
     std::random_device device;
     return (std::uint64_t{device()} << 32) | device();
+}
+
+// At most 128 of the characters that need no quoting in a header, a log or a query.
+bool is_plain_id(const std::string& text) {
+    return !text.empty() && text.size() <= 128 &&
+           text.find_first_not_of("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-") == std::string::npos;
+}
+
+// Whether the request leaves nothing behind on its connection, as far as its method and the answer's status tell.
+bool is_over(const httplib::Request& request, int status) {
+    const bool malformed = status == 400 || status == 414 || status == 416 || status == 500;
+    const bool reads = request.method == "GET" || request.method == "HEAD" || request.method == "OPTIONS";
+    return reads && !malformed && !request.has_header("Content-Length") && !request.has_header("Transfer-Encoding");
+}
+
+// Whether the client wants the connection closed, or speaks a version that closes it.
+bool wants_close(const httplib::Request& request) {
+    std::string wanted = all_values(request, "Connection");
+    std::transform(wanted.begin(), wanted.end(), wanted.begin(), [](unsigned char each) { return std::tolower(each); });
+    return request.version != "HTTP/1.1" || wanted.find("close") != std::string::npos;
 }
 
 std::string cut(const std::string& text) { return text.size() <= 100 ? text : text.substr(0, 100) + "..."; }
@@ -72,16 +94,16 @@ Answer answer_of(int status, const httplib::Request& request, const Settings& se
 
 Service::Service(std::vector<Pipeline> pipelines, const Settings& settings)
     : settings_(settings),
+      metrics_(settings.limits.timeout),
       images_(std::move(pipelines), settings.limits, metrics_),
       build_{himar_version(), images_.info().bundle_id, settings.device},
+      origins_(settings.allow_origin),
       next_id_(random_start()),
-      server_(std::make_unique<httplib::Server>()) {
+      server_(std::make_unique<HttpServer>(settings.keep_alive)) {
     const std::size_t threads = images_.lanes().count() * (settings.limits.queue + 1) + kSpareThreads;
     workers_ = std::make_unique<Workers>(threads, kMostConnectionsWaiting);
+    server_->set_workers(*workers_);
     server_->new_task_queue = [this] { return workers_.release(); };  // once: a server listens once
-    // One request per connection: a kept connection would hold one of the threads while it is idle, and what is left of
-    // a refused body would be read as the next request.
-    server_->set_keep_alive_max_count(1);
     server_->set_payload_max_length(most_read(settings));
     server_->set_read_timeout(kReadSeconds);
     server_->set_write_timeout(kWriteSeconds);
@@ -118,6 +140,7 @@ void Service::drain() {
 void Service::stop() {
     drain();
     images_.lanes().cancel_all(Cancel::kDrain);
+    server_->end_keeping();
     server_->stop();
     listener_.join();  // with the threads that still write answers
 }
@@ -142,11 +165,43 @@ void Service::add_routes() {
         if (request.get_header_value_u64("Content-Length") <= settings_.max_body) return 100;
         return response.status = 413;
     });
-    server_->set_post_routing_handler([this](const auto&, auto& response) {
-        if (!response.has_header(kIdHeader)) response.set_header(kIdHeader, new_id());
+    server_->set_pre_routing_handler([this](const auto& request, auto& response) {
+        return answer_preflight(request, response) ? httplib::Server::HandlerResponse::Handled
+                                                   : httplib::Server::HandlerResponse::Unhandled;
     });
+    server_->set_post_routing_handler([this](const auto& request, auto& response) { finish(request, response); });
     server_->set_exception_handler([](const auto&, auto& response, std::exception_ptr) { response.status = 500; });
     server_->set_error_handler([this](const auto& request, auto& response) { answer_error(request, response); });
+}
+
+// A browser's question whether a page may send a request.
+bool Service::answer_preflight(const httplib::Request& request, httplib::Response& response) {
+    const auto path = kAllowed.find(request.path);
+    const std::string origin = request.get_header_value("Origin");
+    if (!origins_.any() || request.method != "OPTIONS" || path == kAllowed.end() || origin.empty() ||
+        !request.has_header("Access-Control-Request-Method"))
+        return false;
+    if (origins_.allows(origin)) {
+        response.status = 204;
+        for (const auto& [name, value] : preflight_headers(path->second)) response.set_header(name, value);
+    } else {
+        response.status = 403;
+        response.set_content(error_json("pages of '" + cut(origin) + "' may not use this server; start it with "
+                                        "--allow-origin for them."),
+                             "application/json");
+    }
+    return true;
+}
+
+// What every answer has, whoever made it.
+void Service::finish(const httplib::Request& request, httplib::Response& response) {
+    if (!response.has_header(kIdHeader)) response.set_header(kIdHeader, id_of(request));
+    for (const auto& [name, value] : origins_.headers(request.get_header_value("Origin"))) response.set_header(name, value);
+    if (response.status == 204) response.headers.erase("Content-Length");
+    if (is_over(request, response.status)) server_->keep_connection();
+    response.headers.erase("Keep-Alive");
+    if (draining_ || wants_close(request)) HttpServer::close_connection();
+    if (!HttpServer::keeps_connection() && !response.has_header("Connection")) response.set_header("Connection", "close");
 }
 
 void Service::post_images(const httplib::Request& request, httplib::Response& response,
@@ -168,6 +223,7 @@ Answer Service::answer_images(const httplib::Request& request, const httplib::Co
     Body body;
     const bool announced = announces_body(request);
     if (announced) body = read_body(request, reader, settings_.max_body, most_read(settings_));
+    if (announced && body.state == Body::State::kWhole) server_->keep_connection();
     if (draining_) return error_answer(503, "the service is stopping; ask another.");
     if (!is_json(request))
         return error_answer(415, "Content-Type is '" + cut(request.get_header_value("Content-Type")) +
@@ -180,7 +236,7 @@ Answer Service::answer_images(const httplib::Request& request, const httplib::Co
     if (body.state == Body::State::kTooLarge) return error_answer(413, too_large(settings_));
     if (body.state == Body::State::kBroken)
         return error_answer(400, "the body does not arrive as its headers announce it.");
-    return images_.answer(body.text, wants_png(request), request.is_connection_closed);
+    return images_.answer(body.text, all_values(request, "Accept"), request.is_connection_closed);
 }
 
 // Called for every answer of 400 and above: fills in those that no handler of ours made.
@@ -189,14 +245,16 @@ void Service::answer_error(const httplib::Request& request, httplib::Response& r
     send(request, response, answer_of(response.status, request, settings_));
 }
 
-std::string Service::new_id() {
+std::string Service::id_of(const httplib::Request& request) {
+    if (request.get_header_value_count(kIdHeader) == 1)
+        if (std::string sent = request.get_header_value(kIdHeader); is_plain_id(sent)) return sent;
     char id[24];
     std::snprintf(id, sizeof id, "%016llx", static_cast<unsigned long long>(next_id_++));
     return id;
 }
 
 void Service::send(const httplib::Request& request, httplib::Response& response, const Answer& answer) {
-    const std::string id = new_id();
+    const std::string id = id_of(request);
     response.status = answer.status;
     response.set_header(kIdHeader, id);
     for (const auto& [name, value] : answer.headers) response.set_header(name, value);

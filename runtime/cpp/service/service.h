@@ -8,22 +8,25 @@
 
 #include "images.h"
 #include "metrics.h"
+#include "origins.h"
 
 namespace httplib {
 class ContentReader;
-class Server;
 struct Request;
 struct Response;
 }  // namespace httplib
 
 namespace himar::service {
 
+class HttpServer;
 class Workers;
 
 struct Settings {
     Limits limits;
     std::size_t max_body = 1 << 20;  // bytes
     std::string device;              // for himar_build_info
+    double keep_alive = 75;          // seconds that a connection may be idle; 0 closes each after its answer
+    std::vector<std::string> allow_origin;  // as origin_of gives them
 };
 
 class Service {
@@ -50,18 +53,21 @@ private:
     void add_routes();
     void post_images(const httplib::Request& request, httplib::Response& response, const httplib::ContentReader& reader);
     Answer answer_images(const httplib::Request& request, const httplib::ContentReader& reader);
+    bool answer_preflight(const httplib::Request& request, httplib::Response& response);
+    void finish(const httplib::Request& request, httplib::Response& response);
     void answer_error(const httplib::Request& request, httplib::Response& response);
-    std::string new_id();  // 16 hexadecimal digits
+    std::string id_of(const httplib::Request& request);  // the caller's, if it is one plain id; else 16 new digits
     void send(const httplib::Request& request, httplib::Response& response, const Answer& answer);
 
     const Settings settings_;
     Metrics metrics_;
     Images images_;
     const BuildInfo build_;
+    const Origins origins_;
     std::atomic<bool> draining_{false};
     std::atomic<std::uint64_t> next_id_;
     std::unique_ptr<Workers> workers_;  // until the server has them
-    std::unique_ptr<httplib::Server> server_;
+    std::unique_ptr<HttpServer> server_;
     std::thread listener_;
 };
 

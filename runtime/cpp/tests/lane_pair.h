@@ -3,8 +3,6 @@
 
 #include <doctest/doctest.h>
 
-#include <algorithm>
-#include <cmath>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -12,6 +10,7 @@
 
 #include "bundle/bundle.h"
 #include "bundles.h"
+#include "closeness.h"
 #include "families/hi_mar/lane.h"
 #include "tracing_queue.h"
 
@@ -62,25 +61,12 @@ public:
     Lane resident;
 };
 
-inline double relative(const std::vector<float>& values, const std::vector<float>& wanted) {
-    REQUIRE(values.size() == wanted.size());
-    double apart = 0, whole = 0;
-    for (std::size_t i = 0; i < values.size(); ++i) {
-        apart += std::pow(static_cast<double>(values[i]) - wanted[i], 2);
-        whole += std::pow(static_cast<double>(wanted[i]), 2);
-    }
-    return std::sqrt(apart / whole);
-}
-
 inline void same(const Made& made, const Made& wanted) {
     REQUIRE(made.finished);
-    CHECK(relative(made.latents, wanted.latents) <= 1e-5);
+    CHECK(relative(made.latents, wanted.latents) <= kSameEngines);
     REQUIRE(made.low_latents.size() == wanted.low_latents.size());
-    if (!wanted.low_latents.empty()) CHECK(relative(made.low_latents, wanted.low_latents) <= 1e-5);
-    REQUIRE(made.pixels.size() == wanted.pixels.size());
-    int most = 0;
-    for (std::size_t i = 0; i < made.pixels.size(); ++i) most = std::max(most, std::abs(made.pixels[i] - wanted.pixels[i]));
-    CHECK(most <= 1);
+    if (!wanted.low_latents.empty()) CHECK(relative(made.low_latents, wanted.low_latents) <= kSameEngines);
+    CHECK(pixels_apart(made.pixels, wanted.pixels) <= 1);
 }
 
 inline Sampling guided() {

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "api/pipeline.h"
 #include "bundle/bundle.h"
 #include "bundle/sha256.h"
 #include "bundles.h"
@@ -93,10 +94,60 @@ TEST_CASE("a manifest that is a link is followed inside only") {
     fs::remove(manifest);
     fs::create_symlink(outside, manifest);
     holds(refusal(copy.path()), "manifest.json in ");
-    holds(refusal(copy.path()), "is a link that leads out of the bundle; refusing to load it.");
+    holds(refusal(copy.path()), "is a link that leads out of the bundle; refusing to load it: copy");
     fs::remove(manifest);
     fs::create_symlink("manifest.json", manifest);
     holds(refusal(copy.path()), "manifest.json in ");
+}
+
+TEST_CASE("a bundle in the Hub's cache is links to the blobs of its own repository") {
+    const Copy copy;
+    const fs::path repository = copy.beside() / "models--me--digits", snapshot = repository / "snapshots" / "abc" / "below";
+    const fs::path blobs = repository / "blobs";
+    fs::create_directories(snapshot);
+    fs::create_directories(blobs);
+    for (const auto& entry : fs::directory_iterator(copy.path())) {
+        const fs::path blob = blobs / sha256_of_file(entry.path());
+        fs::rename(entry.path(), blob);
+        fs::create_symlink(fs::relative(blob, snapshot), snapshot / entry.path().filename());
+    }
+    CHECK(Bundle::open(snapshot).path("mlp_head.onnx") == fs::canonical(snapshot) / "mlp_head.onnx");
+    const auto pipeline = himar::core::Pipeline::load(snapshot, {});
+    CHECK(pipeline->bundle().id().size() == 64);
+
+    const auto refused = [&](const std::string& name, const fs::path& target) {
+        const fs::path link = snapshot / name, blob = fs::canonical(link);
+        fs::create_directories(target.parent_path());
+        fs::rename(blob, target);
+        fs::remove(link);
+        fs::create_symlink(target, link);
+        holds(refusal(snapshot), name + " in ");
+        holds(refusal(snapshot), "leads out of the bundle; refusing to load it: copy the bundle with real files (cp -rL), or "
+                                 "download it again with local_dir.");
+        fs::rename(target, blob);
+        fs::remove(link);
+        fs::create_symlink(fs::relative(blob, fs::canonical(snapshot)), link);
+    };
+    for (const char* const name : {"manifest.json", "dit_head.onnx"})
+        for (const char* const place : {"outside", "models--me--digits/refs/main", "models--me--digits/blobs/deep/er",
+                                        "models--me--digits/blobs-2/blob", "models--me--other/blobs/blob"})
+            refused(name, copy.beside() / place);
+    CHECK(Bundle::open(snapshot).id().size() == 64);
+
+    const fs::path blob = fs::canonical(snapshot / "dit_head.onnx");
+    std::fstream(blob, std::ios::in | std::ios::out | std::ios::binary).seekp(40).put('!');
+    holds(refusal(snapshot), "dit_head.onnx in ");
+    holds(refusal(snapshot), "does not have the manifest's sha256");
+    fs::rename(blob, copy.beside() / "outside.onnx");
+    fs::create_symlink(copy.beside() / "outside.onnx", blob);  // a blob that is a link itself
+    holds(refusal(snapshot), "leads out of the bundle");
+
+    for (const char* const name : {"digits", "models--", "my-models--me--digits"}) {
+        const fs::path other = copy.beside() / name;
+        fs::rename(repository, other);
+        holds(refusal(other / "snapshots" / "abc" / "below"), "leads out of the bundle");
+        fs::rename(other, repository);
+    }
 }
 
 TEST_CASE("a folder whose name starts with the bundle's is outside") {

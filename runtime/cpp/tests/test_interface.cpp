@@ -65,6 +65,29 @@ TEST_CASE("every status has a name, and the library says what it is") {
     holds(himar_build_info(), std::string("himar ") + himar_version() + "; engines: onnxruntime ");
 }
 
+TEST_CASE("classes have names where the manifest has them") {
+    const char* const marker = "untouched";
+    const char* name = marker;
+    const Loaded nameless;
+    CHECK(himar_pipeline_get_class_name(nameless.pipeline, 4, &name) == HIMAR_OK);
+    CHECK(name == nullptr);
+    const Copy copy;
+    copy.edit([](nlohmann::ordered_json& m) { m["model"]["class_names"] = {"a", "b", "", "d", "tench, Tinca tinca"}; });
+    himar_pipeline* pipeline = nullptr;
+    REQUIRE(himar_pipeline_load(copy.path().c_str(), nullptr, &pipeline) == HIMAR_OK);
+    CHECK(himar_pipeline_get_class_name(pipeline, 4, &name) == HIMAR_OK);
+    CHECK(std::string(name) == "tench, Tinca tinca");
+    name = marker;
+    for (const std::int64_t none : {std::int64_t{-1}, std::int64_t{5}, std::int64_t{1} << 40}) {
+        CHECK(himar_pipeline_get_class_name(pipeline, none, &name) == HIMAR_ERROR_INPUT);
+        holds(himar_last_error(), "label is " + std::to_string(none) + "; classes are the whole numbers 0 to 4.");
+    }
+    CHECK(name == marker);
+    CHECK(himar_pipeline_get_class_name(nullptr, 0, &name) == HIMAR_ERROR_INPUT);
+    CHECK(himar_pipeline_get_class_name(pipeline, 0, nullptr) == HIMAR_ERROR_INPUT);
+    himar_pipeline_free(pipeline);
+}
+
 TEST_CASE("requests out of range are refused with the value") {
     Loaded loaded;
     const auto said = [&](auto change) {

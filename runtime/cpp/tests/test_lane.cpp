@@ -53,8 +53,8 @@ TEST_CASE("the images are those of Python's runtime") {
         sampling.low_solver = run.value("low_solver", "ddpm"), sampling.high_solver = run.value("high_solver", "ddpm");
         const Chunk chunk{run["labels"], run["first_index"], run["seed"]};
         const Made made = pair.on_device(chunk, sampling);
-        CHECK(relative(made.latents, run["latents"]) <= 1e-5);
-        CHECK(relative(made.low_latents, run["low_latents"]) <= 1e-5);
+        CHECK(relative(made.latents, run["latents"].get<std::vector<float>>()) <= kSameEngines);
+        CHECK(relative(made.low_latents, run["low_latents"].get<std::vector<float>>()) <= kSameEngines);
     }
 }
 
@@ -107,7 +107,8 @@ TEST_CASE("a preview in pixels is that of the CPU's queue, at its step") {
     };
     pair.run(pair.host, chunk, guided(), note(pair.host, wanted, 3));
     const Made made = pair.on_device(chunk, guided(), note(pair.resident, found, 3));
-    CHECK(found == wanted);
+    REQUIRE(found.size() == wanted.size());
+    for (std::size_t step = 0; step < found.size(); ++step) CHECK(pixels_apart(found[step], wanted[step]) <= 1);
     CHECK(wanted.front() != wanted.back());
     same(made, pair.on_host(chunk, guided()));
 }

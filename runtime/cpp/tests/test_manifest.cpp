@@ -55,6 +55,25 @@ TEST_CASE("a good manifest is read, unknown keys are ignored, the first setting 
     CHECK(!manifest.backend.compute_capability);
 }
 
+TEST_CASE("class names are one for each class, or none") {
+    const auto names = [](const Json& value) {
+        Json changed = good();
+        changed["model"]["class_names"] = value;
+        return parse_manifest(changed.dump(), "manifest.json").class_names;
+    };
+    CHECK(parse_manifest(good().dump(), "manifest.json").class_names.empty());
+    CHECK(names(nullptr).empty());
+    CHECK(names({"a", "b", "tench, Tinca tinca", "d", "\u00e9"})[2] == "tench, Tinca tinca");
+    const auto refused = [](const Json& value) {
+        return refusal([&](Json& m) { m["model"]["class_names"] = value; });
+    };
+    holds(refused({"a", "b"}), "model.class_names has 2 entries; it must have one for each of the 5 classes.");
+    holds(refused({"a", "b", 3, "d", "e"}), "model.class_names holds 3; each entry must be a name.");
+    holds(refused({"a", "b", nullptr, "d", "e"}), "model.class_names holds null; each entry must be a name.");
+    holds(refused({"a", "b", std::string("c\0c", 3), "d", "e"}), "each entry must be a name.");
+    holds(refused("abcde"), "model.class_names is 'abcde'; it must be of type list.");
+}
+
 TEST_CASE("settings with solvers stand behind the others, or among them in schema 2") {
     Json changed = good();
     changed["solver_sampling"] = {{"quick", {{"low_steps", 2}, {"low_solver", "ddim"}, {"high_solver", "dpm++"}}}};

@@ -1,7 +1,10 @@
 // What himar-serve counts and sends: a scraper reads these lines, a client these bytes.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "answer.h"
 #include "bundles.h"
@@ -13,7 +16,7 @@ using namespace himar::service;
 TEST_SUITE_BEGIN("service");
 
 TEST_CASE("a histogram's buckets are cumulative, hold their edge, and end with everything") {
-    Histogram histogram;
+    Histogram histogram(edges_up_to(60));
     for (const double seconds : {0.0, 0.005, 0.0051, 0.75, 60.0, 61.0}) histogram.observe(seconds);
     const std::string text = histogram.text("wait", "Seconds.");
     holds(text, "# HELP wait Seconds.\n# TYPE wait histogram\nwait_bucket{le=\"0.005\"} 2\nwait_bucket{le=\"0.01\"} 3\n");
@@ -22,8 +25,18 @@ TEST_CASE("a histogram's buckets are cumulative, hold their edge, and end with e
     holds(text, "wait_sum 121.7601\nwait_count 6\n");
 }
 
+TEST_CASE("edges end at the first that a timeout does not exceed") {
+    for (const auto& [timeout, last] : std::initializer_list<std::pair<double, double>>{
+             {0.5, 60}, {60, 60}, {61, 120}, {120, 120}, {600, 600}, {3000.5, 3600}, {1e6, 1e6}}) {
+        const std::vector<double> edges = edges_up_to(timeout);
+        CHECK(edges.back() == last);
+        CHECK(std::is_sorted(edges.begin(), edges.end()));
+    }
+    holds(Histogram(edges_up_to(1e6)).text("wait", "Seconds."), "wait_bucket{le=\"1000000\"} 0\n");
+}
+
 TEST_CASE("the page holds every series from the start, and counts by code and reason") {
-    Metrics metrics;
+    Metrics metrics(60);
     const BuildInfo info{"0.1.0", "abc", "a\"b\\c\nd"};
     const std::string empty = metrics.text(info, 0, 0);
     for (const char* line : {"himar_images_total 0\n", "himar_request_seconds_count 0\n", "himar_queue_seconds_count 0\n",

@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
+from closeness import assert_each_near, assert_rounded
 
 from himar_kernels import PhiloxDraws, SamplingConfig, build_chain, chain_table, plan
 from himar_kernels.philox import philox_words
@@ -38,7 +39,7 @@ def test_philox_words_and_normals_are_pythons(arithmetic: Any) -> None:
         assert arithmetic("philox", seed, *counter) == wanted
         step, k, image, position = (int(value) for value in random.integers(200, size=4))
         drawn = PhiloxDraws(seed).noise("high", step, [k], np.array([image]), np.array([[position]]), 8)[0, 0, 0, 4:]
-        np.testing.assert_allclose(arithmetic("normals", seed, 1, step, k, image, position, 1), drawn, atol=1e-6)
+        assert_each_near(arithmetic("normals", seed, 1, step, k, image, position, 1), drawn, 1e-6)
 
 
 @pytest.mark.parametrize("schedule", ["linear", "constant"])
@@ -62,4 +63,4 @@ def test_chains_are_pythons_to_a_rounding(arithmetic: Any, solver: Solver, steps
     found, chain = arithmetic("chain", solver, steps), build_chain(solver, steps)
     assert found["timesteps"] == chain.timesteps.tolist()
     table = np.array(found["table"], np.float32).reshape(steps, 8)
-    np.testing.assert_allclose(table, chain_table(chain), rtol=1e-6)
+    assert_rounded(table, chain_table(chain), 8)

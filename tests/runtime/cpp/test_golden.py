@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from closeness import RUN, assert_near
 
 from himar_kernels import RecordedDraws, load_recording, recorded_request
 from himar_runtime import Bundle
 
 GOLDEN = Path(__file__).parents[2] / "golden"
-LIMIT = 1e-4  # relative L2 of a whole run, as tests/golden/README.md says
 
 
 @pytest.mark.parametrize(
@@ -27,5 +27,4 @@ def test_a_recorded_run(library: Any, request: pytest.FixtureRequest, size: str,
     found = library.generate(bundle, recorded.labels.tolist(), draws, **asdict(recorded.sampling))
     scale = np.float32(Bundle.open(bundle).manifest.model.vae_scale)
     for ours, theirs in ((found.low_latents, recorded.low_latent), (found.latents, recorded.latent)):
-        assert ours.shape == theirs.shape
-        assert np.linalg.norm(ours * scale - theirs) < LIMIT * np.linalg.norm(theirs)
+        assert_near(ours * scale, theirs, RUN)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from closeness import RUN, assert_near, assert_same_pixels
 
 from himar_kernels import BundleError, InputError
 from himar_runtime import Pipeline
@@ -17,11 +18,9 @@ def assert_same_images(library: Any, bundle: Path, labels: list[int], seed: int,
     wanted = Pipeline.load(bundle, threads=1).generate(labels, seed=seed, **options)
     found = library.generate(bundle, labels, seed=seed, **options)
     for ours, theirs in ((found.latents, wanted.latents), (found.low_latents, wanted.low_latents)):
-        assert ours.shape == theirs.shape
-        assert np.linalg.norm(ours - theirs) <= 1e-4 * np.linalg.norm(theirs)
+        assert_near(ours, theirs, RUN)
     assert wanted.images is not None
-    assert found.images.shape == wanted.images.shape
-    assert np.abs(found.images.astype(int) - wanted.images.astype(int)).max() <= 1
+    assert_same_pixels(found.images, wanted.images)
     assert [json.loads(recipe) for recipe in found.recipes] == [recipe.to_dict() for recipe in wanted.recipes]
 
 
@@ -91,7 +90,7 @@ def test_previews_are_pythons(library: Any, digits_bundle: Path) -> None:
     assert len(found) == len(wanted) == 10
     for ours, theirs in zip(found, wanted, strict=True):
         assert ours.shape == theirs.shape == (2, 16, 16, 3)
-        assert np.abs(ours.astype(int) - theirs).max() <= 1
+        assert_same_pixels(ours, theirs)
 
 
 def test_refusals_are_pythons_sentences(library: Any, make_bundle: Any, edit_manifest: Any) -> None:

@@ -6,13 +6,18 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from closeness import assert_same_pixels
 from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from hub_cache import in_hub_cache, write_weights_apart
 
 from himar_runtime import Pipeline, read_recipes
 
@@ -34,12 +39,16 @@ def test_himar_generate_writes_pngs_with_recipes(run: Any, built: Path, bundle_p
     assert wanted.images is not None
     for path, recipe, pixels in zip(paths, wanted.recipes, wanted.images, strict=True):
         assert read_recipes(path) == (recipe,)
-        assert np.abs(np.asarray(Image.open(path)).astype(int) - pixels).max() <= 1
+        assert_same_pixels(np.asarray(Image.open(path)), pixels)
 
 
 def test_himar_generate_says_what_is_wrong(run: Any, built: Path, bundle_path: Path, tmp_path: Path) -> None:
     program = built / "examples" / "himar-generate"
-    assert "it must be a whole number" in run(program, bundle_path, "--labels", "one", code=2)
+    assert "it must be a whole number" in run(program, bundle_path, "--labels", "1-", code=2)
+    assert "it must be a whole number" in run(program, "/no/bundle", "--labels", "1,,tench", code=2)
+    assert "'one', but the bundle names no classes; write numbers" in run(
+        program, bundle_path, "--labels", "one", code=2
+    )
     assert "--labels is missing" in run(program, bundle_path, code=2)
     said = run(program, bundle_path, "--labels", "1", "--high-solver", "euler", code=2)
     assert said == "himar-generate: --high-solver is 'euler'; it must be ddpm, ddim or dpm++. Try --help.\n"
@@ -49,6 +58,64 @@ def test_himar_generate_says_what_is_wrong(run: Any, built: Path, bundle_path: P
     assert run(program, bundle_path, "--labels", "1", "--backend", "abacus", code=1).endswith(
         "has an engine for 'onnxruntime', not for 'abacus'; ask for 'onnxruntime'.\n"
     )
+
+
+def test_himar_generate_takes_names_of_classes(
+    run: Any, built: Path, make_bundle: Any, edit_manifest: Any, tmp_path: Path
+) -> None:
+    program, bundle = built / "examples" / "himar-generate", make_bundle()
+    names = ["tench", "3", "tench, Tinca tinca", "T-shirt", "\u00e9t\u00e9"]
+    edit_manifest(bundle, lambda manifest: manifest["model"].update(class_names=names))
+
+    def labels(text: str) -> list[str]:
+        out = tmp_path / f"out-{len(list(tmp_path.iterdir()))}"
+        run(program, bundle, "--labels", text, "--threads", "1", "--low-steps", "1", "--high-steps", "1", "--out", out)
+        return [path.stem.rpartition("-")[2] for path in sorted(out.iterdir())]
+
+    assert labels("tench") == ["0"]
+    assert labels("3") == ["3"]
+    assert labels("tench, Tinca tinca,tench,T-shirt , 1-2") == ["2", "0", "3", "1", "2"]
+    assert labels("\u00e9t\u00e9") == ["4"]
+    said = run(program, bundle, "--labels", "1,Tench", code=2)
+    assert "--labels has 'Tench', which is no class of the bundle; its 5 names are such as '3', 'T-shirt', " in said
+    edit_manifest(bundle, lambda manifest: manifest["model"].update(class_names=names[:2]))
+    said = run(program, bundle, "--labels", "1", code=1)
+    assert "model.class_names has 2 entries; it must have one for each of the 5 classes." in said
+
+
+def test_himar_generate_writes_one_image_as_a_png(run: Any, built: Path, bundle_path: Path, tmp_path: Path) -> None:
+    program, out = built / "examples" / "himar-generate", tmp_path / "seven.PNG"
+    run(program, bundle_path, "--labels", "1", "--seed", "9", "--threads", "1", "--out", out)
+    wanted = Pipeline.load(bundle_path, threads=1).generate([1], seed=9)
+    assert read_recipes(out) == wanted.recipes
+    said = run(program, bundle_path, "--labels", "1-2", "--out", tmp_path / "two.png", code=1)
+    assert said == (
+        f"himar-generate: --out is '{tmp_path / 'two.png'}', which holds one image, but 2 are asked for; "
+        f"give a folder.\n"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["seven.PNG"]
+
+
+@pytest.mark.parametrize("name", ["photo.jpg", "photo.JPEG", "photo.webp", "photo.tif", "a.npz", "a.zip"])
+def test_himar_generate_writes_no_other_kind_of_file(run: Any, built: Path, tmp_path: Path, name: str) -> None:
+    said = run(built / "examples" / "himar-generate", "/no/bundle", "--labels", "1", "--out", tmp_path / name, code=1)
+    assert said == (
+        f"himar-generate: --out is '{tmp_path / name}', which is not written; give a folder, or a .png for one image.\n"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bundle_in_the_hubs_cache_runs(
+    run: Any, built: Path, make_bundle: Any, edit_manifest: Any, tmp_path: Path
+) -> None:
+    bundle = make_bundle()
+    wanted = Pipeline.load(bundle, threads=1).generate([1], seed=9)
+    write_weights_apart(bundle, edit_manifest, "engines")
+    snapshot = in_hub_cache(bundle, tmp_path / "models--me--digits")
+    out = tmp_path / "one.png"
+    run(built / "examples" / "himar-generate", snapshot, "--labels", "1", "--seed", "9", "--threads", "1", "--out", out)
+    assert wanted.images is not None
+    assert np.abs(np.asarray(Image.open(out)).astype(int) - wanted.images[0]).max() <= 1
 
 
 def test_himar_generate_refuses_an_output_before_it_loads_anything(run: Any, built: Path, tmp_path: Path) -> None:
@@ -108,7 +175,7 @@ def test_the_c_example_draws_the_same_image(run: Any, built: Path, bundle_path: 
     run(built / "examples" / "himar-c-example", bundle_path, "3", "8", tmp_path / "image.ppm")
     wanted = Pipeline.load(bundle_path, threads=1).generate([3], seed=8)
     assert wanted.images is not None
-    assert np.abs(np.asarray(Image.open(tmp_path / "image.ppm")).astype(int) - wanted.images[0]).max() <= 1
+    assert_same_pixels(np.asarray(Image.open(tmp_path / "image.ppm")), wanted.images[0])
 
 
 CONSUMER_CMAKE = """cmake_minimum_required(VERSION 3.22)

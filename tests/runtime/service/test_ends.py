@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import re
 import signal
 import socket
 import subprocess
@@ -95,6 +96,8 @@ def _run(command: list[str], *arguments: str | Path) -> subprocess.CompletedProc
         (["bundle", "--port", "70000"], "--port"),
         (["bundle", "--timeout", "soon"], "--timeout"),
         (["bundle", "--timeout", "nan"], "--timeout"),
+        (["bundle", "--keep-alive", "-1"], "--keep-alive"),
+        (["bundle", "--keep-alive", "inf"], "--keep-alive"),
         (["bundle", "--no-such-option", "1"], "--no-such-option"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
@@ -103,6 +106,15 @@ def test_wrong_usage_exits_with_2(command: list[str], options: list[str], part: 
     done = _run(command, *options)
     assert done.returncode == 2
     assert part in done.stderr and done.stdout == ""
+
+
+def test_both_servers_explain_the_same_options(command: list[str]) -> None:
+    done = _run(command, "--help")
+    options = re.findall(r"^ +(?:-h, )?(--[a-z-]+)", done.stdout, re.MULTILINE)
+    assert set(options) | {"--help", "--version"} == {
+        "--host", "--port", "--lanes", "--device", "--threads", "--backend", "--queue", "--max-images", "--max-body",
+        "--timeout", "--drain-seconds", "--keep-alive", "--allow-origin", "--version", "--help",
+    }  # fmt: skip
 
 
 def test_more_threads_than_the_system_gives_are_a_sentence(command: list[str], bundle_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+from closeness import RUN, assert_near, assert_same_pixels
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -33,7 +34,7 @@ def assert_same(answer: Any, wanted: Result) -> None:
     assert len(answer["images"]) == len(wanted.labels)
     for found, image, recipe in zip(answer["images"], wanted.images, wanted.recipes, strict=True):
         png = base64.b64decode(found["png"], validate=True)
-        assert np.abs(pixels(png) - image).max() <= 1
+        assert_same_pixels(pixels(png), image)
         assert (found["label"], found["index"]) == (recipe.label, recipe.index)
         assert found["recipe"] == recipe.to_dict()
 
@@ -64,7 +65,7 @@ def test_latents_are_the_librarys(server: Any, pipeline: Pipeline) -> None:
         assert "png" not in found
         values = np.frombuffer(base64.b64decode(found["latents"], validate=True), "<f4").reshape(found["shape"])
         assert values.shape == latents.shape
-        assert np.linalg.norm(values - latents) <= 1e-4 * np.linalg.norm(latents)
+        assert_near(values, latents, RUN)
 
 
 def test_a_bundle_without_a_decoder_gives_latents(start_server: Any, make_bundle: Any) -> None:
@@ -81,7 +82,7 @@ def test_a_bare_png_carries_its_recipe(server: Any, pipeline: Pipeline, tmp_path
     assert (reply.status, reply.headers["Content-Type"], reply.headers["X-Himar-Seed"]) == (200, "image/png", "12")
     wanted = pipeline.generate([4], seed=12, **QUICK)
     assert wanted.images is not None
-    assert np.abs(pixels(reply.body) - wanted.images[0]).max() <= 1
+    assert_same_pixels(pixels(reply.body), wanted.images[0])
     (tmp_path / "image.png").write_bytes(reply.body)
     assert read_recipes(tmp_path / "image.png") == wanted.recipes
 

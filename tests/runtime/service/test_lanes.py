@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import time
+from pathlib import Path
 from typing import Any
+
+import pytest
+
+from himar_kernels.cpu_threads import allowed_cpus
+from himar_runtime.service.metrics import edges
 
 QUICK = {"labels": [1], "low_steps": 1, "high_steps": 1, "low_diffusion_steps": 2, "high_diffusion_steps": 2}
 
@@ -41,6 +48,45 @@ def test_metrics_count_what_happened(server: Any, pipeline: Any) -> None:
         "himar_queue_seconds_sum", "himar_queue_length", "himar_lanes_busy", "himar_cancelled_total",
         "himar_build_info",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(("timeout", "last"), [("0.5", 60), ("600", 600), ("3000.5", 3600)])
+def test_histograms_reach_the_timeout(start_server: Any, bundle_path: Any, timeout: str, last: float) -> None:
+    server = start_server(bundle_path, "--timeout", timeout)
+    assert server.images(QUICK).status == 200
+    metrics = server.metrics()
+    for histogram in ("himar_request_seconds", "himar_queue_seconds"):
+        buckets = {
+            float(name.partition("le=")[2][:-1]): count
+            for name, count in metrics.items()
+            if name.startswith(f"{histogram}_bucket")
+        }
+        assert list(buckets) == sorted(buckets) and list(buckets)[-2:] == [last, math.inf]
+        assert buckets[last] == metrics[f"{histogram}_count"] == 1
+    assert server.end() == 0
+
+
+def test_edges_end_at_the_first_that_a_timeout_does_not_exceed() -> None:
+    found = [edges(timeout)[-1] for timeout in (0.5, 60, 61, 120, 600, 3000.5, 1e6)]
+    assert found == [60, 60, 120, 120, 600, 3600, 1e6]
+
+
+def threads_of(server: Any) -> int:
+    assert server.images({**QUICK, "labels": [1, 2]}).status == 200
+    count = len(list(Path(f"/proc/{server.process.pid}/task").iterdir()))
+    assert server.end() == 0
+    return count
+
+
+def test_the_default_of_threads_follows_omp_num_threads(
+    start_server: Any, bundle_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    one, default = (threads_of(start_server(bundle_path, "--threads", threads)) for threads in ("1", "0"))
+    assert default == one
+    if allowed_cpus() > 1:
+        monkeypatch.setenv("OMP_NUM_THREADS", "2")
+        assert threads_of(start_server(bundle_path, "--threads", "0")) > one
 
 
 def test_full_queues_refuse_and_clients_that_go_away_free_them(start_server: Any, bundle_path: Any, slow: Any) -> None:

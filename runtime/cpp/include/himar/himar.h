@@ -100,8 +100,9 @@ typedef struct himar_load_params {
     size_t struct_size;  /* sizeof(himar_load_params), set by the init function: keep it */
     const char *device;  /* "cpu" (also NULL), "cuda" or "cuda:N" */
     const char *backend; /* NULL runs what the bundle was built for; "onnxruntime" runs its ONNX graphs */
-    int32_t threads;     /* CPU threads that one run of an engine uses; 0 uses every core that the process may run on.
-                          * Small networks split their rows among the threads, large ones each operator */
+    int32_t threads;     /* CPU threads that one run of an engine uses: small networks split their rows among them, large
+                          * ones each operator. 0 uses as many as the process has CPUs: the smallest of its affinity
+                          * mask, OMP_NUM_THREADS and its control groups' CPU quota, rounded up */
 } himar_load_params;
 
 /* Set every field to its default. HIMAR_ERROR_INPUT for NULL. */
@@ -249,6 +250,10 @@ typedef struct himar_pipeline_info {
 /* Fill `info`, or what fits of it into an earlier header's smaller struct. HIMAR_ERROR_INPUT for NULL or a struct_size
  * that no header had. */
 HIMAR_API himar_status himar_pipeline_get_info(const himar_pipeline *pipeline, himar_pipeline_info *info);
+
+/* Put the name of class `label` into `name`, UTF-8, alive as long as the pipeline; NULL if the bundle names no classes.
+ * HIMAR_ERROR_INPUT for a number that is no class. */
+HIMAR_API himar_status himar_pipeline_get_class_name(const himar_pipeline *pipeline, int64_t label, const char **name);
 
 /* Check a request as himar_pipeline_generate does before it runs anything: HIMAR_ERROR_INPUT with the same message, or
  * HIMAR_OK. Nothing runs; any thread may call it at any time, even during a generation. */

@@ -29,7 +29,7 @@ namespace himar {
 struct LoadOptions {
     std::string device = "cpu";          // "cpu", "cuda", "cuda:N"
     std::optional<std::string> backend;  // "onnxruntime" runs the bundle's ONNX graphs
-    std::int32_t threads = 0;            // CPU threads of one run of an engine; 0 uses all cores
+    std::int32_t threads = 0;            // CPU threads of one run of an engine; 0: see himar_load_params
 };
 
 // The images of a request; views of it are valid while it lives.
@@ -106,6 +106,13 @@ public:
         info.struct_size = sizeof info;
         check(himar_pipeline_get_info(handle_.get(), &info));
         return info;
+    }
+
+    // The name of a class; nothing where the bundle names no classes. Error for a number that is no class.
+    std::optional<std::string> class_name(std::int64_t label) const {
+        const char* name = nullptr;
+        check(himar_pipeline_get_class_name(handle_.get(), label, &name));
+        return name == nullptr ? std::nullopt : std::optional<std::string>(name);
     }
 
     // Throws the Error that `generate` would throw for these options, and runs nothing. Any thread, any time.

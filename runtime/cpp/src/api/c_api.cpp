@@ -153,6 +153,18 @@ himar_status himar_pipeline_get_info(const himar_pipeline* pipeline, himar_pipel
     });
 }
 
+himar_status himar_pipeline_get_class_name(const himar_pipeline* pipeline, int64_t label, const char** name) {
+    return guarded([&] {
+        const Manifest& manifest = given(pipeline, "pipeline").core->bundle().manifest();
+        const char*& out = given(name, "name");
+        if (label < 0 || label >= manifest.model.classes)
+            throw InputError("label is " + std::to_string(label) + "; classes are the whole numbers 0 to " +
+                             std::to_string(manifest.model.classes - 1) + ".");
+        out = manifest.class_names.empty() ? nullptr : manifest.class_names[static_cast<std::size_t>(label)].c_str();
+        return HIMAR_OK;
+    });
+}
+
 himar_status himar_pipeline_check(const himar_pipeline* pipeline, const himar_generate_params* params) {
     return guarded([&] {
         const Manifest& manifest = given(pipeline, "pipeline").core->bundle().manifest();

@@ -28,15 +28,32 @@ std::string read_manifest(const fs::path& source) {
     return text;
 }
 
-// Where `relative` leads in the folder `root`, links resolved; BundleError if that is outside.
-fs::path resolved(const fs::path& root, const std::string& relative) {
+// True for a repository's folder in the Hub's local cache: models--OWNER--NAME.
+bool is_hub_repository(const std::string& name) {
+    for (const std::string kind : {"models--", "datasets--", "spaces--"})
+        if (name.size() > kind.size() && name.compare(0, kind.size(), kind) == 0) return true;
+    return false;
+}
+
+// The folder of the files that a snapshot in the Hub's cache links to; empty for any other folder.
+fs::path blobs_of(const fs::path& root) {
+    for (fs::path folder = root.parent_path(); folder.has_relative_path(); folder = folder.parent_path())
+        if (folder.filename() == "snapshots" && is_hub_repository(folder.parent_path().filename().string()))
+            return folder.parent_path() / "blobs";
+    return {};
+}
+
+// BundleError if `relative` leads, links resolved, neither into the folder `root` nor to a blob of its Hub cache.
+void require_inside(const fs::path& root, const std::string& relative) {
     std::error_code failed;
     const fs::path found = fs::weakly_canonical(root / relative, failed);
     if (failed) throw BundleError(relative + " in " + root.string() + " cannot be opened: " + failed.message() + ".");
-    if (std::mismatch(root.begin(), root.end(), found.begin(), found.end()).first != root.end())
-        throw BundleError(relative + " in " + root.string() +
-                          " is a link that leads out of the bundle; refusing to load it.");
-    return found;
+    if (std::mismatch(root.begin(), root.end(), found.begin(), found.end()).first == root.end()) return;
+    const fs::path blobs = blobs_of(root);
+    if (!blobs.empty() && found.parent_path() == blobs) return;
+    throw BundleError(relative + " in " + root.string() +
+                      " is a link that leads out of the bundle; refusing to load it: copy the bundle with real files "
+                      "(cp -rL), or download it again with local_dir.");
 }
 
 }  // namespace
@@ -51,7 +68,7 @@ Bundle Bundle::open(const fs::path& path) {
     const fs::path root = fs::canonical(path, failed);
     if (failed) throw BundleError(path.string() + " cannot be opened: " + failed.message() + ".");
     const fs::path source = root / kManifest;
-    resolved(root, kManifest);  // it may be a link, too
+    require_inside(root, kManifest);  // it may be a link, too
     if (!fs::is_regular_file(source, failed))
         throw BundleError(root.string() + " has no " + kManifest +
                           ", so it is no bundle; make one with `himar-export build`.");
@@ -62,7 +79,8 @@ Bundle Bundle::open(const fs::path& path) {
 }
 
 fs::path Bundle::path(const std::string& relative) const {
-    return resolved(root_, inside(relative, (root_ / kManifest).string()));
+    require_inside(root_, inside(relative, (root_ / kManifest).string()));
+    return root_ / relative;
 }
 
 void Bundle::verify_files() const {

@@ -1,4 +1,7 @@
 // Opening a bundle: its manifest is read, its files are hashed, nothing is loaded yet.
+//
+// Links must stay in the bundle's folder, or lead to the blobs of the Hub's local cache where the folder is a snapshot in
+// it: models--OWNER--NAME/snapshots/REVISION links to models--OWNER--NAME/blobs.
 #pragma once
 
 #include <filesystem>
@@ -18,7 +21,8 @@ public:
     const Manifest& manifest() const { return manifest_; }
     const std::string& id() const { return id_; }  // SHA-256 of the manifest, which names the whole bundle
 
-    // Where a file of the bundle lies, links resolved; BundleError if that is outside.
+    // The path of a file of the bundle, by the bundle's own names; BundleError if it leads outside. A graph looks for its
+    // weights beside itself by their name there, which the target of a link need not have.
     std::filesystem::path path(const std::string& relative) const;
 
 private:

@@ -78,6 +78,23 @@ ModelInfo read_model(const JsonReader& reader) {
     return model;
 }
 
+// One name for each class, or none at all.
+std::vector<std::string> read_class_names(const JsonReader& reader, std::int64_t classes) {
+    std::vector<std::string> names;
+    if (!reader.has("class_names")) return names;
+    const Json& listed = reader.list("class_names");
+    if (listed.size() != static_cast<std::size_t>(classes))
+        throw BundleError(reader.source() + ": " + reader.at("class_names") + " has " + std::to_string(listed.size()) +
+                          " entries; it must have one for each of the " + std::to_string(classes) + " classes.");
+    for (const Json& name : listed) {
+        if (!name.is_string() || name.get_ref<const std::string&>().find('\0') != std::string::npos)
+            throw BundleError(reader.source() + ": " + reader.at("class_names") + " holds " + shown(name) +
+                              "; each entry must be a name.");
+        names.push_back(name.get<std::string>());
+    }
+    return names;
+}
+
 // The value at `key` where there is one.
 void read_value(const JsonReader& reader, const char* key, std::int64_t& value) {
     const auto found = reader.values().find(key);
@@ -229,6 +246,7 @@ Manifest parse_manifest(std::string_view text, const std::string& source) {
     manifest.schema_version = top.text("schema_version");
     manifest.himar_version = top.text("himar_version");
     manifest.model = read_model(top.object("model"));
+    manifest.class_names = read_class_names(top.object("model"), manifest.model.classes);
     manifest.sampling = read_sampling(top);
     manifest.max_batch = top.positive("max_batch", kMostBatch);
     for (const auto& [name, entry] : top.object("components").objects())

@@ -55,6 +55,7 @@ struct FileEntry {
 struct Manifest {
     std::string schema_version, himar_version;
     ModelInfo model;
+    std::vector<std::string> class_names;  // model.class_names, one for each class; empty where the bundle has none
     std::vector<std::pair<std::string, Sampling>> sampling;  // the first is the default
     std::int64_t max_batch;
     std::map<std::string, ComponentSpec> components;

@@ -101,7 +101,7 @@ Device check_request(const LoadRequest& request) {
     const Device device = Device::parse(request.device);
     if (request.threads < 0)
         throw InputError("threads is " + std::to_string(request.threads) +
-                         "; it must be a whole number of at least 1, or 0 for all cores.");
+                         "; it must be a whole number of at least 1, or 0 for the default.");
     return device;
 }
 

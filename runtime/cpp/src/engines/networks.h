@@ -43,7 +43,7 @@ std::int64_t condition_width(const Engine& head);
 struct LoadRequest {
     std::string device = "cpu";  // "cpu", "cuda" or "cuda:N"
     std::string backend;
-    int threads = 0;  // CPU threads that one run of an engine uses, 0 for all that the process may run on
+    int threads = 0;  // CPU threads that one run of an engine uses, 0 for default_threads()
 };
 
 // Load every engine of a bundle. BundleError when a component is missing, EngineError when an engine cannot run here.

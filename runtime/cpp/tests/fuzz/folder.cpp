@@ -82,21 +82,23 @@ Folder::Folder(std::string_view bytes) {
     std::string name = (fs::temp_directory_path() / "himar-fuzz-XXXXXX").string();
     if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("no temporary folder can be made.");
     beside_ = fs::canonical(name);
-    path_ = beside_ / "bundle";
-    fs::create_directory(path_);
-    write(beside_ / "outside", "nobody reads this");
+    path_ = beside_ / "models--a--b" / "snapshots" / "c";
+    blobs_ = beside_ / "models--a--b" / "blobs";
+    fs::create_directories(path_);
+    fs::create_directories(blobs_);
+    for (const fs::path& folder : {beside_, path_.parent_path()}) write(folder / "outside", "nobody reads this");
     std::string manifest;
     const std::vector<Entry> entries = read(bytes, manifest);
     std::map<std::string, std::string> contents = {{"outside", "nobody reads this"}};
     for (const Entry& entry : entries)
-        if (entry.kind == 'f') {
-            write(path_ / entry.name, entry.content);
+        if (entry.kind == 'f' || entry.kind == 'b') {
+            write((entry.kind == 'f' ? path_ : blobs_) / entry.name, entry.content);
             contents[entry.name] = entry.content;
         }
     write(path_ / "manifest.json", filled_in(manifest, contents));
     for (const Entry& entry : entries) {
         const fs::path path = path_ / entry.name;
-        if (entry.kind == 'f') continue;
+        if (entry.kind == 'f' || entry.kind == 'b') continue;
         ::unlink(path.c_str());
         if (entry.kind == 'l') [[maybe_unused]] const int made = ::symlink(entry.content.c_str(), path.c_str());
         if (entry.kind == 'p') [[maybe_unused]] const int made = ::mkfifo(path.c_str(), 0600);

@@ -1,4 +1,5 @@
-// Any folder as a bundle: it is opened, or refused by a BundleError, and nothing outside of it is read.
+// Any folder as a bundle: it is opened, or refused by a BundleError, and nothing outside of it and of the blobs of its cache
+// is read.
 #include <cstddef>
 #include <cstdint>
 #include <string_view>
@@ -20,7 +21,7 @@ extern "C" int LLVMFuzzerInitialize(int*, char***) {
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
     const Folder folder({reinterpret_cast<const char*>(data), size});
-    const Guard guard(folder.path());
+    const Guard guard({folder.path(), folder.blobs()});
     try {
         const Bundle bundle = Bundle::open(folder.path());
         for (const auto& [name, component] : bundle.manifest().components) {

@@ -12,7 +12,7 @@ namespace fs = std::filesystem;
 
 namespace {
 
-std::string guarded;       // the folder with a final "/", or "" when nothing is guarded
+std::vector<std::string> guarded;  // the folders with a final "/"; none when nothing is guarded
 bool only_count = false;   // note what would end the program
 int opened_outside = 0;
 
@@ -27,10 +27,11 @@ std::string resolved(const char* path) {
 void look_at(const char* path) {
     if (guarded.empty() || path == nullptr) return;
     const std::string real = resolved(path);
-    if (real.compare(0, guarded.size(), guarded) == 0) return;
+    for (const std::string& folder : guarded)
+        if (real.compare(0, folder.size(), folder) == 0) return;
     ++opened_outside;
     if (only_count) return;
-    std::fprintf(stderr, "%s, which is %s, is outside of %s and was opened.\n", path, real.c_str(), guarded.c_str());
+    std::fprintf(stderr, "%s, which is %s, is outside of %s and was opened.\n", path, real.c_str(), guarded.front().c_str());
     std::abort();
 }
 
@@ -71,14 +72,16 @@ HIMAR_GUARDED_FOPEN(fopen64)
 
 }  // extern "C"
 
-Guard::Guard(const fs::path& folder) { guarded = fs::canonical(folder).string() + "/"; }
+Guard::Guard(const std::vector<fs::path>& folders) {
+    for (const fs::path& folder : folders) guarded.push_back(fs::canonical(folder).string() + "/");
+}
 
 Guard::~Guard() { guarded.clear(); }
 
 void require_inside(const std::string& path) { look_at(path.c_str()); }
 
 void check_guard() {
-    const Guard guard(fs::temp_directory_path());
+    const Guard guard({fs::temp_directory_path()});
     only_count = true;
     std::ifstream stream("/etc/passwd");
     std::FILE* const file = std::fopen("/etc/passwd", "rb");

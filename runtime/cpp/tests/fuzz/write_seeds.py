@@ -78,6 +78,7 @@ def main(bundle: Path) -> None:
     real = json.loads((bundle / "manifest.json").read_text())
     manifest = small(json.loads(json.dumps(real)))
     one = one_component(manifest)
+    at_blob = folder(one, l_mlp_head__onnx="../../blobs/x", b_x="x").replace(" mlp_head.onnx@", " x@")
     moved = json.loads(json.dumps(one).replace('"mlp_head.onnx"', '"deep/er/mlp_head.onnx"'))
     write(
         "manifest",
@@ -102,6 +103,9 @@ def main(bundle: Path) -> None:
             "link-absolute": folder(one, l_mlp_head__onnx="/etc/passwd"),
             "link-circle": folder(one, l_mlp_head__onnx="mlp_head.onnx"),
             "link-folder": folder(moved, l_deep="..", f_mlp_head__onnx="x"),
+            "link-blob": at_blob,
+            "link-blob-changed": folder(one, l_mlp_head__onnx="../../blobs/x", b_x="x"),
+            "link-refs": at_blob.replace("../../blobs/x", "../../blobs/../../outside"),
             "link-manifest": folder(one, l_manifest__json="../outside"),
             "pipe": folder(one, p_mlp_head__onnx=""),
             "pipe-manifest": folder(one, p_manifest__json=""),

@@ -3,13 +3,13 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstdlib>
 #include <map>
 #include <thread>
 #include <vector>
 
 #include "../bundles.h"
+#include "../closeness.h"
 #include "bundle/bundle.h"
 #include "engines/ort/engine.h"
 #include "families/hi_mar/lane.h"
@@ -57,16 +57,6 @@ private:
     std::map<std::string, std::vector<char>> copies_;
 };
 
-double distance(const himar::View<float>& a, const himar::View<float>& b) {
-    REQUIRE(a.size() == b.size());
-    double apart = 0, whole = 0;
-    for (std::size_t i = 0; i < a.size(); ++i) {
-        apart += std::pow(static_cast<double>(a[i]) - b[i], 2);
-        whole += std::pow(static_cast<double>(b[i]), 2);
-    }
-    return std::sqrt(apart / whole);
-}
-
 himar::GenerateOptions options_of(std::uint64_t seed) {
     himar::GenerateOptions options;
     options.labels = {3, 0, 1};
@@ -82,13 +72,10 @@ void same_images(himar::Pipeline& gpu, himar::Pipeline& cpu, double most) {
     const himar::Result wanted = cpu.generate(options_of(7)), without_noise = cpu.generate(solved);
     for (int run = 0; run < 3; ++run) {
         const himar::Result made = gpu.generate(options_of(7));
-        CHECK(distance(made.latents(), wanted.latents()) <= most);
-        CHECK(distance(made.low_latents(), wanted.low_latents()) <= most);
-        int apart = 0;
-        for (std::size_t i = 0; i < wanted.images().size(); ++i)
-            apart = std::max(apart, std::abs(made.images()[i] - wanted.images()[i]));
-        CHECK(apart <= 2);
-        CHECK(distance(gpu.generate(solved).latents(), without_noise.latents()) <= most);
+        CHECK(relative(made.latents(), wanted.latents()) <= most);
+        CHECK(relative(made.low_latents(), wanted.low_latents()) <= most);
+        CHECK(pixels_apart(made.images(), wanted.images()) <= 2);
+        CHECK(relative(gpu.generate(solved).latents(), without_noise.latents()) <= most);
     }
     std::vector<himar::Pipeline> lanes;
     std::vector<double> apart(4, 1);
@@ -97,7 +84,7 @@ void same_images(himar::Pipeline& gpu, himar::Pipeline& cpu, double most) {
     for (std::size_t lane = 0; lane < 4; ++lane)
         threads.emplace_back([&, lane] {
             for (int run = 0; run < 3; ++run)
-                apart[lane] = distance(lanes[lane].generate(options_of(7)).latents(), wanted.latents());
+                apart[lane] = relative(lanes[lane].generate(options_of(7)).latents(), wanted.latents());
         });
     for (std::thread& thread : threads) thread.join();
     for (const double each : apart) CHECK(each <= most);
@@ -127,10 +114,9 @@ TEST_CASE("with engines of the CPU: loop and kernels alone") {
         REQUIRE(resident.run(chunk, sampling, [&](const Step&, const float*) { return ++steps > 0; }, made.data()));
         CHECK(steps == sampling.low_steps + sampling.high_steps);
         const std::array<std::int64_t, 4> shape{3, model.channels, model.grid(), model.grid()};
-        CHECK(distance({resident.latents().data(), shape}, {host.latents().data(), shape}) <= 1e-5);
-        int apart = 0;
-        for (std::size_t i = 0; i < pixels; ++i) apart = std::max(apart, std::abs(made[i] - wanted[i]));
-        CHECK(apart <= 1);
+        const himar::View<float> found{resident.latents().data(), shape}, expected{host.latents().data(), shape};
+        CHECK(relative(found, expected) <= kSameEngines);
+        CHECK(pixels_apart(made, wanted) <= 1);
     }
 }
 

@@ -11,6 +11,7 @@
 #include <set>
 #include <utility>
 
+#include "engines/cpu_threads.h"
 #include "engines/ort/row_parallel.h"
 #include "error.h"
 
@@ -211,13 +212,13 @@ std::unique_ptr<Engine> load_ort_engine(const std::filesystem::path& path, const
         // would take the core from the next engine, and from the host between two runs.
         options.AddConfigEntry("session.intra_op.allow_spinning", spins_briefly() ? "1" : "0");
         options.AddConfigEntry("session.intra_op.spin_duration_us", kSpinMicroseconds);
-        const int cores = threads > 0 ? threads : available_cores();
+        const int cores = threads > 0 ? threads : default_threads();
         std::unique_ptr<Workers> workers;
         if (queue == nullptr && cores > 1 && splits_rows(spec)) workers = std::make_unique<Workers>(cores);
         if (workers != nullptr)
             options.SetIntraOpNumThreads(1);
-        else if (threads > 0)
-            options.SetIntraOpNumThreads(threads);
+        else if (threads > 0 || threads_are_limited())
+            options.SetIntraOpNumThreads(cores);  // else ONNX Runtime's own choice, one for each physical core
         if (queue != nullptr) {
             use_cuda(options, *queue);
             if (spec.precision == "fp16" || spec.precision == "bf16") use_fused_operators(options);
@@ -226,6 +227,11 @@ std::unique_ptr<Engine> load_ort_engine(const std::filesystem::path& path, const
         return std::make_unique<OrtEngine>(
             std::shared_ptr<Session>(new Session{queue, std::move(env), std::move(session), spec, std::move(workers), {}}));
     } catch (const Ort::Exception& error) {
+        const bool follows_no_links = std::string(error.what()).find("escapes model directory") != std::string::npos;
+        if (follows_no_links && std::filesystem::is_symlink(path))
+            throw EngineError(spec.name + " is a link, as in the Hub's cache, and ONNX Runtime " + ort_version() +
+                              " takes no weights by way of links; copy the bundle with real files (cp -rL), or use "
+                              "another version of it: all but 1.24 do.");
         throw EngineError(spec.name + " does not load on " + (queue == nullptr ? "cpu" : queue->name()) +
                           " with ONNX Runtime " + ort_version() + ": " + first_line(error.what()));
     }

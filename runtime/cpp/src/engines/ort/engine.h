@@ -12,9 +12,9 @@ namespace himar::core {
 
 // Load a component's ONNX model.
 //
-// threads: CPU threads that one run uses, 0 for all that this process may run on; small networks split their rows among
-// them, large ones each operator. queue: the GPU queue on whose stream it queues its runs, which all lanes of its clones
-// must share; null runs it on the CPU.
+// threads: CPU threads that one run uses, 0 for default_threads(); small networks split their rows among them, large ones
+// each operator. queue: the GPU's, on whose stream it queues its runs, which all lanes of its clones must share; null runs
+// it on the CPU.
 // EngineError: bfloat16, which ONNX Runtime cannot run on the CPU, an ONNX Runtime without CUDA, a model that does not load.
 std::unique_ptr<Engine> load_ort_engine(const std::filesystem::path& path, const ComponentSpec& spec, int threads,
                                         const std::shared_ptr<cuda::CudaQueue>& queue = nullptr);

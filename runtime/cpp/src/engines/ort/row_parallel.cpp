@@ -1,7 +1,5 @@
 #include "engines/ort/row_parallel.h"
 
-#include <sched.h>
-
 #include <algorithm>
 #include <exception>
 #include <system_error>
@@ -30,12 +28,6 @@ bool has_axis(const TensorSpec& tensor) {
 }
 
 }  // namespace
-
-int available_cores() {
-    cpu_set_t cores;
-    if (sched_getaffinity(0, sizeof cores, &cores) == 0) return std::max(CPU_COUNT(&cores), 1);
-    return static_cast<int>(std::max(std::thread::hardware_concurrency(), 1u));
-}
 
 std::optional<std::set<std::string>> shared_rows(const ComponentSpec& spec) {
     const std::string axis = spec.outputs.empty() ? "" : leading(spec.outputs.front());

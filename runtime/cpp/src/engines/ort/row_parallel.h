@@ -20,9 +20,6 @@
 
 namespace himar::core {
 
-// How many CPU cores this process may run on.
-int available_cores();
-
 // The tensors whose rows can be split; none when the component's contract does not allow it.
 //
 // It does when all outputs have one leading axis, and every input either has no dynamic axis, or is of real numbers and

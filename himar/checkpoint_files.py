@@ -1,0 +1,173 @@
+"""From what a user names to a set of weights: a file, a folder as model hubs give it, or an index of shards."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from himar_kernels import CheckpointError
+from himar_kernels.console import NOTICES
+
+from .foreign_files import is_safetensors, what_it_is
+from .shards import INDEX_ENDING, read_index, read_sharded, refuse_lone_shard
+from .torch_files import read_torch
+from .weight_sets import ANY, Network, choose
+
+TORCH_ENDINGS = (".pth", ".pt", ".ckpt", ".bin")
+ENDINGS = (*TORCH_ENDINGS, ".safetensors", f".safetensors{INDEX_ENDING}", f".bin{INDEX_ENDING}")
+_CONFIG = "config.json"
+_FIRST = (
+    *(f"{name}.safetensors{more}" for name in ("model", "diffusion_pytorch_model") for more in ("", INDEX_ENDING)),
+    *(f"{name}.bin{more}" for name in ("pytorch_model", "diffusion_pytorch_model") for more in ("", INDEX_ENDING)),
+)
+"""What a folder is read from where it holds one of these, safetensors before the others; else its only file."""
+_BESIDE = re.compile(r"(training_args|training-state|optimizer|scheduler|scaler|rng_state|random_states).*")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A set of weights as it is stored, wrappers and prefixes taken off its names.
+
+    entry: the entry that it stood in, "" where the file held nothing else; metadata: of a safetensors file; config: a
+    folder's config.json; file: what was read of a folder.
+    """
+
+    state: dict[str, torch.Tensor]
+    entry: str
+    file: Path
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_weights(path: Path, weights: str | None = None, *, network: Network = ANY, inert: bool = False) -> Weights:
+    """Read one set of weights; a choice between several is logged as a notice. `himar.weight_sets.choose` says how.
+
+    path: a file of PyTorch or safetensors, a folder with one, or an index of shards; inert: as `read_torch` has it.
+    Raises CheckpointError, as one sentence with the way out, for everything that is none of these.
+    """
+    file = weights_file(path)
+    config = _config(path / _CONFIG) if path.is_dir() else {}
+    content, metadata = read_content(file, inert=inert)
+    try:
+        chosen, notice = choose(content, file, weights, network)
+    except RecursionError as error:
+        raise CheckpointError(f"{file} holds itself; save the model's state_dict().") from error
+    if notice:
+        NOTICES.log(logging.INFO, notice)
+    return Weights(chosen.state, chosen.label, file, metadata, config)
+
+
+def read_content(file: Path, *, inert: bool = False) -> tuple[Any, dict[str, str]]:
+    """Return what a file or an index of shards holds, and its metadata. Raises CheckpointError."""
+    if file.name.endswith(INDEX_ENDING):
+        return read_sharded(file, lambda shard: _tensors(shard, inert)), {}
+    refuse_lone_shard(file)
+    return _read_one(file, inert)
+
+
+def _read_one(file: Path, inert: bool) -> tuple[Any, dict[str, str]]:
+    try:
+        foreign = what_it_is(file)
+        with file.open("rb") as stream:
+            head = stream.read(16)
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read: {error.strerror or error}; check its rights.") from error
+    if foreign:
+        raise CheckpointError(foreign)
+    if file.suffix == ".safetensors" or is_safetensors(head):
+        if head.startswith((b"PK", b"\x80")) and not is_safetensors(head):
+            raise CheckpointError(f"{file} is a PyTorch file by its content; give it the ending .pth.")
+        return read_safetensors(file)
+    return read_torch(file, inert=inert), {}
+
+
+def _tensors(shard: Path, inert: bool) -> dict[str, torch.Tensor]:
+    content, _ = _read_one(shard, inert)
+    if not isinstance(content, Mapping) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        raise CheckpointError(f"{shard} holds other things than tensors with names, so it is no shard; fetch it again.")
+    return dict(content)
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Return the tensors and the string metadata of one file. Raises CheckpointError when it is damaged."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = list(file.keys())
+            return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
+    except Exception as error:  # A damaged header, or a type that the library does not know, raises anything.
+        reason = " ".join(str(error).split())[:200] if isinstance(error, SafetensorError) else type(error).__name__
+        raise CheckpointError(f"{path} is damaged or cut short ({reason}); fetch or write it again.") from error
+
+
+def weights_file(path: Path) -> Path:
+    """Return the file or the index that holds the weights: `path`, or what is in it. Raises CheckpointError."""
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise CheckpointError(f"checkpoint {path} does not exist or is not a file; check the path.")
+    try:
+        inside = sorted(each.name for each in path.iterdir() if each.is_file())
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}; check its rights.") from error
+    first = [name for name in _FIRST if name in inside]
+    first = [name for name in first if ".safetensors" in name] or first
+    if not first:
+        found = [name for name in inside if name.endswith(ENDINGS) and not _BESIDE.fullmatch(name)]
+        first = [name for name in found if name.endswith(INDEX_ENDING)] or found
+    if len(first) == 1:
+        return path / first[0]
+    if first:
+        raise CheckpointError(f"{path} holds {', '.join(first[:4])}, each of them weights; give one of them.")
+    raise CheckpointError(f"{path} is a folder without a checkpoint: {_instead(path, inside)}.")
+
+
+def parts_of(path: Path) -> list[Path]:
+    """Return every file that the weights at `path` stand in: one, or an index and its shards."""
+    file = weights_file(path)
+    if not file.name.endswith(INDEX_ENDING):
+        return [file]
+    return [file, *(file.parent / shard for shard in sorted(set(read_index(file).values())))]
+
+
+def looks_like_checkpoint(path: Path) -> bool:
+    """Whether a path's ending, or a folder's files, are a checkpoint's. Reads no weights."""
+    if path.is_dir():
+        return (path / _CONFIG).is_file() or any((path / name).is_file() for name in _FIRST)
+    return path.name.endswith(ENDINGS)
+
+
+def _instead(path: Path, inside: list[str]) -> str:
+    if "manifest.json" in inside:
+        return "it is a bundle of engines; give the checkpoint that it was built from"
+    if any(name.endswith(".distcp") for name in inside):
+        return (
+            "it is a distributed checkpoint in parts; join them with "
+            "python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER OUT.pth"
+        )
+    unfinished = [name for name in inside if name.endswith((".incomplete", ".part"))]
+    if unfinished:
+        return f"{unfinished[0]} is an unfinished download; fetch it again"
+    for below in ("vae", "transformer", "snapshots"):
+        if (path / below).is_dir():
+            return f"give a folder below {path / below}" if below == "snapshots" else f"give {path / below}"
+    return f"give a file ({', '.join(ENDINGS[:-2])}) or a folder with model.safetensors or its index"
+
+
+def _config(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        values = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not readable JSON: {error}; fetch it again or remove it.") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} holds no JSON object; fetch it again or remove it.")
+    return values
