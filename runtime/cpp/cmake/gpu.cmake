@@ -51,7 +51,7 @@ else()
             ${targets} "${HIMAR_KERNELS}/kernels.cu" -o "${image}"
     DEPENDS ${sources} "${HIMAR_KERNELS}/kernels.cu"
     COMMENT "Compiling the CUDA kernels" VERBATIM)
-  set_source_files_properties(src/cuda/program.cpp PROPERTIES
+  set_source_files_properties(src/queue/cuda/program.cpp PROPERTIES
     COMPILE_DEFINITIONS "HIMAR_KERNELS_IMAGE=\"${image}\"" OBJECT_DEPENDS "${image}")
 endif()
 
@@ -64,10 +64,10 @@ elseif(HIMAR_TENSORRT STREQUAL "AUTO")
   find_package(TensorRT QUIET)
 endif()
 if(TensorRT_FOUND AND NOT HIMAR_TENSORRT STREQUAL "OFF")
-  target_sources(himar_core PRIVATE src/tensorrt/contexts.cpp src/tensorrt/engine.cpp src/tensorrt/library.cpp)
+  target_sources(himar_core PRIVATE src/engines/tensorrt/contexts.cpp src/engines/tensorrt/engine.cpp src/engines/tensorrt/library.cpp)
   target_include_directories(himar_core SYSTEM PRIVATE ${TensorRT_INCLUDE_DIRS})
   message(STATUS "TensorRT: headers of ${TensorRT_VERSION} in ${TensorRT_INCLUDE_DIR}; opened at run time")
 else()
-  target_sources(himar_core PRIVATE src/tensorrt/absent.cpp)
+  target_sources(himar_core PRIVATE src/engines/tensorrt/absent.cpp)
   message(STATUS "TensorRT: left out (HIMAR_TENSORRT=${HIMAR_TENSORRT})")
 endif()

@@ -108,7 +108,7 @@ const char* help_text() {
            "  --low-solver, --high-solver ddpm|ddim|dpm++\n"
            "  --device cpu             where the engines run: cpu, cuda or cuda:N\n"
            "  --backend onnxruntime    run the bundle's ONNX graphs whatever it was built for\n"
-           "  --threads N              CPU threads of one operator; by default the CPUs it may use\n"
+           "  --threads N              CPU threads of one engine run; by default the CPUs it may use\n"
            "                           (affinity, OMP_NUM_THREADS, container quota)\n"
            "  --json                   print the outcome as JSON\n"
            "  --version, --help\n"

@@ -9,8 +9,9 @@
 static int report(const himar_progress *progress, void *user) {
     int *steps = user;
     ++*steps;
-    fprintf(stderr, "step %lld of %lld\n", (long long)progress->done, (long long)progress->total);
-    return 1; /* go on */
+    fprintf(stderr, "step %lld of %lld (%s)\n", (long long)progress->done, (long long)progress->total,
+            progress->stage_name);
+    return 1; /* continue */
 }
 
 static int failed(const char *what, himar_status status) {

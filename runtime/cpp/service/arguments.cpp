@@ -84,7 +84,7 @@ const char* help_text() {
            "  --allow-origin ORIGIN    of web pages that may use the server, for example https://app.example; * for\n"
            "                           all; may be repeated\n"
            "  --device NAME            where the engines run: cpu, cuda or cuda:N (cpu)\n"
-           "  --threads N              CPU threads of one operator; 0: the CPUs it may use (affinity,\n"
+           "  --threads N              CPU threads of one engine run; 0: the CPUs it may use (affinity,\n"
            "                           OMP_NUM_THREADS, container quota) (0)\n"
            "  --backend onnxruntime    run the bundle's ONNX graphs whatever it was built for\n"
            "  --version, --help\n"

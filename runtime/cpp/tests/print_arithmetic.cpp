@@ -10,10 +10,9 @@
 #include <string>
 #include <vector>
 
-#include "chain.h"
-#include "kernels.h"
-#include "schedule.h"
-#include "solver_chain.h"
+#include "families/hi_mar/chain.h"
+#include "families/hi_mar/schedule.h"
+#include "queue/host/queue.h"
 
 using namespace himar::core;
 using Json = nlohmann::json;
@@ -29,7 +28,7 @@ Json plan_of(char** a) {
     sampling.guidance_schedule = a[6];
     Json steps = Json::array();
     for (const Step& step : plan(sampling, std::atoll(a[0]), std::atoll(a[1])))
-        steps.push_back({static_cast<int>(step.phase), step.index, step.masked, step.masked_after, step.revealed, step.guidance});
+        steps.push_back({step.is_low ? 0 : 1, step.index, step.masked, step.masked_after, step.revealed, step.guidance});
     return steps;
 }
 
@@ -40,7 +39,7 @@ Json ranks_of(int count, char** a) {
     std::vector<himar::u32> images;
     for (int i = 3; i < count; ++i) images.push_back(static_cast<himar::u32>(std::strtoul(a[i], nullptr, 10)));
     std::vector<himar::u32> ranks(images.size() * n);
-    kernels::ranks(ranks.data(), images.data(), &state, phase, static_cast<himar::u32>(images.size()), n);
+    run_on_host(launches::ranks(ranks.data(), images.data(), &state, phase, static_cast<himar::u32>(images.size()), n));
     return ranks;
 }
 

@@ -4,21 +4,23 @@
 #include <doctest/doctest.h>
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "himar/himar.hpp"
-#include "kernels.h"
+#include "queue/host/queue.h"
 
 class SeedDraws : public himar::Draws {
 public:
     explicit SeedDraws(std::uint64_t seed) { state_.seed = seed; }
 
-    void order(himar_phase phase, const himar::View<std::uint32_t>& images, std::int64_t positions,
-               std::int64_t* order) override {
-        const auto n = static_cast<himar::u32>(positions);
-        std::vector<himar::u32> ranks(images.size() * n);
-        himar::core::kernels::ranks(ranks.data(), images.data(), &state_, phase, static_cast<himar::u32>(images.size()), n);
-        for (std::size_t image = 0; image < images.size(); ++image)
+    void order(const himar_order_request& request, std::int64_t* order) override {
+        CHECK(request.struct_size == sizeof request);
+        const auto n = static_cast<himar::u32>(request.positions), batch = static_cast<himar::u32>(request.batch);
+        std::vector<himar::u32> ranks(batch * n);
+        himar::core::run_on_host(himar::core::launches::ranks(ranks.data(), request.images, &state_,
+                                                              code_of(request.stage_name), batch, n));
+        for (std::size_t image = 0; image < batch; ++image)
             for (himar::u32 position = 0; position < n; ++position)
                 order[image * n + ranks[image * n + position]] = position;
     }
@@ -31,7 +33,7 @@ public:
                 for (std::int64_t channel = 0; channel < request.channels; ++channel) {
                     const himar::u32 position = request.positions[image * request.position_count + place];
                     const himar::Quad quad = himar::normals(
-                        state_.seed, static_cast<himar::u32>(request.phase), static_cast<himar::u32>(request.step), k,
+                        state_.seed, code_of(request.stage_name), static_cast<himar::u32>(request.step), k,
                         request.images[image], position, static_cast<himar::u32>(channel / 4));
                     *noise++ = quad.value[channel % 4];
                 }
@@ -41,6 +43,9 @@ public:
     int asked = 0;
 
 private:
+    // As the kernels count phases.
+    static himar::u32 code_of(const char* stage) { return std::string(stage) == "low" ? 0 : 1; }
+
     himar::StepState state_{};
 };
 
@@ -49,9 +54,8 @@ inline himar_draws c_draws(SeedDraws& draws) {
     himar_draws given{};
     given.struct_size = sizeof given;
     given.user = &draws;
-    given.order = [](himar_phase phase, const std::uint32_t* images, std::int64_t batch, std::int64_t positions,
-                     std::int64_t* order, void* user) {
-        static_cast<SeedDraws*>(user)->order(phase, {images, {batch, 1, 1, 1}}, positions, order);
+    given.order = [](const himar_order_request* request, std::int64_t* order, void* user) {
+        static_cast<SeedDraws*>(user)->order(*request, order);
         return 1;
     };
     given.noise = [](const himar_noise_request* request, float* noise, void* user) {

@@ -1,12 +1,18 @@
 // Which engines a build and a device can run: what cannot run is refused before anything is loaded, with what would.
 #include <doctest/doctest.h>
 
+#include <cmath>
+#include <filesystem>
+#include <iterator>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "bundles.h"
+#include "engines/networks.h"
+#include "engines/tensorrt/engine.h"
 #include "error.h"
-#include "networks.h"
-#include "tensorrt/engine.h"
+#include "himar/himar.hpp"
 
 using namespace himar::core;
 using Json = nlohmann::ordered_json;
@@ -32,6 +38,12 @@ private:
     Copy copy_;
 };
 
+// Threads of this process.
+std::ptrdiff_t threads_now() {
+    const std::filesystem::directory_iterator tasks("/proc/self/task");
+    return std::distance(begin(tasks), end(tasks));
+}
+
 const LoadRequest kCpu{"cpu", "", 1}, kGpu{"cuda:0", "", 0};
 
 }  // namespace
@@ -44,8 +56,8 @@ TEST_CASE("engines of TensorRT need a GPU; their bundle's ONNX graphs run on the
         holds(built.refused(kCpu), " is an engine for " + backend + ", which needs an NVIDIA GPU; use device 'cuda', or "
                                    "backend 'onnxruntime' to run the bundle's ONNX graphs on the CPU.");
         const Networks graphs = load_networks(Bundle::open(built.copy().path()), {"cpu", "onnxruntime", 1});
-        CHECK(graphs.all().size() == 5);
-        CHECK(graphs.lane == nullptr);
+        CHECK(graphs.engines.size() == 5);
+        CHECK(graphs.queue->runs_at_once());
         holds(graphs.without_recording(), "ONNX Runtime");
     }
 }
@@ -61,6 +73,33 @@ TEST_CASE("what this build cannot run on a GPU is named with what would") {
                                                    "bundle for onnxruntime or tensorrt, or install himar 0.1.0");
 }
 
+TEST_CASE("small networks split their rows among threads that are started once, and the images stay the same") {
+    const Copy copy;
+    copy.edit([](Json& manifest) {
+        Json parts = Json::array();
+        parts.push_back({{"name", "weights"}, {"bytes", 16 << 20}});  // as if a few positions were worth a thread
+        for (const char* name : {"mlp_head", "dit_head", "vae_decoder"}) manifest["components"][name]["parts"] = parts;
+    });
+    const auto generate = [&](std::int32_t threads) {
+        himar::Pipeline pipeline = himar::Pipeline::load(copy.path().string(), {"cpu", std::nullopt, threads});
+        himar::Pipeline lane = pipeline.clone();
+        himar::GenerateOptions options;
+        options.labels = {0, 1, 2, 3};
+        const std::ptrdiff_t loaded = threads_now();
+        const himar::Result result = pipeline.generate(options);
+        const std::ptrdiff_t started = threads_now() - loaded;
+        lane.generate(options);
+        CHECK(threads_now() - loaded == started);  // lanes share them
+        return std::pair(std::vector(result.latents().begin(), result.latents().end()), started);
+    };
+    const auto [alone, none] = generate(1);
+    const auto [split, started] = generate(3);
+    CHECK(none == 0);
+    CHECK(started == 3 * 2);
+    REQUIRE(split.size() == alone.size());
+    for (std::size_t i = 0; i < split.size(); ++i) CHECK(split[i] == doctest::Approx(alone[i]).epsilon(1e-4));
+}
+
 TEST_CASE("a GPU that is not there is refused, whatever the engines") {
     for (const char* backend : {"onnxruntime", "tensorrt"}) {
         if (!has_tensorrt() && std::string(backend) == "tensorrt") continue;
@@ -69,9 +108,9 @@ TEST_CASE("a GPU that is not there is refused, whatever the engines") {
 }
 
 TEST_CASE("a device is read whole") {
-    CHECK(Device::parse("cpu").name() == "cpu");
-    CHECK(Device::parse("cuda").name() == "cuda:0");
-    CHECK(Device::parse("cuda:12").name() == "cuda:12");
+    CHECK(!Device::parse("cpu").is_gpu);
+    CHECK((Device::parse("cuda").is_gpu && Device::parse("cuda").index == 0));
+    CHECK((Device::parse("cuda:12").is_gpu && Device::parse("cuda:12").index == 12));
     for (const std::string text : {"", "gpu", "cuda:", "cuda:-1", "cuda:1x", "cuda:99999999999", "CPU", " cpu"})
         CHECK(sentence_of<EngineError>([&] { Device::parse(text); }) ==
               "device is '" + text + "'; it must be 'cpu', 'cuda' or 'cuda:N' with a GPU's number.");

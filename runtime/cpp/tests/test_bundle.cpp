@@ -5,11 +5,11 @@
 #include <filesystem>
 #include <fstream>
 
-#include "bundle.h"
+#include "api/pipeline.h"
+#include "bundle/bundle.h"
+#include "bundle/sha256.h"
 #include "bundles.h"
 #include "error.h"
-#include "pipeline.h"
-#include "sha256.h"
 
 using namespace himar::core;
 namespace fs = std::filesystem;

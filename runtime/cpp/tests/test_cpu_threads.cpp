@@ -9,7 +9,7 @@
 #include <map>
 #include <string>
 
-#include "cpu_threads.h"
+#include "engines/cpu_threads.h"
 
 using namespace himar::core;
 namespace fs = std::filesystem;

@@ -5,10 +5,10 @@
 #include <string>
 
 #include "bundles.h"
-#include "cuda/device.h"
-#include "cuda/program.h"
+#include "engines/tensorrt/fit.h"
 #include "error.h"
-#include "tensorrt/fit.h"
+#include "queue/cuda/program.h"
+#include "queue/cuda/queue.h"
 
 using namespace himar::core;
 
@@ -46,7 +46,7 @@ TEST_CASE("a driver that is not there, or is none, is a sentence") {
 }
 
 TEST_CASE("a GPU that is not there is refused by its name" * doctest::skip(has_driver())) {
-    const std::string said = sentence_of<EngineError>([] { cuda::CudaDevice::open(3, false); });
+    const std::string said = sentence_of<EngineError>([] { cuda::CudaQueue::open(3, false); });
     holds(said, "cuda:3 is no GPU that can be used here: CUDA cannot be used here: libcuda.so.1");
     holds(said, "install NVIDIA's driver. `nvidia-smi -L` lists the GPUs; without one, use device 'cpu'.");
 }

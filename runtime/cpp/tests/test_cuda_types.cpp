@@ -4,7 +4,7 @@
 #include <tuple>
 #include <type_traits>
 
-#include "cuda/driver.h"
+#include "queue/cuda/driver.h"
 
 namespace himar::core::cuda {
 namespace {

@@ -27,17 +27,16 @@ public:
     enum class Fault { kTwice, kOutside, kNotFinite, kThrows };
     explicit BadDraws(Fault fault) : SeedDraws(1), fault_(fault) {}
 
-    void order(himar_phase phase, const himar::View<std::uint32_t>& images, std::int64_t positions,
-               std::int64_t* order) override {
-        SeedDraws::order(phase, images, positions, order);
+    void order(const himar_order_request& request, std::int64_t* order) override {
+        SeedDraws::order(request, order);
         if (fault_ == Fault::kTwice) order[1] = order[0];
-        if (fault_ == Fault::kOutside) order[positions - 1] = std::numeric_limits<std::int64_t>::max();
+        if (fault_ == Fault::kOutside) order[request.positions - 1] = std::numeric_limits<std::int64_t>::max();
     }
 
     void noise(const himar_noise_request& request, float* noise) override {
         if (fault_ == Fault::kThrows) throw std::out_of_range("no such noise");
         SeedDraws::noise(request, noise);
-        if (fault_ == Fault::kNotFinite && request.phase == HIMAR_PHASE_HIGH && request.k == 2)
+        if (fault_ == Fault::kNotFinite && request.stage == 1 && request.k == 2)
             noise[0] = std::numeric_limits<float>::quiet_NaN();
     }
 
@@ -114,10 +113,10 @@ TEST_CASE("draws beside a seed, of another header or half given are refused befo
         CHECK(himar_pipeline_generate(pipeline.get(), &params, &result) == HIMAR_ERROR_INPUT);
         return himar_last_error();
     };
-    const auto no_order = [](himar_phase, const std::uint32_t*, std::int64_t, std::int64_t, std::int64_t*, void*) { return 0; };
+    const auto no_order = [](const himar_order_request*, std::int64_t*, void*) { return 0; };
     const auto no_noise = [](const himar_noise_request*, float*, void*) { return 0; };
-    const auto good_order = [](himar_phase, const std::uint32_t*, std::int64_t batch, std::int64_t n, std::int64_t* order, void*) {
-        for (std::int64_t i = 0; i < batch * n; ++i) order[i] = i % n;
+    const auto good_order = [](const himar_order_request* request, std::int64_t* order, void*) {
+        for (std::int64_t i = 0; i < request->batch * request->positions; ++i) order[i] = i % request->positions;
         return 1;
     };
     holds(said({3, good_order, no_noise, nullptr}), "himar_draws.struct_size is 3; it must be ");

@@ -92,10 +92,11 @@ TEST_CASE("progress counts every step, and the preview fills up") {
     options.on_step = [&](const himar::Progress& step) {
         CHECK(step.total == 10);
         CHECK(step.images == (step.done <= 5 ? 3 : 2));
-        CHECK(step.phase == ((step.done - 1) % 5 < 3 ? HIMAR_PHASE_LOW : HIMAR_PHASE_HIGH));
+        CHECK(step.stage == ((step.done - 1) % 5 < 3 ? 0 : 1));
+        CHECK(step.stage_name == (step.stage == 0 ? "low" : "high"));
         done.push_back(step.done);
-        zeros.push_back(std::count(step.low_latents.begin(), step.low_latents.end(), 0.0f));
-        if (step.done == 5) preview = values(step.low_latents);
+        zeros.push_back(std::count(step.preview_latents.begin(), step.preview_latents.end(), 0.0f));
+        if (step.done == 5) preview = values(step.preview_latents);
         return true;
     };
     const himar::Result result = pipeline.generate(options);

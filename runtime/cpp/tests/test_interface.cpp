@@ -1,6 +1,7 @@
 // The C interface's own promises: statuses, sentences, struct sizes, untouched outputs.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstring>
@@ -34,6 +35,12 @@ himar_generate_params params_of(std::size_t count = 2) {
     return params;
 }
 
+himar_hi_mar_settings settings_of() {
+    himar_hi_mar_settings settings;
+    himar_hi_mar_settings_init(&settings);
+    return settings;
+}
+
 // The sentence of a generation that is refused as an input, by a check beforehand too; the output must stay untouched.
 std::string refused(himar_pipeline* pipeline, const himar_generate_params& params) {
     auto* const marker = reinterpret_cast<himar_result*>(&pipeline);
@@ -54,6 +61,7 @@ TEST_CASE("every status has a name, and the library says what it is") {
     for (int status = HIMAR_OK; status <= HIMAR_ERROR_INTERNAL; ++status)
         CHECK(std::string(himar_status_to_string(static_cast<himar_status>(status))).rfind("HIMAR_", 0) == 0);
     CHECK(std::string(himar_status_to_string(static_cast<himar_status>(99))) == "unknown status");
+    CHECK(himar_interface_version() == HIMAR_INTERFACE_VERSION);
     holds(himar_build_info(), std::string("himar ") + himar_version() + "; engines: onnxruntime ");
 }
 
@@ -87,6 +95,13 @@ TEST_CASE("requests out of range are refused with the value") {
         change(params);
         return refused(loaded.pipeline, params);
     };
+    const auto set = [&](auto change) {
+        himar_hi_mar_settings settings = settings_of();
+        change(settings);
+        himar_generate_params params = params_of();
+        params.hi_mar = &settings;
+        return refused(loaded.pipeline, params);
+    };
     CHECK(said([](auto& p) { p.label_count = 0; }) == "labels is empty; give at least one class number.");
     CHECK(said([](auto& p) { p.labels = nullptr; }) == "labels is empty; give at least one class number.");
     const std::int64_t beyond[] = {1, 5};
@@ -94,28 +109,21 @@ TEST_CASE("requests out of range are refused with the value") {
           "label 5 (number 1 of the list) is not a class of this model; classes are the whole numbers 0 to 4.");
     holds(said([](auto& p) { p.first_index = 4294967295u; }), "first_index is 4294967295; it must be 0 to 4294967294.");
     CHECK(said([](auto& p) { p.sampling = "best"; }) == "sampling 'best' is not in this bundle; it has default, plain.");
-    holds(said([](auto& p) { p.guidance = -1; }), "low_guidance is -1.0; it must be a finite number of at least 0.");
-    holds(said([](auto& p) { p.temperature = std::numeric_limits<double>::infinity(); }), "temperature is inf;");
-    holds(said([](auto& p) { p.low_steps = 5; }), "low_steps is 5, but phase low has only 4 positions");
-    holds(said([](auto& p) { p.high_steps = -1; }), "high_steps is -1; it must be at least 1.");
-    holds(said([](auto& p) { p.low_diffusion_steps = 1; }), "low_diffusion_steps is 1; it must be 2 to 1000.");
-    holds(said([](auto& p) { p.guidance_schedule = static_cast<himar_guidance_schedule>(9); }), "guidance_schedule is 9;");
-    holds(said([](auto& p) { p.low_solver = static_cast<himar_solver>(4); }), "low_solver is 4; it must be HIMAR_SOLVER_DDPM,");
-    holds(said([](auto& p) { p.high_solver = static_cast<himar_solver>(-1); }), "high_solver is -1; it must be HIMAR_SOLVER_DDPM,");
-    holds(said([](auto& p) { p.low_solver = p.high_solver = HIMAR_SOLVER_DPMPP, p.temperature = 0.5; }),
+    holds(set([](auto& p) { p.guidance = -1; }), "low_guidance is -1.0; it must be a finite number of at least 0.");
+    holds(set([](auto& p) { p.temperature = std::numeric_limits<double>::infinity(); }), "temperature is inf;");
+    holds(set([](auto& p) { p.low_steps = 5; }), "low_steps is 5, but phase low has only 4 positions");
+    holds(set([](auto& p) { p.high_steps = -1; }), "high_steps is -1; it must be at least 1.");
+    holds(set([](auto& p) { p.low_diffusion_steps = 1; }), "low_diffusion_steps is 1; it must be 2 to 1000.");
+    holds(set([](auto& p) { p.guidance_schedule = static_cast<himar_guidance_schedule>(9); }), "guidance_schedule is 9;");
+    holds(set([](auto& p) { p.low_solver = static_cast<himar_solver>(4); }), "low_solver is 4; it must be HIMAR_SOLVER_DDPM,");
+    holds(set([](auto& p) { p.high_solver = static_cast<himar_solver>(-1); }), "high_solver is -1; it must be HIMAR_SOLVER_DDPM,");
+    holds(set([](auto& p) { p.low_solver = p.high_solver = HIMAR_SOLVER_DPMPP, p.temperature = 0.5; }),
           "temperature is 0.5, but it scales the noise of reverse steps and solver 'dpm++' adds none; set it to 1, or");
     holds(said([](auto& p) { p.struct_size = 0; }), "himar_generate_params.struct_size is 0; it must be ");
-    for (const int change : {1, -1, 4 - static_cast<int>(sizeof(void*))})  // half a field is no field
-        holds(said([&](auto& p) { p.struct_size += static_cast<std::size_t>(change); }), "call himar_generate_params_init first");
-}
-
-TEST_CASE("of parameters of an earlier header only what it has is read") {
-    Loaded loaded;
-    for (const std::size_t size : {offsetof(himar_generate_params, draws), offsetof(himar_generate_params, low_solver)}) {
-        himar_generate_params params = params_of(1);
-        std::memset(reinterpret_cast<char*>(&params) + size, 0x5A, sizeof params - size);
-        params.struct_size = size;
-        CHECK(himar_pipeline_check(loaded.pipeline, &params) == HIMAR_OK);
+    for (const int change : {1, -1, 8}) {
+        const auto resize = [&](auto& p) { p.struct_size += static_cast<std::size_t>(change); };
+        holds(said(resize), "call himar_generate_params_init first");
+        holds(set(resize), "call himar_hi_mar_settings_init first");
     }
 }
 
@@ -153,7 +161,7 @@ TEST_CASE("NULL is an input error wherever it cannot be meant") {
     std::size_t needed = 0;
     const char* json;
     for (const himar_status status : {
-             himar_load_params_init(nullptr), himar_generate_params_init(nullptr),
+             himar_load_params_init(nullptr), himar_generate_params_init(nullptr), himar_hi_mar_settings_init(nullptr),
              himar_pipeline_load(nullptr, nullptr, &pipeline), himar_pipeline_load("x", nullptr, nullptr),
              himar_pipeline_clone(nullptr, &pipeline), himar_pipeline_clone(loaded.pipeline, nullptr),
              himar_pipeline_get_info(nullptr, &info), himar_pipeline_get_info(loaded.pipeline, nullptr),
@@ -215,21 +223,41 @@ TEST_CASE("a pipeline says what its model is") {
     CHECK(info.has_decoder == 1);
     CHECK(std::strlen(info.bundle_id) == 64);
     CHECK(std::string(info.sampling) == "default, plain");
-    info.struct_size = 4;
-    CHECK(himar_pipeline_get_info(loaded.pipeline, &info) == HIMAR_ERROR_INPUT);
+    CHECK(std::string(info.family) == "hi_mar");
+    CHECK(std::string(info.stages) == "low, high");
+    for (const std::size_t size : {std::size_t{4}, sizeof info + 8}) {
+        info.struct_size = size;
+        CHECK(himar_pipeline_get_info(loaded.pipeline, &info) == HIMAR_ERROR_INPUT);
+    }
+}
+
+TEST_CASE("of an info of an earlier header only what it has is written") {
+    Loaded loaded;
+    himar_pipeline_info info;
+    std::memset(static_cast<void*>(&info), 0x5A, sizeof info);
+    info.struct_size = offsetof(himar_pipeline_info, family);
+    REQUIRE(himar_pipeline_get_info(loaded.pipeline, &info) == HIMAR_OK);
+    CHECK(info.struct_size == offsetof(himar_pipeline_info, family));
+    CHECK(info.classes == 5);
+    CHECK(std::string(info.sampling) == "default, plain");
+    const char* const bytes = reinterpret_cast<const char*>(&info);
+    CHECK(std::all_of(bytes + info.struct_size, bytes + sizeof info, [](char byte) { return byte == 0x5A; }));
 }
 
 TEST_CASE("parameters as text, whole or cut off") {
     himar_generate_params params = params_of();
-    params.guidance = 2.5;
-    params.high_solver = HIMAR_SOLVER_DPMPP;
+    himar_hi_mar_settings settings = settings_of();
+    settings.guidance = 2.5;
+    settings.low_steps = 3;
+    settings.high_solver = HIMAR_SOLVER_DPMPP;
+    params.hi_mar = &settings;
     std::size_t needed = 0;
     REQUIRE(himar_generate_params_to_string(&params, nullptr, 0, &needed) == HIMAR_OK);
     std::vector<char> text(needed);
     REQUIRE(himar_generate_params_to_string(&params, text.data(), text.size(), nullptr) == HIMAR_OK);
     CHECK(std::strlen(text.data()) + 1 == needed);
-    holds(text.data(), "labels=[1,2] seed=0 first_index=0 sampling=first guidance=2.5 low_guidance=setting");
-    holds(text.data(), " guidance_schedule=setting low_solver=setting high_solver=dpm++ on_step=none");
+    holds(text.data(), "labels=[1,2] seed=0 first_index=0 sampling=first guidance=2.5 low_steps=3 high_steps=setting");
+    holds(text.data(), " low_solver=setting high_solver=dpm++ on_step=none draws=the seed's");
     char cut[9];
     REQUIRE(himar_generate_params_to_string(&params, cut, sizeof cut, nullptr) == HIMAR_OK);
     CHECK(std::string(cut) == "labels=[");

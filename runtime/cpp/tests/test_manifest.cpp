@@ -7,9 +7,9 @@
 #include <random>
 #include <string>
 
+#include "bundle/manifest.h"
 #include "bundles.h"
 #include "error.h"
-#include "manifest.h"
 
 using namespace himar::core;
 using Json = nlohmann::ordered_json;
@@ -140,16 +140,27 @@ TEST_CASE("values out of range are refused with the value") {
     holds(refusal([](Json& m) { m["files"].erase("m.onnx"); }), "names m.onnx, but gives no hash for it");
 }
 
-TEST_CASE("phases that this runtime does not run are refused by key and value, the released ones are read") {
+TEST_CASE("phases are read with their components, and are the released ones where nothing is said") {
+    const auto components = [](const Json& changes) {
+        Json manifest = good();
+        manifest["model"].update(changes);
+        std::vector<std::string> names;
+        for (const PhaseInfo& phase : parse_manifest(manifest.dump(), "manifest.json").model.phases())
+            names.insert(names.end(), {phase.transformer, phase.head});
+        return names;
+    };
+    using Names = std::vector<std::string>;
+    const Names released{"transformer_low", "mlp_head", "transformer_high", "dit_head"};
+    CHECK(components(Json::object()) == released);
+    CHECK(components({{"pivots", "condition"}, {"low_head", "mlp"}, {"high_head", "dit"}}) == released);
+    CHECK(components({{"pivots", "visual"}}) == Names{"transformer_low", "mlp_head_low", "transformer_high", "dit_head_high"});
+    CHECK(components({{"pivots", "none"}, {"cond_scale", 0}, {"high_head", "mlp"}}) == Names{"transformer_high", "mlp_head_high"});
     const auto with = [](const char* key, Json value) { return refusal([&](Json& m) { m["model"][key] = value; }); };
-    holds(with("pivots", "visual"), "model.pivots is 'visual', but the C++ runtime runs 'condition' only; run this bundle with");
-    holds(with("low_head", "dit"), "model.low_head is 'dit', but the C++ runtime runs 'mlp' only");
-    holds(with("high_head", "mlp"), "model.high_head is 'mlp', but the C++ runtime runs 'dit' only");
-    holds(with("high_head", nullptr), "model.high_head is null, but the C++ runtime runs 'dit' only");
-    holds(refusal([](Json& m) { m["model"]["pivots"] = "none", m["model"]["cond_scale"] = 0; }), "model.pivots is 'none'");
-    Json manifest = good();
-    manifest["model"].update({{"pivots", "condition"}, {"low_head", "mlp"}, {"high_head", "dit"}});
-    CHECK_NOTHROW(parse_manifest(manifest.dump(), "manifest.json"));
+    CHECK(with("pivots", "audible") == "manifest.json: model.pivots is 'audible'; this himar knows 'none', 'visual', "
+                                       "'condition': install a newer himar.");
+    holds(with("low_head", 1), "model.low_head is 1; this himar knows 'mlp', 'dit': install a newer himar.");
+    holds(with("high_head", nullptr), "model.high_head is null; this himar knows 'mlp', 'dit'");
+    holds(with("pivots", "none"), "model.cond_scale is 2, but model.pivots is 'none', which is a single scale; build the bundle again.");
 }
 
 TEST_CASE("paths that lead out of the bundle are refused wherever they stand") {

@@ -84,14 +84,14 @@ TEST_CASE("more images than are decoded together, each its own preview") {
 }
 
 TEST_CASE("a bundle that cannot make previews says why, and still makes images") {
-    holds(refusal(bundle("no-decoder")), "this bundle has no VAE decoder, so there is no preview in pixels; use low_latents");
+    holds(refusal(bundle("no-decoder")), "this bundle has no VAE decoder, so there is no preview in pixels; use preview_latents");
     const Copy fixed, ranged;
     fixed.edit([](Json& m) {
         auto& shape = m["components"]["vae_decoder"]["inputs"][0]["shape"];
         shape[2] = shape[3] = 4;
     });
     CHECK(refusal(fixed.path()) == "this bundle's vae_decoder does not take latents of 2 by 2, so there is no preview in "
-                                   "pixels; use low_latents, or build the bundle again.");
+                                   "pixels; use preview_latents, or build the bundle again.");
     ranged.edit([](Json& m) { m["components"]["vae_decoder"]["profile"]["height"] = {4, 4, 4}; });
     holds(refusal(ranged.path()), "does not take latents of 2 by 2");
 }

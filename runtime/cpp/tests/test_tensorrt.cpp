@@ -6,11 +6,11 @@
 #include <string>
 
 #include "bundles.h"
-#include "cuda/driver.h"
+#include "engines/tensorrt/contexts.h"
+#include "engines/tensorrt/engine.h"
+#include "engines/tensorrt/library.h"
 #include "error.h"
-#include "tensorrt/contexts.h"
-#include "tensorrt/engine.h"
-#include "tensorrt/library.h"
+#include "queue/cuda/driver.h"
 
 using namespace himar::core;
 using himar::core::tensorrt::Library;

@@ -40,7 +40,7 @@ def _origins(context: click.Context, parameter: click.Parameter, texts: tuple[st
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
 @click.option(
     "--threads", default=0, show_default=True, type=_THREADS,
-    help="CPU threads of one operator; 0: the CPUs it may use (affinity, OMP_NUM_THREADS, container quota).",
+    help="CPU threads of one engine run; 0: the CPUs it may use (affinity, OMP_NUM_THREADS, container quota).",
 )  # fmt: skip
 @click.option("--backend", help="onnxruntime runs a TensorRT bundle's ONNX graphs; its own engines if not given.")
 @click.option("--queue", default=16, show_default=True, type=_QUEUE, help="Waiting requests per lane.")

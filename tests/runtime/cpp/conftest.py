@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
+from tests.export.conftest import build_variant
 from tests.runtime.cpp.library import Library
 
 ROOT = Path(__file__).parents[3]
@@ -50,3 +51,6 @@ def built() -> Path:
 def library(built: Path) -> Library:
     """libhimar.so through ctypes."""
     return Library(built / "libhimar.so")
+
+
+__all__ = ["build_variant"]  # the fixture of tests/export

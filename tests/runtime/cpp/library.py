@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from himar_kernels import Draws
-from himar_kernels.families.hi_mar import Phase
 
 OK, CANCELLED = 0, 1
-PHASES: tuple[Phase, Phase] = ("low", "high")
+INTERFACE = 2
 # What the C interface has enumerations for.
 _NUMBERS = {"linear": 1, "constant": 2, "ddpm": 1, "ddim": 2, "dpm++": 3}
 
@@ -38,6 +37,16 @@ class _GenerateParams(ctypes.Structure):
         ("seed", ctypes.c_uint64),
         ("first_index", ctypes.c_uint64),
         ("sampling", ctypes.c_char_p),
+        ("hi_mar", ctypes.c_void_p),
+        ("on_step", ctypes.c_void_p),
+        ("user", ctypes.c_void_p),
+        ("draws", ctypes.c_void_p),
+    )
+
+
+class _HiMarSettings(ctypes.Structure):
+    _fields_ = (
+        ("struct_size", ctypes.c_size_t),
         ("guidance", ctypes.c_double),
         ("low_guidance", ctypes.c_double),
         ("high_guidance", ctypes.c_double),
@@ -47,19 +56,28 @@ class _GenerateParams(ctypes.Structure):
         ("low_diffusion_steps", ctypes.c_int32),
         ("high_diffusion_steps", ctypes.c_int32),
         ("guidance_schedule", ctypes.c_int),
-        ("on_step", ctypes.c_void_p),
-        ("user", ctypes.c_void_p),
-        ("draws", ctypes.c_void_p),
         ("low_solver", ctypes.c_int),
         ("high_solver", ctypes.c_int),
+    )
+
+
+class _OrderRequest(ctypes.Structure):
+    _fields_ = (
+        ("struct_size", ctypes.c_size_t),
+        ("stage", ctypes.c_int32),
+        ("stage_name", ctypes.c_char_p),
+        ("images", ctypes.POINTER(ctypes.c_uint32)),
+        ("batch", ctypes.c_int64),
+        ("positions", ctypes.c_int64),
     )
 
 
 class _NoiseRequest(ctypes.Structure):
     _fields_ = (
         ("struct_size", ctypes.c_size_t),
-        ("phase", ctypes.c_int),
+        ("stage", ctypes.c_int32),
         ("step", ctypes.c_int32),
+        ("stage_name", ctypes.c_char_p),
         ("k", ctypes.c_int32),
         ("images", ctypes.POINTER(ctypes.c_uint32)),
         ("positions", ctypes.POINTER(ctypes.c_uint32)),
@@ -69,15 +87,23 @@ class _NoiseRequest(ctypes.Structure):
     )
 
 
-_Order = ctypes.CFUNCTYPE(
-    ctypes.c_int,
-    ctypes.c_int,
-    ctypes.POINTER(ctypes.c_uint32),
-    ctypes.c_int64,
-    ctypes.c_int64,
-    ctypes.POINTER(ctypes.c_int64),
-    ctypes.c_void_p,
-)
+class _Progress(ctypes.Structure):
+    _fields_ = (
+        ("struct_size", ctypes.c_size_t),
+        ("stage", ctypes.c_int32),
+        ("step", ctypes.c_int32),
+        ("stage_name", ctypes.c_char_p),
+        ("done", ctypes.c_int64),
+        ("total", ctypes.c_int64),
+        ("images", ctypes.c_int64),
+        ("preview_latents", ctypes.c_void_p),
+        ("preview_shape", ctypes.c_int64 * 4),
+        ("internal", ctypes.c_void_p),
+    )
+
+
+_OnStep = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(_Progress), ctypes.c_void_p)
+_Order = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(_OrderRequest), ctypes.POINTER(ctypes.c_int64), ctypes.c_void_p)
 _Noise = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(_NoiseRequest), ctypes.POINTER(ctypes.c_float), ctypes.c_void_p)
 
 
@@ -93,14 +119,16 @@ class _Draws(ctypes.Structure):
 def _as_c(draws: Draws) -> _Draws:
     """himar_draws that answers from `draws`."""
 
-    def order(phase: int, images: Any, batch: int, positions: int, out: Any, user: Any) -> int:
-        of = np.ctypeslib.as_array(images, (batch,)).astype(np.int64)
-        np.ctypeslib.as_array(out, (batch, positions))[:] = draws.order(PHASES[phase], positions, of)
+    def order(request: Any, out: Any, user: Any) -> int:
+        asked = request.contents
+        images = np.ctypeslib.as_array(asked.images, (asked.batch,)).astype(np.int64)
+        drawn = draws.order(asked.stage_name.decode(), asked.positions, images)
+        np.ctypeslib.as_array(out, (asked.batch, asked.positions))[:] = drawn
         return 1
 
     def noise(request: Any, out: Any, user: Any) -> int:
         asked = request.contents
-        phase, shape = PHASES[asked.phase], (asked.batch, asked.position_count)
+        phase, shape = asked.stage_name.decode(), (asked.batch, asked.position_count)
         images = np.ctypeslib.as_array(asked.images, shape[:1]).astype(np.int64)
         positions = np.ctypeslib.as_array(asked.positions, shape).astype(np.int64)
         if asked.k < 0:
@@ -129,30 +157,45 @@ class Library:
     def __init__(self, path: Path) -> None:
         self._library = ctypes.CDLL(str(path))
         self._library.himar_last_error.restype = ctypes.c_char_p
+        assert self._library.himar_interface_version() == INTERFACE
+        self._on_step: Any = None
+        self._thrown: list[Exception] = []
 
-    def generate(self, bundle: Path, labels: Sequence[int], draws: Draws | None = None, **options: Any) -> Images:
-        """draws: in place of a seed. options: fields of himar_generate_params, with Python's words for enumerations."""
+    def generate(
+        self, bundle: Path, labels: Sequence[int], draws: Draws | None = None, threads: int = 1, **options: Any
+    ) -> Images:
+        """Load, generate and free.
+
+        draws: instead of a seed. options: fields of himar_generate_params or himar_hi_mar_settings, with Python's words
+        for enumerations.
+        """
         call = self._library
         decodes = "vae_decoder" in json.loads((bundle / "manifest.json").read_text())["components"]
-        load, params = _LoadParams(), _GenerateParams()
+        load, params, settings = _LoadParams(), _GenerateParams(), _HiMarSettings()
         self._check(call.himar_load_params_init(ctypes.byref(load)))
         self._check(call.himar_generate_params_init(ctypes.byref(params)))
+        self._check(call.himar_hi_mar_settings_init(ctypes.byref(settings)))
+        assert settings.struct_size == ctypes.sizeof(settings), "himar_hi_mar_settings has other fields than this test"
         assert load.struct_size == ctypes.sizeof(load), "himar_load_params has other fields than this test"
         assert params.struct_size == ctypes.sizeof(params), "himar_generate_params has other fields than this test"
-        load.threads = 1
+        load.threads = threads
         params.labels = (ctypes.c_int64 * len(labels))(*labels)
         params.label_count = len(labels)
         given = None if draws is None else _as_c(draws)
         params.draws = None if given is None else ctypes.addressof(given)
+        params.hi_mar = ctypes.addressof(settings)
         for name, value in options.items():
-            assert name in dict(_GenerateParams._fields_), f"himar_generate_params has no {name}"
+            struct = params if name in dict(_GenerateParams._fields_) else settings
+            assert name in dict(struct._fields_), f"neither of the structs has {name}"
             if isinstance(value, str):
                 value = value.encode() if name == "sampling" else _NUMBERS[value]
-            setattr(params, name, value)
+            setattr(struct, name, value)
         pipeline, result = ctypes.c_void_p(), ctypes.c_void_p()
         self._check(call.himar_pipeline_load(str(bundle).encode(), ctypes.byref(load), ctypes.byref(pipeline)))
         try:
             self._check(call.himar_pipeline_generate(pipeline, ctypes.byref(params), ctypes.byref(result)))
+            if self._thrown:
+                raise self._thrown.pop()
             return Images(
                 self._array(call.himar_result_images, result, ctypes.c_uint8) if decodes else None,
                 self._array(call.himar_result_latents, result, ctypes.c_float),
@@ -163,24 +206,37 @@ class Library:
             call.himar_result_free(result)
             call.himar_pipeline_free(pipeline)
 
+    def callback(self, look: Callable[[_Progress], bool | None]) -> ctypes.c_void_p:
+        """What `generate` takes as on_step: it hands over a copy of the progress, and raises what `look` raised."""
+
+        def on_step(progress: Any, user: Any) -> int:
+            try:
+                return 0 if look(_Progress.from_buffer_copy(progress.contents)) is False else 1
+            except Exception as error:
+                self._thrown.append(error)
+                return 0
+
+        self._on_step = _OnStep(on_step)  # lives as long as it may be called
+        return ctypes.cast(self._on_step, ctypes.c_void_p)
+
     def previews(self, bundle: Path, labels: Sequence[int], seed: int) -> list[NDArray[np.uint8]]:
         """The preview after every step, uint8 (B, P, P, 3)."""
         seen: list[NDArray[np.uint8]] = []
 
-        def look(progress: int, user: Any) -> int:
+        def look(progress: _Progress) -> None:
             pixels, shape = ctypes.POINTER(ctypes.c_uint8)(), (ctypes.c_int64 * 4)()
             preview = self._library.himar_progress_preview
-            self._check(preview(ctypes.c_void_p(progress), ctypes.byref(pixels), shape))
+            self._check(preview(ctypes.byref(progress), ctypes.byref(pixels), shape))
             seen.append(np.ctypeslib.as_array(pixels, tuple(shape)).copy())
-            return 1
 
-        on_step = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)(look)
-        self.generate(bundle, labels, seed=seed, on_step=ctypes.cast(on_step, ctypes.c_void_p))
+        self.generate(bundle, labels, seed=seed, on_step=self.callback(look))
         return seen
 
     def _array(self, accessor: Any, result: ctypes.c_void_p, kind: Any) -> NDArray[Any]:
         data, shape = ctypes.POINTER(kind)(), (ctypes.c_int64 * 4)()
         self._check(accessor(result, ctypes.byref(data), shape))
+        if not data:  # an array without values
+            return np.zeros(tuple(shape), np.dtype(kind))
         return np.ctypeslib.as_array(data, tuple(shape)).copy()
 
     def _recipe(self, result: ctypes.c_void_p, index: int) -> str:

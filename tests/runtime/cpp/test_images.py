@@ -49,6 +49,16 @@ def test_digits_by_solvers_are_pythons_images(library: Any, digits_bundle: Path)
     assert_same_images(library, digits_bundle, [3, 7], 5, low_solver="ddim", high_solver="dpm++", **short)
 
 
+def test_threads_do_not_change_the_images(library: Any, digits_bundle: Path) -> None:
+    """With two threads its heads and decoder split their rows, in both runtimes."""
+    labels, options = [3, 7] * 4, {"seed": 4, "low_steps": 2, "high_steps": 1}
+    wanted = Pipeline.load(digits_bundle, threads=2).generate(labels, **options)
+    for threads in (1, 2):
+        found = library.generate(digits_bundle, labels, threads=threads, **options)
+        assert np.linalg.norm(found.latents - wanted.latents) <= 1e-4 * np.linalg.norm(wanted.latents)
+        assert np.abs(found.images.astype(int) - wanted.images).max() <= 1
+
+
 def test_named_settings_with_solvers_are_pythons(library: Any, make_bundle: Any, edit_manifest: Any) -> None:
     quick = {"low_steps": 2, "low_diffusion_steps": 4, "low_solver": "dpm++", "high_solver": "ddim"}
     apart, first = make_bundle("apart"), make_bundle("first")

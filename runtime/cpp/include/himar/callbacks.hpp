@@ -19,18 +19,18 @@ namespace himar {
 class Progress {
 public:
     explicit Progress(const himar_progress& progress)
-        : phase(progress.phase), step(progress.step), done(progress.done), total(progress.total),
-          images(progress.images),
-          low_latents(progress.low_latents, {progress.low_shape[0], progress.low_shape[1], progress.low_shape[2],
-                                             progress.low_shape[3]}),
+        : stage(progress.stage), step(progress.step), stage_name(progress.stage_name), done(progress.done),
+          total(progress.total), images(progress.images),
+          preview_latents(progress.preview_latents, {progress.preview_shape[0], progress.preview_shape[1],
+                                                     progress.preview_shape[2], progress.preview_shape[3]}),
           progress_(&progress) {}
 
-    himar_phase phase;
-    std::int32_t step;
+    std::int32_t stage, step;
+    std::string stage_name;
     std::int64_t done, total, images;
-    View<float> low_latents;  // preview, (B, C, s, s)
+    View<float> preview_latents;  // (B, C, s, s)
 
-    // The preview in pixels, uint8 (B, P, P, 3): decodes it. Error as himar_progress_preview says.
+    // The preview in pixels, uint8 (B, P, P, 3): decodes it. Throws Error as described at himar_progress_preview.
     View<std::uint8_t> preview() const {
         const std::uint8_t* pixels = nullptr;
         std::array<std::int64_t, 4> shape{};
@@ -42,50 +42,86 @@ private:
     const himar_progress* progress_;
 };
 
-// Draws in place of a seed; see himar_draws. What a function throws comes out of `generate`.
+// Draws instead of a seed's; see himar_draws. Exceptions thrown here propagate out of `generate`.
 class Draws {
 public:
     virtual ~Draws() = default;
 
     // Write a permutation of 0 … positions-1 for each image into order (B, positions), its end revealed first.
-    virtual void order(himar_phase phase, const View<std::uint32_t>& images, std::int64_t positions,
-                       std::int64_t* order) = 0;
+    virtual void order(const himar_order_request& request, std::int64_t* order) = 0;
 
     // Write standard normals into noise (B, r, C).
     virtual void noise(const himar_noise_request& request, float* noise) = 0;
 };
 
-// What to generate; what is not given is the sampling setting's. See himar_generate_params.
-struct GenerateOptions {
-    std::vector<std::int64_t> labels;
-    std::uint64_t seed = 0;
-    std::uint64_t first_index = 0;
-    std::optional<std::string> sampling;
+// Changes to a sampling setting of a hi_mar model; fields without a value keep the setting's. See himar_hi_mar_settings.
+struct HiMarSettings {
     std::optional<double> guidance, low_guidance, high_guidance, temperature;
     std::optional<std::int32_t> low_steps, high_steps, low_diffusion_steps, high_diffusion_steps;
     himar_guidance_schedule guidance_schedule = HIMAR_GUIDANCE_DEFAULT;
     himar_solver low_solver = HIMAR_SOLVER_DEFAULT, high_solver = HIMAR_SOLVER_DEFAULT;
-    Draws* draws = nullptr;  // in place of the seed, which must stay 0; must live as long as the call
-    std::function<bool(const Progress&)> on_step;  // false cancels; what it throws comes out of `generate`
-};
 
-// The options' functions as C calls them, for one call. Exceptions must not pass through C: they are kept.
-class Callbacks {
-public:
-    explicit Callbacks(const GenerateOptions& options) : options_(&options) {}
-    Callbacks(const Callbacks&) = delete;
-    Callbacks& operator=(const Callbacks&) = delete;
-
-    // Have `params` call them; valid while this object lives.
-    void connect(himar_generate_params& params) {
-        if (options_->on_step) {
-            params.on_step = &Callbacks::on_step;
-            params.user = this;
-        }
-        if (options_->draws != nullptr) params.draws = &draws_;
+    // The settings as C takes them. Error for a value that means "not given" there.
+    himar_hi_mar_settings to_c() const {
+        himar_hi_mar_settings c;
+        check(himar_hi_mar_settings_init(&c));
+        take("guidance", guidance, c.guidance);
+        take("low_guidance", low_guidance, c.low_guidance);
+        take("high_guidance", high_guidance, c.high_guidance);
+        take("temperature", temperature, c.temperature);
+        take("low_steps", low_steps, c.low_steps);
+        take("high_steps", high_steps, c.high_steps);
+        take("low_diffusion_steps", low_diffusion_steps, c.low_diffusion_steps);
+        take("high_diffusion_steps", high_diffusion_steps, c.high_diffusion_steps);
+        c.guidance_schedule = guidance_schedule;
+        c.low_solver = low_solver;
+        c.high_solver = high_solver;
+        return c;
     }
 
-    // Throw what one of them threw.
+private:
+    static void take(const char* name, const std::optional<double>& value, double& c) {
+        if (value && *value != *value)
+            throw Error(HIMAR_ERROR_INPUT, std::string(name) + " is nan; it must be a finite number of at least 0.");
+        if (value) c = *value;
+    }
+    static void take(const char* name, const std::optional<std::int32_t>& value, std::int32_t& c) {
+        if (value && *value == 0) throw Error(HIMAR_ERROR_INPUT, std::string(name) + " is 0; ask for at least 1.");
+        if (value) c = *value;
+    }
+};
+
+// What to generate; see himar_generate_params. The settings are those of the family hi_mar.
+struct GenerateOptions : HiMarSettings {
+    std::vector<std::int64_t> labels;
+    std::uint64_t seed = 0;
+    std::uint64_t first_index = 0;
+    std::optional<std::string> sampling;
+    Draws* draws = nullptr;  // instead of the seed's, which must stay 0; must outlive the call
+    std::function<bool(const Progress&)> on_step;  // false cancels; its exceptions propagate out of `generate`
+};
+
+// Options as C takes them, for one call; valid while the options live. Exceptions must not pass through C: they are kept.
+class Call {
+public:
+    explicit Call(const GenerateOptions& options) : options_(&options), settings_(options.to_c()) {
+        check(himar_generate_params_init(&params_));
+        params_.labels = options.labels.data();
+        params_.label_count = options.labels.size();
+        params_.seed = options.seed;
+        params_.first_index = options.first_index;
+        params_.sampling = options.sampling ? options.sampling->c_str() : nullptr;
+        params_.hi_mar = &settings_;
+        params_.on_step = options.on_step ? &Call::on_step : nullptr;
+        params_.user = this;
+        params_.draws = options.draws != nullptr ? &draws_ : nullptr;
+    }
+    Call(const Call&) = delete;
+    Call& operator=(const Call&) = delete;
+
+    const himar_generate_params* params() const { return &params_; }
+
+    // Throw what one of the functions threw.
     void rethrow() const {
         if (thrown_) std::rethrow_exception(thrown_);
     }
@@ -103,21 +139,20 @@ private:
     }
 
     static int on_step(const himar_progress* progress, void* user) {
-        auto* const self = static_cast<Callbacks*>(user);
+        auto* const self = static_cast<Call*>(user);
         return self->kept([&] { return self->options_->on_step(Progress(*progress)); });
     }
 
-    static int order(himar_phase phase, const std::uint32_t* images, std::int64_t batch, std::int64_t positions,
-                     std::int64_t* order, void* user) {
-        auto* const self = static_cast<Callbacks*>(user);
+    static int order(const himar_order_request* request, std::int64_t* order, void* user) {
+        auto* const self = static_cast<Call*>(user);
         return self->kept([&] {
-            self->options_->draws->order(phase, {images, {batch, 1, 1, 1}}, positions, order);
+            self->options_->draws->order(*request, order);
             return true;
         });
     }
 
     static int noise(const himar_noise_request* request, float* noise, void* user) {
-        auto* const self = static_cast<Callbacks*>(user);
+        auto* const self = static_cast<Call*>(user);
         return self->kept([&] {
             self->options_->draws->noise(*request, noise);
             return true;
@@ -125,8 +160,10 @@ private:
     }
 
     const GenerateOptions* options_;
+    himar_hi_mar_settings settings_;
+    himar_generate_params params_;
     std::exception_ptr thrown_;
-    himar_draws draws_{sizeof(himar_draws), &Callbacks::order, &Callbacks::noise, this};
+    himar_draws draws_{sizeof(himar_draws), &Call::order, &Call::noise, this};
 };
 
 }  // namespace himar

@@ -7,14 +7,13 @@
 //     himar::Result result = pipeline.generate(options);
 //     himar::View<std::uint8_t> pixels = result.images();  // (B, H, W, 3), valid while `result` lives
 //
-// Units, layout and the rules for threads are those of himar.h.
+// Units, layout and thread rules are those of himar.h.
 #ifndef HIMAR_HIMAR_HPP
 #define HIMAR_HIMAR_HPP
 
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
@@ -30,7 +29,7 @@ namespace himar {
 struct LoadOptions {
     std::string device = "cpu";          // "cpu", "cuda", "cuda:N"
     std::optional<std::string> backend;  // "onnxruntime" runs the bundle's ONNX graphs
-    std::int32_t threads = 0;            // CPU threads of one operator; 0: see himar_load_params
+    std::int32_t threads = 0;            // CPU threads of one run of an engine; 0: see himar_load_params
 };
 
 // The images of a request; views of it are valid while it lives.
@@ -118,21 +117,16 @@ public:
 
     // Throws the Error that `generate` would throw for these options, and runs nothing. Any thread, any time.
     void check_options(const GenerateOptions& options) const {
-        himar_generate_params params = params_of(options);
-        Callbacks callbacks(options);
-        callbacks.connect(params);
-        check(himar_pipeline_check(handle_.get(), &params));
+        check(himar_pipeline_check(handle_.get(), Call(options).params()));
     }
 
     // Throws Error, or what `options.on_step` or `options.draws` threw.
     Result generate(const GenerateOptions& options) {
-        himar_generate_params params = params_of(options);
-        Callbacks callbacks(options);
-        callbacks.connect(params);
+        Call call(options);
         himar_result* handle = nullptr;
-        const himar_status status = himar_pipeline_generate(handle_.get(), &params, &handle);
+        const himar_status status = himar_pipeline_generate(handle_.get(), call.params(), &handle);
         Result result(handle, status == HIMAR_CANCELLED);
-        callbacks.rethrow();
+        call.rethrow();
         check(status);
         return result;
     }
@@ -141,40 +135,6 @@ public:
 
 private:
     explicit Pipeline(himar_pipeline* handle) : handle_(handle, himar_pipeline_free) {}
-
-    // The options as C takes them, without the callbacks; valid while `options` lives.
-    static himar_generate_params params_of(const GenerateOptions& options) {
-        himar_generate_params params;
-        check(himar_generate_params_init(&params));
-        params.labels = options.labels.data();
-        params.label_count = options.labels.size();
-        params.seed = options.seed;
-        params.first_index = options.first_index;
-        params.sampling = options.sampling ? options.sampling->c_str() : nullptr;
-        params.guidance = scale("guidance", options.guidance);
-        params.low_guidance = scale("low_guidance", options.low_guidance);
-        params.high_guidance = scale("high_guidance", options.high_guidance);
-        params.temperature = scale("temperature", options.temperature);
-        params.low_steps = steps("low_steps", options.low_steps);
-        params.high_steps = steps("high_steps", options.high_steps);
-        params.low_diffusion_steps = steps("low_diffusion_steps", options.low_diffusion_steps);
-        params.high_diffusion_steps = steps("high_diffusion_steps", options.high_diffusion_steps);
-        params.guidance_schedule = options.guidance_schedule;
-        params.low_solver = options.low_solver;
-        params.high_solver = options.high_solver;
-        return params;
-    }
-
-    // NaN and 0 mean "not given" in C: a value that was given must not become that.
-    static double scale(const char* name, const std::optional<double>& value) {
-        if (value && *value != *value)
-            throw Error(HIMAR_ERROR_INPUT, std::string(name) + " is nan; it must be a finite number of at least 0.");
-        return value.value_or(std::numeric_limits<double>::quiet_NaN());
-    }
-    static std::int32_t steps(const char* name, const std::optional<std::int32_t>& value) {
-        if (value && *value == 0) throw Error(HIMAR_ERROR_INPUT, std::string(name) + " is 0; ask for at least 1.");
-        return value.value_or(0);
-    }
 
     std::unique_ptr<himar_pipeline, himar_status (*)(himar_pipeline*)> handle_;
 };

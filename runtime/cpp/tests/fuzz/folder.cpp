@@ -11,7 +11,7 @@
 #include <system_error>
 #include <vector>
 
-#include "sha256.h"
+#include "bundle/sha256.h"
 
 namespace fs = std::filesystem;
 

@@ -4,12 +4,12 @@
 #include <cstdint>
 #include <string_view>
 
-#include "bundle.h"
+#include "bundle/bundle.h"
+#include "bundle/sha256.h"
 #include "error.h"
 #include "folder.h"
 #include "open_guard.h"
 #include "run_corpus.h"
-#include "sha256.h"
 
 using namespace himar::core;
 

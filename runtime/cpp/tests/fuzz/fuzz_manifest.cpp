@@ -4,8 +4,8 @@
 #include <cstdlib>
 #include <string_view>
 
+#include "bundle/manifest.h"
 #include "error.h"
-#include "manifest.h"
 #include "run_corpus.h"
 
 using namespace himar::core;

@@ -17,7 +17,7 @@ def small(manifest: dict[str, Any]) -> dict[str, Any]:
     """A manifest without what no reader looks at, so that a fuzzer's changes hit what one does."""
     kept = {key: value for key, value in manifest.items() if key not in ("provenance", "verification", "precision")}
     for component in kept["components"].values():
-        component.pop("parts", None)
+        component["parts"] = component.get("parts", [])[:1]
     return kept | {"provenance": {}}
 
 
@@ -60,6 +60,11 @@ def with_solvers(manifest: dict[str, Any]) -> dict[str, Any]:
     return manifest | {"schema_version": "2.0", "sampling": {"default": default}, "solver_sampling": further}
 
 
+def of_phases(manifest: dict[str, Any], **phases: Any) -> dict[str, Any]:
+    """Of a variant of the model."""
+    return manifest | {"schema_version": "1.1", "model": manifest["model"] | phases}
+
+
 def write(name: str, seeds: Mapping[str, str]) -> None:
     """Write a fuzzer's seeds, each into a file."""
     target = CORPUS / name
@@ -83,6 +88,8 @@ def main(bundle: Path) -> None:
             "one": json.dumps(one),
             "gpu": json.dumps(for_gpus(one)),
             "solvers": json.dumps(with_solvers(one)),
+            "single-scale": json.dumps(of_phases(one, pivots="none", cond_scale=0, high_head="mlp")),
+            "visual": json.dumps(of_phases(one, pivots="visual", low_head="dit", high_head="mlp")),
         },
     )
     write(

@@ -4,8 +4,8 @@
 
 #include <cstdio>
 
-#include "cuda/device.h"
 #include "error.h"
+#include "queue/cuda/queue.h"
 
 int main(int count, char** arguments) {
     constexpr int skipped = 77;

@@ -1,20 +1,20 @@
-// CUDA under the resident loop: memory, order, marks, graphs and launches do what the loop relies on.
+// CUDA under the loop: memory, order, marks, graphs and launches do what the loop relies on.
 #include <doctest/doctest.h>
 
 #include <cstring>
 #include <vector>
 
 #include "../bundles.h"
-#include "../host_device.h"
-#include "cuda/device.h"
 #include "error.h"
+#include "queue/cuda/queue.h"
+#include "queue/host/queue.h"
 
 using namespace himar::core;
 using himar::u32;
 
 namespace {
 
-std::vector<u32> read(cuda::CudaDevice& device, const void* from, std::size_t count) {
+std::vector<u32> read(cuda::CudaQueue& device, const void* from, std::size_t count) {
     std::vector<u32> values(count);
     device.download(values.data(), from, count * sizeof(u32));
     return values;
@@ -31,7 +31,7 @@ himar::StepState state_of(u32 step) {
 TEST_SUITE_BEGIN("gpu device");
 
 TEST_CASE("memory is written, copied, cleared and read in the order of the calls") {
-    const auto device = cuda::CudaDevice::open(0, false);
+    const auto device = cuda::CudaQueue::open(0, false);
     device->make_current();
     const auto a = device->allocate(64), b = device->allocate(64);
     CHECK(reinterpret_cast<std::uintptr_t>(a.get()) % Layout::kAlignment == 0);
@@ -49,7 +49,7 @@ TEST_CASE("memory is written, copied, cleared and read in the order of the calls
 }
 
 TEST_CASE("every kernel loads, and ranks are those of the host to the bit") {
-    const auto device = cuda::CudaDevice::open(0, false);
+    const auto device = cuda::CudaQueue::open(0, false);
     device->make_current();
     constexpr u32 B = 3, n = 256;
     const u32 images[B] = {0, 5, 4294967295u};
@@ -73,7 +73,7 @@ TEST_CASE("every kernel loads, and ranks are those of the host to the bit") {
 }
 
 TEST_CASE("a recorded graph runs when it is replayed, as often as it is, and reads what lies there then") {
-    const auto device = cuda::CudaDevice::open(0, false);
+    const auto device = cuda::CudaQueue::open(0, false);
     device->make_current();
     const auto from = device->allocate(16), to = device->allocate(16);
     const u32 first[4] = {1, 2, 3, 4}, second[4] = {5, 6, 7, 8};
@@ -89,7 +89,7 @@ TEST_CASE("a recorded graph runs when it is replayed, as often as it is, and rea
 }
 
 TEST_CASE("what cannot be recorded is an error, and the lane goes on") {
-    const auto device = cuda::CudaDevice::open(0, false);
+    const auto device = cuda::CudaQueue::open(0, false);
     device->make_current();
     const auto block = device->allocate(16);
     CHECK_THROWS_AS(device->record([&] { device->synchronize(); }), EngineError);
@@ -99,9 +99,9 @@ TEST_CASE("what cannot be recorded is an error, and the lane goes on") {
 }
 
 TEST_CASE("lanes have streams of their own, or share one; scratch memory grows with what engines reserve") {
-    const auto own = cuda::CudaDevice::open(0, false), shared = cuda::CudaDevice::open(0, true);
-    CHECK(std::static_pointer_cast<cuda::CudaDevice>(own->another())->stream() != own->stream());
-    CHECK(std::static_pointer_cast<cuda::CudaDevice>(shared->another())->stream() == shared->stream());
+    const auto own = cuda::CudaQueue::open(0, false), shared = cuda::CudaQueue::open(0, true);
+    CHECK(std::static_pointer_cast<cuda::CudaQueue>(own->another())->stream() != own->stream());
+    CHECK(std::static_pointer_cast<cuda::CudaQueue>(shared->another())->stream() == shared->stream());
     own->reserve(1024);
     const auto before = own->scratch();
     CHECK(own->scratch() == before);
@@ -110,12 +110,12 @@ TEST_CASE("lanes have streams of their own, or share one; scratch memory grows w
 }
 
 TEST_CASE("what does not fit, and a GPU that is not there, are sentences") {
-    const auto device = cuda::CudaDevice::open(0, false);
+    const auto device = cuda::CudaQueue::open(0, false);
     device->make_current();
     const std::string said = sentence_of<EngineError>([&] { device->allocate(std::size_t{1} << 50); });
     holds(said, "cuda:0 has no room for a buffer of 1125899906842624 bytes (");
     holds(said, "Build the bundle with a smaller --max-batch, or use fewer lanes.");
-    holds(sentence_of<EngineError>([] { cuda::CudaDevice::open(99, false); }), "cuda:99 is no GPU that can be used here");
+    holds(sentence_of<EngineError>([] { cuda::CudaQueue::open(99, false); }), "cuda:99 is no GPU that can be used here");
 }
 
 TEST_SUITE_END();

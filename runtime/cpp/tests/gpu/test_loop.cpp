@@ -1,4 +1,4 @@
-// The resident loop on a GPU gives the images of the loop on the host: with engines of the CPU behind the GPU's queue,
+// The loop on a GPU gives the images of the loop on the CPU: with engines of the CPU behind the GPU's queue,
 // which shows loop and kernels alone, with ONNX Runtime's CUDA provider, and with a bundle's engines of TensorRT.
 #include <doctest/doctest.h>
 
@@ -10,12 +10,11 @@
 
 #include "../bundles.h"
 #include "../closeness.h"
-#include "bundle.h"
-#include "cuda/device.h"
+#include "bundle/bundle.h"
+#include "engines/ort/engine.h"
+#include "families/hi_mar/lane.h"
 #include "himar/himar.hpp"
-#include "lane.h"
-#include "ort_engine.h"
-#include "resident/lane.h"
+#include "queue/cuda/queue.h"
 
 using namespace himar::core;
 
@@ -24,7 +23,7 @@ namespace {
 // An engine of the CPU on tensors of the GPU, by way of copies. What waits cannot be recorded.
 class CopyingEngine final : public Engine {
 public:
-    CopyingEngine(std::unique_ptr<Engine> engine, std::shared_ptr<cuda::CudaDevice> lane)
+    CopyingEngine(std::unique_ptr<Engine> engine, std::shared_ptr<cuda::CudaQueue> lane)
         : engine_(std::move(engine)), lane_(std::move(lane)) {}
 
     const ComponentSpec& spec() const override { return engine_->spec(); }
@@ -48,13 +47,13 @@ public:
     }
     void forget_places() override { engine_->forget_places(); }
     std::string without_recording() const override { return "it copies"; }
-    std::unique_ptr<Engine> clone(const std::shared_ptr<ResidentDevice>& lane) const override {
-        return std::make_unique<CopyingEngine>(engine_->clone(nullptr), std::static_pointer_cast<cuda::CudaDevice>(lane));
+    std::unique_ptr<Engine> clone(const std::shared_ptr<Queue>& lane) const override {
+        return std::make_unique<CopyingEngine>(engine_->clone(nullptr), std::static_pointer_cast<cuda::CudaQueue>(lane));
     }
 
 private:
     std::unique_ptr<Engine> engine_;
-    std::shared_ptr<cuda::CudaDevice> lane_;
+    std::shared_ptr<cuda::CudaQueue> lane_;
     std::map<std::string, std::vector<char>> copies_;
 };
 
@@ -100,15 +99,12 @@ TEST_CASE("with engines of the CPU: loop and kernels alone") {
     const ModelInfo& model = opened.manifest().model;
     std::vector<Sampling> settings(2, opened.manifest().sampling.front().second);
     settings[1].low_solver = "dpm++", settings[1].high_solver = "ddim";
-    Lane host(load_networks(opened, {"cpu", "", 1}), model);
-    const auto device = cuda::CudaDevice::open(0, false);
-    Networks engines = load_networks(opened, {"cpu", "", 1});
-    const auto copying = [&](std::unique_ptr<Engine>& engine) {
-        return std::make_unique<CopyingEngine>(std::move(engine), device);
-    };
-    ResidentLane resident({device, copying(engines.transformer_low), copying(engines.transformer_high),
-                           copying(engines.mlp_head), copying(engines.dit_head), copying(engines.vae_decoder)},
-                          model, opened.manifest().max_batch);
+    Lane host(load_networks(opened, {"cpu", "", 1}), model, opened.manifest().max_batch);
+    const auto device = cuda::CudaQueue::open(0, false);
+    Networks networks = load_networks(opened, {"cpu", "", 1});
+    networks.queue = device;
+    for (auto& [name, engine] : networks.engines) engine = std::make_unique<CopyingEngine>(std::move(engine), device);
+    Lane resident(std::move(networks), model, opened.manifest().max_batch);
     const Chunk chunk{{3, 0, 1}, 5, 11};
     const auto pixels = static_cast<std::size_t>(3 * model.img_size * model.img_size * 3);
     std::vector<std::uint8_t> wanted(pixels), made(pixels);
@@ -118,7 +114,7 @@ TEST_CASE("with engines of the CPU: loop and kernels alone") {
         REQUIRE(resident.run(chunk, sampling, [&](const Step&, const float*) { return ++steps > 0; }, made.data()));
         CHECK(steps == sampling.low_steps + sampling.high_steps);
         const std::array<std::int64_t, 4> shape{3, model.channels, model.grid(), model.grid()};
-        const himar::View<float> found{resident.latents(), shape}, expected{host.latents(), shape};
+        const himar::View<float> found{resident.latents().data(), shape}, expected{host.latents().data(), shape};
         CHECK(relative(found, expected) <= kSameEngines);
         CHECK(pixels_apart(made, wanted) <= 1);
     }

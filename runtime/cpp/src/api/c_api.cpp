@@ -1,0 +1,265 @@
+// The C interface: handles, the border to exceptions, accessors.
+#include <cstddef>
+#include <cstring>
+
+#include "api/c_guard.h"
+#include "engines/ort/engine.h"
+#include "engines/tensorrt/engine.h"
+#include "queue/cuda/program.h"
+
+namespace himar::core {
+namespace {
+
+thread_local std::string last_error;
+thread_local bool error_is_lost = false;  // there was no memory to keep the sentence
+
+const Result& core_of(const himar_result* result) { return given(result, "result").core; }
+
+void write_shape(std::int64_t* shape, std::int64_t a, std::int64_t b, std::int64_t c, std::int64_t d) {
+    std::int64_t* const to = &given(shape, "shape");
+    to[0] = a, to[1] = b, to[2] = c, to[3] = d;
+}
+
+himar_status give_latents(const Result& core, const std::vector<float>& values, std::int64_t side, const float** latents,
+                          std::int64_t* shape) {
+    const float*& out = given(latents, "latents");
+    write_shape(shape, static_cast<std::int64_t>(core.labels.size()), core.model.channels, side, side);
+    out = values.data();
+    return HIMAR_OK;
+}
+
+std::string build_info() {
+    std::string missing;
+    const auto note = [&](bool there, const char* name) {
+        if (!there) missing += (missing.empty() ? "; not compiled in: " : ", ") + std::string(name);
+    };
+    note(!cuda::compiled_kernels().empty(), "CUDA kernels");
+    note(has_tensorrt(), "tensorrt");
+    return "himar " HIMAR_VERSION_TEXT "; engines: onnxruntime " + ort_version() + (ort_has_cuda() ? " (cpu, cuda)" : " (cpu)") +
+           (has_tensorrt() ? ", tensorrt " + tensorrt_headers_version() : "") + missing;
+}
+
+std::unique_ptr<himar_pipeline> handle_of(std::unique_ptr<Pipeline> core) {
+    auto handle = std::make_unique<himar_pipeline>();
+    for (const auto& [name, setting] : core->bundle().manifest().sampling)
+        handle->sampling_names += (handle->sampling_names.empty() ? "" : ", ") + name;
+    for (const PhaseInfo& phase : core->bundle().manifest().model.phases())
+        handle->stage_names += std::string(handle->stage_names.empty() ? "" : ", ") + phase.name();
+    handle->core = std::move(core);
+    return handle;
+}
+
+}  // namespace
+
+void keep_error(const char* sentence) noexcept {
+    try {
+        last_error = sentence;
+        error_is_lost = false;
+    } catch (...) {
+        error_is_lost = true;
+    }
+}
+
+}  // namespace himar::core
+
+using namespace himar::core;
+
+const char* himar_status_to_string(himar_status status) {
+    switch (status) {
+        case HIMAR_OK: return "HIMAR_OK";
+        case HIMAR_CANCELLED: return "HIMAR_CANCELLED";
+        case HIMAR_ERROR_INPUT: return "HIMAR_ERROR_INPUT";
+        case HIMAR_ERROR_BUNDLE: return "HIMAR_ERROR_BUNDLE";
+        case HIMAR_ERROR_ENGINE: return "HIMAR_ERROR_ENGINE";
+        case HIMAR_ERROR_MEMORY: return "HIMAR_ERROR_MEMORY";
+        case HIMAR_ERROR_INTERNAL: return "HIMAR_ERROR_INTERNAL";
+    }
+    return "unknown status";
+}
+
+const char* himar_last_error(void) { return error_is_lost ? "no memory is left." : last_error.c_str(); }
+
+const char* himar_version(void) { return HIMAR_VERSION_TEXT; }
+
+int32_t himar_interface_version(void) { return HIMAR_INTERFACE_VERSION; }
+
+const char* himar_build_info(void) {
+    try {
+        static const std::string info = build_info();
+        return info.c_str();
+    } catch (...) {
+        return "himar " HIMAR_VERSION_TEXT;
+    }
+}
+
+himar_status himar_pipeline_load(const char* path, const himar_load_params* params, himar_pipeline** pipeline) {
+    return guarded([&] {
+        given(path, "path");
+        himar_pipeline*& out = given(pipeline, "pipeline");
+        LoadRequest request;
+        if (params != nullptr) {
+            const himar_load_params p = known(*params);
+            if (p.device != nullptr) request.device = p.device;
+            if (p.backend != nullptr) request.backend = p.backend;
+            request.threads = p.threads;
+        }
+        out = handle_of(Pipeline::load(path, request)).release();
+        return HIMAR_OK;
+    });
+}
+
+himar_status himar_pipeline_clone(const himar_pipeline* pipeline, himar_pipeline** clone) {
+    return guarded([&] {
+        himar_pipeline*& out = given(clone, "clone");
+        out = handle_of(given(pipeline, "pipeline").core->clone()).release();
+        return HIMAR_OK;
+    });
+}
+
+himar_status himar_pipeline_free(himar_pipeline* pipeline) {
+    return guarded([&] {
+        if (pipeline != nullptr && pipeline->core->generates_here())
+            throw InputError("himar_pipeline_free was called from the pipeline's own step callback; return 0 from it to "
+                             "cancel, and free the pipeline after himar_pipeline_generate.");
+        delete pipeline;
+        return HIMAR_OK;
+    });
+}
+
+himar_status himar_pipeline_get_info(const himar_pipeline* pipeline, himar_pipeline_info* info) {
+    return guarded([&] {
+        const himar_pipeline& handle = given(pipeline, "pipeline");
+        const std::size_t size = given(info, "info").struct_size;
+        if (size != sizeof *info && size != offsetof(himar_pipeline_info, family))  // as interface 1 had it
+            throw InputError("himar_pipeline_info.struct_size is " + std::to_string(size) + "; it must be " +
+                             std::to_string(sizeof *info) + ": set it to sizeof(himar_pipeline_info).");
+        const Bundle& bundle = handle.core->bundle();
+        const Manifest& manifest = bundle.manifest();
+        himar_pipeline_info out{};
+        out.classes = manifest.model.classes;
+        out.image_size = manifest.model.img_size;
+        out.channels = manifest.model.channels;
+        out.latent_size = manifest.model.grid();
+        out.low_latent_size = manifest.model.cond_scale;
+        out.max_batch = manifest.max_batch;
+        out.has_decoder = manifest.components.count("vae_decoder") == 1 ? 1 : 0;
+        out.bundle_id = bundle.id().c_str();
+        out.sampling = handle.sampling_names.c_str();
+        out.family = "hi_mar";
+        out.stages = handle.stage_names.c_str();
+        out.struct_size = size;
+        std::memcpy(static_cast<void*>(info), &out, size);
+        return HIMAR_OK;
+    });
+}
+
+himar_status himar_pipeline_get_class_name(const himar_pipeline* pipeline, int64_t label, const char** name) {
+    return guarded([&] {
+        const Manifest& manifest = given(pipeline, "pipeline").core->bundle().manifest();
+        const char*& out = given(name, "name");
+        if (label < 0 || label >= manifest.model.classes)
+            throw InputError("label is " + std::to_string(label) + "; classes are the whole numbers 0 to " +
+                             std::to_string(manifest.model.classes - 1) + ".");
+        out = manifest.class_names.empty() ? nullptr : manifest.class_names[static_cast<std::size_t>(label)].c_str();
+        return HIMAR_OK;
+    });
+}
+
+himar_status himar_pipeline_check(const himar_pipeline* pipeline, const himar_generate_params* params) {
+    return guarded([&] {
+        const Manifest& manifest = given(pipeline, "pipeline").core->bundle().manifest();
+        read_request(known(given(params, "params")), manifest);
+        return HIMAR_OK;
+    });
+}
+
+himar_status himar_pipeline_generate(himar_pipeline* pipeline, const himar_generate_params* params,
+                                     himar_result** result) {
+    return guarded([&] {
+        Pipeline& core = *given(pipeline, "pipeline").core;
+        const himar_generate_params p = known(given(params, "params"));
+        himar_result*& out = given(result, "result");
+        const Request request = read_request(p, core.bundle().manifest());
+        OnStep on_step;
+        if (p.on_step != nullptr) on_step = [&](const himar_progress& step) { return p.on_step(&step, p.user) != 0; };
+        auto made = std::make_unique<himar_result>();
+        made->core = core.generate(request, on_step);
+        out = made.release();
+        return out->core.cancelled ? HIMAR_CANCELLED : HIMAR_OK;
+    });
+}
+
+himar_status himar_progress_preview(const himar_progress* progress, const uint8_t** pixels, int64_t shape[4]) {
+    return guarded([&] {
+        const himar_progress& step = given(progress, "progress");
+        const std::uint8_t*& out = given(pixels, "pixels");
+        given(shape, "shape");
+        const PreviewPixels made = given(static_cast<const Preview*>(step.internal), "progress.internal")();
+        write_shape(shape, step.images, made.side, made.side, 3);
+        out = made.pixels;
+        return HIMAR_OK;
+    });
+}
+
+himar_status himar_result_free(himar_result* result) {
+    delete result;
+    return HIMAR_OK;
+}
+
+himar_status himar_result_images(const himar_result* result, const uint8_t** pixels, int64_t shape[4]) {
+    return guarded([&] {
+        const Result& core = core_of(result);
+        if (!core.has_images)
+            throw InputError("this bundle has no VAE decoder, so there are no images; use himar_result_latents instead.");
+        const std::int64_t side = core.model.img_size;
+        const std::uint8_t*& out = given(pixels, "pixels");
+        write_shape(shape, static_cast<std::int64_t>(core.labels.size()), side, side, 3);
+        out = core.images.data();
+        return HIMAR_OK;
+    });
+}
+
+himar_status himar_result_latents(const himar_result* result, const float** latents, int64_t shape[4]) {
+    return guarded([&] {
+        const Result& core = core_of(result);
+        return give_latents(core, core.latents, core.model.grid(), latents, shape);
+    });
+}
+
+himar_status himar_result_low_latents(const himar_result* result, const float** latents, int64_t shape[4]) {
+    return guarded([&] {
+        const Result& core = core_of(result);
+        return give_latents(core, core.low_latents, core.model.cond_scale, latents, shape);
+    });
+}
+
+himar_status himar_result_labels(const himar_result* result, const int64_t** labels, size_t* count) {
+    return guarded([&] {
+        const Result& core = core_of(result);
+        const std::int64_t*& out = given(labels, "labels");
+        given(count, "count") = core.labels.size();
+        out = core.labels.data();
+        return HIMAR_OK;
+    });
+}
+
+himar_status himar_result_recipe(const himar_result* result, size_t index, const char** json) {
+    return guarded([&] {
+        const Result& core = core_of(result);
+        const char*& out = given(json, "json");
+        if (index >= core.recipes.size())
+            throw InputError("index is " + std::to_string(index) + ", but the result holds " +
+                             std::to_string(core.recipes.size()) + " images.");
+        out = core.recipes[index].c_str();
+        return HIMAR_OK;
+    });
+}
+
+himar_status himar_result_seconds(const himar_result* result, double* total, double* engines) {
+    return guarded([&] {
+        const Result& core = core_of(result);
+        if (total != nullptr) *total = core.seconds;
+        if (engines != nullptr) *engines = core.engine_seconds;
+        return HIMAR_OK;
+    });
+}

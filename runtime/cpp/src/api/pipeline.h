@@ -1,0 +1,66 @@
+// A bundle's engines, ready to generate: chunks a request, joins what the lane gives.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "api/request.h"
+#include "bundle/bundle.h"
+#include "families/hi_mar/lane.h"
+
+namespace himar::core {
+
+struct Result {
+    std::vector<std::uint8_t> images;  // (B, H, W, 3), RGB; empty when the bundle has no VAE decoder
+    std::vector<float> latents;        // (B, C, h, w), VAE scale removed
+    std::vector<float> low_latents;    // (B, C, s, s), VAE scale removed
+    std::vector<std::int64_t> labels;  // (B) of the finished images
+    std::vector<std::string> recipes;  // (B), JSON
+    ModelInfo model;
+    bool has_images = false;
+    bool cancelled = false;
+    double seconds = 0, engine_seconds = 0;
+};
+
+// What himar_progress.internal points to.
+using Preview = std::function<PreviewPixels()>;
+
+class Pipeline {
+public:
+    // Open and check the bundle and load its engines. BundleError, EngineError, InputError.
+    static std::unique_ptr<Pipeline> load(const std::filesystem::path& path, const LoadRequest& request);
+
+    // Another lane for another thread: shared weights, own buffers. Any thread may call it, also during `generate`.
+    std::unique_ptr<Pipeline> clone() const;
+
+    // Generate; concurrent calls wait for each other. InputError when called from its own callback.
+    Result generate(const Request& request, const OnStep& on_step);
+
+    const Bundle& bundle() const { return *bundle_; }
+
+    // True in the thread that is inside `generate` of this pipeline, that is in its callback.
+    bool generates_here() const { return generating_.load() == std::this_thread::get_id(); }
+
+private:
+    Pipeline(std::shared_ptr<const Bundle> bundle, std::unique_ptr<Lane> lane);
+
+    std::shared_ptr<const Bundle> bundle_;
+    std::unique_ptr<Lane> lane_;
+    std::mutex one_at_a_time_;
+    std::atomic<std::thread::id> generating_{};
+};
+
+// Sizes of chunks of at most `most` images, as equal as can be, the larger ones first.
+std::vector<std::size_t> chunk_sizes(std::size_t images, std::size_t most);
+
+// How image `place` of a request was made, as the JSON that himar_runtime.Recipe writes.
+std::string recipe(const Request& request, std::size_t place, const std::string& bundle_id);
+
+}  // namespace himar::core

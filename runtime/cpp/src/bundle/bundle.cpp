@@ -1,0 +1,103 @@
+#include "bundle/bundle.h"
+
+#include <algorithm>
+#include <fstream>
+#include <iterator>
+#include <system_error>
+#include <utility>
+
+#include "bundle/sha256.h"
+#include "error.h"
+
+namespace himar::core {
+namespace {
+
+namespace fs = std::filesystem;
+constexpr const char* kManifest = "manifest.json";
+constexpr std::uintmax_t kMostManifest = 16 << 20;
+
+std::string read_manifest(const fs::path& source) {
+    std::error_code failed;
+    const std::uintmax_t size = fs::file_size(source, failed);
+    if (!failed && size > kMostManifest)
+        throw BundleError(source.string() + " has " + std::to_string(size) + " bytes; a manifest has at most " +
+                          std::to_string(kMostManifest) + ".");
+    std::ifstream file(source, std::ios::binary);
+    std::string text{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+    if (failed || file.bad()) throw BundleError(source.string() + " cannot be read.");
+    return text;
+}
+
+// True for a repository's folder in the Hub's local cache: models--OWNER--NAME.
+bool is_hub_repository(const std::string& name) {
+    for (const std::string kind : {"models--", "datasets--", "spaces--"})
+        if (name.size() > kind.size() && name.compare(0, kind.size(), kind) == 0) return true;
+    return false;
+}
+
+// The folder of the files that a snapshot in the Hub's cache links to; empty for any other folder.
+fs::path blobs_of(const fs::path& root) {
+    for (fs::path folder = root.parent_path(); folder.has_relative_path(); folder = folder.parent_path())
+        if (folder.filename() == "snapshots" && is_hub_repository(folder.parent_path().filename().string()))
+            return folder.parent_path() / "blobs";
+    return {};
+}
+
+// BundleError if `relative` leads, links resolved, neither into the folder `root` nor to a blob of its Hub cache.
+void require_inside(const fs::path& root, const std::string& relative) {
+    std::error_code failed;
+    const fs::path found = fs::weakly_canonical(root / relative, failed);
+    if (failed) throw BundleError(relative + " in " + root.string() + " cannot be opened: " + failed.message() + ".");
+    if (std::mismatch(root.begin(), root.end(), found.begin(), found.end()).first == root.end()) return;
+    const fs::path blobs = blobs_of(root);
+    if (!blobs.empty() && found.parent_path() == blobs) return;
+    throw BundleError(relative + " in " + root.string() +
+                      " is a link that leads out of the bundle; refusing to load it: copy the bundle with real files "
+                      "(cp -rL), or download it again with local_dir.");
+}
+
+}  // namespace
+
+Bundle::Bundle(fs::path root, Manifest manifest, std::string id)
+    : root_(std::move(root)), manifest_(std::move(manifest)), id_(std::move(id)) {}
+
+Bundle Bundle::open(const fs::path& path) {
+    std::error_code failed;
+    if (!fs::is_directory(path, failed))
+        throw BundleError(path.string() + " is not a folder; give a bundle that `himar-export build` wrote.");
+    const fs::path root = fs::canonical(path, failed);
+    if (failed) throw BundleError(path.string() + " cannot be opened: " + failed.message() + ".");
+    const fs::path source = root / kManifest;
+    require_inside(root, kManifest);  // it may be a link, too
+    if (!fs::is_regular_file(source, failed))
+        throw BundleError(root.string() + " has no " + kManifest +
+                          ", so it is no bundle; make one with `himar-export build`.");
+    const std::string text = read_manifest(source);
+    Bundle bundle(root, parse_manifest(text, source.string()), sha256(text));
+    bundle.verify_files();
+    return bundle;
+}
+
+fs::path Bundle::path(const std::string& relative) const {
+    require_inside(root_, inside(relative, (root_ / kManifest).string()));
+    return root_ / relative;
+}
+
+void Bundle::verify_files() const {
+    for (const auto& [relative, entry] : manifest_.files) {
+        const fs::path file = path(relative);
+        std::error_code failed;
+        if (!fs::is_regular_file(file, failed))
+            throw BundleError(root_.string() + " lacks its file " + relative + "; copy the bundle again.");
+        const std::uintmax_t size = fs::file_size(file, failed);
+        if (failed || entry.bytes < 0 || size != static_cast<std::uintmax_t>(entry.bytes))
+            throw BundleError(relative + " in " + root_.string() + " has " + std::to_string(size) +
+                              " bytes where the manifest says " + std::to_string(entry.bytes) +
+                              "; copy the bundle again or rebuild it.");
+        if (sha256_of_file(file) != entry.sha256)
+            throw BundleError(relative + " in " + root_.string() +
+                              " does not have the manifest's sha256: it is damaged; copy the bundle again or rebuild it.");
+    }
+}
+
+}  // namespace himar::core

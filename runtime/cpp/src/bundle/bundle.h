@@ -1,0 +1,37 @@
+// Opening a bundle: its manifest is read, its files are hashed, nothing is loaded yet.
+//
+// Links must stay in the bundle's folder, or lead to the blobs of the Hub's local cache where the folder is a snapshot in
+// it: models--OWNER--NAME/snapshots/REVISION links to models--OWNER--NAME/blobs.
+#pragma once
+
+#include <filesystem>
+#include <string>
+
+#include "bundle/manifest.h"
+
+namespace himar::core {
+
+class Bundle {
+public:
+    // Read the manifest at `path` and verify the size and hash of every file it names. BundleError: no folder or
+    // manifest, a newer schema, a path that leads out of the bundle, a missing or changed file.
+    static Bundle open(const std::filesystem::path& path);
+
+    const std::filesystem::path& root() const { return root_; }  // resolved
+    const Manifest& manifest() const { return manifest_; }
+    const std::string& id() const { return id_; }  // SHA-256 of the manifest, which names the whole bundle
+
+    // The path of a file of the bundle, by the bundle's own names; BundleError if it leads outside. A graph looks for its
+    // weights beside itself by their name there, which the target of a link need not have.
+    std::filesystem::path path(const std::string& relative) const;
+
+private:
+    Bundle(std::filesystem::path root, Manifest manifest, std::string id);
+    void verify_files() const;
+
+    std::filesystem::path root_;
+    Manifest manifest_;
+    std::string id_;
+};
+
+}  // namespace himar::core

@@ -1,0 +1,73 @@
+// What a bundle's manifest.json says, schemas 1 and 2, read and checked without loading an engine.
+//
+// The schema, its checks and its sentences are those of himar_runtime/manifest.py; unknown keys are ignored.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "families/hi_mar/phases.h"
+#include "families/hi_mar/sampling.h"
+
+namespace himar::core {
+
+// A size, or the name of a dynamic axis.
+using Axis = std::variant<std::int64_t, std::string>;
+
+struct TensorSpec {
+    std::string name;
+    std::string dtype;  // "float32", "float16", "int64"
+    std::vector<Axis> shape;
+};
+
+struct ComponentSpec {
+    std::string name;
+    std::string file;  // its ONNX model
+    std::string precision;
+    std::vector<TensorSpec> inputs, outputs;
+    std::map<std::string, std::array<std::int64_t, 3>> profile;  // axis → least, usual, largest
+    std::string backend;
+    std::string engine_file;                    // what the backend loads
+    std::optional<std::int64_t> weight_bytes;  // of all its weights, where the manifest says
+};
+
+// What built the engines, and for which GPUs; a compute capability is written "9.0".
+struct BackendInfo {
+    std::string name, version;
+    std::optional<std::string> compute_capability;                 // the only one that will do
+    std::optional<std::vector<std::string>> compute_capabilities;  // all that will do
+    std::optional<std::string> least_compute_capability;           // this one and later ones
+    bool version_compatible;
+};
+
+struct FileEntry {
+    std::string sha256;
+    std::int64_t bytes;
+};
+
+struct Manifest {
+    std::string schema_version, himar_version;
+    ModelInfo model;
+    std::vector<std::string> class_names;  // model.class_names, one for each class; empty where the bundle has none
+    std::vector<std::pair<std::string, Sampling>> sampling;  // the first is the default
+    std::int64_t max_batch;
+    std::map<std::string, ComponentSpec> components;
+    BackendInfo backend;
+    std::map<std::string, FileEntry> files;
+    std::string selftest;
+};
+
+// Read and check a manifest; every BundleError names `source` and the key that is wrong.
+Manifest parse_manifest(std::string_view text, const std::string& source);
+
+// Return `path` if it is relative, plain and stays inside the bundle; else BundleError.
+const std::string& inside(const std::string& path, const std::string& source);
+
+}  // namespace himar::core

@@ -1,0 +1,65 @@
+// The memory of one lane: everything that the loop keeps, allocated at once for a number of images.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "families/hi_mar/phases.h"
+#include "queue/queue.h"
+
+namespace himar::core {
+
+// Latents decoded together: the decoder's activations are large, and a few images already fill a device.
+constexpr std::int64_t kDecodeBatch = 8;
+
+// What each phase has to itself; n is the number of its positions.
+struct PhaseBuffers {
+    i64* timesteps;  // (chain length)
+    float* chain;    // (chain length, 8)
+    u32* ranks;      // (B, n)
+    float* tokens;   // (2B, n, C)
+};
+
+// The buffers of himar_runtime/families/hi_mar/resident/buffers.py. Shapes for B = batch; rows are [conditional; unconditional]. What
+// only a step needs is shared by the phases and has room for the larger one; W is the width of a head's condition.
+class Buffers {
+public:
+    // Allocate everything as one block. widths: W of each phase. InputError when a launch over so many images has more
+    // items than the kernels can number.
+    Buffers(const ModelInfo& model, std::int64_t batch, const std::vector<std::int64_t>& widths, Queue& queue);
+
+    std::int64_t batch() const { return batch_; }
+
+    PhaseBuffers phases[2];
+    StepState* state;
+    StepState* steps;       // (T), one for every autoregressive step
+    u32* fault;
+    u32* images;            // (B), image indices
+    i64* class_row;         // (2B)
+    i64* timestep;          // (1), what the heads read
+    u32* revealed;          // (B, n)
+    i64* visible;           // (2B, K + S + N)
+    i64* sources;           // (2B, K + S + N)
+    float* noise;           // (B, n, C), noise that the caller gives
+    float* pivots;          // (2B, S, D)
+    float* engine_pivots;   // (2B, S, D)
+    float* condition;       // (2B, n, W)
+    float* head_condition;  // (2B·r, W), the revealed rows, before an MLP head
+    float* initial;         // (B, n, C), of a DiT head
+    float* start;           // (B, n, C), x̂0 between the steps of a solver
+    float* x;               // (2B·r, C) of an MLP head, (2B, n, C) of a DiT head
+    float* prediction;      // (2B·r, 2C) of an MLP head, (2B, n, C) of a DiT head
+    float* preview;         // (B, C, S), latents of phase low
+    float* latents;         // (B, C, N)
+    float* image;           // (kDecodeBatch, 3, H, W)
+    u8* pixels;             // (B, H, W, 3)
+
+private:
+    std::size_t place_all(void* block, const ModelInfo& model, const std::vector<std::int64_t>& widths);
+
+    std::int64_t batch_;
+    std::shared_ptr<void> block_;
+};
+
+}  // namespace himar::core

@@ -1,0 +1,73 @@
+// Where a request's orders and noise come from: the kernels' own Philox, or draws that the caller gives (himar_draws).
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "families/hi_mar/buffers.h"
+#include "families/hi_mar/phases.h"
+#include "families/hi_mar/schedule.h"
+#include "himar/himar.h"
+#include "queue/queue.h"
+
+namespace himar::core {
+
+// A caller's draws, checked. The pointers that it hands out are valid until the next call.
+class GivenDraws {
+public:
+    // InputError for a struct_size of another header or functions that are missing.
+    explicit GivenDraws(const himar_draws& draws);
+
+    // The place of every position in its image's order, (B, n) of images (B). InputError when the caller gives none, or
+    // no permutation.
+    std::vector<u32> ranks(std::size_t stage, const PhaseInfo& phase, const std::vector<u32>& images);
+
+    // The noise (B, r, C) of reverse step k, or of the initial state at k = kInitial, at positions (B, r) of images (B).
+    // InputError when the caller gives none, or values that are not finite.
+    const std::vector<float>& noise(const Step& step, std::int64_t k, const std::vector<u32>& images,
+                                    const std::vector<u32>& positions, std::int64_t channels);
+
+    static constexpr std::int64_t kInitial = -1;
+
+private:
+    himar_draws draws_;
+    std::vector<float> noise_;
+};
+
+// What to generate in one run of the engines: as many labels as images, at most the bundle's max_batch.
+struct Chunk {
+    std::vector<std::int64_t> labels;
+    std::uint64_t first_index;  // image index of the first label; the others follow
+    std::uint64_t seed;
+    const himar_draws* draws = nullptr;  // instead of the seed's
+};
+
+// The draws of one chunk. Philox stays on the device; others travel there before every launch that uses them.
+class NoiseSource {
+public:
+    // Uploads the image indices.
+    NoiseSource(Queue& queue, const Buffers& buffers, std::int64_t channels, const Chunk& chunk);
+
+    // What the kernels take as `noise`; null draws on the device.
+    const float* address() const { return given_ ? buffers_.noise : nullptr; }
+
+    // Queue the places of all positions of a phase in their images' orders.
+    void order(std::size_t stage, const PhaseInfo& phase);
+
+    // Have the noise of a step's reverse step k, or its initial noise at k = GivenDraws::kInitial, ready where the
+    // kernels look for it; k = 0 has none.
+    void prepare(const Step& step, const PhaseInfo& phase, std::int64_t k);
+
+private:
+    const std::vector<u32>& positions_of(const Step& step, const PhaseInfo& phase);
+
+    Queue& queue_;
+    const Buffers& buffers_;
+    std::int64_t channels_;
+    std::optional<GivenDraws> given_;
+    std::vector<u32> images_, positions_;
+    std::vector<u32> ranks_[2];  // of each stage, where draws are given
+};
+
+}  // namespace himar::core

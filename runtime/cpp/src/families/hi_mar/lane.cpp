@@ -1,0 +1,183 @@
+#include "families/hi_mar/lane.h"
+
+#include <chrono>
+#include <limits>
+#include <utility>
+
+#include "error.h"
+
+namespace himar::core {
+namespace {
+
+// A step whose results are on their way while the next one is queued.
+struct Behind {
+    Step step;
+    std::unique_ptr<Mark> mark;
+    const float* preview;
+};
+
+std::size_t bytes_of_floats(std::int64_t count) { return static_cast<std::size_t>(count) * sizeof(float); }
+
+// What a step's kernels start from (himar_kernels/cuda_state.py); k starts at chain_length - 1.
+StepState state_of(const Step& step, std::int64_t chain_length, std::uint64_t seed, double temperature) {
+    StepState state{};
+    state.seed = seed;
+    state.phase = step.is_low ? 0 : 1;
+    state.step = static_cast<u32>(step.index);
+    state.masked = static_cast<u32>(step.masked);
+    state.revealed = static_cast<u32>(step.revealed);
+    state.chain_length = static_cast<u32>(chain_length);
+    state.k = state.chain_length - 1;
+    state.guidance = static_cast<float>(step.guidance);
+    state.temperature = static_cast<float>(temperature);
+    return state;
+}
+
+}  // namespace
+
+Lane::Lane(Networks networks, const ModelInfo& model, std::int64_t max_batch)
+    : networks_(std::move(networks)),
+      model_(model),
+      max_batch_(max_batch),
+      replays_(queue(), [this] { return networks_.without_recording(); }) {
+    for (const PhaseInfo& phase : model_.phases()) {
+        Engine& head = *networks_.find(phase.head);
+        stages_.push_back({phase, networks_.find(phase.transformer), &head, condition_width(head), {}});
+    }
+    if (queue().runs_at_once()) return;
+    engine_seconds_ = std::numeric_limits<double>::quiet_NaN();
+    queue().make_current();  // the calling thread may not have used this device before
+    reserve(max_batch);
+}
+
+// On whatever thread lets go of it.
+Lane::~Lane() {
+    try {
+        queue().make_current();
+        queue().synchronize();
+    } catch (const EngineError&) {  // there is nobody to tell
+    }
+}
+
+bool Lane::run(const Chunk& chunk, const Sampling& sampling, const GoOn& go_on, std::uint8_t* pixels) {
+    bool finished = false;
+    try {
+        finished = generate(chunk, sampling, go_on, pixels);
+    } catch (...) {
+        try {
+            queue().make_current();  // a user's function may have left another GPU behind
+            queue().synchronize();
+        } catch (const EngineError&) {  // the first error is the one to tell
+        }
+        throw;
+    }
+    // The caller may let go of everything: nothing queued may still use it then.
+    if (!finished) queue().synchronize();
+    return finished;
+}
+
+bool Lane::generate(const Chunk& chunk, const Sampling& sampling, const GoOn& go_on, std::uint8_t* pixels) {
+    queue().make_current();
+    const std::vector<Step> steps = begin(chunk, sampling);
+    const std::int64_t preview = batch_ * model_.low_positions() * model_.channels;
+    std::optional<Behind> behind;
+    const auto report = [&](Behind& done) {
+        done.mark->wait();
+        reported_ = done.preview;
+        const bool answer = go_on(done.step, done.preview);
+        queue().make_current();  // the callback is a user's, who may use another GPU
+        return answer;
+    };
+    for (std::size_t index = 0; index < steps.size(); ++index) {
+        queue_step(steps[index], index);
+        if (queue().runs_at_once()) check_fault();
+        if (!go_on) continue;
+        float* const staged = staged_.get() + static_cast<std::int64_t>(index % 2) * preview;
+        if (!model_.single_scale()) {
+            queue_latents(buffers_->preview, stages_.front().phase, 0);
+            queue().fetch(staged, buffers_->preview, bytes_of_floats(preview));
+        }
+        std::optional<Behind> due(Behind{steps[index], queue().mark(), staged});
+        if (!queue().runs_at_once()) std::swap(due, behind);
+        if (due && !report(*due)) return false;
+    }
+    if (!model_.single_scale()) queue_latents(buffers_->preview, stages_.front().phase, 0);
+    queue_latents(buffers_->latents, stages_.back().phase, stages_.size() - 1);
+    if (pixels != nullptr) queue_decoding();
+    if (behind && !report(*behind)) return false;
+    fetch_results(pixels);
+    return true;
+}
+
+// Have room for so many images: the places of earlier runs are given up where there was less.
+void Lane::reserve(std::int64_t batch) {
+    if (buffers_ && buffers_->batch() >= batch) return;
+    networks_.forget_places();
+    buffers_.reset();
+    std::vector<std::int64_t> widths;
+    for (const Stage& stage : stages_) widths.push_back(stage.width);
+    buffers_.emplace(model_, batch, widths, queue());
+    staged_ = std::static_pointer_cast<float>(
+        queue().allocate_staging(2 * bytes_of_floats(batch * model_.low_positions() * model_.channels)));
+}
+
+// Upload what the chunk's steps need and queue the orders of its images.
+std::vector<Step> Lane::begin(const Chunk& chunk, const Sampling& sampling) {
+    batch_ = static_cast<std::int64_t>(chunk.labels.size());
+    reserve(batch_);
+    const Buffers& b = *buffers_;
+    const std::vector<Step> steps = plan(sampling, model_.low_positions(), model_.high_positions());
+    for (Stage& stage : stages_)
+        stage.chain = stage.phase.is_low ? build_chain(sampling.low_solver, sampling.low_diffusion_steps)
+                                         : build_chain(sampling.high_solver, sampling.high_diffusion_steps);
+    std::vector<StepState> states;
+    for (const Step& step : steps)
+        states.push_back(state_of(step, stages_[step.stage].chain.length(), chunk.seed, sampling.temperature));
+    queue().upload(b.steps, states.data(), states.size() * sizeof(StepState));
+    queue().upload(b.state, states.data(), sizeof(StepState));  // the orders need the seed
+    std::vector<i64> rows(chunk.labels.begin(), chunk.labels.end());
+    rows.resize(2 * chunk.labels.size(), model_.classes);  // the row of no class
+    queue().upload(b.class_row, rows.data(), rows.size() * sizeof(i64));
+    queue().clear(b.fault, sizeof(u32));
+    noise_.emplace(queue(), b, model_.channels, chunk);
+    for (std::size_t number = 0; number < stages_.size(); ++number) {
+        const Stage& stage = stages_[number];
+        const PhaseBuffers& own = b.phases[number];
+        const std::int64_t n = stage.phase.positions();
+        queue().upload(own.timesteps, stage.chain.timesteps.data(), stage.chain.timesteps.size() * sizeof(i64));
+        queue().upload(own.chain, stage.chain.table.data(), stage.chain.table.size() * sizeof(float));
+        // The transformers embed masked positions too, before they drop them.
+        queue().clear(own.tokens, bytes_of_floats(2 * batch_ * n * model_.channels));
+        if (stage.phase.leaves_pivots) queue().clear(b.pivots, bytes_of_floats(2 * batch_ * n * model_.width));
+    }
+    for (std::size_t number = 0; number < stages_.size(); ++number) noise_->order(number, stages_[number].phase);
+    return steps;
+}
+
+void Lane::run_engine(Engine& engine, Places places) {
+    if (!queue().runs_at_once()) return engine.run(places);
+    const auto start = std::chrono::steady_clock::now();
+    engine.run(places);
+    engine_seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+// EngineError, naming component, phase and step, where a kernel met a value that was not finite.
+void Lane::check_fault() {
+    u32 word = 0;
+    queue().download(&word, buffers_->fault, sizeof word);
+    if (word == 0) return;
+    const u32 number = word & 0xFF;
+    std::string component = "vae_decoder", where;
+    for (const Stage& stage : stages_) {
+        const bool is_low = stage.phase.is_low, is_mlp = stage.phase.kind == HeadKind::kMlp;
+        const bool is_transformer = number == (is_low ? kTransformerLow : kTransformerHigh);
+        const u32 head = is_mlp ? (is_low ? kMlpHead : kMlpHeadHigh) : (is_low ? kDitHeadLow : kDitHead);
+        if (!is_transformer && number != head) continue;
+        component = is_transformer ? stage.phase.transformer : stage.phase.head;
+        where = std::string(" in phase ") + stage.phase.name() + ", step " + std::to_string(word >> 8);
+    }
+    throw EngineError(component + " gave values that are not finite" + where +
+                      "; if the bundle is in half precision, build " + component + " with fp32 or bf16.");
+}
+
+}  // namespace himar::core

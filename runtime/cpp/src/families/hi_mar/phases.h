@@ -1,0 +1,48 @@
+// A model's sizes and its phases as data: which components run each, over which positions, and what they leave.
+//
+// The counterpart of himar_kernels/families/hi_mar/phases.py. The released models have two phases: low reveals S positions with an MLP
+// head and leaves pivots, high reveals N with a DiT head. Variants have other heads, pivots that are the low tokens
+// themselves, or phase high alone.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace himar::core {
+
+enum class Pivots { kNone, kVisual, kCondition };
+enum class HeadKind { kMlp, kDit };  // samples the revealed positions one by one; denoises all around the known ones
+
+struct PhaseInfo {
+    bool is_low;                    // else it is high
+    std::string transformer, head;  // names of its components
+    HeadKind kind;                  // of its head
+    std::int64_t side, always;      // of its grid; positions before its own that every step knows: phase high's pivots
+    const char* tokens;             // the transformer's input of the phase's tokens (R, n, C)
+    bool leaves_pivots;             // its transformer gives pivots (R, n, D); rows that a step reveals are kept
+    std::int64_t pivot_width;       // of the transformer's input `pivots`, 0 where it has none
+
+    std::int64_t positions() const { return side * side; }  // n
+    const char* name() const { return is_low ? "low" : "high"; }
+    unsigned code() const { return is_low ? 0 : 1; }  // as the kernels count phases
+};
+
+// The sizes that the loop needs; names as in the model's configuration. With pivots "none" there is a single scale:
+// cond_scale is 0, and low_head says nothing.
+struct ModelInfo {
+    std::int64_t width, classes, buffer, cond_scale, img_size, vae_stride, channels;
+    double vae_scale;
+    Pivots pivots = Pivots::kCondition;
+    HeadKind low_head = HeadKind::kMlp, high_head = HeadKind::kDit;
+
+    std::int64_t grid() const { return img_size / vae_stride; }             // side of the latents
+    std::int64_t low_positions() const { return cond_scale * cond_scale; }  // S
+    std::int64_t high_positions() const { return grid() * grid(); }         // N
+    std::int64_t positions() const { return low_positions() + high_positions(); }
+    bool single_scale() const { return pivots == Pivots::kNone; }
+
+    std::vector<PhaseInfo> phases() const;  // in order; a single scale has phase high alone
+};
+
+}  // namespace himar::core

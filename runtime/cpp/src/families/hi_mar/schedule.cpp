@@ -1,0 +1,57 @@
+#include "families/hi_mar/schedule.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "error.h"
+
+namespace himar::core {
+namespace {
+
+constexpr double kPi = 3.141592653589793238462643;
+
+void plan_phase(std::vector<Step>& steps, bool is_low, std::int64_t positions, std::int64_t count, double scale,
+                const std::string& schedule) {
+    const std::vector<std::int64_t> masked = masked_counts(positions, count);
+    const std::size_t stage = steps.empty() ? 0 : steps.back().stage + 1;
+    for (std::int64_t i = 0; i < count; ++i) {
+        const std::int64_t before = masked[i], after = masked[i + 1];
+        const std::int64_t revealed = i == count - 1 ? before : before - after;
+        steps.push_back({stage, is_low, i, before, after, revealed, guidance_at(schedule, scale, positions, after)});
+    }
+}
+
+}  // namespace
+
+std::vector<std::int64_t> masked_counts(std::int64_t positions, std::int64_t steps) {
+    if (steps < 1 || steps > positions)
+        throw InputError(std::to_string(steps) + " steps asked for " + std::to_string(positions) +
+                         " positions; ask for 1 to " + std::to_string(positions) + " steps.");
+    std::vector<std::int64_t> counts = {positions};
+    for (std::int64_t step = 1; step <= steps; ++step) {
+        // The order of operations is Python's: each rounds.
+        const double share = std::cos(kPi / 2 * static_cast<double>(step) / static_cast<double>(steps));
+        const auto still_masked = static_cast<std::int64_t>(std::floor(static_cast<double>(positions) * share));
+        counts.push_back(std::max<std::int64_t>(1, std::min(counts.back() - 1, still_masked)));
+    }
+    return counts;
+}
+
+double guidance_at(const std::string& schedule, double scale, std::int64_t positions, std::int64_t masked_after) {
+    if (schedule != "linear") return scale;
+    const float growth =
+        static_cast<float>(scale - 1) * static_cast<float>(positions - masked_after) / static_cast<float>(positions);
+    return 1.0f + growth;
+}
+
+std::vector<Step> plan(const Sampling& sampling, std::int64_t low_positions, std::int64_t high_positions) {
+    sampling.check_positions(low_positions, high_positions);
+    std::vector<Step> steps;
+    const std::string& schedule = sampling.guidance_schedule;
+    if (low_positions > 0)
+        plan_phase(steps, true, low_positions, sampling.low_steps, sampling.low_guidance, schedule);
+    plan_phase(steps, false, high_positions, sampling.high_steps, sampling.high_guidance, schedule);
+    return steps;
+}
+
+}  // namespace himar::core

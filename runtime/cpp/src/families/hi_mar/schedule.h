@@ -1,0 +1,38 @@
+// How many tokens each autoregressive step reveals, and under which guidance (himar_kernels/schedule.py).
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "families/hi_mar/sampling.h"
+
+namespace himar::core {
+
+// One autoregressive step. It reveals the positions order[masked - revealed … masked) of every image's order.
+struct Step {
+    std::size_t stage;          // index of its phase among the model's
+    bool is_low;                // which phase that is
+    std::int64_t index;         // counts the steps of the phase from 0
+    std::int64_t masked;        // m_i, positions still masked before the step
+    std::int64_t masked_after;  // m_{i+1} as the guidance formula takes it; at the last step it is 1, not 0
+    std::int64_t revealed;      // positions the step fixes; at the last step all that are left
+    double guidance;
+
+    // 2 under guidance, where rows are [conditional; unconditional].
+    std::int64_t halves() const { return guidance == 1 ? 1 : 2; }
+    const char* phase_name() const { return is_low ? "low" : "high"; }
+};
+
+// m_0 … m_T of a phase with n positions and T steps: m_0 = n, m_{i+1} = max(1, min(m_i - 1, floor(n·cos(π/2·(i+1)/T)))).
+std::vector<std::int64_t> masked_counts(std::int64_t positions, std::int64_t steps);
+
+// Guidance of a step after which `masked_after` of `positions` are masked. "linear" is 1 + (scale - 1)·(n - m_{i+1})/n
+// with every operation rounded to float32, as the released model does.
+double guidance_at(const std::string& schedule, double scale, std::int64_t positions, std::int64_t masked_after);
+
+// All steps of a run: phase low, then phase high; low_positions = 0 is a single scale, phase high alone. InputError when a
+// phase has fewer positions than steps.
+std::vector<Step> plan(const Sampling& sampling, std::int64_t low_positions, std::int64_t high_positions);
+
+}  // namespace himar::core

@@ -1,0 +1,121 @@
+// The autoregressive steps: index lists → transformer → head and reverse steps → tokens (docs/model.md §6).
+#include "families/hi_mar/lane.h"
+
+namespace himar::core {
+namespace {
+
+u32 word(std::int64_t value) { return static_cast<u32>(value); }
+
+// Components as graph keys count them.
+std::int64_t transformer_of(const Step& step) { return 2 * static_cast<std::int64_t>(step.stage); }
+std::int64_t head_of(const Step& step) { return transformer_of(step) + 1; }
+
+}  // namespace
+
+// Queue a step, the `index`-th of the plan, on what the steps before it left.
+void Lane::queue_step(const Step& step, std::size_t index) {
+    queue().copy(buffers_->state, buffers_->steps + index, sizeof(StepState));
+    queue_transformer(step);
+    if (stages_[step.stage].phase.kind == HeadKind::kMlp)
+        queue_mlp_head(step);
+    else
+        queue_dit_head(step);
+}
+
+// Leave the condition where the phase's head looks for it, and the pivots. An MLP head takes the rows that the step
+// reveals, at head_condition; a DiT head takes all, at condition.
+void Lane::queue_transformer(const Step& step) {
+    const Buffers& b = *buffers_;
+    const Stage& stage = stages_[step.stage];
+    const PhaseInfo& phase = stage.phase;
+    const bool is_mlp = phase.kind == HeadKind::kMlp, visual = model_.pivots == Pivots::kVisual;
+    const std::int64_t B = batch_, H = step.halves(), r = step.revealed, n = phase.positions(), K = model_.buffer;
+    const std::int64_t C = model_.channels, W = stage.width, D = model_.width, L = model_.positions();
+    const bool takes_rows = is_mlp || phase.leaves_pivots;
+    replays_.run({transformer_of(step), B, H, step.masked, takes_rows ? r : 0, 0}, [&] {
+        queue().launch(launches::index_lists(b.visible, b.sources, b.revealed, b.phases[step.stage].ranks, b.state,
+                                             word(B), word(H), word(K), word(phase.always), word(n), word(L)));
+        const Place tensors[] = {
+            {"class_row", b.class_row, {H * B}},
+            {"visible", b.visible, {H * B, K + phase.always + n - step.masked}},
+            {"sources", b.sources, {H * B, K + L}},
+            {phase.tokens, b.phases[step.stage].tokens, {H * B, n, C}},
+            {"condition", b.condition, {H * B, n, W}},
+            // Visual pivots are the low tokens, which lie in both halves too.
+            phase.leaves_pivots ? Place("pivots", b.engine_pivots, {H * B, n, D})
+                                : Place("pivots", visual ? b.phases[0].tokens : b.pivots,
+                                        {H * B, phase.always, phase.pivot_width}),
+        };
+        run_engine(*stage.transformer, {tensors, phase.leaves_pivots || phase.pivot_width > 0 ? 6u : 5u});
+        if (!is_mlp)
+            queue().launch(launches::check_finite(b.condition, static_cast<u64>(H * B * n * W), b.state, b.fault,
+                                                  phase.is_low ? kTransformerLow : kTransformerHigh));
+        if (takes_rows)  // each checked; a width of 0 leaves out what the phase does not have
+            queue().launch(launches::reveal_low(b.head_condition, b.pivots, b.condition, b.engine_pivots, b.revealed,
+                                                b.state, b.fault, word(B), word(H), word(n), word(r),
+                                                is_mlp ? word(W) : 0, phase.leaves_pivots ? word(D) : 0));
+    });
+}
+
+// Sample the tokens of the revealed positions, one by one, from their conditions.
+void Lane::queue_mlp_head(const Step& step) {
+    const Buffers& b = *buffers_;
+    const Stage& stage = stages_[step.stage];
+    const PhaseBuffers& own = b.phases[step.stage];
+    const std::int64_t B = batch_, H = step.halves(), r = step.revealed, n = stage.phase.positions();
+    const std::int64_t C = model_.channels, W = stage.width;
+    const bool adds_noise = stage.chain.adds_noise;
+    const float* const noise = noise_->address();
+    noise_->prepare(step, stage.phase, GivenDraws::kInitial);
+    queue().launch(launches::start_low(b.x, b.timestep, b.state, own.timesteps, b.images, b.revealed, noise, word(B),
+                                       word(H), word(r), word(C)));
+    for (std::int64_t k = stage.chain.length() - 1; k >= 0; --k) {
+        if (adds_noise) noise_->prepare(step, stage.phase, k);
+        replays_.run({head_of(step), B, H, r, adds_noise, noise != nullptr}, [&] {
+            run_engine(*stage.head, {{"x", b.x, {H * B * r, C}},
+                                     {"timestep", b.timestep, {1}},
+                                     {"condition", b.head_condition, {H * B * r, W}},
+                                     {"prediction", b.prediction, {H * B * r, 2 * C}}});
+            queue().launch(
+                adds_noise
+                    ? launches::mlp_step(b.x, b.timestep, own.tokens, b.state, own.timesteps, own.chain, b.prediction,
+                                         b.images, b.revealed, noise, b.fault, word(B), word(H), word(n), word(r),
+                                         word(C))
+                    : launches::mlp_solve(b.x, b.start, b.timestep, own.tokens, b.state, own.timesteps, own.chain,
+                                          b.prediction, b.revealed, b.fault, word(B), word(H), word(n), word(r),
+                                          word(C)));
+        });
+    }
+}
+
+// Denoise all positions of the phase, known ones following their tokens; masked ones take their result.
+void Lane::queue_dit_head(const Step& step) {
+    const Buffers& b = *buffers_;
+    const Stage& stage = stages_[step.stage];
+    const PhaseBuffers& own = b.phases[step.stage];
+    const std::int64_t B = batch_, H = step.halves(), n = stage.phase.positions(), C = model_.channels, W = stage.width;
+    const bool adds_noise = stage.chain.adds_noise;
+    const float* const noise = noise_->address();
+    noise_->prepare(step, stage.phase, GivenDraws::kInitial);
+    queue().launch(launches::start_high(b.x, b.initial, b.timestep, b.state, own.timesteps, own.chain, own.tokens,
+                                        own.ranks, b.images, noise, word(B), word(H), word(n), word(C)));
+    for (std::int64_t k = stage.chain.length() - 1; k >= 0; --k) {
+        if (adds_noise) noise_->prepare(step, stage.phase, k);
+        replays_.run({head_of(step), B, H, adds_noise, noise != nullptr, 0}, [&] {
+            run_engine(*stage.head, {{"x", b.x, {H * B, n, C}},
+                                     {"timestep", b.timestep, {1}},
+                                     {"condition", b.condition, {H * B, n, W}},
+                                     {"prediction", b.prediction, {H * B, n, C}}});
+            queue().launch(
+                adds_noise
+                    ? launches::dit_step(b.x, b.timestep, own.tokens, b.state, own.timesteps, own.chain, b.prediction,
+                                         b.initial, own.ranks, b.images, noise, b.fault, word(B), word(H), word(n),
+                                         word(C))
+                    : launches::dit_solve(b.x, b.start, b.timestep, own.tokens, b.state, own.timesteps, own.chain,
+                                          b.prediction, b.initial, own.ranks, b.fault, word(B), word(H), word(n),
+                                          word(C)));
+        });
+    }
+}
+
+}  // namespace himar::core

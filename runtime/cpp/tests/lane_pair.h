@@ -1,0 +1,92 @@
+// A bundle on the CPU's queue and on one that behaves like a GPU's, and what must be the same of them.
+#pragma once
+
+#include <doctest/doctest.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "bundle/bundle.h"
+#include "bundles.h"
+#include "closeness.h"
+#include "families/hi_mar/lane.h"
+#include "tracing_queue.h"
+
+using namespace himar::core;
+
+struct Made {
+    bool finished;
+    std::vector<float> latents, low_latents;
+    std::vector<std::uint8_t> pixels;
+};
+
+// A bundle on two lanes: on the CPU's queue, and on one that behaves like a GPU's.
+class Pair {
+public:
+    explicit Pair(const std::string& name = "tiny", const std::string& refusal = "")
+        : opened_(Bundle::open(bundle(name))),
+          host(load(), model(), max_batch()),
+          device(std::make_shared<TracingQueue>()),
+          resident(traced(load(), device, refusal), model(), max_batch()) {}
+
+    ~Pair() { CHECK(device->kept_inside()); }
+
+    const ModelInfo& model() const { return opened_.manifest().model; }
+    Sampling setting() const { return opened_.manifest().sampling.front().second; }
+
+    Made on_host(const Chunk& chunk, const Sampling& sampling) { return run(host, chunk, sampling); }
+    Made on_device(const Chunk& chunk, const Sampling& sampling, const Lane::GoOn& go_on = {}) {
+        return run(resident, chunk, sampling, go_on);
+    }
+    Made run(Lane& lane, const Chunk& chunk, const Sampling& sampling, const Lane::GoOn& go_on = {}) const {
+        const auto side = static_cast<std::size_t>(model().img_size);
+        Made made;
+        made.pixels.resize(lane.has_decoder() ? chunk.labels.size() * side * side * 3 : 0);
+        made.finished = lane.run(chunk, sampling, go_on, lane.has_decoder() ? made.pixels.data() : nullptr);
+        if (made.finished) made.latents = lane.latents(), made.low_latents = lane.low_latents();
+        return made;
+    }
+
+private:
+    Networks load() const { return load_networks(opened_, {"cpu", "", 1}); }
+    std::int64_t max_batch() const { return opened_.manifest().max_batch; }
+
+    Bundle opened_;
+
+public:
+    Lane host;
+    std::shared_ptr<TracingQueue> device;
+    Lane resident;
+};
+
+inline void same(const Made& made, const Made& wanted) {
+    REQUIRE(made.finished);
+    CHECK(relative(made.latents, wanted.latents) <= kSameEngines);
+    REQUIRE(made.low_latents.size() == wanted.low_latents.size());
+    if (!wanted.low_latents.empty()) CHECK(relative(made.low_latents, wanted.low_latents) <= kSameEngines);
+    CHECK(pixels_apart(made.pixels, wanted.pixels) <= 1);
+}
+
+inline Sampling guided() {
+    Sampling sampling;
+    sampling.low_steps = 3, sampling.high_steps = 2;
+    sampling.low_guidance = 1.5, sampling.high_guidance = 2.0;
+    sampling.low_diffusion_steps = 6, sampling.high_diffusion_steps = 5;
+    return sampling;
+}
+
+// Every kind of step: with and without guidance and noise, one step and many, recorded and not.
+inline std::vector<Sampling> settings() {
+    std::vector<Sampling> all(9, guided());
+    all[1].low_guidance = 1;
+    all[2].high_guidance = 1, all[2].temperature = 0.7;
+    all[3].low_guidance = all[3].high_guidance = 1, all[3].guidance_schedule = "constant";
+    all[4].low_steps = all[4].high_steps = 1, all[4].low_diffusion_steps = 2, all[4].high_diffusion_steps = 3;
+    all[5].low_steps = 4, all[5].high_steps = 16, all[5].low_diffusion_steps = 3, all[5].high_diffusion_steps = 2;
+    all[6].low_solver = "dpm++", all[6].high_solver = "ddim";
+    all[7].low_solver = "ddim", all[7].high_solver = "dpm++", all[7].low_guidance = all[7].high_guidance = 1;
+    all[8].high_solver = "dpm++", all[8].temperature = 0.7;
+    return all;
+}
