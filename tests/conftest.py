@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from himar_export.cli.main import main
+from himar_export.cli import main
 from tests.kernels.host_kernels import HostKernels
 
 ROOT = Path(__file__).parents[1]

@@ -1,4 +1,4 @@
-"""A pytest plugin (`-p numpy_matmuls`): PyTorch's float32 matmuls are computed by NumPy's library instead.
+"""A pytest plugin (`-p tests.numpy_matmuls`): PyTorch's float32 matmuls are computed by NumPy's library instead.
 
 Another library blocks and adds up in another order, as PyTorch's own does on another CPU; NumPy's (OpenBLAS) lets
 OPENBLAS_CORETYPE choose whose. A product of few rows stays PyTorch's, so that a row's last bits depend on its batch,

@@ -73,12 +73,12 @@ class Setting:
     def environment(self) -> dict[str, str]:
         """Return the environment of its processes: this one's, without another setting's variables."""
         kept = {name: value for name, value in os.environ.items() if name not in CHOSEN}
-        path = os.pathsep.join(filter(None, [str(TESTS), kept.get("PYTHONPATH")]))  # closeness.py and the plugin
+        path = os.pathsep.join(filter(None, [str(TESTS.parent), kept.get("PYTHONPATH")]))  # for the plugin
         return {**kept, **LEVELS[self.level], "OMP_NUM_THREADS": str(self.threads), "PYTHONPATH": path}
 
     def plugins(self) -> tuple[str, ...]:
         """Return the plugins of pytest that it needs."""
-        return ("numpy_matmuls",) if self.level == "openblas" else ()
+        return ("tests.numpy_matmuls",) if self.level == "openblas" else ()
 
 
 SETTINGS = {each.name: each for each in (Setting(level, threads) for level in LEVELS for threads in (1, 2))}

@@ -105,14 +105,14 @@ def test_a_bundle_generates_where_torch_is_not_installed(torch_free_path, digits
 
 
 def test_verify_runs_where_torch_is_not_installed(torch_free_path, digits_bundle):
-    code = "import sys; from himar_export.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    code = "import sys; from himar_export.cli import main; sys.exit(main(sys.argv[1:]))"
     done = run_without_torch(torch_free_path, "-c", code, "verify", str(digits_bundle))
     assert done.returncode == 0, done.stderr
     assert "outputs match" in done.stdout
 
 
 def test_the_training_command_without_torch_says_which_extra_to_install(torch_free_path, tmp_path):
-    code = "import sys; from himar.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    code = "import sys; from himar.cli import main; sys.exit(main(sys.argv[1:]))"
     assert run_without_torch(torch_free_path, "-c", code, "--help").returncode == 0
     done = run_without_torch(torch_free_path, "-c", code, "init", "--config", "digits", "--out", str(tmp_path / "x"))
     assert done.returncode == 1
@@ -120,7 +120,7 @@ def test_the_training_command_without_torch_says_which_extra_to_install(torch_fr
 
 
 def test_build_without_torch_says_which_extra_to_install(torch_free_path, tmp_path):
-    code = "import sys; from himar_export.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    code = "import sys; from himar_export.cli import main; sys.exit(main(sys.argv[1:]))"
     done = run_without_torch(torch_free_path, "-c", code, "build", "x.pth", "--out", str(tmp_path / "b"))
     assert done.returncode == 1
     assert "pip install 'himar[export]'" in done.stderr

@@ -62,7 +62,9 @@ def test_a_setting_has_its_own_variables_and_no_others(monkeypatch):
     native, oldest = (Setting(level, 2).environment() for level in ("native", "sse"))
     assert "MKL_CBWR" not in native and native["OMP_NUM_THREADS"] == "2"
     assert LEVELS["sse"].items() <= oldest.items()
-    assert Setting("openblas", 1).plugins() == ("numpy_matmuls",) and not native.keys() & LEVELS["openblas"].keys()
+    assert (
+        Setting("openblas", 1).plugins() == ("tests.numpy_matmuls",) and not native.keys() & LEVELS["openblas"].keys()
+    )
 
 
 def test_the_suite_is_every_file_that_compares_floats_and_a_plugin_replaces_every_product():
@@ -73,7 +75,7 @@ def test_the_suite_is_every_file_that_compares_floats_and_a_plugin_replaces_ever
         "import torch; a, b, c = torch.randn(9, 5), torch.randn(5, 3), torch.randn(3); h = a.half(), b.half();"
         "sums = lambda: [torch.addmm(c, a, b), torch.addmm(c, a, b, beta=2)];"
         "made = lambda: [a @ b, a[:2] @ b, *sums(), a[None] @ b[None], h[0] @ h[1]];"
-        "before = made(); import numpy_matmuls as other;"
+        "before = made(); import tests.numpy_matmuls as other;"
         "near = [torch.testing.assert_close(x, y) for x, y in zip(made(), before)];"
         "calls = []; other._product = lambda x, y: calls.append(1) or x @ y; made();"
         "assert len(calls) == 3, calls"

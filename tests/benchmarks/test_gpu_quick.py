@@ -17,8 +17,7 @@ PARTS = ("dit_head", "mlp_head", "transformer_low", "transformer_high", "vae_dec
 
 
 @pytest.fixture
-def gpu_quick(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+def gpu_quick():
     from benchmarks.gpu import quick as gpu_quick
 
     return gpu_quick

@@ -38,7 +38,7 @@ def test_a_command_that_does_not_end_is_interrupted_and_says_what_it_has(tmp_pat
 
 
 def test_one_that_ignores_the_interrupt_is_killed_with_what_it_started(tmp_path, monkeypatch):
-    monkeypatch.setattr("report_tests._GRACE", 0.5)
+    monkeypatch.setattr("benchmarks.gpu.pytest_run._GRACE", 0.5)
     log = tmp_path / "log"
     outcome = run_within(["sh", "-c", STUBBORN], log, 1, tmp_path)
     assert outcome["exit_code"] is None

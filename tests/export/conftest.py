@@ -11,7 +11,7 @@ from himar import load_checkpoint, save_checkpoint
 from himar.families.hi_mar.config import read_config, resolve
 from himar.families.hi_mar.model import HiMAR, randomise
 from himar.families.hi_mar.presets import vary
-from himar_export.cli.main import main
+from himar_export.cli import main
 from himar_export.families.hi_mar.components import components
 from himar_export.graph.component import Component
 from himar_export.make.manifest import BundleWriter

@@ -8,7 +8,7 @@ import pytest
 
 from himar import load_checkpoint, save_checkpoint
 from himar_export.bench.workload import Sources, load
-from himar_export.cli.main import main
+from himar_export.cli import main
 
 WEIGHTS = Path(__file__).parents[2] / "himar" / "himar" / "weights"
 GOLDEN = Path(__file__).parents[1] / "golden"

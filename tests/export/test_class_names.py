@@ -8,7 +8,7 @@ import pytest
 from filelock import FileLock
 
 from himar.families.hi_mar.checkpoints import load_checkpoint, save_checkpoint
-from himar_export.cli.main import main
+from himar_export.cli import main
 from himar_runtime import Bundle
 
 NAMES = ("cat", "10", "owl, great")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from himar_export.cli.main import cli, main
+from himar_export.cli.command import cli, main
 from himar_runtime import Pipeline, read_recipes
 from tests.closeness import assert_same_pixels
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from himar_export.cli.main import main
+from himar_export.cli import main
 from himar_export.cost.decoder import DecoderSizes, vae_decoder
 
 WEIGHTS = Path(__file__).parents[2] / "himar" / "himar" / "weights"
@@ -55,7 +55,7 @@ def test_json_holds_what_was_asked_and_every_component(capsys):
 
 def test_a_configuration_is_costed_without_pytorch():
     code = (
-        "import sys; from himar_export.cli.main import main; "
+        "import sys; from himar_export.cli import main; "
         "code = main(['inspect', '--cost', '--config', 'mar-b', '--json']); "
         "sys.exit(code or ('torch' in sys.modules and 'torch was imported'))"
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from himar_export.cli.main import main
+from himar_export.cli import main
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 
 from himar import load_checkpoint
-from himar_export.cli.main import main
+from himar_export.cli import main
 from himar_export.families.hi_mar.components import components
 from himar_export.graph import quantise
 from himar_export.graph.precision_choice import int8_advice

@@ -121,16 +121,17 @@ def test_an_island_that_lost_its_float32_is_refused(graphs, parts):
         build(graphs, strict, "mlp_head", "fp16")
 
 
-def test_a_half_attention_stays_one_kernel_and_a_float32_one_may_not(graphs):
+def test_a_half_attention_stays_one_kernel_and_a_float32_one_may_not(graphs, small_rtx_bundle):
     """Decomposed, its softmax would run in half precision; float32 has no fused kernel."""
-    for precision, decomposable in (("fp16", False), ("fp32", True)):
-        parsed = parse_network(tensorrt_rtx, graphs[precision] / "dit_head.onnx")
+    for folder, decomposable in ((small_rtx_bundle, False), (graphs["fp32"], True)):
+        parsed = parse_network(tensorrt_rtx, folder / "dit_head.onnx")
         found = []
         for layer in layers(parsed.network):
             if layer.type == tensorrt_rtx.LayerType.ATTENTION_OUTPUT:
                 layer.__class__ = tensorrt_rtx.IAttentionOutputLayer
                 found.append(layer.attention.decomposable)
-        assert found == [decomposable] * 3
+        assert found
+        assert set(found) == {decomposable}
 
 
 def test_a_graph_that_tensorrt_cannot_read_says_where_and_why(graphs, parts, tmp_path):

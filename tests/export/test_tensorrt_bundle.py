@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from himar_export.cli.main import main
+from himar_export.cli import main
 from himar_export.make.gpu import find_gpu
 from himar_export.tensorrt.build import unfit_here
 from himar_kernels import EngineError
@@ -148,7 +148,7 @@ main()
     preamble = f"""
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from himar_export import tensorrt_process
+from himar_export.tensorrt import process as tensorrt_process
 tensorrt_process.CHILD = {slow_child!r}
 from himar_export.cli import main
 sys.exit(main(sys.argv[1:]))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from himar import load_checkpoint, save_checkpoint
-from himar_export.cli.main import main
+from himar_export.cli import main
 from himar_export.verify.compare import compare
 from himar_export.verify.verify import COMPONENT_LIMIT
 from himar_kernels.families.hi_mar import index_lists

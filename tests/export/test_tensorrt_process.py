@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from himar_export.cli.main import main
+from himar_export.cli import main
 from himar_export.graph.component import Component
 from himar_export.tensorrt.build import build_engine
 from himar_export.tensorrt.options import EngineOptions

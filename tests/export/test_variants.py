@@ -9,7 +9,7 @@ import pytest
 
 from himar.families.hi_mar.checkpoints import load_checkpoint
 from himar.families.hi_mar.sampler import generate
-from himar_export.cli.main import main
+from himar_export.cli import main
 from himar_kernels import PhiloxDraws
 from himar_runtime import Pipeline
 from himar_runtime.families.hi_mar.resident.runner import ResidentRunner

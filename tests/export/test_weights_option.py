@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from himar.families.hi_mar.config import read_config, resolve
 from himar.families.hi_mar.model import HiMAR, randomise
-from himar_export.cli.main import main
+from himar_export.cli import main
 from himar_export.make.build import provenance
 
 TINY = {

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from himar.cli.main import main
+from himar.cli import main
 from himar.data.cache import CacheSettings
 
 ROOT = Path(__file__).parents[2]

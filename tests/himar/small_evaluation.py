@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from himar.cli.main import main
+from himar.cli import main
 from himar.data.digits import load_digits_split
 from himar.families.hi_mar.checkpoints import save_checkpoint
 from himar.families.hi_mar.config import read_config, resolve

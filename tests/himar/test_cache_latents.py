@@ -97,8 +97,8 @@ def test_skipped_files_are_listed_with_the_reason(cache):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-import himar.latent_cache as cache
-from himar.image_folder import list_images
+import himar.data.cache as cache
+from himar.data.folder import list_images
 images, vae, out, when = sys.argv[1:]
 if when == "writing":
     whole = cache.write_safetensors

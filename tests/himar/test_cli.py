@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import himar.cli.main
+import himar.cli.command
 import himar.training.digits
-from himar.cli.main import cli, main
+from himar.cli.command import cli, main
 from himar.data.digits import Digits, load_digits_split
 from himar.families.hi_mar.checkpoints import load_checkpoint
 from himar.training.digits import MODEL_FILE, VAE_FILE, Recipe

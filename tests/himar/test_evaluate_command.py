@@ -67,7 +67,7 @@ def test_a_killed_run_keeps_its_parts_and_ends_the_same(model, whole, tmp_path, 
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "    whole(path, images)\n"
         "s._write_part = write\n"
-        "from himar.cli.main import main; main(sys.argv[1:])\n"
+        "from himar.cli import main; main(sys.argv[1:])\n"
     )
     arguments = ["evaluate", model, "--vae", VAE, "--images", "20", "--chunk", "6", "--seed", "5", "--out", out]
     done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], check=False, capture_output=True)

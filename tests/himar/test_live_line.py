@@ -9,14 +9,14 @@ import sys
 import pytest
 
 HIMAR = """
-from himar.cli_progress import image_progress
+from himar.cli.progress import image_progress
 with image_progress("images") as on_images:
     def step(done):
         on_images(done, 8)
     work(step)
 """
 EXPORT = """
-from himar_export.cli import _progress
+from himar_export.cli.command import _progress
 with _progress(False) as advance:
     work(lambda done: advance("images", done / 8))
 """

@@ -12,6 +12,7 @@ from himar.families.hi_mar.checkpoints import load_checkpoint
 from himar.families.hi_mar.config import read_config, resolve
 from himar.families.hi_mar.presets import vary
 from himar_kernels import ConfigError, InputError
+from tests.closeness import assert_each_near
 from tests.himar import tiny_training as tiny
 from tests.himar.small_cache import VAE, run
 
@@ -63,7 +64,7 @@ def test_what_is_drawn_is_mean_plus_deviation_times_noise(cached):
     torch.rand(2, generator=generator)
     noise = torch.randn(2, 4, 4, 4, generator=generator)[0]
     expected = 0.5 * (mean + (0.5 * log_variance).exp() * noise)
-    assert torch.allclose(high[0], expected.flatten(1).T, atol=1e-6)
+    assert_each_near(high[0], expected.flatten(1).T, 1e-6)
 
 
 def test_half_of_the_draws_are_of_the_mirrored_moments(cached):

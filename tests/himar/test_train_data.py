@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from himar.cli.main import main
+from himar.cli import main
 from himar.data.cache_index import CacheError
 from himar.data.folder import list_images
 from himar.data.images import ImageLatents

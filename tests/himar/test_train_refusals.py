@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import himar.training.digits
-from himar.cli.main import main
+from himar.cli import main
 from himar.folder_lock import folder_lock
 from himar.training.processes import joined_processes
 from himar.training.run import Outputs, run_training, train_model

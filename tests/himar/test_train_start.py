@@ -27,8 +27,9 @@ def test_the_first_step_begins_at_the_weights_that_were_given(tmp_path):
     near = load_checkpoint(written, tiny.TINY).state_dict()
     far = load_checkpoint(run_training(tiny.TINY, tiny.latents(), settings, 0, Outputs(tmp_path / "b"))).state_dict()
     for name, value in start.model.state_dict().items():
-        assert torch.allclose(near[name], value, atol=1e-3), name
-    assert not torch.allclose(far["mask_token"], start.model.state_dict()["mask_token"], atol=1e-3)
+        assert (near[name] - value).abs().max() <= 10 * settings.schedule.peak, name
+    moved = (far["mask_token"] - start.model.state_dict()["mask_token"]).abs().max()
+    assert moved > 10 * settings.schedule.peak
 
 
 def test_a_resumed_training_must_have_begun_with_the_same_weights(tmp_path):

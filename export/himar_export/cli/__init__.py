@@ -1,1 +1,5 @@
 """The `himar-export` command."""
+
+from .command import cli, main
+
+__all__ = ["cli", "main"]

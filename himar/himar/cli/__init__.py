@@ -1,1 +1,5 @@
 """The `himar` command."""
+
+from .command import cli, main
+
+__all__ = ["cli", "main"]

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-LOAD = Path(__file__).parents[3] / "benchmarks" / "service_load.py"
+ROOT = Path(__file__).parents[3]
 
 
 def test_every_accepted_request_is_answered_under_load(command: list[str], bundle_path: Path, tmp_path: Path) -> None:
@@ -26,8 +26,10 @@ def test_every_accepted_request_is_answered_under_load(command: list[str], bundl
         "--log",
         tmp_path / "log",
     ]
-    run = [sys.executable, LOAD, bundle_path, *options, "--json"]
-    done = subprocess.run([str(part) for part in run], capture_output=True, text=True, timeout=300, check=False)
+    run = [sys.executable, "-m", "benchmarks.service.load", bundle_path, *options, "--json"]
+    done = subprocess.run(
+        [str(part) for part in run], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr + (tmp_path / "log").read_text()
     report = json.loads(done.stdout)
     assert report["failures"] == []
