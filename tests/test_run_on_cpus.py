@@ -80,4 +80,4 @@ def test_the_suite_is_every_file_that_compares_floats_and_a_plugin_replaces_ever
         "calls = []; other._product = lambda x, y: calls.append(1) or x @ y; made();"
         "assert len(calls) == 3, calls"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=TESTS)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=TESTS.parent)

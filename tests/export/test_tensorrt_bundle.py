@@ -128,7 +128,7 @@ def test_an_interruption_inside_the_builder_leaves_nothing(tmp_path, small_check
     checkpoint = small_checkpoint(tmp_path / "small.safetensors", 1)
     slow_child = """
 import os, time
-from himar_export import tensorrt_build
+from himar_export.tensorrt import build as tensorrt_build
 make = tensorrt_build.make_monitor
 def slow(library):
     monitor = make(library)
