@@ -37,11 +37,11 @@ test: setup lint types
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder --durations 10
 
 test-cpus: setup
-	$(BIN)/python tests/run_on_cpus.py -- --numprocesses $$(( ($$(nproc) + 1) / 2 )) --dist loadscope
+	$(BIN)/python -m tests.run_on_cpus -- --numprocesses $$(( ($$(nproc) + 1) / 2 )) --dist loadscope
 
 # Needs a package index; for a schedule or before a release, not for every change.
 test-runtimes: setup
-	OMP_NUM_THREADS=1 $(BIN)/python tests/run_on_runtimes.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.run_on_runtimes
 
 cpp: setup
 	runtime/cpp/scripts/get-dependencies.sh build/cpp-deps $(BIN)/python

@@ -124,7 +124,7 @@ def run_all(settings: list[Setting], paths: list[Path], more: list[str]) -> Iter
     """Run the tests of some files under each setting; `more` are further arguments of pytest."""
     seen: dict[tuple[str, int], str] = {}
     for setting in settings:
-        command = [sys.executable, str(Path(__file__)), "--probe", setting.name]
+        command = [sys.executable, "-m", "tests.run_on_cpus", "--probe", setting.name]
         done = subprocess.run(command, env=setting.environment(), capture_output=True, text=True, check=False)
         if done.returncode < 0:
             yield setting, Outcome(why="this CPU lacks its instructions")

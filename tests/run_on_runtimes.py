@@ -1,6 +1,6 @@
 """Runs the tests of the engines on other versions of the libraries that export and run them, and prints a table.
 
-    python tests/run_on_runtimes.py [ROW ...] [--keep FOLDER]
+    python -m tests.run_on_runtimes [ROW ...] [--keep FOLDER]
 
 The ranges in pyproject.toml are promises: their oldest versions have to work, and the newest ones satisfy them by
 themselves some day. Every row is a virtual environment of its own on top of this one, with some packages in other

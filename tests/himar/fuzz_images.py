@@ -1,6 +1,6 @@
 """Damaged images of every format that Pillow writes, through the caching of latents and the readers of evaluate.
 
-    python tests/himar/fuzz_images.py --files 9000
+    python -m tests.himar.fuzz_images --files 9000
 
 Prints what came of them as JSON. It fails when a file raises anything but a refusal, ends the process, or takes more
 time or memory than the limits below. The same seed gives the same files.
