@@ -1,7 +1,7 @@
 """A process that builds engines: a crash inside NVIDIA's builder ends it, not the command that asked.
 
 It takes requests on its standard input and answers on its standard output, both in pickle, and imports no PyTorch.
-`tensorrt_process` starts it and asks.
+`process` starts it and asks.
 """
 
 from __future__ import annotations

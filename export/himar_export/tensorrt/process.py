@@ -66,7 +66,7 @@ class BuilderProcess:
         timing: TimingCache | None = None,
         progress: Callable[[float], None] = lambda fraction: None,
     ) -> BuiltEngine:
-        """Build an engine as `tensorrt_build.build_engine` does.
+        """Build an engine as `build.build_engine` does.
 
         Raises BuildError as that does, and when the child ends instead of answering.
         """

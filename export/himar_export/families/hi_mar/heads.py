@@ -3,7 +3,7 @@
 The condition arrives embedded (the transformer's graph does it once per autoregressive step), and the timestep
 embedding of all 1000 indices is a table (computed once, here). What modulates a norm comes out of its product as
 1 + scale. Rows and positions are one axis, so that every product is one of matrices, its bias a part of it or of what
-follows it (see `between`).
+follows it (see `elementwise`).
 
 merged: products of one input are one product whose result is split (see `shared_input`).
 """
