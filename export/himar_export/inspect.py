@@ -80,10 +80,10 @@ def _components(bundle: Bundle) -> Table:
     table = Table(title="Components", title_justify="left")
     table.add_column("component", no_wrap=True)
     table.add_column("precision", no_wrap=True)
-    for heading in ("inputs", "outputs", "axes: least…largest"):
+    for heading in ("inputs", "outputs", "axes: min…max"):
         table.add_column(heading, overflow="fold")
     for name, spec in bundle.manifest.components.items():
-        axes = ", ".join(f"{axis} {least}…{most}" for axis, (least, _, most) in spec.profile.items())
+        axes = ", ".join(f"{axis} {low}…{high}" for axis, (low, _, high) in spec.profile.items())
         table.add_row(name, spec.precision, _tensors(spec.inputs), _tensors(spec.outputs), axes)
     return table
 

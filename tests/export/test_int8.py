@@ -15,7 +15,7 @@ from himar_export.cli import main
 from himar_export.families.hi_mar.components import components
 from himar_export.graph import quantise
 from himar_export.graph.precision_choice import int8_advice
-from himar_export.graph.quantise import LOW, MIDDLE, WEIGHT_LEVELS, quantise_products, quantise_weight
+from himar_export.graph.quantise import LOW, MIDDLE, WEIGHT_LEVELS, quantise_matmuls, quantise_weight
 from himar_export.make.build import BuildRequest, build
 from himar_kernels import BuildError, EngineError, VerificationError
 from himar_kernels.families.hi_mar import SamplingConfig
@@ -49,7 +49,7 @@ def quantised(weight: np.ndarray, activation: str | None) -> onnxruntime.Inferen
     model = ir.from_proto(
         onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 23)], ir_version=11)
     )
-    assert quantise_products(model, ("final.",)) == 1
+    assert quantise_matmuls(model, ("final.",)) == 1
     return onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"])
 
 
@@ -139,7 +139,7 @@ def test_all_products_but_the_islands_are_integers(digits_bundle, digits_int8_bu
 def test_what_is_not_finite_reaches_the_output(digits_int8_bundle, value):
     """Integers would hide it, and the runtime could not name the component any more."""
     engines = load_networks(Bundle.open(digits_int8_bundle), Device("cpu"), None).engines
-    for part in components(load_checkpoint(WEIGHTS / "digits.safetensors"), None, 4, merged=False):
+    for part in components(load_checkpoint(WEIGHTS / "digits.safetensors"), None, 4, "onnxruntime"):
         samples = {name: tensor.numpy() for name, tensor in part.sample_inputs(rows=3).items()}
         for name in (spec.name for spec in part.inputs if spec.dtype == "float32"):
             for place in (0, 1, samples[name].shape[-1] - 1):

@@ -35,8 +35,8 @@ def component_precision(value: str, component: str) -> Precision:
 def precision_of(component: str, usual: str, single: Mapping[str, str]) -> Precision:
     """Return a component's precision: its own of `single`, or the usual one.
 
-    int8 is of matrix products: where it is usual, the VAE decoder, which convolves, is in float32. Raises BuildError as
-    `component_precision` does.
+    int8 is for matmuls: where it is the usual one, the VAE decoder, which convolves, is in float32.
+    Raises BuildError as `component_precision` does.
     """
     if component in single:
         return component_precision(single[component], component)

@@ -79,7 +79,7 @@ def build(request: BuildRequest, progress: Progress = lambda text, fraction: Non
     with new_folder(request.out, BuildError) as folder:
         model, entry = open_checkpoint(request.checkpoint, request.config, weights=request.weights)
         vae = load_fitting_vae(request.vae, model)
-        parts = components(model, vae, request.max_batch, merged=tensorrt is not None)
+        parts = components(model, vae, request.max_batch, request.backend)
         precisions = _precisions(request, parts)
         writer = BundleWriter(folder, model, request.max_batch)
         add_graphs(writer, model, parts, precisions, within(progress, 0.05, 0.5 if tensorrt else 0.7))

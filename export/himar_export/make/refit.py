@@ -83,7 +83,7 @@ def refit(request: RefitRequest, progress: Progress = lambda text, fraction: Non
         if model.class_names is None:
             model.class_names = manifest.class_names
         vae = load_fitting_vae(request.vae, model)
-        parts = components(model, vae, manifest.max_batch, merged=engines)
+        parts = components(model, vae, manifest.max_batch, backend["name"])
         precisions = {part.name: check_precision(manifest.components[part.name].precision, part.name) for part in parts}
         writer = BundleWriter(folder, model, manifest.max_batch)
         add_graphs(writer, model, parts, precisions, within(progress, 0.05, 0.5))

@@ -128,7 +128,7 @@ def _require_understood(graph: onnx.ModelProto, file: Path) -> None:
 
 
 def add_profile(parsed: ParsedNetwork, config: Any, inputs: Sequence[TensorSpec], profile: Profile) -> None:
-    """Add one optimization profile with the least, usual and largest shape of every dynamic input."""
+    """Add one optimization profile with the min, opt and max shape of every dynamic input."""
     ranges = parsed.builder.create_optimization_profile()
     with collected_errors(parsed.library) as errors:
         for spec in inputs:

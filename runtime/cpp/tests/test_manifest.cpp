@@ -134,7 +134,7 @@ TEST_CASE("values out of range are refused with the value") {
     holds(refusal([](Json& m) { m["components"]["mlp_head"]["inputs"][0]["dtype"] = "int8"; }), "dtype is 'int8'; known are");
     holds(refusal([](Json& m) { m["components"]["mlp_head"]["inputs"][0]["shape"] = {0}; }), "shape is [0]; it must hold sizes");
     holds(refusal([](Json& m) { m["components"]["mlp_head"]["profile"]["samples"] = {3, 2, 1}; }),
-          "samples is [3,2,1]; it must be [least, usual, largest].");
+          "samples is [3,2,1]; it must be [min, opt, max].");
     holds(refusal([](Json& m) { m["backend"]["compute_capability"] = "new"; }), "compute capability 'new'; it must be like '9.0'.");
     holds(refusal([](Json& m) { m["backend"]["compute_capabilities"] = {9}; }), "compute capability 9; it must be like");
     holds(refusal([](Json& m) { m["files"].erase("m.onnx"); }), "names m.onnx, but gives no hash for it");

@@ -19,7 +19,7 @@
                     {name: {file, precision, inputs, outputs, profile, engine: {backend, file}, parts}}
                     precision: "fp32", "fp16", "bf16", "int8" (integer products, for ONNX Runtime on a CPU);
                     inputs, outputs: [{name, dtype, shape}], a string in a shape names a dynamic axis;
-                    profile: {axis: [least, usual, largest]}; file: the ONNX model; engine.file: what runs;
+                    profile: {axis: [min, opt, max]}; file: the ONNX model; engine.file: what runs;
                     parts: [{name, bytes, shared_bytes}], where the weights' bytes go; the heads' entries also have
                     condition_embedding, where the product that embeds z for them stands in the weights file; a
                     TensorRT engine's also precision (products by kind and precision, islands, the source of this
@@ -207,7 +207,7 @@ def _tensor(reader: Reader) -> TensorSpec:
 def _range(profile: Reader, axis: str) -> tuple[int, int, int]:
     values = profile.get(axis, list)
     if len(values) != 3 or not all(type(value) is int for value in values) or values != sorted(values):
-        raise BundleError(f"{profile.source}: {profile.path}.{axis} is {values}; it must be [least, usual, largest].")
+        raise BundleError(f"{profile.source}: {profile.path}.{axis} is {values}; it must be [min, opt, max].")
     return values[0], values[1], values[2]
 
 

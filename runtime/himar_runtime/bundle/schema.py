@@ -19,7 +19,7 @@ class TensorSpec:
 class ComponentSpec:
     """One exported network: its tensors, the sizes it was built for, and the engine that runs it.
 
-    file: its ONNX model. engine_file: what `backend` loads. profile: axis → (least, usual, largest). weight_bytes: of
+    file: its ONNX model. engine_file: what `backend` loads. profile: axis → (min, opt, max). weight_bytes: of
     all its weights; None where the manifest does not say.
     """
 

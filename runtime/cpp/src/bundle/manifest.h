@@ -32,7 +32,7 @@ struct ComponentSpec {
     std::string file;  // its ONNX model
     std::string precision;
     std::vector<TensorSpec> inputs, outputs;
-    std::map<std::string, std::array<std::int64_t, 3>> profile;  // axis → least, usual, largest
+    std::map<std::string, std::array<std::int64_t, 3>> profile;  // axis → min, opt, max
     std::string backend;
     std::string engine_file;                    // what the backend loads
     std::optional<std::int64_t> weight_bytes;  // of all its weights, where the manifest says

@@ -129,4 +129,4 @@ class Contexts:
 
 
 def _profile(spec: ComponentSpec) -> str:
-    return ", ".join(f"{axis} {least} to {most}" for axis, (least, _, most) in spec.profile.items())
+    return ", ".join(f"{axis} {low} to {high}" for axis, (low, _, high) in spec.profile.items())

@@ -60,7 +60,7 @@ def _takes(decoder: ComponentSpec, side: int) -> bool:
     if len(shape) != 4:
         return False
     for size in shape[2:]:
-        least, _, most = decoder.profile.get(size, (side, side, side)) if isinstance(size, str) else (size, size, size)
-        if not least <= side <= most:
+        low, _, high = decoder.profile.get(size, (side, side, side)) if isinstance(size, str) else (size, size, size)
+        if not low <= side <= high:
             return False
     return True
