@@ -1,11 +1,12 @@
 """Names every model family and where each room keeps its part of it: the one place that a new family is added to.
 
 A family is a folder in each room. What lies between its networks is `himar_kernels.families.NAME`; the other rooms hold
-a module with an object FAMILY, which fulfils that room's protocol:
+modules with an object FAMILY each, which fulfils a protocol:
 
     himar           himar.families.NAME.family            himar.family.ModelFamily
     himar_runtime   himar_runtime.families.NAME.family    himar_runtime.families.family.RuntimeFamily
     himar_export    himar_export.families.NAME.family     himar_export.families.family.ExportFamily
+                    himar_export.families.NAME.checks     himar_export.families.checks.FamilyChecks
 
 A bundle's manifest says `model.family`; one that does not is of hi_mar.
 """
@@ -28,12 +29,16 @@ class FamilyModules:
     model: str
     runtime: str
     export: str
+    checks: str
 
 
 def in_rooms(name: str) -> FamilyModules:
     """Return the modules of a family that lies in this project's rooms."""
     return FamilyModules(
-        f"himar.families.{name}.family", f"himar_runtime.families.{name}.family", f"himar_export.families.{name}.family"
+        f"himar.families.{name}.family",
+        f"himar_runtime.families.{name}.family",
+        f"himar_export.families.{name}.family",
+        f"himar_export.families.{name}.checks",
     )
 
 
@@ -43,7 +48,7 @@ FAMILIES: dict[str, FamilyModules] = {
 
 
 def family_part(name: str, room: str) -> Any:
-    """Return a family's FAMILY object in a room ("model", "runtime" or "export"); KeyError for an unknown family.
+    """Return a family's FAMILY object: its "model", "runtime", "export" or "checks"; KeyError for an unknown family.
 
     Its module is imported now, not before: the runtime never imports PyTorch, nor a family that it does not run.
     """
