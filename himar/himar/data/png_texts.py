@@ -22,7 +22,7 @@ def without_texts(path: Path) -> io.BytesIO:
     """
     data = path.read_bytes()
     if not data.startswith(_SIGNATURE):
-        raise ValueError(f"{path} is no PNG file")
+        raise ValueError(f"{path} is not a PNG file")
     kept = [_SIGNATURE]
     place = len(_SIGNATURE)
     while place + 12 <= len(data):
