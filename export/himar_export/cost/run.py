@@ -42,7 +42,7 @@ from .networks import (
 class Request:
     """What is asked for: a model, how it samples, images per run, and the VAE decoder, None for latents.
 
-    precision: of the products, by component; float32 where a component is not named.
+    precision: of the matmuls, by component; float32 where a component is not named.
     """
 
     config: ModelConfig
@@ -57,7 +57,7 @@ class Request:
         check_steps(self.config, self.sampling)
 
     def held(self, component: str) -> Held:
-        """What the products of a component hold. Raises BuildError for a precision that is unknown."""
+        """What the matmuls of a component hold. Raises BuildError for a precision that is unknown."""
         return held_in(self.precision.get(component, "fp32"), component)
 
 
