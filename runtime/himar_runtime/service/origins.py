@@ -18,7 +18,7 @@ def check_origin(text: str) -> str:
     """Return an origin as browsers send it, in lower case; InputError unless it is SCHEME://HOST, maybe :PORT, or *."""
     origin = text.lower()
     if origin != "*" and not _ORIGIN.fullmatch(origin):
-        raise InputError(f"{text!r} is no origin; write SCHEME://HOST or SCHEME://HOST:PORT without a path, or *.")
+        raise InputError(f"{text!r} is not an origin; write SCHEME://HOST or SCHEME://HOST:PORT without a path, or *.")
     return origin
 
 

@@ -31,7 +31,7 @@ MOST_POSITIONS = 2048
 Arrays = Mapping[str, NDArray[Any]]
 
 _WEIGHT_BYTES: Mapping[str, int] = {"fp16": 2, "int8": 1}
-"""Bytes of a product's weight by precision; 4 in others that a CPU runs."""
+"""Bytes of a matmul's weight by precision; 4 in others that a CPU runs."""
 
 
 @dataclass(frozen=True)

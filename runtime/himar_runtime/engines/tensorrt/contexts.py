@@ -115,7 +115,7 @@ class Contexts:
                 self._jit.used = True
             context = self._engine.create_execution_context(self._jit.config if self._jit else strategy)
         if context is None:
-            raise EngineError(f"{self._spec.name} gets no execution context: {first_error(errors)}")
+            raise EngineError(f"{self._spec.name} cannot get an execution context: {first_error(errors)}")
         return context
 
     def _set_shapes(self, context: Any, places: Places, errors: list[str]) -> None:
