@@ -44,7 +44,7 @@ class Report:
                 found = json.loads(path.read_text(encoding="utf-8"))
                 before = found["asked"]
             except (OSError, ValueError, KeyError, TypeError) as error:
-                raise InputError(f"{path} is no report to go on with ({error!r}); choose another --out.") from error
+                raise InputError(f"{path} is not a report to continue ({error!r}); choose another --out.") from error
             if before != self.content["asked"]:
                 raise InputError(f"{path} is the report of other options, {before}; choose another --out.")
             self.content = found

@@ -54,9 +54,9 @@ def _copy(device: str) -> Any:
 
 
 def _products(device: str) -> Any:
-    from himar_export.bench.environment import product_rates
+    from himar_export.bench.environment import matmul_rates
 
-    return product_rates(device)
+    return matmul_rates(device)
 
 
 def _bundle(work: str, model: str, precision: str, max_batch: int, backend: str, device: str) -> Any:

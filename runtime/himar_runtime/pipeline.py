@@ -57,7 +57,7 @@ class Pipeline:
         Raises:
             BundleError: the bundle is missing, damaged or of a newer schema.
             EngineError: the device or the backend is not available here, or an engine does not load.
-            InputError: `threads` is no number of threads.
+            InputError: `threads` is not a number of threads.
         """
         where = Device.parse(device)
         bundle = Bundle.open(path)
@@ -99,7 +99,7 @@ class Pipeline:
 
         Raises:
             InputError: an argument is out of range; nothing has run.
-            EngineError: an engine failed or gave values that are not finite.
+            EngineError: an engine failed or returned values that are not finite.
         """
         model = self.bundle.manifest.model
         checked = check_labels(labels, model.classes)

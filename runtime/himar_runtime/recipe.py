@@ -33,7 +33,7 @@ class Recipe:
     def request(self) -> dict[str, Any]:
         """Return the arguments of `generate` for this image alone; InputError when it has no seed."""
         if self.seed is None:
-            raise InputError("this image was made with draws that were given, not with a seed; give them again.")
+            raise InputError("this image was made from given draws, not from a seed; pass the draws again.")
         return {
             "labels": [self.label],
             "seed": self.seed,

@@ -59,7 +59,7 @@ class BundleWriter:
         }
 
     def add_condition_embedding(self, component: str, layer: nn.Linear | nn.Conv2d) -> None:
-        """Note where the product that embeds z for a head stands; `verify --recording` needs it to feed raw z."""
+        """Note where the layer that embeds z for a head is stored; `verify --recording` needs it to feed raw z."""
         assert layer.bias is not None
         arrays = {"weight": layer.weight.flatten(1).t().contiguous().numpy(), "bias": layer.bias.numpy()}
         self._components[component]["condition_embedding"] = {

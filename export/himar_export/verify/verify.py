@@ -36,7 +36,7 @@ SELFTEST_CASE = "selftest"
 
 # Largest relative L2 error of a component that passes. float32: a hundred times what correct graphs show. Half
 # precision and int8: several times what correct graphs of trained models show, far below what a wrong one does. Random
-# weights, whose products have no outputs that matter more than others, come close to int8's.
+# weights, whose matmuls have no outputs that matter more than others, come close to int8's.
 COMPONENT_LIMIT: Mapping[str, float] = {"fp32": 1e-4, "fp16": 5e-3, "bf16": 4e-2, "int8": 6e-2}
 
 # A whole run in float32 has a noise floor of about 1e-5. In half precision and int8 rounding of the first diffusion

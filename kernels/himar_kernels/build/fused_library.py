@@ -36,5 +36,7 @@ def find_library() -> Path | None:
     if named is None:
         return library_path() if library_path().is_file() else None
     if named and not Path(named).is_file():
-        raise EngineError(f"${VARIABLE} is {named!r}, which is no file; unset it, or set it to nothing to go without.")
+        raise EngineError(
+            f"${VARIABLE} is {named!r}, which is not a file; unset it, or set it to nothing to go without."
+        )
     return Path(named) if named else None

@@ -78,7 +78,7 @@ def run_cli(command: click.Command, argv: Sequence[str] | None = None) -> int:
         if debug:
             raise
         place = f"{error.filename}: " if error.filename else ""
-        click.echo(f"error: {place}{error.strerror or error}; check the path and its rights.", err=True)
+        click.echo(f"error: {place}{error.strerror or error}; check the path and its permissions.", err=True)
         return FAILURE
     except Exception as error:
         if debug:

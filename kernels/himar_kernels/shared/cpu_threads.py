@@ -21,7 +21,7 @@ def default_threads(environment: Mapping[str, str] | None = None, root: Path = P
 
     Args:
         environment: where OMP_NUM_THREADS is looked up; the process's if not given. Of a list ("4,2") the first number
-            counts; a value that is no whole number of at least 1 is ignored.
+            counts; a value that is not a whole number of at least 1 is ignored.
         root: the folder that holds proc and sys.
         cpus: the CPUs that the process may run on; its affinity mask's if 0.
     """

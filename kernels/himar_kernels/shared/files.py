@@ -42,7 +42,7 @@ def new_file(target: Path, error: type[HimarError] = InputError) -> Iterator[Pat
     """Yield an empty file in a folder of its own that becomes `target` on success and vanishes otherwise.
 
     A file that `target` already names is replaced; where it is a symbolic link, what the link points to.
-    Raises `error`, with the reason and what to do, when the target cannot be written or is no plain file.
+    Raises `error`, with the reason and what to do, when the target cannot be written or is not a plain file.
     """
     try:
         place = _plain(target)
@@ -150,7 +150,7 @@ def _plain(target: Path) -> Path:
     if place.is_dir():
         raise IsADirectoryError(errno.EISDIR, "Is a directory")
     if place.exists() and not place.is_file():
-        raise OSError("it is no plain file")
+        raise OSError("it is not a plain file")
     return place
 
 

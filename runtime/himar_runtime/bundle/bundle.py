@@ -52,7 +52,9 @@ class Bundle:
         source = root / MANIFEST_NAME
         _require_inside(root, MANIFEST_NAME)  # it may be a link, too
         if not source.is_file():
-            raise BundleError(f"{root} has no {MANIFEST_NAME}, so it is no bundle; make one with `himar-export build`.")
+            raise BundleError(
+                f"{root} has no {MANIFEST_NAME}, so it is not a bundle; make one with `himar-export build`."
+            )
         try:
             text = source.read_bytes()
         except OSError as error:

@@ -27,7 +27,7 @@ class DiTBlock(nn.Module):
 
 
 class PointwiseEmbedding(nn.Module):
-    """A 1×1 convolution whose weights (W, C, 1, 1) also serve as a per-token product."""
+    """A 1×1 convolution whose weights (W, C, 1, 1) also serve as a per-token linear layer."""
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
