@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from himar_export.families.checks import family_checks
 from himar_export.report import print_json, readable
-from himar_kernels.families.hi_mar.phases import ModelInfo, PhaseInfo
 from himar_runtime import Bundle, ComponentSpec, TensorSpec, read_recipes
 from himar_runtime.engines.tensorrt.library import BUILDS
 
@@ -43,13 +42,11 @@ def inspect_path(path: Path, as_json: bool) -> None:
 
 def _print_summary(console: Console, bundle: Bundle) -> None:
     manifest = bundle.manifest
-    model, provenance = manifest.model, manifest.provenance
+    provenance = manifest.provenance
     total = sum(entry.bytes for entry in manifest.files.values())
     lines = [
         f"{bundle.root}  ({readable(total)}, schema {manifest.schema_version}, himar {manifest.himar_version})",
-        f"model      {model.classes} classes, {_tokens(model)}, images {model.img_size}×{model.img_size}, "
-        f"width {model.width}",
-        *(f"phase {phase.name:4} {phase.transformer} → {_left(phase)}{phase.head}" for phase in model.phases),
+        *family_checks(manifest.family).describe(manifest),
         f"engines    {manifest.backend.name} {manifest.backend.version}, up to {manifest.max_batch} images a run",
     ]
     if manifest.backend.name in TENSORRT_BACKENDS:
@@ -63,17 +60,6 @@ def _print_summary(console: Console, bundle: Bundle) -> None:
         lines.append("no VAE decoder: this bundle produces latents, not images")
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-def _tokens(model: ModelInfo) -> str:
-    if model.single_scale:
-        return f"{model.grid}×{model.grid} tokens of a single scale"
-    pivots = "low tokens (the pivots)" if model.pivots == "visual" else "low"
-    return f"{model.cond_scale}×{model.cond_scale} {pivots} and {model.grid}×{model.grid} high tokens"
-
-
-def _left(phase: PhaseInfo) -> str:
-    return "pivots, " if phase.leaves_pivots else ""
 
 
 def _components(bundle: Bundle) -> Table:
@@ -131,13 +117,11 @@ def _files(bundle: Bundle) -> Table:
 
 def _sampling(bundle: Bundle) -> Table:
     table = Table(title="Sampling, default first", title_justify="left")
-    settings = {name: asdict(sampling) for name, sampling in bundle.manifest.sampling.items()}
+    settings = family_checks(bundle.manifest.family).settings(bundle.manifest)
     table.add_column("")
     for name in settings:
         table.add_column(escape(name), justify="right")
     for field in next(iter(settings.values())):
-        if bundle.manifest.model.single_scale and field.startswith("low_"):
-            continue
         table.add_row(field, *(str(values[field]) for values in settings.values()))
     return table
 

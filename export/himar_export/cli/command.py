@@ -87,7 +87,8 @@ def build(out: Path, precision: str | None, as_json: bool, **options: Any) -> No
     require_extra("export", "torch", "safetensors", "onnx", "onnxscript")
     from himar.device import use_threads
 
-    from ..graph.precision_choice import check_precision, int8_advice
+    from ..families.checks import family_checks
+    from ..graph.precision_choice import check_precision
     from ..make.build import BuildRequest
     from ..make.build import build as run_build
     from ..report import print_outcome
@@ -101,7 +102,8 @@ def build(out: Path, precision: str | None, as_json: bool, **options: Any) -> No
         outcome = run_build(request, advance)
     print_outcome(outcome.comparisons, outcome.ran, out, "the eager model", as_json)
     # Not Bundle.open, which would hash the whole bundle once more.
-    advice = int8_advice(parse_manifest((out / MANIFEST_NAME).read_bytes(), str(out)))
+    manifest = parse_manifest((out / MANIFEST_NAME).read_bytes(), str(out))
+    advice = family_checks(manifest.family).advice(manifest)
     if advice is not None and not as_json:
         click.echo(advice)
     emulated = "bf16" in (precision, *options["component_precision"].values()) and " on cpu" in outcome.ran

@@ -13,9 +13,9 @@ from himar_kernels import BuildError
 from himar_kernels.shared.options import NamedPath, wrong_usage
 from himar_runtime.cache import cache_directory
 
+from ..families.hi_mar.recordings import LAYOUT_KEYS
 from ..graph.precision_choice import component_precision
 from ..tensorrt.options import OPTIMIZATION_LEVELS, EngineOptions, check_suits, parse_size
-from ..verify.recordings import LAYOUT_KEYS
 
 _ENGINES = (
     click.option("--opt-level", "optimization_level", default=3, show_default=True,

@@ -13,9 +13,9 @@ import torch
 
 from himar_kernels import BuildError
 
-from ..families.hi_mar.components import Component
 from ..make.weights import WeightFile
 from ..tensorrt.network import OPSET, opset_of
+from .component import Component
 from .elementwise import add_functions, join_sums_and_norms
 from .precision import value_type
 from .precision_choice import Precision

@@ -6,14 +6,9 @@ from collections.abc import Mapping
 from typing import Literal, get_args
 
 from himar_kernels import BuildError
-from himar_kernels.families.hi_mar import phase_chains
-from himar_kernels.families.hi_mar.phases import VAE_DECODER
-from himar_runtime import Manifest
+from himar_kernels.families.registry import VAE_DECODER
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
-
-INT8_GAIN = 400.0
-"""Gain of a chain's first step (Chain.first_step_gain) up to which int8 was seen to keep quality (docs/int8.md)."""
 
 
 def check_precision(value: str, component: str) -> Precision:
@@ -56,23 +51,3 @@ def require_runnable(precisions: Mapping[str, Precision], backend: str) -> None:
         raise BuildError(
             f"{int8} in int8 runs only on a CPU and {bf16} in bf16 only on a GPU; build one of them in fp32 or fp16."
         )
-
-
-def int8_advice(manifest: Manifest) -> str | None:
-    """Say which of a bundle's sampling settings go down a chain too short for its heads in int8; None where none does.
-
-    The chain's first step magnifies a head's rounding, int8's the most.
-    """
-    short = []
-    for name, sampling in manifest.sampling.items():
-        chains = phase_chains(sampling)
-        for phase in manifest.model.phases:
-            rounded = manifest.components[phase.head].precision == "int8"
-            if rounded and chains[phase.name].first_step_gain > INT8_GAIN and name not in short:
-                short.append(name)
-    if not short:
-        return None
-    return (
-        f"int8 is coarse for the diffusion chains of {', '.join(repr(name) for name in short)}: take at least 100 "
-        f"diffusion steps, or a solver such as dpm++ (docs/int8.md)."
-    )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from himar_kernels import BuildError
 
-from ..families.hi_mar.components import Component
+from ..graph.component import Component
 from ..graph.precision_choice import Precision
 from .network import ParsedNetwork, layers
 

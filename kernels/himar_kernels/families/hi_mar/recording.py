@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from himar_kernels.arithmetic.draws import Phase
 from himar_kernels.shared.errors import InputError
+from himar_kernels.shared.recordings import load_recording
 
 from .sampling import SamplingConfig
 
@@ -124,15 +125,6 @@ class RecordedDraws:
         if positions.size and not 0 <= positions.min() <= positions.max() < tokens.shape[2]:
             raise InputError(f"{name} holds {tokens.shape[2]} positions; position {positions.max()} was asked for.")
         return np.take_along_axis(tokens, positions[None, :, :, None], axis=2).astype(np.float32, copy=False)
-
-
-def load_recording(path: str | Path) -> dict[str, NDArray[Any]]:
-    """Read every array of a .npz recording; InputError when it is no such file."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except Exception as error:  # a damaged archive fails in zipfile, zlib, tokenize or NumPy, each in its own way
-        raise InputError(f"{path} is not a readable .npz recording: {error}.") from error
 
 
 def recorded_cases(arrays: Arrays) -> list[str]:

@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 
 from himar_kernels import EngineError, InputError
 from himar_kernels.families.hi_mar.phases import ModelInfo
-
-from .bundle.manifest import ComponentSpec
-from .decode import decode, to_latents
-from .engines.engine import Engine
+from himar_runtime.bundle.schema import ComponentSpec
+from himar_runtime.decode import decode, to_latents
+from himar_runtime.engines.engine import Engine
 
 
 @dataclass(frozen=True)
