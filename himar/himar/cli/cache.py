@@ -1,4 +1,4 @@
-"""`himar cache-latents`: from an image folder to the latents that training reads."""
+"""Defines `himar cache-latents`: turns an image folder into the latents that training reads."""
 
 from __future__ import annotations
 

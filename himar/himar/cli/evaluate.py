@@ -1,4 +1,4 @@
-"""`himar evaluate`: how good images are, or those of a checkpoint, which it makes first."""
+"""Defines `himar evaluate`: measures images, or those of a checkpoint, which it samples first."""
 
 from __future__ import annotations
 

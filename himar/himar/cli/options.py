@@ -1,4 +1,4 @@
-"""Options of a model and of its training, as commands read them. Needs no PyTorch."""
+"""Defines options of a model and of its training, as commands read them. Needs no PyTorch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`himar strip`: a checkpoint's weights alone, as safetensors."""
+"""Defines `himar strip`: writes only a checkpoint's weights, as safetensors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`himar train`: from images or latents to weights."""
+"""Defines `himar train`: trains weights from images or latents."""
 
 from __future__ import annotations
 

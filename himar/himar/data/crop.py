@@ -1,4 +1,4 @@
-"""From an image file to pixels: decoding, and the centre crop that diffusion papers train and measure on.
+"""Decodes an image file to pixels, and cuts the centre crop that diffusion papers train and measure on.
 
 A picture is read as a person sees it: turned as its EXIF orientation says, and laid on white where it is transparent,
 so that colours hidden under transparency are never learned.

@@ -1,4 +1,4 @@
-"""Which images there are and which class each has: a folder per class, or a list file."""
+"""Finds which images there are and which class each has: a folder per class, or a list file."""
 
 from __future__ import annotations
 

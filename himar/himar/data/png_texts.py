@@ -1,4 +1,4 @@
-"""PNG files without their texts and colour profile: Pillow refuses an image for large ones, which no pixel needs."""
+"""Strips PNG files of texts and colour profile: Pillow refuses images with large ones, which pixels do not need."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The released code's latent cache, a `.npz` of moments per image in class folders, read as training data.
+"""Reads the released code's latent cache, a `.npz` of moments per image in class folders, as training data.
 
 It holds one scale, which is all that a single-scale model (MAR) takes. Phase low of the others trains on images of half
 the size, whose moments such a cache does not have and no computation gets out of it.

@@ -1,4 +1,4 @@
-"""From what `--data` names to latents: a cache of ours or of the released code, a folder or a list of images."""
+"""Opens what `--data` names as latents: a cache of ours or of the released code, a folder or a list of images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The files of a folder of images: links followed, and what is not an image told apart by its name and first bytes."""
+"""Lists the files of a folder of images: follows links, and tells other files apart by name and first bytes."""
 
 from __future__ import annotations
 

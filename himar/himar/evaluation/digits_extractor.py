@@ -1,4 +1,4 @@
-"""Features of digits: a small classifier of real ones, for the same measurements without Inception's weights."""
+"""Extracts features of digits: a small classifier of real ones replaces Inception's weights."""
 
 from __future__ import annotations
 

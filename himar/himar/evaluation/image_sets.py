@@ -1,4 +1,4 @@
-"""Images to be measured: a folder, or the `arr_0` of an ADM-style `.npz`, read a batch at a time."""
+"""Reads images to be measured: a folder, or the `arr_0` of an ADM-style `.npz`, a batch at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One measurement: images against a reference, in one extractor's features."""
+"""Makes one measurement: images against a reference, in one extractor's features."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From what a user names to a set of weights: a file, a folder as model hubs give it, or an index of shards."""
+"""Finds a set of weights from what a user names: a file, a folder as model hubs have it, or an index of shards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights in several files, as an index lists them. The index is binding."""
+"""Reads weights in several files, as an index lists them. The index is binding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The processes of one training: alone, or started together by torchrun."""
+"""Joins the processes of one training: alone, or started together by torchrun."""
 
 from __future__ import annotations
 

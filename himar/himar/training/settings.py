@@ -1,4 +1,4 @@
-"""How to train: what changes the weights that come out (settings), and what only changes how they are computed."""
+"""Defines how to train: what changes the weights that come out (settings), and what only changes how."""
 
 from __future__ import annotations
 

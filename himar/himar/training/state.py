@@ -1,4 +1,4 @@
-"""A training's state on disk: all that the next step depends on, written so that a kill never loses it."""
+"""Keeps a training's state on disk: all that the next step depends on, written so that a kill never loses it."""
 
 from __future__ import annotations
 

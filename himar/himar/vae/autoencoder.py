@@ -1,4 +1,4 @@
-"""The KL VAE between images and latents (docs/model.md §7), sized from a checkpoint's shapes."""
+"""Defines the KL VAE between images and latents (docs/model.md §7), sized from a checkpoint's shapes."""
 
 from __future__ import annotations
 

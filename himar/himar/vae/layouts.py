@@ -1,4 +1,4 @@
-"""A KL VAE's weights in the layouts that people have, renamed to LDM's, which is ours (docs/model.md §7)."""
+"""Renames a KL VAE's weights from the layouts that people have to LDM's, which is ours (docs/model.md §7)."""
 
 from __future__ import annotations
 
