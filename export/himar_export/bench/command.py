@@ -1,4 +1,4 @@
-"""`himar-export bench`: its options, what it prints and writes, and its exit code."""
+"""Defines `himar-export bench`: its options, what it prints and writes, and its exit code."""
 
 from __future__ import annotations
 

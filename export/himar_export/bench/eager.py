@@ -1,4 +1,4 @@
-"""The eager side: the model's own modules in the bundle's precisions, as they are, compiled, or timed call by call."""
+"""Runs the eager side: the model's own modules in the bundle's precisions, as they are, compiled, or timed by call."""
 
 from __future__ import annotations
 

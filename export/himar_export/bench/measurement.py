@@ -1,4 +1,4 @@
-"""One piece of work, done by several sides: outputs are compared first, and only sides that agree are timed."""
+"""Measures one piece of work done by several sides: outputs are compared first, and only sides that agree are timed."""
 
 from __future__ import annotations
 

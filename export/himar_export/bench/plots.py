@@ -1,4 +1,4 @@
-"""Plots of a benchmark: latencies with their spread, speed-up against batch size, and the roofline."""
+"""Plots a benchmark: latencies with their spread, speed-up against batch size, and the roofline."""
 
 from __future__ import annotations
 

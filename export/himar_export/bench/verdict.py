@@ -1,4 +1,4 @@
-"""What may be said of timings: a ratio with its interval, and every reason to doubt it."""
+"""Judges timings: a ratio with its interval, and every reason to doubt it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a benchmark compares: a bundle's engines and the eager model they were built from, on one device."""
+"""Defines what a benchmark compares: a bundle's engines and the eager model they were built from, on one device."""
 
 from __future__ import annotations
 

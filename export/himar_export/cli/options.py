@@ -1,4 +1,4 @@
-"""Options that several verbs share, and how their values are read."""
+"""Defines options that several verbs share, and reads their values."""
 
 from __future__ import annotations
 

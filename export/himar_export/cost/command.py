@@ -1,4 +1,4 @@
-"""`himar-export inspect --cost`: its options, and which of them go together."""
+"""Defines `himar-export inspect --cost`: its options, and which of them belong together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a network has to do: floating-point operations, bytes moved, and the least time both take on a device.
+"""Defines the work of a network: floating-point operations, bytes moved, and the shortest time for both on a device.
 
 Operations are those of matmuls, attention and convolutions, a multiply-add as two; what works value by value
 (norms, activations, modulations) is left out, as is usual. Bytes are what must pass through memory if everything that

@@ -1,4 +1,4 @@
-"""The work of the VAE decoder, from sizes that are read off its weights' shapes (docs/model.md §7)."""
+"""Counts the work of the VAE decoder, from sizes that its weights' shapes show (docs/model.md §7)."""
 
 from __future__ import annotations
 

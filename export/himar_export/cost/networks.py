@@ -1,4 +1,4 @@
-"""The work of one call of each network, as its engine does it or as the eager modules do (docs/model.md §3, §4).
+"""Counts the work of one call of each network, as its engine or the eager modules do it (docs/model.md §3, §4).
 
 `held` is what the precision of a component's matmuls holds (`cost.Held`: 2 bytes each in half precision). Residual
 streams and the islands (export.components) are float32.

@@ -1,4 +1,4 @@
-"""What `himar-export inspect --cost` prints: operations, bytes and the least time, per component and per image."""
+"""Prints `himar-export inspect --cost`: operations, bytes and the shortest time, per component and per image."""
 
 from __future__ import annotations
 

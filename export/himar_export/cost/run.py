@@ -1,4 +1,4 @@
-"""The work of a whole request, by component and phase: what the schedule makes the networks do (docs/model.md §6).
+"""Counts the work of a whole request, by component and phase, as the schedule demands it (docs/model.md §6).
 
 Every autoregressive step is one run of the phase's transformer and a chain of runs of its head. How much each has to
 do follows from the schedule exactly: the encoder sees more at every step, the MLP head takes the positions that the

@@ -1,4 +1,4 @@
-"""The work of a training step: a forward of its phases, the gradients, and what recomputing adds (docs/model.md §8).
+"""Counts the work of a training step: forward of its phases, gradients, and recomputation (docs/model.md §8).
 
 Gradients cost twice what the forward does: one matmul for the input's gradient, one for the weight's. Inputs that need
 none (tokens, timestep features, detached pivots) are left out. Optimiser and moving average have no matmuls.

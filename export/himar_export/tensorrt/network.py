@@ -1,4 +1,4 @@
-"""From a component's ONNX graph to TensorRT's typed network, ready for its builder."""
+"""Parses a component's ONNX graph into TensorRT's typed network, ready for its builder."""
 
 from __future__ import annotations
 

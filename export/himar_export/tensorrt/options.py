@@ -1,4 +1,4 @@
-"""What a user may ask of a TensorRT builder, and what each backend refuses."""
+"""Defines what a user may ask of a TensorRT builder, and refuses what a backend cannot do."""
 
 from __future__ import annotations
 
