@@ -1,4 +1,4 @@
-"""The routes: HTTP in, HTTP out. What they answer is in docs/service.md."""
+"""Routes HTTP requests. What they answer is in docs/service.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command `himar-serve`. FastAPI, uvicorn and prometheus_client are imported when it runs."""
+"""Defines the command `himar-serve`. FastAPI, uvicorn and prometheus_client are imported when it runs."""
 
 from __future__ import annotations
 

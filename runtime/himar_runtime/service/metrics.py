@@ -1,4 +1,4 @@
-"""What Prometheus scrapes: counts, times and the state of the queues, in a registry of the service's own."""
+"""Counts what Prometheus scrapes: requests, times and the state of the queues, in a registry of the service's own."""
 
 from __future__ import annotations
 

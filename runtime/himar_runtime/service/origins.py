@@ -1,4 +1,4 @@
-"""Web pages of other origins that may use the service from a browser (CORS): --allow-origin."""
+"""Lets web pages of other origins use the service from a browser (CORS): --allow-origin."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading what a client asks for: every value is checked here, before a request waits for a lane."""
+"""Reads what a client asks for: every value is checked here, before a request waits for a lane."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The process: listens, says when it is ready, drains at SIGTERM and Ctrl-C, ends."""
+"""Runs the process: listens, says when it is ready, drains at SIGTERM and Ctrl-C, ends."""
 
 from __future__ import annotations
 

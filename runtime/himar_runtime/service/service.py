@@ -1,4 +1,4 @@
-"""The service apart from HTTP: what it serves, who waits for what, timeouts, and how it ends."""
+"""Implements the service apart from HTTP: what it serves, who waits for what, timeouts, and how it ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calls of a small network in parts: its rows shared out among threads, each of which runs the whole graph alone.
+"""Splits calls of a small network: its rows go to several threads, each of which runs the whole graph.
 
 An operator of a small network is over in a few microseconds, less than its threads need to meet. Rows of a head or of
 the decoder do not depend on each other, so here the threads meet once per call instead of once per operator. Every

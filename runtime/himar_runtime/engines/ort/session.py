@@ -1,4 +1,4 @@
-"""Sessions of ONNX Runtime: which threads run them on the CPU, and on which stream a GPU does."""
+"""Opens sessions of ONNX Runtime: chooses their threads on the CPU, and their stream on a GPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Execution contexts of one engine on one lane: one for every set of tensors at their places.
+"""Makes execution contexts of one engine on one lane: one for every set of tensors at their addresses.
 
 A context from which a graph was recorded must not be changed afterwards, so a context keeps its shapes and addresses
 for good. Contexts own no activation memory: all engines of a lane run one after another and share the lane's.

@@ -1,4 +1,4 @@
-"""Which of NVIDIA's libraries serves which TensorRT backend, and its messages in Python's logging.
+"""Finds NVIDIA's library for each TensorRT backend, and passes its messages to Python's logging.
 
     backend        builds with        runs with
     tensorrt       tensorrt           tensorrt, else tensorrt_lean (engines built with --version-compatible)
