@@ -1,4 +1,4 @@
-"""himar's eager networks against plain compositions of PyTorch's layers: is the reference model slower than it need be?
+"""Compares himar's eager networks with plain compositions of PyTorch's layers: is the reference slower than need be?
 
     python -m benchmarks.eager.against_plain                              # digits and himar-b, batch 1 and 8
     python -m benchmarks.eager.against_plain --config digits --batch 8 --repeats 50 --markdown table.md

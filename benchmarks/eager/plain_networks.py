@@ -1,4 +1,4 @@
-"""The released model's networks composed of PyTorch's own layers in the obvious way, from a HiMAR's weights.
+"""Composes the released model's networks from PyTorch's own layers in the obvious way, with a HiMAR's weights.
 
 Written from docs/model.md §3, §4 and §7 without any of himar's modules, to measure those against.
 """

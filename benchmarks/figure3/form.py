@@ -1,4 +1,4 @@
-"""The form of figure 3's record: what a file must hold so that tables and plots can be made of it."""
+"""Checks the form of figure 3's record: what a file must hold so that tables and plots can be made of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The points of figure 3: what is measured of which model, and what the paper published of it."""
+"""Defines the points of figure 3: what is measured of which model, and what the paper published of it."""
 
 from __future__ import annotations
 

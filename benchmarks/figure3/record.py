@@ -1,4 +1,4 @@
-"""What figure 3 was asked for, and the file that keeps what was measured: a run that is cut off goes on from there."""
+"""Keeps what figure 3 was asked for and what was measured, in a file from which an interrupted run continues."""
 
 from __future__ import annotations
 

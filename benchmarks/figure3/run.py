@@ -1,4 +1,4 @@
-"""The paper's figure 3 without its quality: seconds per image of Hi-MAR-B and MAR-B over steps, eager and engines.
+"""Repeats the paper's figure 3 without its quality: seconds per image of Hi-MAR-B and MAR-B, eager and engines.
 
     python -m benchmarks.figure3.run --out docs/figure3/cpu.json
     python -m benchmarks.figure3.run --device cuda --precision fp16 --backend tensorrt --batch 128 --whole \

@@ -1,4 +1,4 @@
-"""What a half-precision bundle gives on a GPU, in some minutes: single calls first, then whole generations in turns.
+"""Times a half-precision bundle on a GPU in some minutes: single calls first, then whole generations in turns.
 
     python -m benchmarks.gpu.quick BUNDLE --checkpoint himar-b.safetensors --vae kl16.safetensors --out h200.json
 

@@ -1,4 +1,4 @@
-"""Everything that needs a GPU, in one run: parity first, then eager and compiled against every backend, and the rest.
+"""Runs everything that needs a GPU: parity first, then eager and compiled against every backend, and the rest.
 
     python -m benchmarks.gpu.report --out docs/results/h100.json
     python -m benchmarks.gpu.report --model digits --device cpu --batch 1 --train-batch 2 --no-tests --out try.json

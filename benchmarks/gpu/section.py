@@ -1,4 +1,4 @@
-"""A section of a report in a process of its own: what crashes, hangs or leaves a GPU unusable ends with it alone.
+"""Runs a section of a report in a process of its own: a crash, a hang or an unusable GPU ends only that section.
 
 The process runs this module, called with a section's name, its arguments as JSON and the file for its outcome.
 """

@@ -1,4 +1,4 @@
-"""One run of the ablation: a variant of the paper's table 5 trained on the digits, sampled and measured."""
+"""Does one run of the ablation: trains a variant of the paper's table 5 on the digits, samples and measures it."""
 
 from __future__ import annotations
 

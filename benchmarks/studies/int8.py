@@ -1,4 +1,4 @@
-"""Digits from engines in int8 beside those from float32: quality over chains, and how far the images are apart.
+"""Compares digits from engines in int8 with those from float32: quality over chains, and how far images differ.
 
 Run from the repository; about 15 minutes of one core:
 

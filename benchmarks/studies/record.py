@@ -1,4 +1,4 @@
-"""What the studies of digits share: records that they go on with, and bundles that they refuse before measuring."""
+"""Holds what the studies of digits share: records that they continue, and bundles that they refuse beforehand."""
 
 from __future__ import annotations
 

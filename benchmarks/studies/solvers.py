@@ -1,4 +1,4 @@
-"""Digits with fewer diffusion steps: quality against work over solvers and steps, on a bundle's engines.
+"""Measures digits with fewer diffusion steps: quality against work over solvers and steps, on a bundle's engines.
 
 Run from the repository, after `make demo`; about 20 minutes of one core:
 

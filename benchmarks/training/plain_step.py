@@ -1,4 +1,4 @@
-"""A training step's loss as first written down, without what himar hoists, to compare with; and what it does more."""
+"""Computes a training step's loss as first written down, without what himar hoists, and counts its extra work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images per second of a training step, with and without what the loop hoists, and model-FLOPs utilisation.
+"""Measures images per second of a training step, with and without what the loop hoists, and model-FLOPs utilisation.
 
     python -m benchmarks.training.throughput --config himar-b --batch 2                     # on the CPU
     python -m benchmarks.training.throughput --batch 64 --batch 256 --device cuda --precision bf16 --compile

@@ -1,4 +1,4 @@
-"""The device that a command was told to use, and its arithmetic."""
+"""Chooses the device that a command was told to use, and its arithmetic."""
 
 from __future__ import annotations
 

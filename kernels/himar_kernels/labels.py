@@ -1,4 +1,4 @@
-"""Class labels of a request: read from a command line, and checked against a model's classes."""
+"""Reads class labels of a request from a command line, and checks them against a model's classes."""
 
 from __future__ import annotations
 

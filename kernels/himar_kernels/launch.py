@@ -1,4 +1,4 @@
-"""What a launch is, and the sizes and addresses that every launch is checked for."""
+"""Defines what a launch is, and checks its sizes and addresses."""
 
 from __future__ import annotations
 

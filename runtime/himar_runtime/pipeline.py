@@ -1,4 +1,4 @@
-"""What a service calls: load a bundle once, generate images many times, clone it for more lanes."""
+"""Defines what a service calls: load a bundle once, generate images many times, clone it for more lanes."""
 
 from __future__ import annotations
 

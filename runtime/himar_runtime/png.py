@@ -1,4 +1,4 @@
-"""PNG files that carry the recipe of every image on them."""
+"""Writes and reads PNG files that carry the recipe of every image on them."""
 
 from __future__ import annotations
 

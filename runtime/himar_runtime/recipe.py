@@ -1,4 +1,4 @@
-"""The recipe of an image: all that is needed to generate it again."""
+"""Defines the recipe of an image: all that is needed to generate it again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The precisions there are, and which component gets which: names alone, without PyTorch."""
+"""Names the precisions, and chooses which component gets which, without PyTorch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The VAE decoder as an exportable graph."""
+"""Makes the VAE decoder an exportable graph."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Engines that were built before, found by everything that went into them.
+"""Keeps built engines and finds them again by everything that went into them.
 
     DIR/<key>/engine        the serialized engine
     DIR/<key>/entry.json    its sha256, its precisions, what it was built from

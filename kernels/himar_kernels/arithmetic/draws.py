@@ -1,4 +1,4 @@
-"""Where a run's orders and noise come from: the same seed gives the same image everywhere.
+"""Draws a run's orders and noise: the same seed makes the same image everywhere.
 
 Every number is a function of its own coordinates (image, phase, steps, position, channel), so an image never
 depends on batch size, chunking, backend, device or language. A draw is a Philox4x32-10 block whose key is the

@@ -1,4 +1,4 @@
-"""Where our operators for ONNX Runtime lie: the library that half-precision sessions on a GPU load.
+"""Finds our operators for ONNX Runtime: the library that half-precision sessions on a GPU load.
 
 Half-precision graphs define these operators as functions of standard ones, so that a session without the library gives
 the same numbers to half precision's rounding, with more passes over memory. `build.fused` makes it. Its name carries

@@ -1,4 +1,4 @@
-"""How both commands end: errors as plain sentences, exit codes, Ctrl-C. Imports click only when a command runs."""
+"""Ends both commands alike: errors as plain sentences, exit codes, Ctrl-C. Imports click only when a command runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many CPU threads a program takes when nobody says: no more than the CPUs that it was given.
+"""Chooses how many CPU threads a program takes by default: no more than the CPUs that it was given.
 
 That is the smallest of the CPUs in the process's affinity mask, OMP_NUM_THREADS, and the CPU quota of its control
 groups (`docker run --cpus`, a pod's limit), rounded up. `runtime/cpp/src/cpu_threads.cpp` is the same in C++.

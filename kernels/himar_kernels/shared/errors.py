@@ -1,4 +1,4 @@
-"""The typed errors of himar. Every one is the user's to read: one sentence, the value, what to do."""
+"""Defines himar's typed errors. Each is for the user to read: one sentence, the value, what to do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writing files and folders in one move: whoever looks finds the old state or the new one, never a half-made one.
+"""Writes files and folders atomically: readers find the old state or the new one, never a half-made one.
 
 What is written stands in a hidden folder beside its target until it is whole: libraries that write have unfinished
 files of their own there (safetensors does), and all that a killed process leaves is told by the folder's name. Its

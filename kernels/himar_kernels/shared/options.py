@@ -1,4 +1,4 @@
-"""Options that both commands read alike. A value that no model or machine could take is wrong usage, exit code 2."""
+"""Defines options that both commands share. A value that no model or machine can take is wrong usage, exit code 2."""
 
 from __future__ import annotations
 

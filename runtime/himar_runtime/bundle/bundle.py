@@ -1,4 +1,4 @@
-"""Opening a bundle: its manifest is read, its files are hashed, nothing is loaded yet.
+"""Opens a bundle: reads its manifest and hashes its files; nothing is loaded yet.
 
 A bundle's files lie in its folder. In the Hub's local cache, `models--OWNER--NAME/snapshots/REVISION/`, every file is a
 link to `models--OWNER--NAME/blobs/`, so links to files there are followed too. All other links out are refused.

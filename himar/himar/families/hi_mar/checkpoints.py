@@ -1,4 +1,4 @@
-"""Hi-MAR models from checkpoints: configuration, and sizes and variant read off the shapes (§2)."""
+"""Loads Hi-MAR models from checkpoints: the configuration, and sizes and variant from the tensors' shapes (§2)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Model configuration: presets by name, small JSON files, and the check against a checkpoint's shapes."""
+"""Defines the model configuration: presets by name, JSON files, and the check against a checkpoint's shapes."""
 
 from __future__ import annotations
 

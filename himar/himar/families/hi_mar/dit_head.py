@@ -1,4 +1,4 @@
-"""The DiT head: a diffusion transformer over all high positions at once (§4)."""
+"""Defines the DiT head: a diffusion transformer over all high positions at once (§4)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole model's training loss: both phases from one batch of tokens (docs/model.md §8)."""
+"""Computes the whole model's training loss: both phases from one batch of tokens (docs/model.md §8)."""
 
 from __future__ import annotations
 

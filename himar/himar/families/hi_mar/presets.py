@@ -1,4 +1,4 @@
-"""Named model sizes, and the paper's variants of a model: what guides phase high, which heads, which scale vector.
+"""Names model sizes, and the paper's variants of a model: what guides phase high, which heads, which scale vector.
 
 What the paper's table 5 says of its six models is a line of words and a rounded parameter count each. What follows
 from both, and from the released weights, is in `VARIANTS`:

@@ -1,4 +1,4 @@
-"""The scale-aware masked transformer: one encoder and decoder, run in phase low and in phase high (§3)."""
+"""Defines the scale-aware masked transformer: one encoder and decoder, run in phase low and in phase high (§3)."""
 
 from __future__ import annotations
 

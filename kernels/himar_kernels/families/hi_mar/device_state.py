@@ -1,4 +1,4 @@
-"""What the kernels keep on the device between launches: a step's state, a chain's table, the fault word.
+"""Lays out what the kernels keep on the device between launches: a step's state, a chain's table, the fault word.
 
 The layouts are those of `cuda/state.cuh`, `cuda/diffusion.cuh` and `cuda/solver.cuh`.
 """

@@ -1,4 +1,4 @@
-"""The reverse diffusion of both heads: chains, guidance, one step, known tokens (docs/model.md §5).
+"""Implements the reverse diffusion of both heads: chains, guidance, one step, known tokens (docs/model.md §5).
 
 `Chain` is the paper's reverse step ("ddpm"); `solvers` has chains that add no noise. The functions take NumPy arrays or
 torch tensors alike (they use operators only, so torch is never imported) and keep the arrays' float32. Chain index k

@@ -1,4 +1,4 @@
-"""Recorded runs: a run's draws and latents, replayed so that two implementations can be compared.
+"""Replays recorded runs: their draws and latents, so that two implementations can be compared.
 
 The layout is that of tests/golden/README.md: one .npz holds several cases, each complete in itself.
 """

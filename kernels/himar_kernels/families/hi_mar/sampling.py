@@ -1,4 +1,4 @@
-"""The knobs of one generation: steps, guidance, temperature. Shared by the eager sampler and the runtime."""
+"""Defines the knobs of one generation: steps, guidance, temperature. The eager sampler and the runtime share them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options of how a model samples, as every command reads them: a named set, and single values in its place."""
+"""Defines options of how a model samples, as all commands read them: a named set, and single values over it."""
 
 from __future__ import annotations
 
