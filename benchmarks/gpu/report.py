@@ -1,4 +1,4 @@
-"""Everything that needs a GPU, in one run: parity first, then eager and compiled against every backend, and the rest.
+"""Runs everything that needs a GPU: parity first, then eager and compiled against every backend, and the rest.
 
     python -m benchmarks.gpu.report --out docs/results/h100.json
     python -m benchmarks.gpu.report --model digits --device cpu --batch 1 --train-batch 2 --no-tests --out try.json
@@ -44,7 +44,7 @@ class Report:
                 found = json.loads(path.read_text(encoding="utf-8"))
                 before = found["asked"]
             except (OSError, ValueError, KeyError, TypeError) as error:
-                raise InputError(f"{path} is no report to go on with ({error!r}); choose another --out.") from error
+                raise InputError(f"{path} is not a report to continue ({error!r}); choose another --out.") from error
             if before != self.content["asked"]:
                 raise InputError(f"{path} is the report of other options, {before}; choose another --out.")
             self.content = found

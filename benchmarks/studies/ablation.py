@@ -76,7 +76,7 @@ def main(
 
 
 def _check_report(path: Path, budget: Mapping[str, int], coming: Collection[tuple[str, int]]) -> None:
-    """Raise InputError for a file that is no report, one of another budget, or one of runs that would be lost."""
+    """Raise InputError for a file that is not a report, one of another budget, or one of runs that would be lost."""
     found: list[tuple[str, int, Any]] = []
 
     def check(report: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Digits from engines in int8 beside those from float32: quality over chains, and how far the images are apart.
+"""Compares digits from engines in int8 with those from float32: quality over chains, and how far images differ.
 
 Run from the repository; about 15 minutes of one core:
 
@@ -119,7 +119,7 @@ def _check(pipelines: Mapping[str, Any]) -> None:
 def _read(path: Path, asked: Mapping[str, Any], seeds: int) -> dict[str, Any]:
     """Return what is known of these bundles and this number of images.
 
-    Raises InputError for a file that is no record of the study, one of others, or one of more seeds: its table would
+    Raises InputError for a file that is not a record of the study, one of others, or one of more seeds: its table would
     not be of those that were asked for.
     """
     study = read_study(path, asked, _check_form) or {**asked, "points": {}}

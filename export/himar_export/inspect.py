@@ -57,7 +57,7 @@ def _print_summary(console: Console, bundle: Bundle) -> None:
         if name in provenance:
             lines.append(f"{name:10} {provenance[name]['file']}  sha256 {provenance[name]['sha256'][:16]}…")
     if "vae_decoder" not in manifest.components:
-        lines.append("no VAE decoder: this bundle gives latents, not images")
+        lines.append("no VAE decoder: this bundle produces latents, not images")
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
@@ -151,14 +151,14 @@ def built_for(backend: Mapping[str, Any]) -> str:
     elif backend.get("compute_capability"):
         gpus = f"GPUs of compute capability {backend['compute_capability']} ({backend.get('gpu') or 'unnamed'})"
     else:
-        gpus = "the GPU generations that its builder covers without being asked"
+        gpus = "the GPU generations that its builder covers by default"
     library = "this version and later ones" if backend.get("version_compatible") else "this version alone"
     return f"{gpus}; {library}{'; weights can be refitted' if backend.get('refittable') else ''}"
 
 
 def engine_table(bundle: Bundle) -> Table:
-    """Return one row per component: products by kind and precision, as read back from what was built."""
-    table = Table(title="Engines: products by precision, as built", title_justify="left")
+    """Return one row per component: its operations by precision, as read back from what was built."""
+    table = Table(title="Engines: operations by precision, as built", title_justify="left")
     table.add_column("component", no_wrap=True)
     for heading in ("matmul", "conv", "attn", "norms"):
         table.add_column(heading, no_wrap=True)

@@ -1,4 +1,4 @@
-"""What a service calls: load a bundle once, generate images many times, clone it for more lanes."""
+"""Defines what a service calls: load a bundle once, generate images many times, clone it for more lanes."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Pipeline:
         Raises:
             BundleError: the bundle is missing, damaged or of a newer schema.
             EngineError: the device or the backend is not available here, or an engine does not load.
-            InputError: `threads` is no number of threads.
+            InputError: `threads` is not a number of threads.
         """
         where = Device.parse(device)
         bundle = Bundle.open(path)
@@ -96,7 +96,7 @@ class Pipeline:
 
         Raises:
             InputError: an argument is out of range; nothing has run.
-            EngineError: an engine failed or gave values that are not finite.
+            EngineError: an engine failed or returned values that are not finite.
         """
         manifest = self.bundle.manifest
         model: ModelSizes = manifest.model

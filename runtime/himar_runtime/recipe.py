@@ -1,4 +1,4 @@
-"""The recipe of an image: all that is needed to generate it again."""
+"""Defines the recipe of an image: all that is needed to generate it again."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Recipe:
     def request(self) -> dict[str, Any]:
         """Return the arguments of `generate` for this image alone; InputError when it has no seed."""
         if self.seed is None:
-            raise InputError("this image was made with draws that were given, not with a seed; give them again.")
+            raise InputError("this image was made from given draws, not from a seed; pass the draws again.")
         return {
             "labels": [self.label],
             "seed": self.seed,

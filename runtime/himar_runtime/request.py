@@ -1,4 +1,4 @@
-"""A request as a family's loop gets it, and the checks that all families share."""
+"""Defines a request as a family's loop gets it, and the checks that all families share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a generation gives back, and what it tells while it runs."""
+"""Defines what a generation returns, and what it reports while it runs."""
 
 from __future__ import annotations
 

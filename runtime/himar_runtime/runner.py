@@ -1,4 +1,4 @@
-"""What a family's loop is to the pipeline: it runs one request at a time and reports every step."""
+"""Defines what a family's loop is to the pipeline: it runs one request at a time and reports every step."""
 
 from __future__ import annotations
 

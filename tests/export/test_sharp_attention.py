@@ -114,7 +114,7 @@ def test_the_decoder_s_attention_stays_an_island(exported):
 
 
 def test_float16_bundles_of_trained_weights_are_as_close_as_torch_s(digits_fp16_bundle):
-    """Attention on the CPU adds nothing to the rounding of the products around it."""
+    """Attention on the CPU adds nothing to the rounding of the matmuls around it."""
     manifest = json.loads((digits_fp16_bundle / "manifest.json").read_text())
     errors = [row["relative_l2"] for row in manifest["verification"] if row["name"].startswith(("transformer", "dit"))]
     assert errors and max(errors) < 1e-3

@@ -139,7 +139,7 @@ def _change(*keys: str | int, value: Any) -> Callable[[Any], None]:
         (_change("model", "width", value=-1), r"model\.width is -1"),
         (_change("model", "vae_scale", value=None), r"model\.vae_scale is None; .* type float"),
         (_change("model", "vae_scale", value=float("nan")), r"model\.vae_scale is nan; .* positive"),
-        (_change("model", "img_size", value=3), r"model\.img_size 3 is no multiple of vae_stride 4"),
+        (_change("model", "img_size", value=3), r"model\.img_size 3 is not a multiple of vae_stride 4"),
         (
             _change("model", "pivots", value="text"),
             r"model\.pivots is 'text'; this himar knows 'none', 'visual', '",

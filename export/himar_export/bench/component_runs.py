@@ -1,4 +1,4 @@
-"""Single components on both sides: one call with the same inputs, the boundary being the bundle's contract."""
+"""Runs single components on both sides: one call with the same inputs, up to the bundle's contract."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole generations on both sides: the same labels, seed and settings, to pixels or, without a VAE, to latents."""
+"""Runs whole generations on both sides: the same labels, seed and settings, to pixels or, without a VAE, to latents."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a generation takes beside its networks: the same loops around networks that answer at once.
+"""Times what a generation takes besides its networks: the same loops around networks that answer at once.
 
 Whole generations of a large model take hours on a few cores. Their time is that of their networks' calls, which are
 few shapes and can be timed one by one, and that of everything between them, which is timed here at the real settings.

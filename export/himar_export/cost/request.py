@@ -1,4 +1,4 @@
-"""From what a user names, a bundle or a configuration, to the request whose cost is asked for."""
+"""Turns what a user names, a bundle or a configuration, into the request whose cost is counted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What checking and reading a bundle asks of a model family, without PyTorch."""
+"""Defines what checking and reading a bundle asks of a model family, without PyTorch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What building asks of a model family: its components, its part of a manifest, and the recording of a self-test."""
+"""Defines what building asks of a model family: its components, its part of a manifest, and a recorded self-test."""
 
 from __future__ import annotations
 

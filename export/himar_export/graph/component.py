@@ -1,4 +1,4 @@
-"""A component's contract: what export, build, allocation and parity share of one exported network."""
+"""Defines a component's contract: what export, build, allocation and parity share of one exported network."""
 
 from __future__ import annotations
 

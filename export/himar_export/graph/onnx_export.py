@@ -1,4 +1,4 @@
-"""From a component's graph in PyTorch to a clean ONNX model at opset 23."""
+"""Exports a component's graph from PyTorch to a clean ONNX model at opset 23."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The precisions there are, and which component gets which: names alone, without PyTorch."""
+"""Names the precisions, and chooses which component gets which, without PyTorch."""
 
 from __future__ import annotations
 
@@ -49,5 +49,5 @@ def require_runnable(precisions: Mapping[str, Precision], backend: str) -> None:
         )
     if int8 is not None and bf16 is not None:
         raise BuildError(
-            f"{int8} in int8 runs on a CPU alone and {bf16} in bf16 on a GPU alone; build one of them in fp32 or fp16."
+            f"{int8} in int8 runs only on a CPU and {bf16} in bf16 only on a GPU; build one of them in fp32 or fp16."
         )

@@ -12,7 +12,7 @@ Every matmul of a component but its islands and a head's last layer becomes one 
 
 Biases, attention, norms and what lies between matmuls stay float32, as do the islands (`Component.islands`).
 A value that is not a number has an integer like any other; so that it is not lost, r is the row's range plus 0 · its
-sum, which is no number either where the row has one.
+sum, which is not a number either where the row has one.
 Scales per row and per column: "LLM.int8()", arXiv 2208.07339, section 2.1.
 """
 

@@ -1,4 +1,4 @@
-"""The steps that building and refitting a bundle share: its graphs first, at the end its self-test."""
+"""Holds the steps that building and refitting a bundle share: its graphs first, at the end its self-test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The engines of a bundle: every component's graph through TensorRT's builder or out of the cache."""
+"""Gets the engines of a bundle: every component's graph through TensorRT's builder or out of the cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writing a bundle's files and its manifest; himar_runtime reads them (schema: himar_runtime.bundle.manifest)."""
+"""Writes a bundle's files and its manifest; himar_runtime reads them (schema: himar_runtime.bundle.manifest)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A process that builds engines: a crash inside NVIDIA's builder ends it, not the command that asked.
+"""Builds engines in a process of its own: a crash inside NVIDIA's builder ends it, not the command that asked.
 
 It takes requests on its standard input and answers on its standard output, both in pickle, and imports no PyTorch.
 `process` starts it and asks.

@@ -1,4 +1,4 @@
-"""What a user may ask of a TensorRT builder, and what each backend refuses."""
+"""Defines what a user may ask of a TensorRT builder, and refuses what a backend cannot do."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def parse_size(text: str) -> int:
     """Read a size in bytes such as "8GiB", "512MiB" or "1000000"; ValueError for anything else."""
     found = re.fullmatch(r"(\d+)\s*(?:([KMGT])i?B?|B)?", text.strip(), re.IGNORECASE)
     if found is None:
-        raise ValueError(f"{text!r} is no size; write for example 8GiB or 512MiB.")
+        raise ValueError(f"{text!r} is not a size; write for example 8GiB or 512MiB.")
     return int(found[1]) << (10 * (" KMGT".index(found[2].upper()) if found[2] else 0))
 
 

@@ -1,4 +1,4 @@
-"""How far engines may be from the eager model, by precision."""
+"""Defines how far engines may be from the eager model, by precision."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A recording as `verify` reads it: what it lacks, or has in another shape, is the user's error."""
+"""Reads a recording for `verify`: an array that is missing or has another shape is the user's error."""
 
 from __future__ import annotations
 

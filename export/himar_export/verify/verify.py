@@ -1,4 +1,4 @@
-"""Does a bundle give the model's numbers? Replays a recording through the engines, without torch.
+"""Checks that a bundle reproduces the model's numbers: replays a recording through the engines, without torch.
 
 The self-test of a bundle is such a recording, made from the eager model when the bundle was built.
 """

@@ -198,7 +198,7 @@ def _begin(
     if on_notice and index.turned is None and not index.complete:
         on_notice(
             f"{folder} was begun by an earlier version: images in its first {len(index.shards)} shards lie as they are "
-            f"stored, not turned by EXIF nor laid on white."
+            f"stored, not rotated by EXIF nor put on white."
         )
     return index, images
 

@@ -1,4 +1,4 @@
-"""The index of a folder of cached latents: what it holds, made by which VAE from which images."""
+"""Reads and writes the index of a folder of cached latents: what it holds, by which VAE, from which images."""
 
 from __future__ import annotations
 

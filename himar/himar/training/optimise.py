@@ -1,4 +1,4 @@
-"""One optimiser step, the same for every network: schedule, gradient clip, and a stop when numbers break."""
+"""Takes optimiser steps, the same for every network: schedule, gradient clip, and a stop when numbers break."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the kernels' sources are, how they are compiled, and how a compiled file is named after both.
+"""Finds the kernels' sources, how they are compiled, and how a compiled file is named after both.
 
 A compiled file carries the hash of the sources and options in its name, so that one of other sources is never run.
 """

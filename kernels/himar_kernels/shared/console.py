@@ -1,4 +1,4 @@
-"""How both commands end: errors as plain sentences, exit codes, Ctrl-C. Imports click only when a command runs."""
+"""Ends both commands alike: errors as plain sentences, exit codes, Ctrl-C. Imports click only when a command runs."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def run_cli(command: click.Command, argv: Sequence[str] | None = None) -> int:
         if debug:
             raise
         place = f"{error.filename}: " if error.filename else ""
-        click.echo(f"error: {place}{error.strerror or error}; check the path and its rights.", err=True)
+        click.echo(f"error: {place}{error.strerror or error}; check the path and its permissions.", err=True)
         return FAILURE
     except Exception as error:
         if debug:

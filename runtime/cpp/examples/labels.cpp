@@ -62,7 +62,7 @@ void add_range(const std::string& part, std::vector<std::int64_t>& labels) {
     std::string some;
     for (auto each = names.begin(); each != names.end() && some.size() < 60; ++each)
         some += (some.empty() ? "'" : ", '") + each->first + "'";
-    throw UsageError("--labels has '" + name + "', which is no class of the bundle; its " + std::to_string(names.size()) +
+    throw UsageError("--labels has '" + name + "', which is not a class of the bundle; its " + std::to_string(names.size()) +
                      " names are such as " + some + ".");
 }
 

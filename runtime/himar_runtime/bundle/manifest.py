@@ -17,12 +17,12 @@
     max_batch       images per run that the engines were built for
     components      one transformer and one head for each phase, named by `ModelInfo.phases`, and vae_decoder or not.
                     {name: {file, precision, inputs, outputs, profile, engine: {backend, file}, parts}}
-                    precision: "fp32", "fp16", "bf16", "int8" (integer products, for ONNX Runtime on a CPU);
+                    precision: "fp32", "fp16", "bf16", "int8" (integer matmuls, for ONNX Runtime on a CPU);
                     inputs, outputs: [{name, dtype, shape}], a string in a shape names a dynamic axis;
                     profile: {axis: [min, opt, max]}; file: the ONNX model; engine.file: what runs;
                     parts: [{name, bytes, shared_bytes}], where the weights' bytes go; the heads' entries also have
-                    condition_embedding, where the product that embeds z for them stands in the weights file; a
-                    TensorRT engine's also precision (products by kind and precision, islands, the source of this
+                    condition_embedding, where the layer that embeds z for them is in the weights file; a
+                    TensorRT engine's also precision (operations by kind and precision, islands, the source of this
                     proof), inspected (the same from the engine itself, where a GPU could open it), build_seconds
     backend         {name, version, compute_capability}: what built the engines, and for which GPU (or null);
                     of TensorRT engines also compute_capabilities, least_compute_capability, version_compatible (see

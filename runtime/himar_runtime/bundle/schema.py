@@ -1,4 +1,4 @@
-"""What a manifest says, as data: tensors, components, the model's sizes, what built the engines."""
+"""Defines what a manifest says, as data: tensors, components, the model's sizes, what built the engines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The engines of one bundle, loaded together."""
+"""Loads the engines of one bundle together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the runtime asks of a model family: how to read its part of a manifest, check a request and run it."""
+"""Defines what the runtime asks of a model family: reading its part of a manifest, checking and running a request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading what a client asks for: every value is checked here, before a request waits for a lane."""
+"""Reads what a client asks for: every value is checked here, before a request waits for a lane."""
 
 from __future__ import annotations
 
@@ -120,13 +120,13 @@ def _read(values: dict[str, Any], accept: str, manifest: Manifest, max_images: i
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _refuse_nulls(values: Mapping[str, Any]) -> None:
     for key, value in values.items():
         if value is None:
-            raise InputError(f"{key} is null; leave the key away, or give a value.")
+            raise InputError(f"{key} is null; leave the key out, or give a value.")
 
 
 def _sampling(values: Mapping[str, Any], manifest: Manifest) -> Sampling:

@@ -1,4 +1,4 @@
-"""A model's components: a transformer and a head for each of its phases, and the VAE's decoder."""
+"""Describes a model's components: a transformer and a head for each of its phases, and the VAE's decoder."""
 
 from __future__ import annotations
 

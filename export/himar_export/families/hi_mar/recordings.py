@@ -1,4 +1,4 @@
-"""The layout of Hi-MAR's recordings (tests/golden/README.md), and the check that one is of a bundle's model."""
+"""Defines the layout of Hi-MAR's recordings (tests/golden/README.md), and checks that one is of a bundle's model."""
 
 from __future__ import annotations
 

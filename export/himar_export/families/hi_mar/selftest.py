@@ -39,10 +39,10 @@ def _affordable_chain(config: ModelConfig, phase: PhaseInfo) -> int:
     A DiT head runs over every position in each step, an MLP head once for every position.
     """
     if phase.kind == "dit":
-        rows, products = 4 * phase.positions, 18 * config.dit_width**2 * config.dit_depth
+        rows, multiplications = 4 * phase.positions, 18 * config.dit_width**2 * config.dit_depth
     else:
-        rows, products = 4 * phase.positions // SELFTEST_HIGH_STEPS, 5 * config.mlp_width**2 * config.mlp_depth
-    one_step = 2 * rows * products
+        rows, multiplications = 4 * phase.positions // SELFTEST_HIGH_STEPS, 5 * config.mlp_width**2 * config.mlp_depth
+    one_step = 2 * rows * multiplications
     return int(min(max(SELFTEST_FLOPS / (SELFTEST_HIGH_STEPS * one_step), 12), SELFTEST_CHAIN))
 
 

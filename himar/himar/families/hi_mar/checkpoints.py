@@ -1,4 +1,4 @@
-"""Hi-MAR models from checkpoints: configuration, and sizes and variant read off the shapes (§2)."""
+"""Loads Hi-MAR models from checkpoints: the configuration, and sizes and variant from the tensors' shapes (§2)."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def _check_layout(model: HiMAR, state: Mapping[str, torch.Tensor], path: Path) -
     for name, shape in expected.items():
         if tuple(state[name].shape) != shape:
             raise CheckpointError(
-                f"{path}: {name} has shape {tuple(state[name].shape)}, but the rest of the checkpoint asks for {shape}."
+                f"{path}: {name} has shape {tuple(state[name].shape)}, but the rest of the checkpoint requires {shape}."
             )
 
 
@@ -198,5 +198,5 @@ def _class_names(text: str, classes: int, path: Path) -> tuple[str, ...]:
     except json.JSONDecodeError:
         names = None
     if not isinstance(names, list) or len(names) != classes or not all(isinstance(name, str) for name in names):
-        raise CheckpointError(f"{path} carries class names that are no list of {classes}; write the file again.")
+        raise CheckpointError(f"{path} carries class names that are not a list of {classes}; write the file again.")
     return tuple(names)

@@ -1,4 +1,4 @@
-"""The whole Hi-MAR model: masked transformer and a diffusion head per phase, as the configuration says."""
+"""Defines the whole Hi-MAR model: masked transformer and a diffusion head per phase, as the configuration says."""
 
 from __future__ import annotations
 

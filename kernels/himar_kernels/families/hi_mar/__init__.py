@@ -1,4 +1,4 @@
-"""What lies between Hi-MAR's networks: schedule, index lists, diffusion steps, solvers (docs/model.md §5-6).
+"""Does what lies between Hi-MAR's networks: schedule, index lists, diffusion steps, solvers (docs/model.md §5-6).
 
 Needs NumPy only. Shapes and symbols are those of docs/model.md §1: B, R, S, N, L, K, C.
 """

@@ -1,4 +1,4 @@
-"""The phases of a model as data: which components run each, over which positions, and what they leave.
+"""Describes the phases of a model as data: which components run each, over which positions, and what they leave.
 
 The released models have two: phase low reveals S positions with an MLP head and leaves pivots, phase high reveals N
 with a DiT head. Variants (docs/model.md §8, the paper's table 5) have other heads, pivots that are the low tokens

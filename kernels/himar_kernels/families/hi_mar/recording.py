@@ -1,4 +1,4 @@
-"""Recorded runs: a run's draws and latents, replayed so that two implementations can be compared.
+"""Replays recorded runs: their draws and latents, so that two implementations can be compared.
 
 The layout is that of tests/golden/README.md: one .npz holds several cases, each complete in itself.
 """
@@ -91,7 +91,7 @@ class RecordedDraws:
         recorded = _noise(self._arrays, name, 1)
         used = len(recorded) - 1 - np.asarray(diffusion, np.int64)
         if used.size and not 0 <= used.min() <= used.max() < len(recorded):
-            raise InputError(f"{name} holds {len(recorded)} diffusion steps; k = {max(diffusion)} was asked.")
+            raise InputError(f"{name} holds {len(recorded)} diffusion steps; k = {max(diffusion)} was asked for.")
         return self._rows(name, recorded[used], images, positions, channels)
 
     def _name(self, phase: Phase, step: int, what: str) -> str:
@@ -123,7 +123,7 @@ class RecordedDraws:
             )
         tokens = recorded.reshape(steps, batch, channels, -1).transpose(0, 1, 3, 2)[:, images]
         if positions.size and not 0 <= positions.min() <= positions.max() < tokens.shape[2]:
-            raise InputError(f"{name} holds {tokens.shape[2]} positions; position {positions.max()} was asked.")
+            raise InputError(f"{name} holds {tokens.shape[2]} positions; position {positions.max()} was asked for.")
         return np.take_along_axis(tokens, positions[None, :, :, None], axis=2).astype(np.float32, copy=False)
 
 
@@ -222,4 +222,4 @@ def _number(arrays: Arrays, name: str) -> float:
 
 def _check_images(name: str, images: NDArray[np.int64], recorded: int) -> None:
     if images.size and not 0 <= images.min() <= images.max() < recorded:
-        raise InputError(f"{name} holds {recorded} images; image {images.max()} was asked.")
+        raise InputError(f"{name} holds {recorded} images; image {images.max()} was asked for.")

@@ -47,7 +47,7 @@ class HiMarFamily:
             raise BundleError(f"{reader.source}: model.vae_scale is {model.vae_scale}; it must be a positive number.")
         if model.img_size % model.vae_stride:
             raise BundleError(
-                f"{reader.source}: model.img_size {model.img_size} is no multiple of vae_stride {model.vae_stride}."
+                f"{reader.source}: model.img_size {model.img_size} is not a multiple of vae_stride {model.vae_stride}."
             )
         return model
 

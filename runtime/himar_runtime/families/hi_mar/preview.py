@@ -1,4 +1,4 @@
-"""Previews: the low-resolution images of a request under way, for whoever waits for it."""
+"""Makes previews: the low-resolution images of a request under way."""
 
 from __future__ import annotations
 
