@@ -47,7 +47,7 @@ class Record:
     """The JSON file: what was asked for, the environment, and what every model was measured at."""
 
     def __init__(self, path: Path, request: Request, threads: int, environment: Mapping[str, Any]) -> None:
-        """Open the file to go on with it, or begin it.
+        """Open the file to continue it, or begin it.
 
         threads: PyTorch's number of them. environment: himar_export.bench.environment. Raises InputError for a damaged
         file, and for one of another request, machine or version: its figures cannot stand beside new ones.

@@ -7,7 +7,7 @@
 
 Weights are random, which times do not depend on, and engines' outputs are compared with the eager model's first. Whole
 generations would take hours on a few cores: there seconds are composed from single calls (docs/benchmarking.md). The
-record is kept after every call, and the same command goes on with it; the plot and the tables lie beside it. --show
+record is kept after every call, and the same command continues it; the plot and the tables lie beside it. --show
 prints the tables of a record.
 """
 

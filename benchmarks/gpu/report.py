@@ -6,7 +6,7 @@
 The second tries the script without a GPU. In this order: the device's peaks; a bundle per backend, its self-test
 replayed on the device, and only then latencies, the largest batch first; the tests that need a GPU; figure 3; the other
 batches; training. Every section is a process of its own with half of the time that is left as its limit, so that none
-can use it up or break the others, and is written as it ends; the same command goes on with the rest.
+can use it up or break the others, and is written as it ends; the same command continues with the rest.
 What fails is recorded with its error: that TensorRT-RTX refuses a GPU is a result too. "aims" says what was met.
 """
 
@@ -36,7 +36,7 @@ class Report:
     """The JSON file, written anew after every section."""
 
     def __init__(self, path: Path, minutes: float, asked: Mapping[str, Any] | None = None) -> None:
-        """Begin a report, or go on with the one at `path`; InputError for another request's, or a damaged one."""
+        """Begin a report, or continue the one at `path`; InputError for another request's, or a damaged one."""
         self.path = path
         self.content: dict[str, Any] = {"asked": dict(asked or {})}
         if path.exists():

@@ -5,7 +5,7 @@ Run from the repository, after `make setup`:
     python -m benchmarks.studies.ablation --out docs/ablation
 
 Every variant is trained from new weights by `himar train`'s loop with the shipped VAE, the same steps and batch, then
-sampled and measured against the training digits. Runs that are finished are not done again and a stopped one goes on,
+sampled and measured against the training digits. Runs that are finished are not done again and a stopped one continues,
 so the command can be stopped at any time; two at once share the work if each gets its own --variant.
 The report is of all runs of this budget that `--runs` holds.
 """

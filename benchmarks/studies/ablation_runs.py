@@ -123,7 +123,7 @@ def finished_run(folder: Path, variant: str, seed: int, budget: Budget) -> dict[
 
 
 def run(folder: Path, variant: str, seed: int, budget: Budget, bench: Bench, on_step: OnStep) -> dict[str, Any]:
-    """Train, sample and measure one run into `folder` and return its result; a stopped training goes on."""
+    """Train, sample and measure one run into `folder` and return its result; a stopped training continues."""
     config = variant_config(variant)
     weights = run_training(
         config, bench.latents, budget.settings(), seed, Outputs(folder), on_step, vae=bench.vae, resume=True

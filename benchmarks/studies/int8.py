@@ -6,7 +6,7 @@ Run from the repository; about 15 minutes of one core:
         --vae himar/himar/weights/digits-vae.safetensors --int8 --out demo/digits-int8
     python -m benchmarks.studies.int8 demo/digits demo/digits-int8 --out docs/int8
 
-Writes int8.json and int8.md. What the JSON holds is not measured again, so a run that was stopped goes on; one of other
+Writes int8.json and int8.md. What the JSON holds is not measured again, so a stopped run continues; one of other
 bundles or images, or of more seeds, is refused.
 """
 

@@ -6,7 +6,7 @@ Run from the repository, after `make demo`; about 20 minutes of one core:
     python -m benchmarks.studies.solvers demo/digits --out docs/solvers/digits --time 3    # seconds, on a quiet machine
 
 Writes digits.json, digits.md and digits.png. What the JSON holds is not measured again, so a run that was stopped
-goes on; one of other weights, images or seeds is refused.
+continues; one of other weights, images or seeds is refused.
 """
 
 from __future__ import annotations

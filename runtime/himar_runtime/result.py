@@ -61,7 +61,7 @@ class Progress:
 
         Valid in the callback; it takes the time of decoding B images of that size. Raises InputError when the model has
         no low phase or the bundle no VAE decoder, EngineError when the decoder takes no latents of this size or fails:
-        the generation can go on then.
+        the generation can then continue.
         """
         return self._source().preview()
 

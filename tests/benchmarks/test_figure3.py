@@ -144,7 +144,7 @@ def test_a_run_leaves_a_record_a_plot_and_a_table_and_goes_on_where_it_stopped(d
     asked = ["--config", "digits", "--steps", "1", "--steps", "3", "--shapes", "2", "--bundles", str(tmp_path)]
     asked += ["--threads", "1", "--out", str(out)]
     assert run_cli(figure3.main, [*asked, "--minutes", "0"]) == 1
-    assert "the time given with --minutes was up; the same command goes on" in capsys.readouterr().err
+    assert "the time given with --minutes was up; the same command continues" in capsys.readouterr().err
     assert not out.with_suffix(".png").exists()
 
     assert run_cli(figure3.main, asked) == 0

@@ -152,7 +152,7 @@ def test_a_resumed_training_keeps_the_order_in_which_it_began(files, tmp_path, c
         capsys.readouterr()
         assert train(files, files / "images", tmp_path / "old", "--steps", "4", "--resume") == 0
         said = " ".join(capsys.readouterr().err.split())
-        assert "goes on in the order in which it began" in said
+        assert "continues in the order in which it began" in said
         assert "class 2 is the folder 10" in said
         assert load_checkpoint(tmp_path / "old" / "model.safetensors").class_names[:3] == ("0", "1", "10")
 

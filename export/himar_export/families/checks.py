@@ -30,7 +30,7 @@ class FamilyChecks(Protocol):
         ...
 
     def advice(self, manifest: Manifest) -> str | None:
-        """Return a sentence that whoever builds this bundle should read, or None."""
+        """Return advice for the builder of this bundle, one sentence, or None."""
         ...
 
     def describe(self, manifest: Manifest) -> list[str]:

@@ -11,8 +11,8 @@ Every matmul of a component but its islands and a head's last layer becomes one 
   results of SiLU and GELU are hardly negative, so their zero z stands low and their scale is the finer one.
 
 Biases, attention, norms and what lies between matmuls stay float32, as do the islands (`Component.islands`).
-A value that is not a number has an integer like any other; so that it is not lost, r is the row's range plus 0 · its
-sum, which is not a number either where the row has one.
+NaN would become an integer like any other value; so that it is not lost, r is the row's range plus 0 · its sum, which
+is NaN where the row has one.
 Scales per row and per column: "LLM.int8()", arXiv 2208.07339, section 2.1.
 """
 
@@ -82,7 +82,7 @@ class _Quantised:
 
 @dataclass
 class _Weights:
-    """The weights of a graph's matmuls, each quantised once, whoever uses it."""
+    """The weights of a graph's matmuls, each quantised once, however many matmuls use it."""
 
     graph: ir.Graph
     done: dict[str, tuple[ir.Value, ir.Value]] = field(default_factory=dict)
@@ -132,7 +132,7 @@ class _Inputs:
         spread = ir.node("Max", [high.outputs[0], below.outputs[0], least])
         normal = ir.node("Div", [x, spread.outputs[0]])
         integers = ir.node("QuantizeLinear", [normal.outputs[0], *self.levels(zero)])
-        # Comparisons pass over what is not a number; a sum does not.
+        # Comparisons skip NaN; a sum does not.
         flaw = ir.node("Mul", [total.outputs[0], nothing])
         span = ir.node("Add", [spread.outputs[0], flaw.outputs[0]])
         self.graph.insert_before(before, [high, low, total, below, spread, normal, integers, flaw, span])

@@ -212,7 +212,7 @@ def make_monitor(library: ModuleType) -> Any:
                 self._phases.active[phase_name] = (0, max(num_steps, 1))
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            """A step of a phase is done; the answer says whether to go on."""
+            """A step of a phase is done; the answer says whether to continue."""
             with self._phases.lock:
                 if phase_name in self._phases.active:
                     self._phases.active[phase_name] = (step + 1, self._phases.active[phase_name][1])

@@ -105,7 +105,7 @@ def compute_capabilities(options: EngineOptions, library: ModuleType) -> list[An
 def target(options: EngineOptions, backend: str, gpu: Gpu | None) -> dict[str, Any]:
     """Return what the engines are for, as the manifest's backend says it (schema: himar_runtime.bundle.manifest).
 
-    compute_capability: the only one that will do, or None. compute_capabilities (TensorRT-RTX): those that were asked
+    compute_capability: the only one supported, or None. compute_capabilities (TensorRT-RTX): those that were asked
     for, None for the library's own choice. least_compute_capability: of hardware-compatible engines.
     """
     if backend == "tensorrt":

@@ -76,7 +76,7 @@ class ImageSet:
                 data = stream.read(wanted)
                 if len(data) < wanted:
                     raise InputError(f"{self.source} is cut short at image {first}; write it again.")
-                yield np.frombuffer(data, np.uint8).reshape(shape).copy()  # writable, as torch wants it
+                yield np.frombuffer(data, np.uint8).reshape(shape).copy()  # writable, as torch requires
 
 
 def open_images(source: Path) -> ImageSet:

@@ -1,4 +1,4 @@
-"""Recognises files that are given as checkpoints and are none, from their first bytes, and says what to do instead."""
+"""Recognises from their first bytes files that are not checkpoints, and says what to do instead."""
 
 from __future__ import annotations
 

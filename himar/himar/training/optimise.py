@@ -16,7 +16,7 @@ _LEAST_SCALE = 2.0**-20
 
 
 class TrainingError(HimarError):
-    """Training cannot go on: a loss or gradient is not finite."""
+    """Training cannot continue: a loss or gradient is not finite."""
 
 
 @dataclass(frozen=True)

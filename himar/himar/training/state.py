@@ -88,7 +88,7 @@ def load_state(path: Path, run: Mapping[str, Any]) -> TrainingState:
 
 
 def require_tensors(state: TrainingState, fresh: TrainingState, steps: int, path: Path) -> None:
-    """Raise CheckpointError unless a state read from `path` can be gone on from.
+    """Raise CheckpointError unless a state read from `path` can be continued.
 
     fresh: the state of the same training before its first step, whose tensors have the names, shapes and types that
     those read must have; steps: length of the run. Copying alone would not notice: a tensor of another shape may

@@ -35,7 +35,7 @@ _HASH_LENGTH = 16
 
 
 def source_directory() -> Path:
-    """Return the folder of the sources: the include path of whoever compiles them."""
+    """Return the folder of the sources: the include path to compile them with."""
     return Path(__file__).parents[1] / "cuda"
 
 

@@ -41,7 +41,7 @@ def run_cli(command: click.Command, argv: Sequence[str] | None = None) -> int:
     import click
 
     for stream in (sys.stdout, sys.stderr):
-        # A terminal that lacks a character, or a name that is none of UTF-8, shall not cost what was computed.
+        # A character that the terminal lacks, or a name that is not UTF-8, must not lose what was computed.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     arguments = list(sys.argv[1:] if argv is None else argv)

@@ -65,7 +65,7 @@ def new_file(target: Path, error: type[HimarError] = InputError) -> Iterator[Pat
 
 
 def write_text(target: Path, text: str, error: type[HimarError] = InputError) -> None:
-    """Write `text` as UTF-8, what is none of it as "?", in one move. Raises `error` as `new_file` does."""
+    """Write `text` as UTF-8 atomically, characters that UTF-8 cannot hold as "?". Raises `error` as `new_file` does."""
     with new_file(target, error) as unfinished:
         unfinished.write_text(text, encoding="utf-8", errors="replace")
 

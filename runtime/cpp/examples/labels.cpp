@@ -40,7 +40,7 @@ Names names_of(const himar::Pipeline& pipeline) {
 void check_count(std::int64_t images) {
     if (images > kMostLabels)
         throw UsageError("--labels and --count ask for " + std::to_string(images) + " images; at most " +
-                         std::to_string(kMostLabels) + " can be made in one run, so ask for fewer, and go on with "
+                         std::to_string(kMostLabels) + " can be made in one run, so ask for fewer, and continue with "
                          "--first-index.");
 }
 

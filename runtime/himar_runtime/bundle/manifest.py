@@ -251,7 +251,7 @@ class Reader:
         self.path = path
 
     def get(self, key: str, kind: type[_T]) -> _T:
-        """Return a value of the wanted JSON type; an int will do for a float."""
+        """Return a value of the wanted JSON type; an int is accepted as a float."""
         if key not in self.values:
             raise BundleError(f"{self.source} lacks {self._at(key)}; build the bundle again.")
         value = self.values[key]

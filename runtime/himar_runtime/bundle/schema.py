@@ -38,8 +38,8 @@ class ComponentSpec:
 class BackendInfo:
     """What built the engines, and for which GPUs; a compute capability is written "9.0".
 
-    compute_capability: the only one that will do; None where that is not said. compute_capabilities: all that will do;
-    None where the builder chose. least_compute_capability: this one and later ones will do. version_compatible: later
+    compute_capability: the only one supported; None if unknown. compute_capabilities: all that are supported;
+    None where the builder chose. least_compute_capability: this one and later ones. version_compatible: later
     versions of the library load the engines too, and its lean runtime does.
     """
 

@@ -80,7 +80,7 @@ def load_networks(bundle: Bundle, device: Device, threads: int | None, backend: 
 def open_lane(device: Device, backends: set[str]) -> CudaDevice | None:
     """Return a lane of a GPU for engines of these backends; None on the CPU.
 
-    Where our kernels cannot be launched, ONNX Runtime goes on without a lane, with a warning that says why; a TensorRT
+    Where our kernels cannot be launched, ONNX Runtime runs without a lane, with a warning that says why; a TensorRT
     engine cannot: EngineError.
     """
     if device.kind == "cpu":

@@ -35,7 +35,7 @@ class Settings:
         max_images: most images of one request.
         max_body: most bytes of a request's body.
         timeout: seconds from acceptance to answer.
-        drain_seconds: seconds that a service that was told to end gives to the requests it has accepted.
+        drain_seconds: seconds that a stopping service gives to the requests it has accepted.
         keep_alive: seconds that a connection may be idle between two requests; 0 closes each after its answer.
         allow_origin: origins whose pages may use the service from a browser; "*" for all.
     """

@@ -155,7 +155,7 @@ def resolve(given: Mapping[str, Any], measured: Mapping[str, Any], source: str =
     missing = [name for name in required if name not in values]
     if missing:
         raise ConfigError(f"{source} lacks {', '.join(missing)}, which the checkpoint's shapes cannot tell.")
-    # 4s low steps (docs/model.md §6) where nothing else is said; fewer where the grid has not that many positions.
+    # 4s low steps (docs/model.md §6) by default; fewer where the grid has fewer positions.
     side = values["cond_scale"] or 1
     sampling = {
         name: SamplingConfig.from_dict(

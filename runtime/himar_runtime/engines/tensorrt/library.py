@@ -65,7 +65,7 @@ def library_version(library: ModuleType) -> str:
 
 
 class _Messages:
-    """Takes a TensorRT library's messages: to logging, and errors also to whoever is collecting them."""
+    """Takes a TensorRT library's messages: to logging, and errors also to those that collect them."""
 
     def __init__(self, name: str) -> None:
         self._name = name
