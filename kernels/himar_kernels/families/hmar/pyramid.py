@@ -33,7 +33,8 @@ def contribution(book: Codebook, scales: Scales, scale: int, codes: NDArray[np.i
 def spread(book: Codebook, scales: Scales, scale: int, words: F32) -> F32:
     """Return Φ(U(words)): `contribution` of vectors (B, T_s, Cv) in place of codes' own."""
     up = scales.up(scale)
-    return blend(book, scales.convolution(scale), up @ to_grid(words) @ up.T)
+    grid: F32 = up @ to_grid(words) @ up.T
+    return blend(book, scales.convolution(scale), grid)
 
 
 def blend(book: Codebook, k: int, x: F32) -> F32:
@@ -55,7 +56,8 @@ def scale_input(scales: Scales, scale: int, grid: F32) -> F32:
     which the masked network takes at visible cells.
     """
     down = scales.down(scale)
-    return to_tokens(down @ grid @ down.T)
+    small: F32 = down @ grid @ down.T
+    return to_tokens(small)
 
 
 def masked_words(ahead: F32, own: F32, masked: NDArray[np.bool_]) -> F32:

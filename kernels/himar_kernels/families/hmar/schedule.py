@@ -20,6 +20,8 @@ class Forward:
         guidance: t of `guided`: 1+t weighs the conditional logits, -t the unconditional ones.
         redrawn: cells whose code this forward replaces.
         remasked: of them, the least confident ones that the next step redraws; 0 at the last forward of a scale.
+        halves: 2 where rows are [conditional; unconditional], 1 where the conditional rows run alone: without guidance,
+            unless later scales attend to the keys and values of this one.
     """
 
     index: int
@@ -28,11 +30,7 @@ class Forward:
     guidance: float
     redrawn: int
     remasked: int
-
-    @property
-    def halves(self) -> int:
-        """2 under guidance, where rows are [conditional; unconditional], else 1: the conditional rows alone."""
-        return 1 if self.guidance == 0 else 2
+    halves: int
 
 
 def plan(sampling: SamplingConfig, scales: Scales) -> tuple[Forward, ...]:
@@ -43,6 +41,7 @@ def plan(sampling: SamplingConfig, scales: Scales) -> tuple[Forward, ...]:
         for step, count in enumerate(counts):
             share = sampling.mask_guidance if step else scale / (len(scales) - 1)
             guidance = sampling.guidance * share
-            forwards.append(Forward(len(forwards), scale, step, guidance, redrawn, redrawn - count))
+            halves = 2 if guidance or (sampling.all_scales and sampling.guidance) else 1
+            forwards.append(Forward(len(forwards), scale, step, guidance, redrawn, redrawn - count, halves))
             redrawn -= count
     return tuple(forwards)
