@@ -1,25 +1,42 @@
-"""Defines encoder and decoder of the KL VAE (docs/model.md §7), parameters named as in released checkpoints."""
+"""Defines a VAE's encoder and decoder, the KL one's (docs/model.md §7) or another kind's, named as in releases."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def _norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(32, channels, eps=1e-6)
+@dataclass(frozen=True)
+class Kind:
+    """What differs between VAEs of this architecture; the defaults are the KL VAE's.
+
+    groups: of every GroupNorm; fused: attention has one `qkv` instead of `q`, `k`, `v`; moments: the encoder gives two
+    numbers per latent value.
+    """
+
+    groups: int = 32
+    fused: bool = False
+    moments: bool = True
+
+    def norm(self, channels: int) -> nn.GroupNorm:
+        """Return a GroupNorm over `channels`."""
+        return nn.GroupNorm(self.groups, channels, eps=1e-6)
+
+
+KL = Kind()
 
 
 class ResidualBlock(nn.Module):
     """(B, in, h, w) -> (B, out, h, w): two GroupNorm-SiLU-convolution stages and a shortcut."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, kind: Kind = KL) -> None:
         super().__init__()
-        self.norm1 = _norm(inputs)
+        self.norm1 = kind.norm(inputs)
         self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
-        self.norm2 = _norm(outputs)
+        self.norm2 = kind.norm(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
         self.nin_shortcut = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else None
 
@@ -33,18 +50,23 @@ class ResidualBlock(nn.Module):
 class SpatialAttention(nn.Module):
     """(B, C, h, w) -> (B, C, h, w): one attention head over the h·w positions."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, kind: Kind = KL) -> None:
         super().__init__()
-        self.norm = _norm(channels)
-        self.q = nn.Conv2d(channels, channels, 1)
-        self.k = nn.Conv2d(channels, channels, 1)
-        self.v = nn.Conv2d(channels, channels, 1)
+        self.fused = kind.fused
+        self.norm = kind.norm(channels)
+        if kind.fused:
+            self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        else:
+            self.q = nn.Conv2d(channels, channels, 1)
+            self.k = nn.Conv2d(channels, channels, 1)
+            self.v = nn.Conv2d(channels, channels, 1)
         self.proj_out = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x plus the attended values."""
         h = self.norm(x)
-        q, k, v = (layer(h).flatten(2).transpose(1, 2).unsqueeze(1) for layer in (self.q, self.k, self.v))
+        products = self.qkv(h).chunk(3, dim=1) if self.fused else (layer(h) for layer in (self.q, self.k, self.v))
+        q, k, v = (product.flatten(2).transpose(1, 2).unsqueeze(1) for product in products)
         attended = F.scaled_dot_product_attention(q, k, v).squeeze(1).transpose(1, 2)
         return x + self.proj_out(attended.reshape(x.shape))
 
@@ -76,11 +98,11 @@ class Upsample(nn.Module):
 class Middle(nn.Module):
     """Residual block, attention if asked, residual block at the smallest sides."""
 
-    def __init__(self, channels: int, attention: bool = True) -> None:
+    def __init__(self, channels: int, attention: bool = True, kind: Kind = KL) -> None:
         super().__init__()
-        self.block_1 = ResidualBlock(channels, channels)
-        self.attn_1 = SpatialAttention(channels) if attention else None
-        self.block_2 = ResidualBlock(channels, channels)
+        self.block_1 = ResidualBlock(channels, channels, kind)
+        self.attn_1 = SpatialAttention(channels, kind) if attention else None
+        self.block_2 = ResidualBlock(channels, channels, kind)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, w) -> the same."""
@@ -91,10 +113,12 @@ class Middle(nn.Module):
 class Level(nn.Module):
     """Residual blocks of one resolution, each followed by attention if asked, then a change of sides."""
 
-    def __init__(self, inputs: int, outputs: int, blocks: int, attention: bool, **resample: nn.Module) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, blocks: int, attention: bool, kind: Kind = KL, **resample: nn.Module
+    ) -> None:
         super().__init__()
-        self.block = nn.ModuleList(ResidualBlock(inputs if i == 0 else outputs, outputs) for i in range(blocks))
-        self.attn = nn.ModuleList(SpatialAttention(outputs) for _ in range(blocks if attention else 0))
+        self.block = nn.ModuleList(ResidualBlock(inputs if i == 0 else outputs, outputs, kind) for i in range(blocks))
+        self.attn = nn.ModuleList(SpatialAttention(outputs, kind) for _ in range(blocks if attention else 0))
         for name, module in resample.items():
             self.add_module(name, module)
         self.resample_name = next(iter(resample), None)
@@ -109,7 +133,7 @@ class Level(nn.Module):
 
 
 class Encoder(nn.Module):
-    """(B, image channels, H, W) -> (B, 2·z_channels, h, w), before `quant_conv`."""
+    """(B, image channels, H, W) -> (B, 2·z_channels, h, w), before `quant_conv`; without moments z_channels alone."""
 
     def __init__(
         self,
@@ -119,6 +143,7 @@ class Encoder(nn.Module):
         attention_levels: Sequence[int],
         z_channels: int,
         mid_attention: bool,
+        kind: Kind = KL,
     ) -> None:
         super().__init__()
         self.conv_in = nn.Conv2d(image_channels, widths[0], 3, padding=1)
@@ -127,10 +152,10 @@ class Encoder(nn.Module):
         for i, width in enumerate(widths):
             resample = {} if i == last else {"downsample": Downsample(width)}
             before = widths[0] if i == 0 else widths[i - 1]
-            self.down.append(Level(before, width, blocks, i in attention_levels, **resample))
-        self.mid = Middle(widths[-1], mid_attention)
-        self.norm_out = _norm(widths[-1])
-        self.conv_out = nn.Conv2d(widths[-1], 2 * z_channels, 3, padding=1)
+            self.down.append(Level(before, width, blocks, i in attention_levels, kind, **resample))
+        self.mid = Middle(widths[-1], mid_attention, kind)
+        self.norm_out = kind.norm(widths[-1])
+        self.conv_out = nn.Conv2d(widths[-1], (2 if kind.moments else 1) * z_channels, 3, padding=1)
 
     def forward(self, image: Tensor) -> Tensor:
         """Encode an image in [-1, 1]."""
@@ -151,17 +176,18 @@ class Decoder(nn.Module):
         attention_levels: Sequence[int],
         z_channels: int,
         mid_attention: bool,
+        kind: Kind = KL,
     ) -> None:
         super().__init__()
         self.conv_in = nn.Conv2d(z_channels, widths[-1], 3, padding=1)
-        self.mid = Middle(widths[-1], mid_attention)
+        self.mid = Middle(widths[-1], mid_attention, kind)
         # `up` is numbered by resolution as `down` is, and run from the smallest sides (its last) upwards.
         self.up = nn.ModuleList()
         for i, width in enumerate(widths):
             resample = {} if i == 0 else {"upsample": Upsample(width)}
             before = widths[min(i + 1, len(widths) - 1)]
-            self.up.append(Level(before, width, blocks, i in attention_levels, **resample))
-        self.norm_out = _norm(widths[0])
+            self.up.append(Level(before, width, blocks, i in attention_levels, kind, **resample))
+        self.norm_out = kind.norm(widths[0])
         self.conv_out = nn.Conv2d(widths[0], image_channels, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:

@@ -1,0 +1,73 @@
+"""Which cells attend to which: a scale's own cells, all scales at once without a mask, or all coarser ones (§4, §6).
+
+Each of these maps q, k, v (R, heads, N, d) to (R, heads, N, d): softmax(q·k) · v with scale 1, since q and k are
+normalised and q carries a learned factor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def own_scale(q: Tensor, k: Tensor, v: Tensor, scale: float = 1.0) -> Tensor:
+    """Attend to all cells given, those of one scale."""
+    return F.scaled_dot_product_attention(q, k, v, scale=scale)
+
+
+class EachScale:
+    """Attend within each of several scales that stand one after the other, without a mask over all of them.
+
+    sizes: T_s of each, N = Σ T_s.
+    """
+
+    def __init__(self, sizes: Sequence[int], scale: float = 1.0) -> None:
+        self.sizes = list(sizes)
+        self.scale = scale
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """See the module."""
+        parts = zip(*(each.split(self.sizes, dim=2) for each in (q, k, v)), strict=True)
+        return torch.cat([own_scale(*part, self.scale) for part in parts], dim=2)
+
+
+class CoarserScales(EachScale):
+    """Attend to a scale's own cells and to those of all coarser scales (VAR), in one pass over all scales."""
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """See the module."""
+        mixed, end = [], 0
+        for size, part in zip(self.sizes, q.split(self.sizes, dim=2), strict=True):
+            end += size
+            mixed.append(own_scale(part, k[:, :, :end], v[:, :, :end], scale=self.scale))
+        return torch.cat(mixed, dim=2)
+
+
+class Cache:
+    """Keeps keys and values of the scales that ran, for a run in which later scales attend to them (VAR).
+
+    blocks: of the network that runs; `attends` gives each of them its own memory.
+    """
+
+    def __init__(self, blocks: int) -> None:
+        self._kept: list[tuple[Tensor, Tensor] | None] = [None] * blocks
+
+    def attends(self) -> list[Attend]:
+        """Return the attention of every block; each call of one adds a scale to what it has kept."""
+
+        def attend(block: int) -> Attend:
+            def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+                kept = self._kept[block]
+                if kept is not None:
+                    k, v = torch.cat([kept[0], k], dim=2), torch.cat([kept[1], v], dim=2)
+                self._kept[block] = (k, v)
+                return own_scale(q, k, v)
+
+            return run
+
+        return [attend(block) for block in range(len(self._kept))]
