@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from numpy.typing import NDArray
@@ -20,6 +21,10 @@ Arrays = Mapping[str, NDArray[Any]]
 
 class FamilyChecks(Protocol):
     """A model family as `verify` and `inspect` know it."""
+
+    def load_recording(self, path: Path) -> dict[str, NDArray[Any]]:
+        """Read a recording from disk; InputError where it is none."""
+        ...
 
     def require_same_model(self, bundle: Bundle, arrays: Recording) -> None:
         """Raise InputError unless a recording's arrays have the sizes of the bundle's model."""

@@ -29,8 +29,8 @@ class ExportFamily(Protocol):
         """Return the contracts of the components in the order in which they are built; vae None: without its own."""
         ...
 
-    def annotate(self, writer: BundleWriter, model: Any) -> None:
-        """Add to the components' manifest entries what `verify` needs to know; the weights file is still open."""
+    def annotate(self, writer: BundleWriter, model: Any, vae: Any) -> None:
+        """Add to the manifest what the loop or `verify` needs beside the networks; the weights file is still open."""
         ...
 
     def record_selftest(self, model: Any, vae: Any, case: str) -> Arrays:

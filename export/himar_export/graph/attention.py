@@ -69,8 +69,8 @@ class AttentionGraph(nn.Module):
             q = q + parts[0].parts[1]  # after the reshape: a bias before it would become a part of the matmul again
         if self.style.splits_heads:
             q, k, v = (part.transpose(1, 2) for part in (q, k, v))
-            return _with_heads(q, k, v).transpose(1, 2).reshape(-1, width)
-        return _finding_heads(q, k, v, self.heads).reshape(-1, width)
+            return with_heads(q, k, v).transpose(1, 2).reshape(-1, width)
+        return finding_heads(q, k, v, self.heads).reshape(-1, width)
 
     def last(self, linear: nn.Linear, gate: Tensor | None) -> Matmul:
         """Return gate·(W·x + b), the last matmul, with the values' bias where it is due; gate (D,), None for 1."""
@@ -80,23 +80,23 @@ class AttentionGraph(nn.Module):
         return gated(linear.weight, bias, gate, self.style.dtype)
 
 
-def _with_heads(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention over (R, heads, positions, width of a head)."""
+def with_heads(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Tensor:
+    """Attend over (R, heads, positions, width of a head); scale: of the scores, None for 1 / √width."""
     if q.dtype != torch.float16:
-        return F.scaled_dot_product_attention(q, k, v)
-    return F.scaled_dot_product_attention(q.float(), k.float(), v.float()).to(q.dtype)
+        return F.scaled_dot_product_attention(q, k, v, scale=scale)
+    return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), scale=scale).to(q.dtype)
 
 
-def _finding_heads(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-    """Attention over (R, positions, D)."""
+def finding_heads(q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float | None = None) -> Tensor:
+    """Attend over (R, positions, D); scale: of the scores, None for 1 / √(D / heads)."""
     if q.dtype != torch.float16:
-        return torch.onnx.ops.attention(q, k, v, q_num_heads=heads, kv_num_heads=heads)[0]
+        return torch.onnx.ops.attention(q, k, v, q_num_heads=heads, kv_num_heads=heads, scale=scale)[0]
     if not torch.compiler.is_exporting():
-        return _finding_heads(q.float(), k.float(), v.float(), heads).to(q.dtype)
+        return finding_heads(q.float(), k.float(), v.float(), heads, scale).to(q.dtype)
     return torch.onnx.ops.symbolic(
         f"{ORT_DOMAIN}::MultiHeadAttention",
         (q, k, v),
-        {"num_heads": heads},
+        {"num_heads": heads} if scale is None else {"num_heads": heads, "scale": scale},
         dtype=q.dtype,
         shape=q.shape,
         version=_ORT_VERSION,

@@ -38,6 +38,7 @@ def load_fitting_vae(path: Path | None, model: FamilyModel) -> Any:
 def add_graphs(
     writer: BundleWriter,
     model: FamilyModel,
+    vae: Any,
     parts: Sequence[Component],
     precisions: Mapping[str, Precision],
     progress: Progress,
@@ -47,7 +48,7 @@ def add_graphs(
         precision = precisions[component.name]
         progress(f"exporting {component.name} in {precision}", number / len(parts))
         writer.add_component(component, precision)
-    export_family(model.family).annotate(writer, model)
+    export_family(model.family).annotate(writer, model, vae)
     writer.close_weights()
 
 

@@ -83,7 +83,7 @@ def build(request: BuildRequest, progress: Progress = lambda text, fraction: Non
         parts = export_family(model.family).components(model, vae, request.max_batch, request.backend)
         precisions = _precisions(request, parts)
         writer = BundleWriter(folder, model, request.max_batch)
-        add_graphs(writer, model, parts, precisions, within(progress, 0.05, 0.5 if tensorrt else 0.7))
+        add_graphs(writer, model, vae, parts, precisions, within(progress, 0.05, 0.5 if tensorrt else 0.7))
         engines = {}
         if tensorrt:
             engines = build_engines(tensorrt, folder, parts, precisions, within(progress, 0.5, 0.7))

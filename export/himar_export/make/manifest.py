@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from torch import nn
 
 from himar.family import FamilyModel
@@ -60,10 +61,18 @@ class BundleWriter:
         """Note under `key` of a component's entry where a layer's weights stand, so that `verify` can compute it."""
         assert layer.bias is not None
         arrays = {"weight": layer.weight.flatten(1).t().contiguous().numpy(), "bias": layer.bias.numpy()}
-        self._components[component][key] = {
+        self._components[component][key] = self._stored(arrays)
+
+    def add_model_arrays(self, key: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Store what the loop between the networks needs of the model, under `key` of the manifest's `model`."""
+        self._manifest["model"][key] = self._stored(arrays)
+
+    def _stored(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+        """Put arrays into the weights file; return where each stands, as `Bundle.array` reads it."""
+        return {
             name: {
                 "file": self._weights.name,
-                "offset": self._weights.add(array.tobytes())[0],
+                "offset": self._weights.add(np.ascontiguousarray(array).tobytes())[0],
                 "dtype": str(np.dtype(array.dtype)),
                 "shape": list(array.shape),
             }

@@ -88,7 +88,7 @@ def refit(request: RefitRequest, progress: Progress = lambda text, fraction: Non
         parts = components(model, vae, manifest.max_batch, backend["name"])
         precisions = {part.name: check_precision(manifest.components[part.name].precision, part.name) for part in parts}
         writer = BundleWriter(folder, model, manifest.max_batch)
-        add_graphs(writer, model, parts, precisions, within(progress, 0.05, 0.5))
+        add_graphs(writer, model, vae, parts, precisions, within(progress, 0.05, 0.5))
         for part in parts:
             require_same_structure(old.path(manifest.components[part.name].file), folder / f"{part.name}.onnx")
         entries = _refit_engines(old, folder, parts, within(progress, 0.5, 0.7)) if engines else {}

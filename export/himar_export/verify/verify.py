@@ -12,7 +12,6 @@ from typing import Any
 from numpy.typing import NDArray
 
 from himar_kernels import InputError
-from himar_kernels.shared.recordings import load_recording
 from himar_runtime import Bundle, Device, Pipeline, load_networks
 
 from ..families.checks import family_checks
@@ -24,13 +23,14 @@ SELFTEST_CASE = "selftest"
 
 def verify_selftest(bundle: Bundle, device: str = "cpu") -> list[Comparison]:
     """Replay the bundle's self-test; see `verify`."""
-    recording = load_recording(bundle.path(bundle.manifest.selftest))
+    recording = family_checks(bundle.manifest.family).load_recording(bundle.path(bundle.manifest.selftest))
     return verify(bundle, recording, SELFTEST_CASE, device, backend_for(device))
 
 
 def verify_recording(bundle: Bundle, recording: Path, case: str | None = None, device: str = "cpu") -> list[Comparison]:
     """Replay a recording in the layout of golden/README.md, one case or (None) all; see `verify`."""
-    return verify(bundle, load_recording(recording), case, device, backend_for(device))
+    arrays = family_checks(bundle.manifest.family).load_recording(recording)
+    return verify(bundle, arrays, case, device, backend_for(device))
 
 
 def backend_for(device: str) -> str | None:

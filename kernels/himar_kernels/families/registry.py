@@ -44,6 +44,7 @@ def in_rooms(name: str) -> FamilyModules:
 
 FAMILIES: dict[str, FamilyModules] = {
     HI_MAR: in_rooms(HI_MAR),
+    "hmar": in_rooms("hmar"),
 }
 
 

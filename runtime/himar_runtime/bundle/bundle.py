@@ -9,10 +9,16 @@ from __future__ import annotations
 import errno
 import hashlib
 import logging
+import math
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from himar_kernels import BundleError
 from himar_kernels.shared.files import file_sha256
@@ -72,6 +78,18 @@ class Bundle:
         """
         _require_inside(self.root, inside(relative, str(self.root / MANIFEST_NAME)))
         return self.root / relative
+
+    def array(self, entry: Mapping[str, Any]) -> NDArray[Any]:
+        """Return the array that an entry {file, offset, dtype, shape} points at; BundleError where there is none."""
+        try:
+            shape, dtype = tuple(map(int, entry["shape"])), np.dtype(entry["dtype"])
+            with self.path(entry["file"]).open("rb") as file:
+                file.seek(entry["offset"])
+                return np.fromfile(file, dtype, math.prod(shape)).reshape(shape)
+        except (KeyError, TypeError, ValueError, OSError, OverflowError) as error:
+            raise BundleError(
+                f"{self.root / MANIFEST_NAME} points at an array that is not there ({error}); build the bundle again."
+            ) from error
 
     def _verify_files(self) -> None:
         for relative, entry in self.manifest.files.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from himar_kernels.families.registry import VAE_DECODER
 from ..bundle.bundle import Bundle
 from ..families.family import ModelSizes
 from ..queue.device import ResidentEngine
+from .deferred import DeferredEngine
 from .engine import Device, Engine
 
 if TYPE_CHECKING:
@@ -73,7 +75,11 @@ def load_networks(bundle: Bundle, device: Device, threads: int | None, backend: 
         raise BundleError(f"{bundle.root} lacks the component {', '.join(missing)}; build the bundle again.")
     names = [*required, *(name for name in model.optional if name in components)]
     lane = open_lane(device, {backend or components[name].backend for name in names})
-    engines = {name: load_engine(bundle, name, device, threads, backend, lane) for name in names}
+    engines: dict[str, Engine] = {name: load_engine(bundle, name, device, threads, backend, lane) for name in names}
+    for name in model.deferred:
+        if name in components:
+            load = functools.partial(load_engine, bundle, name, device, threads, backend, lane)
+            engines[name] = DeferredEngine(components[name], load)
     return Networks(engines, lane)
 
 

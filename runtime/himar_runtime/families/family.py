@@ -18,7 +18,7 @@ class ModelSizes(Protocol):
     """What every family's model says of itself.
 
     classes: labels are 0 … classes-1. img_size: side of its images in pixels. networks: components that a bundle has to
-    have; optional: those that it may have.
+    have; optional: those that it may have; deferred: those that it may have and that are loaded when first needed.
     """
 
     @property
@@ -38,6 +38,11 @@ class ModelSizes(Protocol):
 
     @property
     def optional(self) -> tuple[str, ...]:
+        """See the class."""
+        ...
+
+    @property
+    def deferred(self) -> tuple[str, ...]:
         """See the class."""
         ...
 

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
+
+from numpy.typing import NDArray
 
 from himar_export.verify.compare import Comparison, compare
 from himar_export.verify.limits import COMPONENT_LIMIT
 from himar_export.verify.recording import Recording
+from himar_kernels.shared.recordings import load_recording
 from himar_runtime import Bundle, Manifest, Networks, Pipeline
 
 
 class ToyChecks:
     """See himar_export.families.checks.FamilyChecks."""
+
+    def load_recording(self, path: Path) -> dict[str, NDArray[Any]]:
+        """See FamilyChecks.load_recording."""
+        return load_recording(path)
 
     def require_same_model(self, bundle: Bundle, arrays: Recording) -> None:
         """See FamilyChecks."""

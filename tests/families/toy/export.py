@@ -57,7 +57,7 @@ class ToyFamily:
             ),
         )
 
-    def annotate(self, writer: BundleWriter, model: Toy) -> None:
+    def annotate(self, writer: BundleWriter, model: Toy, vae: nn.Module | None) -> None:
         """See ExportFamily."""
 
     def record_selftest(self, model: Toy, vae: nn.Module | None, case: str) -> Arrays:

@@ -25,6 +25,7 @@ class ToyModel:
     img_size: int = SIDE * SCALE
     networks: tuple[str, ...] = ("puller", "vae_decoder")
     optional: tuple[str, ...] = ()
+    deferred: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
+
+from numpy.typing import NDArray
 
 from himar_export.verify.compare import Comparison
 from himar_export.verify.recording import Recording
-from himar_kernels.families.hi_mar import recorded_cases
+from himar_kernels.families.hi_mar import load_recording, recorded_cases
 from himar_kernels.families.hi_mar.phases import ModelInfo, PhaseInfo
 from himar_runtime import Bundle, Manifest, Networks, Pipeline
 from himar_runtime.families.hi_mar.family import hi_mar_model
@@ -19,6 +22,10 @@ from .verify import replay_components, replay_run
 
 class HiMarChecks:
     """See `himar_export.families.checks.FamilyChecks`."""
+
+    def load_recording(self, path: Path) -> dict[str, NDArray[Any]]:
+        """See FamilyChecks.load_recording."""
+        return load_recording(path)
 
     def require_same_model(self, bundle: Bundle, arrays: Recording) -> None:
         """See FamilyChecks.require_same_model."""

@@ -38,7 +38,7 @@ class HiMarFamily:
         """See ExportFamily.components."""
         return components(model, vae, max_batch, backend)
 
-    def annotate(self, writer: BundleWriter, model: HiMAR) -> None:
+    def annotate(self, writer: BundleWriter, model: HiMAR, vae: AutoencoderKL | None) -> None:
         """Note where the matmuls that embed z stand: a recording holds raw z, and the heads take it embedded."""
         for phase in model_info(model.config).phases:
             writer.add_layer(phase.head, "condition_embedding", condition_embedding(phase_head(model, phase.name)))

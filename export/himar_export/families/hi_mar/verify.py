@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, cast
 
 import numpy as np
@@ -149,15 +149,8 @@ def _indices(bundle: Bundle, known: NDArray[np.bool_]) -> dict[str, NDArray[np.i
 def _embed(bundle: Bundle, component: str, z: NDArray[Any]) -> NDArray[np.float32]:
     """Embed raw z (…, D) as the transformer's graph does for this head, from the bundle's weights."""
     entry = bundle.manifest.raw["components"][component]["condition_embedding"]
-    weight, bias = (_stored(bundle, entry[name]) for name in ("weight", "bias"))
+    weight, bias = (bundle.array(entry[name]) for name in ("weight", "bias"))
     return z.astype(np.float32) @ weight + bias
-
-
-def _stored(bundle: Bundle, entry: Mapping[str, Any]) -> NDArray[np.float32]:
-    shape = tuple(entry["shape"])
-    with bundle.path(entry["file"]).open("rb") as file:
-        file.seek(entry["offset"])
-        return np.fromfile(file, entry["dtype"], int(np.prod(shape))).reshape(shape)
 
 
 def _tokens(grid: NDArray[Any]) -> NDArray[Any]:

@@ -67,6 +67,16 @@ def open_checkpoint(
     """Load as `load_checkpoint` does; return the model and the entry that was used, None where there was one alone."""
     path = Path(path)
     read = read_weights(path, weights, network=_HMAR)
+    return model_from(read, path, config, masked), read.entry or None
+
+
+def model_from(
+    read: Weights,
+    path: Path,
+    config: str | Path | Mapping[str, Any] | ModelConfig | None,
+    masked: str | Path | None = None,
+) -> HMAR:
+    """Return the model of what was read of `path`; the rest and errors as for `load_checkpoint`."""
     source = path.name if config is None else str(config) if isinstance(config, str | Path) else "config"
     given = {**_carried(read), **(read_config(config) if config is not None else {})}
     levels, state = _split(read.state, path)
@@ -92,7 +102,7 @@ def open_checkpoint(
     model.load_state_dict(state, assign=True)
     if _NAMES_KEY in read.metadata:
         model.class_names = _class_names(read.metadata[_NAMES_KEY], resolved.classes, path)
-    return model.eval().requires_grad_(False), read.entry or None
+    return model.eval().requires_grad_(False)
 
 
 def save_checkpoint(model: HMAR, path: str | Path, dtype: torch.dtype = torch.float32) -> None:

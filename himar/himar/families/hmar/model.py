@@ -32,8 +32,11 @@ class Conditions(NamedTuple):
 class HMAR(nn.Module):
     """An HMAR model in the merged checkpoints' layout (docs/hmar-model.md §2, §4).
 
+    family: its name in himar_kernels.families.registry.
     class_names: what its data called the classes, one name each ("" where unknown); None where nothing is known.
     """
+
+    family = "hmar"
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

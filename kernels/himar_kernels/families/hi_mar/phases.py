@@ -125,6 +125,11 @@ class PhaseSizes:
         return (VAE_DECODER,)
 
     @property
+    def deferred(self) -> tuple[str, ...]:
+        """Names of the components that are loaded when a request first needs them: none."""
+        return ()
+
+    @property
     def positions(self) -> int:
         """L = S + N, the positions that the decoder predicts."""
         return self.low_positions + self.high_positions

@@ -1,0 +1,1 @@
+"""HMAR's components as graphs, and its recordings."""

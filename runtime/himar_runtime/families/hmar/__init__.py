@@ -1,0 +1,1 @@
+"""HMAR's loop over scales."""

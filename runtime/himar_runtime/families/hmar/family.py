@@ -1,0 +1,124 @@
+"""HMAR as the runtime knows it: its sizes and settings in a manifest, its checks, its loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any
+
+import numpy as np
+
+from himar_kernels import BundleError, ConfigError, InputError
+from himar_kernels.families.hmar import Draws, PhiloxDraws, SamplingConfig, Scales
+from himar_kernels.families.hmar.sizes import ModelInfo
+from himar_runtime.bundle.bundle import Bundle
+from himar_runtime.bundle.manifest import Manifest, Reader
+from himar_runtime.engines.networks import Networks
+from himar_runtime.runner import Generated, Runner
+
+from .host import HostRunner, load_codebook
+
+CHANGEABLE = ("top_k", "top_p", "schedule", "mask_guidance", "all_scales", "smooth")
+"""Settings of which a request may replace single ones; guidance has an argument of its own."""
+_CODEBOOK = ("embedding", "weights", "biases")
+
+
+class HmarFamily:
+    """See `himar_runtime.families.family.RuntimeFamily`."""
+
+    changeable = CHANGEABLE
+
+    def read_model(self, reader: Reader) -> ModelInfo:
+        """See RuntimeFamily.read_model."""
+        names = [field.name for field in fields(ModelInfo) if field.name not in ("patch_nums", "masked", "tail")]
+        sizes: dict[str, Any] = {name: reader.positive(name) for name in names}
+        masked = reader.values.get("masked", True)
+        if not isinstance(masked, bool):
+            raise BundleError(f"{reader.source}: model.masked is {masked!r}; it must be true or false.")
+        codebook = reader.reader("codebook")
+        for name in _CODEBOOK:
+            codebook.reader(name).get("file", str)
+        tail = reader.get("tail", int)
+        if not 0 <= tail <= sizes["depth"]:
+            raise BundleError(f"{reader.source}: model.tail is {tail}; it must be 0 to the depth {sizes['depth']}.")
+        try:
+            sides = Scales(reader.get("patch_nums", list)).sides
+        except ConfigError as error:
+            raise BundleError(f"{reader.source}: model.{error}") from error
+        return ModelInfo(sides, **sizes, tail=tail, masked=masked)
+
+    def read_sampling(self, top: Reader) -> dict[str, SamplingConfig]:
+        """See RuntimeFamily.read_sampling; keys that this himar does not know are ignored."""
+        reader = top.reader("sampling")
+        known = {field.name for field in fields(SamplingConfig)}
+        if not reader.values:
+            raise BundleError(f"{reader.source}: sampling is empty; it needs at least one setting.")
+        settings = {}
+        for name, entry in reader.readers():
+            values = {key: value for key, value in entry.values.items() if key in known}
+            try:
+                settings[name] = SamplingConfig.from_dict(values, entry.path)
+            except ConfigError as error:
+                raise BundleError(f"{reader.source}: {error}") from error
+        return settings
+
+    def sampling_from_dict(self, values: Mapping[str, Any], source: str) -> SamplingConfig:
+        """See RuntimeFamily.sampling_from_dict."""
+        return SamplingConfig.from_dict(values, source)
+
+    def choose_sampling(
+        self,
+        model: ModelInfo,
+        named: Mapping[str, SamplingConfig],
+        sampling: str | SamplingConfig | None,
+        guidance: float | None,
+        changes: Mapping[str, Any],
+    ) -> SamplingConfig:
+        """See RuntimeFamily.choose_sampling."""
+        if isinstance(sampling, SamplingConfig):
+            settings = sampling
+        else:
+            name = next(iter(named)) if sampling is None else sampling
+            if name not in named:
+                raise InputError(f"sampling {name!r} is not in this bundle; it has {', '.join(named)}.")
+            settings = named[name]
+        given = {name: value for name, value in changes.items() if value is not None}
+        unknown = sorted(set(given) - set(CHANGEABLE))
+        if unknown:
+            raise TypeError(f"unknown sampling setting {unknown[0]!r}; known settings: {', '.join(CHANGEABLE)}.")
+        if guidance is not None:
+            given["guidance"] = guidance
+        chosen = replace(settings, **given)
+        model.check_sampling(chosen)
+        return chosen
+
+    def draws(self, seed: int) -> Draws:
+        """See RuntimeFamily.draws."""
+        return PhiloxDraws(seed)
+
+    def steps(self, model: ModelInfo, sampling: SamplingConfig) -> int:
+        """See RuntimeFamily.steps: a report for every scale."""
+        return len(model.scales)
+
+    def no_images(self, model: ModelInfo) -> Generated:
+        """See RuntimeFamily.no_images."""
+        side = model.scales.side
+        return Generated(
+            np.zeros((0, model.latent_channels, side, side), np.float32),
+            np.zeros((0, model.img_size, model.img_size, 3), np.uint8),
+            {"codes": np.zeros((0, model.scales.tokens), np.int64)},
+        )
+
+    def runner(self, bundle: Bundle, networks: Networks) -> Runner:
+        """See RuntimeFamily.runner."""
+        return HostRunner(networks, hmar_model(bundle.manifest), load_codebook(bundle))
+
+
+FAMILY = HmarFamily()
+
+
+def hmar_model(manifest: Manifest) -> ModelInfo:
+    """Return the sizes of a bundle's model; InputError when it is of another family."""
+    if not isinstance(manifest.model, ModelInfo):
+        raise InputError(f"this bundle's model is of the family {manifest.family!r}, and this works on 'hmar' alone.")
+    return manifest.model

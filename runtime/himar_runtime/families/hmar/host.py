@@ -1,0 +1,68 @@
+"""Runs HMAR's loop on the host: the codebook out of the bundle, the engines wherever they live."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from himar_kernels import InputError
+from himar_kernels.families.hmar import Codebook
+from himar_kernels.families.hmar.sizes import ModelInfo
+from himar_runtime.bundle.bundle import Bundle
+from himar_runtime.decode import decode
+from himar_runtime.engines.engine import Engine
+from himar_runtime.engines.networks import Networks
+from himar_runtime.runner import Generated, ShouldContinue
+
+from .loop import Request, Step, run_scales
+
+
+@dataclass(frozen=True)
+class Preview:
+    """A generation between two scales; see `himar_runtime.result.Progress`."""
+
+    latent: NDArray[np.float32]
+    decoder: Engine
+
+    def low_latents(self) -> NDArray[np.float32]:
+        """Refuse: HMAR has one latent, to which every scale adds."""
+        raise InputError("this model's family has no low-resolution latents; use preview().")
+
+    def preview(self) -> NDArray[np.uint8]:
+        """Return the images uint8 (B, H, W, 3) that the scales so far make, in full size."""
+        return decode(self.decoder, self.latent)
+
+
+class HostRunner:
+    """The loop on the host. See `himar_runtime.runner.Runner`."""
+
+    def __init__(self, networks: Networks, model: ModelInfo, book: Codebook) -> None:
+        self._networks, self._model, self._book = networks, model, book
+
+    def run(self, request: Request, should_continue: ShouldContinue | None) -> Generated | None:
+        """See Runner.run."""
+        decoder = self._networks.vae_decoder
+        assert decoder is not None  # every bundle of the family has one
+
+        def ask(step: Step, latent: NDArray[np.float32]) -> bool:
+            return should_continue is None or should_continue(step, Preview(latent, decoder))
+
+        sampled = run_scales(self._networks, self._model, self._book, request, ask)
+        if sampled is None:
+            return None
+        codes = (
+            np.full((len(request.labels), self._model.scales.tokens), -1) if sampled.codes is None else sampled.codes
+        )
+        return Generated(sampled.latent, decode(decoder, sampled.latent), {"codes": codes})
+
+    def clone(self) -> HostRunner:
+        """See Runner.clone."""
+        return HostRunner(self._networks.clone(), self._model, self._book)
+
+
+def load_codebook(bundle: Bundle) -> Codebook:
+    """Return the tokenizer's codebook out of a bundle; BundleError where it is not there."""
+    entries = bundle.manifest.raw["model"]["codebook"]
+    return Codebook(*(bundle.array(entries[name]).astype(np.float32) for name in ("embedding", "weights", "biases")))
