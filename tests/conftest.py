@@ -95,6 +95,14 @@ def digits_bf16_bundle(bundles) -> Path:
 
 
 @pytest.fixture(scope="session")
+def hmar_bundle(bundles) -> Path:
+    """HMAR's narrow-144 with its tokenizer: five scales, both networks and their VAR twins."""
+    model, config = GOLDEN / "hmar-narrow-144.pth", GOLDEN / "hmar-narrow-144.json"
+    vae = GOLDEN / "hmar-vae-narrow.pth"
+    return build(bundles / "hmar-144", model, "--config", config, "--vae", vae, "--max-batch", "3")
+
+
+@pytest.fixture(scope="session")
 def host_kernels(tmp_path_factory) -> HostKernels:
     """The CUDA kernels compiled as host C++."""
     return HostKernels(tmp_path_factory.mktemp("host-kernels"))
