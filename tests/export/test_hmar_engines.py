@@ -44,7 +44,7 @@ def test_every_recorded_case_is_in_the_list():
 def test_a_recorded_case_gives_its_codes_exactly(hmar_bundle, capsys, case):
     recording = GOLDEN / "hmar-narrow-144.npz"
     assert main(["verify", str(hmar_bundle), "--recording", str(recording), "--case", case, "--json"]) == 0
-    outputs = {each["name"]: each for each in json.loads(capsys.readouterr().out)["outputs"]}
+    outputs = {each["name"]: each for each in json.loads(capsys.readouterr().out)["comparisons"]}
     assert all(each["passed"] for each in outputs.values())
     assert outputs["next_scale_tail: logits of all scales"]["relative_l2"] < 1e-5
     assert outputs["masked_tail: logits of all scales"]["relative_l2"] < 1e-5
@@ -53,7 +53,7 @@ def test_a_recorded_case_gives_its_codes_exactly(hmar_bundle, capsys, case):
 
 
 def test_a_seed_gives_the_codes_of_the_eager_sampler(pipeline, eager):
-    sampling = pipeline.bundle.manifest.sampling["default"].with_changes(**QUICK)
+    sampling = pipeline.bundle.manifest.sampling["masked"].with_changes(**QUICK)
     result = pipeline.generate([2, 5, 0], seed=11, sampling=sampling)
     expected = sample_codes(*eager, [2, 5, 0], draws=PhiloxDraws(11), sampling=sampling)
     np.testing.assert_array_equal(result.arrays["codes"], expected.codes.numpy())
