@@ -32,8 +32,8 @@ class EachScale:
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """See the module."""
-        parts = zip(*(each.split(self.sizes, dim=2) for each in (q, k, v)), strict=True)
-        return torch.cat([own_scale(*part, self.scale) for part in parts], dim=2)
+        parts = zip(q.split(self.sizes, dim=2), k.split(self.sizes, dim=2), v.split(self.sizes, dim=2), strict=True)
+        return torch.cat([own_scale(*part, scale=self.scale) for part in parts], dim=2)
 
 
 class CoarserScales(EachScale):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -12,7 +13,7 @@ from himar_kernels import ConfigError
 
 from .attention import Attend, EachScale, own_scale
 from .config import ModelConfig
-from .transformer import HeadNorm, Stack, embedding
+from .transformer import Block, HeadNorm, Stack, embedding
 
 Network = Literal["next-scale", "masked"]
 
@@ -183,3 +184,57 @@ class HMAR(nn.Module):
 
     def _each_scale(self) -> list[Attend]:
         return [EachScale(self.config.scales.cells)] * self.config.depth
+
+
+@torch.no_grad()
+def initialise(model: HMAR, seed: int, gate: float = 1e-3) -> HMAR:
+    """Set weights for training from scratch (§7), the same for the same seed; returns the model.
+
+    gate: factor on the rows of adaLN that make gates; the released models have 1e-3, deeper ones less. The masked
+    network starts as a copy of the next-scale one.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    sigma = math.sqrt(1 / (3 * model.config.width))
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            nn.init.zeros_(parameter)
+        elif name.endswith("scale_mul_1H11"):
+            nn.init.constant_(parameter, math.log(4))
+        else:
+            nn.init.normal_(parameter, std=sigma, generator=generator)
+    for module in model.modules():
+        if isinstance(module, Block):
+            module.attn.proj.weight /= math.sqrt(2 * model.config.depth)
+            module.ffn.fc2.weight /= math.sqrt(2 * model.config.depth)
+            vectors = module.ada_lin.linear.weight.unflatten(0, (module.ada_lin.vectors, -1))
+            vectors[:2] *= gate
+            vectors[2:] *= 0.5
+        elif isinstance(module, HeadNorm):
+            module.ada_lin.linear.weight *= 0.5
+    model.ns_head.weight *= 0.02
+    start_masked(model)
+    return model
+
+
+@torch.no_grad()
+def start_masked(model: HMAR) -> HMAR:
+    """Copy the next-scale network's last blocks and head into the masked network, where its training starts (§7)."""
+    if model.config.masked:
+        pairs = ((model.mask_blocks, model.ns_blocks), (model.mask_head_nm, model.ns_head_nm))
+        for mine, theirs in (*pairs, (model.mask_head, model.ns_head)):
+            mine.load_state_dict(theirs.state_dict())
+    return model
+
+
+@torch.no_grad()
+def randomise(model: HMAR, seed: int) -> HMAR:
+    """Give every parameter a value that matters, so that an export of random weights can be checked.
+
+    Both networks differ, gates and heads are as large as other weights, and biases are not zero.
+    """
+    initialise(model, seed, gate=1.0)
+    generator = torch.Generator().manual_seed(seed + 1)
+    for name, parameter in model.named_parameters():
+        if name.startswith(("mask_blocks", "mask_head")) or name.endswith("head.weight") or not parameter.any():
+            nn.init.normal_(parameter, std=math.sqrt(1 / (3 * model.config.width)), generator=generator)
+    return model

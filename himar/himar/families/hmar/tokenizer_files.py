@@ -36,10 +36,10 @@ def load_tokenizer(path: str | Path, config: ModelConfig | None = None, *, group
     """
     path = Path(path)
     read = read_weights(path, network=_TOKENIZER)
-    state = as_float32({name: tensor for name, tensor in read.state.items() if name != _COUNTER}, path)
+    stored = {name: tensor for name, tensor in read.state.items() if name != _COUNTER}
     if groups is None:
         groups = config.vae_groups if config is not None else int(read.metadata.get(_GROUPS, TokenizerConfig.groups))
-    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in stored.items()}
     try:
         sizes = measure_tokenizer(shapes, groups)
     except CheckpointError as error:
@@ -47,7 +47,7 @@ def load_tokenizer(path: str | Path, config: ModelConfig | None = None, *, group
     with torch.device("meta"):
         tokenizer = Tokenizer(sizes)
     _compare({name: tuple(value.shape) for name, value in tokenizer.state_dict().items()}, shapes, path)
-    tokenizer.load_state_dict(state, assign=True)
+    tokenizer.load_state_dict(as_float32(stored, path), assign=True)
     if config is not None:
         require_fit(tokenizer, config, str(path))
     return tokenizer.eval().requires_grad_(False)

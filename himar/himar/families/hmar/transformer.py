@@ -68,7 +68,14 @@ class Modulation(nn.Sequential):
 
     def of_active(self, active: Tensor) -> Tensor:
         """Map SiLU(cond) (R, C), which is the same for all of them, to (R, vectors, C)."""
-        return self[1](active).unflatten(-1, (self.vectors, -1))
+        return self.linear(active).unflatten(-1, (self.vectors, -1))
+
+    @property
+    def linear(self) -> nn.Linear:
+        """The product; its rows are the vectors in their order."""
+        layer = self[1]
+        assert isinstance(layer, nn.Linear)
+        return layer
 
 
 class Block(nn.Module):

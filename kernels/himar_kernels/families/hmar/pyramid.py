@@ -32,9 +32,7 @@ def contribution(book: Codebook, scales: Scales, scale: int, codes: NDArray[np.i
 
 def spread(book: Codebook, scales: Scales, scale: int, words: F32) -> F32:
     """Return Φ(U(words)): `contribution` of vectors (B, T_s, Cv) in place of codes' own."""
-    up = scales.up(scale)
-    grid: F32 = up @ to_grid(words) @ up.T
-    return blend(book, scales.convolution(scale), grid)
+    return blend(book, scales.convolution(scale), resized(scales.up(scale), to_grid(words)))
 
 
 def blend(book: Codebook, k: int, x: F32) -> F32:
@@ -55,9 +53,12 @@ def scale_input(scales: Scales, scale: int, grid: F32) -> F32:
     Of the latent before a scale it is n_s, the input of the next-scale network; of the scale's own contribution m_s,
     which the masked network takes at visible cells.
     """
-    down = scales.down(scale)
-    small: F32 = down @ grid @ down.T
-    return to_tokens(small)
+    return to_tokens(resized(scales.down(scale), grid))
+
+
+def resized(matrix: F32, grid: F32) -> F32:
+    """Return M·grid·Mᵀ of every channel: a map between scales, applied to (B, Cv, p, p)."""
+    return (matrix @ grid @ matrix.T).astype(np.float32, copy=False)
 
 
 def masked_words(ahead: F32, own: F32, masked: NDArray[np.bool_]) -> F32:
