@@ -51,8 +51,8 @@ class Generation:
     """Whole generations at one batch size.
 
     breakdowns: where a run's time goes, by side. reached: by the engines in each component of that run;
-    breakdown_whole: in all of it. whole: by the engines' median generation. memory: by side, where it was asked for; memory_error: why
-    there is none. All empty or None where outputs differ.
+    breakdown_whole: in all of it. whole: by the engines' median generation. memory: by side, where it was asked for;
+    memory_error: why there is none. All empty or None where outputs differ.
     """
 
     measurement: Measurement
