@@ -3,8 +3,9 @@
     python -m tests.run_on_packages [--python PYTHON ...] [--keep FOLDER]
 
 Every row is a new virtual environment of one Python (default: python3.11 and python3.13) with one of the two packages
-and its extras "export" and "service", in a folder that sees nothing of the repository. There the shipped digits are built,
-verified, generated from and served. Needs a package index; takes a few minutes per row. Exits 1 where a step fails.
+and its extras "export" and "service", in a folder that sees nothing of the repository. There the shipped digits are
+built, verified, generated from and served. Needs a package index; takes a few minutes per row. Exits 1 where a step
+fails.
 """
 
 from __future__ import annotations
