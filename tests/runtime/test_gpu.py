@@ -13,8 +13,7 @@ import pytest
 from himar_runtime import Bundle, Device, Pipeline, load_engine, load_networks
 from himar_runtime.engines.ort.bound_runs import RUNS_BEFORE
 from himar_runtime.engines.ort.session import GRAPHS_VARIABLE, UNRECORDED
-from himar_runtime.families.hi_mar.resident.runner import ResidentRunner
-from himar_runtime.runner import HostRunner
+from himar_runtime.families.hi_mar.runner import HostRunner, LoopRunner
 from tests.closeness import assert_near, assert_same_pixels
 
 pytestmark = pytest.mark.gpu
@@ -47,7 +46,7 @@ def on_cpu(digits_bundle) -> Pipeline:
 @pytest.fixture(scope="module")
 def on_gpu(gpu_bundle) -> Pipeline:
     pipeline = Pipeline.load(gpu_bundle, device="cuda:0")
-    assert isinstance(pipeline._runner, ResidentRunner)
+    assert isinstance(pipeline._runner, LoopRunner)
     return pipeline
 
 
@@ -162,7 +161,7 @@ class _Counting:
 
 def test_the_host_waits_for_nothing_before_the_end(on_gpu) -> None:
     fresh = on_gpu.clone()
-    lane = fresh._runner._lane.device
+    lane = fresh._runner._lane.queue.device
     lane._cudart = counting = _Counting(lane._cudart)  # before the first run, so that its graphs are counted too
     for _ in range(3):
         counting.calls.clear()
