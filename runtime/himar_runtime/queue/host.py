@@ -17,6 +17,7 @@ from ..engines.engine import Engine
 from .device import DeviceTensor
 
 _ALIGNMENT = 256
+_MOST_VIEWS = 4096
 
 
 class HostDevice:
@@ -29,6 +30,7 @@ class HostDevice:
         """definitions: of every launch that the loop queues, by the launch's name."""
         self._definitions = definitions
         self._blocks: list[tuple[int, NDArray[np.uint8]]] = []
+        self._views: dict[Any, NDArray[Any]] = {}
         self._recording: list[Work] | None = None
 
     def make_current(self) -> None:
@@ -43,6 +45,14 @@ class HostDevice:
 
     def view(self, address: int, shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> NDArray[Any]:
         """Return the array that lies at an address of this device."""
+        key = (address, shape, dtype)
+        if key not in self._views:
+            if len(self._views) == _MOST_VIEWS:
+                self._views.clear()
+            self._views[key] = self._new_view(*key)
+        return self._views[key]
+
+    def _new_view(self, address: int, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
         for start, block in self._blocks:
             if start <= address < start + len(block):
                 return np.ndarray(shape, dtype, block, address - start)

@@ -150,16 +150,17 @@ def _mlp(
     revealed: int, batch: int, halves: int, S: int, r: int, C: int,
 ) -> Work:  # fmt: skip
     x_of, predicted = view(x, (halves, batch * r, C)), view(prediction, (halves * batch * r, 2 * C))
+    first = x_of[0]
     tokens, positions = view(low_tokens, (2, batch, S, C)), view(revealed, (batch, r), np.uint32)
     clock = (view(timestep, (1,), np.int64), view(timesteps, (BASE_STEPS,), np.int64))
     image = np.arange(batch)[:, None]
 
     def work() -> None:
         k = at["k"]
-        x_of[:] = follow(k, x_of[0], predicted)
+        x_of[:] = follow(k, first, predicted)
         if k == 0:
-            tokens[:, image, positions] = x_of[0].reshape(batch, r, C)
-            at.check_head(x_of[0], "mlp")
+            tokens[:, image, positions] = first.reshape(batch, r, C)
+            at.check_head(first, "mlp")
         at.lower(max(k - 1, 0), *clock)
 
     return work
@@ -216,17 +217,18 @@ def _dit(
 ) -> Work:  # fmt: skip
     x_of, predicted = view(x, (halves, batch, N, C)), view(prediction, (halves * batch, N, C))
     tokens_of, initial_of = view(tokens, (2, batch, N, C)), view(initial, (batch, N, C))
+    first, first_tokens = x_of[0], tokens_of[0]
     order = view(ranks, (batch, N), np.uint32)
     clock = (view(timestep, (1,), np.int64), view(timesteps, (BASE_STEPS,), np.int64))
 
     def work() -> None:
         k, known = at["k"], order >= at["masked"]
-        following = follow(k, x_of[0], predicted)
+        following = follow(k, first, predicted)
         if k > 0:
-            x_of[:] = renoise_known(table, k - 1, following, tokens_of[0], initial_of, known)
+            x_of[:] = renoise_known(table, k - 1, following, first_tokens, initial_of, known)
         else:
             np.copyto(tokens_of, following, where=~known[..., None])
-            at.check_head(tokens_of[0], "dit")
+            at.check_head(first_tokens, "dit")
         at.lower(max(k - 1, 0), *clock)
 
     return work

@@ -100,6 +100,7 @@ class Loop:
         self._queue.device.copy(self._buffers.state, self._buffers.steps + index * size, size)
         phase = self._model.phase(step.phase)
         values = self._values(phase, step)
+        self._noise.begin(phase, step)
         self._transform(phase, step, values)
         if phase.kind == "mlp":
             self._sample_revealed(phase, step, values)
@@ -107,7 +108,7 @@ class Loop:
             self._sample_all(phase, step, values)
 
     def _transform(self, phase: PhaseInfo, step: Step, values: Mapping[str, Any]) -> None:
-        """Leave the condition where the phase's head looks for it, and the pivots that the phase leaves.
+        """Leave the condition where the phase's head looks for it, the pivots that the phase leaves, and the initial x.
 
         An MLP head takes the rows that the step reveals, at `head_condition`; a DiT head takes all, at `condition`.
         """
@@ -122,10 +123,11 @@ class Loop:
                 launch(launches.check_finite, values)
                 if phase.leaves_pivots:
                     launch(launches.reveal_pivots, values)
+            launch(launches.start_low if phase.kind == "mlp" else launches.start_high, values)
 
         takes_rows = phase.kind == "mlp" or phase.leaves_pivots
         shapes = (self._batch, step.halves, step.masked, step.revealed if takes_rows else None)
-        self._queue.segment((phase.transformer, *shapes), enqueue)
+        self._queue.segment((phase.transformer, *shapes, values["noise"] is not None), enqueue)
 
     def _sample_revealed(self, phase: PhaseInfo, step: Step, values: Mapping[str, Any]) -> None:
         """MLP head: each revealed position by itself, so its rows of every half are packed to (H·B·r, W)."""
@@ -137,7 +139,7 @@ class Loop:
             "prediction": self._buffers.placed("prediction", rows, 2 * C),
         }
         follow = launches.mlp_step if self._adds_noise(phase) else launches.mlp_solve
-        self._sample(phase, step, values, tensors, launches.start_low, follow)
+        self._sample(phase, step, values, tensors, follow)
 
     def _sample_all(self, phase: PhaseInfo, step: Step, values: Mapping[str, Any]) -> None:
         """DiT head: all n positions, known ones following their tokens; what is not known takes its result.
@@ -152,7 +154,7 @@ class Loop:
             "prediction": self._buffers.placed("prediction", rows, n, C),
         }
         follow = launches.dit_step if self._adds_noise(phase) else launches.dit_solve
-        self._sample(phase, step, values, tensors, launches.start_high, follow)
+        self._sample(phase, step, values, tensors, follow)
 
     def _sample(
         self,
@@ -160,7 +162,6 @@ class Loop:
         step: Step,
         values: Mapping[str, Any],
         tensors: Mapping[str, DeviceTensor],
-        start: Callable[..., Launch],
         follow: Callable[..., Launch],
     ) -> None:
         """Go down the chain of a phase's head (docs/model.md §5): only x and the timestep change between its runs."""
@@ -169,12 +170,10 @@ class Loop:
             self._queue.run(phase.head, tensors)
             self._queue.launch(follow, values)
 
-        self._noise.initial(phase, step)
-        self._queue.launch(start, values)
         self._queue.hold(phase.head, {"condition": tensors["condition"]})
         shapes = (self._batch, step.halves, tensors["x"].shape)
         segment = (phase.head, *shapes, self._adds_noise(phase), values["noise"] is not None)
-        for _ in self._noise.down(phase, step, self._chains[phase.name]):
+        for _ in self._noise.down(self._chains[phase.name]):
             self._queue.segment(segment, enqueue)
 
     def _adds_noise(self, phase: PhaseInfo) -> bool:

@@ -35,6 +35,7 @@ class NoiseSource:
         self.address = None if on_device else buffers.noise
         self.seed = draws.seed if isinstance(draws, PhiloxDraws) else 0
         self._orders: dict[Phase, NDArray[np.int64]] = {}
+        self._sites: Sites | None = None  # of the step under way, unless drawn on the device
 
     def order(self, phase: PhaseInfo) -> None:
         """Queue the places of all n positions of a phase in their images' orders: uint32 (B, n) at its `ranks`."""
@@ -46,22 +47,23 @@ class NoiseSource:
         order = self._orders[phase.name] = self._draws.order(phase.name, n, images)
         self._queue.device.upload(ranks, np.argsort(order, axis=1).astype(np.uint32))
 
-    def initial(self, phase: PhaseInfo, step: Step) -> None:
+    def begin(self, phase: PhaseInfo, step: Step) -> None:
         """Have the initial noise of a step ready where the start kernel looks for it."""
         if self.address is not None:
-            self._queue.device.upload(self.address, self._sites(phase, step).initial_noise())
+            self._sites = self._sites_of(phase, step)
+            self._queue.device.upload(self.address, self._sites.initial_noise())
 
-    def down(self, phase: PhaseInfo, step: Step, chain: AnyChain) -> Iterator[int]:
-        """Yield k from n-1 to 0, each with its noise ready where the step kernel looks for it; k = 0 has none."""
-        if self.address is None:
+    def down(self, chain: AnyChain) -> Iterator[int]:
+        """Yield k of the step from n-1 to 0, its noise ready where the step kernel looks for it; k = 0 has none."""
+        if self._sites is None:
             yield from reversed(range(len(chain)))
             return
-        for k, noise in self._sites(phase, step).down(chain):
+        for k, noise in self._sites.down(chain):
             if noise is not None:
-                self._queue.device.upload(self.address, noise)
+                self._queue.device.upload(self._buffers.noise, noise)
             yield k
 
-    def _sites(self, phase: PhaseInfo, step: Step) -> Sites:
+    def _sites_of(self, phase: PhaseInfo, step: Step) -> Sites:
         """An MLP head samples the revealed positions, a DiT head all."""
         order = self._orders[phase.name]
         if phase.kind == "mlp":
