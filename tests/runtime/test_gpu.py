@@ -179,9 +179,7 @@ def test_the_device_is_still_busy_when_the_host_has_queued_everything(on_gpu, ba
     if backend == "onnxruntime":
         pytest.skip("ONNX Runtime's host work per run may be as long as a small engine's on the device")
     from himar_kernels import PhiloxDraws
-    from himar_kernels.families.hi_mar import plan
-    from himar_runtime.families.hi_mar.loop import Request
-    from himar_runtime.families.hi_mar.resident.loop import begin, queue_step
+    from himar_runtime.families.hi_mar.loop import Loop, Request
     from himar_runtime.queue.cuda.driver import call, runtime_api
 
     on_gpu.generate(LABELS, seed=1)
@@ -189,16 +187,16 @@ def test_the_device_is_still_busy_when_the_host_has_queued_everything(on_gpu, ba
     sampling = next(iter(on_gpu.bundle.manifest.sampling.values()))
     request = Request(np.array(LABELS), np.arange(64), sampling, PhiloxDraws(1))
     cudart = runtime_api()
-    lane.device.make_current()
+    device = lane.queue.device
+    device.make_current()
     event = call(cudart.cudaEventCreateWithFlags, cudart.cudaEventDisableTiming)
-    steps = plan(sampling, lane.model.low_positions, lane.model.high_positions)
-    work = begin(lane, request)
-    for index, step in enumerate(steps):
-        if index == len(steps) - 1:
-            call(cudart.cudaEventRecord, event, lane.device.stream)
-        queue_step(work, index, step)
+    loop = Loop(lane, request)
+    for index in range(len(loop.steps)):
+        if index == len(loop.steps) - 1:
+            call(cudart.cudaEventRecord, event, device.stream)
+        loop.step(index)
     (status,) = cudart.cudaEventQuery(event)
-    lane.device.synchronize()
+    device.synchronize()
     call(cudart.cudaEventDestroy, event)
     assert status == cudart.cudaError_t.cudaErrorNotReady
 
