@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
-
-import numpy as np
-from numpy.typing import DTypeLike, NDArray
 
 from .shared.errors import InputError
 
@@ -32,19 +27,6 @@ class Launch:
     threads: int
     shared_bytes: int
     arguments: tuple[Scalar, ...]
-
-
-class View(Protocol):
-    """Finds arrays in host memory."""
-
-    def __call__(self, address: int, shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> NDArray[Any]:
-        """Return the C-contiguous array that lies at an address."""
-        ...
-
-
-Work = Callable[[], None]
-Definition = Callable[..., Work]
-"""A launch in NumPy: takes a View and the launch's arguments in order, and returns the work on those arrays."""
 
 
 def make_launch(name: str, blocks: int, threads: int, *arguments: Scalar) -> Launch:

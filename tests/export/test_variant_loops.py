@@ -14,7 +14,7 @@ from himar_export.bench.time_breakdown import Clock, split_run
 from himar_kernels import EngineError, InputError, PhiloxDraws
 from himar_kernels.families.hi_mar import SamplingConfig
 from himar_runtime import Pipeline
-from himar_runtime.families.hi_mar.runner import LoopRunner
+from himar_runtime.families.hi_mar.resident.runner import ResidentRunner
 from tests.closeness import RUN, SAME_ENGINES, assert_near, distance
 from tests.export import graph_engines
 from tests.runtime.host_lane import HostLane, on_host_lane
@@ -62,7 +62,7 @@ def pipelines(variant, host_kernels):
         networks = networks.clone()
         bundle = graph_engines.bundle_of(model, networks, max_batch)
         resident = Pipeline(bundle, on_host_lane(networks.clone(), HostLane(host_kernels)))
-        assert isinstance(resident._runner, LoopRunner)
+        assert isinstance(resident._runner, ResidentRunner)
         return model, Pipeline(bundle, networks), resident
 
     return make
@@ -122,12 +122,12 @@ def test_replayed_segments_and_draws_of_the_host_give_the_same(pipelines, name):
         expected = host.generate([1, 0], draws=draws, sampling=GUIDED)
         assert_near(found.latents, expected.latents, SAME_ENGINES)
         assert_near(found.low_latents, expected.low_latents, SAME_ENGINES)
-    lane = resident._runner._lane.queue.device
+    lane = resident._runner._lane.device
     resident.generate([1, 0], seed=4, sampling=GUIDED)
     lane.trace.clear()
     resident.generate([1, 0], seed=5, sampling=GUIDED)
     assert "replay" in lane.trace
-    assert not {engine for engine in lane.trace if engine in resident._runner._lane.queue.engines}
+    assert not {engine for engine in lane.trace if engine in resident._runner._lane.engines}
 
 
 @pytest.mark.parametrize("name", ["single-scale", "condition"])
@@ -164,7 +164,7 @@ def test_values_that_are_not_finite_stop_with_the_components_own_name(pipelines,
     _, *loops = pipelines(name)
     for pipeline in loops:
         runner = pipeline._runner
-        engine = (runner._lane.queue.engines if isinstance(runner, LoopRunner) else runner._networks.engines)[component]
+        engine = (runner._lane.engines if isinstance(runner, ResidentRunner) else runner._networks.engines)[component]
         graph = engine._engine if hasattr(engine, "_engine") else engine
         run = graph.run
         graph.run = lambda inputs, run=run: {key: np.full_like(value, np.nan) for key, value in run(inputs).items()}
@@ -192,7 +192,7 @@ def test_engines_that_a_benchmark_times_run_in_the_resident_loop_call_by_call(va
     networks = resident._runner._networks
     clock = Clock(networks.lane.synchronize)
     pipeline = Pipeline(resident.bundle, timed(networks, clock))
-    assert isinstance(pipeline._runner, LoopRunner)
+    assert isinstance(pipeline._runner, ResidentRunner)
     expected = resident.generate(LABELS, seed=5, sampling=GUIDED).latents
     phases = resident.bundle.manifest.model.phases
     split = split_run(lambda: pipeline.generate(LABELS, seed=5, sampling=GUIDED), clock, phases)

@@ -12,7 +12,7 @@ from himar.families.hi_mar.sampler import generate
 from himar_export.cli import main
 from himar_kernels import PhiloxDraws
 from himar_runtime import Pipeline
-from himar_runtime.families.hi_mar.runner import LoopRunner
+from himar_runtime.families.hi_mar.resident.runner import ResidentRunner
 from tests.closeness import RUN, assert_near
 
 COMPONENTS = {
@@ -128,7 +128,7 @@ def test_on_a_gpu_the_resident_loop_gives_the_cpus_latents(build_variant, varian
     on_gpu = Pipeline.load(
         build_variant(variant, *([] if backend == "onnxruntime" else ["--backend", backend])), "cuda:0"
     )
-    assert isinstance(on_gpu._runner, LoopRunner)
+    assert isinstance(on_gpu._runner, ResidentRunner)
     expected = on_cpu.generate([0, 2, 1], seed=5)
     for _ in range(3):  # run directly, recorded, replayed
         found = on_gpu.generate([0, 2, 1], seed=5)

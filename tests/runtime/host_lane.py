@@ -19,8 +19,6 @@ from himar_runtime.queue.device import DeviceTensor
 class HostLane:
     """A queue that runs at once. `trace` notes every call in order; recording keeps calls instead of running them."""
 
-    runs_at_once = False
-
     def __init__(self, kernels: Any) -> None:
         self._kernels = kernels
         self._memory = kernels.device()

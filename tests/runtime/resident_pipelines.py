@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from himar_runtime import Bundle, Device, Pipeline, load_networks
-from himar_runtime.families.hi_mar.runner import HostRunner, LoopRunner
+from himar_runtime.families.hi_mar.resident.runner import ResidentRunner
+from himar_runtime.runner import HostRunner
 from tests.closeness import SAME_ENGINES, assert_near, assert_same_pixels
 from tests.runtime import host_lane
 
@@ -17,13 +18,13 @@ def resident_pipeline(path: Path, kernels: Any, recordable: str | None = None) -
     lane = host_lane.HostLane(kernels)
     networks = host_lane.on_host_lane(load_networks(bundle, Device("cpu"), 1), lane, recordable)
     pipeline = Pipeline(bundle, networks)
-    assert isinstance(pipeline._runner, LoopRunner)
+    assert isinstance(pipeline._runner, ResidentRunner)
     return pipeline
 
 
 def lane_of(pipeline: Pipeline) -> Any:
     """Return the lane of a resident pipeline."""
-    return pipeline._runner._lane.queue.device
+    return pipeline._runner._lane.device
 
 
 def host_pipeline(path: Path) -> Pipeline:

@@ -13,7 +13,8 @@ import pytest
 from himar_runtime import Bundle, Device, Pipeline, load_engine, load_networks
 from himar_runtime.engines.ort.bound_runs import RUNS_BEFORE
 from himar_runtime.engines.ort.session import GRAPHS_VARIABLE, UNRECORDED
-from himar_runtime.families.hi_mar.runner import HostRunner, LoopRunner
+from himar_runtime.families.hi_mar.resident.runner import ResidentRunner
+from himar_runtime.runner import HostRunner
 from tests.closeness import assert_near, assert_same_pixels
 
 pytestmark = pytest.mark.gpu
@@ -46,7 +47,7 @@ def on_cpu(digits_bundle) -> Pipeline:
 @pytest.fixture(scope="module")
 def on_gpu(gpu_bundle) -> Pipeline:
     pipeline = Pipeline.load(gpu_bundle, device="cuda:0")
-    assert isinstance(pipeline._runner, LoopRunner)
+    assert isinstance(pipeline._runner, ResidentRunner)
     return pipeline
 
 
@@ -161,7 +162,7 @@ class _Counting:
 
 def test_the_host_waits_for_nothing_before_the_end(on_gpu) -> None:
     fresh = on_gpu.clone()
-    lane = fresh._runner._lane.queue.device
+    lane = fresh._runner._lane.device
     lane._cudart = counting = _Counting(lane._cudart)  # before the first run, so that its graphs are counted too
     for _ in range(3):
         counting.calls.clear()
@@ -179,7 +180,9 @@ def test_the_device_is_still_busy_when_the_host_has_queued_everything(on_gpu, ba
     if backend == "onnxruntime":
         pytest.skip("ONNX Runtime's host work per run may be as long as a small engine's on the device")
     from himar_kernels import PhiloxDraws
-    from himar_runtime.families.hi_mar.loop import Loop, Request
+    from himar_kernels.families.hi_mar import plan
+    from himar_runtime.families.hi_mar.loop import Request
+    from himar_runtime.families.hi_mar.resident.loop import begin, queue_step
     from himar_runtime.queue.cuda.driver import call, runtime_api
 
     on_gpu.generate(LABELS, seed=1)
@@ -187,16 +190,16 @@ def test_the_device_is_still_busy_when_the_host_has_queued_everything(on_gpu, ba
     sampling = next(iter(on_gpu.bundle.manifest.sampling.values()))
     request = Request(np.array(LABELS), np.arange(64), sampling, PhiloxDraws(1))
     cudart = runtime_api()
-    device = lane.queue.device
-    device.make_current()
+    lane.device.make_current()
     event = call(cudart.cudaEventCreateWithFlags, cudart.cudaEventDisableTiming)
-    loop = Loop(lane, request)
-    for index in range(len(loop.steps)):
-        if index == len(loop.steps) - 1:
-            call(cudart.cudaEventRecord, event, device.stream)
-        loop.step(index)
+    steps = plan(sampling, lane.model.low_positions, lane.model.high_positions)
+    work = begin(lane, request)
+    for index, step in enumerate(steps):
+        if index == len(steps) - 1:
+            call(cudart.cudaEventRecord, event, lane.device.stream)
+        queue_step(work, index, step)
     (status,) = cudart.cudaEventQuery(event)
-    device.synchronize()
+    lane.device.synchronize()
     call(cudart.cudaEventDestroy, event)
     assert status == cudart.cudaError_t.cudaErrorNotReady
 

@@ -12,9 +12,7 @@ import pytest
 from himar_kernels import PhiloxDraws
 from himar_kernels.families.hi_mar import SamplingConfig, SolverChain, plan, sites
 from himar_runtime import Bundle, ComponentSpec, Device, Networks, load_networks
-from himar_runtime.families.hi_mar.loop import Request
-from himar_runtime.families.hi_mar.runner import HostRunner
-from himar_runtime.runner import Generated
+from himar_runtime.families.hi_mar.loop import Request, Tokens, run_two_phase
 
 SETTINGS = SamplingConfig(
     low_steps=3,
@@ -39,24 +37,19 @@ class Spy:
         return self._engine.spec
 
     def bind(self, inputs: Mapping[str, Any]) -> None:
-        self.bound.append(_copied(inputs))
+        self.bound.append(dict(inputs))
         self._engine.bind(inputs)
 
     def run(self, inputs: Mapping[str, Any]) -> Any:
-        self.runs.append(_copied(inputs))
+        self.runs.append(dict(inputs))
         return self._engine.run(inputs)
 
     def run_on_device(self, inputs: Mapping[str, Any]) -> Any:
-        self.runs.append(_copied(inputs))
+        self.runs.append(dict(inputs))
         return self._engine.run_on_device(inputs)
 
     def clone(self, lane: Any = None) -> Spy:
         return Spy(self._engine.clone())
-
-
-def _copied(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """The loop changes its buffers in place."""
-    return {name: np.array(array) for name, array in inputs.items()}
 
 
 @pytest.fixture
@@ -65,9 +58,9 @@ def spies(bundle_path: Path) -> Networks:
     return Networks({name: Spy(engine) for name, engine in networks.engines.items() if name != "vae_decoder"})
 
 
-def _run(networks: Networks, bundle_path: Path, sampling: SamplingConfig) -> Generated:
+def _run(networks: Networks, bundle_path: Path, sampling: SamplingConfig) -> Tokens:
     request = Request(np.array([1, 3]), np.array([0, 1]), sampling, PhiloxDraws(4))
-    tokens = HostRunner(networks, Bundle.open(bundle_path).manifest.model).run(request, None)
+    tokens = run_two_phase(networks, Bundle.open(bundle_path).manifest.model, request, lambda step, low: True)
     assert tokens is not None
     return tokens
 
@@ -151,6 +144,6 @@ def test_noise_is_drawn_in_blocks_that_do_not_change_the_result(
 def test_cancelling_stops_at_once(spies: Any, bundle_path: Path) -> None:
     request = Request(np.array([1]), np.array([0]), SETTINGS, PhiloxDraws(4))
     model = Bundle.open(bundle_path).manifest.model
-    assert HostRunner(spies, model).run(request, lambda step, preview: step.index < 1) is None
+    assert run_two_phase(spies, model, request, lambda step, low: step.index < 1) is None
     assert len(spies["transformer_low"].runs) == 2
     assert not spies["transformer_high"].runs

@@ -150,7 +150,7 @@ def test_values_that_are_not_finite_stop_with_the_component(
     resident, bundle_path: Path, component: str, where: str
 ) -> None:
     pipeline = resident(bundle_path)
-    engine = pipeline._runner._lane.queue.engines[component]
+    engine = pipeline._runner._lane.engines[component]
     run = engine.enqueue
 
     def poison(tensors) -> None:

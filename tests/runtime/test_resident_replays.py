@@ -73,7 +73,7 @@ def test_an_engine_that_can_no_longer_be_recorded_is_asked_before_each_recording
     resident, bundle_path: Path, caplog
 ) -> None:
     pipeline = resident(bundle_path)
-    pipeline._runner._lane.queue.engines["dit_head"].recordable = "it allocates"
+    pipeline._runner._lane.engines["dit_head"].recordable = "it allocates"
     result = pipeline.generate([1, 2], seed=3, sampling=GUIDED)
     assert "cannot be recorded: it allocates" in caplog.text
     assert "replay" not in lane_of(pipeline).trace

@@ -1,4 +1,4 @@
-"""What a family's loop needs of a device and of engines that run there."""
+"""What the resident loop needs of a device and of engines that run there."""
 
 from __future__ import annotations
 
@@ -25,15 +25,9 @@ class ResidentDevice(Protocol):
     """A lane: memory and a queue that runs in order. See `himar_runtime.queue.cuda.device.CudaDevice`.
 
     epoch: changes when graphs recorded before may not be replayed any more.
-    runs_at_once: whether every call has run when it returns, so that nothing is gained by working a step ahead.
     """
 
     epoch: int
-
-    @property
-    def runs_at_once(self) -> bool:
-        """See the class."""
-        ...
 
     def make_current(self) -> None:
         """Prepare the calling thread."""

@@ -36,8 +36,6 @@ class CudaDevice:
         epoch: raised by engines that gave up what graphs were recorded from.
     """
 
-    runs_at_once = False
-
     def __init__(self, index: int, shared: bool = False, lender: CudaDevice | None = None) -> None:
         """Open a lane of GPU `index`.
 

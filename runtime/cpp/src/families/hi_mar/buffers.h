@@ -21,7 +21,7 @@ struct PhaseBuffers {
     float* tokens;   // (2B, n, C)
 };
 
-// The buffers of himar_runtime/families/hi_mar/buffers.py. Shapes for B = batch; rows are [conditional; unconditional]. What
+// The buffers of himar_runtime/families/hi_mar/resident/buffers.py. Shapes for B = batch; rows are [conditional; unconditional]. What
 // only a step needs is shared by the phases and has room for the larger one; W is the width of a head's condition.
 class Buffers {
 public:

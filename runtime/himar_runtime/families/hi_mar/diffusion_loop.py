@@ -1,0 +1,76 @@
+"""The diffusion loops of both kinds of heads: from an autoregressive step's condition to tokens (docs/model.md §5).
+
+The condition is bound once per autoregressive step; only the state and the timestep travel per diffusion
+step. State, guidance and updates are float32 on the host whatever the engines' precision.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from himar_kernels.families.hi_mar import AnyChain, Sites, Step, dit_head_step, mlp_head_step, renoise_known
+from himar_kernels.shared.errors import not_finite
+from himar_runtime.engines.engine import Engine, Tensor
+
+
+def sample_revealed(
+    engine: Engine, chain: AnyChain, sites: Sites, condition: NDArray[np.float32], temperature: float
+) -> NDArray[np.float32]:
+    """Sample the tokens of the revealed positions, one by one, with an MLP head.
+
+    Args:
+        condition: (H·B·r, W), H = 2 halves [conditional; unconditional] under guidance, else 1.
+
+    Returns: tokens (B, r, C). Raises EngineError when they are not finite.
+    """
+    shape = (*sites.positions.shape, sites.channels)
+    engine.bind({"condition": condition})
+    x = sites.initial_noise().reshape(-1, sites.channels)
+    start: NDArray[np.float32] | None = None
+    for k, noise in sites.down(chain):
+        prediction = _predict(engine, chain, k, x, len(condition) // len(x))
+        noise = None if noise is None else noise.reshape(x.shape)
+        x, start = mlp_head_step(chain, k, x, prediction, sites.step.guidance, noise, temperature, start)
+    require_finite(x, engine.spec.name, sites.step)
+    return x.reshape(shape)
+
+
+def sample_all(
+    engine: Engine,
+    chain: AnyChain,
+    sites: Sites,
+    condition: Tensor,
+    tokens: NDArray[np.float32],
+    known: NDArray[np.bool_],
+    temperature: float,
+) -> NDArray[np.float32]:
+    """Denoise all n positions of a phase with a DiT head; known ones follow their tokens (B, n, C).
+
+    Args:
+        condition: (H·B, n, W), H = 2 halves under guidance, else 1; may stay on the device.
+        known: bool (B, n), True where the token is fixed.
+
+    Returns: tokens (B, n, C), the known ones unchanged. Raises EngineError when they are not finite.
+    """
+    engine.bind({"condition": condition})
+    initial = sites.initial_noise()
+    x = initial
+    start: NDArray[np.float32] | None = None
+    for k, noise in sites.down(chain):
+        x = renoise_known(chain, k, x, tokens, initial, known)
+        prediction = _predict(engine, chain, k, x, condition.shape[0] // len(x))
+        x, start = dit_head_step(chain, k, x, prediction, sites.step.guidance, noise, temperature, start)
+    require_finite(x, engine.spec.name, sites.step)
+    return np.where(known[..., None], tokens, x)
+
+
+def require_finite(values: NDArray[np.float32], component: str, step: Step) -> None:
+    """Raise EngineError, naming the component, the phase and the step, unless every value is finite."""
+    if not np.isfinite(values).all():
+        raise not_finite(component, f" in phase {step.phase}, step {step.index}")
+
+
+def _predict(engine: Engine, chain: AnyChain, k: int, x: NDArray[np.float32], halves: int) -> NDArray[np.float32]:
+    rows = np.concatenate([x] * halves)  # both halves see the same state
+    return engine.run({"x": rows, "timestep": chain.timesteps[k : k + 1]})["prediction"]

@@ -1,0 +1,54 @@
+"""What belongs to one lane, and what belongs to one request on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from himar_kernels.families.hi_mar import AnyChain, Chain, Phase
+from himar_kernels.families.hi_mar.phases import ModelInfo
+from himar_runtime.queue.device import ResidentDevice, ResidentEngine
+from himar_runtime.queue.replays import Replays
+
+from ..loop import Request
+from .buffers import Buffers
+from .noise import NoiseSource
+
+
+@dataclass(frozen=True)
+class Lane:
+    """A device's queue with the engines, buffers and recorded graphs that use it.
+
+    widths: of the condition that each phase's transformer hands to its head.
+    """
+
+    device: ResidentDevice
+    engines: Mapping[str, ResidentEngine]
+    buffers: Buffers
+    replays: Replays
+    model: ModelInfo
+    widths: Mapping[Phase, int]
+
+
+@dataclass(frozen=True)
+class Work:
+    """A request that runs on a lane: B = `batch` images, their noise, and the chain of each phase's head."""
+
+    lane: Lane
+    request: Request
+    noise: NoiseSource
+    chains: Mapping[Phase, AnyChain]
+
+    @property
+    def batch(self) -> int:
+        """B."""
+        return len(self.request.labels)
+
+    def noisy(self, phase: Phase) -> bool:
+        """True where the steps of a phase's chain add noise; a solver's add none, and are launches of another kind."""
+        return isinstance(self.chains[phase], Chain)
+
+
+def condition_width(engine: ResidentEngine) -> int:
+    """Return the width of the condition that a head takes."""
+    return next(int(tensor.shape[-1]) for tensor in engine.spec.inputs if tensor.name == "condition")

@@ -1,0 +1,231 @@
+"""The two-phase loop as launches: indices → transformer → gather → head and reverse step, all on the device.
+
+The same steps as `himar_runtime.families.hi_mar.loop` (docs/model.md §6), with every buffer in device memory. What a
+step needs to know travels before the first launch: from then on the host only queues.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from himar_kernels import Launch
+from himar_kernels.families.hi_mar import STEP_STATE, Step, chain_table, launches, phase_chains, plan, step_state
+from himar_kernels.families.hi_mar.device_state import FAULT_COMPONENTS
+from himar_kernels.families.hi_mar.phases import PhaseInfo
+from himar_runtime.families.hi_mar.loop import Request
+from himar_runtime.families.hi_mar.resident.lane import Lane, Work
+from himar_runtime.families.hi_mar.resident.noise import NoiseSource
+from himar_runtime.queue.device import DeviceTensor
+
+
+def begin(lane: Lane, request: Request) -> Work:
+    """Upload what a request's steps need and queue the orders of its images."""
+    buffers, device, model, sampling = lane.buffers, lane.device, lane.model, request.sampling
+    noise = NoiseSource(device, buffers, model, request)
+    chains = phase_chains(sampling)
+    steps = plan(sampling, model.low_positions, model.high_positions)
+    states = np.empty(len(steps), STEP_STATE)  # joining records would close their gaps
+    for index, step in enumerate(steps):
+        states[index] = step_state(noise.seed, step, len(chains[step.phase]), sampling.temperature)
+    device.upload(buffers.steps, states)
+    device.upload(buffers.state, states[:1])  # the orders need the seed
+    device.upload(buffers.images, request.images.astype(np.uint32))
+    unconditional = np.full_like(request.labels, model.classes)
+    device.upload(buffers.class_row, np.concatenate([request.labels, unconditional]).astype(np.int64))
+    for phase in model.phases:
+        device.upload(buffers.of(phase).timesteps, chains[phase.name].timesteps)
+        device.upload(buffers.of(phase).chain, chain_table(chains[phase.name]))
+    device.clear(buffers.fault, np.dtype(np.uint32).itemsize)
+    # The transformers embed masked positions too, before they drop them.
+    row = 2 * len(request.labels) * np.dtype(np.float32).itemsize
+    for phase in model.phases:
+        device.clear(buffers.of(phase).tokens, row * phase.positions * model.channels)
+        if phase.leaves_pivots:
+            device.clear(buffers.pivots, row * phase.positions * model.width)
+    for phase in model.phases:
+        noise.order(phase.name, phase.positions, buffers.of(phase).ranks)
+    return Work(lane, request, noise, chains)
+
+
+def queue_step(work: Work, index: int, step: Step) -> None:
+    """Queue an autoregressive step, the `index`-th of the plan, on what the steps before it left."""
+    buffers, size = work.lane.buffers, STEP_STATE.itemsize
+    work.lane.device.copy(buffers.state, buffers.steps + index * size, size)
+    phase = work.lane.model.phase(step.phase)
+    queue_transformer(work, phase, step)
+    if phase.kind == "mlp":
+        queue_mlp_head(work, phase, step)
+    else:
+        queue_dit_head(work, phase, step)
+
+
+def queue_dit_head(work: Work, phase: PhaseInfo, step: Step) -> None:
+    """Queue the denoising of all n positions from their conditions at `condition`; masked ones take their result."""
+    lane, B, H = work.lane, work.batch, step.halves
+    device, buffers, own = lane.device, lane.buffers, lane.buffers.of(phase)
+    n, C, W = phase.positions, lane.model.channels, lane.widths[phase.name]
+    noisy, given = work.noisy(phase.name), work.noise.address is not None
+
+    def reverse() -> None:
+        lane.engines[phase.head].enqueue(
+            {
+                "x": buffers.placed("x", H * B, n, C),
+                "timestep": buffers.placed("timestep", 1),
+                "condition": buffers.placed("condition", H * B, n, W),
+                "prediction": buffers.placed("prediction", H * B, n, C),
+            }
+        )
+        device.launch(with_noise() if noisy else without())
+
+    def with_noise() -> Launch:
+        return launches.dit_step(
+            x=buffers.x, timestep=buffers.timestep, tokens=own.tokens, state=buffers.state,
+            timesteps=own.timesteps, chain=own.chain, prediction=buffers.prediction, initial=buffers.initial,
+            ranks=own.ranks, images=buffers.images, noise=work.noise.address, fault=buffers.fault,
+            batch=B, halves=H, N=n, C=C,
+        )  # fmt: skip
+
+    def without() -> Launch:
+        return launches.dit_solve(
+            x=buffers.x, start=buffers.start, timestep=buffers.timestep, tokens=own.tokens, state=buffers.state,
+            timesteps=own.timesteps, chain=own.chain, prediction=buffers.prediction, initial=buffers.initial,
+            ranks=own.ranks, fault=buffers.fault, batch=B, halves=H, N=n, C=C,
+        )  # fmt: skip
+
+    work.noise.initial(phase, step)
+    device.launch(
+        launches.start_high(
+            x=buffers.x, initial=buffers.initial, timestep=buffers.timestep, state=buffers.state,
+            timesteps=own.timesteps, chain=own.chain, tokens=own.tokens, ranks=own.ranks, images=buffers.images,
+            noise=work.noise.address, batch=B, halves=H, N=n, C=C,
+        )
+    )  # fmt: skip
+    for k in range(len(work.chains[phase.name]) - 1, -1, -1):
+        if noisy:
+            work.noise.at(phase, step, k)
+        lane.replays.run((phase.head, B, H, noisy, given), reverse)
+
+
+def queue_mlp_head(work: Work, phase: PhaseInfo, step: Step) -> None:
+    """Queue the sampling of the tokens of the revealed positions from their conditions at `head_condition`."""
+    lane, B, H, r = work.lane, work.batch, step.halves, step.revealed
+    device, buffers, own = lane.device, lane.buffers, lane.buffers.of(phase)
+    n, C, W = phase.positions, lane.model.channels, lane.widths[phase.name]
+    noisy, given = work.noisy(phase.name), work.noise.address is not None
+
+    def reverse() -> None:
+        lane.engines[phase.head].enqueue(
+            {
+                "x": buffers.placed("x", H * B * r, C),
+                "timestep": buffers.placed("timestep", 1),
+                "condition": buffers.placed("head_condition", H * B * r, W),
+                "prediction": buffers.placed("prediction", H * B * r, 2 * C),
+            }
+        )
+        device.launch(with_noise() if noisy else without())
+
+    def with_noise() -> Launch:
+        return launches.mlp_step(
+            x=buffers.x, timestep=buffers.timestep, low_tokens=own.tokens, state=buffers.state,
+            timesteps=own.timesteps, chain=own.chain, prediction=buffers.prediction, images=buffers.images,
+            revealed=buffers.revealed, noise=work.noise.address, fault=buffers.fault,
+            batch=B, halves=H, S=n, r=r, C=C,
+        )  # fmt: skip
+
+    def without() -> Launch:
+        return launches.mlp_solve(
+            x=buffers.x, start=buffers.start, timestep=buffers.timestep, low_tokens=own.tokens, state=buffers.state,
+            timesteps=own.timesteps, chain=own.chain, prediction=buffers.prediction, revealed=buffers.revealed,
+            fault=buffers.fault, batch=B, halves=H, S=n, r=r, C=C,
+        )  # fmt: skip
+
+    work.noise.initial(phase, step)
+    device.launch(
+        launches.start_low(
+            x=buffers.x, timestep=buffers.timestep, state=buffers.state, timesteps=own.timesteps,
+            images=buffers.images, revealed=buffers.revealed, noise=work.noise.address, batch=B, halves=H, r=r, C=C,
+        )
+    )  # fmt: skip
+    for k in range(len(work.chains[phase.name]) - 1, -1, -1):
+        if noisy:
+            work.noise.at(phase, step, k)
+        lane.replays.run((phase.head, B, H, r, noisy, given), reverse)
+
+
+def queue_transformer(work: Work, phase: PhaseInfo, step: Step) -> None:
+    """Queue index lists and transformer; leave the condition where the phase's head looks for it, and the pivots.
+
+    An MLP head takes the rows that the step reveals, at `head_condition`; a DiT head takes all, at `condition`.
+    """
+    lane, B, H, r = work.lane, work.batch, step.halves, step.revealed
+    takes_rows = phase.kind == "mlp" or phase.leaves_pivots
+
+    def prepare() -> None:
+        lane.engines[phase.transformer].enqueue(_tensors(work, phase, step))
+        for launch in _taken(work, phase, H, r):
+            lane.device.launch(launch)
+
+    lane.replays.run((phase.transformer, B, H, step.masked, r if takes_rows else None), prepare)
+
+
+def _tensors(work: Work, phase: PhaseInfo, step: Step) -> dict[str, DeviceTensor]:
+    """Queue the index lists of a step and return all tensors of the phase's transformer."""
+    lane, B, H = work.lane, work.batch, step.halves
+    buffers, model = lane.buffers, lane.model
+    rows, n, C = H * B, phase.positions, model.channels
+    lane.device.launch(
+        launches.index_lists(
+            visible=buffers.visible, sources=buffers.sources, revealed=buffers.revealed,
+            ranks=buffers.of(phase).ranks, state=buffers.state, batch=B, halves=H, context=model.buffer,
+            always=phase.always, n=n, positions=model.positions,
+        )
+    )  # fmt: skip
+    tensors = {
+        "class_row": buffers.placed("class_row", rows),
+        "visible": buffers.placed("visible", rows, model.buffer + phase.always + n - step.masked),
+        "sources": buffers.placed("sources", rows, model.buffer + model.positions),
+        phase.tokens: DeviceTensor(buffers.of(phase).tokens, (rows, n, C)),
+        "condition": buffers.placed("condition", rows, n, lane.widths[phase.name]),
+    }
+    if phase.leaves_pivots:
+        tensors["pivots"] = buffers.placed("engine_pivots", rows, n, model.width)
+    elif phase.pivot_width:  # visual ones are the low tokens, which lie in both halves too
+        source = "low_tokens" if model.pivots == "visual" else "pivots"
+        tensors["pivots"] = buffers.placed(source, rows, phase.always, phase.pivot_width)
+    return tensors
+
+
+def _taken(work: Work, phase: PhaseInfo, H: int, r: int) -> list[Launch]:
+    """The launches that take what the step needs, each checking that it is finite."""
+    lane, B = work.lane, work.batch
+    buffers, n, W, D = lane.buffers, phase.positions, lane.widths[phase.name], lane.model.width
+    revealed, state, fault = buffers.revealed, buffers.state, buffers.fault
+    if phase.kind == "mlp" and phase.leaves_pivots:
+        return [
+            launches.reveal_low(
+                head_condition=buffers.head_condition, pivots=buffers.pivots, condition=buffers.condition,
+                engine_pivots=buffers.engine_pivots, revealed=revealed, state=state, fault=fault, batch=B, halves=H,
+                S=n, r=r, W=W, D=D,
+            )
+        ]  # fmt: skip
+    if phase.kind == "mlp":
+        return [
+            launches.reveal_conditions(
+                head_condition=buffers.head_condition, condition=buffers.condition, revealed=revealed, state=state,
+                fault=fault, batch=B, halves=H, n=n, r=r, W=W,
+            )
+        ]  # fmt: skip
+    taken = [
+        launches.check_finite(
+            values=buffers.condition, count=H * B * n * W, state=state, fault=fault,
+            component=FAULT_COMPONENTS.index(phase.transformer) + 1,
+        )
+    ]  # fmt: skip
+    if phase.leaves_pivots:
+        taken.append(
+            launches.reveal_pivots(
+                pivots=buffers.pivots, engine_pivots=buffers.engine_pivots, revealed=revealed, state=state,
+                fault=fault, batch=B, halves=H, S=n, r=r, D=D,
+            )
+        )  # fmt: skip
+    return taken
