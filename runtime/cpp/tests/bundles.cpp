@@ -25,9 +25,9 @@ Copy::~Copy() {
     fs::remove_all(folder_, ignored);
 }
 
-void Copy::edit(const std::function<void(nlohmann::ordered_json&)>& change) const {
+void Copy::edit(const std::function<void(Json&)>& change) const {
     std::ifstream from(path_ / "manifest.json");
-    auto manifest = nlohmann::ordered_json::parse(from);
+    auto manifest = Json::parse(from);
     from.close();
     change(manifest);
     std::ofstream(path_ / "manifest.json") << manifest.dump();

@@ -7,9 +7,32 @@
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <utility>
+#include <vector>
+
+#include "himar/himar.hpp"
+
+using Json = nlohmann::ordered_json;
 
 // Folder of a bundle by name: "tiny", "no-decoder", "nan-COMPONENT".
 std::filesystem::path bundle(const std::string& name);
+
+// A bundle's pipeline on one thread of the CPU.
+inline himar::Pipeline load(const std::filesystem::path& path = bundle("tiny")) {
+    return himar::Pipeline::load(path.string(), {"cpu", std::nullopt, 1});
+}
+
+inline himar::GenerateOptions options_of(std::vector<std::int64_t> labels, std::uint64_t seed = 7) {
+    himar::GenerateOptions options;
+    options.labels = std::move(labels);
+    options.seed = seed;
+    return options;
+}
+
+template <class T>
+std::vector<T> values(const himar::View<T>& view) {
+    return {view.begin(), view.end()};
+}
 
 // A copy of the tiny bundle, gone with the object.
 class Copy {
@@ -21,7 +44,7 @@ public:
 
     const std::filesystem::path& path() const { return path_; }
     const std::filesystem::path& beside() const { return folder_; }  // a folder that holds nothing but the copy
-    void edit(const std::function<void(nlohmann::ordered_json&)>& change) const;  // the manifest
+    void edit(const std::function<void(Json&)>& change) const;  // the manifest
 
 private:
     std::filesystem::path folder_, path_;

@@ -13,7 +13,6 @@
 
 using namespace himar::core;
 namespace fs = std::filesystem;
-using Json = nlohmann::ordered_json;
 
 namespace {
 

@@ -6,7 +6,7 @@
 #include "error.h"
 #include "families/hi_mar/chain.h"
 
-namespace himar::core {
+namespace himar::core::hi_mar {
 namespace {
 
 constexpr std::int64_t kMostItems = 0x7FFFFFFF;
@@ -73,4 +73,4 @@ std::size_t Buffers::place_all(void* block, const ModelInfo& model, const std::v
     return layout.bytes();
 }
 
-}  // namespace himar::core
+}  // namespace himar::core::hi_mar

@@ -5,10 +5,10 @@
 #include <memory>
 #include <vector>
 
-#include "families/hi_mar/phases.h"
+#include "families/hi_mar/model.h"
 #include "queue/queue.h"
 
-namespace himar::core {
+namespace himar::core::hi_mar {
 
 // Latents decoded together: the decoder's activations are large, and a few images already fill a device.
 constexpr std::int64_t kDecodeBatch = 8;
@@ -62,4 +62,4 @@ private:
     std::shared_ptr<void> block_;
 };
 
-}  // namespace himar::core
+}  // namespace himar::core::hi_mar

@@ -1,15 +1,18 @@
 // A model's sizes and its phases as data: which components run each, over which positions, and what they leave.
 //
-// The counterpart of himar_kernels/families/hi_mar/phases.py. The released models have two phases: low reveals S positions with an MLP
-// head and leaves pivots, high reveals N with a DiT head. Variants have other heads, pivots that are the low tokens
-// themselves, or phase high alone.
+// The counterpart of himar_kernels/families/hi_mar/phases.py. The released models have two phases: low reveals S positions
+// with an MLP head and leaves pivots, high reveals N with a DiT head. Variants have other heads, pivots that are the low
+// tokens themselves, or phase high alone.
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
-namespace himar::core {
+#include "families/family.h"
+
+namespace himar::core::hi_mar {
 
 enum class Pivots { kNone, kVisual, kCondition };
 enum class HeadKind { kMlp, kDit };  // samples the revealed positions one by one; denoises all around the known ones
@@ -45,4 +48,13 @@ struct ModelInfo {
     std::vector<PhaseInfo> phases() const;  // in order; a single scale has phase high alone
 };
 
-}  // namespace himar::core
+// Read a manifest's `model` of this family; BundleError for a value out of range, or of a later version.
+std::shared_ptr<Model> read_model(const JsonReader& reader);
+
+// The sizes of a model that `read_model` gave.
+const ModelInfo& info_of(const Model& model);
+
+// The settings in `params` as text, " low_steps=3 …": "setting" where the sampling setting's are kept.
+std::string described(const himar_generate_params& params);
+
+}  // namespace himar::core::hi_mar
