@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from himar_export.families.checks import family_checks
 from himar_export.report import print_json, readable
-from himar_kernels.families.hi_mar.phases import ModelInfo, PhaseInfo
 from himar_runtime import Bundle, ComponentSpec, TensorSpec, read_recipes
 from himar_runtime.engines.tensorrt.library import BUILDS
 
@@ -43,13 +42,11 @@ def inspect_path(path: Path, as_json: bool) -> None:
 
 def _print_summary(console: Console, bundle: Bundle) -> None:
     manifest = bundle.manifest
-    model, provenance = manifest.model, manifest.provenance
+    provenance = manifest.provenance
     total = sum(entry.bytes for entry in manifest.files.values())
     lines = [
         f"{bundle.root}  ({readable(total)}, schema {manifest.schema_version}, himar {manifest.himar_version})",
-        f"model      {model.classes} classes, {_tokens(model)}, images {model.img_size}×{model.img_size}, "
-        f"width {model.width}",
-        *(f"phase {phase.name:4} {phase.transformer} → {_left(phase)}{phase.head}" for phase in model.phases),
+        *family_checks(manifest.family).describe(manifest),
         f"engines    {manifest.backend.name} {manifest.backend.version}, up to {manifest.max_batch} images a run",
     ]
     if manifest.backend.name in TENSORRT_BACKENDS:
@@ -60,30 +57,19 @@ def _print_summary(console: Console, bundle: Bundle) -> None:
         if name in provenance:
             lines.append(f"{name:10} {provenance[name]['file']}  sha256 {provenance[name]['sha256'][:16]}…")
     if "vae_decoder" not in manifest.components:
-        lines.append("no VAE decoder: this bundle gives latents, not images")
+        lines.append("no VAE decoder: this bundle produces latents, not images")
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-def _tokens(model: ModelInfo) -> str:
-    if model.single_scale:
-        return f"{model.grid}×{model.grid} tokens of a single scale"
-    pivots = "low tokens (the pivots)" if model.pivots == "visual" else "low"
-    return f"{model.cond_scale}×{model.cond_scale} {pivots} and {model.grid}×{model.grid} high tokens"
-
-
-def _left(phase: PhaseInfo) -> str:
-    return "pivots, " if phase.leaves_pivots else ""
 
 
 def _components(bundle: Bundle) -> Table:
     table = Table(title="Components", title_justify="left")
     table.add_column("component", no_wrap=True)
     table.add_column("precision", no_wrap=True)
-    for heading in ("inputs", "outputs", "axes: least…largest"):
+    for heading in ("inputs", "outputs", "axes: min…max"):
         table.add_column(heading, overflow="fold")
     for name, spec in bundle.manifest.components.items():
-        axes = ", ".join(f"{axis} {least}…{most}" for axis, (least, _, most) in spec.profile.items())
+        axes = ", ".join(f"{axis} {low}…{high}" for axis, (low, _, high) in spec.profile.items())
         table.add_row(name, spec.precision, _tensors(spec.inputs), _tensors(spec.outputs), axes)
     return table
 
@@ -131,13 +117,11 @@ def _files(bundle: Bundle) -> Table:
 
 def _sampling(bundle: Bundle) -> Table:
     table = Table(title="Sampling, default first", title_justify="left")
-    settings = {name: asdict(sampling) for name, sampling in bundle.manifest.sampling.items()}
+    settings = family_checks(bundle.manifest.family).settings(bundle.manifest)
     table.add_column("")
     for name in settings:
         table.add_column(escape(name), justify="right")
     for field in next(iter(settings.values())):
-        if bundle.manifest.model.single_scale and field.startswith("low_"):
-            continue
         table.add_row(field, *(str(values[field]) for values in settings.values()))
     return table
 
@@ -167,14 +151,14 @@ def built_for(backend: Mapping[str, Any]) -> str:
     elif backend.get("compute_capability"):
         gpus = f"GPUs of compute capability {backend['compute_capability']} ({backend.get('gpu') or 'unnamed'})"
     else:
-        gpus = "the GPU generations that its builder covers without being asked"
+        gpus = "the GPU generations that its builder covers by default"
     library = "this version and later ones" if backend.get("version_compatible") else "this version alone"
     return f"{gpus}; {library}{'; weights can be refitted' if backend.get('refittable') else ''}"
 
 
 def engine_table(bundle: Bundle) -> Table:
-    """Return one row per component: products by kind and precision, as read back from what was built."""
-    table = Table(title="Engines: products by precision, as built", title_justify="left")
+    """Return one row per component: its operations by precision, as read back from what was built."""
+    table = Table(title="Engines: operations by precision, as built", title_justify="left")
     table.add_column("component", no_wrap=True)
     for heading in ("matmul", "conv", "attn", "norms"):
         table.add_column(heading, no_wrap=True)

@@ -104,7 +104,7 @@ def test_everything_is_checked_before_the_first_write(gpu_quick, monkeypatch, ca
 
 
 def test_what_differs_is_named_and_ends_with_1(gpu_quick, monkeypatch, capsys, digits_bundle, tmp_path):
-    for name in ("copy_rate", "product_rates"):
+    for name in ("copy_rate", "matmul_rates"):
         monkeypatch.setattr(gpu_quick, name, lambda *_: 0)
 
     def components(setting, batch, compiled, kernels, kept, until):

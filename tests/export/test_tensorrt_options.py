@@ -117,7 +117,7 @@ def test_sizes_are_read(text, size):
 
 @pytest.mark.parametrize("text", ["", "GiB", "-1", "8 giraffes", "1.5GiB"])
 def test_a_size_that_is_none(text):
-    with pytest.raises(ValueError, match="is no size; write for example 8GiB"):
+    with pytest.raises(ValueError, match="is not a size; write for example 8GiB"):
         parse_size(text)
 
 
@@ -129,7 +129,7 @@ def test_a_size_that_is_none(text):
         (["--refittable"], 2, "--refittable is an option of TensorRT's builders"),
         (["--no-cache"], 2, "--cache and --no-cache go with --backend tensorrt"),
         (["--backend", "tensorrt-rtx", "--no-cache", "--cache", "c"], 2, "contradict each other"),
-        (["--backend", "tensorrt-rtx", "--workspace", "much"], 2, "'much' is no size"),
+        (["--backend", "tensorrt-rtx", "--workspace", "much"], 2, "'much' is not a size"),
         (["--backend", "tensorrt-rtx", "--gpu", "sm_90"], 1, "--gpu 'sm_90' is unknown to TensorRT-RTX"),
         (["--backend", "openvino"], 2, "'openvino' is not one of"),
     ],

@@ -45,10 +45,10 @@ def test_names_become_numbers():
     names = ["cat", "Great White", "10", "twin", "twin", ""]
     assert label_numbers(["10", 3, "cat"], names, "m") == [2, 3, 0]
     for name, reason in (
-        ("great white", "'great white' is no class of m; the nearest names are 'Great White'"),
-        ("zebra", "'zebra' is no class of m; give its number"),
+        ("great white", "'great white' is not a class of m; the nearest names are 'Great White'"),
+        ("zebra", "'zebra' is not a class of m; give its number"),
         ("twin", "the classes 3, 4 of m are all named 'twin'; give a number"),
-        ("", "'' is no class of m"),
+        ("", "'' is not a class of m"),
     ):
         with pytest.raises(InputError, match=reason):
             label_numbers([name], names, "m")

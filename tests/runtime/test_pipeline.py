@@ -199,7 +199,7 @@ def test_nan_names_the_component_the_phase_and_the_step(make_bundle: Any, compon
 
 def test_nan_from_the_decoder(make_bundle: Any) -> None:
     pipeline = Pipeline.load(make_bundle(poison={"vae_decoder": float("nan")}), threads=1)
-    with pytest.raises(EngineError, match="vae_decoder gave values that are not finite"):
+    with pytest.raises(EngineError, match="vae_decoder returned values that are not finite"):
         pipeline.generate([0])
 
 

@@ -1,4 +1,4 @@
-"""`himar-export bench`: its options, what it prints and writes, and its exit code."""
+"""Defines `himar-export bench`: its options, what it prints and writes, and its exit code."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _OPTIONS = (
     click.option("--batch", "batches", multiple=True, default=(1,), show_default=True, type=click.IntRange(1, 1024),
                  help="Images at once; may be repeated."),
     click.option("--repeats", default=6, show_default=True, type=click.IntRange(3, 10_000),
-                 help="Timed runs of each side, in turns; p90, p95 and p99 take 10, 20 and 100."),
+                 help="Timed runs of each side, in turns; p90, p95 and p99 need 10, 20 and 100."),
     click.option("--warm-up", "warm_limit", default=3.0, show_default=True, type=FiniteRange(min=0),
-                 help="Most seconds for a side to settle before it is timed."),
+                 help="Maximum seconds for a side to settle before it is timed."),
     click.option("--compile", "compiled", is_flag=True, help="Time torch.compile of the eager model too."),
     click.option("--components", is_flag=True, help="Time every component by itself too."),
     click.option("--memory", is_flag=True, help="Measure each side's peak memory, in a process of its own."),

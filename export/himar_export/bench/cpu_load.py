@@ -1,4 +1,4 @@
-"""How busy other processes keep the cores that a benchmark runs on: they slow its sides, and not always alike."""
+"""Reads how busy other processes keep the cores that a benchmark runs on: they slow its sides, and not all alike."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole generations on both sides: the same labels, seed and settings, to pixels or, without a VAE, to latents."""
+"""Runs whole generations on both sides: the same labels, seed and settings, to pixels or, without a VAE, to latents."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from himar_kernels import PhiloxDraws
 from himar_kernels.families.hi_mar import SamplingConfig, phase_chains
 from himar_runtime import Pipeline
 from himar_runtime.decode import DECODE_BATCH
+from himar_runtime.families.hi_mar.family import hi_mar_model
 
+from ..families.hi_mar.verify import run_limits
 from ..verify.compare import compare
-from ..verify.verify import RUN_MEANINGLESS, run_limits
+from ..verify.limits import RUN_MEANINGLESS
 from .component_runs import compared_components
 from .eager import Networks, compiling, eager_networks, wait_for
 from .engines import timed, wait_for_lane
@@ -94,7 +96,7 @@ def latent_limit(workload: Workload, eager_error: float) -> float | None:
 
 def _gain(workload: Workload, sampling: SamplingConfig) -> float:
     chains = phase_chains(sampling)
-    return max(chains[phase.name].first_step_gain for phase in workload.bundle.manifest.model.phases)
+    return max(chains[phase.name].first_step_gain for phase in hi_mar_model(workload.bundle.manifest).phases)
 
 
 def split_generation(workload: Workload, batch: int) -> dict[str, Split]:
@@ -104,7 +106,7 @@ def split_generation(workload: Workload, batch: int) -> dict[str, Split]:
     timed run.
     """
     labels, sampling = workload.labels(batch), workload.sampling
-    phases = workload.bundle.manifest.model.phases
+    phases = hi_mar_model(workload.bundle.manifest).phases
     eager_clock, clock = Clock(wait_for(workload.device)), Clock(wait_for_lane(workload.networks))
     own = eager_networks(workload.model, workload.vae, workload.eager_precisions, clock=eager_clock)
     pipeline = Pipeline(workload.bundle, timed(workload.networks, clock))

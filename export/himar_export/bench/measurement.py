@@ -1,4 +1,4 @@
-"""One piece of work, done by several sides: outputs are compared first, and only sides that agree are timed."""
+"""Measures one piece of work done by several sides: outputs are compared first, and only sides that agree are timed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .verdict import Ratio, doubts_of, ratio
 log = logging.getLogger(__name__)
 
 EAGER, EAGER_FP32, COMPILED, ENGINES = "eager", "eager fp32", "compiled", "engines"
-"""The sides. EAGER_FP32 is there in half precision on a CPU, where PyTorch's half products are slow."""
+"""The sides. EAGER_FP32 is there in half precision on a CPU, where PyTorch's half-precision matmuls are slow."""
 
 
 class SideUnavailableError(EngineError):

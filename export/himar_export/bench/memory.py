@@ -1,4 +1,4 @@
-"""Peak memory of each side: a process of its own that loads, generates once and ends."""
+"""Measures each side's peak memory in a process of its own that loads, generates once and ends."""
 
 from __future__ import annotations
 

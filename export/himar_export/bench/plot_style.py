@@ -1,4 +1,4 @@
-"""One look for all plots: readable at the width of a README, told apart by colour-blind readers."""
+"""Gives all plots one look: readable at the width of a README, told apart by colour-blind readers."""
 
 from __future__ import annotations
 

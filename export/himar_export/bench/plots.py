@@ -1,4 +1,4 @@
-"""Plots of a benchmark: latencies with their spread, speed-up against batch size, and the roofline."""
+"""Plots a benchmark: latencies with their spread, speed-up against batch size, and the roofline."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _latency(axes: Axes, report: BenchReport) -> None:
                 high.append((max(timed.seconds) - timed.summary.median) / per)
         axes.bar(places, medians, width * 0.92, yerr=[low, high], capsize=3, color=_COLOURS[side], label=side)
     axes.set_xticks(range(len(report.generations)), [str(each.measurement.batch) for each in report.generations])
-    axes.set(xlabel="batch", ylabel="seconds per image", title="Median, least and largest")
+    axes.set(xlabel="batch", ylabel="seconds per image", title="Median, smallest and largest")
     axes.legend(frameon=False)
 
 

@@ -1,4 +1,4 @@
-"""How near a side comes to the device's limits: the cost model's least time by the time that was measured."""
+"""Computes how near a side comes to the device's limits: the shortest possible time over the measured one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`himar-export bench`: everything that is measured, in order, and what is kept of it."""
+"""Runs `himar-export bench`: everything that is measured, in order, and what is kept of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a generation's time goes: runs of their own in which every call of a network is waited for and timed."""
+"""Breaks down a generation's time, in runs of their own in which every call of a network is waited for and timed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The `himar-export` command."""
+"""Exports the `himar-export` command."""
 
 from .command import cli, main
 

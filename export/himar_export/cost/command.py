@@ -1,4 +1,4 @@
-"""`himar-export inspect --cost`: its options, and which of them go together."""
+"""Defines `himar-export inspect --cost`: its options, and which of them belong together."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .cost import Peaks
 from .report import print_costs
 from .request import bundle_request, config_request
 
-# What describes a model that is no bundle: a bundle has its own.
+# What describes a model that is not a bundle: a bundle has its own.
 _MODEL_OPTIONS = ("config", "vae", "precision", "component_precision")
 
 _POSITIVE = FiniteRange(min=0, min_open=True)
@@ -25,21 +25,21 @@ _BATCH = click.IntRange(1, 2**20)
 """More is a typing error: no device holds so many at once."""
 
 _OPTIONS = (
-    click.option("--cost", is_flag=True, help="Show operations, bytes and the least time of a run instead."),
+    click.option("--cost", is_flag=True, help="Show a run's operations, bytes and shortest possible time instead."),
     click.option("--config", callback=config_option, help="--cost of a preset or JSON file, without a bundle."),
     click.option("--vae", type=NamedPath(),
                  help="--cost with --config: KL-VAE checkpoint; KL-16 if not given, where the tokens are KL-16's."),
     click.option("--fp32", "precision", flag_value="fp32", default=None, help="--cost with --config: in float32."),
-    click.option("--fp16", "precision", flag_value="fp16", help="--cost with --config: products in float16."),
-    click.option("--bf16", "precision", flag_value="bf16", help="--cost with --config: products in bfloat16."),
-    click.option("--int8", "precision", flag_value="int8", help="--cost with --config: products in int8."),
+    click.option("--fp16", "precision", flag_value="fp16", help="--cost with --config: matmuls in float16."),
+    click.option("--bf16", "precision", flag_value="bf16", help="--cost with --config: matmuls in bfloat16."),
+    click.option("--int8", "precision", flag_value="int8", help="--cost with --config: matmuls in int8."),
     click.option("--precision", "component_precision", multiple=True, metavar="NAME=PRECISION",
                  callback=precision_pairs, help="--cost with --config: of one component; may be repeated."),
     click.option("--batch", type=_BATCH, help="--cost: images at once; 1 if not given."),
     click.option("--peak-tflops", type=_POSITIVE,
-                 help="--cost: TFLOP/s of the device at best, for the least time."),
+                 help="--cost: TFLOP/s of the device at best, for the shortest time."),
     click.option("--peak-gbps", type=_POSITIVE,
-                 help="--cost: GB/s of its memory at best, for the least time."),
+                 help="--cost: GB/s of its memory at best, for the shortest time."),
 )  # fmt: skip
 
 
@@ -78,7 +78,7 @@ def refuse_cost_options(options: dict[str, Any]) -> None:
     """Raise click.UsageError if an option of --cost is given without it."""
     for name, value in options.items():
         if value not in (None, {}, ()):
-            raise click.UsageError(f"{_spelled(name, value)} goes with --cost.")
+            raise click.UsageError(f"{_spelled(name, value)} needs --cost.")
 
 
 def _spelled(name: str, value: Any) -> str:

@@ -51,7 +51,7 @@ def generate_images(request: GenerateRequest, advance: Callable[[str, float], No
     pipeline = Pipeline.load(request.bundle, device=request.device, threads=request.threads)
     if kind != ".npz" and "vae_decoder" not in pipeline.bundle.manifest.components:
         raise InputError(
-            f"{request.bundle} has no VAE decoder, so it gives latents, not images; "
+            f"{request.bundle} has no VAE decoder, so it produces latents, not images; "
             f"use --out FILE.npz, or build it again with --vae."
         )
 

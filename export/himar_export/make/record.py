@@ -10,7 +10,7 @@ from himar.families.hi_mar.checkpoints import load_checkpoint
 from himar_kernels import PhiloxDraws, check_labels
 from himar_kernels.families.hi_mar.sampling import choose_sampling
 from himar_kernels.shared.options import chosen_labels
-from himar_runtime.request import require_phases
+from himar_runtime.families.hi_mar.family import require_phases
 
 from ..families.hi_mar.phases import model_info
 from ..families.hi_mar.record import Arrays, record

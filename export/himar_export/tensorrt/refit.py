@@ -1,4 +1,4 @@
-"""Putting new weights into a built engine. The engine has to be opened, and that takes its GPU."""
+"""Puts new weights into a built engine. The engine has to be opened, and that takes its GPU."""
 
 from __future__ import annotations
 

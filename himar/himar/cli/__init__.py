@@ -1,4 +1,4 @@
-"""The `himar` command."""
+"""Exports the `himar` command."""
 
 from .command import cli, main
 

@@ -1,4 +1,4 @@
-"""The `himar` command: train, sample and initialise models in PyTorch."""
+"""Defines the `himar` command: trains, samples and initialises models in PyTorch."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def cli() -> None:
 
 @cli.command(epilog="Example: himar sample trained/digits.safetensors --labels 0-9 --seed 7 --out digits.png")
 @click.argument("checkpoint", type=_PATH)
-@click.option("--config", callback=config_option, help="Preset or JSON file; only files that himar wrote go without.")
+@click.option("--config", callback=config_option, help="Preset or JSON file; not needed for files that himar wrote.")
 @weights_option
 @click.option("--vae", type=_PATH, help="KL-VAE checkpoint; by default NAME-vae.safetensors next to NAME.")
 @click.option(

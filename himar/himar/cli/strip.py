@@ -1,4 +1,4 @@
-"""`himar strip`: a checkpoint's weights alone, as safetensors."""
+"""Defines `himar strip`: writes only a checkpoint's weights, as safetensors."""
 
 from __future__ import annotations
 
@@ -26,20 +26,19 @@ from .options import weights_option
     "--python",
     type=NamedPath(),
     help="With --allow-code: the Python to run it in, for example a container's or that of an environment which has "
-    "the code of the classes; it needs PyTorch only. This one if not given.",
+    "the code of the classes; it needs PyTorch only. This Python if not given.",
 )
 def strip_command(checkpoint: Path, out: Path, weights: str | None, allow_code: bool, python: Path | None) -> None:
     """Write the weights of CHECKPOINT to OUT, a .safetensors file that holds tensors and nothing else.
 
     Runs no code of the file: objects of classes that himar does not know are read as plain records, and what they
-    hold is searched for weights, also inside a whole network that was pickled. Where that is not enough, --allow-code
-    says so.
+    hold is searched for weights, also inside a whole pickled network. If that is not enough, see --allow-code.
     """
     require_extra("model", "torch", "safetensors")
     if out.suffix != ".safetensors":
         raise click.BadParameter(f"{out} does not end in .safetensors.", param_hint="OUT")
     if python is not None and not allow_code:
-        raise click.UsageError("--python goes with --allow-code.")
+        raise click.UsageError("--python needs --allow-code.")
     from himar_kernels import CheckpointError
     from himar_kernels.shared.files import require_writable_file
 

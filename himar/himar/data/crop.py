@@ -1,4 +1,4 @@
-"""From an image file to pixels: decoding, and the centre crop that diffusion papers train and measure on.
+"""Decodes an image file to pixels, and cuts the centre crop that diffusion papers train and measure on.
 
 A picture is read as a person sees it: turned as its EXIF orientation says, and laid on white where it is transparent,
 so that colours hidden under transparency are never learned.
@@ -47,7 +47,7 @@ _PILLOWS_WARNINGS = ("ignore", None, Warning, re.compile(r"PIL(\.|$)"), 0)
 
 
 class UnreadableImageError(HimarError):
-    """A file is no image that can be used; the text is the reason, without the file's name."""
+    """A file is not an image that can be used; the text is the reason, without the file's name."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def _decoded(path: Path, use: Callable[[Image.Image], T]) -> T:
     """Return what `use` makes of the opened image. Raises UnreadableImageError."""
     try:
         if path.exists() and not path.is_file():
-            raise UnreadableImageError("it is no plain file")  # Opening a pipe would wait for ever.
+            raise UnreadableImageError("it is not a plain file")  # Opening a pipe would wait for ever.
         try:
             return _opened(path, use)
         except ValueError as error:

@@ -1,4 +1,4 @@
-"""Latents made from image files while training, for data that is not worth a cache or changes."""
+"""Makes latents from image files while training, for data that is not worth a cache or changes."""
 
 from __future__ import annotations
 

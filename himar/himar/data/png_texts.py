@@ -1,4 +1,4 @@
-"""PNG files without their texts and colour profile: Pillow refuses an image for large ones, which no pixel needs."""
+"""Strips PNG files of texts and colour profile: Pillow refuses images with large ones, which pixels do not need."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def without_texts(path: Path) -> io.BytesIO:
     """
     data = path.read_bytes()
     if not data.startswith(_SIGNATURE):
-        raise ValueError(f"{path} is no PNG file")
+        raise ValueError(f"{path} is not a PNG file")
     kept = [_SIGNATURE]
     place = len(_SIGNATURE)
     while place + 12 <= len(data):

@@ -1,4 +1,4 @@
-"""One measurement: images against a reference, in one extractor's features."""
+"""Makes one measurement: images against a reference, in one extractor's features."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Report:
     """What came out, and of what.
 
     None stands for what the reference does not allow: distances without one, sFID without spatial statistics,
-    precision and recall without its images. turned, transparent: how many of the images were turned by EXIF, or laid on
-    white; None for what was not read from files. `warnings` are sentences on how far the numbers can be trusted.
+    precision and recall without its images. turned, transparent: how many images were rotated by EXIF, or put on white;
+    None for what was not read from files. `warnings` are sentences on how far the numbers can be trusted.
     """
 
     source: str

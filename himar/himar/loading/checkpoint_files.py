@@ -1,4 +1,4 @@
-"""From what a user names to a set of weights: a file, a folder as model hubs give it, or an index of shards."""
+"""Finds a set of weights from what a user names: a file, a folder as model hubs have it, or an index of shards."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def _read_one(file: Path, inert: bool) -> tuple[Any, dict[str, str]]:
         with file.open("rb") as stream:
             head = stream.read(16)
     except OSError as error:
-        raise CheckpointError(f"{file} cannot be read: {error.strerror or error}; check its rights.") from error
+        raise CheckpointError(f"{file} cannot be read: {error.strerror or error}; check its permissions.") from error
     if foreign:
         raise CheckpointError(foreign)
     if file.suffix == ".safetensors" or is_safetensors(head):
@@ -94,7 +94,9 @@ def _read_one(file: Path, inert: bool) -> tuple[Any, dict[str, str]]:
 def _tensors(shard: Path, inert: bool) -> dict[str, torch.Tensor]:
     content, _ = _read_one(shard, inert)
     if not isinstance(content, Mapping) or not all(isinstance(value, torch.Tensor) for value in content.values()):
-        raise CheckpointError(f"{shard} holds other things than tensors with names, so it is no shard; fetch it again.")
+        raise CheckpointError(
+            f"{shard} holds other things than tensors with names, so it is not a shard; fetch it again."
+        )
     return dict(content)
 
 
@@ -118,7 +120,7 @@ def weights_file(path: Path) -> Path:
     try:
         inside = sorted(each.name for each in path.iterdir() if each.is_file())
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}; check its rights.") from error
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}; check its permissions.") from error
     first = [name for name in _FIRST if name in inside]
     first = [name for name in first if ".safetensors" in name] or first
     if not first:
@@ -171,7 +173,7 @@ def _config(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not readable JSON: {error}; fetch it again or remove it.") from error
     if not isinstance(values, dict):
-        raise CheckpointError(f"{path} holds no JSON object; fetch it again or remove it.")
+        raise CheckpointError(f"{path} does not hold a JSON object; fetch it again or remove it.")
     return values
 
 

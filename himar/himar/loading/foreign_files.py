@@ -1,4 +1,4 @@
-"""Recognises files that are given as checkpoints and are none, from their first bytes, and says what to do instead."""
+"""Recognises from their first bytes files that are not checkpoints, and says what to do instead."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def is_safetensors(head: bytes) -> bool:
 
 
 def what_it_is(path: Path) -> str | None:
-    """Return why a file is no checkpoint and what to do, as one sentence, or None where it may be one.
+    """Return why a file is not a checkpoint and what to do, as one sentence, or None where it may be one.
 
     Raises OSError when it cannot be read.
     """
@@ -76,7 +76,7 @@ def _text(path: Path, head: bytes, size: int) -> str | None:
 def _binary(path: Path, head: bytes) -> str | None:
     for magic, what in _MAGIC:
         if head.startswith(magic):
-            return f"{path} is {what}, no checkpoint; {_READ}."
+            return f"{path} is {what}, not a checkpoint; {_READ}."
     packed = next((what for magic, what in _PACKED if head.startswith(magic)), None)
     if packed or head[257:262] == b"ustar":
         return f"{path} is {packed or 'a tar archive'}; unpack it and give the weights in it."
@@ -86,7 +86,7 @@ def _binary(path: Path, head: bytes) -> str | None:
         return None
     if path.suffix in _ENDINGS or ".data-" in path.name:
         return f"{path} is {_ENDINGS.get(path.suffix, 'a part of a TensorFlow checkpoint')}; {_READ}."
-    return f"{path} is damaged or cut short, or no checkpoint: its first bytes are {head[:8]!r}; {_READ}."
+    return f"{path} is damaged or cut short, or not a checkpoint: its first bytes are {head[:8]!r}; {_READ}."
 
 
 def _archive(path: Path) -> str | None:
@@ -100,8 +100,8 @@ def _archive(path: Path) -> str | None:
     if any(name.endswith("data.pkl") for name in names):
         return None
     if names and all(name.endswith(".npy") for name in names):
-        return f"{path} is a NumPy archive (.npz), no checkpoint; write its arrays as safetensors. {_READ}."
+        return f"{path} is a NumPy archive (.npz), not a checkpoint; write its arrays as safetensors. {_READ}."
     inside = next((name for name in names if name.endswith((".pth", ".pt", ".ckpt", ".safetensors"))), None)
     if inside:
         return f"{path} is a zip archive with {inside!r} in it; unpack it and give that file."
-    return f"{path} is a zip archive of other things ({', '.join(names[:3]) or 'nothing'}), no checkpoint; {_READ}."
+    return f"{path} is a zip archive of other things ({', '.join(names[:3]) or 'nothing'}), not a checkpoint; {_READ}."

@@ -1,4 +1,4 @@
-"""Weights in several files, as an index lists them. The index is binding."""
+"""Reads weights in several files, as an index lists them. The index is binding."""
 
 from __future__ import annotations
 
@@ -51,13 +51,15 @@ def read_index(index: Path) -> dict[str, str]:
     try:
         content: Any = json.loads(index.read_text(encoding="utf-8"), object_pairs_hook=_without_duplicates)
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{index} is no index of shards: {error}; fetch it again.") from error
+        raise CheckpointError(f"{index} is not an index of shards: {error}; fetch it again.") from error
     where = content.get("weight_map") if isinstance(content, Mapping) else None
     if not isinstance(where, Mapping) or not where:
-        raise CheckpointError(f"{index} is no index of shards: it has no weight_map; give the weights themselves.")
+        raise CheckpointError(f"{index} is not an index of shards: it has no weight_map; give the weights themselves.")
     for name, shard in where.items():
         if not isinstance(shard, str) or not shard.endswith(_ENDINGS):
-            raise CheckpointError(f"{index} lists {name} in {shard!r:.80}, which is no {' or '.join(_ENDINGS)} file.")
+            raise CheckpointError(
+                f"{index} lists {name} in {shard!r:.80}, which is not a {' or '.join(_ENDINGS)} file."
+            )
         parts = PurePosixPath(shard.replace("\\", "/"))
         if parts.is_absolute() or ".." in parts.parts or ":" in parts.parts[0]:
             raise CheckpointError(f"{index} lists {name} in {shard}, outside of its folder; that is not read.")

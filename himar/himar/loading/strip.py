@@ -37,7 +37,7 @@ def strip(
 
     weights: as for `himar.load_checkpoint`; allow_code: unpickle the file with all that it names, in a process of
     `python` (None: this one's program) that gets a bare environment and an empty folder of its own, and that hands
-    back tensors only. It is no sandbox: code runs with the user's rights.
+    back tensors only. It is not a sandbox: code runs with the user's rights.
     Raises CheckpointError when the file cannot be read so, or `out` would overwrite it.
     """
     if any(part.exists() and out.exists() and part.samefile(out) for part in parts_of(checkpoint)):
@@ -49,7 +49,7 @@ def strip(
             raise CheckpointError(str(error).replace(str(source), str(checkpoint))) from error
         odd = next((name for name, tensor in read.state.items() if tensor.is_meta or tensor.is_sparse), None)
         if odd is not None:
-            raise CheckpointError(f"{checkpoint}: {odd} is no plain tensor with values; save the weights as such.")
+            raise CheckpointError(f"{checkpoint}: {odd} is not a plain tensor with values; save the weights as such.")
         write_safetensors(out, read.state, {"format": "pt"})
     return Stripped(read.entry, len(read.state), sum(tensor.numel() for tensor in read.state.values()))
 

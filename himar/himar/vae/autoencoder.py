@@ -1,4 +1,4 @@
-"""The KL VAE between images and latents (docs/model.md §7), sized from a checkpoint's shapes."""
+"""Defines the KL VAE between images and latents (docs/model.md §7), sized from a checkpoint's shapes."""
 
 from __future__ import annotations
 
@@ -161,12 +161,12 @@ def require_fit(vae: AutoencoderKL, config: ModelConfig, source: str) -> None:
     if vae.config.z_channels != config.channels:
         raise ConfigError(
             f"{source} has latents of {vae.config.z_channels} channels, but the model's tokens have {config.channels}; "
-            f"bring the VAE that the model was trained with."
+            f"use the VAE that the model was trained with."
         )
     if vae.stride != config.vae_stride:
         raise ConfigError(
             f"{source} has {vae.stride} pixels per latent side, but the model's configuration says vae_stride "
-            f"{config.vae_stride}; bring the model's own VAE or correct vae_stride."
+            f"{config.vae_stride}; use the model's own VAE or correct vae_stride."
         )
     scale = vae.scaling_factor
     if scale is not None and not math.isclose(scale, config.vae_scale, rel_tol=1e-4):
@@ -185,7 +185,7 @@ def made_of_patches(config: ModelConfig, channels: int, patch: float) -> str:
         return ""
     return (
         f"the model's tokens have {config.channels} channels: they are patches of {patch:.0f} × {patch:.0f} latents, "
-        f"which himar does not read; bring a model with one token per latent (patch size 1)."
+        f"which himar does not read; use a model with one token per latent (patch size 1)."
     )
 
 

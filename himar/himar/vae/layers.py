@@ -1,4 +1,4 @@
-"""Encoder and decoder of the KL VAE (docs/model.md §7), parameters named as in released checkpoints."""
+"""Defines encoder and decoder of the KL VAE (docs/model.md §7), parameters named as in released checkpoints."""
 
 from __future__ import annotations
 

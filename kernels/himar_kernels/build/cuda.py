@@ -122,7 +122,7 @@ def _architectures(context: click.Context, parameter: click.Parameter, text: str
     names = [name.strip() for name in text.split(",")]
     for name in names:
         if not name.rstrip("af").isdecimal() or len(name) - len(name.rstrip("af")) > 1:
-            raise click.BadParameter(f"{name!r} is no architecture; write for example 80,90a.")
+            raise click.BadParameter(f"{name!r} is not an architecture; write for example 80,90a.")
     return names
 
 

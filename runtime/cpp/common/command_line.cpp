@@ -15,7 +15,7 @@ std::vector<std::string> read_options(int count, char** values, const std::vecto
     optind = 0;  // from the start, also when it has read others
     int place = 0;
     for (int found; (found = getopt_long(count, values, "", known.data(), &place)) != -1;) {
-        if (found != 0) throw UsageError(std::string("'") + values[optind - 1] + "' is no option, or lacks its value.");
+        if (found != 0) throw UsageError(std::string("'") + values[optind - 1] + "' is not an option, or lacks its value.");
         const Option& given = options[static_cast<std::size_t>(place)];
         given.take("--" + given.name, optarg == nullptr ? "" : optarg);
     }

@@ -65,7 +65,7 @@ Json object_of(const std::string& body) {
     if (!read.is_object()) throw Refusal(400, "the body is " + shown(read) + "; it must be a JSON object: " + kExample);
     for (const auto& [key, value] : read.items()) {
         if (std::find(kKeys.begin(), kKeys.end(), key) != kKeys.end()) continue;
-        throw Refusal(400, shown(Json(key)) + " is no key of a request; the keys are " + joined(kKeys) + ".");
+        throw Refusal(400, shown(Json(key)) + " is not a key of a request; the keys are " + joined(kKeys) + ".");
     }
     return read;
 }

@@ -1,4 +1,4 @@
-"""What a client takes: its Accept header with media ranges and quality values (RFC 9110, section 12.5.1)."""
+"""Reads which answers a client accepts: media ranges and quality values (RFC 9110, section 12.5.1)."""
 
 from __future__ import annotations
 

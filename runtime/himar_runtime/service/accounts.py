@@ -1,4 +1,4 @@
-"""What is around every request: its id, the counts, one line in the log, what browsers are told, the last resort."""
+"""Wraps every request: its id, the counts, one line in the log, headers for browsers, the last resort."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The routes: HTTP in, HTTP out. What they answer is in docs/service.md."""
+"""Routes HTTP requests. What they answer is in docs/service.md."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ async def _read_body(request: Request, most: int, seconds: float) -> bytes:
     """Read a body of at most `most` bytes that arrives within `seconds`."""
     declared = request.headers.get("content-length")
     if declared is None and "chunked" not in request.headers.get("transfer-encoding", "").lower():
-        raise RefusalError(411, "the request says no Content-Length; send one, or a chunked body.")
+        raise RefusalError(411, "the request has no Content-Length; send one, or a chunked body.")
     if declared is not None and int(declared) > most:
         raise RefusalError(413, f"the body has {declared} bytes; send at most {most}.")
     body = bytearray()

@@ -1,4 +1,4 @@
-"""Lanes: a pipeline, a thread and a bounded queue each. A request goes to the lane that has least to do."""
+"""Runs lanes: a pipeline, a thread and a bounded queue each. A request goes to the least busy lane."""
 
 from __future__ import annotations
 

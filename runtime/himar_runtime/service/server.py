@@ -1,4 +1,4 @@
-"""The process: listens, says when it is ready, drains at SIGTERM and Ctrl-C, ends."""
+"""Runs the process: listens, says when it is ready, drains at SIGTERM and Ctrl-C, ends."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def serve(settings: Settings, host: str, port: int, announce: Callable[[str], No
     """Load a bundle and serve it until SIGTERM or SIGINT; return when everything accepted is answered.
 
     Args:
-        port: 0 takes any free one.
+        port: 0 picks a free one.
         announce: called with the server's address when it answers requests.
 
     Raises ListenError, BundleError or EngineError before anything is served.

@@ -93,7 +93,7 @@ std::array<std::int64_t, 3> read_range(const JsonReader& profile, const std::str
     if (values.size() != 3 || !std::all_of(values.begin(), values.end(), whole) || values[1] < values[0] ||
         values[2] < values[1])
         throw BundleError(profile.source() + ": " + profile.at(axis) + " is " + shown(values) +
-                          "; it must be [least, usual, largest].");
+                          "; it must be [min, opt, max].");
     return {values[0].get<std::int64_t>(), values[1].get<std::int64_t>(), values[2].get<std::int64_t>()};
 }
 

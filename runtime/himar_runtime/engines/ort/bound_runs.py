@@ -1,4 +1,4 @@
-"""Runs of an ONNX Runtime session on tensors that lie at addresses: nothing is copied and nothing waited for.
+"""Runs an ONNX Runtime session on tensors at given addresses: nothing is copied and nothing waited for.
 
 Where the session was made for it (`session.records_graphs`), it records the run at every set of places in a CUDA
 graph of its own, once runs there have taken their memory, and replays it from then on.

@@ -1,4 +1,4 @@
-"""Execution contexts of one engine on one lane: one for every set of tensors at their places.
+"""Makes execution contexts of one engine on one lane: one for every set of tensors at their addresses.
 
 A context from which a graph was recorded must not be changed afterwards, so a context keeps its shapes and addresses
 for good. Contexts own no activation memory: all engines of a lane run one after another and share the lane's.
@@ -115,7 +115,7 @@ class Contexts:
                 self._jit.used = True
             context = self._engine.create_execution_context(self._jit.config if self._jit else strategy)
         if context is None:
-            raise EngineError(f"{self._spec.name} gets no execution context: {first_error(errors)}")
+            raise EngineError(f"{self._spec.name} cannot get an execution context: {first_error(errors)}")
         return context
 
     def _set_shapes(self, context: Any, places: Places, errors: list[str]) -> None:
@@ -129,4 +129,4 @@ class Contexts:
 
 
 def _profile(spec: ComponentSpec) -> str:
-    return ", ".join(f"{axis} {least} to {most}" for axis, (least, _, most) in spec.profile.items())
+    return ", ".join(f"{axis} {low} to {high}" for axis, (low, _, high) in spec.profile.items())

@@ -141,7 +141,7 @@ class TensorRTEngine:
         size = max(1, int(np.prod(shape))) * np.dtype(spec.dtype).itemsize
         address, room = self._buffers.get(spec.name, (0, 0))
         if size > room:
-            largest = resolved_shape(spec, {axis: most for axis, (_, _, most) in self.spec.profile.items()})
+            largest = resolved_shape(spec, {axis: high for axis, (_, _, high) in self.spec.profile.items()})
             if largest is not None:
                 size = max(size, int(np.prod(largest)) * np.dtype(spec.dtype).itemsize)
             address = self._lane.allocate(size)

@@ -117,7 +117,7 @@ std::shared_ptr<Model> read_model(const JsonReader& reader) {
                           "; it must be a positive number.");
     if (model.img_size % model.vae_stride != 0)
         throw BundleError(reader.source() + ": model.img_size " + std::to_string(model.img_size) +
-                          " is no multiple of vae_stride " + std::to_string(model.vae_stride) + ".");
+                          " is not a multiple of vae_stride " + std::to_string(model.vae_stride) + ".");
     if (model.grid() > kMostSide)
         throw BundleError(reader.source() + ": model.img_size " + std::to_string(model.img_size) + " gives " +
                           std::to_string(model.grid()) + " tokens a side; at most " + std::to_string(kMostSide) + " fit.");
