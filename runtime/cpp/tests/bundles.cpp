@@ -12,18 +12,18 @@ fs::path bundle(const std::string& name) {
     return fs::path(folder) / name;
 }
 
-Copy::Copy() {
+TemporaryFolder::TemporaryFolder() {
     std::string name = (fs::temp_directory_path() / "himar-test-XXXXXX").string();
     if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("no temporary folder can be made.");
     folder_ = name;
-    path_ = folder_ / "bundle";
-    fs::copy(bundle("tiny"), path_, fs::copy_options::recursive);
 }
 
-Copy::~Copy() {
+TemporaryFolder::~TemporaryFolder() {
     std::error_code ignored;
     fs::remove_all(folder_, ignored);
 }
+
+Copy::Copy() : path_(beside() / "bundle") { fs::copy(bundle("tiny"), path_, fs::copy_options::recursive); }
 
 void Copy::edit(const std::function<void(Json&)>& change) const {
     std::ifstream from(path_ / "manifest.json");

@@ -34,20 +34,30 @@ std::vector<T> values(const himar::View<T>& view) {
     return {view.begin(), view.end()};
 }
 
-// A copy of the tiny bundle, gone with the object.
-class Copy {
+// An empty folder, gone with the object.
+class TemporaryFolder {
+public:
+    TemporaryFolder();
+    ~TemporaryFolder();
+    TemporaryFolder(const TemporaryFolder&) = delete;
+    TemporaryFolder& operator=(const TemporaryFolder&) = delete;
+
+    const std::filesystem::path& beside() const { return folder_; }
+
+private:
+    std::filesystem::path folder_;
+};
+
+// A copy of the tiny bundle, which stands `beside` nothing else.
+class Copy : public TemporaryFolder {
 public:
     Copy();
-    ~Copy();
-    Copy(const Copy&) = delete;
-    Copy& operator=(const Copy&) = delete;
 
     const std::filesystem::path& path() const { return path_; }
-    const std::filesystem::path& beside() const { return folder_; }  // a folder that holds nothing but the copy
     void edit(const std::function<void(Json&)>& change) const;  // the manifest
 
 private:
-    std::filesystem::path folder_, path_;
+    std::filesystem::path path_;
 };
 
 // The sentence of the exception of type E that `call` throws; fails the test when it throws none.

@@ -34,7 +34,7 @@ public:
 
     ~Pair() { CHECK(device->kept_inside()); }
 
-    const ModelInfo& model() const { return info_of(*opened_.manifest().model); }
+    const HiMarModel& model() const { return static_cast<const HiMarModel&>(*opened_.manifest().model); }
     Sampling setting() const { return static_cast<const Sampling&>(*opened_.manifest().sampling.front().second); }
 
     Made on_host(const Chunk& chunk, const Sampling& sampling) { return run(host, chunk, sampling); }

@@ -25,7 +25,7 @@ void check(const Manifest& manifest) {
     }
     inside(manifest.selftest, "read");
     for (const auto& [name, setting] : manifest.sampling) static_cast<const Sampling&>(*setting).check();  // must be in range, whatever its name
-    const hi_mar::ModelInfo& model = hi_mar::info_of(*manifest.model);
+    const hi_mar::HiMarModel& model = static_cast<const hi_mar::HiMarModel&>(*manifest.model);
     if (manifest.sampling.empty() || manifest.max_batch < 1 || model.grid() < 1) std::abort();
     if (model.low_positions() > 1 << 16 || model.high_positions() > 1 << 16) std::abort();
 }

@@ -91,7 +91,7 @@ TEST_SUITE_BEGIN("gpu loop");
 
 TEST_CASE("with engines of the CPU: loop and kernels alone") {
     const Bundle opened = Bundle::open(bundle("tiny"));
-    const hi_mar::ModelInfo& model = hi_mar::info_of(*opened.manifest().model);
+    const hi_mar::HiMarModel& model = static_cast<const hi_mar::HiMarModel&>(*opened.manifest().model);
     std::vector<hi_mar::Sampling> settings(
         2, static_cast<const hi_mar::Sampling&>(*opened.manifest().sampling.front().second));
     settings[1].low_solver = "dpm++", settings[1].high_solver = "ddim";

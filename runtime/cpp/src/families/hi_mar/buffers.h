@@ -27,7 +27,7 @@ class Buffers {
 public:
     // Allocate everything as one block. widths: W of each phase. InputError when a launch over so many images has more
     // items than the kernels can number.
-    Buffers(const ModelInfo& model, std::int64_t batch, const std::vector<std::int64_t>& widths, Queue& queue);
+    Buffers(const HiMarModel& model, std::int64_t batch, const std::vector<std::int64_t>& widths, Queue& queue);
 
     std::int64_t batch() const { return batch_; }
 
@@ -56,7 +56,7 @@ public:
     u8* pixels;             // (B, H, W, 3)
 
 private:
-    std::size_t place_all(void* block, const ModelInfo& model, const std::vector<std::int64_t>& widths);
+    std::size_t place_all(void* block, const HiMarModel& model, const std::vector<std::int64_t>& widths);
 
     std::int64_t batch_;
     std::shared_ptr<void> block_;

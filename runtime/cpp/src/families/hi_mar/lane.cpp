@@ -46,7 +46,7 @@ std::int64_t condition_width(const Engine& head) {
 
 }  // namespace
 
-HiMarLane::HiMarLane(Networks networks, const ModelInfo& model, std::int64_t max_batch)
+HiMarLane::HiMarLane(Networks networks, const HiMarModel& model, std::int64_t max_batch)
     : networks_(std::move(networks)),
       model_(model),
       max_batch_(max_batch),

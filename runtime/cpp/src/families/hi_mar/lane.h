@@ -22,7 +22,7 @@ namespace himar::core::hi_mar {
 class HiMarLane final : public Lane {
 public:
     // BundleError when a head's condition has no fixed width.
-    HiMarLane(Networks networks, const ModelInfo& model, std::int64_t max_batch);
+    HiMarLane(Networks networks, const HiMarModel& model, std::int64_t max_batch);
     ~HiMarLane() override;
 
     bool run(const Chunk& chunk, const Settings& settings, const GoOn& go_on, std::uint8_t* pixels) override;
@@ -66,7 +66,7 @@ private:
     void fetch_results(std::uint8_t* pixels);
 
     Networks networks_;
-    ModelInfo model_;
+    HiMarModel model_;
     std::int64_t max_batch_;
     std::vector<Stage> stages_;
     std::optional<Buffers> buffers_;

@@ -25,60 +25,11 @@ Enumeration choice(const JsonReader& reader, const char* key, const std::vector<
                       joined(known, "', '") + "': install a newer himar.");
 }
 
-class HiMar final : public Model {
-public:
-    explicit HiMar(const ModelInfo& info) : info_(info) {}
-
-    const ModelInfo& info() const { return info_; }
-
-    ModelFacts facts() const override {
-        return {info_.classes, info_.img_size, info_.channels, info_.grid(), info_.cond_scale};
-    }
-
-    std::vector<std::string> components() const override {
-        std::vector<std::string> names;
-        for (const PhaseInfo& phase : info_.phases()) names.insert(names.end(), {phase.transformer, phase.head});
-        return names;
-    }
-
-    std::vector<std::string> stages() const override {
-        std::vector<std::string> names;
-        for (const PhaseInfo& phase : info_.phases()) names.emplace_back(phase.name());
-        return names;
-    }
-
-    std::shared_ptr<const Settings> read_settings(const JsonReader& reader) const override {
-        return std::make_shared<const Sampling>(read_sampling(reader));
-    }
-
-    std::shared_ptr<const Settings> changed(const Settings& setting, const himar_generate_params& params) const override {
-        Sampling sampling = of(setting);
-        if (params.hi_mar != nullptr) change(sampling, *params.hi_mar, info_.single_scale());
-        sampling.check_positions(info_.low_positions(), info_.high_positions());
-        return std::make_shared<const Sampling>(std::move(sampling));
-    }
-
-    std::int64_t steps(const Settings& settings) const override {
-        std::int64_t sum = 0;
-        for (const PhaseInfo& phase : info_.phases()) sum += of(settings).phase(phase.is_low).steps;
-        return sum;
-    }
-
-    Json to_json(const Settings& settings) const override { return of(settings).to_json(); }
-
-    std::unique_ptr<Lane> make_lane(Networks networks, std::int64_t max_batch) const override {
-        return std::make_unique<HiMarLane>(std::move(networks), info_, max_batch);
-    }
-
-private:
-    static const Sampling& of(const Settings& settings) { return static_cast<const Sampling&>(settings); }
-
-    ModelInfo info_;
-};
+const Sampling& of_this_family(const Settings& settings) { return static_cast<const Sampling&>(settings); }
 
 }  // namespace
 
-std::vector<PhaseInfo> ModelInfo::phases() const {
+std::vector<PhaseInfo> HiMarModel::phases() const {
     // Bundles of other phases lack the released names, so a reader that knows the released phases alone refuses them.
     const bool released = pivots == Pivots::kCondition && low_head == HeadKind::kMlp && high_head == HeadKind::kDit;
     const auto head = [&](HeadKind kind, const char* phase) {
@@ -95,8 +46,44 @@ std::vector<PhaseInfo> ModelInfo::phases() const {
     return phases;
 }
 
+std::vector<std::string> HiMarModel::components() const {
+    std::vector<std::string> names;
+    for (const PhaseInfo& phase : phases()) names.insert(names.end(), {phase.transformer, phase.head});
+    return names;
+}
+
+std::vector<std::string> HiMarModel::stages() const {
+    std::vector<std::string> names;
+    for (const PhaseInfo& phase : phases()) names.emplace_back(phase.name());
+    return names;
+}
+
+std::shared_ptr<const Settings> HiMarModel::read_settings(const JsonReader& reader) const {
+    return std::make_shared<const Sampling>(read_sampling(reader));
+}
+
+std::shared_ptr<const Settings> HiMarModel::changed(const Settings& setting, const himar_generate_params& params) const {
+    Sampling sampling = of_this_family(setting);
+    if (params.hi_mar != nullptr) change(sampling, *params.hi_mar, single_scale());
+    sampling.check_positions(low_positions(), high_positions());
+    return std::make_shared<const Sampling>(std::move(sampling));
+}
+
+std::int64_t HiMarModel::steps(const Settings& settings) const {
+    std::int64_t sum = 0;
+    for (const PhaseInfo& phase : phases()) sum += of_this_family(settings).phase(phase.is_low).steps;
+    return sum;
+}
+
+Json HiMarModel::to_json(const Settings& settings) const { return of_this_family(settings).to_json(); }
+
+std::unique_ptr<Lane> HiMarModel::make_lane(Networks networks, std::int64_t max_batch) const {
+    return std::make_unique<HiMarLane>(std::move(networks), *this, max_batch);
+}
+
 std::shared_ptr<Model> read_model(const JsonReader& reader) {
-    ModelInfo model{};
+    const auto made = std::make_shared<HiMarModel>();
+    HiMarModel& model = *made;
     model.pivots = choice(reader, "pivots", {"none", "visual", "condition"}, Pivots::kCondition);
     model.low_head = choice(reader, "low_head", {"mlp", "dit"}, HeadKind::kMlp);
     model.high_head = choice(reader, "high_head", {"mlp", "dit"}, HeadKind::kDit);
@@ -121,9 +108,7 @@ std::shared_ptr<Model> read_model(const JsonReader& reader) {
     if (model.grid() > kMostSide)
         throw BundleError(reader.source() + ": model.img_size " + std::to_string(model.img_size) + " gives " +
                           std::to_string(model.grid()) + " tokens a side; at most " + std::to_string(kMostSide) + " fit.");
-    return std::make_shared<HiMar>(model);
+    return made;
 }
-
-const ModelInfo& info_of(const Model& model) { return static_cast<const HiMar&>(model).info(); }
 
 }  // namespace himar::core::hi_mar
