@@ -4,6 +4,7 @@
 #include <chrono>
 #include <utility>
 
+#include "bundle/json_reader.h"
 #include "engines/networks.h"
 #include "error.h"
 

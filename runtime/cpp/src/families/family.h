@@ -5,14 +5,16 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 
-#include "bundle/json_reader.h"
 #include "himar/himar.h"
 
 namespace himar::core {
 
+using Json = nlohmann::ordered_json;
+class JsonReader;
 struct Networks;
 
 // The settings of one generation, checked; which there are is the family's.

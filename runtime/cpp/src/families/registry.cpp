@@ -1,4 +1,5 @@
 // The families of this library: a line each. A family's folder has all else.
+#include "bundle/json_reader.h"
 #include "error.h"
 #include "families/family.h"
 #include "families/hi_mar/model.h"

@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "bundle/json_reader.h"
 #include "engines/networks.h"
 #include "error.h"
 #include "families/hi_mar/lane.h"

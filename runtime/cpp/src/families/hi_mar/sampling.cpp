@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "bundle/json_reader.h"
 #include "error.h"
 #include "himar/settings.hpp"
 #include "text.h"
