@@ -110,8 +110,8 @@ TEST_CASE("every key is needed, and of its type") {
 }
 
 TEST_CASE("values out of range are refused with the value") {
-    holds(refusal([](Json& m) { m["schema_version"] = "3.0"; }), "has schema version 3.0, but this himar reads versions up to 2.x");
-    holds(refusal([](Json& m) { m["schema_version"] = "99999999999999999999.0"; }), "but this himar reads versions up to 2.x");
+    holds(refusal([](Json& m) { m["schema_version"] = "4.0"; }), "has schema version 4.0, but this himar reads versions up to 3.x");
+    holds(refusal([](Json& m) { m["schema_version"] = "99999999999999999999.0"; }), "but this himar reads versions up to 3.x");
     holds(refusal([](Json& m) { m["schema_version"] = "one"; }), "schema_version is 'one'; it must be like '1.0'.");
     holds(refusal([](Json& m) { m["schema_version"] = "0.9"; }), "schema_version is '0.9'");
     holds(refusal([](Json& m) { m["model"]["vae_scale"] = -1; }), "model.vae_scale is -1.0; it must be a positive number.");
@@ -176,7 +176,8 @@ TEST_CASE("a model's family is hi_mar where nothing is said, and one that is not
     for (const Json& none : {Json(nullptr), Json(1), Json(""), Json("HI_MAR"), Json::array({"hi_mar"})})
         holds(refusal([&](Json& m) { m["model"]["family"] = none; }), "; this himar knows 'hi_mar': install a newer himar.");
     // Nothing else of a model that nobody here knows is looked at.
-    holds(refusal([](Json& m) { m["model"] = {{"family", "of_tomorrow"}}; }), "model.family is 'of_tomorrow'");
+    holds(refusal([](Json& m) { m.update({{"schema_version", "3.0"}, {"model", {{"family", "of_tomorrow"}}}}); }),
+          "model.family is 'of_tomorrow'");
 }
 
 TEST_CASE("paths that lead out of the bundle are refused wherever they stand") {

@@ -10,8 +10,8 @@
 namespace himar::core {
 namespace {
 
-constexpr int kReadableMajor = 2, kMostDepth = 32;
-constexpr const char* kReadable = "2";
+constexpr int kReadableMajor = 3, kMostDepth = 32;
+constexpr const char* kReadable = "3";
 constexpr std::int64_t kMostBatch = 1 << 20;  // more overflow the kernels' 32-bit item numbers
 
 // True for two whole numbers with a dot between them. No std::regex: it recurses once per character.

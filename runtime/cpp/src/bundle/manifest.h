@@ -1,4 +1,4 @@
-// What a bundle's manifest.json says, schemas 1 and 2, read and checked without loading an engine.
+// What a bundle's manifest.json says, schemas 1 to 3, read and checked without loading an engine.
 //
 // The schema, its checks and its sentences are those of himar_runtime/manifest.py; unknown keys are ignored.
 #pragma once
