@@ -91,7 +91,7 @@ def test_everything_is_checked_before_the_first_write(gpu_quick, monkeypatch, ca
         (vae, 1, "error: "),
         (["--batch", 1025], 2, "Invalid value for '--batch'"),
         (["--minutes", "nan"], 2, "is not a finite number"),
-        (["--device", "gpu"], 2, "'gpu' is none of cpu, cuda and cuda:N"),
+        (["--device", "gpu"], 2, "'gpu' is not cpu, cuda or cuda:N"),
         (["--kernels", "--batch", 1], 2, "--kernels shows a GPU's kernels, which --device cpu has none of"),
     ):
         assert expected in refused(gpu_quick, capsys, digits_bundle, out, *options, code=code)

@@ -188,5 +188,5 @@ def test_a_run_s_result_without_figures_is_refused(tmp_path) -> None:
 
 @pytest.mark.parametrize("value", [None, True, "1", float("nan"), float("inf"), [1]])
 def test_numbers_are_finite_ones(value) -> None:
-    with pytest.raises(TypeError, match="no finite number"):
+    with pytest.raises(TypeError, match="not a finite number"):
         study_record.require_numbers({"x": value}, "x")

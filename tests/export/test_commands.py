@@ -63,7 +63,7 @@ def test_another_kind_of_file_is_wrong_usage_before_any_work(capsys, tmp_path, n
         message.split()
     )
     bench = ("bench", tmp_path / "absent", "--checkpoint", tmp_path / "absent.pth")
-    assert "give a folder, which gets .png files" in " ".join(
+    assert "give a folder for the .png files" in " ".join(
         run(capsys, *bench, "--plots", tmp_path / name, code=2).split()
     )
     assert list(tmp_path.iterdir()) == []
@@ -91,7 +91,7 @@ def test_a_bundle_without_decoder_gives_latents_and_says_so(capsys, narrow_256_b
     assert "has no VAE decoder, so it produces latents, not images; use --out FILE.npz" in message
     assert list(tmp_path.iterdir()) == []
     run(capsys, *arguments, "--out", tmp_path / "x.npz")
-    assert "no VAE decoder: this bundle gives latents" in run(capsys, "inspect", narrow_256_bundle)
+    assert "no VAE decoder: this bundle produces latents" in run(capsys, "inspect", narrow_256_bundle)
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ def test_names_stand_among_numbers_and_quotes_make_anything_a_name(text, labels)
 
 @pytest.mark.parametrize(
     ("text", "reason"),
-    [('"abc', "does not end"), ('"a" b', "does not end"), ("0-2000000", "more than 1000000"), ("cat,", "''")],
+    [('"abc', "unclosed"), ('"a" b', "unclosed"), ("0-2000000", "more than 1000000"), ("cat,", "''")],
 )
 def test_quotes_that_do_not_end_and_too_many_labels(text, reason):
     with pytest.raises(InputError, match=reason):

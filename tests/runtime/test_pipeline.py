@@ -193,7 +193,7 @@ def test_nan_names_the_component_the_phase_and_the_step(make_bundle: Any, compon
     pipeline = Pipeline.load(make_bundle(poison={component: float("nan")}), threads=1)
     phase = "low" if component in ("transformer_low", "mlp_head") else "high"
     # The transformers' poisoned weight is the embedding of class 0.
-    with pytest.raises(EngineError, match=rf"{component} gave values .* not finite in phase {phase}, step 0"):
+    with pytest.raises(EngineError, match=rf"{component} returned values .* not finite in phase {phase}, step 0"):
         pipeline.generate([0])
 
 

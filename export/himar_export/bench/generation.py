@@ -24,7 +24,7 @@ from .component_runs import compared_components
 from .eager import Networks, compiling, eager_networks, wait_for
 from .engines import timed, wait_for_lane
 from .measurement import COMPILED, EAGER, EAGER_FP32, ENGINES, Work
-from .time_breakdown import Clock, Split, split_run, split_runs
+from .time_breakdown import Clock, TimeBreakdown, break_down_run, break_down_runs
 from .timing import Outputs, Side
 from .workload import SEED, Workload
 
@@ -99,8 +99,8 @@ def _gain(workload: Workload, sampling: SamplingConfig) -> float:
     return max(chains[phase.name].first_step_gain for phase in hi_mar_model(workload.bundle.manifest).phases)
 
 
-def split_generation(workload: Workload, batch: int) -> dict[str, Split]:
-    """Return where the time of a generation goes on both sides, in runs of their own that take turns: see `split_runs`.
+def break_down_generation(workload: Workload, batch: int) -> dict[str, TimeBreakdown]:
+    """Return where a generation's time goes on both sides, in extra runs that take turns: see `break_down_runs`.
 
     On a GPU every call is waited for and nothing is replayed from recorded graphs, so the whole takes longer than a
     timed run.
@@ -111,10 +111,10 @@ def split_generation(workload: Workload, batch: int) -> dict[str, Split]:
     own = eager_networks(workload.model, workload.vae, workload.eager_precisions, clock=eager_clock)
     pipeline = Pipeline(workload.bundle, timed(workload.networks, clock))
     ways = {
-        EAGER: lambda: split_run(lambda: run_eager(own, labels, sampling), eager_clock, phases),
-        ENGINES: lambda: split_run(lambda: run_engines(pipeline, labels, sampling), clock, phases),
+        EAGER: lambda: break_down_run(lambda: run_eager(own, labels, sampling), eager_clock, phases),
+        ENGINES: lambda: break_down_run(lambda: run_engines(pipeline, labels, sampling), clock, phases),
     }
-    return split_runs(ways)
+    return break_down_runs(ways)
 
 
 @torch.inference_mode()

@@ -61,14 +61,14 @@ def _generation(generation: Generation) -> dict[str, Any]:
         "seconds_per_image": {name: timed.summary.median / m.batch for name, timed in m.times.items()},
         "splits": {
             side: {
-                **asdict(split),
-                "host": split.host,
-                "phases": {phase: split.of_phase(phase) for phase in ("low", "high", "decode")},
+                **asdict(breakdown),
+                "host": breakdown.host,
+                "phases": {phase: breakdown.of_phase(phase) for phase in ("low", "high", "decode")},
             }
-            for side, split in generation.splits.items()
+            for side, breakdown in generation.breakdowns.items()
         },
         "reached": {name: _reached(each) for name, each in generation.reached.items()},
-        "split_whole": _reached(generation.split_whole),
+        "split_whole": _reached(generation.breakdown_whole),
         "whole": _reached(generation.whole),
         "memory": {side: asdict(memory) for side, memory in generation.memory.items()},
         "memory_error": generation.memory_error,
@@ -143,7 +143,12 @@ class TextTable:
 
 def tables(report: BenchReport) -> list[TextTable]:
     """Return every table that has a row."""
-    found = [_latencies(report), *(_split(each) for each in report.generations), _components(report), _memory(report)]
+    found = [
+        _latencies(report),
+        *(_breakdown(each) for each in report.generations),
+        _components(report),
+        _memory(report),
+    ]
     return [table for table in found if table.rows]
 
 
@@ -237,10 +242,10 @@ def _latencies(report: BenchReport) -> TextTable:
     )
 
 
-def _split(generation: Generation) -> TextTable:
+def _breakdown(generation: Generation) -> TextTable:
     rows: list[tuple[str, ...]] = []
-    if generation.splits:
-        eager, engines = generation.splits[EAGER], generation.splits[ENGINES]
+    if generation.breakdowns:
+        eager, engines = generation.breakdowns[EAGER], generation.breakdowns[ENGINES]
         for part in engines.parts:
             other = eager.part(part.component)
             reached = generation.reached.get(part.component)
@@ -258,7 +263,7 @@ def _split(generation: Generation) -> TextTable:
         rows.append(("host", NOTHING, NOTHING, _seconds(eager.host), _seconds(engines.host), *[NOTHING] * 5))
         rows.append(
             ("whole", NOTHING, NOTHING, _seconds(eager.seconds), _seconds(engines.seconds), NOTHING,
-             *_reached_table(generation.split_whole))
+             *_reached_table(generation.breakdown_whole))
         )  # fmt: skip
     return TextTable(
         f"Batch {generation.measurement.batch}: where the seconds go, in runs of their own for each side",

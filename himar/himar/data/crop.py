@@ -1,6 +1,6 @@
 """Decodes an image file to pixels, and cuts the centre crop that diffusion papers train and measure on.
 
-A picture is read as a person sees it: turned as its EXIF orientation says, and laid on white where it is transparent,
+A picture is read as a person sees it: rotated as its EXIF orientation says, on white where it is transparent,
 so that colours hidden under transparency are never learned.
 """
 
@@ -54,7 +54,7 @@ class UnreadableImageError(HimarError):
 class Picture:
     """Pixels, RGB uint8 (H, W, 3), and what was done to them.
 
-    turned: the EXIF orientation was applied; transparent: the image was laid on white.
+    turned: the EXIF orientation was applied; transparent: the image was put on white.
     """
 
     pixels: NDArray[np.uint8]

@@ -79,7 +79,7 @@ def check_reference(source: Path, extractor: Extractor, on_images: OnImages | No
 def open_reference(source: Path, extractor: Extractor, batch: int, on_stage: OnStage | None = None) -> Reference:
     """Read a statistics file, with ADM's images for precision and recall if it has them, or measure a folder or `.npz`.
 
-    Statistics in a file go before those of the images in it, which are only some of them. Raises InputError.
+    Statistics in a file are used rather than those of its images, which are only some of them. Raises InputError.
     """
     given = None
     if source.is_file() and source.suffix == ".npz" and has_statistics(source):

@@ -76,7 +76,7 @@ TEST_CASE("the lean runtime gives its version, and a runtime or its own reason w
     } catch (const EngineError& error) {
         CHECK_THROWS_AS(cuda::driver(), EngineError);  // only without a driver
         holds(error.what(), "tensorrt_lean " + lean.version().version + " provides no runtime: ");
-        CHECK(std::string(error.what()).find("gave no reason") == std::string::npos);
+        CHECK(std::string(error.what()).find("reported no reason") == std::string::npos);
     }
 }
 

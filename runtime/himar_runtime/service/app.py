@@ -96,7 +96,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
         sentence = f"there is no path {path}; there are {IMAGES_PATH}, /v1/model, /healthz and /metrics."
     elif error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "")
-        sentence = f"{request.method} does not go with {path}; use {allowed}."
+        sentence = f"{path} does not take {request.method}; use {allowed}."
     else:
         sentence = f"{error.detail}."
     return _answer(error.status_code, sentence, error.headers)

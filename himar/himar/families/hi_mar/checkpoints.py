@@ -39,7 +39,7 @@ def load_checkpoint(
             shards, or a folder with one of them (docs/checkpoints.md).
         config: preset name, JSON file, mapping or ModelConfig; it must give the numbers of attention heads, which
             shapes cannot tell. A safetensors file of ours carries its configuration, and a folder's config.json may:
-            there it may be None, and what is given here goes before them.
+            there it may be None, and what is given here overrides them.
         weights: the set of weights to use of several, for example "model" or "ema.shadow"; None takes "model_ema" as
             the paper does, else the one called an average, else the only one. Where it had to choose, it says so
             through the logger "himar.notices".
