@@ -46,8 +46,8 @@ def print_comparisons(comparisons: Sequence[Comparison], title: str) -> None:
     text = f"{failed} of {len(compared)} outputs differ." if failed else f"all {len(compared)} outputs match."
     if len(compared) < len(comparisons):
         text += (
-            f" {len(comparisons) - len(compared)} not compared: a short chain of diffusion steps, or codes that build on "
-            f"codes, magnify the rounding of half precision or int8 too much."
+            f" {len(comparisons) - len(compared)} not compared: a short chain of diffusion steps, or codes that build "
+            f"on codes, magnify the rounding of half precision or int8 too much."
         )
     console.print(text, style="red" if failed else "green", highlight=False)
 
