@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from himar.families.hi_mar.model import HiMAR
-from himar.vae.autoencoder import AutoencoderKL, load_vae, require_fit
+from himar.vae.autoencoder import AutoencoderKL, require_fit
+from himar.vae.layouts import load_vae
 from himar_runtime.engines.ort.session import onnxruntime
 
 from ..families.hi_mar.components import Component

@@ -1,4 +1,4 @@
-"""`himar strip`: a checkpoint's weights alone, as safetensors."""
+"""`himar init` and `himar strip`: files of weights, from nothing and from other people's checkpoints."""
 
 from __future__ import annotations
 
@@ -9,7 +9,33 @@ import click
 from himar_kernels.shared.console import require_extra
 from himar_kernels.shared.options import NamedPath
 
-from .options import weights_option
+from .options import TRAINING_SEED, config_option, weights_option
+
+
+@click.command(epilog="Example: himar init --config himar-b --seed 0 --out random-b.safetensors")
+@click.option(
+    "--config", required=True, callback=config_option, help="Preset (himar-b, himar-l, himar-h, digits) or JSON file."
+)
+@click.option("--seed", default=0, show_default=True, type=TRAINING_SEED, help="Seed of the weights.")
+@click.option("--half", is_flag=True, help="Write float16, half the size.")
+@click.option("--out", required=True, type=NamedPath(), help="A .safetensors file.")
+def init(config: str, seed: int, half: bool, out: Path) -> None:
+    """Write random weights in the released layout, to try an export at real size without a trained model."""
+    require_extra("model", "torch", "safetensors")
+    import torch
+
+    from ..device import use_threads
+    from ..families.hi_mar.checkpoints import save_checkpoint
+    from ..families.hi_mar.config import read_config, resolve
+    from ..families.hi_mar.model import HiMAR, randomise
+
+    if out.suffix != ".safetensors":
+        raise click.BadParameter(f"{out} does not end in .safetensors.", param_hint="--out")
+    use_threads()
+    model = randomise(HiMAR(resolve(read_config(config), {}, config)), seed)
+    save_checkpoint(model, out, torch.float16 if half else torch.float32)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    click.echo(f"wrote {out}: {count / 1e6:.1f} M parameters")
 
 
 @click.command("strip", epilog="Example: himar strip checkpoint-last.pth model.safetensors --weights model_ema")

@@ -1,0 +1,67 @@
+"""`himar sample`: images from the eager model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from himar_kernels.families.hi_mar.sampling_options import sampling_options
+from himar_kernels.shared.console import require_extra
+from himar_kernels.shared.options import SEED, NamedPath, chosen_labels, label_option, png_option
+
+from .options import config_option, weights_option
+
+_PATH = NamedPath()
+
+
+@click.command(epilog="Example: himar sample trained/digits.safetensors --labels 0-9 --seed 7 --out digits.png")
+@click.argument("checkpoint", type=_PATH)
+@click.option("--config", callback=config_option, help="Preset or JSON file; only files that himar wrote go without.")
+@weights_option
+@click.option("--vae", type=_PATH, help="KL-VAE checkpoint; by default NAME-vae.safetensors next to NAME.")
+@click.option(
+    "--labels",
+    required=True,
+    callback=label_option,
+    help="Classes, one image each: numbers, ranges and names, for example 0,3,5-9,cat.",
+)
+@click.option("--seed", default=0, show_default=True, type=SEED, help="Seed of the images.")
+@sampling_options
+@click.option("--columns", default=10, show_default=True, type=click.IntRange(min=1), help="Images per row.")
+@click.option("--out", required=True, type=_PATH, callback=png_option, help="PNG file of all images in rows.")
+def sample(
+    checkpoint: Path,
+    config: str | None,
+    weights: str | None,
+    vae: Path | None,
+    labels: list[int | str],
+    seed: int,
+    columns: int,
+    out: Path,
+    sampling_name: str | None,
+    guidance: float | None,
+    **changes: Any,
+) -> None:
+    """Sample images with the eager model, without engines."""
+    require_extra("model", "torch", "safetensors")
+    from himar_kernels import PhiloxDraws
+    from himar_kernels.families.hi_mar.sampling import choose_sampling, require_phase_low
+    from himar_kernels.shared.files import require_writable_file
+
+    from ..device import use_threads
+    from ..families.hi_mar.checkpoints import load_checkpoint
+    from ..images import sample_images, save_grid
+    from ..vae.layouts import load_vae
+
+    require_writable_file(out)
+    use_threads()
+    model = load_checkpoint(checkpoint, config, weights=weights)
+    decoder = load_vae(vae or checkpoint.with_name(f"{checkpoint.stem}-vae.safetensors"))
+    sampling = choose_sampling(model.config.sampling, sampling_name, guidance, changes, "model")
+    if model.config.single_scale:
+        require_phase_low(changes, "this model")
+    numbers = chosen_labels(labels, model.class_names, str(checkpoint))
+    save_grid(out, sample_images(model, decoder, numbers, PhiloxDraws(seed), sampling), columns)
+    click.echo(f"wrote {out}: {len(labels)} images")
