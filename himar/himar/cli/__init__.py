@@ -19,12 +19,12 @@ _VERBS = {
     ),
     "evaluate": ("himar.cli.evaluate:evaluate", "Measure images: FID, sFID, inception score, precision and recall"),
     "init": (
-        "himar.cli.weights:init",
+        "himar.cli.sample:init",
         "Write random weights in the released layout, to try an export at real size without a trained model",
     ),
     "sample": ("himar.cli.sample:sample", "Sample images with the eager model, without engines"),
     "strip": (
-        "himar.cli.weights:strip_command",
+        "himar.cli.strip:strip_command",
         "Write the weights of CHECKPOINT to OUT, a .safetensors file that holds tensors and nothing else",
     ),
     "train": (

@@ -1,4 +1,4 @@
-"""`himar sample`: images from the eager model."""
+"""`himar sample` and `himar init`: images from the eager model, and random weights for one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from himar_kernels.families.hi_mar.sampling_options import sampling_options
 from himar_kernels.shared.console import require_extra
 from himar_kernels.shared.options import SEED, NamedPath, chosen_labels, label_option, png_option
 
-from .options import config_option, weights_option
+from .options import TRAINING_SEED, config_option, weights_option
 
 _PATH = NamedPath()
 
@@ -65,3 +65,29 @@ def sample(
     numbers = chosen_labels(labels, model.class_names, str(checkpoint))
     save_grid(out, sample_images(model, decoder, numbers, PhiloxDraws(seed), sampling), columns)
     click.echo(f"wrote {out}: {len(labels)} images")
+
+
+@click.command(epilog="Example: himar init --config himar-b --seed 0 --out random-b.safetensors")
+@click.option(
+    "--config", required=True, callback=config_option, help="Preset (himar-b, himar-l, himar-h, digits) or JSON file."
+)
+@click.option("--seed", default=0, show_default=True, type=TRAINING_SEED, help="Seed of the weights.")
+@click.option("--half", is_flag=True, help="Write float16, half the size.")
+@click.option("--out", required=True, type=_PATH, help="A .safetensors file.")
+def init(config: str, seed: int, half: bool, out: Path) -> None:
+    """Write random weights in the released layout, to try an export at real size without a trained model."""
+    require_extra("model", "torch", "safetensors")
+    import torch
+
+    from ..device import use_threads
+    from ..families.hi_mar.checkpoints import save_checkpoint
+    from ..families.hi_mar.config import read_config, resolve
+    from ..families.hi_mar.model import HiMAR, randomise
+
+    if out.suffix != ".safetensors":
+        raise click.BadParameter(f"{out} does not end in .safetensors.", param_hint="--out")
+    use_threads()
+    model = randomise(HiMAR(resolve(read_config(config), {}, config)), seed)
+    save_checkpoint(model, out, torch.float16 if half else torch.float32)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    click.echo(f"wrote {out}: {count / 1e6:.1f} M parameters")

@@ -1,4 +1,7 @@
-"""Rewrites a checkpoint's weights as safetensors, without running its code or, where asked, in another process."""
+"""`himar strip`: a checkpoint's weights alone, as safetensors.
+
+They are read without running the file's code or, where that is asked for, by another process.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +14,54 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from himar_kernels import CheckpointError
+import click
 
-from .checkpoint_files import parts_of, read_weights, weights_file
-from .files import write_safetensors
+from himar_kernels import CheckpointError
+from himar_kernels.shared.console import require_extra
+from himar_kernels.shared.files import require_writable_file
+from himar_kernels.shared.options import NamedPath
+
+from .options import weights_option
 
 _CHILD = Path(__file__).with_name("strip_child.py")
 _KEPT = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "SYSTEMROOT", "TMPDIR")
 """What the other process gets of the environment: no tokens, no home."""
+
+
+@click.command("strip", epilog="Example: himar strip checkpoint-last.pth model.safetensors --weights model_ema")
+@click.argument("checkpoint", type=NamedPath())
+@click.argument("out", type=NamedPath())
+@weights_option
+@click.option(
+    "--allow-code",
+    is_flag=True,
+    help="Unpickle CHECKPOINT with all that it names, in a process of its own. This RUNS whatever code the file holds: "
+    "it can read, change and send your files. Only for files from people whom you trust.",
+)
+@click.option(
+    "--python",
+    type=NamedPath(),
+    help="With --allow-code: the Python to run it in, for example a container's or that of an environment which has "
+    "the code of the classes; it needs PyTorch only. This one if not given.",
+)
+def strip_command(checkpoint: Path, out: Path, weights: str | None, allow_code: bool, python: Path | None) -> None:
+    """Write the weights of CHECKPOINT to OUT, a .safetensors file that holds tensors and nothing else.
+
+    Runs no code of the file: objects of classes that himar does not know are read as plain records, and what they
+    hold is searched for weights, also inside a whole network that was pickled. Where that is not enough, --allow-code
+    says so.
+    """
+    require_extra("model", "torch", "safetensors")
+    if out.suffix != ".safetensors":
+        raise click.BadParameter(f"{out} does not end in .safetensors.", param_hint="OUT")
+    if python is not None and not allow_code:
+        raise click.UsageError("--python goes with --allow-code.")
+    require_writable_file(out, CheckpointError)
+    if allow_code:
+        click.echo(f"running what {checkpoint} holds, in another process: it has your rights.", err=True)
+    done = strip(checkpoint, out, weights, allow_code=allow_code, python=python)
+    entry = f" from the entry {done.entry}" if done.entry else ""
+    click.echo(f"wrote {out}: {done.tensors} tensors, {done.values / 1e6:.1f} M values{entry}")
 
 
 @dataclass(frozen=True)
@@ -40,6 +83,9 @@ def strip(
     back tensors only. It is no sandbox: code runs with the user's rights.
     Raises CheckpointError when the file cannot be read so, or `out` would overwrite it.
     """
+    from ..loading.checkpoint_files import parts_of, read_weights
+    from ..loading.files import write_safetensors
+
     if any(part.exists() and out.exists() and part.samefile(out) for part in parts_of(checkpoint)):
         raise CheckpointError(f"{out} is the checkpoint itself; choose another name.")
     with _source(checkpoint, allow_code, python) as source:
@@ -57,6 +103,8 @@ def strip(
 @contextmanager
 def _source(checkpoint: Path, allow_code: bool, python: Path | None) -> Iterator[Path]:
     """Yield a file that is read without code: the checkpoint itself, or what another process made of it."""
+    from ..loading.checkpoint_files import weights_file
+
     if not allow_code:
         yield checkpoint
         return
