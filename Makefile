@@ -2,6 +2,7 @@
 # make test   set everything up, lint, check types, run every test that needs no GPU
 # make test-cpus  run the numerical tests with the kernels of other CPUs and on one and two threads: a table, an hour or two
 # make test-runtimes   run the tests of the engines on the oldest, pinned and newest ONNX Runtime and onnx packages
+# make test-packages   build wheel and sdist, install each outside the checkout on Python 3.11 and 3.13, and use it there
 # make cpp    build the C++ runtime and its programs in build/cpp/release and run its tests (see runtime/cpp/README.md)
 # make cuda   compile the CUDA kernels and half precision's operators for every architecture that this nvcc knows;
 #             ONNXRUNTIME_INCLUDE=DIR: with these C++ headers of ONNX Runtime, not Debian's
@@ -12,7 +13,7 @@ DIGITS := himar/himar/weights/digits.safetensors
 VAE    := himar/himar/weights/digits-vae.safetensors
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-cpus test-runtimes cpp cuda lint types format clean
+.PHONY: help setup demo test test-cpus test-runtimes test-packages cpp cuda lint types format clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -42,6 +43,10 @@ test-cpus: setup
 # Needs a package index; for a schedule or before a release, not for every change.
 test-runtimes: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.run_on_runtimes
+
+# Needs a package index, python3.11 and python3.13; for a schedule or before a release.
+test-packages: setup
+	$(BIN)/python -m tests.run_on_packages
 
 cpp: setup
 	runtime/cpp/scripts/get-dependencies.sh build/cpp-deps $(BIN)/python

@@ -1,4 +1,4 @@
-"""Counts what makes a house easy or hard to find one's way in: file sizes, prefixes, importers, spread of one idea.
+"""Counts what makes a code base easy or hard to navigate: file sizes, prefixes, importers, spread of one idea.
 
 Run from the repository: `python -m benchmarks.house`, or with `--against REVISION` to see another commit's counts
 beside today's. Tests are left out of the Python counts and in those of C++.

@@ -7,11 +7,16 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from hypothesis import settings
 
 from himar_export.cli import main
 from tests.kernels.host_kernels import HostKernels
 
 ROOT = Path(__file__).parents[1]
+
+# A busy machine, or the first import of a module, takes longer than Hypothesis's 200 ms and is no fault.
+settings.register_profile("himar", deadline=None)
+settings.load_profile("himar")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,8 +1,8 @@
 """A pytest plugin (`-p tests.numpy_matmuls`): PyTorch's float32 matmuls are computed by NumPy's library instead.
 
 Another library blocks and adds up in another order, as PyTorch's own does on another CPU; NumPy's (OpenBLAS) lets
-OPENBLAS_CORETYPE choose whose. A product of few rows stays PyTorch's, so that a row's last bits depend on its batch,
-as they may anywhere. Attention is composed of such products, not fused.
+OPENBLAS_CORETYPE choose whose. A matmul of few rows stays PyTorch's, so that a row's last bits depend on its batch,
+as they may anywhere. Attention is composed of such matmuls, not fused.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any
 import torch
 
 FEW = 4
-"""Rows up to which a product stays PyTorch's."""
+"""Rows up to which a matmul stays PyTorch's."""
 
 
-def _product(a: Any, b: Any) -> Any:
+def _matmul(a: Any, b: Any) -> Any:
     return a @ b
 
 
@@ -29,7 +29,7 @@ def _replacing(original: Any) -> Callable[[torch.Tensor, torch.Tensor], torch.Te
     def multiply(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         if not _is_ours(a, b):
             return original(a, b, out=a.new_empty(0))
-        return torch.from_numpy(_product(a.detach().numpy(), b.detach().numpy()))
+        return torch.from_numpy(_matmul(a.detach().numpy(), b.detach().numpy()))
 
     return multiply
 
@@ -37,7 +37,7 @@ def _replacing(original: Any) -> Callable[[torch.Tensor, torch.Tensor], torch.Te
 def _add(bias: torch.Tensor, a: torch.Tensor, b: torch.Tensor, *, beta: Any = 1, alpha: Any = 1) -> torch.Tensor:
     if not _is_ours(a, b) or (beta, alpha) != (1, 1):
         return torch.ops.aten.addmm.out(bias, a, b, beta=beta, alpha=alpha, out=a.new_empty(0))
-    return torch.from_numpy(_product(a.detach().numpy(), b.detach().numpy())) + bias
+    return torch.from_numpy(_matmul(a.detach().numpy(), b.detach().numpy())) + bias
 
 
 def _install() -> torch.library.Library:

@@ -153,7 +153,7 @@ def main() -> int:
     arguments = parser.parse_args()
     unknown = [name for name in arguments.rows if name not in ROWS]
     if unknown:
-        parser.error(f"{unknown[0]!r} is no row; there are {', '.join(ROWS)}")
+        parser.error(f"{unknown[0]!r} is not a row; there are {', '.join(ROWS)}")
     with tempfile.TemporaryDirectory(prefix="himar-runtimes-") as temporary:
         folder = (arguments.keep or Path(temporary)).resolve()
         outcomes = {name: run_row(name, folder) for name in arguments.rows or ROWS}

@@ -1,4 +1,4 @@
-"""How good the digits get while the model learns: distance and recognised share of every kept snapshot, and a plot.
+"""Measures how good the digits get in training: distance and recognised share of every kept snapshot, and a plot.
 
 Run from the repository, after `make setup`; the training writes the weights along the way (about an hour of one
 core), this measures them (a minute and a half per snapshot):

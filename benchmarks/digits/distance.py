@@ -1,4 +1,4 @@
-"""How far the shipped model's digits are from real ones, beside the distance of real ones that nothing trained on.
+"""Measures how far the shipped model's digits are from real ones, beside the distance of held-out real ones.
 
 Run from the repository, after `make setup`:
 

@@ -1,4 +1,4 @@
-"""How many of 1,000 generated digits a classifier of real ones recognises as the class asked for.
+"""Counts how many of 1,000 generated digits a classifier of real ones recognises as the class asked for.
 
 Run from the repository, after `make setup`:
 

@@ -1,4 +1,4 @@
-"""himar's eager networks against plain compositions of PyTorch's layers: is the reference model slower than it need be?
+"""Compares himar's eager networks with plain compositions of PyTorch's layers: is the reference slower than need be?
 
     python -m benchmarks.eager.against_plain                              # digits and himar-b, batch 1 and 8
     python -m benchmarks.eager.against_plain --config digits --batch 8 --repeats 50 --markdown table.md
@@ -165,7 +165,7 @@ def measure(config: str, batch: int, repeats: int, warm_limit: float) -> Iterato
 @click.option("--batch", "batches", multiple=True, default=(1, 8), show_default=True, type=click.IntRange(1, 64))
 @click.option("--repeats", default=12, show_default=True, type=click.IntRange(6, 1000), help="Of each side, in turns.")
 @click.option("--warm-up", default=2.0, show_default=True, type=FiniteRange(min=0),
-              help="Most seconds for a side to settle.")  # fmt: skip
+              help="Maximum seconds for a side to settle.")  # fmt: skip
 @click.option("--threads", type=THREADS, help="CPU threads; PyTorch's choice if not given.")
 @click.option("--markdown", type=NamedPath(dir_okay=False), help="File for the table.")
 def main(

@@ -1,4 +1,4 @@
-"""The released model's networks composed of PyTorch's own layers in the obvious way, from a HiMAR's weights.
+"""Composes the released model's networks from PyTorch's own layers in the obvious way, with a HiMAR's weights.
 
 Written from docs/model.md §3, §4 and §7 without any of himar's modules, to measure those against.
 """
@@ -17,7 +17,7 @@ EPS = 1e-6
 
 
 def linear(weights: Weights, name: str) -> nn.Linear:
-    """Return a linear layer with the weights of this name; a 1×1 convolution's are a product's too."""
+    """Return a linear layer with the weights of this name; a 1×1 convolution's fit too."""
     weight = weights[f"{name}.weight"].flatten(1)
     layer = nn.Linear(weight.shape[1], weight.shape[0])
     layer.weight, layer.bias = nn.Parameter(weight), nn.Parameter(weights[f"{name}.bias"])

@@ -1,4 +1,4 @@
-"""Which calls of its networks a generation makes, and its seconds from those of single calls."""
+"""Lists the calls of its networks that a generation makes, and computes its seconds from those of single calls."""
 
 from __future__ import annotations
 

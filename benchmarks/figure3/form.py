@@ -1,4 +1,4 @@
-"""The form of figure 3's record: what a file must hold so that tables and plots can be made of it."""
+"""Checks the form of figure 3's record: what a file must hold so that tables and plots can be made of it."""
 
 from __future__ import annotations
 
@@ -73,20 +73,20 @@ def _timed(entry: Any) -> None:
 
 def _object(value: Any) -> Mapping[str, Any]:
     if not isinstance(value, dict):
-        raise TypeError(f"{value!r:.40} is no object")
+        raise TypeError(f"{value!r:.40} is not an object")
     return value
 
 
 def _list(value: Any, least: int = 0) -> list[Any]:
     if not isinstance(value, list) or len(value) < least:
-        raise TypeError(f"{value!r:.40} is no list of {least} or more")
+        raise TypeError(f"{value!r:.40} is not a list of {least} or more")
     return value
 
 
 def _all_texts(value: Any) -> None:
     for each in _list(value):
         if not isinstance(each, str):
-            raise TypeError(f"{each!r:.40} is no text")
+            raise TypeError(f"{each!r:.40} is not text")
 
 
 def _texts(values: Any, *names: str) -> None:
@@ -95,12 +95,12 @@ def _texts(values: Any, *names: str) -> None:
 
 def _count(value: Any, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**31:
-        raise TypeError(f"{value!r:.40} is no count")
+        raise TypeError(f"{value!r:.40} is not a count")
 
 
 def _number(value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise TypeError(f"{value!r:.40} is no finite number")
+        raise TypeError(f"{value!r:.40} is not a finite number")
 
 
 def _seconds(value: Any) -> None:

@@ -1,4 +1,4 @@
-"""What a generation takes beside its networks: the same loops around networks that answer at once.
+"""Times what a generation takes besides its networks: the same loops around networks that answer at once.
 
 Whole generations of a large model take hours on a few cores. Their time is that of their networks' calls, which are
 few shapes and can be timed one by one, and that of everything between them, which is timed here at the real settings.
@@ -27,6 +27,7 @@ from himar_kernels.families.hi_mar import SamplingConfig
 from himar_kernels.families.hi_mar.phases import VAE_DECODER, ModelInfo, PhaseInfo
 from himar_runtime import ComponentSpec, Networks, Pipeline
 from himar_runtime.engines.engine import DeviceArray, Engine, Tensor
+from himar_runtime.families.hi_mar.family import hi_mar_model
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def host_seconds(workload: Workload, sampling: SamplingConfig, batch: int) -> di
     """
     labels = workload.labels(batch)
     eager = idle_eager(workload.model, workload.vae)
-    pipeline = Pipeline(workload.bundle, idle_engines(workload.networks, workload.bundle.manifest.model))
+    pipeline = Pipeline(workload.bundle, idle_engines(workload.networks, hi_mar_model(workload.bundle.manifest)))
     return {
         EAGER: seconds_of(lambda: run_eager(eager, labels, sampling)),
         ENGINES: seconds_of(lambda: run_engines(pipeline, labels, sampling)),

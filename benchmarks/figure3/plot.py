@@ -1,4 +1,4 @@
-"""Figure 3 as a plot: seconds per image on this device, and as shares of MAR-B's beside the published ones."""
+"""Plots figure 3: seconds per image on this device, and as shares of MAR-B's beside the published ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The points of figure 3: what is measured of which model, and what the paper published of it."""
+"""Defines the points of figure 3: what is measured of which model, and what the paper published of it."""
 
 from __future__ import annotations
 
@@ -51,6 +51,6 @@ def points_of(name: str, config: ModelConfig, steps: tuple[int, ...]) -> list[Po
         asked = tuple(each for each in usual if each <= config.high_positions)
     wrong = [each for each in asked if not 1 <= each <= config.high_positions]
     if wrong:
-        raise InputError(f"{name} has {config.high_positions} positions in phase high; {wrong[0]} steps are no number "
-                         f"of steps for them, ask for 1 to {config.high_positions}.")  # fmt: skip
+        raise InputError(f"{name} has {config.high_positions} positions in phase high; it cannot take "
+                         f"{wrong[0]} steps; ask for 1 to {config.high_positions}.")  # fmt: skip
     return [Point(name, each, replace(config.default_sampling, high_steps=each)) for each in sorted(set(asked))]

@@ -1,4 +1,4 @@
-"""How many times faster figure 3's engines are than eager, with an interval: of measured calls and of composed images.
+"""Computes how many times faster figure 3's engines are than eager, with an interval, for calls and composed images.
 
 What was measured has the ratio of `himar-export bench`. Composed seconds are sums over calls that were timed one after
 another, so no round has all of an image; their interval comes from drawing the rounds again.

@@ -1,4 +1,4 @@
-"""What figure 3 was asked for, and the file that keeps what was measured: a run that is cut off goes on from there."""
+"""Keeps what figure 3 was asked for and what was measured, in a file from which an interrupted run continues."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Record:
     """The JSON file: what was asked for, the environment, and what every model was measured at."""
 
     def __init__(self, path: Path, request: Request, threads: int, environment: Mapping[str, Any]) -> None:
-        """Open the file to go on with it, or begin it.
+        """Open the file to continue it, or begin it.
 
         threads: PyTorch's number of them. environment: himar_export.bench.environment. Raises InputError for a damaged
         file, and for one of another request, machine or version: its figures cannot stand beside new ones.
@@ -93,7 +93,9 @@ def read_record(path: Path) -> dict[str, Any]:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         require_form(content)
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise InputError(f"{path} is no record of figure 3 to go on with ({error!r}); choose another --out.") from error
+        raise InputError(
+            f"{path} is not a record of figure 3 to continue ({error!r}); choose another --out."
+        ) from error
     return content
 
 

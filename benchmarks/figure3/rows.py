@@ -1,4 +1,4 @@
-"""What was measured for figure 3, as seconds per image: composed from calls, of whole generations, and published."""
+"""Collects what figure 3 measured as seconds per image: composed from calls, of whole generations, and published."""
 
 from __future__ import annotations
 

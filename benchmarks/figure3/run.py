@@ -1,4 +1,4 @@
-"""The paper's figure 3 without its quality: seconds per image of Hi-MAR-B and MAR-B over steps, eager and engines.
+"""Repeats the paper's figure 3 without its quality: seconds per image of Hi-MAR-B and MAR-B, eager and engines.
 
     python -m benchmarks.figure3.run --out docs/figure3/cpu.json
     python -m benchmarks.figure3.run --device cuda --precision fp16 --backend tensorrt --batch 128 --whole \
@@ -7,7 +7,7 @@
 
 Weights are random, which times do not depend on, and engines' outputs are compared with the eager model's first. Whole
 generations would take hours on a few cores: there seconds are composed from single calls (docs/benchmarking.md). The
-record is kept after every call, and the same command goes on with it; the plot and the tables lie beside it. --show
+record is kept after every call, and the same command continues it; the plot and the tables lie beside it. --show
 prints the tables of a record.
 """
 
@@ -84,7 +84,7 @@ def _page(path: Path) -> str:
 @click.option("--bundles", "work", type=NamedPath(file_okay=False), default=Path("build/figure3"), show_default=True,
               help="Folder of checkpoints and bundles, made where they are missing.")  # fmt: skip
 @click.option("--minutes", default=60.0, show_default=True, type=FiniteRange(min=0),
-              help="Start nothing new after this time; the same command goes on.")  # fmt: skip
+              help="Start nothing new after this time; the same command continues.")  # fmt: skip
 @click.option("--show", is_flag=True, help="Measure nothing: print the tables of the record at --out.")
 @click.option("--out", required=True, type=NamedPath(dir_okay=False), help="Record (.json); .png and .md beside it.")
 def main(out: Path, show: bool, **options: object) -> int:
@@ -97,7 +97,7 @@ def main(out: Path, show: bool, **options: object) -> int:
     request = Request(command=("python", *sys.argv), **options)  # type: ignore[arg-type]
     record = _make(out, request, lambda text: click.echo(text, err=True))
     if record.cut_off:
-        click.echo("the time given with --minutes was up; the same command goes on.", err=True)
+        click.echo("the time given with --minutes was up; the same command continues.", err=True)
         return FAILURE
     click.echo(f"→ {out}")
     return 0

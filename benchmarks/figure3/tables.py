@@ -1,4 +1,4 @@
-"""Figure 3's numbers as a page: seconds per image, the calls they are made of, and what is to be known of both."""
+"""Writes figure 3's numbers as a page: seconds per image, the calls they are made of, and notes on both."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the GPU report says of the project's aims: met, missed or not measured, with the figure."""
+"""Judges the project's aims from a GPU report: met, missed or not measured, with the figure."""
 
 from __future__ import annotations
 

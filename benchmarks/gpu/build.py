@@ -1,4 +1,4 @@
-"""The bundles that reports measure, one for every backend asked for, built by the code behind the command."""
+"""Builds the bundles that reports measure, one for every backend asked for, by the code behind the command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How large a model's engines are and how long they take to build, with random weights.
+"""Prints how large a model's engines are and how long they take to build, with random weights.
 
 Run from the repository, after `make setup`; needs no GPU with tensorrt-rtx:
 

@@ -1,4 +1,4 @@
-"""The GPU report's engines: their numbers on the device first, then `himar-export bench`, a batch size at a time."""
+"""Times the GPU report's engines: checks their numbers on the device, then runs `himar-export bench` by batch size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tests that need a GPU, run within a time: a report that is cut off still has the rest of its minutes."""
+"""Runs the tests that need a GPU within a time, so that a report that is cut off keeps the rest of its minutes."""
 
 from __future__ import annotations
 

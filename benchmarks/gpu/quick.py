@@ -1,4 +1,4 @@
-"""What a half-precision bundle gives on a GPU, in some minutes: single calls first, then whole generations in turns.
+"""Times a half-precision bundle on a GPU in some minutes: single calls first, then whole generations in turns.
 
     python -m benchmarks.gpu.quick BUNDLE --checkpoint himar-b.safetensors --vae kl16.safetensors --out h200.json
 
@@ -27,7 +27,7 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.gpu.quick_turns import Generate, Turns, limit_against_eager, run_in_turns
 from himar_export.bench.component_runs import ComponentCall, component_call, component_calls
 from himar_export.bench.eager import eager_networks, plain_float32
-from himar_export.bench.environment import copy_rate, environment, product_rates
+from himar_export.bench.environment import copy_rate, environment, matmul_rates
 from himar_export.bench.generation import run_eager, run_engines
 from himar_export.bench.measurement import EAGER, ENGINES, Measurement, measure
 from himar_export.bench.timing import Side
@@ -214,7 +214,7 @@ def main(
         kept.add("environment", environment(device, ["python", *sys.argv]))
         kept.add("batch", batch)
         kept.add("copy", copy_rate(device))
-        kept.add("products", product_rates(device))
+        kept.add("products", matmul_rates(device))
         kept.add("bundle", workload.bundle.id)
         until = 30 * minutes if whole else 60 * minutes
         if calls:

@@ -1,4 +1,4 @@
-"""Whole generations of several sides in turns: what differs from eager has no time, and the rest a ratio to it."""
+"""Times whole generations in turns: a side whose latents differ from eager's gets no time, the others a ratio."""
 
 from __future__ import annotations
 

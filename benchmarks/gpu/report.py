@@ -1,4 +1,4 @@
-"""Everything that needs a GPU, in one run: parity first, then eager and compiled against every backend, and the rest.
+"""Runs everything that needs a GPU: parity first, then eager and compiled against every backend, and the rest.
 
     python -m benchmarks.gpu.report --out docs/results/h100.json
     python -m benchmarks.gpu.report --model digits --device cpu --batch 1 --train-batch 2 --no-tests --out try.json
@@ -6,7 +6,7 @@
 The second tries the script without a GPU. In this order: the device's peaks; a bundle per backend, its self-test
 replayed on the device, and only then latencies, the largest batch first; the tests that need a GPU; figure 3; the other
 batches; training. Every section is a process of its own with half of the time that is left as its limit, so that none
-can use it up or break the others, and is written as it ends; the same command goes on with the rest.
+can use it up or break the others, and is written as it ends; the same command continues with the rest.
 What fails is recorded with its error: that TensorRT-RTX refuses a GPU is a result too. "aims" says what was met.
 """
 
@@ -36,7 +36,7 @@ class Report:
     """The JSON file, written anew after every section."""
 
     def __init__(self, path: Path, minutes: float, asked: Mapping[str, Any] | None = None) -> None:
-        """Begin a report, or go on with the one at `path`; InputError for another request's, or a damaged one."""
+        """Begin a report, or continue the one at `path`; InputError for another request's, or a damaged one."""
         self.path = path
         self.content: dict[str, Any] = {"asked": dict(asked or {})}
         if path.exists():
@@ -44,7 +44,7 @@ class Report:
                 found = json.loads(path.read_text(encoding="utf-8"))
                 before = found["asked"]
             except (OSError, ValueError, KeyError, TypeError) as error:
-                raise InputError(f"{path} is no report to go on with ({error!r}); choose another --out.") from error
+                raise InputError(f"{path} is not a report to continue ({error!r}); choose another --out.") from error
             if before != self.content["asked"]:
                 raise InputError(f"{path} is the report of other options, {before}; choose another --out.")
             self.content = found

@@ -1,4 +1,4 @@
-"""A section of a report in a process of its own: what crashes, hangs or leaves a GPU unusable ends with it alone.
+"""Runs a section of a report in a process of its own: a crash, a hang or an unusable GPU ends only that section.
 
 The process runs this module, called with a section's name, its arguments as JSON and the file for its outcome.
 """
@@ -54,9 +54,9 @@ def _copy(device: str) -> Any:
 
 
 def _products(device: str) -> Any:
-    from himar_export.bench.environment import product_rates
+    from himar_export.bench.environment import matmul_rates
 
-    return product_rates(device)
+    return matmul_rates(device)
 
 
 def _bundle(work: str, model: str, precision: str, max_batch: int, backend: str, device: str) -> Any:

@@ -1,4 +1,4 @@
-"""A load on himar-serve from another process, and what it stands: no crash, no leak, every accepted request answered.
+"""Puts load on himar-serve from another process and checks it: no crash, no leak, every accepted request answered.
 
     python -m benchmarks.service.load demo/digits                                  # the Python server
     python -m benchmarks.service.load demo/digits --server build/cpp/release/service/himar-serve

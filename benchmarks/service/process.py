@@ -1,4 +1,4 @@
-"""A himar-serve process from outside: started, its memory, its metrics."""
+"""Starts a himar-serve process and reads its memory and metrics from outside."""
 
 from __future__ import annotations
 

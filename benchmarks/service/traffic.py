@@ -1,4 +1,4 @@
-"""What clients send to himar-serve under load: good requests, bad ones, and clients that go away."""
+"""Makes what clients send to himar-serve under load: good requests, bad ones, and clients that disconnect."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ Run from the repository, after `make setup`:
     python -m benchmarks.studies.ablation --out docs/ablation
 
 Every variant is trained from new weights by `himar train`'s loop with the shipped VAE, the same steps and batch, then
-sampled and measured against the training digits. Runs that are finished are not done again and a stopped one goes on,
+sampled and measured against the training digits. Runs that are finished are not done again and a stopped one continues,
 so the command can be stopped at any time; two at once share the work if each gets its own --variant.
 The report is of all runs of this budget that `--runs` holds.
 """
@@ -76,7 +76,7 @@ def main(
 
 
 def _check_report(path: Path, budget: Mapping[str, int], coming: Collection[tuple[str, int]]) -> None:
-    """Raise InputError for a file that is no report, one of another budget, or one of runs that would be lost."""
+    """Raise InputError for a file that is not a report, one of another budget, or one of runs that would be lost."""
     found: list[tuple[str, int, Any]] = []
 
     def check(report: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The ablation's report: all figures as JSON, a Markdown table of means and spreads, a plot of every run."""
+"""Writes the ablation's report: all figures as JSON, a Markdown table of means and spreads, a plot of every run."""
 
 from __future__ import annotations
 

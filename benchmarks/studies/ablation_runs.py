@@ -1,4 +1,4 @@
-"""One run of the ablation: a variant of the paper's table 5 trained on the digits, sampled and measured."""
+"""Does one run of the ablation: trains a variant of the paper's table 5 on the digits, samples and measures it."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def finished_run(folder: Path, variant: str, seed: int, budget: Budget) -> dict[
     try:
         result: dict[str, Any] = dict(fields(json.loads(path.read_text(encoding="utf-8"))))
     except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise ConfigError(f"{path} is no result of a run ({error!r}); choose another --runs folder.") from error
+        raise ConfigError(f"{path} is not a result of a run ({error!r}); choose another --runs folder.") from error
     wanted = json.loads(json.dumps(_identity(variant, seed, budget)))
     for name, value in wanted.items():
         if result.get(name) != value:
@@ -124,7 +124,7 @@ def finished_run(folder: Path, variant: str, seed: int, budget: Budget) -> dict[
 
 
 def run(folder: Path, variant: str, seed: int, budget: Budget, bench: Bench, on_step: OnStep) -> dict[str, Any]:
-    """Train, sample and measure one run into `folder` and return its result; a stopped training goes on."""
+    """Train, sample and measure one run into `folder` and return its result; a stopped training continues."""
     config = variant_config(variant)
     weights = run_training(
         config, bench.latents, budget.settings(), seed, Outputs(folder), on_step, vae=bench.vae, resume=True

@@ -1,4 +1,4 @@
-"""Digits from engines in int8 beside those from float32: quality over chains, and how far the images are apart.
+"""Compares digits from engines in int8 with those from float32: quality over chains, and how far images differ.
 
 Run from the repository; about 15 minutes of one core:
 
@@ -6,7 +6,7 @@ Run from the repository; about 15 minutes of one core:
         --vae himar/himar/weights/digits-vae.safetensors --int8 --out demo/digits-int8
     python -m benchmarks.studies.int8 demo/digits demo/digits-int8 --out docs/int8
 
-Writes int8.json and int8.md. What the JSON holds is not measured again, so a run that was stopped goes on; one of other
+Writes int8.json and int8.md. What the JSON holds is not measured again, so a stopped run continues; one of other
 bundles or images, or of more seeds, is refused.
 """
 
@@ -119,7 +119,7 @@ def _check(pipelines: Mapping[str, Any]) -> None:
 def _read(path: Path, asked: Mapping[str, Any], seeds: int) -> dict[str, Any]:
     """Return what is known of these bundles and this number of images.
 
-    Raises InputError for a file that is no record of the study, one of others, or one of more seeds: its table would
+    Raises InputError for a file that is not a record of the study, one of others, or one of more seeds: its table would
     not be of those that were asked for.
     """
     study = read_study(path, asked, _check_form) or {**asked, "points": {}}

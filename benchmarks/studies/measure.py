@@ -1,4 +1,4 @@
-"""The figures of generated digits: distance, precision and recall in the digits classifier's features, and recognition.
+"""Measures generated digits: distance, precision and recall in the digits classifier's features, and recognition.
 
 Shared by the benchmarks of this folder; the numbers are those of `himar evaluate --extractor digits`.
 """

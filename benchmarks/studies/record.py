@@ -1,4 +1,4 @@
-"""What the studies of digits share: records that they go on with, and bundles that they refuse before measuring."""
+"""Holds what the studies of digits share: records that they continue, and bundles that they refuse beforehand."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def read_study(
     """Return what a study's file holds, None where there is no file.
 
     asked: what its figures have in common. check: raises TypeError or KeyError where the rest is of another form.
-    Raises InputError for a file that is no record of the study, and for one of other figures.
+    Raises InputError for a file that is not a record of the study, and for one of other figures.
     """
     if not path.exists():
         return None
@@ -38,7 +38,7 @@ def read_study(
         before = {name: study[name] for name in asked}
         check(study)
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise InputError(f"{path} is no record of this study ({error!r}); choose another --out.") from error
+        raise InputError(f"{path} is not a record of this study ({error!r}); choose another --out.") from error
     other = [f"{name} {before[name]!r}, not {value!r}" for name, value in asked.items() if before[name] != value]
     if other:
         raise InputError(f"{path} was measured with {', and '.join(other)}; choose another --out.")
@@ -48,7 +48,7 @@ def read_study(
 def fields(values: Any) -> Mapping[str, Any]:
     """Return an object of JSON. Raises TypeError for another value."""
     if not isinstance(values, dict):
-        raise TypeError(f"{values!r:.40} is no object")
+        raise TypeError(f"{values!r:.40} is not an object")
     return values
 
 
@@ -57,13 +57,13 @@ def require_numbers(values: Any, *names: str) -> None:
     for name in names:
         value = fields(values)[name]
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise TypeError(f"{name} is {value!r:.40}, no finite number")
+            raise TypeError(f"{name} is {value!r:.40}, not a finite number")
 
 
 def require_decoder(bundle: Path) -> None:
     """Raise InputError for a bundle that gives latents alone."""
     if VAE_DECODER not in Bundle.open(bundle).manifest.components:
-        raise InputError(f"{bundle} has no VAE decoder, so it gives no images; build it with --vae.")
+        raise InputError(f"{bundle} has no VAE decoder, so it produces no images; build it with --vae.")
 
 
 def require_writable(*targets: Path) -> None:

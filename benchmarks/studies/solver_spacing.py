@@ -1,4 +1,4 @@
-"""Where a solver's steps should stand: digits of short chains under other spacings than the one that is built in.
+"""Measures where a solver's steps should lie: digits of short chains under other spacings than the built-in one.
 
 Run from the repository, after `make demo` (6 minutes of one core; docs/solvers.md shows the table):
 

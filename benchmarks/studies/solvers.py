@@ -1,4 +1,4 @@
-"""Digits with fewer diffusion steps: quality against work over solvers and steps, on a bundle's engines.
+"""Measures digits with fewer diffusion steps: quality against work over solvers and steps, on a bundle's engines.
 
 Run from the repository, after `make demo`; about 20 minutes of one core:
 
@@ -6,7 +6,7 @@ Run from the repository, after `make demo`; about 20 minutes of one core:
     python -m benchmarks.studies.solvers demo/digits --out docs/solvers/digits --time 3    # seconds, on a quiet machine
 
 Writes digits.json, digits.md and digits.png. What the JSON holds is not measured again, so a run that was stopped
-goes on; one of other weights, images or seeds is refused.
+continues; one of other weights, images or seeds is refused.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def _chosen(only: Sequence[str]) -> list[Trial]:
 def _read(path: Path, weights: str, images: int, seeds: int) -> dict[str, Any]:
     """Return what is known of these weights, without settings that the study no longer has.
 
-    Raises InputError for a file that is no record of the study, or one of other weights, images or seeds.
+    Raises InputError for a file that is not a record of the study, or one of other weights, images or seeds.
     """
     asked = {"weights": weights, "images": images, "seeds": seeds}
     study = read_study(path, asked, _check) or {**asked, "points": {}, "seconds": {}}

@@ -1,4 +1,4 @@
-"""The table and the plot of the study of solvers, from its JSON."""
+"""Writes the table and the plot of the study of solvers, from its JSON."""
 
 from __future__ import annotations
 

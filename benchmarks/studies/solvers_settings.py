@@ -1,4 +1,4 @@
-"""The settings that the study of solvers measures: the default, both phases alike, then each part by itself."""
+"""Lists the settings that the study of solvers measures: the default, both phases alike, then each part by itself."""
 
 from __future__ import annotations
 

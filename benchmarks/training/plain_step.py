@@ -1,4 +1,4 @@
-"""A training step's loss as first written down, without what himar hoists, to compare with; and what it does more."""
+"""Computes a training step's loss as first written down, without what himar hoists, and counts its extra work."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from himar.families.hi_mar.head_losses import add_noise, dit_head_loss, mlp_head
 from himar.families.hi_mar.loss_draws import BatchDraws
 from himar.families.hi_mar.losses import HIGH_WEIGHT, LOW_WEIGHT
 from himar.families.hi_mar.model import HiMAR
-from himar_export.cost.cost import product
+from himar_export.cost.cost import matmul
 from himar_export.cost.networks import condition, dit_head, mlp_head, time_embedding, time_features
 
 
@@ -51,6 +51,6 @@ def plain_extra_flops(config: ModelConfig, draws: BatchDraws) -> int:
     visible = int((~draws.low.masked).sum())
     W = config.mlp_width
     more = mlp_head(config, visible) + condition(config, "mlp", visible) + time_embedding(visible, W)
-    data = product(visible, config.channels, W) + time_features(visible, W)
+    data = matmul(visible, config.channels, W) + time_features(visible, W)
     again = dit_head(config, batch, N) + condition(config, "dit", batch * N) + time_embedding(batch, config.dit_width)
     return 3 * more.flops - data.flops + again.flops

@@ -1,4 +1,4 @@
-"""Images per second of a training step, with and without what the loop hoists, and model-FLOPs utilisation.
+"""Measures images per second of a training step, with and without what the loop hoists, and model-FLOPs utilisation.
 
     python -m benchmarks.training.throughput --config himar-b --batch 2                     # on the CPU
     python -m benchmarks.training.throughput --batch 64 --batch 256 --device cuda --precision bf16 --compile
@@ -10,8 +10,8 @@ runs a second time, without gradients, as general diffusion losses do that take 
 Both give the same loss, which is checked. They take turns, first one then the other in front, so that what else a
 machine does slows both alike; the ratios are of medians and of fastest steps.
 
-Utilisation is the operations that the model needs (himar_export.cost.training: products and attention, forward and
-backward) per second, over the rate of a large square product measured on the same device just before. With --recompute,
+Utilisation is the operations that the model needs (himar_export.cost.training: matmuls and attention, forward and
+backward) per second, over the rate of a large square matmul measured on the same device just before. With --recompute,
 `executed` counts the recomputed blocks too.
 """
 
@@ -38,7 +38,7 @@ from himar.training.optimise import Optimiser, Schedule
 from himar.training.processes import Processes
 from himar.training.settings import Execution, Precision
 from himar.training.trainer import parameter_groups, update_average
-from himar_export.bench.environment import product_rate
+from himar_export.bench.environment import matmul_rate
 from himar_export.cost.training import TrainingCost, training_cost
 from himar_kernels.families.hi_mar import Phase
 
@@ -112,7 +112,7 @@ def measure_all(
     config: str, batches: Sequence[int], device: str, precision: Precision, repeats: int, **options: Any
 ) -> dict[str, Any]:
     """Return `measure` for each batch size beside what was asked; one that does not fit in memory has an error."""
-    peak = product_rate(device, precision, 8192 if device == "cuda" else 1024)["flops_per_second"]
+    peak = matmul_rate(device, precision, 8192 if device == "cuda" else 1024)["flops_per_second"]
     results: list[dict[str, Any]] = []
     for batch in batches:
         try:
@@ -148,7 +148,7 @@ def _require_same(model: HiMAR, ways: dict[str, Callable[[], Tensor]]) -> None:
     with torch.no_grad():
         losses = {name: way().item() for name, way in ways.items()}
     if max(losses.values()) - min(losses.values()) > 1e-4 * abs(losses["hoisted"]):
-        raise click.ClickException(f"the ways give other losses, so none was timed: {losses}.")
+        raise click.ClickException(f"the ways differ in their losses, so none was timed: {losses}.")
 
 
 def _take_turns(

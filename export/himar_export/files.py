@@ -1,4 +1,4 @@
-"""What a command writes at `--out`: checked before the work begins, written in one move."""
+"""Writes what a command writes at `--out`: checked before the work begins, written atomically."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the verbs print: tables for people, JSON for machines."""
+"""Prints what the verbs report: tables for people, JSON for machines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The reference model: Hi-MAR networks in PyTorch, checkpoints, the eager sampler, training.
+"""Holds the reference model: Hi-MAR networks in PyTorch, checkpoints, the eager sampler, training.
 
 Names are imported when they are first used, so that the `himar` command can say what to install where PyTorch is not.
 """

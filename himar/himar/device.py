@@ -1,4 +1,4 @@
-"""The device that a command was told to use, and its arithmetic."""
+"""Chooses the device that a command was told to use, and its arithmetic."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def usable_device(name: str) -> torch.device:
     Others of torch's devices hold no values ("meta") or were never tried.
     """
     if not re.fullmatch("cpu|cuda(:[0-9]{1,4})?", name):
-        raise ConfigError(f"device {name!r} cannot be used: it is none of cpu, cuda and cuda:N.")
+        raise ConfigError(f"device {name!r} cannot be used: it must be cpu, cuda or cuda:N.")
     try:
         device = torch.device(name)
         torch.empty(1, device=device)

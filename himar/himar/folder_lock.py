@@ -1,4 +1,4 @@
-"""One writer per folder: a second run into it is refused while the first one lives."""
+"""Lets one writer at a time into a folder: a second run into it is refused while the first one lives."""
 
 from __future__ import annotations
 

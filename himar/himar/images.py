@@ -1,4 +1,4 @@
-"""From a model to pictures: sampled images in chunks, and a PNG of all of them."""
+"""Samples pictures from a model, in chunks, and writes a PNG of all of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everything between the networks: draws, schedules, index lists, diffusion steps, packing.
+"""Does everything between the networks: draws, schedules, index lists, diffusion steps, packing.
 
 Needs NumPy only. What belongs to one model family is in `families`.
 """

@@ -1,4 +1,4 @@
-"""Class labels of a request: read from a command line, and checked against a model's classes."""
+"""Reads class labels of a request from a command line, and checks them against a model's classes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def parse_labels(text: str) -> list[int | str]:
     while True:
         match = _PART.match(text, place)
         if match is None:
-            raise InputError(f"{text[place:].strip()!r} has a double quote that does not end; write two for one.")
+            raise InputError(f"{text[place:].strip()!r} has an unclosed double quote; write two for a literal one.")
         if match[1] is not None:
             labels.append(match[1].replace('""', '"'))
         else:
@@ -108,7 +108,7 @@ def _number(name: str, numbers: dict[str, list[int]], source: str) -> int:
     folded = {known.casefold(): known for known in numbers if known}
     near = [folded[key] for key in difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.5)]
     advice = f"the nearest names are {', '.join(map(repr, near))}" if near else "give its number"
-    raise InputError(f"{name!r} is no class of {source}; {advice}.")
+    raise InputError(f"{name!r} is not a class of {source}; {advice}.")
 
 
 def _label(label: Any, place: int, classes: int) -> int:

@@ -1,4 +1,4 @@
-"""What a launch is, and the sizes and addresses that every launch is checked for."""
+"""Defines what a launch is, and checks its sizes and addresses."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def check_size(name: str, value: int, most: int = _MOST_ITEMS, least: int = 1) -
 def check_items(name: str, value: int) -> int:
     """Return how many items a launch covers; InputError when the kernels cannot number them."""
     if value > _MOST_ITEMS:
-        raise InputError(f"a launch over {value} {name} was asked; at most {_MOST_ITEMS} fit: use smaller batches.")
+        raise InputError(f"a launch over {value} {name} was asked for; at most {_MOST_ITEMS} fit: use smaller batches.")
     return value
 
 

@@ -1,4 +1,4 @@
-"""Files that save time at the next start: compiled kernels and engines' run-time code. Losing them costs time only."""
+"""Keeps files that save time at the next start: compiled kernels and run-time code. Losing them costs only time."""
 
 from __future__ import annotations
 

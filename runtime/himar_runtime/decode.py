@@ -1,4 +1,4 @@
-"""From tokens to latents and from latents to pixels."""
+"""Converts tokens to latents and latents to pixels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a service calls: load a bundle once, generate images many times, clone it for more lanes."""
+"""Defines what a service calls: load a bundle once, generate images many times, clone it for more lanes."""
 
 from __future__ import annotations
 
@@ -10,25 +10,22 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Unpack
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from himar_kernels import Draws, InputError, PhiloxDraws, check_labels
-from himar_kernels.families.hi_mar import SamplingConfig, Step
-from himar_kernels.families.hi_mar.sampling import SamplingChanges, choose_sampling
+from himar_kernels import InputError, check_labels
+from himar_kernels.families.registry import VAE_DECODER
 
 from .bundle.bundle import Bundle
-from .decode import to_latents
 from .engines.engine import Device
 from .engines.networks import Networks, load_networks
-from .families.hi_mar.loop import Request
-from .preview import Preview
+from .families.family import ModelSizes, Sampling, runtime_family
 from .recipe import Recipe
-from .request import choose_draws, image_indices, require_phases
-from .result import Progress, Result
-from .runner import Generated, Runner, choose_runner
+from .request import Request, image_indices
+from .result import PreviewSource, Progress, Result
+from .runner import Generated, Runner, StepDone
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +38,8 @@ class Pipeline:
     def __init__(self, bundle: Bundle, engines: Networks | Runner) -> None:
         """Take an opened bundle and its engines, which get the loop that suits them, or a loop that runs them."""
         self.bundle = bundle
-        self._runner = choose_runner(bundle, engines) if isinstance(engines, Networks) else engines
+        self._family = runtime_family(bundle.manifest.family)
+        self._runner = self._family.runner(bundle, engines) if isinstance(engines, Networks) else engines
         self._lock = threading.RLock()
         self._generating = False
 
@@ -57,7 +55,7 @@ class Pipeline:
         Raises:
             BundleError: the bundle is missing, damaged or of a newer schema.
             EngineError: the device or the backend is not available here, or an engine does not load.
-            InputError: `threads` is no number of threads.
+            InputError: `threads` is not a number of threads.
         """
         where = Device.parse(device)
         bundle = Bundle.open(path)
@@ -75,38 +73,37 @@ class Pipeline:
         labels: Sequence[int] | NDArray[np.int64],
         *,
         seed: int | None = None,
-        draws: Draws | None = None,
-        sampling: str | SamplingConfig | None = None,
+        draws: Any = None,
+        sampling: str | Sampling | None = None,
         guidance: float | None = None,
         first_index: int = 0,
         on_step: OnStep | None = None,
-        **changes: Unpack[SamplingChanges],
+        **changes: Any,
     ) -> Result:
         """Generate one image per label. Concurrent calls on one pipeline wait for each other.
 
         Args:
             labels: class numbers, any count; more than the bundle's max_batch are run in chunks.
             seed: 0 … 2^64-1; None is 0. An image depends on its seed, index and label only.
-            draws: source of randomness in place of a seed.
+            draws: source of randomness in place of a seed; of hi_mar himar_kernels.Draws.
             sampling: a setting's name in the bundle, or settings of your own; None is the bundle's default.
-            guidance: guidance scale of both phases; 1.0 disables guidance.
+            guidance: guidance scale of the whole run, in the family's counting; of hi_mar, where 1.0 disables guidance,
+                of both phases.
             first_index: image index of the first label.
             on_step: called after every autoregressive step, with a preview on request; returning False cancels.
-            changes: single values in place of the settings' (himar_kernels.families.hi_mar.sampling.SamplingChanges):
-                low_guidance and high_guidance, which override `guidance`; low_steps, high_steps; low_diffusion_steps,
-                high_diffusion_steps; guidance_schedule; temperature; low_solver, high_solver. A model of a single
-                scale has no phase low and refuses low_… .
+            changes: single values in place of the settings', by the names of the family's own: of hi_mar those of
+                himar_kernels.families.hi_mar.sampling.SamplingChanges. None leaves a value.
 
         Raises:
             InputError: an argument is out of range; nothing has run.
-            EngineError: an engine failed or gave values that are not finite.
+            EngineError: an engine failed or returned values that are not finite.
         """
-        model = self.bundle.manifest.model
+        manifest = self.bundle.manifest
+        model: ModelSizes = manifest.model
         checked = check_labels(labels, model.classes)
-        settings = choose_sampling(self.bundle.manifest.sampling, sampling, guidance, changes)
-        require_phases(model, settings, changes)
+        settings = self._family.choose_sampling(model, manifest.sampling, sampling, guidance, changes)
         images = image_indices(len(checked), first_index)
-        request = Request(checked, images, settings, choose_draws(seed, draws))
+        request = Request(checked, images, settings, self._draws(seed, draws))
         with self._lock:
             if self._generating:
                 raise InputError("generate was called from its own on_step; call it on a clone() instead.")
@@ -116,16 +113,23 @@ class Pipeline:
             finally:
                 self._generating = False
 
-    def _generate(self, request: Request, on_step: OnStep | None) -> Result:
+    def _draws(self, seed: int | None, draws: Any) -> Any:
+        """Return the draws given, or those of the seed (None: 0); InputError when both are given."""
+        if draws is None:
+            return self._family.draws(0 if seed is None else seed)
+        if seed is not None:
+            raise InputError(f"both seed {seed} and draws are given; draws would ignore the seed: give one of them.")
+        return draws
+
+    def _generate(self, request: Request[Any, Any], on_step: OnStep | None) -> Result:
         start = time.perf_counter()
         chunks = split(request, self.bundle.manifest.max_batch)
-        model, sampling = self.bundle.manifest.model, request.sampling
-        total = len(chunks) * (sampling.high_steps + (0 if model.single_scale else sampling.low_steps))
+        total = len(chunks) * self._family.steps(self.bundle.manifest.model, request.sampling)
         done = itertools.count(1)
         finished: list[Generated] = []
         for chunk in chunks:
 
-            def should_continue(step: Step, preview: Preview, images: int = len(chunk.labels)) -> bool:
+            def should_continue(step: StepDone, preview: PreviewSource, images: int = len(chunk.labels)) -> bool:
                 assert on_step is not None
                 answer = on_step(Progress(step.phase, step.index, next(done), total, images, preview))
                 return answer is None or bool(answer)
@@ -138,32 +142,35 @@ class Pipeline:
         log.info("%s: %d images in %.2f s", result.status, len(result.labels), time.perf_counter() - start)
         return result
 
-    def _result(self, request: Request, finished: list[Generated]) -> Result:
+    def _result(self, request: Request[Any, Any], finished: list[Generated]) -> Result:
         """Join the finished chunks; the empty arrays give the shapes when there are none."""
-        model = self.bundle.manifest.model
-        no_low = np.zeros((0, model.low_positions, model.channels), np.float32)
-        no_high = np.zeros((0, model.high_positions, model.channels), np.float32)
-        no_pixels = np.zeros((0, model.img_size, model.img_size, 3), np.uint8)
-        high = np.concatenate([no_high, *(part.high for part in finished)])
-        low = np.concatenate([no_low, *(part.low for part in finished)])
-        pixels = [part.pixels for part in finished if part.pixels is not None]
-        count = len(high)
+        none = self._family.no_images(self.bundle.manifest.model)
+        pixels = [none.pixels, *(part.pixels for part in finished)]
+        latents = np.concatenate([none.latents, *(part.latents for part in finished)])
+        count = len(latents)
         return Result(
-            images=np.concatenate([no_pixels, *pixels]) if "vae_decoder" in self.bundle.manifest.components else None,
-            latents=to_latents(high, model.vae_scale),
-            low_latents=to_latents(low, model.vae_scale),
+            images=_joined(pixels) if VAE_DECODER in self.bundle.manifest.components else None,
+            latents=latents,
             labels=request.labels[:count],
             recipes=self._recipes(request, count),
             status="complete" if count == len(request.labels) else "cancelled",
+            arrays={
+                name: np.concatenate([empty, *(part.arrays[name] for part in finished)])
+                for name, empty in none.arrays.items()
+            },
         )
 
-    def _recipes(self, request: Request, count: int) -> tuple[Recipe, ...]:
-        seed = request.draws.seed if isinstance(request.draws, PhiloxDraws) else None
-        version = himar_version()
+    def _recipes(self, request: Request[Any, Any], count: int) -> tuple[Recipe, ...]:
+        seed = getattr(request.draws, "seed", None)
+        family, version = self.bundle.manifest.family, himar_version()
         return tuple(
-            Recipe(seed, int(index), int(label), request.sampling, self.bundle.id, version)
+            Recipe(seed, int(index), int(label), request.sampling, self.bundle.id, version, family)
             for index, label in zip(request.images[:count], request.labels[:count], strict=True)
         )
+
+
+def _joined(parts: Sequence[NDArray[np.uint8] | None]) -> NDArray[np.uint8]:
+    return np.concatenate([part for part in parts if part is not None])
 
 
 def himar_version() -> str:
@@ -174,7 +181,7 @@ def himar_version() -> str:
         return "unknown"
 
 
-def split(request: Request, most: int) -> list[Request]:
+def split(request: Request[Any, Any], most: int) -> list[Request[Any, Any]]:
     """Cut a request into chunks of at most `most` images, as equal as can be."""
     parts = range(-(-len(request.labels) // most))
     labels = np.array_split(request.labels, len(parts))

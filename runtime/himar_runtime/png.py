@@ -1,4 +1,4 @@
-"""PNG files that carry the recipe of every image on them."""
+"""Writes and reads PNG files that carry the recipe of every image on them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _KEY = "himar"
 
 
 def encode_png(pixels: NDArray[np.uint8], recipes: Sequence[Recipe]) -> bytes:
-    """Return pixels uint8 (H, W, 3), RGB, as a PNG: one image, or a sheet of several with a recipe each, row by row.
+    """Return pixels uint8 (H, W, 3), RGB, as a PNG: one image, or a grid of several with a recipe each, row by row.
 
     The recipes stand as a JSON list in the text chunk "himar".
     """
@@ -55,5 +55,5 @@ def read_recipes(path: str | Path) -> tuple[Recipe, ...]:
     except json.JSONDecodeError as error:
         raise InputError(f"{path} carries a damaged recipe: {error}.") from error
     if not isinstance(values, list) or not values or not all(isinstance(recipe, dict) for recipe in values):
-        raise InputError(f"{path} carries a damaged recipe: it is no list of JSON objects.")
+        raise InputError(f"{path} carries a damaged recipe: it is not a list of JSON objects.")
     return tuple(Recipe.from_dict(recipe, str(path)) for recipe in values)

@@ -1,16 +1,16 @@
-"""What a generation gives back, and what it tells while it runs."""
+"""Defines what a generation returns, and what it reports while it runs."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from himar_kernels import InputError
-from himar_kernels.families.hi_mar import Phase
 
 from .png import write_png
 from .recipe import Recipe
@@ -41,7 +41,7 @@ class Progress:
         source: what the previews are made of, or None where there is no generation behind it.
     """
 
-    phase: Phase
+    phase: str
     step: int
     done: int
     total: int
@@ -61,7 +61,7 @@ class Progress:
 
         Valid in the callback; it takes the time of decoding B images of that size. Raises InputError when the model has
         no low phase or the bundle no VAE decoder, EngineError when the decoder takes no latents of this size or fails:
-        the generation can go on then.
+        the generation can then continue.
         """
         return self._source().preview()
 
@@ -80,19 +80,28 @@ class Result:
     Attributes:
         images: uint8 (B, H, W, 3), RGB; None when the bundle has no VAE decoder.
         latents: float32 (B, C, h, w), VAE scale removed.
-        low_latents: float32 (B, C, s, s), low-resolution latents of the low phase, VAE scale removed; s is 0
-            with a single scale.
         labels: int64 (B,).
         recipes: how each image was made.
         status: "complete" or "cancelled".
+        arrays: what else the model's family gives, by name, the images along the first axis: of hi_mar "low_latents".
     """
 
     images: NDArray[np.uint8] | None
     latents: NDArray[np.float32]
-    low_latents: NDArray[np.float32]
     labels: NDArray[np.int64]
     recipes: tuple[Recipe, ...]
     status: Status
+    arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+    @property
+    def low_latents(self) -> NDArray[np.float32]:
+        """Low-resolution latents of hi_mar's phase low, VAE scale removed: float32 (B, C, s, s); s is 0 without one.
+
+        Raises InputError when the model's family has none.
+        """
+        if "low_latents" not in self.arrays:
+            raise InputError("this model's family has no low-resolution latents; use `latents`.")
+        return self.arrays["low_latents"]
 
     def save(self, folder: str | Path) -> list[Path]:
         """Write every image as a PNG that carries its recipe; return the paths.

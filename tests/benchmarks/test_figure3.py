@@ -89,7 +89,7 @@ def test_points_are_the_papers_and_steps_that_a_model_lacks_are_refused():
     assert points[0].sampling == replace(config.default_sampling, high_steps=1)
     mar = points_of("mar-b", resolve(read_config("mar-b"), {}), ())
     assert {point.steps: point.published for point in mar}[256] == 0.53
-    with pytest.raises(InputError, match="digits has 64 positions in phase high; 65 steps are no number of steps"):
+    with pytest.raises(InputError, match="digits has 64 positions in phase high; it cannot take 65 steps"):
         points_of("digits", resolve(read_config("digits"), {}), (65,))
 
 
@@ -144,7 +144,7 @@ def test_a_run_leaves_a_record_a_plot_and_a_table_and_goes_on_where_it_stopped(d
     asked = ["--config", "digits", "--steps", "1", "--steps", "3", "--shapes", "2", "--bundles", str(tmp_path)]
     asked += ["--threads", "1", "--out", str(out)]
     assert run_cli(figure3.main, [*asked, "--minutes", "0"]) == 1
-    assert "the time given with --minutes was up; the same command goes on" in capsys.readouterr().err
+    assert "the time given with --minutes was up; the same command continues" in capsys.readouterr().err
     assert not out.with_suffix(".png").exists()
 
     assert run_cli(figure3.main, asked) == 0
@@ -175,7 +175,7 @@ def test_a_run_leaves_a_record_a_plot_and_a_table_and_goes_on_where_it_stopped(d
     assert "was measured with batch 1, not 2; choose another --out" in capsys.readouterr().err
     out.write_text("{")
     assert run_cli(figure3.main, asked) == 1
-    assert "is no record of figure 3 to go on with" in capsys.readouterr().err
+    assert "is not a record of figure 3 to continue" in capsys.readouterr().err
 
 
 def test_the_request_is_checked_before_anything_is_built_or_written(tmp_path, monkeypatch, capsys):
@@ -187,7 +187,7 @@ def test_the_request_is_checked_before_anything_is_built_or_written(tmp_path, mo
     for options, expected in (
         (["--device", "cuda"], "PyTorch has no GPU here for device 'cuda'; use --device cpu."),
         (["--config", str(own)], "two configurations have the name 'digits'; leave one out, or rename its file."),
-        (["--steps", "65"], "digits has 64 positions in phase high; 65 steps are no number of steps"),
+        (["--steps", "65"], "digits has 64 positions in phase high; it cannot take 65 steps"),
     ):
         assert run_cli(figure3.main, ["--config", "digits", *options, "--out", str(out)]) == 1
         assert expected in capsys.readouterr().err

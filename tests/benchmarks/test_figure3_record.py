@@ -68,7 +68,7 @@ def test_every_condition_is_in_a_real_environment():
 def test_what_is_no_record_is_refused(tmp_path, text):
     path = tmp_path / "x.json"
     path.write_text(text)
-    with pytest.raises(InputError, match=r"x.json is no record of figure 3 to go on with .*; choose another --out"):
+    with pytest.raises(InputError, match=r"x.json is not a record of figure 3 to continue .*; choose another --out"):
         Record(path, REQUEST, 1, CPU)
 
 

@@ -91,7 +91,7 @@ def test_everything_is_checked_before_the_first_write(gpu_quick, monkeypatch, ca
         (vae, 1, "error: "),
         (["--batch", 1025], 2, "Invalid value for '--batch'"),
         (["--minutes", "nan"], 2, "is not a finite number"),
-        (["--device", "gpu"], 2, "'gpu' is none of cpu, cuda and cuda:N"),
+        (["--device", "gpu"], 2, "'gpu' is not cpu, cuda or cuda:N"),
         (["--kernels", "--batch", 1], 2, "--kernels shows a GPU's kernels, which --device cpu has none of"),
     ):
         assert expected in refused(gpu_quick, capsys, digits_bundle, out, *options, code=code)
@@ -104,7 +104,7 @@ def test_everything_is_checked_before_the_first_write(gpu_quick, monkeypatch, ca
 
 
 def test_what_differs_is_named_and_ends_with_1(gpu_quick, monkeypatch, capsys, digits_bundle, tmp_path):
-    for name in ("copy_rate", "product_rates"):
+    for name in ("copy_rate", "matmul_rates"):
         monkeypatch.setattr(gpu_quick, name, lambda *_: 0)
 
     def components(setting, batch, compiled, kernels, kept, until):

@@ -72,7 +72,7 @@ def test_a_report_goes_on_with_what_is_missing_and_not_with_another_requests(tmp
     with pytest.raises(InputError, match="is the report of other options"):
         Report(path, 1, {"model": "himar-b"})
     path.write_text("{")
-    with pytest.raises(InputError, match="is no report to go on with"):
+    with pytest.raises(InputError, match="is not a report to continue"):
         Report(path, 1, {"model": "digits"})
 
 

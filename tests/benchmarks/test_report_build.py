@@ -49,4 +49,4 @@ def test_one_of_other_weights_or_decoder_is_refused(work, monkeypatch):
 
 def test_a_folder_that_is_no_bundle_is_named(tmp_path):
     (tmp_path / "digits-fp32-onnxruntime").mkdir()
-    assert "has no manifest.json, so it is no bundle" in outcome(tmp_path)["error"]
+    assert "has no manifest.json, so it is not a bundle" in outcome(tmp_path)["error"]

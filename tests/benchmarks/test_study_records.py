@@ -62,9 +62,9 @@ def solver_record(bundle: Path, path: Path, **changes: Any) -> str:
         ({"images": 200}, "was measured with images 200, not 300; choose another --out."),
         ({"seeds": 3}, "was measured with seeds 3, not 1; choose another --out."),
         ({"weights": "ab"}, "was measured with weights 'ab', not '"),
-        ({"points": 3}, "is no record of this study (TypeError("),
-        ({"points": {DEFAULT: {"0": {**FIGURES, "recall": "0.6"}}}}, "is no record of this study (TypeError("),
-        ({"seconds": {DEFAULT: None}}, "is no record of this study (TypeError("),
+        ({"points": 3}, "is not a record of this study (TypeError("),
+        ({"points": {DEFAULT: {"0": {**FIGURES, "recall": "0.6"}}}}, "is not a record of this study (TypeError("),
+        ({"seconds": {DEFAULT: None}}, "is not a record of this study (TypeError("),
     ],
 )
 def test_solver_study_leaves_other_records_alone(digits_bundle, tmp_path, capsys, changes, found) -> None:
@@ -80,7 +80,7 @@ def test_what_is_no_record_is_one_sentence(digits_bundle, tmp_path, capsys, cont
     path = tmp_path / "x.json"
     path.write_text(content)
     text = said(capsys, solver_study.main, digits_bundle, "--out", tmp_path / "x")
-    assert f"{path} is no record of this study" in text and "choose another --out" in text
+    assert f"{path} is not a record of this study" in text and "choose another --out" in text
     assert path.read_text() == content
 
 
@@ -129,7 +129,7 @@ def test_int8_study_and_ablation_too(tmp_path, capsys, options) -> None:
 
 
 def test_bundles_without_a_decoder_are_refused(narrow_256_bundle, tmp_path, capsys) -> None:
-    expected = f"{narrow_256_bundle} has no VAE decoder, so it gives no images; build it with --vae."
+    expected = f"{narrow_256_bundle} has no VAE decoder, so it produces no images; build it with --vae."
     assert expected in said(capsys, solver_study.main, narrow_256_bundle, "--out", tmp_path / "x")
     assert expected in said(capsys, int8_study.main, narrow_256_bundle, narrow_256_bundle, "--out", tmp_path)
     assert expected in said(capsys, solver_spacing.main, narrow_256_bundle)
@@ -147,7 +147,7 @@ def test_int8_study_goes_on_with_its_own_records_alone(tmp_path) -> None:
         int8_study._read(path, {**asked, "images": 200}, 3)
     for content in (*BAD, json.dumps({**asked, "points": {"default": {"x": points["default"]["0"]}}})):
         path.write_text(content)
-        with pytest.raises(InputError, match=r"is no record of this study \(.*; choose another --out"):
+        with pytest.raises(InputError, match=r"is not a record of this study \(.*; choose another --out"):
             int8_study._read(path, asked, 3)
 
 
@@ -157,8 +157,8 @@ def test_ablation_refuses_reports_and_results_of_another_budget_before_it_trains
     asked = ["--out", tmp_path, "--runs", tmp_path / "runs", "--steps", 10, "--seeds", 1]
     run = {"variant": variant, "seed": 0, "budget": {"steps": 10, "batch": 32, "images": 300}}
     for content, expected in (
-        ("{", "is no record of this study"),
-        ('{"runs": [{"variant": []}]}', "is no record of this study"),
+        ("{", "is not a record of this study"),
+        ('{"runs": [{"variant": []}]}', "is not a record of this study"),
         (json.dumps({"runs": [{**run, "budget": {"steps": 9}}]}), "is the report of another budget, {'steps': 9}, not"),
         (json.dumps({"runs": [{**run, "seed": 2}]}), f"has {variant} with seed 2, which would be lost"),
     ):
@@ -169,7 +169,7 @@ def test_ablation_refuses_reports_and_results_of_another_budget_before_it_trains
     path.unlink()
     folder = tmp_path / "runs" / f"{variant}-seed0"
     folder.mkdir(parents=True)
-    for content, expected in (("{", "is no result of a run"), ("{}", "was made with variant = None")):
+    for content, expected in (("{", "is not a result of a run"), ("{}", "was made with variant = None")):
         (folder / "result.json").write_text(content)
         text = said(capsys, ablation.main, *asked)
         assert expected in text and "choose another --runs" in text
@@ -188,5 +188,5 @@ def test_a_run_s_result_without_figures_is_refused(tmp_path) -> None:
 
 @pytest.mark.parametrize("value", [None, True, "1", float("nan"), float("inf"), [1]])
 def test_numbers_are_finite_ones(value) -> None:
-    with pytest.raises(TypeError, match="no finite number"):
+    with pytest.raises(TypeError, match="not a finite number"):
         study_record.require_numbers({"x": value}, "x")

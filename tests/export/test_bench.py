@@ -66,7 +66,7 @@ def test_a_run_says_everything_in_json_markdown_and_plots(capsys, digits_bundle,
 
 
 def test_in_half_precision_eager_in_float32_is_timed_too_and_the_default_output_is_short(capsys, digits_fp16_bundle):
-    """On a CPU, where PyTorch's half products are slow, the ratio to look at is the one against float32."""
+    """On a CPU, where PyTorch's half-precision matmuls are slow, the ratio to look at is the one against float32."""
     text, _ = run(capsys, digits_fp16_bundle, *DIGITS, *FAST, "--repeats", 3, "--memory")
     lines = text.splitlines()
     assert len(lines) < 40

@@ -15,8 +15,8 @@ from himar_export.bench.eager import compiling, eager_networks, shared_copy
 from himar_export.bench.environment import device_peaks
 from himar_export.bench.measurement import SideUnavailableError, Work, measure
 from himar_export.bench.report import _verdicts
-from himar_export.bench.roofline import costs_of, of_call, of_generation, of_split
-from himar_export.bench.time_breakdown import Clock, Part, Split, split_run, split_runs
+from himar_export.bench.roofline import costs_of, of_breakdown, of_call, of_generation
+from himar_export.bench.time_breakdown import Clock, Part, TimeBreakdown, break_down_run, break_down_runs
 from himar_export.bench.timing import Side
 from himar_export.cost.cost import Peaks
 from himar_export.cost.cost import Work as Cost
@@ -97,16 +97,16 @@ def test_a_split_is_the_middle_run_of_three_that_take_turns():
 
         def run():
             ran.append(name)
-            return Split(next(left), ())
+            return TimeBreakdown(next(left), ())
 
         return run
 
-    found = split_runs({"eager": way("e", [9.0, 3.0, 1.0, 2.0]), "engines": way("n", [1.0, 0.5, 0.7, 0.6])})
+    found = break_down_runs({"eager": way("e", [9.0, 3.0, 1.0, 2.0]), "engines": way("n", [1.0, 0.5, 0.7, 0.6])})
     assert "".join(ran) == "enenenen"
-    assert found["eager"] == Split(2.0, (), (1.0, 3.0))  # the first is not counted
-    assert found["engines"] == Split(0.6, (), (0.5, 0.7))
-    assert split_runs({"eager": way("e", [50.0]), "engines": way("n", [20.0])})["eager"] == Split(50.0, ())
-    assert split_runs({"eager": way("e", [25.0, 19.0, 18.0])})["eager"].seconds == 18.0
+    assert found["eager"] == TimeBreakdown(2.0, (), (1.0, 3.0))  # the first is not counted
+    assert found["engines"] == TimeBreakdown(0.6, (), (0.5, 0.7))
+    assert break_down_runs({"eager": way("e", [50.0]), "engines": way("n", [20.0])})["eager"] == TimeBreakdown(50.0, ())
+    assert break_down_runs({"eager": way("e", [25.0, 19.0, 18.0])})["eager"].seconds == 18.0
 
 
 def test_a_side_that_cannot_run_is_left_out_with_its_reason():
@@ -134,14 +134,14 @@ def test_a_generations_roofline_is_the_sum_of_its_components():
     config = resolve(read_config("digits"), {})
     peaks = Peaks(1e10, 1e9)
     costs = costs_of(Request(config, SHORT), 2, peaks)
-    split = Split(9.0, tuple(Part(cost.component, cost.phase, cost.calls, 2.0) for cost in costs))
-    parts = of_split(costs, split, peaks)
-    whole = of_generation(costs, split.seconds, peaks)
+    breakdown = TimeBreakdown(9.0, tuple(Part(cost.component, cost.phase, cost.calls, 2.0) for cost in costs))
+    parts = of_breakdown(costs, breakdown, peaks)
+    whole = of_generation(costs, breakdown.seconds, peaks)
     assert list(parts) == [cost.component for cost in costs]
     assert whole.flops == total_cost(costs).work.flops == sum(each.flops for each in parts.values())
     assert whole.least_seconds == pytest.approx(sum(each.least_seconds for each in parts.values()))
     assert whole.share == pytest.approx(total_cost(costs).bound_seconds / 9.0)
-    assert split.host == pytest.approx(9.0 - 2.0 * len(costs))
+    assert breakdown.host == pytest.approx(9.0 - 2.0 * len(costs))
 
 
 @pytest.fixture(scope="module")
@@ -208,13 +208,13 @@ def casts(call):
 def test_a_split_counts_every_call_and_leaves_the_rest_to_the_host(model):
     clock = Clock()
     own, _ = eager_networks(model, None, {}, clock=clock)
-    split = split_run(
+    breakdown = break_down_run(
         lambda: generate(own, [1], draws=PhiloxDraws(7), sampling=SHORT), clock, model_info(model.config).phases
     )
-    calls = {part.component: part.calls for part in split.parts}
+    calls = {part.component: part.calls for part in breakdown.parts}
     assert calls == {"transformer_low": 2, "mlp_head": 8, "transformer_high": 1, "dit_head": 5}
-    assert 0 < split.host < split.seconds
-    assert split.of_phase("low") + split.of_phase("high") + split.host == pytest.approx(split.seconds)
+    assert 0 < breakdown.host < breakdown.seconds
+    assert breakdown.of_phase("low") + breakdown.of_phase("high") + breakdown.host == pytest.approx(breakdown.seconds)
 
 
 def test_a_clock_waits_for_the_device_on_both_ends():

@@ -48,7 +48,7 @@ def test_generate_takes_names_and_warns_of_numbers_that_are_names(named, tmp_pat
     capsys.readouterr()
     assert generate("cats", "x.npz") == 2
     said = " ".join(capsys.readouterr().err.replace("│", " ").split())
-    assert "'cats' is no class of" in said
+    assert "'cats' is not a class of" in said
     assert "the nearest names are 'cat'" in said
     assert not (tmp_path / "x.npz").exists()
 

@@ -59,11 +59,11 @@ def test_a_path_is_printed_as_it_is(capsys, digits_bundle, tmp_path, monkeypatch
 def test_another_kind_of_file_is_wrong_usage_before_any_work(capsys, tmp_path, name):
     message = run(capsys, "generate", tmp_path / "absent", "--labels", "1", "--out", tmp_path / name, code=2)
     ending = name[name.index(".") :]
-    assert f"{name} ends in {ending}, which is not written; give a .png or .npz, or a folder." in " ".join(
+    assert f"{name} ends in {ending}, which cannot be written; give a .png or .npz, or a folder." in " ".join(
         message.split()
     )
     bench = ("bench", tmp_path / "absent", "--checkpoint", tmp_path / "absent.pth")
-    assert "give a folder, which gets .png files" in " ".join(
+    assert "give a folder for the .png files" in " ".join(
         run(capsys, *bench, "--plots", tmp_path / name, code=2).split()
     )
     assert list(tmp_path.iterdir()) == []
@@ -88,10 +88,10 @@ def test_generate_writes_latents(capsys, digits_bundle, tmp_path, name):
 def test_a_bundle_without_decoder_gives_latents_and_says_so(capsys, narrow_256_bundle, tmp_path):
     arguments = ("generate", narrow_256_bundle, "--labels", "1", *FAST)
     message = run(capsys, *arguments, "--out", tmp_path / "x.png", code=1)
-    assert "has no VAE decoder, so it gives latents, not images; use --out FILE.npz" in message
+    assert "has no VAE decoder, so it produces latents, not images; use --out FILE.npz" in message
     assert list(tmp_path.iterdir()) == []
     run(capsys, *arguments, "--out", tmp_path / "x.npz")
-    assert "no VAE decoder: this bundle gives latents" in run(capsys, "inspect", narrow_256_bundle)
+    assert "no VAE decoder: this bundle produces latents" in run(capsys, "inspect", narrow_256_bundle)
 
 
 @pytest.mark.parametrize(

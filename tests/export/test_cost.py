@@ -15,7 +15,7 @@ from himar.families.hi_mar.sampler import generate
 from himar.families.hi_mar.transformer import MODULATIONS
 from himar.vae.autoencoder import AutoencoderKL, VaeConfig
 from himar_export.cost import networks
-from himar_export.cost.cost import Held, Peaks, Work, attention, product
+from himar_export.cost.cost import Held, Peaks, Work, attention, matmul
 from himar_export.cost.decoder import DecoderSizes, vae_decoder
 from himar_export.cost.run import Request, request_costs, total_cost
 from himar_export.families.hi_mar.components import components
@@ -56,7 +56,7 @@ def counted(run) -> int:
     return counter.get_total_flops()
 
 
-def weights_of_products(module: torch.nn.Module):
+def weights_of_matmuls(module: torch.nn.Module):
     kinds = torch.nn.Linear | torch.nn.Conv2d
     for name, part in module.named_modules():
         if isinstance(part, kinds):
@@ -151,7 +151,7 @@ def test_kl16s_decoder_costs_what_pytorch_counts():
     assert DecoderSizes.from_shapes(shapes, "vae") == DecoderSizes()
     work = vae_decoder(DecoderSizes(), 2, 16)
     assert work.flops == pytest.approx(counted(lambda: vae.decode(latent)), rel=1e-3)
-    held = sum(value.numel() for name, value in weights_of_products(vae.decoder))
+    held = sum(value.numel() for name, value in weights_of_matmuls(vae.decoder))
     assert work.weight_bytes == pytest.approx(4 * held, rel=1e-3)
 
 
@@ -215,8 +215,8 @@ def test_a_third_of_the_dit_head_is_modulations_and_guidance_doubles_everything_
 
 
 def test_bytes_of_constructed_products():
-    assert product(3, 4, 5) == Work(2 * 3 * 4 * 5, (4 * 5 + 5) * 4, 3 * (4 + 5) * 4)
-    assert product(3, 4, 5, held=2, read=4, written=2) == Work(120, 50, 3 * (4 * 4 + 5 * 2))
+    assert matmul(3, 4, 5) == Work(2 * 3 * 4 * 5, (4 * 5 + 5) * 4, 3 * (4 + 5) * 4)
+    assert matmul(3, 4, 5, held=2, read=4, written=2) == Work(120, 50, 3 * (4 * 4 + 5 * 2))
     assert attention(2, 8, 16, 2) == Work(4 * 2 * 64 * 16, 0, 2 * 8 * 16 * 4 * 2)
     assert Work(1, 2, 3) * 2 + Work(1, 1, 1) == Work(3, 5, 7)
 
@@ -225,16 +225,16 @@ def test_weights_are_read_once_a_call_and_in_their_precision():
     config, model = config_of("himar-b"), without_weights("himar-b")
     head = model.mlp_head
     outside = ("time_embed", "cond_embed")
-    held = sum(v.numel() for n, v in weights_of_products(head) if not n.startswith(outside))
+    held = sum(v.numel() for n, v in weights_of_matmuls(head) if not n.startswith(outside))
     assert networks.mlp_head(config, 1).weight_bytes == networks.mlp_head(config, 999).weight_bytes == 4 * held
-    islands = sum(v.numel() for n, v in weights_of_products(head) if n.startswith(("input_proj", "final_layer")))
-    wide = sum(v.numel() for n, v in weights_of_products(head) if n.startswith(("input_proj", "final_layer.linear")))
+    islands = sum(v.numel() for n, v in weights_of_matmuls(head) if n.startswith(("input_proj", "final_layer")))
+    wide = sum(v.numel() for n, v in weights_of_matmuls(head) if n.startswith(("input_proj", "final_layer.linear")))
     assert networks.mlp_head(config, 1, Held(2, 2)).weight_bytes == 2 * held + 2 * wide
     full, int8 = (networks.mlp_head(config, 1, each) for each in (Held(), Held(1, 4)))
     assert int8.weight_bytes == held + 3 * islands
     assert int8.activation_bytes == full.activation_bytes
     stacks = ("encoder_blocks.", "decoder_blocks.")
-    held = sum(v.numel() for n, v in weights_of_products(model) if n.startswith(stacks))
+    held = sum(v.numel() for n, v in weights_of_matmuls(model) if n.startswith(stacks))
     low = networks.config_phases(config)[0]
     assert networks.transformer(config, low, 1, 64, Held(2, 2)).weight_bytes == pytest.approx(2 * held, rel=0.03)
 

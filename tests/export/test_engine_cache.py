@@ -11,7 +11,7 @@ import onnx
 import onnx.parser
 import pytest
 
-from himar_export.families.hi_mar.components import Component
+from himar_export.graph.component import Component
 from himar_export.make import engine_cache
 from himar_export.make.engine_cache import EngineCache, engine_key, graph_hash
 from himar_export.make.engines import EngineTarget, build_engines

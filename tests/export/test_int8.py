@@ -1,4 +1,4 @@
-"""int8: exact integer products whose rows do not depend on each other, where they belong, and refused elsewhere."""
+"""int8: exact integer matmuls whose rows do not depend on each other, where they belong, and refused elsewhere."""
 
 import json
 from dataclasses import replace
@@ -13,9 +13,9 @@ import pytest
 from himar import load_checkpoint
 from himar_export.cli import main
 from himar_export.families.hi_mar.components import components
+from himar_export.families.hi_mar.int8 import int8_advice
 from himar_export.graph import quantise
-from himar_export.graph.precision_choice import int8_advice
-from himar_export.graph.quantise import LOW, MIDDLE, WEIGHT_LEVELS, quantise_products, quantise_weight
+from himar_export.graph.quantise import LOW, MIDDLE, WEIGHT_LEVELS, quantise_matmuls, quantise_weight
 from himar_export.make.build import BuildRequest, build
 from himar_kernels import BuildError, EngineError, VerificationError
 from himar_kernels.families.hi_mar import SamplingConfig
@@ -29,7 +29,7 @@ LABELS = [3, 1, 4, 1, 5, 9, 2, 6]
 
 
 def quantised(weight: np.ndarray, activation: str | None) -> onnxruntime.InferenceSession:
-    """A session of y = f(x)·W, its product quantised; f is the identity, "Gelu" or "SiLU"."""
+    """A session of y = f(x)·W, its matmul quantised; f is the identity, "Gelu" or "SiLU"."""
     tensor = onnx.TensorProto.FLOAT
     make, before = onnx.helper.make_node, []
     if activation == "Gelu":
@@ -49,7 +49,7 @@ def quantised(weight: np.ndarray, activation: str | None) -> onnxruntime.Inferen
     model = ir.from_proto(
         onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 23)], ir_version=11)
     )
-    assert quantise_products(model, ("final.",)) == 1
+    assert quantise_matmuls(model, ("final.",)) == 1
     return onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"])
 
 
@@ -126,9 +126,9 @@ def test_all_products_but_the_islands_are_integers(digits_bundle, digits_int8_bu
             onnx.load(bundle / f"{name}.onnx", load_external_data=False).graph
             for bundle in (digits_int8_bundle, digits_bundle)
         )
-        products = [node for node in graph.node if node.op_type in ("MatMul", "MatMulIntegerToFloat")]
-        floats = [node.input[1] for node in products if node.op_type == "MatMul"]
-        assert len(products) == sum(node.op_type == "MatMul" for node in full.node)
+        matmuls = [node for node in graph.node if node.op_type in ("MatMul", "MatMulIntegerToFloat")]
+        floats = [node.input[1] for node in matmuls if node.op_type == "MatMul"]
+        assert len(matmuls) == sum(node.op_type == "MatMul" for node in full.node)
         assert entry["precision"] == ("fp32" if name == "vae_decoder" else "int8")
         if name != "vae_decoder":
             assert len(floats) <= 5
@@ -139,7 +139,7 @@ def test_all_products_but_the_islands_are_integers(digits_bundle, digits_int8_bu
 def test_what_is_not_finite_reaches_the_output(digits_int8_bundle, value):
     """Integers would hide it, and the runtime could not name the component any more."""
     engines = load_networks(Bundle.open(digits_int8_bundle), Device("cpu"), None).engines
-    for part in components(load_checkpoint(WEIGHTS / "digits.safetensors"), None, 4, merged=False):
+    for part in components(load_checkpoint(WEIGHTS / "digits.safetensors"), None, 4, "onnxruntime"):
         samples = {name: tensor.numpy() for name, tensor in part.sample_inputs(rows=3).items()}
         for name in (spec.name for spec in part.inputs if spec.dtype == "float32"):
             for place in (0, 1, samples[name].shape[-1] - 1):
@@ -213,9 +213,7 @@ def test_int8_is_refused_where_it_cannot_be(capsys, tmp_path, small_checkpoint, 
     assert main([*model, "--int8", "--precision", "vae_decoder=int8"]) == 2
     assert "precision int8 of vae_decoder is impossible: it convolves" in capsys.readouterr().err
     assert main([*model, "--int8", "--precision", "mlp_head=bf16"]) == 1
-    assert "in int8 runs on a CPU alone and mlp_head in bf16 on a GPU alone" in " ".join(
-        capsys.readouterr().err.split()
-    )
+    assert "in int8 runs only on a CPU and mlp_head in bf16 on a GPU alone" in " ".join(capsys.readouterr().err.split())
     assert main([*model, "--precision", "dit_head=int4"]) == 2
     assert "precision 'int4' of dit_head is unknown; choose fp32, fp16, bf16 or int8" in capsys.readouterr().err
     pytest.importorskip("tensorrt_rtx")
@@ -244,5 +242,5 @@ def test_a_build_says_which_settings_are_too_short_for_int8(capsys, tmp_path, sm
 
 def test_int8_on_a_gpu_is_refused_with_what_to_do(digits_int8_bundle):
     spec = Bundle.open(digits_int8_bundle).manifest.components["dit_head"]
-    with pytest.raises(EngineError, match=r"dit_head is in int8, which is for the CPU alone; .* --fp16"):
+    with pytest.raises(EngineError, match=r"dit_head is in int8, which is for the CPU only; .* --fp16"):
         create_session(Path("unread.onnx"), spec, Device.parse("cuda"), None, None)

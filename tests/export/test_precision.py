@@ -17,8 +17,8 @@ LABELS = list(range(10))
 WEIGHTS = Path(__file__).parents[2] / "himar" / "himar" / "weights"
 
 
-def product_types(bundle: Path, component: str) -> dict[str, int]:
-    """Count the products of a graph by the type of their result."""
+def matmul_types(bundle: Path, component: str) -> dict[str, int]:
+    """Count the matmuls of a graph by the type of their result."""
     model = onnx.shape_inference.infer_shapes(onnx.load(bundle / f"{component}.onnx", load_external_data=False))
     types = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
     types |= {value.name: value.type.tensor_type.elem_type for value in model.graph.output}
@@ -34,14 +34,14 @@ def product_types(bundle: Path, component: str) -> dict[str, int]:
 def test_the_products_of_a_half_precision_bundle_are_half(request, fixture, dtype):
     bundle = request.getfixturevalue(fixture)
     for component, entry in json.loads((bundle / "manifest.json").read_text())["components"].items():
-        counts = product_types(bundle, component)
+        counts = matmul_types(bundle, component)
         assert counts[dtype] >= 0.7 * sum(counts.values()), (component, counts)
         assert entry["precision"] == {"FLOAT16": "fp16", "BFLOAT16": "bf16"}[dtype]
 
 
 def test_a_float32_bundle_is_float32_and_twice_as_large(digits_bundle, digits_fp16_bundle):
     for component in ("transformer_low", "transformer_high", "mlp_head", "dit_head", "vae_decoder"):
-        assert set(product_types(digits_bundle, component)) == {"FLOAT"}
+        assert set(matmul_types(digits_bundle, component)) == {"FLOAT"}
     sizes = [(bundle / "weights.bin").stat().st_size for bundle in (digits_bundle, digits_fp16_bundle)]
     assert 0.45 < sizes[1] / sizes[0] < 0.75
 

@@ -43,7 +43,7 @@ def test_himar_b_builds_in_half_precision(tmp_path):
         graph = onnx.load(tmp_path / f"{part.name}.onnx", load_external_data=False).graph
         weights = sum(len(external_bytes(tensor, tmp_path)) for tensor in graph.initializer)
         assert weights < (tmp_path / f"{part.name}.engine").stat().st_size < 1.25 * weights + 4e6
-    # Per transformer five blocks of four products, the last with its queries apart, per DiT block five, per MLP block
+    # Per transformer five blocks of four matmuls, the last with its queries apart, per DiT block five, per MLP block
     # two and one for all modulations; one more for the modulation of each head's last layer.
     assert half["attention"] == 5 + 5 + 2
     assert half["matmul"] == (5 * 4 + 2) + (5 * 4 + 3) + (2 * 5 + 1) + (2 * 2 + 1 + 1)

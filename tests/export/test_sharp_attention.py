@@ -46,16 +46,16 @@ def sharp(small_variant):
     return model, vae
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["for ONNX Runtime", "for TensorRT"])
+@pytest.fixture(scope="module", params=["onnxruntime", "tensorrt"], ids=["for ONNX Runtime", "for TensorRT"])
 def exported(sharp, request, tmp_path_factory):
     """Their fp16 graphs in a folder, and their contracts by name."""
     folder = tmp_path_factory.mktemp("sharp")
-    parts = {part.name: part for part in components(*sharp, 2, merged=request.param)}
+    parts = {part.name: part for part in components(*sharp, 2, backend=request.param)}
     writer = BundleWriter(folder, sharp[0], 2)
     for name in NAMES:
         writer.add_component(parts[name], "fp16")
     writer.close_weights()
-    return folder, parts, request.param
+    return folder, parts, request.param == "tensorrt"
 
 
 @torch.inference_mode()
@@ -78,8 +78,8 @@ def in_float32(part, inputs, monkeypatch) -> tuple[list[np.ndarray], float]:
 def test_scores_beyond_fp16_give_the_model_s_numbers(sharp, exported, name, monkeypatch):
     folder, parts, _ = exported
     inputs = parts[name].sample_inputs(rows=2)
-    merged = {part.name: part for part in components(*sharp, 2)}[name]  # its attentions are all torch's
-    expected, largest = in_float32(merged, inputs, monkeypatch)
+    reference = {part.name: part for part in components(*sharp, 2)}[name]  # its attentions are all torch's
+    expected, largest = in_float32(reference, inputs, monkeypatch)
     assert largest > 2 * LARGEST
     session = onnxruntime.InferenceSession(folder / f"{name}.onnx", providers=["CPUExecutionProvider"])
     actual = session.run(None, {name: value.numpy() for name, value in inputs.items()})
@@ -114,7 +114,7 @@ def test_the_decoder_s_attention_stays_an_island(exported):
 
 
 def test_float16_bundles_of_trained_weights_are_as_close_as_torch_s(digits_fp16_bundle):
-    """Attention on the CPU adds nothing to the rounding of the products around it."""
+    """Attention on the CPU adds nothing to the rounding of the matmuls around it."""
     manifest = json.loads((digits_fp16_bundle / "manifest.json").read_text())
     errors = [row["relative_l2"] for row in manifest["verification"] if row["name"].startswith(("transformer", "dit"))]
     assert errors and max(errors) < 1e-3

@@ -58,9 +58,9 @@ def test_the_manifest_says_what_built_the_engines_and_what_they_run_in(manifest)
     for name in NAMES:
         precision = manifest["components"][name]["engine"]["precision"]
         assert precision["source"] == "typed network"
-        products = [precision[kind] for kind in ("matmul", "convolution", "attention") if kind in precision]
-        assert sum(counts.get("fp16", 0) for counts in products) > 0
-        assert sum(counts.get("fp32", 0) for counts in products) == len(precision["islands"])
+        operations = [precision[kind] for kind in ("matmul", "convolution", "attention") if kind in precision]
+        assert sum(counts.get("fp16", 0) for counts in operations) > 0
+        assert sum(counts.get("fp32", 0) for counts in operations) == len(precision["islands"])
 
 
 @without_gpu
@@ -88,7 +88,7 @@ def test_an_engine_that_this_machine_cannot_run_is_known_before_it_is_loaded(rtx
 def test_inspect_shows_the_precisions(capsys, rtx_bundle):
     lines = run(capsys, "inspect", rtx_bundle).splitlines()
     assert any("tensorrt-rtx" in line and "up to 3 images" in line for line in lines)
-    title = next(number for number, line in enumerate(lines) if line.startswith("Engines: products by precision"))
+    title = next(number for number, line in enumerate(lines) if line.startswith("Engines: operations by precision"))
     rows = [line for line in lines[title:] if any(line.startswith(f"│ {name} ") for name in NAMES)][: len(NAMES)]
     assert len(rows) == len(NAMES)
     # transformer_low: 4 of the encoder's block, 5 of the decoder's (its queries are of fewer rows), decoder_embed.

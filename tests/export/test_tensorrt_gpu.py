@@ -10,7 +10,7 @@ import pytest
 from himar import load_checkpoint, save_checkpoint
 from himar_export.cli import main
 from himar_export.verify.compare import compare
-from himar_export.verify.verify import COMPONENT_LIMIT
+from himar_export.verify.limits import COMPONENT_LIMIT
 from himar_kernels.families.hi_mar import index_lists
 from himar_runtime import Bundle, Device, load_engine
 

@@ -102,7 +102,7 @@ def test_the_gpu_is_part_of_an_engine_only_where_the_builder_measures_on_it(tmp_
         ({"compute_capability": "9.0", "gpu": "NVIDIA H100"}, "GPUs of compute capability 9.0 (NVIDIA H100); this"),
         ({"least_compute_capability": "8.0"}, "8.0 and later; this version alone"),
         ({"compute_capabilities": ["8.6", "12.0"]}, "8.6, 12.0; this version alone"),
-        ({"compute_capability": None}, "that its builder covers without being asked"),
+        ({"compute_capability": None}, "that its builder covers by default"),
         ({"version_compatible": True, "refittable": True}, "this version and later ones; weights can be refitted"),
     ],
 )
@@ -117,7 +117,7 @@ def test_sizes_are_read(text, size):
 
 @pytest.mark.parametrize("text", ["", "GiB", "-1", "8 giraffes", "1.5GiB"])
 def test_a_size_that_is_none(text):
-    with pytest.raises(ValueError, match="is no size; write for example 8GiB"):
+    with pytest.raises(ValueError, match="is not a size; write for example 8GiB"):
         parse_size(text)
 
 
@@ -127,9 +127,9 @@ def test_a_size_that_is_none(text):
         (["--opt-level", "5"], 2, "--opt-level is an option of TensorRT's builders; give --backend tensorrt or"),
         (["--gpu", "sm_89"], 2, "--gpu is an option of TensorRT's builders"),
         (["--refittable"], 2, "--refittable is an option of TensorRT's builders"),
-        (["--no-cache"], 2, "--cache and --no-cache go with --backend tensorrt"),
+        (["--no-cache"], 2, "--cache and --no-cache need --backend tensorrt"),
         (["--backend", "tensorrt-rtx", "--no-cache", "--cache", "c"], 2, "contradict each other"),
-        (["--backend", "tensorrt-rtx", "--workspace", "much"], 2, "'much' is no size"),
+        (["--backend", "tensorrt-rtx", "--workspace", "much"], 2, "'much' is not a size"),
         (["--backend", "tensorrt-rtx", "--gpu", "sm_90"], 1, "--gpu 'sm_90' is unknown to TensorRT-RTX"),
         (["--backend", "openvino"], 2, "'openvino' is not one of"),
     ],

@@ -38,7 +38,7 @@ def test_kernels_with_products_are_counted_by_the_types_of_their_inputs():
 def test_an_engine_that_lowered_nothing_is_refused():
     """What others saw: half precision asked for, exit code 0, a float32 engine."""
     lowered = json.loads(json.dumps(REPORT).replace(HALF, SINGLE).replace('"Half"', '"Float"').replace("FP16", "FP32"))
-    with pytest.raises(BuildError, match=r"dit_head was asked for in fp16, but the products .* run in fp32, so it"):
+    with pytest.raises(BuildError, match=r"dit_head was asked for in fp16, but the matmuls .* run in fp32, so it"):
         require_inspected(inspected_table(json.dumps(lowered)), "dit_head", "fp16")
 
 

@@ -168,7 +168,7 @@ def test_values_that_are_not_finite_stop_with_the_components_own_name(pipelines,
         graph = engine._engine if hasattr(engine, "_engine") else engine
         run = graph.run
         graph.run = lambda inputs, run=run: {key: np.full_like(value, np.nan) for key, value in run(inputs).items()}
-        with pytest.raises(EngineError, match=rf"^{component} gave values .* in phase {phase}, step 0; .* {component}"):
+        with pytest.raises(EngineError, match=rf"^{component} returned .* in phase {phase}, step 0; .* {component}"):
             pipeline.generate([1, 2], sampling=GUIDED)
         graph.run = run
 

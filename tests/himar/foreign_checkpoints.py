@@ -70,7 +70,7 @@ def foreign_files(state: dict[str, torch.Tensor], target: Path) -> Iterator[tupl
     texts = {
         "page": (page, "web page"), "spaces": (b"\n \n" + page.lower(), "web page"), "xml": (error, "web page"),
         "mark": (b"\xef\xbb\xbf" + page, "web page"), "lfs": (pointer, "Git LFS pointer to a file of 978312345 bytes"),
-        "json": (b'{"heads": 12}', "JSON"), "list": (b"[1, 2]", "JSON"), "text": (b"Not Found", "no checkpoint"),
+        "json": (b'{"heads": 12}', "JSON"), "list": (b"[1, 2]", "JSON"), "text": (b"Not Found", "not a checkpoint"),
         "empty": (b"", "empty"), "zeros": (bytes(4096), "zeros"), "gguf": (b"GGUF" + bytes(64), "GGUF"),
         "hdf5": (b"\x89HDF\r\n\x1a\n" + bytes(64), "HDF5"), "gzip": (gzip.compress(page), "gzip"),
         "npy": (b"\x93NUMPY" + bytes(64), "NumPy"), "npz": (array.getvalue(), "NumPy archive"),

@@ -113,7 +113,7 @@ _NAMES = {"avif", "bmp", "gif", "ico", "jpeg", "jpg", "png", "ppm", "tga", "tiff
 def try_files(folder: Path, out: Path) -> dict[str, object]:
     """Cache the latents of a folder and read it as evaluate does; return what came of it.
 
-    Raises whatever is no refusal, and AssertionError where both disagree or a file takes too long.
+    Raises whatever is not a refusal, and AssertionError where both disagree or a file takes too long.
     """
     images = list_images(folder)
     slowest, readable, reasons = 0.0, 0, Counter[str]()

@@ -92,7 +92,7 @@ def test_names_need_not_be_utf_8_and_broken_links_are_listed(tmp_path):
     images = list_images(tmp_path / "images")
     assert len(images.names) == 3
     assert len(images.fingerprint()) == 64
-    for name, text in (("cat/gone.png", "No such file"), ("cat/pipe.png", "no plain file")):
+    for name, text in (("cat/gone.png", "No such file"), ("cat/pipe.png", "not a plain file")):
         with pytest.raises(UnreadableImageError, match=text):
             read_crop(images.path(images.names.index(name)), 16)
 

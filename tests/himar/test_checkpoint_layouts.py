@@ -368,7 +368,7 @@ def test_shards_of_pytorch_files_are_read_as_well(tmp_path, shards):
     assert same(load_checkpoint(folder, TINY))
     assert "is shard 1 of 3" in refusal(folder / "pytorch_model-00001-of-00003.bin")
     saved(folder / "pytorch_model-00001-of-00003.bin", {"model": STATE})
-    assert "so it is no shard" in refusal(folder)
+    assert "so it is not a shard" in refusal(folder)
 
 
 def test_the_index_is_binding(shards):
@@ -389,14 +389,14 @@ def test_the_index_is_binding(shards):
     assert f"has no extra, which {index.name} lists there" in says({**where, "extra": three})
     for outside in ("../x.safetensors", "/etc/x.safetensors", "a/../../x.safetensors", "c:\\x.safetensors"):
         assert f"lists {second} in {outside}, outside of its folder" in says({**where, second: outside})
-    assert "in 'x.npz', which is no .safetensors or .bin file" in says({**where, second: "x.npz"})
-    assert "in 3, which is no .safetensors or .bin file" in says({**where, second: 3})
+    assert "in 'x.npz', which is not a .safetensors or .bin file" in says({**where, second: "x.npz"})
+    assert "in 3, which is not a .safetensors or .bin file" in says({**where, second: 3})
     assert "has no weight_map" in says({})
     twice = json.dumps({"weight_map": where})[:-2] + f', "{first}": "{one}"' + "}}"
     index.write_text(twice)
     assert f"{first} stands in it twice" in refusal(shards)
     index.write_text(json.dumps({"weight_map": where})[:-5])
-    assert "is no index of shards" in refusal(shards)
+    assert "is not an index of shards" in refusal(shards)
     index.write_text(json.dumps(whole))
     save_file({first: STATE[first], **{name: STATE[name] for name in where if where[name] == two}}, shards / two)
     assert f"{two} holds {first}, which {index.name} lists in {one}" in refusal(shards)

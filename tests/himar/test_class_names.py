@@ -75,7 +75,7 @@ def test_training_keeps_the_names_and_sample_takes_them(files, tmp_path, capsys)
     capsys.readouterr()
     assert sample("great dane", "x.png") == 2
     said = " ".join(capsys.readouterr().err.replace("│", " ").split())
-    assert "'great dane' is no class of" in said
+    assert "'great dane' is not a class of" in said
     assert "the nearest names are 'great dane, a dog'" in said
     assert not (tmp_path / "x.png").exists()
 
@@ -97,7 +97,7 @@ def test_names_in_a_checkpoint_that_make_no_sense_are_refused(tmp_path, names):
     save_checkpoint(model, tmp_path / "m.safetensors")
     state, metadata = read_state(tmp_path / "m.safetensors", key=None)
     write_safetensors(tmp_path / "m.safetensors", state, {**metadata, "himar_class_names": names})
-    with pytest.raises(CheckpointError, match="class names that are no list of 10"):
+    with pytest.raises(CheckpointError, match="class names that are not a list of 10"):
         load_checkpoint(tmp_path / "m.safetensors")
 
 
@@ -153,7 +153,7 @@ def test_a_resumed_training_keeps_the_order_in_which_it_began(files, tmp_path, c
         capsys.readouterr()
         assert train(files, files / "images", tmp_path / "old", "--steps", "4", "--resume") == 0
         said = " ".join(capsys.readouterr().err.split())
-        assert "goes on in the order in which it began" in said
+        assert "continues in the order in which it began" in said
         assert "class 2 is the folder 10" in said
         assert load_checkpoint(tmp_path / "old" / "model.safetensors").class_names[:3] == ("0", "1", "10")
 

@@ -46,7 +46,7 @@ def test_noise_is_the_hosts(device: str, channels: int) -> None:
 
 
 def test_coordinates_are_checked_as_on_the_host() -> None:
-    with pytest.raises(InputError, match="position 0 to 65536 is asked of the draws"):
+    with pytest.raises(InputError, match="position 0 to 65536 is requested from the draws"):
         DeviceDraws(1, CPU).noise("low", 0, [1], np.array([0]), np.array([[0, 65536]]), 4)
 
 

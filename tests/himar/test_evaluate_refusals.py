@@ -183,4 +183,4 @@ def test_strays_are_left_out_and_changes_are_counted(digits, tmp_path, capsys):
     assert "note: left out odd/.DS_Store: hidden" in output.err
     assert output.err.index("Thumbs.db") < output.err.index("checking the images")
     assert run("evaluate", folder, "--extractor", "digits") == 0
-    assert "30 images, 1 turned by EXIF, 1 transparent, laid on white, against no reference" in capsys.readouterr().out
+    assert "30 images, 1 rotated by EXIF, 1 transparent, put on white, against no reference" in capsys.readouterr().out

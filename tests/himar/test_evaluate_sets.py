@@ -80,7 +80,7 @@ def test_folders_that_cannot_be_measured_are_refused(tmp_path):
     (folder / "class9").mkdir()
     assert "class9 is empty" in refusal(folder)
     (folder / "class9" / "a.png").write_text("no")
-    assert "no readable image" in refusal(folder)
+    assert "not a readable image" in refusal(folder)
     Image.fromarray(pictures(size=16)[0]).save(folder / "class9" / "a.png")
     assert "16×16 pixels, but the images before it are 8×8" in refusal(folder)
     (folder / "manifest.json").write_text("{}")

@@ -1,4 +1,4 @@
-"""What is no checkpoint, or a damaged one, ends in one sentence, by every way in; and nothing in a file ever runs."""
+"""A file that is not a checkpoint, or is damaged, ends in one sentence everywhere; nothing in a file ever runs."""
 
 import warnings
 from pathlib import Path

@@ -50,7 +50,7 @@ def test_a_link_to_itself_counts_as_a_file_that_cannot_be_read(tmp_path):
 def test_strays_are_left_out_and_named(tmp_path):
     picture(tmp_path / "cat" / "a.png")
     picture(tmp_path / "cat" / "no_ending")
-    picture(tmp_path / "cat" / "photo.heic")  # an image for which Pillow may lack a plugin is no stray
+    picture(tmp_path / "cat" / "photo.heic")  # an image for which Pillow may lack a plugin is not a stray
     strays = ["Thumbs.db", "desktop.ini", ".DS_Store", "notes.txt", "._a.png", "labels.json", "README"]
     for name in strays:
         (tmp_path / "cat" / name).write_bytes(b"\xd0\xcf\x11\xe0" * 9)
@@ -75,7 +75,7 @@ def test_a_class_of_strays_alone_is_refused(tmp_path):
     picture(tmp_path / "cat" / "a.png")
     (tmp_path / "dog").mkdir()
     (tmp_path / "dog" / "notes.txt").write_text("later")
-    with pytest.raises(InputError, match=r"dog is empty but for dog/notes\.txt, which is no image"):
+    with pytest.raises(InputError, match=r"dog is empty but for dog/notes\.txt, which is not an image"):
         list_images(tmp_path)
     with pytest.raises(InputError, match="dog is empty, or holds no images"):
         open_images(tmp_path)
@@ -91,7 +91,7 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
 
     scan = os.scandir
     monkeypatch.setattr(os, "scandir", closed)
-    with pytest.raises(InputError, match="deep cannot be read: Permission denied; check its rights"):
+    with pytest.raises(InputError, match="deep cannot be read: Permission denied; check its permissions"):
         list_tree(tmp_path)
 
 

@@ -99,14 +99,17 @@ FINE = np.zeros((8, 4, 4), np.float32)
 @pytest.mark.parametrize(
     ("write", "reason"),
     [
-        (lambda path: path.write_bytes(path.read_bytes()[:200]), "it is no .npz or damaged"),
-        (lambda path: path.write_bytes(b""), "it is no .npz or damaged"),
+        (lambda path: path.write_bytes(path.read_bytes()[:200]), "it is not an .npz file, or it is damaged"),
+        (lambda path: path.write_bytes(b""), "it is not an .npz file, or it is damaged"),
         (lambda path: _write(path, moments=FINE), "it has no moments_flip"),
         (lambda path: _write(path, moments=FINE[:, :2], moments_flip=FINE), "of shape (2, 4, 2, 4), not (2, 4, 4, 4)"),
         (lambda path: _write(path, moments=FINE * np.nan, moments_flip=FINE), "hold values that are not finite"),
         (lambda path: _write(path, moments=FINE.astype(int), moments_flip=FINE), "are int64 (8, 4, 4), not floating"),
         (lambda path: _write(path, moments=FINE[:7], moments_flip=FINE), "are float32 (7, 4, 4), not floating"),
-        (lambda path: _write(path, moments=np.array([{}]), moments_flip=FINE), "it is no .npz or damaged"),
+        (
+            lambda path: _write(path, moments=np.array([{}]), moments_flip=FINE),
+            "it is not an .npz file, or it is damaged",
+        ),
     ],
 )
 def test_damaged_files_are_named_before_the_first_step(cached, tmp_path, capsys, write, reason):

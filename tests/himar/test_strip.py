@@ -98,7 +98,7 @@ def test_wrong_usage(tmp_path, capsys):
     assert run("strip", tmp_path / "m.pth", tmp_path / "out.pth") == 2
     assert "does not end in .safetensors" in capsys.readouterr().err
     assert run("strip", tmp_path / "m.pth", tmp_path / "out.safetensors", "--python", "python3") == 2
-    assert "--python goes with --allow-code" in capsys.readouterr().err
+    assert "--python needs --allow-code" in capsys.readouterr().err
     assert run("strip", tmp_path / "m.pth", tmp_path / "out.safetensors") == 0
     before = (tmp_path / "out.safetensors").read_bytes()
     assert run("strip", tmp_path / "out.safetensors", tmp_path / "out.safetensors") == 1

@@ -105,7 +105,7 @@ def test_the_command_takes_images_variants_half_precision_and_parts(files, tmp_p
     [
         (("--steps", "2", "--epochs", "1"), 2, "--epochs and --steps were both given"),
         (("--variant", "row-7"), 2, "'row-7' is not one of 'single-scale'"),
-        (("--device", "tpu"), 2, "'tpu' is none of cpu, cuda"),
+        (("--device", "tpu"), 2, "'tpu' is not cpu, cuda"),
         (("--accumulate", "3", "--steps", "2"), 2, "a batch of 4 does not divide"),
         (("--ema", "1.5", "--steps", "2"), 2, "1.5 is not in the range"),
     ],

@@ -51,14 +51,14 @@ def no_training(monkeypatch):
         ("--seed", "9" * 30, "is not in the range"),
         ("--threads", "99999999999", "is not in the range 1<=x<=1024"),
         ("--batch", "9" * 20, "is not in the range"),
-        ("--device", "meta", "'meta' is none of cpu, cuda and cuda:N"),
-        ("--device", "mps", "'mps' is none of"),
-        ("--device", "cuda:999999999999", "is none of"),
+        ("--device", "meta", "'meta' is not cpu, cuda or cuda:N"),
+        ("--device", "mps", "'mps' is not cpu"),
+        ("--device", "cuda:999999999999", "is not cpu, cuda or"),
         ("--variant", "cubist", "'cubist' is not one of 'single-scale'"),
         ("--config", "himar-xl", "'himar-xl' is neither a preset"),
         ("--warmup-steps", "5", "warmup is 5; it must be 0 to 1, the number of steps"),
         ("--accumulate", "3", "a batch of 64 does not divide into 1 processes × 3 parts"),
-        ("--grid", "3", "--grid goes with --tensorboard"),
+        ("--grid", "3", "--grid needs --tensorboard"),
     ],
 )
 def test_a_value_that_no_training_can_have_is_wrong_usage(capsys, tmp_path, option, value, text):
@@ -73,7 +73,7 @@ def test_an_option_that_this_model_or_data_would_ignore_is_wrong_usage(capsys, t
         text = refused(capsys, *out, "--variant", "single-scale", option, "1", code=2)
         assert f"{option} was given, but this model has a single scale and so no pivots." in text
     text = refused(capsys, *out, "--data", tmp_path, "--tensorboard", "--grid", "4", code=2)
-    assert "--grid goes with --vae" in text
+    assert "--grid needs --vae" in text
     assert not list(tmp_path.iterdir())
 
 

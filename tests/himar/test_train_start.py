@@ -50,7 +50,7 @@ def test_the_command_takes_a_checkpoint_and_one_of_its_sets(tmp_path, capsys):
     torch.save({"a": state, "b": {**state, "mask_token": state["mask_token"] + 1}}, tmp_path / "m.pth")
     common = ("train", "--config", tmp_path / "tiny.json", "--data", tmp_path, "--out", tmp_path / "out")
     assert run(*common, "--weights", "a") == 2
-    assert "--weights goes with --start-from" in capsys.readouterr().err
+    assert "--weights needs --start-from" in capsys.readouterr().err
     assert run(*common, "--start-from", tmp_path / "m.pth") == 1
     assert "holds 2 sets of weights, a and b; choose one with --weights NAME" in one_error(capsys)
     (tmp_path / "tiny.json").write_text(json.dumps({**sizes, "width": 64}))

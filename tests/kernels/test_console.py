@@ -33,7 +33,7 @@ def failing(error: BaseException) -> click.Command:
 @pytest.mark.parametrize(
     ("error", "code", "text"),
     [
-        (InputError("label 12 is no class."), 1, "error: label 12 is no class."),
+        (InputError("label 12 is not a class."), 1, "error: label 12 is not a class."),
         (FileNotFoundError(2, "No such file or directory", "a/b"), 1, "error: a/b: No such file or directory; check"),
         (OSError("odd"), 1, "error: odd; check the path"),
         (MemoryError(), 1, "error: there is not enough memory; ask for less at once"),

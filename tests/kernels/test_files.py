@@ -86,7 +86,7 @@ def test_a_link_is_followed(tmp_path):
         ("file/a.bin", "Not a directory; choose a path below a folder"),
         ("folder", "Is a directory; a folder has that name, choose another"),
         ("n" * 300, "File name too long; choose a shorter name"),
-        ("pipe", "it is no plain file; choose another place"),
+        ("pipe", "it is not a plain file; choose another place"),
         ("circle", "its links go in a circle; choose another place"),
     ],
 )

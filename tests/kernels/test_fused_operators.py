@@ -21,7 +21,7 @@ from himar_kernels.build.fused_library import VARIABLE, find_library, library_pa
 from tests.closeness import assert_each_near
 
 ROOT = Path(__file__).parents[2]
-X, ROWS, ROW = "x", "rows", "row"  # the float32 stream or parameters of a norm; values of products; a bias
+X, ROWS, ROW = "x", "rows", "row"  # the float32 stream or parameters of a norm; values of matmuls; a bias
 NORM, MODULATION = ["weight", "weight"], [ROWS, ROW, ROWS, ROW]
 
 # Of each operator: its inputs, and the types of its outputs.
@@ -250,7 +250,7 @@ def test_the_library_is_found_where_the_variable_says(monkeypatch, tmp_path):
     assert find_library() is None
     file = tmp_path / "mine.so"
     monkeypatch.setenv(VARIABLE, str(file))
-    with pytest.raises(EngineError, match=r"mine\.so', which is no file; unset it"):
+    with pytest.raises(EngineError, match=r"mine\.so', which is not a file; unset it"):
         find_library()
     file.touch()
     assert find_library() == file

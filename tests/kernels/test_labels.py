@@ -34,7 +34,7 @@ def test_names_stand_among_numbers_and_quotes_make_anything_a_name(text, labels)
 
 @pytest.mark.parametrize(
     ("text", "reason"),
-    [('"abc', "does not end"), ('"a" b', "does not end"), ("0-2000000", "more than 1000000"), ("cat,", "''")],
+    [('"abc', "unclosed"), ('"a" b', "unclosed"), ("0-2000000", "more than 1000000"), ("cat,", "''")],
 )
 def test_quotes_that_do_not_end_and_too_many_labels(text, reason):
     with pytest.raises(InputError, match=reason):
@@ -45,10 +45,10 @@ def test_names_become_numbers():
     names = ["cat", "Great White", "10", "twin", "twin", ""]
     assert label_numbers(["10", 3, "cat"], names, "m") == [2, 3, 0]
     for name, reason in (
-        ("great white", "'great white' is no class of m; the nearest names are 'Great White'"),
-        ("zebra", "'zebra' is no class of m; give its number"),
+        ("great white", "'great white' is not a class of m; the nearest names are 'Great White'"),
+        ("zebra", "'zebra' is not a class of m; give its number"),
         ("twin", "the classes 3, 4 of m are all named 'twin'; give a number"),
-        ("", "'' is no class of m"),
+        ("", "'' is not a class of m"),
     ):
         with pytest.raises(InputError, match=reason):
             label_numbers([name], names, "m")

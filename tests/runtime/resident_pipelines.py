@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from himar_runtime import Bundle, Device, Pipeline, load_networks
+from himar_runtime.families.hi_mar.host import HostRunner
 from himar_runtime.families.hi_mar.resident.runner import ResidentRunner
-from himar_runtime.runner import HostRunner
 from tests.closeness import SAME_ENGINES, assert_near, assert_same_pixels
 from tests.runtime import host_lane
 

@@ -34,7 +34,7 @@ def test_no_folder(tmp_path: Path) -> None:
 def test_no_manifest(make_bundle: Callable[..., Path]) -> None:
     path = make_bundle()
     (path / "manifest.json").unlink()
-    with pytest.raises(BundleError, match=r"has no manifest\.json, so it is no bundle"):
+    with pytest.raises(BundleError, match=r"has no manifest\.json, so it is not a bundle"):
         Bundle.open(path)
 
 

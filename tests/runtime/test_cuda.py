@@ -26,9 +26,9 @@ without_gpu = pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason=
 
 @without_gpu
 def test_a_gpu_that_is_not_there_is_refused_in_a_sentence() -> None:
-    with pytest.raises(EngineError, match=r"^cuda:3 is no GPU that can be used here: CUDA's .* use device 'cpu'\.$"):
+    with pytest.raises(EngineError, match=r"^cuda:3 is not a GPU that can be used here: CUDA's .* use device 'cpu'\.$"):
         compute_capability(Device("cuda", 3))
-    with pytest.raises(EngineError, match="cuda:0 is no GPU"):
+    with pytest.raises(EngineError, match="cuda:0 is not a GPU"):
         CudaDevice(0)
 
 
@@ -41,8 +41,8 @@ def test_a_pipeline_on_a_missing_gpu_says_so(bundle_path) -> None:
 @without_gpu
 def test_where_kernels_cannot_be_launched_onnxruntime_goes_on_and_tensorrt_does_not(caplog) -> None:
     assert open_lane(Device("cuda"), {"onnxruntime"}) is None
-    assert "the loop runs on the host, not on cuda:0: cuda:0 is no GPU that can be used here" in caplog.text
-    with pytest.raises(EngineError, match="cuda:0 is no GPU that can be used here"):
+    assert "the loop runs on the host, not on cuda:0: cuda:0 is not a GPU that can be used here" in caplog.text
+    with pytest.raises(EngineError, match="cuda:0 is not a GPU that can be used here"):
         open_lane(Device("cuda"), {"tensorrt-rtx"})
     assert open_lane(Device("cpu"), {"onnxruntime"}) is None
 

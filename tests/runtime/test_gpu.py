@@ -13,8 +13,8 @@ import pytest
 from himar_runtime import Bundle, Device, Pipeline, load_engine, load_networks
 from himar_runtime.engines.ort.engine import RUNS_BEFORE
 from himar_runtime.engines.ort.session import GRAPHS_VARIABLE, UNRECORDED
+from himar_runtime.families.hi_mar.host import HostRunner
 from himar_runtime.families.hi_mar.resident.runner import ResidentRunner
-from himar_runtime.runner import HostRunner
 from tests.closeness import assert_near, assert_same_pixels
 
 pytestmark = pytest.mark.gpu

@@ -193,13 +193,13 @@ def test_nan_names_the_component_the_phase_and_the_step(make_bundle: Any, compon
     pipeline = Pipeline.load(make_bundle(poison={component: float("nan")}), threads=1)
     phase = "low" if component in ("transformer_low", "mlp_head") else "high"
     # The transformers' poisoned weight is the embedding of class 0.
-    with pytest.raises(EngineError, match=rf"{component} gave values .* not finite in phase {phase}, step 0"):
+    with pytest.raises(EngineError, match=rf"{component} returned values .* not finite in phase {phase}, step 0"):
         pipeline.generate([0])
 
 
 def test_nan_from_the_decoder(make_bundle: Any) -> None:
     pipeline = Pipeline.load(make_bundle(poison={"vae_decoder": float("nan")}), threads=1)
-    with pytest.raises(EngineError, match="vae_decoder gave values that are not finite"):
+    with pytest.raises(EngineError, match="vae_decoder returned values that are not finite"):
         pipeline.generate([0])
 
 

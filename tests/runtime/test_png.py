@@ -49,7 +49,7 @@ def test_a_recipe_names_its_solvers_only_where_it_has_some(tmp_path: Path) -> No
 
 def test_a_recipe_without_a_seed_says_so() -> None:
     recipe = Recipe(None, 0, 1, SamplingConfig(), "", "")
-    with pytest.raises(InputError, match="draws that were given"):
+    with pytest.raises(InputError, match="made from given draws"):
         recipe.request()
 
 

@@ -78,7 +78,7 @@ def test_a_preview_that_is_not_finite_is_an_error_of_the_preview(make_bundle: An
     pipeline = Pipeline.load(make_bundle(poison={"vae_decoder": float("nan")}), threads=1)
 
     def look(step: Progress) -> bool:
-        with pytest.raises(EngineError, match="vae_decoder gave values that are not finite"):
+        with pytest.raises(EngineError, match="vae_decoder returned values that are not finite"):
             step.preview()
         return False
 

@@ -160,7 +160,7 @@ def test_values_that_are_not_finite_stop_with_the_component(
         lane.queue("poison", lambda: lane._memory.upload(output.address, np.full(output.shape, np.nan, np.float32)))
 
     engine.enqueue = poison
-    with pytest.raises(EngineError, match=rf"^{component} gave values that are not finite ?{where}; if the bundle"):
+    with pytest.raises(EngineError, match=rf"^{component} returned values that are not finite ?{where}; if the bundle"):
         pipeline.generate([1, 2], seed=3, sampling=GUIDED)
     engine.enqueue = run
     fresh = pipeline.clone()

@@ -64,7 +64,7 @@ def test_what_is_absent_is_named_with_how_to_install_it(absent):
 
 @pytest.mark.parametrize(("load", "error"), [(load_library, EngineError), (load_builder, BuildError)])
 def test_a_backend_that_is_no_tensorrt(load, error):
-    with pytest.raises(error, match="backend 'onnxruntime' is no TensorRT; known are tensorrt, tensorrt-rtx"):
+    with pytest.raises(error, match="backend 'onnxruntime' is not TensorRT; known are tensorrt, tensorrt-rtx"):
         load("onnxruntime")
 
 
@@ -90,7 +90,7 @@ def test_an_error_that_nobody_collects_is_a_warning_in_the_log(caplog):
     with caplog.at_level(logging.WARNING):
         parse_nonsense()
     assert lines == []
-    assert first_error(lines) == "TensorRT gave no reason"
+    assert first_error(lines) == "TensorRT reported no reason"
     assert any("tensorrt_rtx: " in record.message for record in caplog.records)
 
 

@@ -1,1 +1,1 @@
-"""The benchmark of engines against the eager model they came from (docs/benchmarking.md)."""
+"""Benchmarks engines against the eager model that they came from (docs/benchmarking.md)."""

@@ -1,4 +1,4 @@
-"""Single components on both sides: one call with the same inputs, the boundary being the bundle's contract."""
+"""Runs single components on both sides: one call with the same inputs, up to the bundle's contract."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from himar_kernels.families.hi_mar import index_lists
 from himar_kernels.families.hi_mar.phases import ModelInfo, PhaseInfo
 from himar_runtime.decode import DECODE_BATCH
+from himar_runtime.families.hi_mar.family import hi_mar_model
 
 from ..cost.cost import Work as Cost
 from ..cost.decoder import vae_decoder
@@ -19,7 +20,7 @@ from ..families.hi_mar.components import components
 from ..families.hi_mar.phases import phase_head
 from ..graph.component import Component
 from ..verify.compare import Comparison, compare
-from ..verify.verify import COMPONENT_LIMIT
+from ..verify.limits import COMPONENT_LIMIT
 from .eager import Networks, compiling, eager_networks, wait_for
 from .engines import wait_for_lane
 from .measurement import COMPILED, EAGER, EAGER_FP32, ENGINES, Work
@@ -96,7 +97,7 @@ class _Eager:
 
 def _parts(workload: Workload) -> list[tuple[Component, PhaseInfo | None]]:
     """Return every component and its phase; the decoder has none."""
-    model = workload.bundle.manifest.model
+    model = hi_mar_model(workload.bundle.manifest)
     phases = {name: phase for phase in model.phases for name in (phase.transformer, phase.head)}
     parts = components(workload.model, workload.vae, workload.bundle.manifest.max_batch)
     return [(part, phases.get(part.name)) for part in parts]
@@ -114,7 +115,7 @@ def _call(
     host = part.sample_inputs(rows)
     seen = 0 if phase is None else phase.positions // 2 if known is None else known
     if phase is not None and part.name == phase.transformer:
-        host |= visible_positions(workload.bundle.manifest.model, phase, rows, seen)
+        host |= visible_positions(hi_mar_model(workload.bundle.manifest), phase, rows, seen)
     inputs = {name: value.to(workload.device) for name, value in host.items()}
     eager = _decode if phase is None else _encode(phase, seen) if part.name == phase.transformer else _denoise(phase)
     precision = workload.precisions.get(part.name, "fp32")

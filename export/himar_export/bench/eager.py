@@ -1,4 +1,4 @@
-"""The eager side: the model's own modules in the bundle's precisions, as they are, compiled, or timed call by call."""
+"""Runs the eager side: the model's own modules in the bundle's precisions, as they are, compiled, or timed by call."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def eager_networks(
     """Return copies of both networks that share their weights and run each component in its precision.
 
     Half precision is autocast around the component; what comes out is float32 again, as it is from an engine. Where
-    transformers and heads share one precision, weights of products are cast once, here; else at every call.
+    transformers and heads share one precision, weights of matmuls are cast once, here; else at every call.
 
     Args:
-        precisions: of each component's products; float32 where it is not named.
+        precisions: of each component's matmuls; float32 where it is not named.
         compiled: through torch.compile, which works when a shape is first seen: heads and decoder each as one graph,
             transformers block by block, since their sequences change from step to step.
         clock: adds up the time of each component's calls.
@@ -108,7 +108,7 @@ def shared_copy(module: _AnyModule) -> _AnyModule:
 
 
 def hold_cast(copied: nn.Module, precision: str) -> None:
-    """Give the products and convolutions of a `shared_copy` weights of their own in half precision, once and for all.
+    """Give the matmuls and convolutions of a `shared_copy` weights of their own in half precision, once and for all.
 
     They are what autocast makes of the weights at every call, so no result changes.
     """

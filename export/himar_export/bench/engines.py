@@ -1,4 +1,4 @@
-"""The engines' side: a bundle's networks, and a wrapper that times each of their calls."""
+"""Runs the engines' side: a bundle's networks, and a wrapper that times each of their calls."""
 
 from __future__ import annotations
 

@@ -115,37 +115,37 @@ def copy_rate(device: str) -> dict[str, Any]:
     return {"bytes": 2 * 4 * count, "bytes_per_second": 2 * 4 * count / seconds}
 
 
-def product_rate(device: str, precision: str, size: int) -> dict[str, Any]:
-    """Return FLOP/s of a square matrix product of `size` in one precision; float32 without TF32."""
-    return {"size": size, "flops_per_second": 2 * size**3 / seconds_each(_product(device, precision, size), device, 10)}
+def matmul_rate(device: str, precision: str, size: int) -> dict[str, Any]:
+    """Return FLOP/s of a square matmul of `size` in one precision; float32 without TF32."""
+    return {"size": size, "flops_per_second": 2 * size**3 / seconds_each(_matmul(device, precision, size), device, 10)}
 
 
-def product_rates(device: str) -> dict[str, Any]:
-    """Return `product_rate` in every precision, of large products (small ones on a CPU, where half ones are slow)."""
+def matmul_rates(device: str) -> dict[str, Any]:
+    """Return `matmul_rate` in every precision, of large matmuls (small ones on a CPU, where half ones are slow)."""
     size = 8192 if _kind(device) == "cuda" else 256
-    return {name: product_rate(device, name, size) for name in DTYPES}
+    return {name: matmul_rate(device, name, size) for name in DTYPES}
 
 
 def device_peaks(device: str, precision: str) -> Peaks:
-    """Return the device's peaks: its fastest square product, over several sizes and runs, and its fastest copy.
+    """Return the device's peaks: its fastest square matmul, over several sizes and runs, and its fastest copy.
 
-    On a CPU the product is float32's where that is faster than half precision's, which engines compute in float32.
+    On a CPU the matmul is float32's where that is faster than half precision's, which engines compute in float32.
     """
     precisions = {precision, "fp32"} if _kind(device) == "cpu" else {precision}
-    return Peaks(max(_best_product(device, each) for each in precisions), copy_rate(device)["bytes_per_second"])
+    return Peaks(max(_best_matmul(device, each) for each in precisions), copy_rate(device)["bytes_per_second"])
 
 
-def _best_product(device: str, precision: str) -> float:
+def _best_matmul(device: str, precision: str) -> float:
     best = 0.0
     for size in _SIZES[_kind(device)]:
-        seconds = min(_seconds(_product(device, precision, size), device, 5))
+        seconds = min(_seconds(_matmul(device, precision, size), device, 5))
         best = max(best, 2 * size**3 / seconds)
         if 8 * seconds > _LONGEST:
             break
     return best
 
 
-def _product(device: str, precision: str, size: int) -> Callable[[], object]:
+def _matmul(device: str, precision: str, size: int) -> Callable[[], object]:
     torch.backends.cuda.matmul.allow_tf32 = False
     a, b = (torch.randn(size, size, device=device).to(DTYPES[precision]) for _ in range(2))
     return lambda: a @ b

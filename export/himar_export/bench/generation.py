@@ -1,4 +1,4 @@
-"""Whole generations on both sides: the same labels, seed and settings, to pixels or, without a VAE, to latents."""
+"""Runs whole generations on both sides: the same labels, seed and settings, to pixels or, without a VAE, to latents."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ from himar_kernels import PhiloxDraws
 from himar_kernels.families.hi_mar import SamplingConfig, phase_chains
 from himar_runtime import Pipeline
 from himar_runtime.decode import DECODE_BATCH
+from himar_runtime.families.hi_mar.family import hi_mar_model
 
+from ..families.hi_mar.verify import run_limits
 from ..verify.compare import compare
-from ..verify.verify import RUN_MEANINGLESS, run_limits
+from ..verify.limits import RUN_MEANINGLESS
 from .component_runs import compared_components
 from .eager import Networks, compiling, eager_networks, wait_for
 from .engines import timed, wait_for_lane
 from .measurement import COMPILED, EAGER, EAGER_FP32, ENGINES, Work
-from .time_breakdown import Clock, Split, split_run, split_runs
+from .time_breakdown import Clock, TimeBreakdown, break_down_run, break_down_runs
 from .timing import Outputs, Side
 from .workload import SEED, Workload
 
@@ -94,25 +96,25 @@ def latent_limit(workload: Workload, eager_error: float) -> float | None:
 
 def _gain(workload: Workload, sampling: SamplingConfig) -> float:
     chains = phase_chains(sampling)
-    return max(chains[phase.name].first_step_gain for phase in workload.bundle.manifest.model.phases)
+    return max(chains[phase.name].first_step_gain for phase in hi_mar_model(workload.bundle.manifest).phases)
 
 
-def split_generation(workload: Workload, batch: int) -> dict[str, Split]:
-    """Return where the time of a generation goes on both sides, in runs of their own that take turns: see `split_runs`.
+def break_down_generation(workload: Workload, batch: int) -> dict[str, TimeBreakdown]:
+    """Return where a generation's time goes on both sides, in extra runs that take turns: see `break_down_runs`.
 
     On a GPU every call is waited for and nothing is replayed from recorded graphs, so the whole takes longer than a
     timed run.
     """
     labels, sampling = workload.labels(batch), workload.sampling
-    phases = workload.bundle.manifest.model.phases
+    phases = hi_mar_model(workload.bundle.manifest).phases
     eager_clock, clock = Clock(wait_for(workload.device)), Clock(wait_for_lane(workload.networks))
     own = eager_networks(workload.model, workload.vae, workload.eager_precisions, clock=eager_clock)
     pipeline = Pipeline(workload.bundle, timed(workload.networks, clock))
     ways = {
-        EAGER: lambda: split_run(lambda: run_eager(own, labels, sampling), eager_clock, phases),
-        ENGINES: lambda: split_run(lambda: run_engines(pipeline, labels, sampling), clock, phases),
+        EAGER: lambda: break_down_run(lambda: run_eager(own, labels, sampling), eager_clock, phases),
+        ENGINES: lambda: break_down_run(lambda: run_engines(pipeline, labels, sampling), clock, phases),
     }
-    return split_runs(ways)
+    return break_down_runs(ways)
 
 
 @torch.inference_mode()

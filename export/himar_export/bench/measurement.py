@@ -1,6 +1,6 @@
-"""One piece of work, done by several sides: outputs are compared first, and only sides that agree are timed.
+"""Measures one piece of work done by several sides: outputs are compared first, and only sides that agree are timed.
 
-How busy other processes keep the cores meanwhile is measured too: they slow the sides, and not always alike.
+It also reads how busy other processes keep the cores meanwhile: they slow the sides, and not all alike.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _IDLE = (3, 4)  # idle, and waiting for a disk
 log = logging.getLogger(__name__)
 
 EAGER, EAGER_FP32, COMPILED, ENGINES = "eager", "eager fp32", "compiled", "engines"
-"""The sides. EAGER_FP32 is there in half precision on a CPU, where PyTorch's half products are slow."""
+"""The sides. EAGER_FP32 is there in half precision on a CPU, where PyTorch's half-precision matmuls are slow."""
 
 
 class SideUnavailableError(EngineError):

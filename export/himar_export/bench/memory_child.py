@@ -1,4 +1,4 @@
-"""One side in a process of its own: `python -m himar_export.bench.memory_child '{"side": …}'` prints its peak memory.
+"""Runs one side by itself: `python -m himar_export.bench.memory_child '{"side": …}'` prints its peak memory.
 
 The engines' process never imports torch, as a service's does not.
 """

@@ -1,6 +1,6 @@
-"""Plots of a benchmark: latencies with their spread, speed-up against batch size, and the roofline.
+"""Plots a benchmark: latencies with their spread, speed-up against batch size, and the roofline.
 
-One look for all plots: readable at the width of a README, told apart by colour-blind readers.
+All plots have one look: readable at the width of a README, told apart by colour-blind readers.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def _latency(axes: Axes, report: BenchReport) -> None:
                 high.append((max(timed.seconds) - timed.summary.median) / per)
         axes.bar(places, medians, width * 0.92, yerr=[low, high], capsize=3, color=_COLOURS[side], label=side)
     axes.set_xticks(range(len(report.generations)), [str(each.measurement.batch) for each in report.generations])
-    axes.set(xlabel="batch", ylabel="seconds per image", title="Median, least and largest")
+    axes.set(xlabel="batch", ylabel="seconds per image", title="Median, smallest and largest")
     axes.legend(frameon=False)
 
 

@@ -26,8 +26,8 @@ def print_report(report: BenchReport) -> None:
     if not console.is_terminal:
         console = Console(width=120)
     console.print(heading(report), highlight=False, markup=False, soft_wrap=True)
-    for sheet in sheets(report):
-        console.print(_table(sheet.short()))
+    for table in tables(report):
+        console.print(_rich_table(table.short()))
     for line in (*verdicts(report), *notes(report)):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
@@ -35,8 +35,8 @@ def print_report(report: BenchReport) -> None:
 def write_markdown(report: BenchReport, path: Path) -> None:
     """Write the same, with all columns, and the environment. Raises InputError when the file cannot be written."""
     lines = [f"# {heading(report)}", ""]
-    for sheet in sheets(report):
-        lines += [f"## {sheet.title}", "", *_markdown(sheet), ""]
+    for table in tables(report):
+        lines += [f"## {table.title}", "", *_markdown(table), ""]
     said = (*verdicts(report), *component_verdicts(report), *notes(report))
     lines += ["## What that says", "", *(f"* {line}" for line in said), ""]
     lines += ["## Environment", "", *(f"* {name}: {_plain(value)}" for name, value in report.environment.items()), ""]
@@ -61,14 +61,14 @@ def _generation(generation: Generation) -> dict[str, Any]:
         "seconds_per_image": {name: timed.summary.median / m.batch for name, timed in m.times.items()},
         "splits": {
             side: {
-                **asdict(split),
-                "host": split.host,
-                "phases": {phase: split.of_phase(phase) for phase in ("low", "high", "decode")},
+                **asdict(breakdown),
+                "host": breakdown.host,
+                "phases": {phase: breakdown.of_phase(phase) for phase in ("low", "high", "decode")},
             }
-            for side, split in generation.splits.items()
+            for side, breakdown in generation.breakdowns.items()
         },
         "reached": {name: _reached(each) for name, each in generation.reached.items()},
-        "split_whole": _reached(generation.split_whole),
+        "split_whole": _reached(generation.breakdown_whole),
         "whole": _reached(generation.whole),
         "memory": {side: asdict(memory) for side, memory in generation.memory.items()},
         "memory_error": generation.memory_error,
@@ -92,18 +92,18 @@ def _reached(reached: Reached | None) -> dict[str, Any] | None:
     return {**asdict(reached), "share": reached.share, "flops_per_second": reached.flops_per_second}
 
 
-def _table(sheet: Sheet) -> Table:
-    table = Table(title=sheet.title, title_justify="left")
-    for number, name in enumerate(sheet.headings):
-        table.add_column(name, justify="left" if number < sheet.words else "right", no_wrap=True)
-    for row in sheet.rows:
-        table.add_row(*row)
-    return table
+def _rich_table(table: TextTable) -> Table:
+    shown = Table(title=table.title, title_justify="left")
+    for number, name in enumerate(table.headings):
+        shown.add_column(name, justify="left" if number < table.words else "right", no_wrap=True)
+    for row in table.rows:
+        shown.add_row(*row)
+    return shown
 
 
-def _markdown(sheet: Sheet) -> list[str]:
-    rule = ["---" if number < sheet.words else "---:" for number in range(len(sheet.headings))]
-    return [f"| {' | '.join(cells)} |" for cells in (sheet.headings, rule, *sheet.rows)]
+def _markdown(table: TextTable) -> list[str]:
+    rule = ["---" if number < table.words else "---:" for number in range(len(table.headings))]
+    return [f"| {' | '.join(cells)} |" for cells in (table.headings, rule, *table.rows)]
 
 
 def _plain(value: object) -> str:
@@ -121,7 +121,7 @@ _NOT_COMPARED = (
 
 
 @dataclass(frozen=True)
-class Sheet:
+class TextTable:
     """A table of text: rows have as many cells as there are headings.
 
     words: how many of the first columns are words. details: columns that a terminal leaves out.
@@ -133,18 +133,23 @@ class Sheet:
     words: int = 1
     details: tuple[str, ...] = ()
 
-    def short(self) -> Sheet:
-        """Return the sheet without its details and without columns in which no row has a value."""
+    def short(self) -> TextTable:
+        """Return the table without its details and without columns in which no row has a value."""
         kept = [i for i, name in enumerate(self.headings)
                 if name not in self.details and any(row[i] != NOTHING for row in self.rows)]  # fmt: skip
         rows = tuple(tuple(row[i] for i in kept) for row in self.rows)
-        return Sheet(self.title, tuple(self.headings[i] for i in kept), rows, self.words)
+        return TextTable(self.title, tuple(self.headings[i] for i in kept), rows, self.words)
 
 
-def sheets(report: BenchReport) -> list[Sheet]:
+def tables(report: BenchReport) -> list[TextTable]:
     """Return every table that has a row."""
-    found = [_latencies(report), *(_split(each) for each in report.generations), _components(report), _memory(report)]
-    return [sheet for sheet in found if sheet.rows]
+    found = [
+        _latencies(report),
+        *(_breakdown(each) for each in report.generations),
+        _components(report),
+        _memory(report),
+    ]
+    return [table for table in found if table.rows]
 
 
 def heading(report: BenchReport) -> str:
@@ -177,9 +182,9 @@ def notes(report: BenchReport) -> Iterator[str]:
     peaks = report.peaks
     if peaks.flops_per_second is not None and peaks.bytes_per_second is not None:
         yield (
-            f"Peaks, measured just before: {scaled(peaks.flops_per_second)}FLOP/s (square matrix product), "
-            f"{readable(peaks.bytes_per_second)}/s (copy). roofline: the least time that the engines' operations and "
-            f"bytes take at these peaks, by the time measured."
+            f"Peaks, measured just before: {scaled(peaks.flops_per_second)}FLOP/s (square matmul), "
+            f"{readable(peaks.bytes_per_second)}/s (copy). roofline: the shortest time that the engines' operations "
+            f"and bytes can take at these peaks, divided by the time measured."
         )
     if not report.built_from_it:
         yield "The bundle was built from another file than this checkpoint, or does not say from which."
@@ -218,7 +223,7 @@ def _verdicts(m: Measurement) -> Iterator[str]:
         yield f"{name}, doubts. {'. '.join(doubtful)}."
 
 
-def _latencies(report: BenchReport) -> Sheet:
+def _latencies(report: BenchReport) -> TextTable:
     rows = []
     for generation in report.generations:
         m = generation.measurement
@@ -229,7 +234,7 @@ def _latencies(report: BenchReport) -> Sheet:
             numbers = (_seconds(each) for each in (s.minimum, s.median, s.mean, s.p90, s.p95, s.p99))
             rate = (f"{s.variation:.0%}", _seconds(s.median / m.batch), f"{m.batch / s.median:.3g}")
             rows.append((str(m.batch), side, *numbers, *rate))
-    return Sheet(
+    return TextTable(
         f"Whole generations, seconds, {report.repeats} interleaved repetitions",
         ("batch", "side", "least", "median", "mean", "p90", "p95", "p99", "CV", "s/image", "images/s"),
         tuple(rows),
@@ -237,10 +242,10 @@ def _latencies(report: BenchReport) -> Sheet:
     )
 
 
-def _split(generation: Generation) -> Sheet:
+def _breakdown(generation: Generation) -> TextTable:
     rows: list[tuple[str, ...]] = []
-    if generation.splits:
-        eager, engines = generation.splits[EAGER], generation.splits[ENGINES]
+    if generation.breakdowns:
+        eager, engines = generation.breakdowns[EAGER], generation.breakdowns[ENGINES]
         for part in engines.parts:
             other = eager.part(part.component)
             reached = generation.reached.get(part.component)
@@ -258,9 +263,9 @@ def _split(generation: Generation) -> Sheet:
         rows.append(("host", NOTHING, NOTHING, _seconds(eager.host), _seconds(engines.host), *[NOTHING] * 5))
         rows.append(
             ("whole", NOTHING, NOTHING, _seconds(eager.seconds), _seconds(engines.seconds), NOTHING,
-             *_reached_table(generation.split_whole))
+             *_reached_table(generation.breakdown_whole))
         )  # fmt: skip
-    return Sheet(
+    return TextTable(
         f"Batch {generation.measurement.batch}: where the seconds go, in runs of their own for each side",
         ("component", "phase", "calls", EAGER, ENGINES, "ms/call", "FLOPs", "bytes", "FLOP/s", "roofline"),
         tuple(rows),
@@ -269,8 +274,8 @@ def _split(generation: Generation) -> Sheet:
     )
 
 
-def _components(report: BenchReport) -> Sheet:
-    return Sheet(
+def _components(report: BenchReport) -> TextTable:
+    return TextTable(
         "Single components, ms, medians of interleaved repetitions",
         ("component", "batch", "rows", *SIDES, "CV", "eager/engines", "FLOPs", "bytes", "FLOP/s",
          "roofline"),
@@ -287,14 +292,14 @@ def _component_table(result: ComponentResult) -> tuple[str, ...]:
     return (m.name, str(m.batch), str(result.rows), *medians, variation, ratio, *_reached_table(result.reached))
 
 
-def _memory(report: BenchReport) -> Sheet:
+def _memory(report: BenchReport) -> TextTable:
     rows = []
     for generation in report.generations:
         for side, memory in generation.memory.items():
             sizes = (memory.peak, memory.imported, memory.device, memory.allocated)
             cells = (NOTHING if size is None else readable(size) for size in sizes)
             rows.append((str(generation.measurement.batch), side, *cells))
-    return Sheet(
+    return TextTable(
         "Memory of a process that loads and generates once",
         ("batch", "side", "peak resident", "of it libraries", "GPU, driver's", "GPU, PyTorch's peak"),
         tuple(rows),

@@ -1,4 +1,4 @@
-"""How near a side comes to the device's limits: the cost model's least time by the time that was measured."""
+"""Computes how near a side comes to the device's limits: the shortest possible time over the measured one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from ..cost.cost import Peaks, Work
 from ..cost.run import ComponentCost, Request, request_costs
-from .time_breakdown import Part, Split
+from .time_breakdown import Part, TimeBreakdown
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,11 @@ def costs_of(request: Request, batch: int, peaks: Peaks) -> tuple[ComponentCost,
     return request_costs(replace(request, batch=batch), peaks)
 
 
-def of_split(costs: tuple[ComponentCost, ...], split: Split, peaks: Peaks) -> dict[str, Reached]:
+def of_breakdown(costs: tuple[ComponentCost, ...], breakdown: TimeBreakdown, peaks: Peaks) -> dict[str, Reached]:
     """Return what every component of a run made of the device."""
     found: dict[str, Reached] = {}
     for cost in costs:
-        part: Part | None = split.part(cost.component)
+        part: Part | None = breakdown.part(cost.component)
         if part is not None:
             found[cost.component] = reached(cost.work, cost.bound_seconds, part.seconds, peaks)
     return found

@@ -1,4 +1,4 @@
-"""`himar-export bench`: everything that is measured, in order, and what is kept of it."""
+"""Runs `himar-export bench`: everything that is measured, in order, and what is kept of it."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from ..make.assemble import within
 from .component_runs import component_calls
 from .eager import plain_float32
 from .environment import device_peaks, environment
-from .generation import generation_work, split_generation
+from .generation import break_down_generation, generation_work
 from .measurement import EAGER, ENGINES, Measurement, measure
-from .roofline import Reached, costs_of, of_call, of_generation, of_split
-from .time_breakdown import Split
+from .roofline import Reached, costs_of, of_breakdown, of_call, of_generation
+from .time_breakdown import TimeBreakdown
 from .timing import Advance
 from .workload import SEED, Sources, Workload, load, require_batch
 
@@ -68,15 +68,15 @@ class Memory:
 class Generation:
     """Whole generations at one batch size.
 
-    splits: where a run's time goes, by side. reached: by the engines in each component of the split's run; split_whole:
-    in all of it. whole: by the engines' median generation. memory: by side, where it was asked for; memory_error: why
-    there is none. All empty or None where outputs differ.
+    breakdowns: where a run's time goes, by side. reached: by the engines in each component of that run;
+    breakdown_whole: in all of it. whole: by the engines' median generation. memory: by side, where it was asked for;
+    memory_error: why there is none. All empty or None where outputs differ.
     """
 
     measurement: Measurement
-    splits: Mapping[str, Split] = field(default_factory=dict)
+    breakdowns: Mapping[str, TimeBreakdown] = field(default_factory=dict)
     reached: Mapping[str, Reached] = field(default_factory=dict)
-    split_whole: Reached | None = None
+    breakdown_whole: Reached | None = None
     whole: Reached | None = None
     memory: Mapping[str, Memory] = field(default_factory=dict)
     memory_error: str | None = None
@@ -185,7 +185,7 @@ def _generation(
     if ENGINES not in measurement.times or EAGER not in measurement.times:
         return Generation(measurement)
     advance(f"batch {batch}: where the time goes", 0.75)
-    splits = split_generation(workload, batch)
+    breakdowns = break_down_generation(workload, batch)
     costs = costs_of(workload.request, batch, peaks)
     memory: Mapping[str, Memory] = {}
     memory_error: str | None = None
@@ -198,9 +198,9 @@ def _generation(
     median = measurement.times[ENGINES].summary.median
     return Generation(
         measurement,
-        splits,
-        of_split(costs, splits[ENGINES], peaks),
-        of_generation(costs, splits[ENGINES].seconds, peaks),
+        breakdowns,
+        of_breakdown(costs, breakdowns[ENGINES], peaks),
+        of_generation(costs, breakdowns[ENGINES].seconds, peaks),
         of_generation(costs, median, peaks),
         memory,
         memory_error,

@@ -1,4 +1,4 @@
-"""What repeated timings say: percentiles, spread, drift, and an interval for a median that assumes no distribution."""
+"""Summarises repeated timings: percentiles, spread, drift, and a distribution-free interval for a median."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a generation's time goes: runs of their own in which every call of a network is waited for and timed."""
+"""Breaks down a generation's time, in runs of their own in which every call of a network is waited for and timed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Literal
 from himar_kernels.families.hi_mar import Phase
 from himar_kernels.families.hi_mar.phases import VAE_DECODER, PhaseInfo
 
-SPLIT_RUNS, SPLIT_SECONDS = 3, 60.0
+BREAKDOWN_RUNS, BREAKDOWN_SECONDS = 3, 60.0
 
 
 @dataclass
@@ -49,7 +49,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Split:
+class TimeBreakdown:
     """A run's seconds and its parts; what is in no part is the host's: draws, reverse steps, index lists, copies.
 
     others: the seconds of the runs beside it, of which it is the median.
@@ -73,7 +73,7 @@ class Split:
         return sum(part.seconds for part in self.parts if part.phase == phase)
 
 
-def split_run(run: Callable[[], object], clock: Clock, phases: Sequence[PhaseInfo]) -> Split:
+def break_down_run(run: Callable[[], object], clock: Clock, phases: Sequence[PhaseInfo]) -> TimeBreakdown:
     """Run once with `clock`, which the networks of `run` use, from zero."""
     clock.clear()
     start = time.perf_counter()
@@ -84,25 +84,25 @@ def split_run(run: Callable[[], object], clock: Clock, phases: Sequence[PhaseInf
         names += [(phase.transformer, phase.name), (phase.head, phase.name)]
     names.append((VAE_DECODER, "decode"))
     parts = [Part(name, phase, clock.calls[name], clock.seconds[name]) for name, phase in names if name in clock.calls]
-    return Split(seconds, tuple(parts))
+    return TimeBreakdown(seconds, tuple(parts))
 
 
-def split_runs(ways: Mapping[str, Callable[[], Split]]) -> dict[str, Split]:
-    """Return of every way the run of median length among SPLIT_RUNS, which take turns after one that is not counted.
+def break_down_runs(ways: Mapping[str, Callable[[], TimeBreakdown]]) -> dict[str, TimeBreakdown]:
+    """Return each way's run of median length among BREAKDOWN_RUNS, which take turns after one that is not counted.
 
-    Where runs are so long that these would take more than SPLIT_SECONDS, there are fewer, at the least the first alone.
+    Where runs are so long that these would take more than BREAKDOWN_SECONDS, there are fewer, at least the first one.
     """
     first = {name: run() for name, run in ways.items()}
-    count = min(SPLIT_RUNS, int(SPLIT_SECONDS / sum(split.seconds for split in first.values())))
-    runs: dict[str, list[Split]] = {name: [] for name in ways}
+    count = min(BREAKDOWN_RUNS, int(BREAKDOWN_SECONDS / sum(breakdown.seconds for breakdown in first.values())))
+    runs: dict[str, list[TimeBreakdown]] = {name: [] for name in ways}
     for _ in range(count):
         for name, run in ways.items():
             runs[name].append(run())
     return {name: _middle(found or [first[name]]) for name, found in runs.items()}
 
 
-def _middle(runs: Sequence[Split]) -> Split:
+def _middle(runs: Sequence[TimeBreakdown]) -> TimeBreakdown:
     """Return the run of median length, the shorter one of two."""
-    ordered = sorted(runs, key=lambda split: split.seconds)
+    ordered = sorted(runs, key=lambda breakdown: breakdown.seconds)
     middle = ordered.pop((len(ordered) - 1) // 2)
-    return replace(middle, others=tuple(split.seconds for split in ordered))
+    return replace(middle, others=tuple(breakdown.seconds for breakdown in ordered))

@@ -1,4 +1,4 @@
-"""Timing sides against each other: warm up until stable, then take turns, so that disturbances hit all alike.
+"""Times sides against each other: warms up until stable, then takes turns, so that disturbances hit all alike.
 
 A side's first call after another's finds the caches full of the other's data. So a side that is quick makes many calls
 in its turn, the first of which is not timed.

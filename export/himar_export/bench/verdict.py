@@ -1,4 +1,4 @@
-"""What may be said of timings: a ratio with its interval, and every reason to doubt it."""
+"""Judges timings: a ratio with its interval, and every reason to doubt it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .timing import STABLE_RUNS, STABLE_WITHIN, WarmUp
 DRIFT = 0.1
 """A move from the first to the last repetition that is worth a doubt, as a share of the median."""
 WIDEST = 0.3
-"""The width of an interval beyond which a ratio is no figure, as a share of it."""
+"""The width of an interval beyond which a ratio is not a figure, as a share of it."""
 OTHERS = 0.1
 """The share of the cores' time that other processes may have."""
 

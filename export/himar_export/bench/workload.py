@@ -1,4 +1,4 @@
-"""What a benchmark compares: a bundle's engines and the eager model they were built from, on one device."""
+"""Defines what a benchmark compares: a bundle's engines and the eager model they were built from, on one device."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Workload:
     """Both sides, loaded.
 
     vae: None where generations end at latents; then `networks` lack the decoder too. request: the settings and costs of
-    one image at once (`dataclasses.replace` its batch). precisions: of each component's products.
+    one image at once (`dataclasses.replace` its batch). precisions: of each component's matmuls.
     """
 
     bundle: Bundle
@@ -120,4 +120,4 @@ def require_batch(bundle: Bundle, batch: int) -> None:
     """Raise InputError for a batch beyond the bundle's."""
     most = bundle.manifest.max_batch
     if batch > most:
-        raise InputError(f"batch {batch} is beyond the bundle's max_batch {most}; choose less.")
+        raise InputError(f"batch {batch} is beyond the bundle's max_batch {most}; choose a smaller one.")

@@ -1,4 +1,4 @@
-"""The `himar-export` command. torch is imported by the verbs that need it, so the others run without."""
+"""Defines the `himar-export` command. The verbs that need torch import it, so the others run without."""
 
 from __future__ import annotations
 

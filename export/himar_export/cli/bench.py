@@ -1,4 +1,4 @@
-"""`himar-export bench`: its options, what it prints and writes, and its exit code."""
+"""Defines `himar-export bench`: its options, what it prints and writes, and its exit code."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ from .progress import progress_bar
 @click.option("--batch", "batches", multiple=True, default=(1,), show_default=True, type=click.IntRange(1, 1024),
              help="Images at once; may be repeated.")  # fmt: skip
 @click.option("--repeats", default=6, show_default=True, type=click.IntRange(3, 10_000),
-             help="Timed runs of each side, in turns; p90, p95 and p99 take 10, 20 and 100.")  # fmt: skip
+             help="Timed runs of each side, in turns; p90, p95 and p99 need 10, 20 and 100.")  # fmt: skip
 @click.option("--warm-up", "warm_limit", default=3.0, show_default=True, type=FiniteRange(min=0),
-             help="Most seconds for a side to settle before it is timed.")  # fmt: skip
+             help="Maximum seconds for a side to settle before it is timed.")  # fmt: skip
 @click.option("--compile", "compiled", is_flag=True, help="Time torch.compile of the eager model too.")
 @click.option("--components", is_flag=True, help="Time every component by itself too.")
 @click.option("--memory", is_flag=True, help="Measure each side's peak memory, in a process of its own.")

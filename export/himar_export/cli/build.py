@@ -1,4 +1,4 @@
-"""`himar-export build` and `refit`: bundles from checkpoints."""
+"""Defines `himar-export build` and `refit`: bundles from checkpoints."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from .progress import progress_bar
 @click.argument("checkpoint", type=NamedPath())
 @click.option("--config", callback=config_option,
               help="Preset (himar-b, himar-l, himar-h, digits) or a JSON file with heads and dit_heads.")  # fmt: skip
-@click.option("--vae", type=NamedPath(), help="KL-VAE checkpoint; without it the bundle gives latents.")
+@click.option("--vae", type=NamedPath(), help="KL-VAE checkpoint; without it the bundle produces latents.")
 @click.option("--fp32", "precision", flag_value="fp32", default=None, help="Float32 everywhere (default).")
-@click.option("--fp16", "precision", flag_value="fp16", help="Products in float16; norms and sums stay float32.")
-@click.option("--bf16", "precision", flag_value="bf16", help="Products in bfloat16; norms and sums stay float32.")
+@click.option("--fp16", "precision", flag_value="fp16", help="Matmuls in float16; norms and sums stay float32.")
+@click.option("--bf16", "precision", flag_value="bf16", help="Matmuls in bfloat16; norms and sums stay float32.")
 @click.option(
     "--int8", "precision", flag_value="int8",
-    help="Products of transformers and heads in int8, on a CPU; short chains of noisy steps lose quality.",
+    help="Matmuls of transformers and heads in int8, on a CPU; short chains of noisy steps lose quality.",
 )  # fmt: skip
 @click.option(
     "--precision", "component_precision", multiple=True, metavar="NAME=PRECISION", callback=precision_pairs,
@@ -46,7 +46,7 @@ from .progress import progress_bar
     default=64,
     show_default=True,
     type=click.IntRange(1, 1024),
-    help="Most images in one run of the engines.",
+    help="Maximum number of images in one run of the engines.",
 )
 @engine_options
 @weights_option
@@ -57,7 +57,8 @@ def build(out: Path, precision: str | None, as_json: bool, **options: Any) -> No
     require_extra("export", "torch", "safetensors", "onnx", "onnxscript")
     from himar.device import use_threads
 
-    from ..graph.precision_choice import check_precision, int8_advice
+    from ..families.checks import family_checks
+    from ..graph.precision_choice import check_precision
     from ..make.build import BuildRequest
     from ..make.build import build as run_build
 
@@ -70,14 +71,15 @@ def build(out: Path, precision: str | None, as_json: bool, **options: Any) -> No
         outcome = run_build(request, advance)
     print_outcome(outcome.comparisons, outcome.ran, out, "the eager model", as_json)
     # Not Bundle.open, which would hash the whole bundle once more.
-    advice = int8_advice(parse_manifest((out / MANIFEST_NAME).read_bytes(), str(out)))
+    manifest = parse_manifest((out / MANIFEST_NAME).read_bytes(), str(out))
+    advice = family_checks(manifest.family).advice(manifest)
     if advice is not None and not as_json:
         click.echo(advice)
     emulated = "bf16" in (precision, *options["component_precision"].values()) and " on cpu" in outcome.ran
     if emulated and not as_json:
         click.echo(
             "bfloat16 was verified in emulation (its rounding, float32 arithmetic): ONNX Runtime has no bfloat16 "
-            "products for the CPU. Such a bundle needs a GPU."
+            "matmuls for the CPU. Such a bundle needs a GPU."
         )
 
 

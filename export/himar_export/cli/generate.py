@@ -1,4 +1,4 @@
-"""`himar-export generate`: images of classes from a bundle, to a PNG, a folder of PNGs or latents."""
+"""Defines `himar-export generate`: images of classes from a bundle, to a PNG, a folder of PNGs or latents."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def generate_images(request: GenerateRequest, advance: Callable[[str, float], No
     pipeline = Pipeline.load(request.bundle, device=request.device, threads=request.threads)
     if kind != ".npz" and "vae_decoder" not in pipeline.bundle.manifest.components:
         raise InputError(
-            f"{request.bundle} has no VAE decoder, so it gives latents, not images; "
+            f"{request.bundle} has no VAE decoder, so it produces latents, not images; "
             f"use --out FILE.npz, or build it again with --vae."
         )
 

@@ -1,9 +1,8 @@
-"""`himar-export inspect`: what is in a bundle and where its bytes go, how a PNG was made, or what a run costs."""
+"""Defines `himar-export inspect`: what is in a bundle and where its bytes go, how a PNG was made, what a run costs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +12,19 @@ from rich.markup import escape
 from rich.table import Table
 
 from himar.cli.options import config_option
-from himar_kernels.families.hi_mar.phases import ModelInfo, PhaseInfo
 from himar_kernels.families.hi_mar.sampling_options import step_options
 from himar_kernels.shared.options import FiniteRange, NamedPath
 from himar_runtime import Bundle, ComponentSpec, TensorSpec, read_recipes
 from himar_runtime.engines.tensorrt.library import BUILDS
 
+from ..families.checks import family_checks
 from ..report import print_json, readable
 from .options import precision_pairs
 
 TENSORRT_BACKENDS = tuple(BUILDS)
 _KINDS = ("matmul", "convolution", "attention", "normalization")
 
-# What describes a model that is no bundle: a bundle has its own.
+# What describes a model that is not a bundle: a bundle has its own.
 _MODEL_OPTIONS = ("config", "vae", "precision", "component_precision")
 
 _POSITIVE = FiniteRange(min=0, min_open=True)
@@ -38,23 +37,23 @@ _BATCH = click.IntRange(1, 2**20)
     "himar-export inspect --cost --config himar-b --fp16 --batch 128 --peak-tflops 790 --peak-gbps 4800"
 )
 @click.argument("path", required=False, type=NamedPath())
-@click.option("--cost", is_flag=True, help="Show operations, bytes and the least time of a run instead.")
+@click.option("--cost", is_flag=True, help="Show a run's operations, bytes and shortest possible time instead.")
 @click.option("--config", callback=config_option, help="--cost of a preset or JSON file, without a bundle.")
 @click.option(
     "--vae", type=NamedPath(),
     help="--cost with --config: KL-VAE checkpoint; KL-16 if not given, where the tokens are KL-16's.",
 )  # fmt: skip
 @click.option("--fp32", "precision", flag_value="fp32", default=None, help="--cost with --config: in float32.")
-@click.option("--fp16", "precision", flag_value="fp16", help="--cost with --config: products in float16.")
-@click.option("--bf16", "precision", flag_value="bf16", help="--cost with --config: products in bfloat16.")
-@click.option("--int8", "precision", flag_value="int8", help="--cost with --config: products in int8.")
+@click.option("--fp16", "precision", flag_value="fp16", help="--cost with --config: matmuls in float16.")
+@click.option("--bf16", "precision", flag_value="bf16", help="--cost with --config: matmuls in bfloat16.")
+@click.option("--int8", "precision", flag_value="int8", help="--cost with --config: matmuls in int8.")
 @click.option("--precision", "component_precision", multiple=True, metavar="NAME=PRECISION",
              callback=precision_pairs, help="--cost with --config: of one component; may be repeated.")  # fmt: skip
 @click.option("--batch", type=_BATCH, help="--cost: images at once; 1 if not given.")
 @click.option("--peak-tflops", type=_POSITIVE,
-             help="--cost: TFLOP/s of the device at best, for the least time.")  # fmt: skip
+             help="--cost: TFLOP/s of the device at best, for the shortest time.")  # fmt: skip
 @click.option("--peak-gbps", type=_POSITIVE,
-             help="--cost: GB/s of its memory at best, for the least time.")  # fmt: skip
+             help="--cost: GB/s of its memory at best, for the shortest time.")  # fmt: skip
 @step_options
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest, the recipe or the cost as JSON.")
 def inspect(path: Path | None, as_json: bool, cost: bool, **options: Any) -> None:
@@ -102,7 +101,7 @@ def _refuse_cost_options(options: dict[str, Any]) -> None:
     """Raise click.UsageError if an option of --cost is given without it."""
     for name, value in options.items():
         if value not in (None, {}, ()):
-            raise click.UsageError(f"{_spelled(name, value)} goes with --cost.")
+            raise click.UsageError(f"{_spelled(name, value)} needs --cost.")
 
 
 def _spelled(name: str, value: Any) -> str:
@@ -138,13 +137,11 @@ def _inspect_path(path: Path, as_json: bool) -> None:
 
 def _print_summary(console: Console, bundle: Bundle) -> None:
     manifest = bundle.manifest
-    model, provenance = manifest.model, manifest.provenance
+    provenance = manifest.provenance
     total = sum(entry.bytes for entry in manifest.files.values())
     lines = [
         f"{bundle.root}  ({readable(total)}, schema {manifest.schema_version}, himar {manifest.himar_version})",
-        f"model      {model.classes} classes, {_tokens(model)}, images {model.img_size}×{model.img_size}, "
-        f"width {model.width}",
-        *(f"phase {phase.name:4} {phase.transformer} → {_left(phase)}{phase.head}" for phase in model.phases),
+        *family_checks(manifest.family).describe(manifest),
         f"engines    {manifest.backend.name} {manifest.backend.version}, up to {manifest.max_batch} images a run",
     ]
     if manifest.backend.name in TENSORRT_BACKENDS:
@@ -155,30 +152,19 @@ def _print_summary(console: Console, bundle: Bundle) -> None:
         if name in provenance:
             lines.append(f"{name:10} {provenance[name]['file']}  sha256 {provenance[name]['sha256'][:16]}…")
     if "vae_decoder" not in manifest.components:
-        lines.append("no VAE decoder: this bundle gives latents, not images")
+        lines.append("no VAE decoder: this bundle produces latents, not images")
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-def _tokens(model: ModelInfo) -> str:
-    if model.single_scale:
-        return f"{model.grid}×{model.grid} tokens of a single scale"
-    pivots = "low tokens (the pivots)" if model.pivots == "visual" else "low"
-    return f"{model.cond_scale}×{model.cond_scale} {pivots} and {model.grid}×{model.grid} high tokens"
-
-
-def _left(phase: PhaseInfo) -> str:
-    return "pivots, " if phase.leaves_pivots else ""
 
 
 def _components(bundle: Bundle) -> Table:
     table = Table(title="Components", title_justify="left")
     table.add_column("component", no_wrap=True)
     table.add_column("precision", no_wrap=True)
-    for heading in ("inputs", "outputs", "axes: least…largest"):
+    for heading in ("inputs", "outputs", "axes: min…max"):
         table.add_column(heading, overflow="fold")
     for name, spec in bundle.manifest.components.items():
-        axes = ", ".join(f"{axis} {least}…{most}" for axis, (least, _, most) in spec.profile.items())
+        axes = ", ".join(f"{axis} {low}…{high}" for axis, (low, _, high) in spec.profile.items())
         table.add_row(name, spec.precision, _tensors(spec.inputs), _tensors(spec.outputs), axes)
     return table
 
@@ -226,13 +212,11 @@ def _files(bundle: Bundle) -> Table:
 
 def _sampling(bundle: Bundle) -> Table:
     table = Table(title="Sampling, default first", title_justify="left")
-    settings = {name: asdict(sampling) for name, sampling in bundle.manifest.sampling.items()}
+    settings = family_checks(bundle.manifest.family).settings(bundle.manifest)
     table.add_column("")
     for name in settings:
         table.add_column(escape(name), justify="right")
     for field in next(iter(settings.values())):
-        if bundle.manifest.model.single_scale and field.startswith("low_"):
-            continue
         table.add_row(field, *(str(values[field]) for values in settings.values()))
     return table
 
@@ -258,14 +242,14 @@ def built_for(backend: Mapping[str, Any]) -> str:
     elif backend.get("compute_capability"):
         gpus = f"GPUs of compute capability {backend['compute_capability']} ({backend.get('gpu') or 'unnamed'})"
     else:
-        gpus = "the GPU generations that its builder covers without being asked"
+        gpus = "the GPU generations that its builder covers by default"
     library = "this version and later ones" if backend.get("version_compatible") else "this version alone"
     return f"{gpus}; {library}{'; weights can be refitted' if backend.get('refittable') else ''}"
 
 
 def engine_table(bundle: Bundle) -> Table:
-    """Return one row per component: products by kind and precision, as read back from what was built."""
-    table = Table(title="Engines: products by precision, as built", title_justify="left")
+    """Return one row per component: its operations by precision, as read back from what was built."""
+    table = Table(title="Engines: operations by precision, as built", title_justify="left")
     table.add_column("component", no_wrap=True)
     for heading in ("matmul", "conv", "attn", "norms"):
         table.add_column(heading, no_wrap=True)

@@ -1,4 +1,4 @@
-"""Options that several verbs share, and how their values are read."""
+"""Defines options that several verbs share, and reads their values."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from himar_kernels import BuildError
 from himar_kernels.shared.options import NamedPath, wrong_usage
 from himar_runtime.cache import cache_directory
 
+from ..families.hi_mar.recordings import LAYOUT_KEYS
 from ..graph.precision_choice import component_precision
 from ..tensorrt.options import OPTIMIZATION_LEVELS, EngineOptions, check_suits, parse_size
-from ..verify.recordings import LAYOUT_KEYS
 
 _ENGINES = (
     click.option("--opt-level", "optimization_level", default=3, show_default=True,
                  type=click.IntRange(OPTIMIZATION_LEVELS[0], OPTIMIZATION_LEVELS[-1]),
                  help="TensorRT: 0 builds fastest, 5 searches longest."),
     click.option("--workspace", callback=lambda ctx, param, text: size_option(text),
-                 help="TensorRT: most memory for one layer's intermediate results, for example 8GiB."),
+                 help="TensorRT: maximum memory for one layer's intermediate results, for example 8GiB."),
     click.option("--version-compatible", is_flag=True,
                  help="tensorrt: engines for later versions too, run by the lean runtime."),
     click.option("--hardware-compatible", is_flag=True,
-                 help="tensorrt: engines for every GPU from Ampere on, not this one's alone."),
+                 help="tensorrt: engines for every GPU from Ampere on, not only for this one."),
     click.option("--refittable", is_flag=True, help="TensorRT: engines whose weights `refit` can replace."),
     click.option("--gpu", "gpus", multiple=True, metavar="sm_NN|current",
-                 help="tensorrt-rtx: GPU generation to build for; may be repeated. Its own choice if not given."),
+                 help="tensorrt-rtx: GPU generation to build for; may be repeated. Its builder's choice if not given."),
     click.option("--cache", type=NamedPath(file_okay=False),
                  help="Folder of built engines to reuse; himar's folder in the user's cache if not given."),
     click.option("--no-cache", is_flag=True, help="Build every engine anew and keep none."),
@@ -49,7 +49,7 @@ def take_engine_options(options: dict[str, Any]) -> tuple[EngineOptions, Path | 
     if cache is not None and no_cache:
         raise click.UsageError("--cache and --no-cache contradict each other; give one.")
     if options["backend"] == "onnxruntime" and (cache is not None or no_cache):
-        raise click.UsageError("--cache and --no-cache go with --backend tensorrt or tensorrt-rtx.")
+        raise click.UsageError("--cache and --no-cache need --backend tensorrt or tensorrt-rtx.")
     engine = EngineOptions(**{field.name: options.pop(field.name) for field in fields(EngineOptions)})
     with wrong_usage():
         check_suits(engine, options["backend"])

@@ -1,4 +1,4 @@
-"""The progress bar of the verbs."""
+"""Draws the progress bar of the verbs."""
 
 from __future__ import annotations
 

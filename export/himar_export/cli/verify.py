@@ -1,4 +1,4 @@
-"""`himar-export verify` and `record`: engines against recorded runs of the eager model."""
+"""Defines `himar-export verify` and `record`: engines against recorded runs of the eager model."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def verify(bundle: Path, recording: Path | None, case: str | None, device: str, 
     from ..verify.verify import verify_recording, verify_selftest, what_ran
 
     if recording is None and case is not None:
-        raise click.UsageError("--case goes with --recording.")
+        raise click.UsageError("--case needs --recording.")
     opened = Bundle.open(bundle)
     ran = what_ran(opened.manifest.backend.name, device)
     if recording is None:
@@ -100,7 +100,7 @@ def _record_run(
     from himar.families.hi_mar.checkpoints import load_checkpoint
     from himar_kernels import PhiloxDraws, check_labels
     from himar_kernels.families.hi_mar.sampling import choose_sampling
-    from himar_runtime.request import require_phases
+    from himar_runtime.families.hi_mar.family import require_phases
 
     from ..families.hi_mar.phases import model_info
     from ..families.hi_mar.record import record

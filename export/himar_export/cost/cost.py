@@ -1,10 +1,10 @@
-"""What a network has to do: floating-point operations, bytes moved, and the least time both take on a device.
+"""Defines the work of a network: floating-point operations, bytes moved, and the shortest time for both on a device.
 
-Operations are those of matrix products, attention and convolutions, a multiply-add as two; what works value by value
+Operations are those of matmuls, attention and convolutions, a multiply-add as two; what works value by value
 (norms, activations, modulations) is left out, as is usual. Bytes are what must pass through memory if everything that
-works value by value is fused into its neighbours and attention keeps its scores on the chip: every product reads its
+works value by value is fused into its neighbours and attention keeps its scores on the chip: every matmul reads its
 weights and its input once and writes its output once, each in its own precision. Engines usually move more. What moves
-less keeps a product's result on the chip for the next one: two products in one kernel, or a cache large enough.
+less keeps a matmul's result on the chip for the next one: two matmuls in one kernel, or a cache large enough.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FLOAT32 = 4
 
 @dataclass(frozen=True)
 class Held:
-    """Bytes of a weight of a component's products, and of a value between them, in its precision."""
+    """Bytes of a weight of a component's matmuls, and of a value between them, in its precision."""
 
     weight: int = FLOAT32
     value: int = FLOAT32
@@ -63,7 +63,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Peaks:
-    """What a device does at best: operations per second in the products' precision, bytes per second of its memory.
+    """What a device does at best: operations per second in the matmuls' precision, bytes per second of its memory.
 
     Either may be None, not given: then it bounds nothing. Raises InputError for one that is not positive.
     """
@@ -95,7 +95,7 @@ class Peaks:
         return 0.0 if self.bytes_per_second is None else work.bytes / self.bytes_per_second
 
 
-def product(
+def matmul(
     rows: int, inputs: int, outputs: int, held: int = FLOAT32, read: int = FLOAT32, written: int = FLOAT32
 ) -> Work:
     """(rows, inputs) times (inputs, outputs), with a bias; bytes of a weight, of an input and of an output value."""
@@ -127,5 +127,5 @@ def table(values: int) -> Work:
 
 
 def passing(values: int, size: int = FLOAT32) -> Work:
-    """Values that a fused operation reads beside a product's input: the stream of a residual sum, modulations."""
+    """Values that a fused operation reads beside a matmul's input: the stream of a residual sum, modulations."""
     return Work(0, 0, values * size)

@@ -1,4 +1,4 @@
-"""The work of the VAE decoder, from sizes that are read off its weights' shapes (docs/model.md §7)."""
+"""Counts the work of the VAE decoder, from sizes that its weights' shapes show (docs/model.md §7)."""
 
 from __future__ import annotations
 
@@ -104,6 +104,6 @@ def _residual(images: int, side: int, inputs: int, outputs: int, held: int) -> W
 
 
 def _attention(images: int, side: int, channels: int, held: int) -> Work:
-    """One head over side² positions; its products are float32, its four 1×1 convolutions of `held` bytes a weight."""
+    """One head over side² positions; its matmuls are float32, its four 1×1 convolutions of `held` bytes a weight."""
     projections = convolution(images, side, channels, channels, 1, held) * 4
     return projections + attention(images, side**2, channels) + passing(images * side**2 * channels)

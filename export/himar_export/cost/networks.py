@@ -1,6 +1,6 @@
-"""The work of one call of each network, as its engine does it or as the eager modules do (docs/model.md §3, §4).
+"""Counts the work of one call of each network, as its engine or the eager modules do it (docs/model.md §3, §4).
 
-`held` is what the precision of a component's products holds (`cost.Held`: 2 bytes each in half precision). Residual
+`held` is what the precision of a component's matmuls holds (`cost.Held`: 2 bytes each in half precision). Residual
 streams and the islands (export.components) are float32.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import fields
 from himar.families.hi_mar.config import ModelConfig, ScaleVector
 from himar_kernels.families.hi_mar.phases import HeadKind, ModelInfo, PhaseInfo
 
-from .cost import FLOAT32, Held, Work, attention, passing, product, table
+from .cost import FLOAT32, Held, Work, attention, matmul, passing, table
 
 # As in himar.families.hi_mar.transformer and himar.families.hi_mar.layers, which import torch; a cost needs none.
 MODULATIONS: Mapping[ScaleVector, int] = {"none": 0, "learned": 4, "sinusoidal": 6}
@@ -55,26 +55,26 @@ def _up_to_the_last_block(config: ModelConfig, phase: PhaseInfo, rows: int, mask
     D, decoded = config.width, config.buffer + config.positions
     embedded = config.buffer + phase.always + phase.positions
     encoded = embedded - masked
-    work = product(rows * phase.positions, config.channels, D)
+    work = matmul(rows * phase.positions, config.channels, D)
     if phase.pivot_width:
         work += guide(config, rows * phase.always, held)
     # Position tables of encoder and decoder, mask tokens, and what is added to the phase's z.
     work += table((embedded + decoded + config.positions + phase.positions) * D)
     work += block(rows, encoded, D, held) * config.enc_depth
-    work += product(rows * encoded, D, D, held.weight)
+    work += matmul(rows * encoded, D, D, held.weight)
     return work + block(rows, decoded, D, held) * (config.dec_depth - 1)
 
 
 def guide(config: ModelConfig, rows: int, held: Held = FLOATS) -> Work:
     """Project the pivots for phase high: condition tokens (rows, D), or visual ones (rows, C)."""
     if config.pivots == "visual":
-        return product(rows, config.channels, config.width)
-    return product(rows, config.width, config.width, held.weight)
+        return matmul(rows, config.channels, config.width)
+    return matmul(rows, config.width, config.width, held.weight)
 
 
 def block(rows: int, tokens: int, width: int, held: Held = FLOATS) -> Work:
     """A transformer block over (rows, tokens, width): norms are fused into what follows, sums into what precedes."""
-    work = product(rows * tokens, width, 3 * width, held.weight, FLOAT32, held.value)
+    work = matmul(rows * tokens, width, 3 * width, held.weight, FLOAT32, held.value)
     work += attention(rows, tokens, width, held.value)
     return work + _after_attention(rows * tokens, width, held)
 
@@ -82,17 +82,17 @@ def block(rows: int, tokens: int, width: int, held: Held = FLOATS) -> Work:
 def last_block(rows: int, tokens: int, read: int, width: int, held: Held = FLOATS) -> Work:
     """A block of whose (rows, tokens, width) only `read` positions of each row are read."""
     n = rows * read
-    work = product(rows * tokens, width, 2 * width, held.weight, FLOAT32, held.value)
-    work += product(n, width, width, held.weight, FLOAT32, held.value)
+    work = matmul(rows * tokens, width, 2 * width, held.weight, FLOAT32, held.value)
+    work += matmul(n, width, width, held.weight, FLOAT32, held.value)
     work += attention(rows, tokens, width, held.value, read)
     return work + _after_attention(n, width, held)
 
 
 def _after_attention(n: int, width: int, held: Held) -> Work:
-    """A block's product after attention and its feed-forward, over n rows."""
-    work = product(n, width, width, held.weight, held.value, FLOAT32) + passing(n * width)
-    work += product(n, width, 4 * width, held.weight, FLOAT32, held.value)
-    return work + product(n, 4 * width, width, held.weight, held.value, FLOAT32) + passing(n * width)
+    """A block's matmul after attention and its feed-forward, over n rows."""
+    work = matmul(n, width, width, held.weight, held.value, FLOAT32) + passing(n * width)
+    work += matmul(n, width, 4 * width, held.weight, FLOAT32, held.value)
+    return work + matmul(n, 4 * width, width, held.weight, held.value, FLOAT32) + passing(n * width)
 
 
 def scale_vectors(config: ModelConfig) -> Work:
@@ -101,22 +101,22 @@ def scale_vectors(config: ModelConfig) -> Work:
     if not modulations:
         return Work()
     embedding = time_embedding(1, D) if config.scale_vector == "sinusoidal" else Work()
-    return (embedding + product(1, D, modulations * D)) * 2
+    return (embedding + matmul(1, D, modulations * D)) * 2
 
 
 def time_embedding(rows: int, width: int) -> Work:
     """Embed `rows` timesteps; engines have a table of all."""
-    return time_features(rows, width) + product(rows, width, width)
+    return time_features(rows, width) + matmul(rows, width, width)
 
 
 def time_features(rows: int, width: int) -> Work:
-    """The first of the two products that embed a timestep, from its cosines and sines."""
-    return product(rows, 2 * TIMESTEP_FREQUENCIES, width)
+    """The first of the two matmuls that embed a timestep, from its cosines and sines."""
+    return matmul(rows, 2 * TIMESTEP_FREQUENCIES, width)
 
 
 def condition(config: ModelConfig, kind: HeadKind, rows: int) -> Work:
     """Embed z (rows, D) for a head; engines do it in the transformer's graph, for all positions of its phase."""
-    return product(rows, config.width, head_width(config, kind))
+    return matmul(rows, config.width, head_width(config, kind))
 
 
 def head(config: ModelConfig, kind: HeadKind, rows: int, tokens: int, held: Held = FLOATS) -> Work:
@@ -125,11 +125,11 @@ def head(config: ModelConfig, kind: HeadKind, rows: int, tokens: int, held: Held
 
 
 def mlp_head(config: ModelConfig, samples: int, held: Held = FLOATS) -> Work:
-    """One diffusion step of the MLP head; the modulations of all blocks are one product."""
+    """One diffusion step of the MLP head; the modulations of all blocks are one matmul."""
     C, W, depth = config.channels, config.mlp_width, config.mlp_depth
-    work = product(samples, C, W) + product(samples, W, 3 * W * depth, held.weight, FLOAT32, held.value)
-    inner = product(samples, W, W, held.weight, FLOAT32, held.value)
-    inner += product(samples, W, W, held.weight, held.value, FLOAT32)
+    work = matmul(samples, C, W) + matmul(samples, W, 3 * W * depth, held.weight, FLOAT32, held.value)
+    inner = matmul(samples, W, W, held.weight, FLOAT32, held.value)
+    inner += matmul(samples, W, W, held.weight, held.value, FLOAT32)
     work += (inner + passing(samples * 3 * W, held.value) + passing(samples * W)) * depth
     return work + _final(samples, W, 2 * C, held)
 
@@ -137,14 +137,14 @@ def mlp_head(config: ModelConfig, samples: int, held: Held = FLOATS) -> Work:
 def dit_head(config: ModelConfig, rows: int, tokens: int, held: Held = FLOATS) -> Work:
     """One diffusion step of the DiT head over (rows, tokens); every token has modulations of its own."""
     C, W, n = config.channels, config.dit_width, rows * tokens
-    modulation = product(n, W, 6 * W, held.weight, FLOAT32, held.value) + passing(n * 6 * W, held.value)
-    work = product(n, C, W) + table(tokens * W)
+    modulation = matmul(n, W, 6 * W, held.weight, FLOAT32, held.value) + passing(n * 6 * W, held.value)
+    work = matmul(n, C, W) + table(tokens * W)
     work += (block(rows, tokens, W, held) + modulation) * config.dit_depth
     return work + _final(n, W, C, held)
 
 
 def _final(rows: int, width: int, outputs: int, held: Held) -> Work:
-    """The heads' last layer: its product in float32, in half precision its modulation in that; int8 leaves it whole."""
+    """The heads' last layer: its matmul in float32, in half precision its modulation in that; int8 leaves it whole."""
     inner = held if held.weight == held.value else FLOATS
-    modulation = product(rows, width, 2 * width, inner.weight, FLOAT32, inner.value)
-    return modulation + passing(rows * 2 * width, inner.value) + product(rows, width, outputs)
+    modulation = matmul(rows, width, 2 * width, inner.weight, FLOAT32, inner.value)
+    return modulation + passing(rows * 2 * width, inner.value) + matmul(rows, width, outputs)

@@ -1,4 +1,4 @@
-"""What `himar-export inspect --cost` prints: operations, bytes and the least time, per component and per image."""
+"""Prints `himar-export inspect --cost`: operations, bytes and the shortest time, per component and per image."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def _byte_table(costs: Sequence[ComponentCost], total: ComponentCost, batch: int
 
 
 def _time_table(costs: Sequence[ComponentCost], total: ComponentCost, batch: int) -> Table:
-    table = _table("Least time per image in ms, engines", ("operations", "bytes", "bound", "share"))
+    table = _table("Shortest time per image in ms, engines", ("operations", "bytes", "bound", "share"))
     for cost in (*costs, total):
         seconds = (cost.compute_seconds, cost.memory_seconds, cost.bound_seconds)
         share = f"{cost.bound_seconds / total.bound_seconds:.1%}"
@@ -128,7 +128,7 @@ def _notes(request: Request, total: ComponentCost, peaks: Peaks) -> list[str]:
     lines = [
         "A multiply-add is two. eager: himar.generate. released: conditions and timesteps embedded anew in every "
         f"diffusion step, as the released code does; engines do {abs(less):.1%} {'less' if less >= 0 else 'more'}.",
-        "Bytes: every product reads its weights and input once and writes its output once; norms, activations and "
+        "Bytes: every matmul reads its weights and input once and writes its output once; norms, activations and "
         "attention scores stay on the chip.",
     ]
     if request.decoder is None:

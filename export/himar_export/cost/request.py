@@ -1,4 +1,4 @@
-"""From what a user names, a bundle or a configuration, to the request whose cost is asked for."""
+"""Turns what a user names, a bundle or a configuration, into the request whose cost is counted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from himar_kernels.families.hi_mar.phases import VAE_DECODER
 from himar_kernels.families.hi_mar.sampling import choose_sampling
 from himar_kernels.shared.console import require_extra
 from himar_runtime import Bundle
-from himar_runtime.request import require_phases
+from himar_runtime.families.hi_mar.family import require_phases
 
 from ..graph.precision_choice import precision_of
 from .decoder import DecoderSizes, checkpoint_decoder, exported_decoder

@@ -1,4 +1,4 @@
-"""The work of a whole request, by component and phase: what the schedule makes the networks do (docs/model.md §6).
+"""Counts the work of a whole request, by component and phase, as the schedule demands it (docs/model.md §6).
 
 Every autoregressive step is one run of the phase's transformer and a chain of runs of its head. How much each has to
 do follows from the schedule exactly: the encoder sees more at every step, the MLP head takes the positions that the
@@ -42,7 +42,7 @@ from .networks import (
 class Request:
     """What is asked for: a model, how it samples, images per run, and the VAE decoder, None for latents.
 
-    precision: of the products, by component; float32 where a component is not named.
+    precision: of the matmuls, by component; float32 where a component is not named.
     """
 
     config: ModelConfig
@@ -57,7 +57,7 @@ class Request:
         check_steps(self.config, self.sampling)
 
     def held(self, component: str) -> Held:
-        """What the products of a component hold. Raises BuildError for a precision that is unknown."""
+        """What the matmuls of a component hold. Raises BuildError for a precision that is unknown."""
         return held_in(self.precision.get(component, "fp32"), component)
 
 

@@ -1,7 +1,7 @@
-"""The work of a training step: a forward of its phases, the gradients, and what recomputing adds (docs/model.md §8).
+"""Counts the work of a training step: forward of its phases, gradients, and recomputation (docs/model.md §8).
 
-Gradients cost twice what the forward does: one product for the input's gradient, one for the weight's. Inputs that need
-none (tokens, timestep features, detached pivots) are left out. Optimiser and moving average have no products.
+Gradients cost twice what the forward does: one matmul for the input's gradient, one for the weight's. Inputs that need
+none (tokens, timestep features, detached pivots) are left out. Optimiser and moving average have no matmuls.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from himar_kernels import InputError
 from himar_kernels.families.hi_mar import Phase
 from himar_kernels.families.hi_mar.phases import PhaseInfo
 
-from .cost import product
+from .cost import matmul
 from .networks import (
     block,
     condition,
@@ -32,7 +32,7 @@ from .networks import (
 class TrainingCost:
     """Operations of one step.
 
-    forward_flops: of the loss; block_flops: the transformer blocks' share of it; data_flops: the share of products
+    forward_flops: of the loss; block_flops: the transformer blocks' share of it; data_flops: the share of matmuls
     whose input is data, which needs no gradient.
     """
 
@@ -80,7 +80,7 @@ def training_cost(config: ModelConfig, batch: int, masked: Mapping[Phase, int], 
         total += _phase_cost(config, phase, batch, hidden, repeats)
     if not config.single_scale:
         # What phase high sees where there is no pivot: learned, so nothing of it is data.
-        total += TrainingCost(product(config.low_positions, config.channels, config.width).flops, 0, 0)
+        total += TrainingCost(matmul(config.low_positions, config.channels, config.width).flops, 0, 0)
     return total
 
 
@@ -95,8 +95,8 @@ def _phase_cost(config: ModelConfig, phase: PhaseInfo, batch: int, masked: int, 
     work += head(config, phase.kind, rows, tokens) + condition(config, phase.kind, conditions)
     work += time_embedding(timesteps, width)
 
-    data = product(batch * phase.positions, config.channels, config.width)
-    data += product(rows * tokens, config.channels, width) + time_features(timesteps, width)
+    data = matmul(batch * phase.positions, config.channels, config.width)
+    data += matmul(rows * tokens, config.channels, width) + time_features(timesteps, width)
     if phase.pivot_width:
         data += guide(config, batch * phase.always)
     if config.scale_vector == "sinusoidal":

@@ -1,1 +1,1 @@
-"""One folder per model family: its components as exportable graphs, and recordings of its eager runs."""
+"""Holds one folder per model family: its components as exportable graphs, and recordings of its eager runs."""

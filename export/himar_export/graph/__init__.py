@@ -1,1 +1,1 @@
-"""From PyTorch modules to ONNX graphs: operators, precisions, folding, quantisation."""
+"""Turns PyTorch modules into ONNX graphs: operators, precisions, folding, quantisation."""

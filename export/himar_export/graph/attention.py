@@ -1,6 +1,6 @@
-"""Multi-head attention in a graph: from its normalised input to what its last product takes.
+"""Writes multi-head attention in a graph: from its normalised input to what its last matmul takes.
 
-A score is a product of two vectors, and in a sharp model it passes 65,504, fp16's largest number. A GPU's fused kernels
+A score is a dot product, and in a sharp model it passes 65,504, fp16's largest number. A GPU's fused kernels
 keep scores in float32. ONNX Runtime's CPU kernel of the standard `Attention` keeps them in the type of its inputs,
 whatever `softmax_precision` says, and a row with such a score becomes not-a-number. So no fp16 graph gives it fp16
 inputs (bfloat16 has float32's range):
@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from himar.families.hi_mar.layers import Attention
 
-from .elementwise import Elementwise
-from .precision import Product, gated
+from .precision import Matmul, gated
 from .shared_input import parts_of, shared_input
+from .style import GraphStyle
 
 ORT_DOMAIN = "com.microsoft"
 _ORT_VERSION = 1
@@ -31,32 +31,30 @@ Rows = tuple[int, int]
 
 
 class AttentionGraph(nn.Module):
-    """Attention without its last product, which `last` makes.
+    """Attention without its last matmul, which `last` makes.
 
     Where operators are fused, keys have no bias, which adds the same to all scores of a query and so nothing to their
-    softmax, and that of the values is a part of the last product's: a softmax sums to 1. On a GPU a bias costs a pass.
+    softmax, and that of the values is a part of the last matmul's: a softmax sums to 1. On a GPU a bias costs a pass.
     """
 
-    def __init__(self, attn: Attention, dtype: torch.dtype, merged: bool, *, apart: bool = False) -> None:
-        """apart: queries are asked for fewer positions than keys and values."""
+    def __init__(self, attn: Attention, style: GraphStyle, *, apart: bool = False) -> None:
+        """apart: queries come from fewer positions than keys and values."""
         super().__init__()
         q, k, v = parts_of(attn.qkv, 3)
-        self.heads, self.merged, self.apart = attn.heads, merged, apart
-        self.fused = Elementwise.of(dtype, merged).fused
+        self.heads, self.style, self.apart = attn.heads, style, apart
         self._values_bias = v[1]
-        if self.fused:
+        if self.style.fuses_elementwise:
             k, v = ((weight, torch.zeros_like(bias)) for weight, bias in (k, v))
         if apart:
-            self.q = Product(*q, dtype)
-            self.kv = shared_input([k, v], dtype, merged)
+            self.q = Matmul(*q, style.dtype)
+            self.kv = shared_input([k, v], style)
         else:
-            self.qkv = shared_input([q, k, v], dtype, merged)
+            self.qkv = shared_input([q, k, v], style)
 
     def forward(self, x: Tensor, queries: Rows, keys: Rows, asking: Tensor | None = None) -> Tensor:
         """Map normalised x (R·T, D), or `asking` (R·Q, D) for the queries, to (R·Q, D).
 
-        queries, keys: (R, Q) and (R, T). Not merged, the operator takes (R, T, D) and finds the heads itself, which
-        saves ONNX Runtime copies; merged, heads are an axis of their own, as GPUs' parsers have them.
+        queries, keys: (R, Q) and (R, T). Whether heads become an axis of their own is the style's choice.
         """
         if self.apart:
             assert asking is not None
@@ -64,22 +62,22 @@ class AttentionGraph(nn.Module):
         else:
             parts = self.qkv.bias_pending(x)
         width = parts[0].values.shape[-1]
-        split = (self.heads, width // self.heads) if self.merged else (width,)
-        values = [part.values if self.fused else part.with_bias() for part in parts]
+        split = (self.heads, width // self.heads) if self.style.splits_heads else (width,)
+        values = [part.values if self.style.fuses_elementwise else part.with_bias() for part in parts]
         q, k, v = (value.reshape(*rows, *split) for value, rows in zip(values, (queries, keys, keys), strict=True))
-        if self.fused:
-            q = q + parts[0].parts[1]  # after the reshape: a bias before it would become a part of the product again
-        if self.merged:
+        if self.style.fuses_elementwise:
+            q = q + parts[0].parts[1]  # after the reshape: a bias before it would become a part of the matmul again
+        if self.style.splits_heads:
             q, k, v = (part.transpose(1, 2) for part in (q, k, v))
             return _with_heads(q, k, v).transpose(1, 2).reshape(-1, width)
         return _finding_heads(q, k, v, self.heads).reshape(-1, width)
 
-    def last(self, linear: nn.Linear, gate: Tensor | None, dtype: torch.dtype) -> Product:
-        """Return gate·(W·x + b), the last product, with the values' bias where it is due; gate (D,), None for 1."""
-        bias = linear.bias + linear.weight @ self._values_bias if self.fused else linear.bias
+    def last(self, linear: nn.Linear, gate: Tensor | None) -> Matmul:
+        """Return gate·(W·x + b), the last matmul, with the values' bias where it is due; gate (D,), None for 1."""
+        bias = linear.bias + linear.weight @ self._values_bias if self.style.fuses_elementwise else linear.bias
         if gate is None:
-            return Product(linear.weight, bias, dtype)
-        return gated(linear.weight, bias, gate, dtype)
+            return Matmul(linear.weight, bias, self.style.dtype)
+        return gated(linear.weight, bias, gate, self.style.dtype)
 
 
 def _with_heads(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""A component's contract: what export, build, allocation and parity share of one exported network."""
+"""Defines a component's contract: what export, build, allocation and parity share of one exported network."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Component:
     Attributes:
         name: as in the manifest.
         inputs, outputs: tensors in the graph's order; a string in a shape is a dynamic axis.
-        profile: least, usual and largest size of every dynamic axis, for the bundle's maximum batch.
-        graph: makes the exportable module with its products in the given dtype.
-        islands: first parts of the names of its products that stay float32 in half precision: of few channels, or
+        profile: min, opt and max size of every dynamic axis, in TensorRT's words, for the bundle's maximum batch.
+        graph: makes the exportable module, its matmuls in the given dtype.
+        islands: first parts of the names of its matmuls that stay float32 in half precision: of few channels, or
             the last before values that the float32 diffusion or an image takes.
     """
 

@@ -1,4 +1,4 @@
-"""What lies between the products of a graph: norms, modulations, activations, residual sums.
+"""Writes what lies between the matmuls of a graph: norms, modulations, activations, residual sums.
 
 In half precision, graphs for ONNX Runtime hold these as operators of the domain "himar", each a function of standard
 operators that the graph carries itself. A session that knows our library (himar_kernels.build.fused_library) runs each
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from himar.families.hi_mar.layers import EPS, plain_layer_norm
 
 from .precision import BiasPending
+from .style import GraphStyle
 
 DOMAIN, VERSION = "himar", 1
 
@@ -64,27 +65,21 @@ class PlainNorm(Norm):
 
 @dataclass(frozen=True)
 class Elementwise:
-    """The formulas between products whose type is `dtype`; fused: as operators of ours where a graph is exported.
+    """The formulas between the matmuls of a graph; in a style that fuses them, they are exported as operators of ours.
 
-    x is the float32 stream (M, D); values of products are (M, D) in `dtype`.
+    x is the float32 stream (M, D); values of matmuls are (M, D) in the style's dtype.
     """
 
-    dtype: torch.dtype
-    fused: bool
-
-    @classmethod
-    def of(cls, dtype: torch.dtype, merged: bool) -> Elementwise:
-        """Return what suits a graph: `merged` ones are TensorRT's."""
-        return cls(dtype, dtype in _HALVES and not merged)
+    style: GraphStyle
 
     @property
     def _exports(self) -> bool:
-        return self.fused and torch.compiler.is_exporting()
+        return self.style.fuses_elementwise and torch.compiler.is_exporting()
 
     def norm(self, norm: Norm, x: Tensor) -> Tensor:
         """Return norm(x), in `dtype` where it is fused, else float32."""
         if self._exports:
-            return _node(_HALVES[self.dtype][0], (x, norm.weight, norm.bias), self.dtype, epsilon=EPS)
+            return _node(_HALVES[self.style.dtype][0], (x, norm.weight, norm.bias), self.style.dtype, epsilon=EPS)
         return norm(x)
 
     def modulated_norm(
@@ -92,7 +87,7 @@ class Elementwise:
     ) -> Tensor:
         """Return norm(x)·scale + shift, in `dtype` where it is fused and not `to_float`, else float32."""
         if self._exports:
-            name, dtype = ("ModulatedNormToFloat", torch.float32) if to_float else ("ModulatedNorm", self.dtype)
+            name, dtype = ("ModulatedNormToFloat", torch.float32) if to_float else ("ModulatedNorm", self.style.dtype)
             return _node(name, (x, norm.weight, norm.bias, *scale.parts, *shift.parts), dtype, epsilon=EPS)
         return norm(x) * scale.with_bias() + shift.with_bias()
 
@@ -112,7 +107,7 @@ class Elementwise:
         """Return the activation of h, in `dtype`."""
         name, function = _ACTIVATIONS[kind]
         if self._exports:
-            return _node(name, h.parts, self.dtype)
+            return _node(name, h.parts, self.style.dtype)
         return function(h.with_bias())
 
 
@@ -154,7 +149,7 @@ def join_sums_and_norms(model: onnx.ModelProto) -> None:
 
 
 def add_functions(model: onnx.ModelProto, dtype: torch.dtype) -> None:
-    """Give a graph the functions that define the operators of ours in it; `dtype` is that of its products."""
+    """Give a graph the functions that define the operators of ours in it; `dtype` is that of its matmuls."""
     used = {node.op_type for node in model.graph.node if node.domain == DOMAIN}
     if used:
         functions = _functions(_HALVES[dtype][1])
@@ -165,7 +160,7 @@ def add_functions(model: onnx.ModelProto, dtype: torch.dtype) -> None:
 class _Formula:
     """A function's body: its inputs after x, its lines in ONNX's textual syntax, and the value that they end with.
 
-    In the lines {x} stands for the name of x, {half} for the type of products.
+    In the lines {x} stands for the name of x, {half} for the type of matmuls.
     """
 
     inputs: str
@@ -230,7 +225,7 @@ _ACTIVATED: Mapping[str, str] = {
 
 
 def _functions(half: int) -> dict[str, str]:
-    """Return every operator's function by name. half: the type of products, as ONNX counts types."""
+    """Return every operator's function by name. half: the type of matmuls, as ONNX counts types."""
     alone = {**_SUMS, **_NORMS}
     alone |= {name: _Formula("h_bias", f"biased = Add (x, h_bias)\n{end}", "y") for name, end in _ACTIVATED.items()}
     functions = {name: formula.function(name, half) for name, formula in alone.items()}

@@ -1,4 +1,4 @@
-"""From a component's graph in PyTorch to a clean ONNX model at opset 23."""
+"""Exports a component's graph from PyTorch to a clean ONNX model at opset 23."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import torch
 
 from himar_kernels import BuildError
 
-from ..families.hi_mar.components import Component
 from ..make.weights import WeightFile
 from ..tensorrt.network import OPSET, opset_of
+from .component import Component
 from .elementwise import add_functions, join_sums_and_norms
 from .precision import value_type
 from .precision_choice import Precision
-from .quantise import quantise_products
+from .quantise import quantise_matmuls
 
 IR_VERSION = 10
 """Of every model that is written. Newer versions of the onnx packages choose what older runtimes refuse."""
@@ -54,8 +54,8 @@ def to_onnx(component: Component, precision: Precision, weights: WeightFile) -> 
         )
     if program is None:
         raise BuildError(f"PyTorch's exporter returned nothing for {component.name}.")
-    if precision == "int8" and not quantise_products(program.model, component.islands):
-        raise BuildError(f"{component.name} has no product that could be in int8; build it with fp32.")
+    if precision == "int8" and not quantise_matmuls(program.model, component.islands):
+        raise BuildError(f"{component.name} has no matmul that could be in int8; build it with fp32.")
     weights.move_out(component.name, program.model)
     model = ir.to_proto(program.model)
     _clean(model, component.name)

@@ -1,8 +1,8 @@
-"""Precisions and the layers that run in them: half-precision (or int8) products inside a float32 stream.
+"""Defines precisions and the layers that run in them: half-precision (or int8) matmuls inside a float32 stream.
 
-Every graph keeps its residual stream, its norms and its last product in float32 (the islands) and runs matrix
-products, convolutions, attention and the activations between them in the component's precision. A sum over many
-blocks or a variance is what overflows or loses digits in half precision; a product of normalised values is not.
+Every graph keeps its residual stream, its norms and its last matmul in float32 (the islands) and runs
+matmuls, convolutions, attention and the activations between them in the component's precision. A sum over many
+blocks or a variance is what overflows or loses digits in half precision; a matmul of normalised values does neither.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float1
 
 
 def value_type(precision: Precision) -> torch.dtype:
-    """Return what values and products of a component's module are in; int8 changes its graph later (`quantise`)."""
+    """Return the type of matmuls in a component's module; int8 changes its graph later (`quantise`)."""
     return torch.float32 if precision == "int8" else DTYPES[precision]
 
 
 class BiasPending(NamedTuple):
-    """A product's values (…, out) that still lack its bias (out); no bias: they lack none."""
+    """A matmul's values (…, out) before its bias (out) is added; bias is None where nothing is left to add."""
 
     values: Tensor
     bias: Tensor | None
@@ -37,12 +37,12 @@ class BiasPending(NamedTuple):
 
     @property
     def parts(self) -> tuple[Tensor, Tensor]:
-        """Values and bias, of a product that has one."""
+        """Values and bias, of a matmul that has one."""
         assert self.bias is not None
         return self.values, self.bias
 
 
-class Product(nn.Module):
+class Matmul(nn.Module):
     """y = x·W + b with W (in, out) in `dtype`; x is cast to it, y stays in it."""
 
     def __init__(self, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> None:
@@ -60,16 +60,16 @@ class Product(nn.Module):
         return BiasPending(x.to(self.weight.dtype) @ self.weight, self.bias)
 
 
-def product(layer: nn.Module, dtype: torch.dtype) -> Product:
-    """Make a Product of a Linear or of a 1×1 convolution."""
+def matmul(layer: nn.Module, dtype: torch.dtype) -> Matmul:
+    """Make a Matmul of a Linear or of a 1×1 convolution."""
     if not isinstance(layer, nn.Linear | nn.Conv2d) or layer.bias is None:
-        raise TypeError(f"a product needs a Linear or a 1×1 convolution with a bias, not {layer}")
-    return Product(layer.weight.flatten(1), layer.bias, dtype)
+        raise TypeError(f"a matmul needs a Linear or a 1×1 convolution with a bias, not {layer}")
+    return Matmul(layer.weight.flatten(1), layer.bias, dtype)
 
 
-def gated(weight: Tensor, bias: Tensor, gate: Tensor, dtype: torch.dtype) -> Product:
-    """Return gate·(W·x + b) as one product: W (out, in), b and gate (out)."""
-    return Product(weight * gate[:, None], bias * gate, dtype)
+def gated(weight: Tensor, bias: Tensor, gate: Tensor, dtype: torch.dtype) -> Matmul:
+    """Return gate·(W·x + b) as one matmul: W (out, in), b and gate (out)."""
+    return Matmul(weight * gate[:, None], bias * gate, dtype)
 
 
 class HalfConvolution(nn.Module):

@@ -1,4 +1,4 @@
-"""The precisions there are, and which component gets which: names alone, without PyTorch."""
+"""Names the precisions, and chooses which component gets which, without PyTorch."""
 
 from __future__ import annotations
 
@@ -6,14 +6,9 @@ from collections.abc import Mapping
 from typing import Literal, get_args
 
 from himar_kernels import BuildError
-from himar_kernels.families.hi_mar import phase_chains
-from himar_kernels.families.hi_mar.phases import VAE_DECODER
-from himar_runtime import Manifest
+from himar_kernels.families.registry import VAE_DECODER
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
-
-INT8_GAIN = 400.0
-"""Gain of a chain's first step (Chain.first_step_gain) up to which int8 was seen to keep quality (docs/int8.md)."""
 
 
 def check_precision(value: str, component: str) -> Precision:
@@ -35,8 +30,8 @@ def component_precision(value: str, component: str) -> Precision:
 def precision_of(component: str, usual: str, single: Mapping[str, str]) -> Precision:
     """Return a component's precision: its own of `single`, or the usual one.
 
-    int8 is of matrix products: where it is usual, the VAE decoder, which convolves, is in float32. Raises BuildError as
-    `component_precision` does.
+    int8 is for matmuls: where it is the usual one, the VAE decoder, which convolves, is in float32.
+    Raises BuildError as `component_precision` does.
     """
     if component in single:
         return component_precision(single[component], component)
@@ -54,25 +49,5 @@ def require_runnable(precisions: Mapping[str, Precision], backend: str) -> None:
         )
     if int8 is not None and bf16 is not None:
         raise BuildError(
-            f"{int8} in int8 runs on a CPU alone and {bf16} in bf16 on a GPU alone; build one of them in fp32 or fp16."
+            f"{int8} in int8 runs only on a CPU and {bf16} in bf16 only on a GPU; build one of them in fp32 or fp16."
         )
-
-
-def int8_advice(manifest: Manifest) -> str | None:
-    """Say which of a bundle's sampling settings go down a chain too short for its heads in int8; None where none does.
-
-    The chain's first step magnifies a head's rounding, int8's the most.
-    """
-    short = []
-    for name, sampling in manifest.sampling.items():
-        chains = phase_chains(sampling)
-        for phase in manifest.model.phases:
-            rounded = manifest.components[phase.head].precision == "int8"
-            if rounded and chains[phase.name].first_step_gain > INT8_GAIN and name not in short:
-                short.append(name)
-    if not short:
-        return None
-    return (
-        f"int8 is coarse for the diffusion chains of {', '.join(repr(name) for name in short)}: take at least 100 "
-        f"diffusion steps, or a solver such as dpm++ (docs/int8.md)."
-    )

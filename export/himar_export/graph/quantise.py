@@ -1,6 +1,6 @@
-"""int8: a graph's products of matrices with 8-bit inputs and weights, for ONNX Runtime on a CPU.
+"""Rewrites a graph's matmuls to take 8-bit inputs and weights (int8), for ONNX Runtime on a CPU.
 
-Every product of a component but its islands and a head's last layer becomes one of integers between float32 values:
+Every matmul of a component but its islands and a head's last layer becomes one of integers between float32 values:
 
     y = r · s · ((q - z) · Q)        q = round(127/r · x) + z,   Q = round(W / s)
 
@@ -10,9 +10,9 @@ Every product of a component but its islands and a head's last layer becomes one
   other rows of a call: the same seed gives the same image at any batch size. What is scaled is known at export: the
   results of SiLU and GELU are hardly negative, so their zero z stands low and their scale is the finer one.
 
-Biases, attention, norms and what lies between products stay float32, as do the islands (`Component.islands`).
-A value that is not a number has an integer like any other; so that it is not lost, r is the row's range plus 0 · its
-sum, which is no number either where the row has one.
+Biases, attention, norms and what lies between matmuls stay float32, as do the islands (`Component.islands`).
+NaN would become an integer like any other value; so that it is not lost, r is the row's range plus 0 · its sum, which
+is NaN where the row has one.
 Scales per row and per column: "LLM.int8()", arXiv 2208.07339, section 2.1.
 """
 
@@ -31,7 +31,7 @@ MIDDLE, LOW = 128, 32
 """Where the zero of a row's 256 levels stands: for values of both signs, and for results of SiLU and GELU."""
 
 _KEPT = ("final.",)
-"""First parts of the names of weights whose products stay, beside the islands'."""
+"""First parts of the names of weights whose matmuls stay, beside the islands'."""
 
 _DOMAIN = "com.microsoft"
 _LEAST_RANGE = np.float32(1e-30)
@@ -45,14 +45,14 @@ def quantise_weight(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDAr
     return np.rint(weight / scale).astype(np.int8), scale
 
 
-def quantise_products(model: ir.Model, islands: tuple[str, ...]) -> int:
-    """Replace the products of a float32 graph with matrices by those of integers, in place; return how many.
+def quantise_matmuls(model: ir.Model, islands: tuple[str, ...]) -> int:
+    """Replace the matmuls of a float32 graph by matmuls of integers, in place; return how many.
 
-    islands: first parts of the names of weights whose products stay.
+    islands: first parts of the names of weights whose matmuls stay.
     """
     graph, inputs, weights = model.graph, _Inputs(model.graph), _Weights(model.graph)
     kept = (*islands, *_KEPT)
-    chosen = [node for node in graph if _is_product(node) and not (_weight(node).name or "").startswith(kept)]
+    chosen = [node for node in graph if _is_matmul(node) and not (_weight(node).name or "").startswith(kept)]
     for node in chosen:
         weight, result = _weight(node), node.outputs[0]
         integers, scale = weights.of(weight)
@@ -82,7 +82,7 @@ class _Quantised:
 
 @dataclass
 class _Weights:
-    """The weights of a graph's products, each quantised once, whoever uses it."""
+    """The weights of a graph's matmuls, each quantised once, however many matmuls use it."""
 
     graph: ir.Graph
     done: dict[str, tuple[ir.Value, ir.Value]] = field(default_factory=dict)
@@ -101,7 +101,7 @@ class _Weights:
 
 @dataclass
 class _Inputs:
-    """The inputs of a graph's products, each quantised once, where it is first needed."""
+    """The inputs of a graph's matmuls, each quantised once, where it is first needed."""
 
     graph: ir.Graph
     done: dict[str, _Quantised] = field(default_factory=dict)
@@ -132,7 +132,7 @@ class _Inputs:
         spread = ir.node("Max", [high.outputs[0], below.outputs[0], least])
         normal = ir.node("Div", [x, spread.outputs[0]])
         integers = ir.node("QuantizeLinear", [normal.outputs[0], *self.levels(zero)])
-        # Comparisons pass over what is not a number; a sum does not.
+        # Comparisons skip NaN; a sum does not.
         flaw = ir.node("Mul", [total.outputs[0], nothing])
         span = ir.node("Add", [spread.outputs[0], flaw.outputs[0]])
         self.graph.insert_before(before, [high, low, total, below, spread, normal, integers, flaw, span])
@@ -149,7 +149,7 @@ def _initializer(graph: ir.Graph, name: str, array: NDArray[np.generic]) -> ir.V
     return value
 
 
-def _is_product(node: ir.Node) -> bool:
+def _is_matmul(node: ir.Node) -> bool:
     """Whether a node multiplies by a stored matrix."""
     if node.op_type != "MatMul" or node.domain:
         return False

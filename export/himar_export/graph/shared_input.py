@@ -1,6 +1,6 @@
-"""Several products of one input: as one product whose result is split, or each by itself.
+"""Writes several matmuls of one input as one matmul whose result is split, or each by itself.
 
-A GPU reads the input once for one large product, and its builder makes the split views. ONNX Runtime's CPU kernels
+A GPU reads the input once for one large matmul, and its builder makes the split views. ONNX Runtime's CPU kernels
 copy every part of a split, which costs more than reading the input again, so its graphs hold the parts by themselves.
 """
 
@@ -11,46 +11,47 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from .precision import BiasPending, Product
+from .precision import BiasPending, Matmul
+from .style import GraphStyle
 
 Affine = tuple[Tensor, Tensor]
-"""Weight (out, in) and bias (out) of a product, as torch's Linear has them."""
+"""Weight (out, in) and bias (out) of a matmul, as torch's Linear has them."""
 
 
-class Merged(Product):
-    """Map x (…, in) to the results (…, out) of several products, which are one product whose result is split."""
+class Merged(Matmul):
+    """Map x (…, in) to the results (…, out) of several matmuls, which are one matmul whose result is split."""
 
     def __init__(self, parts: Sequence[Affine], dtype: torch.dtype) -> None:
         super().__init__(torch.cat([weight for weight, _ in parts]), torch.cat([bias for _, bias in parts]), dtype)
         self.sizes = [len(bias) for _, bias in parts]
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
-        """Return every product's result, in the order that the products were given in."""
+        """Return every matmul's result, in the order that the matmuls were given in."""
         return tuple(part.values for part in self.bias_pending(x))
 
     def bias_pending(self, x: Tensor) -> tuple[BiasPending, ...]:  # type: ignore[override]
-        """Return the same: nothing lacks its bias."""
+        """Return the same; the biases are already added."""
         return tuple(BiasPending(part, None) for part in super().bias_pending(x).with_bias().split(self.sizes, dim=-1))
 
 
 class Separate(nn.ModuleList):
-    """Map x (…, in) to the results (…, out) of several products, each by itself."""
+    """Map x (…, in) to the results (…, out) of several matmuls, each by itself."""
 
     def __init__(self, parts: Sequence[Affine], dtype: torch.dtype) -> None:
-        super().__init__(Product(weight, bias, dtype) for weight, bias in parts)
+        super().__init__(Matmul(weight, bias, dtype) for weight, bias in parts)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Return every product's result, in the order that the products were given in."""
+        """Return every matmul's result, in the order that the matmuls were given in."""
         return tuple(part.with_bias() for part in self.bias_pending(x))
 
     def bias_pending(self, x: Tensor) -> tuple[BiasPending, ...]:
-        """Return every product's result without its bias."""
-        return tuple(product.bias_pending(x) for product in self)  # type: ignore[operator]
+        """Return every matmul's result without its bias."""
+        return tuple(matmul.bias_pending(x) for matmul in self)  # type: ignore[operator]
 
 
-def shared_input(parts: Sequence[Affine], dtype: torch.dtype, merged: bool) -> Merged | Separate:
-    """Return the products of one input in one of the two forms."""
-    return Merged(parts, dtype) if merged else Separate(parts, dtype)
+def shared_input(parts: Sequence[Affine], style: GraphStyle) -> Merged | Separate:
+    """Return the matmuls of one input in the form that the style asks for."""
+    return (Merged if style.merges_shared_inputs else Separate)(parts, style.dtype)
 
 
 def parts_of(linear: nn.Module, count: int) -> list[Affine]:
@@ -61,6 +62,6 @@ def parts_of(linear: nn.Module, count: int) -> list[Affine]:
 
 
 def plus_one(parts: Iterable[Affine], scales: Iterable[int]) -> list[Affine]:
-    """Return the parts with 1 added to the biases of those numbered `scales`: they give 1 + scale, not scale."""
+    """Return the parts with 1 added to the biases of those numbered `scales`, which then yield 1 + scale."""
     chosen = set(scales)
     return [(weight, bias + 1 if i in chosen else bias) for i, (weight, bias) in enumerate(parts)]

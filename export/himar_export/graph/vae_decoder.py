@@ -1,4 +1,4 @@
-"""The VAE decoder as an exportable graph."""
+"""Makes the VAE decoder an exportable graph."""
 
 from __future__ import annotations
 
@@ -48,5 +48,5 @@ def check_half_arithmetic(
     """
     corner = torch.from_numpy(latent[..., :_CHECKED_SIDE, :_CHECKED_SIDE])
     half = VaeDecoder(vae, DTYPES[precision], RoundedConvolution)(corner)
-    name = f"vae_decoder: image, products rounded to {precision}"
+    name = f"vae_decoder: image, convolutions rounded to {precision}"
     return compare(name, half.numpy(), vae.decode(corner).numpy(), limit)

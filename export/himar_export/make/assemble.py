@@ -1,4 +1,4 @@
-"""The steps that building and refitting a bundle share: its graphs first, at the end its self-test."""
+"""Holds the steps that building and refitting a bundle share: its graphs first, at the end its self-test."""
 
 from __future__ import annotations
 
@@ -7,19 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from himar.families.hi_mar.model import HiMAR
-from himar.vae.autoencoder import AutoencoderKL, require_fit
-from himar.vae.layouts import load_vae
+from himar.family import FamilyModel, model_family
 from himar_runtime.engines.ort.session import onnxruntime
 
-from ..families.hi_mar.components import Component
-from ..families.hi_mar.phases import condition_embedding, model_info, phase_head
+from ..families.family import export_family
 from ..files import write_npz
+from ..graph.component import Component
 from ..graph.precision_choice import Precision
 from ..verify.compare import Comparison
-from ..verify.verify import what_ran
+from ..verify.verify import SELFTEST_CASE, what_ran
 from .manifest import BundleWriter
-from .selftest import check_selftest, record_selftest
+from .selftest import check_selftest
 
 Progress = Callable[[str, float], None]
 
@@ -32,18 +30,14 @@ class BuildOutcome:
     ran: str
 
 
-def load_fitting_vae(path: Path | None, model: HiMAR) -> AutoencoderKL | None:
+def load_fitting_vae(path: Path | None, model: FamilyModel) -> Any:
     """Load a VAE and check that it is one for this model's tokens; ConfigError if it is not."""
-    if path is None:
-        return None
-    vae = load_vae(path)
-    require_fit(vae, model.config, str(path))
-    return vae
+    return None if path is None else model_family(model.family).load_vae(path, model)
 
 
 def add_graphs(
     writer: BundleWriter,
-    model: HiMAR,
+    model: FamilyModel,
     parts: Sequence[Component],
     precisions: Mapping[str, Precision],
     progress: Progress,
@@ -53,16 +47,15 @@ def add_graphs(
         precision = precisions[component.name]
         progress(f"exporting {component.name} in {precision}", number / len(parts))
         writer.add_component(component, precision)
-    for phase in model_info(model.config).phases:
-        writer.add_condition_embedding(phase.head, condition_embedding(phase_head(model, phase.name)))
+    export_family(model.family).annotate(writer, model)
     writer.close_weights()
 
 
 def finish(
     folder: Path,
     writer: BundleWriter,
-    model: HiMAR,
-    vae: AutoencoderKL | None,
+    model: FamilyModel,
+    vae: Any,
     precisions: Mapping[str, Precision],
     backend: Mapping[str, Any],
     engines: Mapping[str, Mapping[str, Any]],
@@ -76,11 +69,12 @@ def finish(
     VerificationError when an output is not the eager model's.
     """
     progress("recording the self-test from the eager model", 0.7)
-    selftest = record_selftest(model, vae)
+    family = export_family(model.family)
+    selftest = family.record_selftest(model, vae, SELFTEST_CASE)
     write_npz(folder / "selftest.npz", selftest)
     writer.write_manifest(backend, engines, provenance)
     progress("verifying against the eager model", 0.85)
-    comparisons = check_selftest(folder, selftest, vae, precisions, device)
+    comparisons = check_selftest(folder, family, selftest, vae, precisions, device)
     ran = what_ran(backend["name"], device)
     writer.add_verification(comparisons, ran)
     progress("done", 1.0)

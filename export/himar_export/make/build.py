@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -12,13 +12,14 @@ from typing import Any
 import onnx
 import torch
 
-from himar.families.hi_mar.checkpoints import open_checkpoint
+from himar.family import open_model
 from himar.loading.checkpoint_files import weights_sha256
 from himar_kernels import BuildError
 from himar_kernels.shared.files import new_folder
 
-from ..families.hi_mar.components import Component, components
+from ..families.family import export_family
 from ..files import require_new
+from ..graph.component import Component
 from ..graph.precision_choice import Precision, check_precision, precision_of, require_runnable
 from ..tensorrt.options import EngineOptions, check_suits
 from .assemble import BuildOutcome, Progress, add_graphs, finish, load_fitting_vae, onnxruntime_entry, within
@@ -34,7 +35,7 @@ class BuildRequest:
     """What to build.
 
     Attributes:
-        checkpoint: a Hi-MAR checkpoint, released layout or ours.
+        checkpoint: of a model of any family, released layout or ours.
         out: folder that the bundle becomes; it must not exist.
         config: preset, JSON file or mapping; None takes the one that the checkpoint carries.
         vae: KL-VAE checkpoint; None builds a bundle that gives latents.
@@ -77,9 +78,9 @@ def build(request: BuildRequest, progress: Progress = lambda text, fraction: Non
         tensorrt = prepare_target(request.backend, request.engine_options, request.cache)
     progress("reading the checkpoint", 0.0)
     with new_folder(request.out, BuildError) as folder:
-        model, entry = open_checkpoint(request.checkpoint, request.config, weights=request.weights)
+        model, entry = open_model(request.checkpoint, request.config, weights=request.weights)
         vae = load_fitting_vae(request.vae, model)
-        parts = components(model, vae, request.max_batch, merged=tensorrt is not None)
+        parts = export_family(model.family).components(model, vae, request.max_batch, request.backend)
         precisions = _precisions(request, parts)
         writer = BundleWriter(folder, model, request.max_batch)
         add_graphs(writer, model, parts, precisions, within(progress, 0.05, 0.5 if tensorrt else 0.7))
@@ -101,7 +102,7 @@ def _check_request(request: BuildRequest) -> None:
     check_suits(request.engine_options, request.backend)
 
 
-def _precisions(request: BuildRequest, parts: tuple[Component, ...]) -> dict[str, Precision]:
+def _precisions(request: BuildRequest, parts: Sequence[Component]) -> dict[str, Precision]:
     names = [component.name for component in parts]
     for name in request.component_precision:
         if name not in names:

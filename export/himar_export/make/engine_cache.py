@@ -1,4 +1,4 @@
-"""Engines that were built before, found by everything that went into them.
+"""Keeps built engines and finds them again by everything that went into them.
 
     DIR/<key>/engine        the serialized engine
     DIR/<key>/entry.json    its sha256, its precisions, what it was built from
@@ -24,6 +24,7 @@ from himar_kernels import BuildError
 from himar_kernels.shared.files import new_folder
 from himar_runtime.cache import keep
 
+from ..graph.component import Component
 from ..graph.precision_choice import Precision
 from ..tensorrt.options import EngineOptions
 from .gpu import Gpu
@@ -71,7 +72,7 @@ class EngineCache:
                 (unfinished / "entry.json").write_text(json.dumps(entry, indent=1) + "\n", encoding="utf-8")
         except (OSError, BuildError) as error:
             if not folder.is_dir():  # otherwise another writer was faster, with an engine of the same key
-                log.warning("the engine cache %s cannot be written to, going on without: %s", self.root, error)
+                log.warning("the engine cache %s cannot be written to, continuing without it: %s", self.root, error)
 
     def timing(self, version: str, gpu: Gpu) -> TimingCache:
         """Return the timing cache of a builder version on a GPU."""

@@ -1,4 +1,4 @@
-"""The engines of a bundle: every component's graph through TensorRT's builder or out of the cache."""
+"""Gets the engines of a bundle: every component's graph through TensorRT's builder or out of the cache."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from himar_runtime.engines.tensorrt.library import BUILDS, library_version, load_builder
 
-from ..families.hi_mar.components import Component
+from ..graph.component import Component
 from ..graph.precision_choice import Precision
 from ..tensorrt.build import unfit_here
 from ..tensorrt.options import EngineOptions, check_options, runs_here, target

@@ -1,4 +1,4 @@
-"""The GPU of this machine, as far as a builder of engines needs to know it."""
+"""Finds the GPU of this machine and what a builder of engines needs to know of it."""
 
 from __future__ import annotations
 

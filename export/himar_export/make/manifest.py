@@ -1,4 +1,4 @@
-"""Writing a bundle's files and its manifest; himar_runtime reads them (schema: himar_runtime.bundle.manifest)."""
+"""Writes a bundle's files and its manifest; himar_runtime reads them (schema: himar_runtime.bundle.manifest)."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import numpy as np
 import onnx
 from torch import nn
 
-from himar.families.hi_mar.model import HiMAR
-from himar_kernels.families.hi_mar import SamplingConfig
+from himar.family import FamilyModel
+from himar_kernels.families.registry import HI_MAR
 from himar_kernels.shared.files import file_sha256
 from himar_runtime import TensorSpec
 
-from ..families.hi_mar.components import Component
-from ..families.hi_mar.phases import model_info
+from ..families.family import export_family
+from ..graph.component import Component
 from ..graph.onnx_export import to_onnx
 from ..graph.precision_choice import Precision
 from ..verify.compare import Comparison
@@ -28,20 +28,18 @@ from .weights import weight_file
 class BundleWriter:
     """Fills a folder with one bundle: components, then weights closed, then the manifest."""
 
-    def __init__(self, folder: Path, model: HiMAR, max_batch: int) -> None:
-        config = {name: value for name, value in model.config.to_dict().items() if name != "sampling"}
-        self._folder = folder
+    def __init__(self, folder: Path, model: FamilyModel, max_batch: int) -> None:
+        family = export_family(model.family)
+        keys, self._schema = family.manifest_keys(model)
+        if model.family != HI_MAR:
+            keys["model"] = {"family": model.family, **keys["model"]}
         if model.class_names is not None:
-            config["class_names"] = list(model.class_names)
-        # A reader of 1.0 runs the released phases alone; where it does, the bundle says so.
-        released = {"mlp_head", "dit_head"} <= set(model_info(model.config).networks)
-        settings, schema = sampling_keys(model.config.sampling)
-        self._schema = max("1.0" if released else "1.1", schema)
+            keys["model"]["class_names"] = list(model.class_names)
+        self._folder = folder
         self._weights = weight_file(folder)
         self._components: dict[str, dict[str, Any]] = {}
         self._manifest: dict[str, Any] = {
-            **settings,
-            "model": config,
+            **keys,
             "max_batch": max_batch,
         }
 
@@ -58,11 +56,11 @@ class BundleWriter:
             "profile": {axis: list(sizes) for axis, sizes in component.profile.items()},
         }
 
-    def add_condition_embedding(self, component: str, layer: nn.Linear | nn.Conv2d) -> None:
-        """Note where the product that embeds z for a head stands; `verify --recording` needs it to feed raw z."""
+    def add_layer(self, component: str, key: str, layer: nn.Linear | nn.Conv2d) -> None:
+        """Note under `key` of a component's entry where a layer's weights stand, so that `verify` can compute it."""
         assert layer.bias is not None
         arrays = {"weight": layer.weight.flatten(1).t().contiguous().numpy(), "bias": layer.bias.numpy()}
-        self._components[component]["condition_embedding"] = {
+        self._components[component][key] = {
             name: {
                 "file": self._weights.name,
                 "offset": self._weights.add(array.tobytes())[0],
@@ -112,24 +110,6 @@ class BundleWriter:
     def _save(self) -> None:
         text = json.dumps(self._manifest, indent=1, allow_nan=False) + "\n"
         (self._folder / "manifest.json").write_text(text, encoding="utf-8")
-
-
-def sampling_keys(settings: Mapping[str, SamplingConfig]) -> tuple[dict[str, Any], str]:
-    """Return the manifest's keys of named settings, the default first, and the least schema that has them.
-
-    Readers before solvers get what they can run: see himar_runtime.bundle.manifest.
-    """
-    values = {name: each.to_dict() for name, each in settings.items()}
-    with_solvers = {name for name, each in settings.items() if each.needs_solvers}
-    if not with_solvers:
-        return {"sampling": values}, "1.0"
-    if next(iter(settings)) in with_solvers:
-        return {"sampling": values}, "2.0"
-    plain = {name: each for name, each in values.items() if name not in with_solvers}
-    return {
-        "sampling": plain,
-        "solver_sampling": {name: values[name] for name in values if name in with_solvers},
-    }, "1.2"
 
 
 def _tensor(spec: TensorSpec) -> dict[str, Any]:

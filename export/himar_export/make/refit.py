@@ -25,6 +25,7 @@ from himar_runtime.engines.tensorrt.library import (
     library_version,
     load_library,
 )
+from himar_runtime.families.hi_mar.family import hi_mar_model
 
 from ..families.hi_mar.components import Component, components
 from ..files import require_new
@@ -80,6 +81,7 @@ def refit(request: RefitRequest, progress: Progress = lambda text, fraction: Non
     require_new(request.out)
     old = Bundle.open(request.bundle)
     manifest = old.manifest
+    hi_mar_model(manifest)
     backend = dict(manifest.raw["backend"])
     engines = backend["name"] in TENSORRT_BACKENDS
     if engines and not backend.get("refittable"):
@@ -97,7 +99,7 @@ def refit(request: RefitRequest, progress: Progress = lambda text, fraction: Non
         if model.class_names is None:
             model.class_names = manifest.class_names
         vae = load_fitting_vae(request.vae, model)
-        parts = components(model, vae, manifest.max_batch, merged=engines)
+        parts = components(model, vae, manifest.max_batch, backend["name"])
         precisions = {part.name: check_precision(manifest.components[part.name].precision, part.name) for part in parts}
         writer = BundleWriter(folder, model, manifest.max_batch)
         add_graphs(writer, model, parts, precisions, within(progress, 0.05, 0.5))

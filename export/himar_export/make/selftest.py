@@ -1,4 +1,4 @@
-"""Records a bundle's self-test from the eager model and replays it; bfloat16 is emulated where no kernel runs it."""
+"""Replays a bundle's self-test; bfloat16 is emulated where no kernel runs it."""
 
 from __future__ import annotations
 
@@ -8,34 +8,26 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnx.inliner
 
-from himar.families.hi_mar.config import ModelConfig
-from himar.families.hi_mar.model import HiMAR
-from himar.vae.autoencoder import AutoencoderKL
-from himar_export.families.hi_mar.phases import model_info
-from himar_export.families.hi_mar.record import Arrays, record
+from himar_export.families.checks import Arrays
+from himar_export.families.family import ExportFamily
 from himar_export.graph.precision_choice import Precision
-from himar_export.graph.vae_decoder import check_half_arithmetic
 from himar_export.verify.compare import Comparison
-from himar_export.verify.verify import COMPONENT_LIMIT, SELFTEST_CASE, backend_for, verify
-from himar_kernels import PhiloxDraws, VerificationError
-from himar_kernels.families.hi_mar import SamplingConfig
-from himar_kernels.families.hi_mar.phases import PhaseInfo
+from himar_export.verify.verify import SELFTEST_CASE, backend_for, verify
+from himar_kernels import VerificationError
 from himar_kernels.shared.files import file_sha256
 from himar_runtime import Bundle
-
-SELFTEST_HIGH_STEPS = 2
-SELFTEST_CHAIN = 50
-SELFTEST_FLOPS = 1e12
 
 
 def check_selftest(
     folder: Path,
+    family: ExportFamily,
     selftest: Arrays,
-    vae: AutoencoderKL | None,
+    vae: Any,
     precisions: Mapping[str, Precision],
     device: str,
 ) -> list[Comparison]:
@@ -46,9 +38,8 @@ def check_selftest(
     """
     with emulated_bundle(folder) if device == "cpu" else nullcontext(folder) as runnable:
         comparisons = verify(Bundle.open(runnable), selftest, SELFTEST_CASE, device, backend_for(device))
-    if device == "cpu" and vae is not None and (precision := precisions["vae_decoder"]) != "fp32":
-        limit = COMPONENT_LIMIT[precision]
-        comparisons.append(check_half_arithmetic(vae, precision, selftest["vae/latent"], limit))
+    if device == "cpu":
+        comparisons += family.check_rounding(vae, precisions, selftest)
     failed = [c for c in comparisons if c.passed is False]
     if failed:
         worst = max(failed, key=lambda c: c.relative_l2)
@@ -57,40 +48,6 @@ def check_selftest(
             f"the bundle was not kept; build that component with --precision NAME=fp32, or report it."
         )
     return comparisons
-
-
-def record_selftest(model: HiMAR, vae: AutoencoderKL | None) -> Arrays:
-    """A short guided run of two images through both phases, and one forward of each component."""
-    config = model.config
-    usual = config.default_sampling
-    sampling = SamplingConfig(
-        low_steps=min(2, max(config.low_positions, 1)),
-        high_steps=min(SELFTEST_HIGH_STEPS, config.high_positions),
-        low_guidance=_guided(usual.low_guidance),
-        high_guidance=_guided(usual.high_guidance),
-        low_diffusion_steps=SELFTEST_CHAIN,
-        high_diffusion_steps=_affordable_chain(config, model_info(config).phase("high")),
-    )
-    labels = [0, config.classes - 1]
-    return record(model, vae, labels, draws=PhiloxDraws(0), sampling=sampling, case=SELFTEST_CASE)
-
-
-def _affordable_chain(config: ModelConfig, phase: PhaseInfo) -> int:
-    """Return the longest chain whose head fits the self-test's FLOPs; short ones magnify rounding (see verify).
-
-    A DiT head runs over every position in each step, an MLP head once for every position.
-    """
-    if phase.kind == "dit":
-        rows, products = 4 * phase.positions, 18 * config.dit_width**2 * config.dit_depth
-    else:
-        rows, products = 4 * phase.positions // SELFTEST_HIGH_STEPS, 5 * config.mlp_width**2 * config.mlp_depth
-    one_step = 2 * rows * products
-    return int(min(max(SELFTEST_FLOPS / (SELFTEST_HIGH_STEPS * one_step), 12), SELFTEST_CHAIN))
-
-
-def _guided(scale: float) -> float:
-    """Guidance doubles the rows, and engines have been wrong at some row counts alone: always test with it."""
-    return scale if scale != 1 else 2.0
 
 
 _BF16, _FP32 = onnx.TensorProto.BFLOAT16, onnx.TensorProto.FLOAT

@@ -1,4 +1,4 @@
-"""One weights file for all components of a bundle: every distinct tensor stands on disk once.
+"""Writes one weights file for all components of a bundle: every distinct tensor is on disk once.
 
 ONNX lets a tensor live in an external file at an offset, and several graphs may point into the same file. Folding a
 phase's constants leaves most large matrices of the two transformers equal; they are found by content and stored once.

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class BuiltEngine:
-    """data: the serialized engine. table: what its products run in, from the network that it was built from."""
+    """data: the serialized engine. table: what its operations run in, from the network that it was built from."""
 
     data: bytes
     table: PrecisionTable
@@ -86,7 +86,7 @@ def _configure(
     """Return the builder's configuration, and the timing cache that must live until the engine is built."""
     library = parsed.library
     config = parsed.builder.create_builder_config()
-    # float32 must mean float32: TF32 products would miss the model's numbers by a thousand times more.
+    # float32 must mean float32: TF32 matmuls would miss the model's numbers by a thousand times more.
     config.clear_flag(library.BuilderFlag.TF32)
     config.builder_optimization_level = options.optimization_level
     # What the inspector needs to name types; it costs nothing when the engine runs.
@@ -189,7 +189,7 @@ def make_monitor(library: ModuleType) -> Any:
                 self._phases.active[phase_name] = (0, max(num_steps, 1))
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            """A step of a phase is done; the answer says whether to go on."""
+            """A step of a phase is done; the answer says whether to continue."""
             with self._phases.lock:
                 if phase_name in self._phases.active:
                     self._phases.active[phase_name] = (step + 1, self._phases.active[phase_name][1])

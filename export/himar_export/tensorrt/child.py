@@ -1,4 +1,4 @@
-"""A process that builds engines: a crash inside NVIDIA's builder ends it, not the command that asked.
+"""Builds engines in a process of its own: a crash inside NVIDIA's builder ends it, not the command that asked.
 
 It takes requests on its standard input and answers on its standard output, both in pickle, and imports no PyTorch.
 `process` starts it and asks.
@@ -131,11 +131,11 @@ def _build(request: Request, answers: Answers) -> BuiltEngine | Refusal:
 
 def main() -> None:
     """Serve on this process's standard streams; what libraries print goes to standard error."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; whoever asked decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     answers = Answers(os.fdopen(os.dup(1), "wb"))
     os.dup2(2, 1)
     logging.getLogger().addHandler(answers)
     try:
         serve(sys.stdin.buffer, answers)
     except BrokenPipeError:
-        os._exit(1)  # whoever asked has gone; Python would only complain of the pipe once more
+        os._exit(1)  # the parent has gone; Python would only complain about the pipe again

@@ -1,4 +1,4 @@
-"""From a component's ONNX graph to TensorRT's typed network, ready for its builder."""
+"""Parses a component's ONNX graph into TensorRT's typed network, ready for its builder."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class ParsedNetwork:
 def parse_network(library: ModuleType, file: Path) -> ParsedNetwork:
     """Parse an ONNX file with external weights into a strongly typed network.
 
-    Every tensor has the type that the graph gives it: a builder must not lower a product to half precision, nor
+    Every tensor has the type that the graph gives it: a builder must not lower a matmul to half precision, nor
     raise one. float32 attentions may be decomposed into several kernels, since TensorRT has fused ones for half
     precision only; a half-precision attention may not, for that would run its softmax in half precision.
 
@@ -103,7 +103,7 @@ def _take_out_casts(graph: onnx.GraphProto, attention: onnx.NodeProto, makers: S
 
 
 def _cast_to(node: onnx.NodeProto) -> int | None:
-    """Return the type that a node casts to; None for one that is no cast."""
+    """Return the type that a node casts to; None for one that is not a cast."""
     return next((int(a.i) for a in node.attribute if a.name == "to"), None) if node.op_type == "Cast" else None
 
 
@@ -116,7 +116,7 @@ def _require_understood(graph: onnx.ModelProto, file: Path) -> None:
     """Raise BuildError for what TensorRT's parser would take and not do: other opsets, a padding of keys."""
     if (opset := opset_of(graph)) != OPSET:
         raise BuildError(
-            f"{file.name} is of opset {opset}, and engines are built from opset {OPSET} alone: TensorRT's parser reads "
+            f"{file.name} is of opset {opset}, and engines are built only from opset {OPSET}: TensorRT's parser reads "
             f"any other by its own opset's rules; export it again."
         )
     for node in graph.graph.node:
@@ -128,7 +128,7 @@ def _require_understood(graph: onnx.ModelProto, file: Path) -> None:
 
 
 def add_profile(parsed: ParsedNetwork, config: Any, inputs: Sequence[TensorSpec], profile: Profile) -> None:
-    """Add one optimization profile with the least, usual and largest shape of every dynamic input."""
+    """Add one optimization profile with the min, opt and max shape of every dynamic input."""
     ranges = parsed.builder.create_optimization_profile()
     with collected_errors(parsed.library) as errors:
         for spec in inputs:

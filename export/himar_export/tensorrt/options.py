@@ -1,4 +1,4 @@
-"""What a user may ask of a TensorRT builder, and what each backend refuses."""
+"""Defines what a user may ask of a TensorRT builder, and refuses what a backend cannot do."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def compute_capabilities(options: EngineOptions, library: ModuleType) -> list[An
 def target(options: EngineOptions, backend: str, gpu: Gpu | None) -> dict[str, Any]:
     """Return what the engines are for, as the manifest's backend says it (schema: himar_runtime.bundle.manifest).
 
-    compute_capability: the only one that will do, or None. compute_capabilities (TensorRT-RTX): those that were asked
+    compute_capability: the only one supported, or None. compute_capabilities (TensorRT-RTX): those that were asked
     for, None for the library's own choice. least_compute_capability: of hardware-compatible engines.
     """
     if backend == "tensorrt":
@@ -128,7 +128,7 @@ def parse_size(text: str) -> int:
     """Read a size in bytes such as "8GiB", "512MiB" or "1000000"; ValueError for anything else."""
     found = re.fullmatch(r"(\d+)\s*(?:([KMGT])i?B?|B)?", text.strip(), re.IGNORECASE)
     if found is None:
-        raise ValueError(f"{text!r} is no size; write for example 8GiB or 512MiB.")
+        raise ValueError(f"{text!r} is not a size; write for example 8GiB or 512MiB.")
     return int(found[1]) << (10 * (" KMGT".index(found[2].upper()) if found[2] else 0))
 
 

@@ -1,4 +1,6 @@
-"""Proof of precision: which type every product runs in, read back and held against what was asked.
+"""Proves precision: reads back the type that every operation runs in and checks it against what was asked.
+
+An operation here is a matmul, a convolution or an attention.
 
 A strongly typed network leaves its builder no choice of types, so the parsed network is a proof for what is built
 from it; the engine's own inspector is a second one, where the engine can be opened.
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from himar_kernels import BuildError
 from himar_runtime.engines.tensorrt.library import collected_errors, first_error, library_logger
 
+from ..graph.component import Component
 from ..graph.precision_choice import Precision
 from .network import ParsedNetwork, layers
 
@@ -25,13 +28,13 @@ TYPED_NETWORK, INSPECTOR = "typed network", "engine inspector"
 
 _NAMES = {"FLOAT": "fp32", "HALF": "fp16", "BF16": "bf16"}
 _INSPECTED = {"float": "fp32", "fp32": "fp32", "half": "fp16", "fp16": "fp16", "bfloat16": "bf16", "bf16": "bf16"}
-# How TensorRT's inspector names what holds products: layer types of its own, and kernels that Myelin has fused.
-_PRODUCT_WORDS = ("matrixmultiply", "matmul", "gemm", "convolution", "conv", "attention", "mha", "einsum")
+# How TensorRT's inspector names what holds operations: layer types of its own, and kernels that Myelin has fused.
+_OPERATION_WORDS = ("matrixmultiply", "matmul", "gemm", "convolution", "conv", "attention", "mha", "einsum")
 
 
 @dataclass(frozen=True)
-class Product:
-    """One product. kind: matmul, convolution or attention. name: its weight's; attentions are numbered."""
+class Operation:
+    """One operation. kind: matmul, convolution or attention. name: its weight's; attentions are numbered."""
 
     kind: str
     name: str
@@ -40,9 +43,9 @@ class Product:
 
 @dataclass(frozen=True)
 class PrecisionTable:
-    """What a component's products run in.
+    """What a component's operations run in.
 
-    counts: kind → precision → number of products. islands: names of the float32 products of a half-precision
+    counts: kind → precision → number of operations. islands: names of the float32 operations of a half-precision
     component. norms: precision → number of normalisations. source: where all this was read.
     """
 
@@ -56,11 +59,11 @@ class PrecisionTable:
         return {**self.counts, "normalization": dict(self.norms), "islands": list(self.islands), "source": self.source}
 
 
-def products(parsed: ParsedNetwork) -> list[Product]:
-    """Return every product of a parsed network with the type of its inputs."""
+def operations(parsed: ParsedNetwork) -> list[Operation]:
+    """Return every operation of a parsed network with the type of its inputs."""
     kinds = {"MATRIX_MULTIPLY": "matmul", "CONVOLUTION": "convolution", "ATTENTION_INPUT": "attention"}
     weights = _weight_names(parsed)
-    found: list[Product] = []
+    found: list[Operation] = []
     for layer in layers(parsed.network):
         kind = kinds.get(layer.type.name)
         if kind is not None:
@@ -68,16 +71,16 @@ def products(parsed: ParsedNetwork) -> list[Product]:
             name = weights.get(layer.name, layer.name)
             if kind == "attention":
                 name = f"attention.{sum(each.kind == kind for each in found)}"
-            # Products of mixed types do not exist in a typed network; should one appear it must match nothing.
-            found.append(Product(kind, name, "+".join(sorted(types))))
+            # Operations of mixed types do not exist in a typed network; should one appear it must match nothing.
+            found.append(Operation(kind, name, "+".join(sorted(types))))
     return found
 
 
 def typed_network_table(parsed: ParsedNetwork, precision: Precision) -> PrecisionTable:
-    """Count the products of a parsed network by kind and precision."""
+    """Count the operations of a parsed network by kind and precision."""
     counts: dict[str, dict[str, int]] = {}
     islands = []
-    for each in products(parsed):
+    for each in operations(parsed):
         by_precision = counts.setdefault(each.kind, {})
         by_precision[each.precision] = by_precision.get(each.precision, 0) + 1
         if precision != "fp32" and each.precision == "fp32":
@@ -91,10 +94,10 @@ def typed_network_table(parsed: ParsedNetwork, precision: Precision) -> Precisio
 
 
 def require_precision(parsed: ParsedNetwork, component: Component, precision: Precision) -> None:
-    """Raise BuildError unless every product runs in `precision`, the component's islands and all norms in float32."""
-    found = products(parsed)
+    """Raise BuildError unless every operation runs in `precision`, the component's islands and all norms in float32."""
+    found = operations(parsed)
     if not found:
-        raise BuildError(f"{component.name}: TensorRT's network has no products at all; please report this.")
+        raise BuildError(f"{component.name}: TensorRT's network has no matmuls at all; please report this.")
     for each in found:
         island = precision != "fp32" and each.name.startswith(component.islands)
         wanted = "fp32" if island else precision
@@ -129,17 +132,17 @@ def inspect_engine(library: ModuleType, data: bytes, component: str, precision: 
 
 
 def inspected_table(report: str) -> PrecisionTable:
-    """Count the products in an engine inspector's JSON (ProfilingVerbosity.DETAILED) by the types of their inputs.
+    """Count the operations in an engine inspector's JSON (ProfilingVerbosity.DETAILED) by the types of their inputs.
 
     The inspector lists what the builder fused, so a kind here is the kernel's, and a kernel that holds several
-    products counts once; norms that were fused into them do not appear.
+    operations counts once; norms that were fused into them do not appear.
     """
     counts: dict[str, dict[str, int]] = {}
     for layer in json.loads(report).get("Layers", []):
         if not isinstance(layer, dict):
             continue  # built with less verbosity: names alone
         words = f"{layer.get('LayerType', '')} {layer.get('TacticName', '')} {layer.get('Name', '')}".lower()
-        if not any(word in words for word in _PRODUCT_WORDS):
+        if not any(word in words for word in _OPERATION_WORDS):
             continue
         for name in {_inspected_type(tensor) for tensor in layer.get("Inputs", [])} - {""}:
             by_precision = counts.setdefault(str(layer.get("LayerType", "kernel")), {})
@@ -153,7 +156,7 @@ def require_inspected(table: PrecisionTable, component: str, precision: Precisio
     wrong = seen - {precision, "fp32"}
     if precision not in seen or wrong:
         raise BuildError(
-            f"{component} was asked for in {precision}, but the products of the built engine run in "
+            f"{component} was asked for in {precision}, but the matmuls of the built engine run in "
             f"{', '.join(sorted(seen)) or 'no type that its inspector names'}, so it was not kept; please report this."
         )
 

@@ -1,4 +1,4 @@
-"""Building engines in a process of their own: what ends it becomes a sentence, and Ctrl-C ends it at once."""
+"""Starts processes that build engines: a crash becomes a sentence, and Ctrl-C ends them at once."""
 
 from __future__ import annotations
 

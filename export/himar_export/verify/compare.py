@@ -1,4 +1,4 @@
-"""How far an engine's output is from the model's: several statistics per output, one of which decides."""
+"""Measures how far an engine's output is from the model's: several statistics per output, one of which decides."""
 
 from __future__ import annotations
 

@@ -1,50 +1,25 @@
-"""Does a bundle give the model's numbers? Replays a recording through the engines, without torch.
+"""Checks that a bundle reproduces the model's numbers: replays a recording through the engines, without torch.
 
 The self-test of a bundle is such a recording, made from the eager model when the bundle was built.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from himar_kernels import InputError
-from himar_kernels.families.hi_mar import (
-    Phase,
-    RecordedDraws,
-    SamplingConfig,
-    Solver,
-    build_chain,
-    index_lists,
-    load_recording,
-    phase_chains,
-    plan,
-    recorded_cases,
-    recorded_request,
-)
-from himar_kernels.families.hi_mar.phases import PhaseInfo
-from himar_runtime import Bundle, Device, Networks, Pipeline, load_networks
+from himar_kernels.shared.recordings import load_recording
+from himar_runtime import Bundle, Device, Pipeline, load_networks
 
-from .compare import Comparison, compare
-from .recordings import PHASE_ARRAYS, Arrays, Recording, recorded_name, require_same_model
+from ..families.checks import family_checks
+from .compare import Comparison
+from .recording import Recording
 
 SELFTEST_CASE = "selftest"
-
-# Largest relative L2 error of a component that passes. float32: a hundred times what correct graphs show. Half
-# precision and int8: several times what correct graphs of trained models show, far below what a wrong one does. Random
-# weights, whose products have no outputs that matter more than others, come close to int8's.
-COMPONENT_LIMIT: Mapping[str, float] = {"fp32": 1e-4, "fp16": 5e-3, "bf16": 4e-2, "int8": 6e-2}
-
-# A whole run in float32 has a noise floor of about 1e-5. In half precision and int8 rounding of the first diffusion
-# step is magnified by the chain (Chain.first_step_gain): this is the limit at the released 250 steps, and it grows with
-# the gain. Where a chain is so short that the limit passes RUN_MEANINGLESS, the run has to be finite, no more.
-RUN_LIMIT: Mapping[str, float] = {"fp32": 1e-4, "fp16": 5e-3, "bf16": 4e-2, "int8": 6e-2}
-RUN_REFERENCE_GAIN = 126.0
-RUN_MEANINGLESS = 0.5
 
 
 def verify_selftest(bundle: Bundle, device: str = "cpu") -> list[Comparison]:
@@ -71,7 +46,11 @@ def what_ran(built_for: str, device: str) -> str:
 
 
 def verify(
-    bundle: Bundle, arrays: Arrays, case: str | None, device: str = "cpu", backend: str | None = None
+    bundle: Bundle,
+    arrays: Mapping[str, NDArray[Any]],
+    case: str | None,
+    device: str = "cpu",
+    backend: str | None = None,
 ) -> list[Comparison]:
     """Compare every component and every run that the recording holds with what the engines give.
 
@@ -81,156 +60,14 @@ def verify(
         BundleError, EngineError: the bundle lacks a component or cannot be run here.
         InputError: the recording has no such case, is of another model, or holds nothing to compare.
     """
-    arrays = Recording(arrays)
-    require_same_model(bundle, arrays)
+    checks = family_checks(bundle.manifest.family)
+    recording = Recording(arrays)
+    checks.require_same_model(bundle, recording)
     networks = load_networks(bundle, Device.parse(device), None, backend)
-    cases = recorded_cases(arrays) if case is None else [case]
-    comparisons = list(_components(bundle, networks, arrays))
-    pipeline = Pipeline(bundle, networks)
-    for each in cases:
-        comparisons += _run(pipeline, arrays, each)
+    comparisons = checks.verify(Pipeline(bundle, networks), networks, recording, case)
     if not comparisons:
         raise InputError(
             f"the recording holds neither a run nor outputs of {', '.join(bundle.manifest.components)}, "
             f"the components of {bundle.root}."
         )
     return comparisons
-
-
-def _run(pipeline: Pipeline, arrays: Arrays, case: str) -> list[Comparison]:
-    """Replay a whole run from its recorded draws."""
-    request = recorded_request(arrays, case)
-    manifest = pipeline.bundle.manifest
-    model = manifest.model
-    steps = plan(request.sampling, model.low_positions, model.high_positions)
-    guidance = np.array([step.guidance for step in steps], np.float32)
-    result = pipeline.generate(request.labels, draws=RecordedDraws(arrays, case), sampling=request.sampling)
-    low_limit, high_limit = run_limits(pipeline.bundle, request.sampling)
-    scale = np.float32(model.vae_scale)
-    comparisons = [compare(f"run {case}: guidance of every step", guidance, request.guidance, 0.0)]
-    if not model.single_scale:
-        name = f"run {case}: low latent"
-        comparisons.append(compare(name, result.low_latents * scale, request.low_latent, low_limit))
-    return [*comparisons, compare(f"run {case}: latent", result.latents * scale, request.latent, high_limit)]
-
-
-def run_limits(bundle: Bundle, sampling: SamplingConfig) -> tuple[float | None, float | None]:
-    """Return the largest relative error of a whole run's low latents and latents, for the precisions of their phases.
-
-    None where there is no such phase, and where the chain is so short that rounding alone may pass RUN_MEANINGLESS.
-    """
-    precisions, chains, limit = _precisions(bundle), phase_chains(sampling), 0.0
-    limits: dict[Phase, float | None] = {"low": None, "high": None}
-    for phase in bundle.manifest.model.phases:  # what a phase gets wrong, the next one starts from
-        worst = max((precisions[name] for name in (phase.transformer, phase.head)), key=RUN_LIMIT.__getitem__)
-        # A solver's chain hardly magnifies its first step's rounding; that of every step is left.
-        gain = max(1.0, chains[phase.name].first_step_gain / RUN_REFERENCE_GAIN)
-        limit = max(limit, RUN_LIMIT[worst] * (1.0 if worst == "fp32" else gain))
-        limits[phase.name] = limit if limit <= RUN_MEANINGLESS else None
-    return limits["low"], limits["high"]
-
-
-def _components(bundle: Bundle, networks: Networks, arrays: Arrays) -> Iterator[Comparison]:
-    limits = {name: COMPONENT_LIMIT[precision] for name, precision in _precisions(bundle).items()}
-    phases = bundle.manifest.model.phases
-    for phase in phases:
-        recorded = f"{PHASE_ARRAYS[phase.name]}/z"
-        for expected in (recorded, f"{recorded}_all_masked"):
-            if expected in arrays:
-                yield from _transformer(bundle, networks, arrays, phase, expected, limits[phase.transformer])
-    for phase in phases:
-        if f"{recorded_name(phase.head)}/out" in arrays:
-            yield _head(bundle, networks, arrays, phase, limits[phase.head])
-    decoded = next((prefix for prefix in ("vae/", "") if f"{prefix}decoded" in arrays), None)
-    if decoded is not None and networks.vae_decoder is not None:
-        image = networks.vae_decoder.run({"latent": arrays[f"{decoded}latent"]})["image"]
-        yield compare("vae_decoder: image", image, arrays[f"{decoded}decoded"], limits["vae_decoder"])
-    for phase in phases:
-        if f"schedule/{recorded_name(phase.head)}/timesteps" in arrays:
-            yield from _schedule(arrays, phase.head)
-
-
-def _transformer(
-    bundle: Bundle, networks: Networks, arrays: Arrays, phase: PhaseInfo, expected: str, limit: float
-) -> Iterator[Comparison]:
-    """One run of a phase's transformer: the pivots that it leaves, and its head's condition."""
-    known = arrays[f"{PHASE_ARRAYS[phase.name]}/mask"][:, : phase.always + phase.positions] == 0
-    nothing = expected.endswith("all_masked")
-    if nothing:
-        known = np.zeros_like(known)
-    inputs = {"class_row": _class_rows(bundle, arrays), phase.tokens: arrays[f"t/{phase.tokens}"]}
-    if phase.pivot_width:
-        inputs["pivots"] = arrays["t/pivots"]
-    outputs = networks[phase.transformer].run({**inputs, **_indices(bundle, known)})
-    z = arrays[expected][:, phase.always : phase.always + phase.positions]
-    suffix = ", nothing known" if nothing else ""
-    if phase.leaves_pivots:
-        yield compare(f"{phase.transformer}: pivots{suffix}", outputs["pivots"], z, limit)
-    condition = _embed(bundle, phase.head, z)
-    yield compare(f"{phase.transformer}: condition{suffix}", outputs["condition"], condition, limit)
-
-
-def _head(bundle: Bundle, networks: Networks, arrays: Arrays, phase: PhaseInfo, limit: float) -> Comparison:
-    """Run a head row by row, since a recording's rows stand at different timesteps and a run has one."""
-    name = recorded_name(phase.head)
-    x, z = arrays[f"{name}/x"], arrays[f"{name}/{'c' if phase.kind == 'mlp' else 'z'}"]
-    out = arrays[f"{name}/out"]
-    if phase.kind == "dit":
-        x, z, out = (_tokens(grid) for grid in (x, z, out))
-    condition = _embed(bundle, phase.head, z)
-    engine = networks[phase.head]
-    predictions = [
-        engine.run({"x": x[i : i + 1], "timestep": np.array([t]), "condition": condition[i : i + 1]})["prediction"]
-        for i, t in enumerate(arrays[f"{name}/t"])
-    ]
-    return compare(f"{phase.head}: prediction", np.concatenate(predictions), out, limit)
-
-
-def _schedule(arrays: Arrays, head: str) -> Iterator[Comparison]:
-    """The chain of a recording's diffusion steps: indices exactly, tables to float64's rounding."""
-    name = recorded_name(head)
-    solver = cast(Solver, str(arrays.get(f"schedule/{name}/solver", "ddpm")))
-    chain = build_chain(solver, len(arrays[f"schedule/{name}/timesteps"]))
-    for table, limit in (("timesteps", 0.0), ("betas", 1e-9), ("alphas_cumprod", 1e-9)):
-        key = f"schedule/{name}/{table}"
-        if key in arrays:
-            yield compare(f"{head}: {table}", getattr(chain, table), arrays[key], limit)
-
-
-def _precisions(bundle: Bundle) -> dict[str, str]:
-    """Return each component's precision, also where its graph is run in emulation."""
-    return {
-        name: entry.get("emulates", entry["precision"]) for name, entry in bundle.manifest.raw["components"].items()
-    }
-
-
-def _class_rows(bundle: Bundle, arrays: Arrays) -> NDArray[np.int64]:
-    """Recorded labels, the last row unconditional (golden/README.md)."""
-    rows = np.array(arrays["t/labels"], np.int64)
-    rows[-1] = bundle.manifest.model.classes
-    return rows
-
-
-def _indices(bundle: Bundle, known: NDArray[np.bool_]) -> dict[str, NDArray[np.int64]]:
-    model = bundle.manifest.model
-    lists = index_lists(known, model.buffer, model.positions)
-    return {"visible": lists.visible, "sources": lists.sources}
-
-
-def _embed(bundle: Bundle, component: str, z: NDArray[Any]) -> NDArray[np.float32]:
-    """Embed raw z (…, D) as the transformer's graph does for this head, from the bundle's weights."""
-    entry = bundle.manifest.raw["components"][component]["condition_embedding"]
-    weight, bias = (_stored(bundle, entry[name]) for name in ("weight", "bias"))
-    return z.astype(np.float32) @ weight + bias
-
-
-def _stored(bundle: Bundle, entry: Mapping[str, Any]) -> NDArray[np.float32]:
-    shape = tuple(entry["shape"])
-    with bundle.path(entry["file"]).open("rb") as file:
-        file.seek(entry["offset"])
-        return np.fromfile(file, entry["dtype"], int(np.prod(shape))).reshape(shape)
-
-
-def _tokens(grid: NDArray[Any]) -> NDArray[Any]:
-    """(M, C, h, w) → (M, h·w, C), row-major."""
-    return grid.reshape(*grid.shape[:2], -1).transpose(0, 2, 1)

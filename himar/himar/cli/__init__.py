@@ -1,4 +1,4 @@
-"""The `himar` command: train, sample and initialise models in PyTorch."""
+"""Defines the `himar` command: trains, samples and initialises models in PyTorch."""
 
 from __future__ import annotations
 

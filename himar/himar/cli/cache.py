@@ -1,4 +1,4 @@
-"""`himar cache-latents`: from an image folder to the latents that training reads."""
+"""Defines `himar cache-latents`: turns an image folder into the latents that training reads."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ def cache_latents_command(
     """Encode IMAGES with a VAE at both scales, plain and flipped, for training.
 
     IMAGES is a folder with one subfolder per class, numbered in the order of their names (of their values, where all
-    are whole numbers), or a text file with a path and a class number per line. A run that was stopped goes on where it
-    stood when it is started again; processes that torchrun starts share the work. Images that cannot be read are
-    skipped and listed. Photos are turned as their EXIF says, transparent images are laid on white.
+    are whole numbers), or a text file with a path and a class number per line. A stopped run continues when it is
+    started again; processes that torchrun starts share the work. Images that cannot be read are skipped and listed.
+    Photos are rotated as their EXIF data say; transparent images get a white background.
     """
     require_extra("model", "torch", "safetensors")
     if check:
@@ -138,7 +138,7 @@ def _report(out: Path, index: CacheIndex, problems: list[str], as_json: bool) ->
         number = index.class_names.index(name)
         show_notice(f"class {number} ({name}) has no image: none of its files can be read")
     if not problems:
-        changed = [(index.turned, "turned by EXIF"), (index.transparent, "transparent, laid on white")]
+        changed = [(index.turned, "rotated by EXIF"), (index.transparent, "transparent, put on white")]
         changes = "".join(f", {count} {what}" for count, what in changed if count)
         click.echo(
             f"{out}: {index.count} images of {len(index.class_names)} classes in {len(index.shards)} shards, "

@@ -1,4 +1,4 @@
-"""`himar evaluate`: how good images are, or those of a checkpoint, which it makes first."""
+"""Defines `himar evaluate`: measures images, or those of a checkpoint, which it samples first."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _shard(context: click.Context, parameter: click.Parameter, text: str | None)
 @click.option("--random-classes", is_flag=True, help="Checkpoint: draw each image's class at random instead.")
 @click.option("--out", type=_PATH, callback=npz_option, help="Checkpoint: the .npz of the images.")
 @click.option(
-    "--config", callback=config_option, help="Checkpoint: preset or JSON file; only files that himar wrote go without."
+    "--config", callback=config_option, help="Checkpoint: preset or JSON file; not needed for files that himar wrote."
 )
 @weights_option
 @click.option("--vae", type=_PATH, help="Checkpoint: KL-VAE; by default NAME-vae.safetensors next to NAME.")
@@ -88,13 +88,13 @@ def evaluate(
 ) -> None:
     """Measure images: FID, sFID, inception score, precision and recall.
 
-    SOURCE is a folder of images, an ADM-style .npz, or a checkpoint, whose images are made first: --images of them into
-    --out. They can be made by many processes (--shard 1/8 … 8/8, then --merge); a stopped one goes on when it is
-    started again. Images of a bundle's engines are measured as a folder or .npz.
+    SOURCE is a folder of images, an ADM-style .npz, or a checkpoint, from which --images images are sampled first, into
+    --out. Many processes can share that work (--shard 1/8 … 8/8, then --merge); a stopped one continues when it is
+    started again. Images made by a bundle's engines are measured as a folder or .npz.
     """
     require_extra("model", "torch", "safetensors")
     if extractor == "digits" and inception is not None:
-        raise click.UsageError("--inception goes with --extractor inception only.")
+        raise click.UsageError("--inception needs --extractor inception.")
     if making["per_class"] and making["random_classes"]:
         raise click.UsageError("--per-class and --random-classes exclude each other.")
     from ..loading.checkpoint_files import looks_like_checkpoint
@@ -108,7 +108,7 @@ def evaluate(
     else:
         given = [name for name, value in making.items() if value is not None and value is not False]
         if given:
-            raise click.UsageError(f"--{given[0].replace('_', '-')} is for checkpoints; {source} is none.")
+            raise click.UsageError(f"--{given[0].replace('_', '-')} is for checkpoints; {source} is not one.")
     if not wants_numbers:
         _refuse_measuring(("neighbours", "batch"))
     from ..device import use_threads
@@ -289,7 +289,7 @@ def _show(report: Report) -> None:
     if report.reference:
         count = "an unknown number of" if report.reference_images is None else str(report.reference_images)
         against = f"{report.reference}, {count} images"
-    changed = [(report.turned, "turned by EXIF"), (report.transparent, "transparent, laid on white")]
+    changed = [(report.turned, "rotated by EXIF"), (report.transparent, "transparent, put on white")]
     changes = "".join(f", {count} {what}" for count, what in changed if count)
     click.echo(f"{report.source}, {report.images} images{changes}, against {against}")
     click.echo(f"features: {report.extractor}, sha256 {report.extractor_sha256[:12]}…")

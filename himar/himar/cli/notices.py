@@ -1,4 +1,4 @@
-"""What commands say of their images before the long work: on stderr, a line each."""
+"""Prints what commands say of their images before the long work, on stderr, a line each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options of a model and of its training, as commands read them. Needs no PyTorch."""
+"""Defines options of a model and of its training, as commands read them. Needs no PyTorch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TRAINING_SEED = click.IntRange(0, 2**63 - 1)
 
 
 def config_option(context: click.Context, parameter: click.Parameter, text: str | None) -> str | None:
-    """Callback of --config: a name that is no preset and no file is wrong usage."""
+    """Callback of --config: a name that is neither a preset nor a file is wrong usage."""
     if text is not None:
         with wrong_usage():
             require_known(text)

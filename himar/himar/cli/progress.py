@@ -1,4 +1,4 @@
-"""The live lines of long commands, on stderr."""
+"""Prints the live lines of long commands, on stderr."""
 
 from __future__ import annotations
 

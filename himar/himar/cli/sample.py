@@ -1,4 +1,4 @@
-"""`himar sample` and `himar init`: images from the eager model, and random weights for one."""
+"""Defines `himar sample` and `himar init`: images from the eager model, and random weights for one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PATH = NamedPath()
 
 @click.command(epilog="Example: himar sample trained/digits.safetensors --labels 0-9 --seed 7 --out digits.png")
 @click.argument("checkpoint", type=_PATH)
-@click.option("--config", callback=config_option, help="Preset or JSON file; only files that himar wrote go without.")
+@click.option("--config", callback=config_option, help="Preset or JSON file; not needed for files that himar wrote.")
 @weights_option
 @click.option("--vae", type=_PATH, help="KL-VAE checkpoint; by default NAME-vae.safetensors next to NAME.")
 @click.option(

@@ -1,4 +1,4 @@
-"""`himar strip`: a checkpoint's weights alone, as safetensors.
+"""Defines `himar strip`: writes only a checkpoint's weights, as safetensors.
 
 They are read without running the file's code or, where that is asked for, by another process.
 """
@@ -42,20 +42,19 @@ _KEPT = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "SYSTEMROOT", "TMPDIR")
     "--python",
     type=NamedPath(),
     help="With --allow-code: the Python to run it in, for example a container's or that of an environment which has "
-    "the code of the classes; it needs PyTorch only. This one if not given.",
+    "the code of the classes; it needs PyTorch only. This Python if not given.",
 )
 def strip_command(checkpoint: Path, out: Path, weights: str | None, allow_code: bool, python: Path | None) -> None:
     """Write the weights of CHECKPOINT to OUT, a .safetensors file that holds tensors and nothing else.
 
     Runs no code of the file: objects of classes that himar does not know are read as plain records, and what they
-    hold is searched for weights, also inside a whole network that was pickled. Where that is not enough, --allow-code
-    says so.
+    hold is searched for weights, also inside a whole pickled network. If that is not enough, see --allow-code.
     """
     require_extra("model", "torch", "safetensors")
     if out.suffix != ".safetensors":
         raise click.BadParameter(f"{out} does not end in .safetensors.", param_hint="OUT")
     if python is not None and not allow_code:
-        raise click.UsageError("--python goes with --allow-code.")
+        raise click.UsageError("--python needs --allow-code.")
     require_writable_file(out, CheckpointError)
     if allow_code:
         click.echo(f"running what {checkpoint} holds, in another process: it has your rights.", err=True)
@@ -80,7 +79,7 @@ def strip(
 
     weights: as for `himar.load_checkpoint`; allow_code: unpickle the file with all that it names, in a process of
     `python` (None: this one's program) that gets a bare environment and an empty folder of its own, and that hands
-    back tensors only. It is no sandbox: code runs with the user's rights.
+    back tensors only. It is not a sandbox: code runs with the user's rights.
     Raises CheckpointError when the file cannot be read so, or `out` would overwrite it.
     """
     from ..loading.checkpoint_files import parts_of, read_weights
@@ -95,7 +94,7 @@ def strip(
             raise CheckpointError(str(error).replace(str(source), str(checkpoint))) from error
         odd = next((name for name, tensor in read.state.items() if tensor.is_meta or tensor.is_sparse), None)
         if odd is not None:
-            raise CheckpointError(f"{checkpoint}: {odd} is no plain tensor with values; save the weights as such.")
+            raise CheckpointError(f"{checkpoint}: {odd} is not a plain tensor with values; save the weights as such.")
         write_safetensors(out, read.state, {"format": "pt"})
     return Stripped(read.entry, len(read.state), sum(tensor.numel() for tensor in read.state.values()))
 

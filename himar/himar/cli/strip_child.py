@@ -1,4 +1,4 @@
-"""Run by `himar strip --allow-code`, never imported: unpickles a file and writes its tensors in plain containers.
+"""Runs for `himar strip --allow-code`, never imported: unpickles a file and writes its tensors in plain containers.
 
 Needs PyTorch alone, so that any Python can run it.
 """

@@ -1,4 +1,4 @@
-"""`himar train`: from images or latents to weights."""
+"""Defines `himar train`: trains weights from images or latents."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ _EPOCHS = FiniteRange(0, 1e9, min_open=True)
 @click.option("--data", required=True, help="digits, a folder of cached latents, or images: a folder or list.")
 @click.option("--vae", type=NamedPath(), help="KL-VAE checkpoint: encodes images, decodes the sample grids.")
 @click.option("--out", required=True, type=NamedPath(), help="Folder for weights and training state.")
-@click.option("--start-from", type=NamedPath(), help="Checkpoint of the same sizes whose weights to go on from.")
+@click.option("--start-from", type=NamedPath(), help="Checkpoint of the same sizes whose weights to start from.")
 @weights_option
-@click.option("--resume", is_flag=True, help="Go on from the state in --out; begin where there is none.")
+@click.option("--resume", is_flag=True, help="Continue from the state in --out; start anew if there is none.")
 @click.option("--epochs", type=_EPOCHS, help="Length in epochs.  [default: 800]")
 @click.option("--steps", type=_WHOLE, help="Length in steps, instead of --epochs.")
 @click.option("--warmup-epochs", type=FiniteRange(0, 1e9), help="Linear warm-up in epochs.  [default: 100]")
@@ -63,7 +63,7 @@ _EPOCHS = FiniteRange(0, 1e9, min_open=True)
 @click.option("--dropout", type=_BELOW_ONE, help="Of the transformer.  [default: 0.1]")
 @click.option("--pivot-share", type=_SHARE, help="Share of images whose phase high sees pivots.  [default: 0.25]")
 @click.option("--pivot-warmup", type=_COUNT, help="Epochs in which that share grows.  [default: 100]")
-@click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Of the products.  [default: fp32]")
+@click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Of the matmuls.  [default: fp32]")
 @click.option("--accumulate", default=1, show_default=True, type=_BATCH, help="Parts of each process's batch.")
 @click.option("--recompute", is_flag=True, help="Keep fewer activations: blocks run again in the backward pass.")
 @click.option("--compile", "compiled", is_flag=True, help="Compile the blocks with torch.compile.")
@@ -102,10 +102,9 @@ def train_command(
 ) -> None:
     """Train a model from new weights, or from a checkpoint's; with --data digits its VAE too.
 
-    Defaults are the paper's. With --data digits they are those that made the weights that himar ships; they take
+    Defaults are the paper's. With --data digits they are those that trained the weights that himar ships, which takes
     about 40 minutes on two cores. Several processes: torchrun --nproc-per-node 8 --no-python himar train … --device
-    cuda.
-    A run that was stopped goes on with --resume as if it had not been.
+    cuda. A stopped run continues with --resume as if it had not stopped.
     """
     digits = data == "digits"
     require_extra("model", "torch", "safetensors", *(["sklearn"] if digits else []))
@@ -119,11 +118,11 @@ def train_command(
             options = f"--{kind} and --{steps}".replace("_", "-")
             raise click.UsageError(f"{options} were both given; give one of them.")
     if weights is not None and start_from is None:
-        raise click.UsageError("--weights goes with --start-from: it chooses among a checkpoint's weights.")
+        raise click.UsageError("--weights needs --start-from: it chooses among a checkpoint's weights.")
     if grid is not None and not tensorboard:
-        raise click.UsageError("--grid goes with --tensorboard.")
+        raise click.UsageError("--grid needs --tensorboard.")
     if grid and not digits and vae is None:
-        raise click.UsageError("--grid goes with --vae, which decodes the images.")
+        raise click.UsageError("--grid needs --vae, which decodes the images.")
 
     from ..device import use_threads
     from ..families.hi_mar.config import read_config, resolve

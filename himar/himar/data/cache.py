@@ -87,7 +87,7 @@ def cache_latents(
 
     A shard holds `high` (m, 2, 2, C, h, w) and `low` (m, 2, 2, C, h/2, w/2): plain and flipped, then mean and standard
     deviation of the latent, VAE scale not applied; `labels` (m) and `rows` (m), the images' places in the list.
-    A folder that an earlier run left unfinished is gone on with; a finished one is returned as it is. `on_images` gets
+    A folder that an earlier run left unfinished is continued; a finished one is returned as it is. `on_images` gets
     (images done, images listed), `on_notice` a sentence on what a user should know before the long work. Images that
     cannot be read are in the index's `skipped` with the reason, classes without an image in `unreadable_classes`.
     `processes`: this one's place among those that share the shards; the first one writes the index and waits for the
@@ -156,7 +156,7 @@ def _begin(
     settings: CacheSettings,
     on_notice: OnNotice | None,
 ) -> tuple[CacheIndex, ImageList]:
-    """Return the index to go on from, that of the folder or a new one, which is not written yet; and its images."""
+    """Return the index to continue from, that of the folder or a new one, which is not written yet; and its images."""
     try:
         inside = [path.name for path in folder.iterdir() if path.name != LOCK_FILE]
     except OSError as error:
@@ -199,7 +199,7 @@ def _begin(
     if on_notice and index.turned is None and not index.complete:
         on_notice(
             f"{folder} was begun by an earlier version: images in its first {len(index.shards)} shards lie as they are "
-            f"stored, not turned by EXIF nor laid on white."
+            f"stored, not rotated by EXIF nor put on white."
         )
     return index, images
 

@@ -1,4 +1,4 @@
-"""The index of a folder of cached latents: what it holds, made by which VAE from which images."""
+"""Reads and writes the index of a folder of cached latents: what it holds, by which VAE, from which images."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def _record(folder: Path, number: int) -> Path:
 
 
 def require_same(folder: Path, index: CacheIndex, **wanted: Any) -> None:
-    """Raise CacheError unless the index has every wanted value; None means that any will do."""
+    """Raise CacheError unless the index has every wanted value; None allows any."""
     for name, value in wanted.items():
         found = getattr(index, name)
         if value is not None and found != value and name == "fingerprint":

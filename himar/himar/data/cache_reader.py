@@ -117,12 +117,12 @@ class CachedLatents:
                 found, dtype = tuple(part.get_shape()), part.get_dtype()
                 if (found, dtype) != (shape, dtypes[name]):
                     raise CacheError(
-                        f"{shard.file}: {name} is {dtype} of shape {found}, but the index asks for {dtypes[name]} of "
+                        f"{shard.file}: {name} is {dtype} of shape {found}, but the index requires {dtypes[name]} of "
                         f"shape {shape}; make the cache again."
                     )
             labels: Tensor = file.get_tensor("labels")
         except SafetensorError as error:
-            raise CacheError(f"{self.folder / str(shard.file)} is no shard of latents: {error}.") from error
+            raise CacheError(f"{self.folder / str(shard.file)} is not a shard of latents: {error}.") from error
         classes = len(self.index.class_names)
         if not 0 <= int(labels.min()) <= int(labels.max()) < classes:
             raise CacheError(

@@ -1,6 +1,6 @@
-"""From an image file to pixels: decoding, and the centre crop that diffusion papers train and measure on.
+"""Decodes an image file to pixels, and cuts the centre crop that diffusion papers train and measure on.
 
-A picture is read as a person sees it: turned as its EXIF orientation says, and laid on white where it is transparent,
+A picture is read as a person sees it: rotated as its EXIF orientation says, on white where it is transparent,
 so that colours hidden under transparency are never learned.
 """
 
@@ -55,14 +55,14 @@ _PILLOWS_WARNINGS = ("ignore", None, Warning, re.compile(r"PIL(\.|$)"), 0)
 
 
 class UnreadableImageError(HimarError):
-    """A file is no image that can be used; the text is the reason, without the file's name."""
+    """A file is not an image that can be used; the text is the reason, without the file's name."""
 
 
 @dataclass(frozen=True)
 class Picture:
     """Pixels, RGB uint8 (H, W, 3), and what was done to them.
 
-    turned: the EXIF orientation was applied; transparent: the image was laid on white.
+    turned: the EXIF orientation was applied; transparent: the image was put on white.
     """
 
     pixels: NDArray[np.uint8]
@@ -138,7 +138,7 @@ def _decoded(path: Path, use: Callable[[Image.Image], T]) -> T:
     """Return what `use` makes of the opened image. Raises UnreadableImageError."""
     try:
         if path.exists() and not path.is_file():
-            raise UnreadableImageError("it is no plain file")  # Opening a pipe would wait for ever.
+            raise UnreadableImageError("it is not a plain file")  # Opening a pipe would wait for ever.
         try:
             return _opened(path, use)
         except ValueError as error:
@@ -252,7 +252,7 @@ def without_texts(path: Path) -> io.BytesIO:
     """
     data = path.read_bytes()
     if not data.startswith(_SIGNATURE):
-        raise ValueError(f"{path} is no PNG file")
+        raise ValueError(f"{path} is not a PNG file")
     kept = [_SIGNATURE]
     place = len(_SIGNATURE)
     while place + 12 <= len(data):

@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits as a small image set, and the classifier that measures generated ones."""
+"""Loads scikit-learn's handwritten digits as a small image set, and the classifier that measures generated ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which images there are and which class each has: a folder per class, or a list file."""
+"""Finds which images there are and which class each has: a folder per class, or a list file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class ImageList:
     """Images and their classes, in a fixed order.
 
     root: what `names` are relative to; names: one path per image, with /; labels: class number of each image;
-    class_names: name of each class number; skipped: files that belong to no class or are no images.
+    class_names: name of each class number; skipped: files that belong to no class or are not images.
     """
 
     root: Path
@@ -119,7 +119,7 @@ def _from_folder(folder: Path, wanted: Callable[[Path], bool] | None) -> ImageLi
     try:
         inside = sorted(folder.iterdir())
     except OSError as error:
-        raise InputError(f"{folder} cannot be read: {error.strerror}; check its rights.") from error
+        raise InputError(f"{folder} cannot be read: {error.strerror}; check its permissions.") from error
     skipped = [Skipped(path.name, left_out(path.name, path.is_dir()) or _OUTSIDE) for path in inside]
     classes = [
         entry.path for entry, path in zip(skipped, inside, strict=True) if path.is_dir() and entry.reason == _OUTSIDE

@@ -1,4 +1,4 @@
-"""What training reads: latents of images by index, in an order that a seed repeats, and a fingerprint of them."""
+"""Defines what training reads: latents of images by index, in an order that a seed repeats, and their fingerprint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The released code's latent cache, a `.npz` of moments per image in class folders, read as training data.
+"""Reads the released code's latent cache, a `.npz` of moments per image in class folders, as training data.
 
 It holds one scale, which is all that a single-scale model (MAR) takes. Phase low of the others trains on images of half
 the size, whose moments such a cache does not have and no computation gets out of it.
@@ -115,7 +115,7 @@ def _moments(path: Path, name: str) -> NDArray[np.float32]:
     except KeyError as error:
         raise InputError(f"it has no {name}") from error
     except Exception as error:  # a damaged archive fails in zipfile, struct or zlib, each in its own way
-        raise InputError(f"it is no .npz or damaged: {error}") from error
+        raise InputError(f"it is not an .npz file, or it is damaged: {error}") from error
     if values.dtype.kind != "f" or values.ndim != 3 or len(values) % 2 or not values.size:
         raise InputError(f"its {name} are {values.dtype} {values.shape}, not floating-point (2C, h, w)")
     if not np.isfinite(values).all():

@@ -1,4 +1,4 @@
-"""From what `--data` names to latents: a cache of ours or of the released code, a folder or a list of images."""
+"""Opens what `--data` names as latents: a cache of ours or of the released code, a folder or a list of images."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def open_data(
     if saved and former.class_names != files.class_names and not is_same_data(saved, fingerprint(latents)):
         before = opened(former)
         if is_same_data(saved, fingerprint(before)):
-            on_notice(f"this training goes on in the order in which it began: {order_advice(former.class_names)}")
+            on_notice(f"this training continues in the order in which it began: {order_advice(former.class_names)}")
             return before, decoder
     return latents, decoder
 

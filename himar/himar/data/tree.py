@@ -1,4 +1,4 @@
-"""The files of a folder of images: links followed, and what is no image told apart by its name and first bytes."""
+"""Lists the files of a folder of images: follows links, and tells other files apart by name and first bytes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from himar_kernels import InputError
 from .crop import image_endings
 
 IGNORED_FOLDERS = frozenset({"__macosx", "@eadir", "lost+found", "$recycle.bin", "system volume information"})
-"""Folders that systems put among files, in lower case; they are no classes."""
+"""Folders that systems put among files, in lower case; they are not classes."""
 
 _NEED_PLUGINS = frozenset(
     (".heic", ".heif", ".hif", ".jxl", ".svg", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf")
@@ -57,7 +57,7 @@ class Tree:
 def list_tree(root: Path, below: str = "", wanted: Callable[[Path], bool] | None = None) -> Tree:
     """List the files at any depth of the folder `below` of `root`. Links to folders are followed.
 
-    Left out are hidden files and folders, those that systems make (`IGNORED_FOLDERS`) and files that are no images:
+    Left out are hidden files and folders, those that systems make (`IGNORED_FOLDERS`) and files that are not images:
     neither by their ending nor by their first bytes (or of which `wanted`, in its stead, says no). Broken links and
     pipes count: who reads them says what is wrong with them. Raises InputError for a folder that cannot be read and for
     a link that leads back to a folder that it lies in.
@@ -134,7 +134,7 @@ def _walk(root: Path, below: str, above: tuple[tuple[int, int], ...]) -> Iterato
     try:
         inside = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
-        raise InputError(f"{folder} cannot be read: {error.strerror}; check its rights.") from error
+        raise InputError(f"{folder} cannot be read: {error.strerror}; check its permissions.") from error
     for found in inside:
         name = f"{below}/{found.name}" if below else found.name
         entry = _Entry(found.name, Path(found.path), _is_folder(found))
@@ -148,7 +148,7 @@ def _identity(folder: Path) -> tuple[int, int]:
     try:
         state = folder.stat()
     except OSError as error:
-        raise InputError(f"{folder} cannot be read: {error.strerror}; check its rights.") from error
+        raise InputError(f"{folder} cannot be read: {error.strerror}; check its permissions.") from error
     return state.st_dev, state.st_ino
 
 

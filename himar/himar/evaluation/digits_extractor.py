@@ -1,4 +1,4 @@
-"""Features of digits: a small classifier of real ones, for the same measurements without Inception's weights."""
+"""Extracts features of digits: a small classifier of real ones replaces Inception's weights."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SPATIAL_CHANNELS = 7
 
 
 class DigitNetwork(nn.Module):
-    """Two convolutions and two products: grey digits (B, 1, 16, 16) in [-1, 1] -> one of ten."""
+    """Two convolutions and two linear layers: grey digits (B, 1, 16, 16) in [-1, 1] -> one of ten."""
 
     def __init__(self) -> None:
         super().__init__()

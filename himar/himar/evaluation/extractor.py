@@ -1,4 +1,4 @@
-"""What a feature extractor is, and running one over many images."""
+"""Defines what a feature extractor is, and runs one over many images."""
 
 from __future__ import annotations
 

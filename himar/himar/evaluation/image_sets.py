@@ -1,4 +1,4 @@
-"""Images to be measured: a folder, or the `arr_0` of an ADM-style `.npz`, read a batch at a time."""
+"""Reads images to be measured: a folder, or the `arr_0` of an ADM-style `.npz`, a batch at a time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _IMAGES = "arr_0"
 
 @dataclass(frozen=True)
 class Changed:
-    """How many images of a set are shown other than they are stored: turned by EXIF, transparent and laid on white."""
+    """How many images of a set are shown other than they are stored: rotated by EXIF, transparent and put on white."""
 
     turned: int = 0
     transparent: int = 0
@@ -76,7 +76,7 @@ class ImageSet:
                 data = stream.read(wanted)
                 if len(data) < wanted:
                     raise InputError(f"{self.source} is cut short at image {first}; write it again.")
-                yield np.frombuffer(data, np.uint8).reshape(shape).copy()  # writable, as torch wants it
+                yield np.frombuffer(data, np.uint8).reshape(shape).copy()  # writable, as torch requires
 
 
 def open_images(source: Path) -> ImageSet:
@@ -102,12 +102,12 @@ def holds_images(source: Path) -> bool:
 def archive_names(path: Path) -> list[str]:
     """Names of the arrays in a `.npz`; what else is in it does not count. Raises InputError when it cannot be read."""
     if not path.is_file():
-        raise InputError(f"{path} does not exist or is no file; give a folder of images or an ADM-style .npz.")
+        raise InputError(f"{path} does not exist or is not a file; give a folder of images or an ADM-style .npz.")
     try:
         with zipfile.ZipFile(path) as archive:
             return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
     except Exception as error:  # a damaged archive fails in zipfile, struct or zlib, each in its own way
-        raise InputError(f"{path} is damaged or no .npz ({error}); write it again.") from error
+        raise InputError(f"{path} is damaged or not an .npz file ({error}); write it again.") from error
 
 
 def _open_folder(folder: Path) -> ImageSet:
@@ -130,7 +130,7 @@ def _pixels(path: Path, size: tuple[int, int] | None) -> NDArray[np.uint8]:
     try:
         pixels = read_pixels(path)
     except UnreadableImageError as error:
-        raise InputError(f"{path} is no readable image ({error}); remove or replace it.") from error
+        raise InputError(f"{path} is not a readable image ({error}); remove or replace it.") from error
     if size is not None and pixels.shape[:2] != size:
         raise InputError(f"{path}: {_other_size(pixels.shape[:2], size)}; measure images of one size.")
     return pixels

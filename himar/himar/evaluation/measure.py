@@ -1,4 +1,4 @@
-"""One measurement: images against a reference, in one extractor's features."""
+"""Makes one measurement: images against a reference, in one extractor's features."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Report:
     """What came out, and of what.
 
     None stands for what the reference does not allow: distances without one, sFID without spatial statistics,
-    precision and recall without its images. turned, transparent: how many of the images were turned by EXIF, or laid on
-    white; None for what was not read from files. `warnings` are sentences on how far the numbers can be trusted.
+    precision and recall without its images. turned, transparent: how many images were rotated by EXIF, or put on white;
+    None for what was not read from files. `warnings` are sentences on how far the numbers can be trusted.
     """
 
     source: str
@@ -79,7 +79,7 @@ def check_reference(source: Path, extractor: Extractor, on_images: OnImages | No
 def open_reference(source: Path, extractor: Extractor, batch: int, on_stage: OnStage | None = None) -> Reference:
     """Read a statistics file, with ADM's images for precision and recall if it has them, or measure a folder or `.npz`.
 
-    Statistics in a file go before those of the images in it, which are only some of them. Raises InputError.
+    Statistics in a file are used rather than those of its images, which are only some of them. Raises InputError.
     """
     given = None
     if source.is_file() and source.suffix == ".npz" and has_statistics(source):

@@ -86,7 +86,7 @@ def make_parts(
 ) -> None:
     """Make the images of one shard, 1 … shards: every shards-th part that `folder` does not have yet.
 
-    An image depends on the run's seed and its index only, so shards never overlap and a killed one goes on.
+    An image depends on the run's seed and its index only, so shards never overlap and a killed one can continue.
     Each part is written in one move. Raises InputError for a shard out of range, a folder of another run, or one that
     cannot be written.
     """

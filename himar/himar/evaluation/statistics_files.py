@@ -1,4 +1,4 @@
-"""Reference statistics as ADM publishes them: `.npz` with mu, sigma (pool) and mu_s, sigma_s (spatial)."""
+"""Reads and writes ADM's reference statistics: `.npz` with mu, sigma (pool) and mu_s, sigma_s (spatial)."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""One folder per model family: configuration, networks, checkpoints, eager sampler, losses."""
+"""Holds one folder per model family: configuration, networks, checkpoints, eager sampler, losses."""

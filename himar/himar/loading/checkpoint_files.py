@@ -1,6 +1,6 @@
-"""From what a user names to a set of weights: a file, a folder as model hubs give it, or an index of shards.
+"""Finds a set of weights from what a user names: a file, a folder as model hubs have it, or an index of shards.
 
-A file that is given as a checkpoint and is none is recognised from its first bytes, and the error says what to do.
+Recognises from their first bytes files that are not checkpoints, and says what to do instead.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def _read_one(file: Path, inert: bool) -> tuple[Any, dict[str, str]]:
         with file.open("rb") as stream:
             head = stream.read(16)
     except OSError as error:
-        raise CheckpointError(f"{file} cannot be read: {error.strerror or error}; check its rights.") from error
+        raise CheckpointError(f"{file} cannot be read: {error.strerror or error}; check its permissions.") from error
     if foreign:
         raise CheckpointError(foreign)
     if file.suffix == ".safetensors" or is_safetensors(head):
@@ -133,7 +133,9 @@ def _read_one(file: Path, inert: bool) -> tuple[Any, dict[str, str]]:
 def _tensors(shard: Path, inert: bool) -> dict[str, torch.Tensor]:
     content, _ = _read_one(shard, inert)
     if not isinstance(content, Mapping) or not all(isinstance(value, torch.Tensor) for value in content.values()):
-        raise CheckpointError(f"{shard} holds other things than tensors with names, so it is no shard; fetch it again.")
+        raise CheckpointError(
+            f"{shard} holds other things than tensors with names, so it is not a shard; fetch it again."
+        )
     return dict(content)
 
 
@@ -157,7 +159,7 @@ def weights_file(path: Path) -> Path:
     try:
         inside = sorted(each.name for each in path.iterdir() if each.is_file())
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}; check its rights.") from error
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}; check its permissions.") from error
     first = [name for name in _FIRST if name in inside]
     first = [name for name in first if ".safetensors" in name] or first
     if not first:
@@ -210,7 +212,7 @@ def _config(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not readable JSON: {error}; fetch it again or remove it.") from error
     if not isinstance(values, dict):
-        raise CheckpointError(f"{path} holds no JSON object; fetch it again or remove it.")
+        raise CheckpointError(f"{path} does not hold a JSON object; fetch it again or remove it.")
     return values
 
 
@@ -257,14 +259,14 @@ def read_index(index: Path) -> dict[str, str]:
     try:
         content: Any = json.loads(index.read_text(encoding="utf-8"), object_pairs_hook=_without_duplicates)
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{index} is no index of shards: {error}; fetch it again.") from error
+        raise CheckpointError(f"{index} is not an index of shards: {error}; fetch it again.") from error
     where = content.get("weight_map") if isinstance(content, Mapping) else None
     if not isinstance(where, Mapping) or not where:
-        raise CheckpointError(f"{index} is no index of shards: it has no weight_map; give the weights themselves.")
+        raise CheckpointError(f"{index} is not an index of shards: it has no weight_map; give the weights themselves.")
     for name, shard in where.items():
         if not isinstance(shard, str) or not shard.endswith(_SHARD_ENDINGS):
             raise CheckpointError(
-                f"{index} lists {name} in {shard!r:.80}, which is no {' or '.join(_SHARD_ENDINGS)} file."
+                f"{index} lists {name} in {shard!r:.80}, which is not a {' or '.join(_SHARD_ENDINGS)} file."
             )
         parts = PurePosixPath(shard.replace("\\", "/"))
         if parts.is_absolute() or ".." in parts.parts or ":" in parts.parts[0]:
@@ -297,7 +299,7 @@ def is_safetensors(head: bytes) -> bool:
 
 
 def what_it_is(path: Path) -> str | None:
-    """Return why a file is no checkpoint and what to do, as one sentence, or None where it may be one.
+    """Return why a file is not a checkpoint and what to do, as one sentence, or None where it may be one.
 
     Raises OSError when it cannot be read.
     """
@@ -329,7 +331,7 @@ def _text(path: Path, head: bytes, size: int) -> str | None:
 def _binary(path: Path, head: bytes) -> str | None:
     for magic, what in _MAGIC:
         if head.startswith(magic):
-            return f"{path} is {what}, no checkpoint; {_READ}."
+            return f"{path} is {what}, not a checkpoint; {_READ}."
     packed = next((what for magic, what in _PACKED if head.startswith(magic)), None)
     if packed or head[257:262] == b"ustar":
         return f"{path} is {packed or 'a tar archive'}; unpack it and give the weights in it."
@@ -339,7 +341,7 @@ def _binary(path: Path, head: bytes) -> str | None:
         return None
     if path.suffix in _FOREIGN_ENDINGS or ".data-" in path.name:
         return f"{path} is {_FOREIGN_ENDINGS.get(path.suffix, 'a part of a TensorFlow checkpoint')}; {_READ}."
-    return f"{path} is damaged or cut short, or no checkpoint: its first bytes are {head[:8]!r}; {_READ}."
+    return f"{path} is damaged or cut short, or not a checkpoint: its first bytes are {head[:8]!r}; {_READ}."
 
 
 def _archive(path: Path) -> str | None:
@@ -353,8 +355,8 @@ def _archive(path: Path) -> str | None:
     if any(name.endswith("data.pkl") for name in names):
         return None
     if names and all(name.endswith(".npy") for name in names):
-        return f"{path} is a NumPy archive (.npz), no checkpoint; write its arrays as safetensors. {_READ}."
+        return f"{path} is a NumPy archive (.npz), not a checkpoint; write its arrays as safetensors. {_READ}."
     inside = next((name for name in names if name.endswith((".pth", ".pt", ".ckpt", ".safetensors"))), None)
     if inside:
         return f"{path} is a zip archive with {inside!r} in it; unpack it and give that file."
-    return f"{path} is a zip archive of other things ({', '.join(names[:3]) or 'nothing'}), no checkpoint; {_READ}."
+    return f"{path} is a zip archive of other things ({', '.join(names[:3]) or 'nothing'}), not a checkpoint; {_READ}."

@@ -1,4 +1,4 @@
-"""Reading and writing files of tensors: PyTorch checkpoints (safely) and safetensors (atomically)."""
+"""Reads and writes files of tensors: PyTorch checkpoints (safely) and safetensors (atomically)."""
 
 from __future__ import annotations
 

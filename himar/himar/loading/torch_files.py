@@ -188,7 +188,7 @@ def _refused(path: Path, error: pickle.UnpicklingError, inert: bool) -> Checkpoi
 
 def _way_out(path: Path) -> str:
     return (
-        f"himar strip {path} OUT.safetensors keeps its weights alone; or write them with "
+        f"himar strip {path} OUT.safetensors keeps only its weights; or write them with "
         f"torch.save(model.state_dict(), FILE) where it was made."
     )
 

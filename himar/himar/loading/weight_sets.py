@@ -72,13 +72,13 @@ def choose(content: Any, path: Path, weights: str | None, network: Network) -> t
 def _choose(
     every: list[WeightSet], content: Any, path: Path, weights: str | None, network: Network
 ) -> tuple[WeightSet, str]:
-    if not network.anchors:  # Numbers by name are no network; a product of any is.
+    if not network.anchors:  # Named numbers are not a network; any matrix makes one.
         every = [each for each in every if any(value.ndim > 1 for value in each.state.values())] or every
     fitting = [part for each in every for part in _below(each, network.anchors)] if network.anchors else every
     # A file of another network's is told by the one that asks for it, by the name that it misses.
     found = fitting or every
     if not found:
-        raise CheckpointError(f"{path} holds no state dict, that is no names with tensors{_lists(content)}.")
+        raise CheckpointError(f"{path} holds no state dict, that is, no names with tensors{_lists(content)}.")
     if weights is not None:
         return _named(found, path, weights), ""
     if not fitting and len(found) > 1:

@@ -1,4 +1,4 @@
-"""The numbers of a checkpoint in float32, from every type that weights are stored in."""
+"""Converts the numbers of a checkpoint to float32, from every type that weights are stored in."""
 
 from __future__ import annotations
 

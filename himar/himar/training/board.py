@@ -1,4 +1,4 @@
-"""TensorBoard: a training's scalars by step, and grids of sampled images."""
+"""Writes TensorBoard logs: a training's scalars by step, and grids of sampled images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The model as training runs it: one forward from tokens to losses, in half precision, copied or sharded."""
+"""Wraps the model for training: one forward from tokens to losses, in half precision, copied or sharded."""
 
 from __future__ import annotations
 

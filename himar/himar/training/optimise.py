@@ -1,4 +1,4 @@
-"""One optimiser step, the same for every network: schedule, gradient clip, and a stop when numbers break."""
+"""Takes optimiser steps, the same for every network: schedule, gradient clip, and a stop when numbers break."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LEAST_SCALE = 2.0**-20
 
 
 class TrainingError(HimarError):
-    """Training cannot go on: a loss or gradient is not finite."""
+    """Training cannot continue: a loss or gradient is not finite."""
 
 
 @dataclass(frozen=True)

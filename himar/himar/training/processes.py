@@ -1,4 +1,4 @@
-"""The processes of one training: alone, or started together by torchrun."""
+"""Joins the processes of one training: alone, or started together by torchrun."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def announced_process(device: str) -> tuple[Processes, str]:
     if "RANK" in os.environ and device == "cuda":
         device = f"cuda:{_number('LOCAL_RANK', 0, range(MOST_PROCESSES))}"
     elif count > 1 and device.startswith("cuda:"):
-        raise ConfigError(f"device {device!r} would be shared by {count} processes; say cuda.")
+        raise ConfigError(f"device {device!r} would be shared by {count} processes; use cuda.")
     return Processes(rank, count), device
 
 

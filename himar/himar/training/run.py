@@ -183,7 +183,7 @@ def train_model(
         execution: device, accumulation, compilation, sharding.
         processes: this one's place among those that train together.
         state: file that holds the run's state at its last snapshot; None keeps none.
-        resume: go on from that file where it exists; the run then is bit for bit (on one CPU) what it would have been.
+        resume: continue from that file where it exists; the run is then bit for bit (on one CPU) unchanged.
 
     Raises TrainingError when a loss or gradient stops being finite (the last state stays), and as `prepare` does.
     """

@@ -1,4 +1,4 @@
-"""How to train: what changes the weights that come out (settings), and what only changes how they are computed."""
+"""Defines how to train: what changes the weights that come out (settings), and what only changes how."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class TrainingSettings:
     snapshot_every: steps between snapshots, and the last step makes one too; loss: what the loss draws;
     pivot_warmup: epochs over which the share of images with pivots grows from 0 to `loss.pivot_share` (§8: 100),
     0 for none; order: "draws" takes every image at random, "epochs" shuffles all and takes each once;
-    precision: of the networks' products; weights and losses are float32 in all.
+    precision: of the networks' matmuls; weights and losses are float32 in all.
     """
 
     schedule: Schedule

@@ -1,4 +1,4 @@
-"""A training's state on disk: all that the next step depends on, written so that a kill never loses it."""
+"""Keeps a training's state on disk: all that the next step depends on, written so that a kill never loses it."""
 
 from __future__ import annotations
 
@@ -72,7 +72,9 @@ def load_state(path: Path, run: Mapping[str, Any]) -> TrainingState:
         values = json.loads(metadata[_KEY])
         state = TrainingState(values["step"], values["run"], tensors, values["scaler"], values["updates"])
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is no training state of himar; resume from the folder of a training.") from error
+        raise CheckpointError(
+            f"{path} is not a training state of himar; resume from the folder of a training."
+        ) from error
     if values.get("format") != _FORMAT:
         raise CheckpointError(
             f"{path} has format {values.get('format')!r} and this version reads {_FORMAT}; "
@@ -86,7 +88,7 @@ def load_state(path: Path, run: Mapping[str, Any]) -> TrainingState:
 
 
 def require_tensors(state: TrainingState, fresh: TrainingState, steps: int, path: Path) -> None:
-    """Raise CheckpointError unless a state read from `path` can be gone on from.
+    """Raise CheckpointError unless a state read from `path` can be continued.
 
     fresh: the state of the same training before its first step, whose tensors have the names, shapes and types that
     those read must have; steps: length of the run. Copying alone would not notice: a tensor of another shape may
@@ -114,7 +116,7 @@ def require_tensors(state: TrainingState, fresh: TrainingState, steps: int, path
 
 
 def _damaged(path: Path, what: str) -> CheckpointError:
-    return CheckpointError(f"{path} is damaged: {what}; train anew in another folder, or bring a copy of it back.")
+    return CheckpointError(f"{path} is damaged: {what}; train anew in another folder, or restore a copy of it.")
 
 
 def _is_number(value: Any) -> bool:

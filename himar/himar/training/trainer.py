@@ -1,4 +1,4 @@
-"""One training run: the model, its average, the optimiser and the generator, and a step of them (docs/model.md §8)."""
+"""Holds one training run: the model, its average, the optimiser, the generator, and their step (docs/model.md §8)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The KL VAE between images and latents (docs/model.md §7)."""
+"""Implements the KL VAE between images and latents (docs/model.md §7)."""
 
 from .autoencoder import AutoencoderKL, VaeConfig, require_fit
 from .layouts import load_vae

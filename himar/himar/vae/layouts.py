@@ -1,4 +1,4 @@
-"""Loads a KL VAE from the layouts that people have, renamed to LDM's, which is ours (docs/model.md §7)."""
+"""Loads a KL VAE from the layouts that people have, renaming its weights to LDM's, which is ours (docs/model.md §7)."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def to_own_layout(state: Mapping[str, Tensor], path: Path) -> State:
     """Return a VAE's weights under LDM's names.
 
     Takes LDM's own layout, with what its training keeps beside the VAE, and diffusers' AutoencoderKL in its present and
-    its older names; products of attention of shape (C, C) become (C, C, 1, 1). A VAE without `quant_conv` and
+    its older names; attention matrices of shape (C, C) become (C, C, 1, 1). A VAE without `quant_conv` and
     `post_quant_conv` gets exact identities there. Names that neither layout has stay as they are.
     Raises CheckpointError when two names mean the same weight.
     """
@@ -115,7 +115,7 @@ def check_config(config: Mapping[str, Any], path: Path) -> tuple[float | None, f
     for name, allowed in _EXPECTED.items():
         if allowed is not None and name in config and config[name] not in allowed:
             raise CheckpointError(
-                f"{path} says {name} = {config[name]!r:.60}; himar has no VAE with that, bring another one."
+                f"{path} says {name} = {config[name]!r:.60}; himar does not support that; use another VAE."
             )
     numbers = []
     for name in ("scaling_factor", "shift_factor"):

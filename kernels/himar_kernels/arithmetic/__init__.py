@@ -1,1 +1,1 @@
-"""Arithmetic that no model family owns: random draws, and packing of pixels."""
+"""Holds arithmetic that no model family owns: random draws, and packing of pixels."""

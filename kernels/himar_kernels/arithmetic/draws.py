@@ -1,4 +1,4 @@
-"""Where a run's orders and noise come from: the same seed gives the same image everywhere.
+"""Draws a run's orders and noise: the same seed makes the same image everywhere.
 
 Every number is a function of its own coordinates (image, phase, steps, position, channel), so an image never
 depends on batch size, chunking, backend, device or language. A draw is a Philox4x32-10 block whose key is the
@@ -105,7 +105,7 @@ class PhiloxDraws:
         """See Draws.noise. Raises InputError for a k outside 0 … 65534."""
         if len(diffusion) and not 0 <= min(diffusion) <= max(diffusion) < INITIAL_NOISE:
             raise InputError(
-                f"chain indices {min(diffusion)} to {max(diffusion)} are asked of the draws; "
+                f"chain indices {min(diffusion)} to {max(diffusion)} are requested from the draws; "
                 f"they must be 0 to {INITIAL_NOISE - 1}."
             )
         return self._normals(phase, step, diffusion, images, positions, channels)
@@ -201,4 +201,6 @@ def _check_coordinates(step: int, images: NDArray[np.int64], positions: NDArray[
     )
     for name, values, most in limits:
         if values.size and not 0 <= values.min() <= values.max() <= most:
-            raise InputError(f"{name} {values.min()} to {values.max()} is asked of the draws; it must be 0 to {most}.")
+            raise InputError(
+                f"{name} {values.min()} to {values.max()} is requested from the draws; it must be 0 to {most}."
+            )

@@ -1,4 +1,4 @@
-"""From the VAE's value range to 8-bit pixels, and many images on one sheet."""
+"""Converts the VAE's values to 8-bit pixels, and arranges many images in one grid."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def to_uint8(images: NDArray[np.floating]) -> NDArray[np.uint8]:
 
 
 def to_sheet(images: NDArray[np.uint8], columns: int, gap: int = 2) -> NDArray[np.uint8]:
-    """Arrange images (B, H, W, 3) row by row on one white sheet (H', W', 3), `gap` pixels apart.
+    """Arrange images (B, H, W, 3) row by row in one grid (H', W', 3) on white, `gap` pixels apart.
 
-    One image is its own sheet; fewer images than `columns` make one row of them.
+    One image is returned as it is; fewer images than `columns` make one row of them.
     """
     count, height, width, channels = images.shape
     columns = min(columns, count)
@@ -26,5 +26,5 @@ def to_sheet(images: NDArray[np.uint8], columns: int, gap: int = 2) -> NDArray[n
     cells = np.full((rows * columns, height + gap, width + gap, channels), 255, np.uint8)
     cells[:count, :height, :width] = images
     cells = cells.reshape(rows, columns, height + gap, width + gap, channels).transpose(0, 2, 1, 3, 4)
-    sheet = cells.reshape(rows * (height + gap), columns * (width + gap), channels)
-    return np.ascontiguousarray(sheet[: -gap or None, : -gap or None])
+    grid = cells.reshape(rows * (height + gap), columns * (width + gap), channels)
+    return np.ascontiguousarray(grid[: -gap or None, : -gap or None])

@@ -1,4 +1,4 @@
-"""Philox4x32-10, a counter-based random number generator.
+"""Implements Philox4x32-10, a counter-based random number generator.
 
 Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011. A counter of four 32-bit words
 and a 64-bit key give four random 32-bit words, without any state: any machine computes the number at any

@@ -1,4 +1,4 @@
-"""Where our operators for ONNX Runtime lie: the library that half-precision sessions on a GPU load.
+"""Finds our operators for ONNX Runtime: the library that half-precision sessions on a GPU load.
 
 Half-precision graphs define these operators as functions of standard ones, so that a session without the library gives
 the same numbers to half precision's rounding, with more passes over memory. `build.fused` makes it. Its name carries
@@ -36,5 +36,7 @@ def find_library() -> Path | None:
     if named is None:
         return library_path() if library_path().is_file() else None
     if named and not Path(named).is_file():
-        raise EngineError(f"${VARIABLE} is {named!r}, which is no file; unset it, or set it to nothing to go without.")
+        raise EngineError(
+            f"${VARIABLE} is {named!r}, which is not a file; unset it, or set it to nothing to go without."
+        )
     return Path(named) if named else None

@@ -1,4 +1,4 @@
-"""nvcc, for everything of ours that it compiles: where it is, what it knows, and what it says when it fails."""
+"""Finds nvcc, for everything of ours that it compiles: where it is, what it knows, and what it says when it fails."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _architectures(context: click.Context, parameter: click.Parameter, text: str
     names = [name.strip() for name in text.split(",")]
     for name in names:
         if not name.rstrip("af").isdecimal() or len(name) - len(name.rstrip("af")) > 1:
-            raise click.BadParameter(f"{name!r} is no architecture; write for example 80,90a.")
+            raise click.BadParameter(f"{name!r} is not an architecture; write for example 80,90a.")
     return names
 
 

@@ -1,4 +1,4 @@
-"""Where the kernels' sources are, how they are compiled, and how a compiled file is named after both.
+"""Finds the kernels' sources, how they are compiled, and how a compiled file is named after both.
 
 A compiled file carries the hash of the sources and options in its name, so that one of other sources is never run.
 """
@@ -35,7 +35,7 @@ _HASH_LENGTH = 16
 
 
 def source_directory() -> Path:
-    """Return the folder of the sources: the include path of whoever compiles them."""
+    """Return the folder of the sources: the include path to compile them with."""
     return Path(__file__).parents[1] / "cuda"
 
 

@@ -1,1 +1,1 @@
-"""One folder per model family: what lies between its networks."""
+"""Holds one folder per model family: what lies between its networks."""

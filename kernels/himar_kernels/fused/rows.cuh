@@ -1,6 +1,6 @@
-// What lies between the products of a component, one row at a time: the arithmetic of our ONNX Runtime operators.
+// What lies between the matmuls of a component, one row at a time: the arithmetic of our ONNX Runtime operators.
 //
-// T is half or bfloat16, the type of products; the residual stream x is float32. V values are read and written at once.
+// T is half or bfloat16, the type of matmuls; the residual stream x is float32. V values are read and written at once.
 #pragma once
 
 #include "values.cuh"

@@ -1,1 +1,1 @@
-"""What all rooms share besides arithmetic: errors, files, console, options of commands."""
+"""Holds what all rooms share besides arithmetic: errors, files, console, options of commands."""

@@ -1,4 +1,4 @@
-"""How both commands end: errors as plain sentences, exit codes, Ctrl-C. Imports click only when a command runs."""
+"""Ends both commands alike: errors as plain sentences, exit codes, Ctrl-C. Imports click only when a command runs."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def run_cli(command: click.Command, argv: Sequence[str] | None = None) -> int:
     import click
 
     for stream in (sys.stdout, sys.stderr):
-        # A terminal that lacks a character, or a name that is none of UTF-8, shall not cost what was computed.
+        # A character that the terminal lacks, or a name that is not UTF-8, must not lose what was computed.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -78,7 +78,7 @@ def run_cli(command: click.Command, argv: Sequence[str] | None = None) -> int:
         if debug:
             raise
         place = f"{error.filename}: " if error.filename else ""
-        click.echo(f"error: {place}{error.strerror or error}; check the path and its rights.", err=True)
+        click.echo(f"error: {place}{error.strerror or error}; check the path and its permissions.", err=True)
         return FAILURE
     except Exception as error:
         if debug:

@@ -1,4 +1,4 @@
-"""How many CPU threads a program takes when nobody says: no more than the CPUs that it was given.
+"""Chooses how many CPU threads a program takes by default: no more than the CPUs that it was given.
 
 That is the smallest of the CPUs in the process's affinity mask, OMP_NUM_THREADS, and the CPU quota of its control
 groups (`docker run --cpus`, a pod's limit), rounded up. `runtime/cpp/src/cpu_threads.cpp` is the same in C++.
@@ -21,7 +21,7 @@ def default_threads(environment: Mapping[str, str] | None = None, root: Path = P
 
     Args:
         environment: where OMP_NUM_THREADS is looked up; the process's if not given. Of a list ("4,2") the first number
-            counts; a value that is no whole number of at least 1 is ignored.
+            counts; a value that is not a whole number of at least 1 is ignored.
         root: the folder that holds proc and sys.
         cpus: the CPUs that the process may run on; its affinity mask's if 0.
     """

@@ -1,4 +1,4 @@
-"""The typed errors of himar. Every one is the user's to read: one sentence, the value, what to do."""
+"""Defines himar's typed errors. Each is for the user to read: one sentence, the value, what to do."""
 
 from __future__ import annotations
 
@@ -38,6 +38,6 @@ class VerificationError(HimarError):
 def not_finite(component: str, where: str = "") -> EngineError:
     """Return the error for an engine whose outputs are not finite; `where` is a phase and step, led by a space."""
     return EngineError(
-        f"{component} gave values that are not finite{where}; if the bundle is in half precision, build {component} "
-        f"with fp32 or bf16."
+        f"{component} returned values that are not finite{where}; if the bundle is in half precision, build "
+        f"{component} with fp32 or bf16."
     )

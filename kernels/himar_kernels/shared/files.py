@@ -1,4 +1,4 @@
-"""Writing files and folders in one move: whoever looks finds the old state or the new one, never a half-made one.
+"""Writes files and folders atomically: readers find the old state or the new one, never a half-made one.
 
 What is written stands in a hidden folder beside its target until it is whole: libraries that write have unfinished
 files of their own there (safetensors does), and all that a killed process leaves is told by the folder's name. Its
@@ -42,7 +42,7 @@ def new_file(target: Path, error: type[HimarError] = InputError) -> Iterator[Pat
     """Yield an empty file in a folder of its own that becomes `target` on success and vanishes otherwise.
 
     A file that `target` already names is replaced; where it is a symbolic link, what the link points to.
-    Raises `error`, with the reason and what to do, when the target cannot be written or is no plain file.
+    Raises `error`, with the reason and what to do, when the target cannot be written or is not a plain file.
     """
     try:
         place = _plain(target)
@@ -65,7 +65,7 @@ def new_file(target: Path, error: type[HimarError] = InputError) -> Iterator[Pat
 
 
 def write_text(target: Path, text: str, error: type[HimarError] = InputError) -> None:
-    """Write `text` as UTF-8, what is none of it as "?", in one move. Raises `error` as `new_file` does."""
+    """Write `text` as UTF-8 atomically, characters that UTF-8 cannot hold as "?". Raises `error` as `new_file` does."""
     with new_file(target, error) as unfinished:
         unfinished.write_text(text, encoding="utf-8", errors="replace")
 
@@ -150,7 +150,7 @@ def _plain(target: Path) -> Path:
     if place.is_dir():
         raise IsADirectoryError(errno.EISDIR, "Is a directory")
     if place.exists() and not place.is_file():
-        raise OSError("it is no plain file")
+        raise OSError("it is not a plain file")
     return place
 
 

@@ -1,4 +1,4 @@
-"""A progress display that nothing crosses: what libraries write to stderr meanwhile stands above it, line by line."""
+"""Shows progress on one line that nothing breaks: what libraries write to stderr meanwhile appears above it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options that both commands read alike. A value that no model or machine could take is wrong usage, exit code 2."""
+"""Defines options that both commands share. A value that no model or machine can take is wrong usage, exit code 2."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def chosen_labels(labels: Sequence[int | str], class_names: Sequence[str] | None
 def device_option(context: click.Context, parameter: click.Parameter, text: str) -> str:
     """Callback of --device: "cpu", "cuda" or "cuda:N"; whether that GPU exists is found out when it is used."""
     if not re.fullmatch(rf"cpu|cuda(:[0-9]{{1,{_MOST_GPUS}}})?", text):
-        raise click.BadParameter(f"{text!r} is none of cpu, cuda and cuda:N with a GPU's number.")
+        raise click.BadParameter(f"{text!r} is not cpu, cuda or cuda:N with a GPU's number.")
     return text
 
 
@@ -91,7 +91,7 @@ def npz_option(context: click.Context, parameter: click.Parameter, path: Path | 
 def png_option(context: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:
     """Callback of an option that names a PNG to write."""
     if path is not None and path.suffix.lower() != ".png":
-        raise click.BadParameter(f"{path} does not end in .png, the only kind of image that is written.")
+        raise click.BadParameter(f"{path} does not end in .png, the only image format that is written.")
     return path
 
 
@@ -99,7 +99,7 @@ def images_option(context: click.Context, parameter: click.Parameter, path: Path
     """Callback of an option that names a .png, an .npz, or a folder: no other file."""
     if path.suffix.lower() not in (".png", ".npz") and _is_named_as_file(path):
         raise click.BadParameter(
-            f"{path} ends in {path.suffix}, which is not written; give a .png or .npz, or a folder."
+            f"{path} ends in {path.suffix}, which cannot be written; give a .png or .npz, or a folder."
         )
     return path
 
@@ -107,7 +107,7 @@ def images_option(context: click.Context, parameter: click.Parameter, path: Path
 def folder_option(context: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:
     """Callback of an option that names a folder of images to write."""
     if path is not None and _is_named_as_file(path):
-        raise click.BadParameter(f"{path} ends in {path.suffix}, as a file; give a folder, which gets .png files.")
+        raise click.BadParameter(f"{path} ends in {path.suffix}, like a file; give a folder for the .png files.")
     return path
 
 

@@ -1,4 +1,4 @@
-"""A command of several verbs that imports a verb's module when the verb is named: light ones start at once."""
+"""Defines a command of several verbs that imports a verb's module when the verb is named: light ones start at once."""
 
 from __future__ import annotations
 

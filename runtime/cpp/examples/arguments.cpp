@@ -55,7 +55,7 @@ Arguments read_arguments(int count, char** values) {
     opterr = 0;
     int place = 0;
     for (int found; (found = getopt_long(count, values, "", kOptions, &place)) != -1;) {
-        if (found != 0) throw UsageError(std::string("'") + values[optind - 1] + "' is no option, or lacks its value.");
+        if (found != 0) throw UsageError(std::string("'") + values[optind - 1] + "' is not an option, or lacks its value.");
         const std::string name = kOptions[place].name, text = optarg == nullptr ? "" : optarg, option = "--" + name;
         const auto steps = [&] { return static_cast<std::int32_t>(whole(option, text, 1, most_steps)); };
         if (name == "labels") read.labels = text;

@@ -68,8 +68,8 @@ int generate(Arguments& arguments) {
     himar::Pipeline pipeline = himar::Pipeline::load(arguments.bundle, arguments.load);
     times.start_up = now() - start;
     if (!arguments.out.empty() && pipeline.info().has_decoder == 0)
-        throw himar::Error(HIMAR_ERROR_INPUT, arguments.bundle + " has no VAE decoder, so it gives latents, not images; "
-                                              "build it again with --vae, or leave --out away.");
+        throw himar::Error(HIMAR_ERROR_INPUT, arguments.bundle + " has no VAE decoder, so it produces latents, not images; "
+                                              "build it again with --vae, or omit --out.");
     options.labels = read_labels(arguments.labels, arguments.count, &pipeline);
     if (!arguments.out.empty()) check_output(arguments.out, options.labels.size());
     options.on_step = [](const himar::Progress&) { return stop == 0; };

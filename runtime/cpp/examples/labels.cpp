@@ -40,7 +40,7 @@ Names names_of(const himar::Pipeline& pipeline) {
 void check_count(std::int64_t images) {
     if (images > kMostLabels)
         throw UsageError("--labels and --count ask for " + std::to_string(images) + " images; at most " +
-                         std::to_string(kMostLabels) + " can be made in one run, so ask for fewer, and go on with "
+                         std::to_string(kMostLabels) + " can be made in one run, so ask for fewer, and continue with "
                          "--first-index.");
 }
 
@@ -62,7 +62,7 @@ void add_range(const std::string& part, std::vector<std::int64_t>& labels) {
     std::string some;
     for (auto each = names.begin(); each != names.end() && some.size() < 60; ++each)
         some += (some.empty() ? "'" : ", '") + each->first + "'";
-    throw UsageError("--labels has '" + name + "', which is no class of the bundle; its " + std::to_string(names.size()) +
+    throw UsageError("--labels has '" + name + "', which is not a class of the bundle; its " + std::to_string(names.size()) +
                      " names are such as " + some + ".");
 }
 

@@ -1,4 +1,4 @@
-"""C++ runtime against Python runtime on one bundle: compare_with_python.py HIMAR_GENERATE BUNDLE [THREADS].
+"""Compares the C++ and the Python runtime on one bundle: compare_with_python.py HIMAR_GENERATE BUNDLE [THREADS].
 
 Prints the median seconds of a request, start-up (loading the bundle; for the process also until then), peak memory and,
 for C++, the share of time outside the engines. Every figure is from a process of its own; the two take turns.

@@ -31,7 +31,7 @@ double seconds(const std::string& option, const std::string& text, bool zero_is_
 std::string allowed_origin(const std::string& text) {
     const auto origin = himar::service::origin_of(text);
     if (!origin)
-        throw UsageError("--allow-origin: '" + text + "' is no origin; write SCHEME://HOST or SCHEME://HOST:PORT without a "
+        throw UsageError("--allow-origin: '" + text + "' is not an origin; write SCHEME://HOST or SCHEME://HOST:PORT without a "
                          "path, or *.");
     return *origin;
 }
@@ -43,7 +43,7 @@ Arguments read_arguments(int count, char** values) {
     opterr = 0;
     int place = 0;
     for (int found; (found = getopt_long(count, values, "", kOptions, &place)) != -1;) {
-        if (found != 0) throw UsageError(std::string("'") + values[optind - 1] + "' is no option, or lacks its value.");
+        if (found != 0) throw UsageError(std::string("'") + values[optind - 1] + "' is not an option, or lacks its value.");
         const std::string name = kOptions[place].name, text = optarg == nullptr ? "" : optarg, option = "--" + name;
         const auto size = [&](std::int64_t most) { return static_cast<std::size_t>(whole(option, text, 1, most)); };
         if (name == "host") read.host = text;
@@ -72,15 +72,15 @@ const char* help_text() {
     return "himar-serve BUNDLE [options]: an HTTP service that makes images with the engines of BUNDLE.\n"
            "\n"
            "  --host ADDRESS           where to listen (127.0.0.1)\n"
-           "  --port N                 0 takes any free one (8000)\n"
+           "  --port N                 0 picks a free one (8000)\n"
            "  --lanes N                requests that run at once, each with its own buffers (1)\n"
            "  --queue N                requests that may wait for each lane; more are answered 429 (16)\n"
-           "  --max-images N           images of one request (64)\n"
-           "  --max-body BYTES         size of a request's body (1048576)\n"
+           "  --max-images N           maximum images in one request (64)\n"
+           "  --max-body BYTES         maximum size of a request's body (1048576)\n"
            "  --timeout SECONDS        from acceptance to answer; then 504 (60)\n"
            "  --drain-seconds SECONDS  after SIGTERM or Ctrl-C, time to finish what is accepted (30)\n"
-           "  --keep-alive SECONDS     that a connection may be idle between two requests: longer than those of a\n"
-           "                           proxy in front; 0 closes each after its answer (75)\n"
+           "  --keep-alive SECONDS     that a connection may be idle between two requests; more than a proxy in front\n"
+           "                           allows; 0 closes each after its answer (75)\n"
            "  --allow-origin ORIGIN    of web pages that may use the server, for example https://app.example; * for\n"
            "                           all; may be repeated\n"
            "  --device NAME            where the engines run: cpu, cuda or cuda:N (cpu)\n"

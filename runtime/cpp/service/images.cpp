@@ -66,7 +66,7 @@ Answer Images::answer(const std::string& body, const std::string& accept_header,
     while (!lanes_.wait(*job, std::min(end, Clock::now() + kLook))) give_up_if_due(job, end, gone);
     Answer answer;
     if (job->cancel == Cancel::kDisconnect || (job->cancel == Cancel::kNone && gone()))
-        answer = error_answer(499, "the client went away.");
+        answer = error_answer(499, "the client disconnected.");
     else
         answer = finished(*job, form);
     answer.queued = job->queued;

@@ -34,7 +34,7 @@ public:
     // At least one pipeline, each a lane; `metrics` must outlive this.
     Images(std::vector<Pipeline> pipelines, const Limits& limits, Metrics& metrics);
 
-    // Answer a request, waiting for it; any number of threads at once. `gone` says whether the client went away: then the
+    // Answer a request, waiting for it; any number of threads at once. `gone` says whether the client disconnected: then the
     // request is given up, and the answer is 499.
     // accept: the header of that name.
     Answer answer(const std::string& body, const std::string& accept, const std::function<bool()>& gone);

@@ -21,7 +21,7 @@ std::string time_now() {
     return text;
 }
 
-// One call, so that lines of several threads never mix; what cannot be written is lost, as the service goes on.
+// One call, so that lines of several threads never mix; what cannot be written is lost; the service continues.
 void write_line(const std::string& line) {
     const std::string whole = time_now() + " " + line + "\n";
     const ssize_t written = ::write(STDERR_FILENO, whole.data(), whole.size());

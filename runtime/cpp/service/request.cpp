@@ -31,7 +31,7 @@ Json object_of(const std::string& body) {
         if (std::find(std::begin(kKeys), std::end(kKeys), key) != std::end(kKeys)) continue;
         std::string known;
         for (const char* each : kKeys) known += (known.empty() ? "" : ", ") + std::string(each);
-        throw Refusal(400, shown(Json(key)) + " is no key of a request; the keys are " + known + ".");
+        throw Refusal(400, shown(Json(key)) + " is not a key of a request; the keys are " + known + ".");
     }
     return read;
 }

@@ -71,7 +71,7 @@ std::string too_large(const Settings& settings) {
 Answer answer_of(int status, const httplib::Request& request, const Settings& settings) {
     const auto path = kAllowed.find(request.path);
     if (path != kAllowed.end() && status != 413 && path->second.find(request.method) == std::string::npos) {
-        Answer answer = error_answer(405, cut(request.method) + " is no method of " + request.path + "; use " +
+        Answer answer = error_answer(405, cut(request.method) + " is not a method of " + request.path + "; use " +
                                               path->second + ".");
         answer.headers.emplace_back("Allow", path->second);
         return answer;
@@ -80,7 +80,7 @@ Answer answer_of(int status, const httplib::Request& request, const Settings& se
         case 404: {
             std::string known;
             for (const auto& [each, methods] : kAllowed) known += (known.empty() ? "" : ", ") + each;
-            return error_answer(404, cut(request.path) + " is no path of this service; the paths are " + known + ".");
+            return error_answer(404, cut(request.path) + " is not a path of this service; the paths are " + known + ".");
         }
         case 413: return error_answer(413, too_large(settings));
         case 414: return error_answer(414, "the request's path is too long.");

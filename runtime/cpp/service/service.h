@@ -40,7 +40,7 @@ public:
     // Listen (port 0: any free one) and serve from other threads; returns the port. std::runtime_error when it cannot.
     int start(const std::string& host, int port);
 
-    // Refuse new requests from now on; what is accepted goes on.
+    // Refuse new requests from now on; accepted ones continue.
     void drain();
 
     // Wait until what was accepted is finished, or until `end`. True when it is.

@@ -27,7 +27,7 @@ struct BundleError : Error {
     explicit BundleError(const std::string& sentence) : Error(HIMAR_ERROR_BUNDLE, sentence) {}
 };
 
-// An engine cannot be loaded or run here, or gave values that are not finite.
+// An engine cannot be loaded or run here, or returned values that are not finite.
 struct EngineError : Error {
     explicit EngineError(const std::string& sentence) : Error(HIMAR_ERROR_ENGINE, sentence) {}
 };

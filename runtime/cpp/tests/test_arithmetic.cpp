@@ -112,7 +112,7 @@ TEST_CASE("a chain runs from almost pure noise to almost none") {
     // What README says of errors that the first reverse step magnifies.
     CHECK(chain.table[249 * 8 + 4] * chain.table[249 * 8 + 3] == doctest::Approx(126).epsilon(0.01));
     CHECK(sentence_of<InputError>([] { build_chain("ddpm", 1); }) ==
-          "a chain of 1 diffusion steps was asked; it must be 2 to 1000.");
+          "a chain of 1 diffusion steps was asked for; it must be 2 to 1000.");
     CHECK_THROWS_AS(build_chain("ddpm", 1001), InputError);
 }
 
@@ -138,7 +138,7 @@ TEST_CASE("a solver's chain is even between its levels, its orders begin and end
             }
         }
     CHECK(sentence_of<InputError>([] { build_chain("ddim", 1); }) ==
-          "a chain of 1 diffusion steps was asked; it must be 2 to 1000.");
+          "a chain of 1 diffusion steps was asked for; it must be 2 to 1000.");
 }
 
 TEST_CASE("the exponential is the double one rounded to float, at its ends too") {

@@ -103,7 +103,7 @@ TEST_CASE("small networks split their rows among threads that are started once, 
 TEST_CASE("a GPU that is not there is refused, whatever the engines") {
     for (const char* backend : {"onnxruntime", "tensorrt"}) {
         if (!has_tensorrt() && std::string(backend) == "tensorrt") continue;
-        holds(BuiltFor(backend).refused({"cuda:99", "", 0}), "cuda:99 is no GPU that can be used here: ");
+        holds(BuiltFor(backend).refused({"cuda:99", "", 0}), "cuda:99 is not a GPU that can be used here: ");
     }
 }
 

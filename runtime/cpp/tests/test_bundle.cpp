@@ -38,7 +38,7 @@ TEST_CASE("no folder, no manifest") {
     const Copy copy;
     holds(refusal(copy.beside() / "nowhere"), "nowhere is not a folder; give a bundle that `himar-export build` wrote.");
     fs::remove(copy.path() / "manifest.json");
-    holds(refusal(copy.path()), "has no manifest.json, so it is no bundle");
+    holds(refusal(copy.path()), "has no manifest.json, so it is not a bundle");
 }
 
 TEST_CASE("missing, truncated and changed files") {

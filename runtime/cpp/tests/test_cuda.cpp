@@ -47,7 +47,7 @@ TEST_CASE("a driver that is not there, or is none, is a sentence") {
 
 TEST_CASE("a GPU that is not there is refused by its name" * doctest::skip(has_driver())) {
     const std::string said = sentence_of<EngineError>([] { cuda::CudaQueue::open(3, false); });
-    holds(said, "cuda:3 is no GPU that can be used here: CUDA cannot be used here: libcuda.so.1");
+    holds(said, "cuda:3 is not a GPU that can be used here: CUDA cannot be used here: libcuda.so.1");
     holds(said, "install NVIDIA's driver. `nvidia-smi -L` lists the GPUs; without one, use device 'cpu'.");
 }
 

@@ -145,12 +145,12 @@ TEST_CASE("values that are not finite name the component, the phase and the step
         himar::Pipeline pipeline = himar::Pipeline::load(bundle("nan-" + name).string(), {"cpu", std::nullopt, 1});
         return sentence_of<himar::Error>([&] { pipeline.generate(of({1, 2, 3, 4, 0})); });
     };
-    CHECK(said("mlp_head") == "mlp_head gave values that are not finite in phase low, step 0; if the bundle is in half "
+    CHECK(said("mlp_head") == "mlp_head returned values that are not finite in phase low, step 0; if the bundle is in half "
                               "precision, build mlp_head with fp32 or bf16.");
-    holds(said("transformer_low"), "transformer_low gave values that are not finite in phase low, step 0;");
-    holds(said("transformer_high"), "transformer_high gave values that are not finite in phase high, step 0;");
-    holds(said("dit_head"), "dit_head gave values that are not finite in phase high, step 0;");
-    holds(said("vae_decoder"), "vae_decoder gave values that are not finite; if");
+    holds(said("transformer_low"), "transformer_low returned values that are not finite in phase low, step 0;");
+    holds(said("transformer_high"), "transformer_high returned values that are not finite in phase high, step 0;");
+    holds(said("dit_head"), "dit_head returned values that are not finite in phase high, step 0;");
+    holds(said("vae_decoder"), "vae_decoder returned values that are not finite; if");
 }
 
 TEST_SUITE_END();

@@ -137,7 +137,7 @@ TEST_CASE("loading says what cannot be had, before it opens anything") {
         CHECK(pipeline == nullptr);
         return himar_last_error();
     };
-    holds(said(HIMAR_ERROR_ENGINE, [](auto& p) { p.device = "cuda:99"; }), "cuda:99 is no GPU that can be used here: ");
+    holds(said(HIMAR_ERROR_ENGINE, [](auto& p) { p.device = "cuda:99"; }), "cuda:99 is not a GPU that can be used here: ");
     holds(said(HIMAR_ERROR_ENGINE, [](auto& p) { p.device = "gpu"; }), "device is 'gpu'; it must be 'cpu', 'cuda' or 'cuda:N'");
     holds(said(HIMAR_ERROR_ENGINE, [](auto& p) { p.backend = "tensorrt"; }), "has an engine for 'onnxruntime', not for 'tensorrt'");
     holds(said(HIMAR_ERROR_INPUT, [](auto& p) { p.threads = -2; }), "threads is -2;");

@@ -136,7 +136,7 @@ TEST_CASE("values that are not finite are named at the end") {
         const Chunk chunk{{0, 1, 2, 3, 4}, 0, 3};  // some component's NaN belongs to one class
         const std::string said = sentence_of<EngineError>([&] { pair.on_device(chunk, guided()); });
         CHECK(said == sentence_of<EngineError>([&] { pair.on_host(chunk, guided()); }));
-        holds(said, name + " gave values that are not finite");
+        holds(said, name + " returned values that are not finite");
         CHECK(pair.device->trace.back() == "synchronize");
     }
 }

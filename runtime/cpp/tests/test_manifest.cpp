@@ -110,7 +110,7 @@ TEST_CASE("values out of range are refused with the value") {
     holds(refusal([](Json& m) { m["schema_version"] = "one"; }), "schema_version is 'one'; it must be like '1.0'.");
     holds(refusal([](Json& m) { m["schema_version"] = "0.9"; }), "schema_version is '0.9'");
     holds(refusal([](Json& m) { m["model"]["vae_scale"] = -1; }), "model.vae_scale is -1.0; it must be a positive number.");
-    holds(refusal([](Json& m) { m["model"]["img_size"] = 17; }), "model.img_size 17 is no multiple of vae_stride 4.");
+    holds(refusal([](Json& m) { m["model"]["img_size"] = 17; }), "model.img_size 17 is not a multiple of vae_stride 4.");
     holds(refusal([](Json& m) { m["sampling"] = Json::object(); }), "sampling is empty");
     holds(refusal([](Json& m) { m["sampling"]["fast"]["low_steps"] = 0; }), "sampling.fast: low_steps is 0; it must be at least 1.");
     holds(refusal([](Json& m) { m["sampling"]["fast"]["low_steps"] = true; }), "low_steps is true; it must be a whole number.");
@@ -134,7 +134,7 @@ TEST_CASE("values out of range are refused with the value") {
     holds(refusal([](Json& m) { m["components"]["mlp_head"]["inputs"][0]["dtype"] = "int8"; }), "dtype is 'int8'; known are");
     holds(refusal([](Json& m) { m["components"]["mlp_head"]["inputs"][0]["shape"] = {0}; }), "shape is [0]; it must hold sizes");
     holds(refusal([](Json& m) { m["components"]["mlp_head"]["profile"]["samples"] = {3, 2, 1}; }),
-          "samples is [3,2,1]; it must be [least, usual, largest].");
+          "samples is [3,2,1]; it must be [min, opt, max].");
     holds(refusal([](Json& m) { m["backend"]["compute_capability"] = "new"; }), "compute capability 'new'; it must be like '9.0'.");
     holds(refusal([](Json& m) { m["backend"]["compute_capabilities"] = {9}; }), "compute capability 9; it must be like");
     holds(refusal([](Json& m) { m["files"].erase("m.onnx"); }), "names m.onnx, but gives no hash for it");

@@ -121,7 +121,7 @@ TEST_CASE("a preview that is not finite is an error of the preview alone") {
         return step.done < 2;
     };
     CHECK(pipeline.generate(options).cancelled());
-    holds(said, "vae_decoder gave values that are not finite in a preview;");
+    holds(said, "vae_decoder returned values that are not finite in a preview;");
 }
 
 TEST_CASE("NULL is refused") {

@@ -82,7 +82,7 @@ TEST_CASE("a body that cannot be meant is refused with the key and the value") {
     holds(said("{\"sampling\": \"\xff\"}"), "the body is not UTF-8 (byte 15)");
     holds(said("{\"labels\": [1], \"guidance\": 1e999}"), "a number that is too large");
     holds(said("[1]"), "the body is a list; it must be a JSON object");
-    holds(said(R"({"label": [1]})"), "\"label\" is no key of a request; the keys are labels, seed,");
+    holds(said(R"({"label": [1]})"), "\"label\" is not a key of a request; the keys are labels, seed,");
     holds(said("{}"), "the body lacks \"labels\"");
     holds(said(R"({"labels": 7})"), "labels is 7; it must be a list of class numbers.");
     holds(said(R"({"labels": [1, 2.0]})"), "label 2.0 (number 1 of the list) is not a class of this model; classes are "
@@ -136,7 +136,7 @@ TEST_CASE("the command line sets every limit, and says what is wrong with one") 
     holds(said({"a", "--timeout", "0"}), "--timeout is '0'; it must be more than 0");
     holds(said({"a", "--timeout", "nan"}), "--timeout is 'nan'");
     holds(said({"a", "--drain-seconds", "-1"}), "--drain-seconds is '-1'; it must be from 0");
-    holds(said({"a", "--lane", "2", "--nothing"}), "'--nothing' is no option");
+    holds(said({"a", "--lane", "2", "--nothing"}), "'--nothing' is not an option");
 }
 
 TEST_SUITE_END();

@@ -47,7 +47,7 @@ TEST_CASE("a library that is not there, or is none, is a sentence") {
     holds(absent, "TensorRT does not load here: /nowhere/libnvinfer.so: cannot open shared object file");
     holds(absent, "set HIMAR_TENSORRT_LIBRARY to the library's path");
     CHECK(sentence_of<EngineError>([] { Library("libm.so.6"); }) ==
-          "libm.so.6 is no TensorRT runtime of version 10 or later; set HIMAR_TENSORRT_LIBRARY to libnvinfer or "
+          "libm.so.6 is not a TensorRT runtime of version 10 or later; set HIMAR_TENSORRT_LIBRARY to libnvinfer or "
           "libnvinfer_lean.");
 }
 
@@ -72,11 +72,11 @@ TEST_CASE("the lean runtime gives its version, and a runtime or its own reason w
         CHECK(runtime->getEngineHostCodeAllowed());
         const tensorrt::CollectedErrors errors;
         CHECK(runtime->deserializeCudaEngine("no engine", 9) == nullptr);
-        CHECK(errors.first() != "TensorRT gave no reason");
+        CHECK(errors.first() != "TensorRT reported no reason");
     } catch (const EngineError& error) {
         CHECK_THROWS_AS(cuda::driver(), EngineError);  // only without a driver
-        holds(error.what(), "tensorrt_lean " + lean.version().version + " gives no runtime: ");
-        CHECK(std::string(error.what()).find("gave no reason") == std::string::npos);
+        holds(error.what(), "tensorrt_lean " + lean.version().version + " provides no runtime: ");
+        CHECK(std::string(error.what()).find("reported no reason") == std::string::npos);
     }
 }
 

@@ -1,4 +1,4 @@
-"""Opening a bundle: its manifest is read, its files are hashed, nothing is loaded yet.
+"""Opens a bundle: reads its manifest and hashes its files; nothing is loaded yet.
 
 A bundle's files lie in its folder. In the Hub's local cache, `models--OWNER--NAME/snapshots/REVISION/`, every file is a
 link to `models--OWNER--NAME/blobs/`, so links to files there are followed too. All other links out are refused.
@@ -52,7 +52,9 @@ class Bundle:
         source = root / MANIFEST_NAME
         _require_inside(root, MANIFEST_NAME)  # it may be a link, too
         if not source.is_file():
-            raise BundleError(f"{root} has no {MANIFEST_NAME}, so it is no bundle; make one with `himar-export build`.")
+            raise BundleError(
+                f"{root} has no {MANIFEST_NAME}, so it is not a bundle; make one with `himar-export build`."
+            )
         try:
             text = source.read_bytes()
         except OSError as error:

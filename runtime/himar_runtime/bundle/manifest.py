@@ -1,9 +1,11 @@
-"""The bundle's manifest, schemas 1 and 2: what `manifest.json` says, read and checked without loading an engine.
+"""The bundle's manifest, schemas 1 to 3: what `manifest.json` says, read and checked without loading an engine.
 
-    schema_version  the first one that has all that the bundle uses: "1.0", "1.1", "1.2" or "2.0". Unknown keys are kept
-                    (`Manifest.raw`) and ignored within a major version.
+    schema_version  the first one that has all that the bundle uses: "1.0", "1.1", "1.2", "2.0" or "3.0". Unknown keys
+                    are kept (`Manifest.raw`) and ignored within a major version.
     himar_version   version of the toolkit that built the bundle
-    model           ModelInfo: sizes of the network; keys of other sizes are kept. Since 1.1 also its phases: pivots
+    model           family: of the model (himar_kernels.families.registry), absent in bundles of hi_mar; since 3.0 there
+                    are others, which older readers have to refuse. The rest is the family's; of hi_mar it is
+                    ModelInfo: sizes of the network; keys of other sizes are kept. Since 1.1 also its phases: pivots
                     ("none", "visual", "condition"), low_head, high_head ("mlp", "dit"); absent keys mean the released
                     models' "condition", "mlp", "dit". With pivots "none" cond_scale is 0. class_names, where the model
                     knows them: a list of as many strings as there are classes, "" for one without a name
@@ -15,12 +17,12 @@
     max_batch       images per run that the engines were built for
     components      one transformer and one head for each phase, named by `ModelInfo.phases`, and vae_decoder or not.
                     {name: {file, precision, inputs, outputs, profile, engine: {backend, file}, parts}}
-                    precision: "fp32", "fp16", "bf16", "int8" (integer products, for ONNX Runtime on a CPU);
+                    precision: "fp32", "fp16", "bf16", "int8" (integer matmuls, for ONNX Runtime on a CPU);
                     inputs, outputs: [{name, dtype, shape}], a string in a shape names a dynamic axis;
-                    profile: {axis: [least, usual, largest]}; file: the ONNX model; engine.file: what runs;
+                    profile: {axis: [min, opt, max]}; file: the ONNX model; engine.file: what runs;
                     parts: [{name, bytes, shared_bytes}], where the weights' bytes go; the heads' entries also have
-                    condition_embedding, where the product that embeds z for them stands in the weights file; a
-                    TensorRT engine's also precision (products by kind and precision, islands, the source of this
+                    condition_embedding, where the layer that embeds z for them is in the weights file; a
+                    TensorRT engine's also precision (operations by kind and precision, islands, the source of this
                     proof), inspected (the same from the engine itself, where a GPU could open it), build_seconds
     backend         {name, version, compute_capability}: what built the engines, and for which GPU (or null);
                     of TensorRT engines also compute_capabilities, least_compute_capability, version_compatible (see
@@ -40,17 +42,16 @@ All paths are relative to the bundle, with "/" between their parts, and can't le
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
-from himar_kernels import BundleError, ConfigError
-from himar_kernels.families.hi_mar import SamplingConfig
-from himar_kernels.families.hi_mar.phases import HeadKind, ModelInfo, Pivots
+from himar_kernels import BundleError
+from himar_kernels.families.registry import FAMILIES, HI_MAR
 from himar_runtime.bundle.schema import BackendInfo, ComponentSpec, FileEntry, TensorSpec
+from himar_runtime.families.family import runtime_family
 
 __all__ = [
     "DTYPES",
@@ -60,13 +61,12 @@ __all__ = [
     "ComponentSpec",
     "FileEntry",
     "Manifest",
-    "ModelInfo",
     "TensorSpec",
     "inside",
     "parse_manifest",
 ]
 
-SCHEMA_VERSION = "2.0"
+SCHEMA_VERSION = "3.0"
 MANIFEST_NAME = "manifest.json"
 DTYPES = ("float32", "float16", "int64")
 
@@ -75,13 +75,16 @@ DTYPES = ("float32", "float16", "int64")
 class Manifest:
     """A checked manifest; see the module's text.
 
+    family: of the model, a name of himar_kernels.families.registry; model: its sizes, of the family's own class (see
+    himar_runtime.families.family.ModelSizes); sampling: settings of the family's own class, the first is the default;
     raw: the JSON as it stands, unknown keys included; class_names: of the class numbers, None where they are not known.
     """
 
     schema_version: str
     himar_version: str
-    model: ModelInfo
-    sampling: Mapping[str, SamplingConfig]
+    family: str
+    model: Any
+    sampling: Mapping[str, Any]
     max_batch: int
     components: Mapping[str, ComponentSpec]
     backend: BackendInfo
@@ -100,11 +103,14 @@ def parse_manifest(text: str | bytes, source: str) -> Manifest:
         raise BundleError(f"{source} is not valid JSON ({error}); build the bundle again.") from error
     top = Reader(raw, source, "")
     _check_schema(top.get("schema_version", str), source)
+    name = top.reader("model").choice("family", tuple(FAMILIES), HI_MAR)
+    family = runtime_family(name)
     manifest = Manifest(
         schema_version=top.get("schema_version", str),
         himar_version=top.get("himar_version", str),
-        model=_model(top.reader("model")),
-        sampling=_sampling(top),
+        family=name,
+        model=family.read_model(top.reader("model")),
+        sampling=family.read_sampling(top),
         max_batch=top.positive("max_batch"),
         components={name: _component(name, entry) for name, entry in top.reader("components").readers()},
         backend=_backend(top.reader("backend")),
@@ -159,28 +165,6 @@ def _check_schema(version: str, source: str) -> None:
         )
 
 
-def _model(reader: Reader) -> ModelInfo:
-    pivots: Pivots = _choice(reader, "pivots", get_args(Pivots), ModelInfo.pivots)
-    low_head: HeadKind = _choice(reader, "low_head", get_args(HeadKind), ModelInfo.low_head)
-    high_head: HeadKind = _choice(reader, "high_head", get_args(HeadKind), ModelInfo.high_head)
-    names = [f.name for f in fields(ModelInfo) if f.name not in ("vae_scale", "pivots", "low_head", "high_head")]
-    sizes = {name: reader.positive(name) for name in names if name != "cond_scale" or pivots != "none"}
-    if pivots == "none" and reader.get("cond_scale", int) != 0:
-        raise BundleError(
-            f"{reader.source}: model.cond_scale is {reader.values['cond_scale']}, but model.pivots is 'none', which is "
-            f"a single scale; build the bundle again."
-        )
-    values: dict[str, Any] = {"cond_scale": 0, **sizes, "vae_scale": reader.get("vae_scale", float)}
-    model = ModelInfo(**values, pivots=pivots, low_head=low_head, high_head=high_head)
-    if not 0 < model.vae_scale < math.inf:
-        raise BundleError(f"{reader.source}: model.vae_scale is {model.vae_scale}; it must be a positive number.")
-    if model.img_size % model.vae_stride:
-        raise BundleError(
-            f"{reader.source}: model.img_size {model.img_size} is no multiple of vae_stride {model.vae_stride}."
-        )
-    return model
-
-
 def _class_names(reader: Reader) -> tuple[str, ...] | None:
     if reader.values.get("class_names") is None:
         return None
@@ -191,34 +175,6 @@ def _class_names(reader: Reader) -> tuple[str, ...] | None:
             f"again."
         )
     return tuple(names)
-
-
-def _choice(reader: Reader, key: str, known: tuple[str, ...], absent: str) -> Any:
-    value = reader.values.get(key, absent)
-    if value not in known:
-        names = ", ".join(map(repr, known))
-        raise BundleError(
-            f"{reader.source}: model.{key} is {value!r}; this himar knows {names}: install a newer himar."
-        )
-    return value
-
-
-def _sampling(top: Reader) -> dict[str, SamplingConfig]:
-    reader = top.reader("sampling")
-    known = {field.name for field in fields(SamplingConfig)}
-    settings: dict[str, SamplingConfig] = {}
-    further = top.reader("solver_sampling").readers() if "solver_sampling" in top.values else []
-    for name, entry in [*reader.readers(), *further]:
-        if name in settings:
-            raise BundleError(f"{reader.source}: {entry.path} is a setting of sampling too; build the bundle again.")
-        values = {key: value for key, value in entry.values.items() if key in known}
-        try:
-            settings[name] = SamplingConfig.from_dict(values, entry.path)
-        except ConfigError as error:
-            raise BundleError(f"{reader.source}: {error}") from error
-    if not reader.values:
-        raise BundleError(f"{reader.source}: sampling is empty; it needs at least one setting.")
-    return settings
 
 
 def _component(name: str, reader: Reader) -> ComponentSpec:
@@ -251,7 +207,7 @@ def _tensor(reader: Reader) -> TensorSpec:
 def _range(profile: Reader, axis: str) -> tuple[int, int, int]:
     values = profile.get(axis, list)
     if len(values) != 3 or not all(type(value) is int for value in values) or values != sorted(values):
-        raise BundleError(f"{profile.source}: {profile.path}.{axis} is {values}; it must be [least, usual, largest].")
+        raise BundleError(f"{profile.source}: {profile.path}.{axis} is {values}; it must be [min, opt, max].")
     return values[0], values[1], values[2]
 
 
@@ -295,7 +251,7 @@ class Reader:
         self.path = path
 
     def get(self, key: str, kind: type[_T]) -> _T:
-        """Return a value of the wanted JSON type; an int will do for a float."""
+        """Return a value of the wanted JSON type; an int is accepted as a float."""
         if key not in self.values:
             raise BundleError(f"{self.source} lacks {self._at(key)}; build the bundle again.")
         value = self.values[key]
@@ -310,6 +266,16 @@ class Reader:
         value = self.get(key, int)
         if value < 1:
             raise BundleError(f"{self.source}: {self._at(key)} is {value}; it must be at least 1.")
+        return value
+
+    def choice(self, key: str, known: tuple[str, ...], absent: str) -> Any:
+        """Return a value that must be one of `known`, or `absent` where there is none."""
+        value = self.values.get(key, absent)
+        if value not in known:
+            names = ", ".join(map(repr, known))
+            raise BundleError(
+                f"{self.source}: {self._at(key)} is {value!r}; this himar knows {names}: install a newer himar."
+            )
         return value
 
     def reader(self, key: str) -> Reader:

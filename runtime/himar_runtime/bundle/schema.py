@@ -1,4 +1,4 @@
-"""What a manifest says, as data: tensors, components, the model's sizes, what built the engines."""
+"""Defines what a manifest says, as data: tensors, components, the model's sizes, what built the engines."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class TensorSpec:
 class ComponentSpec:
     """One exported network: its tensors, the sizes it was built for, and the engine that runs it.
 
-    file: its ONNX model. engine_file: what `backend` loads. profile: axis → (least, usual, largest). weight_bytes: of
+    file: its ONNX model. engine_file: what `backend` loads. profile: axis → (min, opt, max). weight_bytes: of
     all its weights; None where the manifest does not say.
     """
 
@@ -38,8 +38,8 @@ class ComponentSpec:
 class BackendInfo:
     """What built the engines, and for which GPUs; a compute capability is written "9.0".
 
-    compute_capability: the only one that will do; None where that is not said. compute_capabilities: all that will do;
-    None where the builder chose. least_compute_capability: this one and later ones will do. version_compatible: later
+    compute_capability: the only one supported; None if unknown. compute_capabilities: all that are supported;
+    None where the builder chose. least_compute_capability: this one and later ones. version_compatible: later
     versions of the library load the engines too, and its lean runtime does.
     """
 

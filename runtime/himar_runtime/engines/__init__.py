@@ -1,1 +1,1 @@
-"""Engines, whatever runs them."""
+"""Runs engines, whatever their backend."""

@@ -1,4 +1,4 @@
-"""What the loop needs of an engine, whatever runs it, and the device it runs on."""
+"""Defines what the loop needs of an engine, whatever runs it, and the device it runs on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The engines of one bundle, loaded together."""
+"""Loads the engines of one bundle together."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from himar_kernels import BundleError, EngineError
-from himar_kernels.families.hi_mar.phases import VAE_DECODER
+from himar_kernels.families.registry import VAE_DECODER
 
 from ..bundle.bundle import Bundle
+from ..families.family import ModelSizes
 from ..queue.device import ResidentEngine
 from .engine import Device, Engine
 
@@ -25,7 +26,7 @@ GPU_BACKENDS = ("tensorrt", "tensorrt-rtx")
 
 @dataclass(frozen=True)
 class Networks:
-    """One engine per component, by its name (see ModelInfo.phases).
+    """One engine per component, by its name.
 
     lane: the GPU lane whose queue the engines run on; None on the CPU, or where our kernels cannot be launched.
     """
@@ -65,11 +66,12 @@ def load_networks(bundle: Bundle, device: Device, threads: int | None, backend: 
     Raises BundleError when a component is missing, EngineError when an engine cannot run on this machine.
     """
     components = bundle.manifest.components
-    required = bundle.manifest.model.networks
+    model: ModelSizes = bundle.manifest.model
+    required = model.networks
     missing = [name for name in required if name not in components]
     if missing:
         raise BundleError(f"{bundle.root} lacks the component {', '.join(missing)}; build the bundle again.")
-    names = [*required, *([VAE_DECODER] if VAE_DECODER in components else [])]
+    names = [*required, *(name for name in model.optional if name in components)]
     lane = open_lane(device, {backend or components[name].backend for name in names})
     engines = {name: load_engine(bundle, name, device, threads, backend, lane) for name in names}
     return Networks(engines, lane)
@@ -78,7 +80,7 @@ def load_networks(bundle: Bundle, device: Device, threads: int | None, backend: 
 def open_lane(device: Device, backends: set[str]) -> CudaDevice | None:
     """Return a lane of a GPU for engines of these backends; None on the CPU.
 
-    Where our kernels cannot be launched, ONNX Runtime goes on without a lane, with a warning that says why; a TensorRT
+    Where our kernels cannot be launched, ONNX Runtime runs without a lane, with a warning that says why; a TensorRT
     engine cannot: EngineError.
     """
     if device.kind == "cpu":

@@ -1,1 +1,1 @@
-"""One folder per model family: its sampling loop."""
+"""Holds one folder per model family: its sampling loop."""

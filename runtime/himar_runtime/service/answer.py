@@ -1,4 +1,4 @@
-"""What goes back to a client: images as PNGs that carry their recipes, or latents, in JSON; or one bare PNG."""
+"""Writes answers: images as PNGs that carry their recipes, or latents, in JSON; or one bare PNG."""
 
 from __future__ import annotations
 

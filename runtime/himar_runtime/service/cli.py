@@ -1,4 +1,4 @@
-"""The command `himar-serve`. FastAPI, uvicorn and prometheus_client are imported when it runs."""
+"""Defines the command `himar-serve`. FastAPI, uvicorn and prometheus_client are imported when it runs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _origins(context: click.Context, parameter: click.Parameter, texts: tuple[st
 )
 @click.argument("bundle", type=NamedPath())
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
-@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 takes any free one.")
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 picks a free one.")
 @click.option("--lanes", default=1, show_default=True, type=_LANES, help="Requests that run at once.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
 @click.option(
@@ -44,19 +44,19 @@ def _origins(context: click.Context, parameter: click.Parameter, texts: tuple[st
 )  # fmt: skip
 @click.option("--backend", help="onnxruntime runs a TensorRT bundle's ONNX graphs; its own engines if not given.")
 @click.option("--queue", default=16, show_default=True, type=_QUEUE, help="Waiting requests per lane.")
-@click.option("--max-images", default=64, show_default=True, type=_IMAGES, help="Most images of one request.")
-@click.option("--max-body", default=1_048_576, show_default=True, type=_BODY, help="Most bytes of a request's body.")
+@click.option("--max-images", default=64, show_default=True, type=_IMAGES, help="Maximum images in one request.")
+@click.option("--max-body", default=1_048_576, show_default=True, type=_BODY, help="Maximum bytes of a request's body.")
 @click.option(
     "--timeout", default=60.0, show_default=True, type=FiniteRange(0, _MOST_SECONDS, min_open=True),
     help="Seconds from acceptance to answer.",
 )  # fmt: skip
 @click.option(
     "--drain-seconds", default=30.0, show_default=True, type=FiniteRange(0, _MOST_SECONDS),
-    help="Seconds that accepted requests get when the server is told to end.",
+    help="Seconds that accepted requests get when the server is told to stop.",
 )  # fmt: skip
 @click.option(
     "--keep-alive", default=75.0, show_default=True, type=FiniteRange(0, _MOST_SECONDS),
-    help="Seconds that a connection may be idle between two requests: longer than those of a proxy in front.",
+    help="Seconds that a connection may be idle between two requests; more than a proxy in front allows.",
 )  # fmt: skip
 @click.option(
     "--allow-origin", multiple=True, metavar="ORIGIN", callback=_origins,
@@ -77,7 +77,7 @@ def cli(host: str, port: int, threads: int, **options: Any) -> None:
         settings = Settings(threads=threads or None, **options)
         serve(settings, host, port, lambda address: click.echo(f"himar-serve: listening on {address}"))
     except KeyboardInterrupt:  # of run_cli, until the server takes signals itself: nothing was accepted yet
-        click.echo("told to end before anything was served.", err=True)
+        click.echo("stopped before it served anything.", err=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

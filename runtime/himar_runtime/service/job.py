@@ -1,4 +1,4 @@
-"""One accepted request on its way through a lane: who may touch it when, and how its outcome gets back."""
+"""Follows one accepted request through a lane: who may touch it when, and how its outcome gets back."""
 
 from __future__ import annotations
 

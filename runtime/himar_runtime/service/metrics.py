@@ -1,4 +1,4 @@
-"""What Prometheus scrapes: counts, times and the state of the queues, in a registry of the service's own."""
+"""Counts what Prometheus scrapes: requests, times and the state of the queues, in a registry of the service's own."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Metrics:
         seconds = edges(timeout)
         self._registry = registry = CollectorRegistry()
         self.requests = Counter(
-            "himar_requests_total", "Requests of /v1/images by HTTP status; 499: the client went away.", ["code"],
+            "himar_requests_total", "Requests of /v1/images by HTTP status; 499: the client disconnected.", ["code"],
             registry=registry,
         )  # fmt: skip
         self.images = Counter("himar_images_total", "Images answered.", registry=registry)

@@ -1,4 +1,4 @@
-"""Web pages of other origins that may use the service from a browser (CORS): --allow-origin."""
+"""Lets web pages of other origins use the service from a browser (CORS): --allow-origin."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def check_origin(text: str) -> str:
     """Return an origin as browsers send it, in lower case; InputError unless it is SCHEME://HOST, maybe :PORT, or *."""
     origin = text.lower()
     if origin != "*" and not _ORIGIN.fullmatch(origin):
-        raise InputError(f"{text!r} is no origin; write SCHEME://HOST or SCHEME://HOST:PORT without a path, or *.")
+        raise InputError(f"{text!r} is not an origin; write SCHEME://HOST or SCHEME://HOST:PORT without a path, or *.")
     return origin
 
 

@@ -1,4 +1,4 @@
-"""Reading what a client asks for: every value is checked here, before a request waits for a lane."""
+"""Reads what a client asks for: every value is checked here, before a request waits for a lane."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from himar_kernels import HimarError, InputError, PhiloxDraws, check_labels
-from himar_kernels.families.hi_mar import SamplingConfig
-from himar_kernels.families.hi_mar.sampling import CHANGEABLE, choose_sampling
 
 from ..bundle.manifest import Manifest
-from ..request import image_indices, require_phases
+from ..families.family import Sampling, runtime_family
+from ..request import image_indices
 
 Output = Literal["png", "latents"]
 
-_KEYS = ("labels", "seed", "first_index", "sampling", "guidance", *CHANGEABLE, "output")
+_KEYS = ("labels", "seed", "first_index", "sampling", "guidance")
 _DRAWN_SEED_BITS = 53  # exact as a double, so that every JSON reader gives the seed back unchanged
 
 _TOKEN = "[!#$%&'+.^_`|~0-9a-z-]+"
@@ -62,7 +61,7 @@ class ImagesRequest:
     labels: NDArray[np.int64] = field(compare=False)
     seed: int
     first_index: int
-    sampling: SamplingConfig
+    sampling: Sampling
     output: Output
     bare: bool
 
@@ -77,7 +76,7 @@ def read_request(body: bytes, accept: str, manifest: Manifest, max_images: int) 
     Raises InputError (400) for a value that is wrong, RefusalError for what has another status.
     """
     try:
-        return _read(_parse(body), accept, manifest, max_images)
+        return _read(_parse(body, manifest), accept, manifest, max_images)
     except RecursionError as error:  # from parsing a value, or from writing it into a sentence
         raise InputError("the body is nested too deeply; send a flat JSON object.") from error
 
@@ -90,7 +89,7 @@ def check_content_type(content_type: str, content_encoding: str) -> None:
         raise RefusalError(415, f"Content-Encoding is {content_encoding!r}; send the body without one.")
 
 
-def _parse(body: bytes) -> dict[str, Any]:
+def _parse(body: bytes, manifest: Manifest) -> dict[str, Any]:
     try:
         values = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
     except UnicodeDecodeError as error:
@@ -99,9 +98,10 @@ def _parse(body: bytes) -> dict[str, Any]:
         raise InputError(f"the body is not valid JSON ({error}); send a JSON object.") from error
     if not isinstance(values, dict):
         raise InputError(f"the body is {_json(values)}; it must be a JSON object with labels.")
+    known = (*_KEYS, *runtime_family(manifest.family).changeable, "output")
     for key in values:
-        if key not in _KEYS:
-            raise InputError(f"unknown key {key!r}; known keys: {', '.join(_KEYS)}.")
+        if key not in known:
+            raise InputError(f"unknown key {key!r}; known keys: {', '.join(known)}.")
     return values
 
 
@@ -127,23 +127,25 @@ def _read(values: dict[str, Any], accept: str, manifest: Manifest, max_images: i
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _refuse_nulls(values: Mapping[str, Any]) -> None:
     for key, value in values.items():
         if value is None:
-            raise InputError(f"{key} is null; leave the key away, or give a value.")
+            raise InputError(f"{key} is null; leave the key out, or give a value.")
 
 
-def _sampling(values: Mapping[str, Any], manifest: Manifest) -> SamplingConfig:
+def _sampling(values: Mapping[str, Any], manifest: Manifest) -> Sampling:
     """Return the settings that the values ask for, checked against the model."""
     name = values.get("sampling")
     if name is not None and not isinstance(name, str):
         raise InputError(f"sampling is {_json(name)}; it must be a name: {', '.join(manifest.sampling)}.")
-    changes = {key: values[key] for key in CHANGEABLE if key in values}
-    sampling = choose_sampling(manifest.sampling, name, values.get("guidance"), changes)
-    require_phases(manifest.model, sampling, changes)
+    family = runtime_family(manifest.family)
+    changes = {key: values[key] for key in family.changeable if key in values}
+    sampling: Sampling = family.choose_sampling(
+        manifest.model, manifest.sampling, name, values.get("guidance"), changes
+    )
     return sampling
 
 

@@ -1,6 +1,6 @@
-"""The HTTP server: its paths, and the process that listens, says when it is ready, drains at signals and ends.
+"""Runs the HTTP server: its paths, and the process that listens, says when it is ready, drains at signals and ends.
 
-Around every request: its id, the counts, one line in the log, what browsers are told, and the last resort.
+It wraps every request: its id, the counts, one line in the log, headers for browsers, the last resort.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def serve(settings: Settings, host: str, port: int, announce: Callable[[str], No
     """Load a bundle and serve it until SIGTERM or SIGINT; return when everything accepted is answered.
 
     Args:
-        port: 0 takes any free one.
+        port: 0 picks a free one.
         announce: called with the server's address when it answers requests.
 
     Raises ListenError, BundleError or EngineError before anything is served.
@@ -180,7 +180,7 @@ async def _read_body(request: Request, most: int, seconds: float) -> bytes:
     """Read a body of at most `most` bytes that arrives within `seconds`."""
     declared = request.headers.get("content-length")
     if declared is None and "chunked" not in request.headers.get("transfer-encoding", "").lower():
-        raise RefusalError(411, "the request says no Content-Length; send one, or a chunked body.")
+        raise RefusalError(411, "the request has no Content-Length; send one, or a chunked body.")
     if declared is not None and int(declared) > most:
         raise RefusalError(413, f"the body has {declared} bytes; send at most {most}.")
     body = bytearray()
@@ -214,7 +214,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
         sentence = f"there is no path {path}; there are {IMAGES_PATH}, /v1/model, /healthz and /metrics."
     elif error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "")
-        sentence = f"{request.method} does not go with {path}; use {allowed}."
+        sentence = f"{path} does not take {request.method}; use {allowed}."
     else:
         sentence = f"{error.detail}."
     return _answer(error.status_code, sentence, error.headers)

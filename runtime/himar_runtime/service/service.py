@@ -1,6 +1,6 @@
-"""The service apart from HTTP: its lanes, who waits for what, timeouts, and how it ends.
+"""Implements the service apart from HTTP: its lanes, who waits for what, timeouts, and how it ends.
 
-A lane is a pipeline, a thread and a bounded queue; a request goes to the lane that has least to do.
+A lane is a pipeline, a thread and a bounded queue; a request goes to the least busy lane.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Settings:
         max_images: most images of one request.
         max_body: most bytes of a request's body.
         timeout: seconds from acceptance to answer.
-        drain_seconds: seconds that a service that was told to end gives to the requests it has accepted.
+        drain_seconds: seconds that a stopping service gives to the requests it has accepted.
         keep_alive: seconds that a connection may be idle between two requests; 0 closes each after its answer.
         allow_origin: origins whose pages may use the service from a browser; "*" for all.
     """
@@ -102,9 +102,11 @@ class Service:
         return job
 
     def refuse_when_draining(self) -> None:
-        """Raise RefusalError (503) when the service was told to end."""
+        """Raise RefusalError (503) when the service was told to stop."""
         if self.draining:
-            raise RefusalError(503, "this server is ending; send the request to another.", {"Connection": "close"})
+            raise RefusalError(
+                503, "this server is shutting down; send the request to another.", {"Connection": "close"}
+            )
 
     async def answer(self, job: Job, disconnected: Callable[[], Awaitable[None]]) -> Answer:
         """Wait for a job's answer.
@@ -148,7 +150,8 @@ class Service:
         for job in self._lanes.open:
             self._lanes.cancel(job)
             self.metrics.cancelled.labels("drain").inc()
-            job.settle(RefusalError(503, "this server is ending and could not finish the request; send it to another."))
+            reason = "this server is shutting down and could not finish the request; send it to another."
+            job.settle(RefusalError(503, reason))
         await asyncio.to_thread(self._lanes.close)
 
     def hurry(self) -> None:

@@ -49,7 +49,7 @@ def test_himar_generate_says_what_is_wrong(run: Any, built: Path, bundle_path: P
     assert "--labels is missing" in run(program, bundle_path, code=2)
     said = run(program, bundle_path, "--labels", "1", "--high-solver", "euler", code=2)
     assert said == "himar-generate: --high-solver is 'euler'; it must be ddpm, ddim or dpm++. Try --help.\n"
-    assert "is no option" in run(program, bundle_path, "--label-s", "1", code=2)
+    assert "is not an option" in run(program, bundle_path, "--label-s", "1", code=2)
     assert "is not a class of this model" in run(program, bundle_path, "--labels", "99", code=1)
     assert "is not a folder" in run(program, tmp_path / "none", "--labels", "1", code=1)
     assert run(program, bundle_path, "--labels", "1", "--backend", "abacus", code=1).endswith(
@@ -74,7 +74,7 @@ def test_himar_generate_takes_names_of_classes(
     assert labels("tench, Tinca tinca,tench,T-shirt , 1-2") == ["2", "0", "3", "1", "2"]
     assert labels("\u00e9t\u00e9") == ["4"]
     said = run(program, bundle, "--labels", "1,Tench", code=2)
-    assert "--labels has 'Tench', which is no class of the bundle; its 5 names are such as '3', 'T-shirt', " in said
+    assert "--labels has 'Tench', which is not a class of the bundle; its 5 names are such as '3', 'T-shirt', " in said
     edit_manifest(bundle, lambda manifest: manifest["model"].update(class_names=names[:2]))
     said = run(program, bundle, "--labels", "1", code=1)
     assert "model.class_names has 2 entries; it must have one for each of the 5 classes." in said
@@ -97,7 +97,8 @@ def test_himar_generate_writes_one_image_as_a_png(run: Any, built: Path, bundle_
 def test_himar_generate_writes_no_other_kind_of_file(run: Any, built: Path, tmp_path: Path, name: str) -> None:
     said = run(built / "examples" / "himar-generate", "/no/bundle", "--labels", "1", "--out", tmp_path / name, code=1)
     assert said == (
-        f"himar-generate: --out is '{tmp_path / name}', which is not written; give a folder, or a .png for one image.\n"
+        f"himar-generate: --out is '{tmp_path / name}', which cannot be written; give a folder, or a .png for "
+        "one image.\n"
     )
     assert list(tmp_path.iterdir()) == []
 

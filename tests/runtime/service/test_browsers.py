@@ -108,4 +108,4 @@ def test_what_is_no_origin_is_wrong_usage(command: list[str], bundle_path: Any, 
     options = ["--port", "0", "--allow-origin", origin]
     done = subprocess.run([*command, bundle_path, *options], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
-    assert f"'{origin}' is no origin; write SCHEME://HOST" in done.stderr.replace("\n", " ")
+    assert f"'{origin}' is not an origin; write SCHEME://HOST" in done.stderr.replace("\n", " ")

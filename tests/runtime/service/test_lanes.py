@@ -140,6 +140,6 @@ def test_an_engine_that_fails_is_a_500_and_the_lane_goes_on(start_server: Any, m
     for _ in range(2):
         reply = server.images({**QUICK, "labels": [0]})
         assert reply.status == 500
-        assert "transformer_low gave values" in reply.json["error"] and "not finite" in reply.json["error"]
+        assert "transformer_low returned values" in reply.json["error"] and "not finite" in reply.json["error"]
         assert server.images({**QUICK, "labels": [1]}).status == 200
     assert server.end() == 0

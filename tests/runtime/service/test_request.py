@@ -78,7 +78,7 @@ def test_solvers_are_read_and_refused_by_name(manifest: Manifest) -> None:
     assert (found.sampling.low_solver, found.sampling.high_solver) == ("ddim", "dpm++")
     for change, sentence in (
         ({"low_solver": 3}, "low_solver is 3; it must be 'ddpm', 'ddim' or 'dpm++'."),
-        ({"low_solver": None}, "low_solver is null; leave the key away, or give a value."),
+        ({"low_solver": None}, "low_solver is null; leave the key out, or give a value."),
         ({"temperature": 0.5}, "temperature is 0.5, but it scales the noise of reverse steps"),
     ):
         assert str(read(json.dumps({**body, **change}).encode(), "", manifest)).startswith(sentence)

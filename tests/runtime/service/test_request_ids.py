@@ -1,4 +1,4 @@
-"""A caller's X-Request-Id comes back in every answer and stands in the log; what is no plain id is replaced."""
+"""A caller's X-Request-Id comes back in every answer and stands in the log; what is not a plain id is replaced."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Hi-MAR's components as exportable graphs, and recordings of its eager sampler."""
+"""Exports Hi-MAR's components as graphs, and records its eager sampler."""

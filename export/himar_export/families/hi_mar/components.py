@@ -1,4 +1,4 @@
-"""A model's components: a transformer and a head for each of its phases, and the VAE's decoder."""
+"""Describes a model's components: a transformer and a head for each of its phases, and the VAE's decoder."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from himar.families.hi_mar.mlp_head import MLPHead
 from himar.families.hi_mar.model import HiMAR
 from himar.vae.autoencoder import AutoencoderKL
 from himar_export.graph.component import Component, Profile
+from himar_export.graph.style import GraphStyle
 from himar_export.graph.vae_decoder import VaeDecoder
 from himar_kernels.families.hi_mar import index_lists
 from himar_kernels.families.hi_mar.phases import PhaseInfo
@@ -23,21 +24,22 @@ from .transformer import TransformerHigh, TransformerLow, TransformerSingle
 __all__ = ["Component", "Profile", "components"]
 
 
-def components(model: HiMAR, vae: AutoencoderKL | None, max_batch: int, merged: bool = True) -> tuple[Component, ...]:
+def components(
+    model: HiMAR, vae: AutoencoderKL | None, max_batch: int, backend: str = "tensorrt"
+) -> tuple[Component, ...]:
     """Return the contracts of a model's components: the transformers of its phases, their heads, then the decoder.
 
-    Without a VAE there is no decoder among them. merged: whether graphs hold the products of one input as one, as
-    suits a GPU's builder, or each by itself, as suits ONNX Runtime on a CPU (see `shared_input`).
+    Without a VAE there is no decoder among them. backend: runs the graphs, which are in its style (`GraphStyle.of`).
     """
     phases = model_info(model.config).phases
-    parts = [_transformer(model, phase, max_batch, merged) for phase in phases]
-    parts += [_head(model, phase, max_batch, merged) for phase in phases]
+    parts = [_transformer(model, phase, max_batch, backend) for phase in phases]
+    parts += [_head(model, phase, max_batch, backend) for phase in phases]
     if vae is not None:
         parts.append(_vae_decoder(model.config, vae, max_batch))
     return tuple(parts)
 
 
-def _transformer(model: HiMAR, phase: PhaseInfo, max_batch: int, merged: bool) -> Component:
+def _transformer(model: HiMAR, phase: PhaseInfo, max_batch: int, backend: str) -> Component:
     """Class row, pivots where the phase takes them, tokens and index lists in; pivots left, and condition, out."""
     c = model.config
     n, K, always = phase.positions, c.buffer, phase.always
@@ -65,13 +67,13 @@ def _transformer(model: HiMAR, phase: PhaseInfo, max_batch: int, merged: bool) -
         ),
         (*left, TensorSpec("condition", "float32", ("rows", n, width))),
         {"rows": _rows(max_batch), "kept": (K + always, K + always + n // 2, K + always + n - 1)},
-        lambda dtype: graph(model, dtype, merged),
+        lambda dtype: graph(model, GraphStyle.of(backend, dtype)),
         ("cond_proj.", "z_proj.", "cond_embed.", "c_embedder."),
         samples,
     )
 
 
-def _head(model: HiMAR, phase: PhaseInfo, max_batch: int, merged: bool) -> Component:
+def _head(model: HiMAR, phase: PhaseInfo, max_batch: int, backend: str) -> Component:
     """An MLP head takes samples, the revealed positions of all rows; a DiT head takes rows of all n positions."""
     head = phase_head(model, phase.name)
     n, C, width = phase.positions, model.config.channels, condition_width(head)
@@ -88,7 +90,8 @@ def _head(model: HiMAR, phase: PhaseInfo, max_batch: int, merged: bool) -> Compo
         islands = ("x_embedder.", "final.linear.")
 
     def graph(dtype: torch.dtype) -> nn.Module:
-        return MLPHeadGraph(head, dtype, merged) if isinstance(head, MLPHead) else DiTHeadGraph(head, dtype, merged)
+        style = GraphStyle.of(backend, dtype)
+        return MLPHeadGraph(head, style) if isinstance(head, MLPHead) else DiTHeadGraph(head, style)
 
     return Component(
         phase.head,

@@ -1,11 +1,9 @@
-"""The heads as exportable graphs: what does not change over the diffusion steps has moved out of them.
+"""Writes the heads as exportable graphs, from which what does not change over the diffusion steps has moved out.
 
 The condition arrives embedded (the transformer's graph does it once per autoregressive step), and the timestep
-embedding of all 1000 indices is a table (computed once, here). What modulates a norm comes out of its product as
-1 + scale. Rows and positions are one axis, so that every product is one of matrices, its bias a part of it or of what
-follows it (see `elementwise`).
-
-merged: products of one input are one product whose result is split (see `shared_input`).
+embedding of all 1000 indices is a table (computed once, here). What modulates a norm comes out of its matmul as
+1 + scale. Rows and positions are one axis, so that every matmul takes two matrices, and its bias is a part of it or of
+what follows it (see `elementwise`).
 """
 
 from __future__ import annotations
@@ -19,20 +17,21 @@ from himar.families.hi_mar.layers import FinalLayer, TimestepEmbedding
 from himar.families.hi_mar.mlp_head import MLPHead, ResidualBlock
 from himar_export.graph.attention import AttentionGraph
 from himar_export.graph.elementwise import Elementwise, Norm, PlainNorm
-from himar_export.graph.precision import BiasPending, product
+from himar_export.graph.precision import BiasPending, matmul
 from himar_export.graph.shared_input import parts_of, plus_one, shared_input
+from himar_export.graph.style import GraphStyle
 from himar_kernels.families.hi_mar import BASE_STEPS
 
 
 class _Final(nn.Module):
-    """The heads' last layer: its product is a float32 island, what modulates its norm is as in the blocks."""
+    """The heads' last layer: its matmul is a float32 island; what modulates its norm is as in the blocks."""
 
-    def __init__(self, layer: FinalLayer, dtype: torch.dtype, merged: bool) -> None:
+    def __init__(self, layer: FinalLayer, style: GraphStyle) -> None:
         super().__init__()
         parts = plus_one(parts_of(layer.adaLN_modulation[1], 2), [1])
-        self.elementwise = Elementwise.of(dtype, merged)
-        self.modulation = shared_input(parts, dtype, merged)
-        self.linear = product(layer.linear, torch.float32)
+        self.elementwise = Elementwise(style)
+        self.modulation = shared_input(parts, style)
+        self.linear = matmul(layer.linear, torch.float32)
         self.norm = PlainNorm(self.linear.weight.shape[0])
 
     def forward(self, x: Tensor, activated: Tensor) -> Tensor:
@@ -43,12 +42,12 @@ class _Final(nn.Module):
 class _ResidualBlock(nn.Module):
     """A block of the MLP head, whose modulations are given."""
 
-    def __init__(self, block: ResidualBlock, dtype: torch.dtype, merged: bool) -> None:
+    def __init__(self, block: ResidualBlock, style: GraphStyle) -> None:
         super().__init__()
-        self.elementwise = Elementwise.of(dtype, merged)
+        self.elementwise = Elementwise(style)
         self.norm = Norm(block.in_ln.weight, block.in_ln.bias)
-        self.first = product(block.mlp[0], dtype)
-        self.second = product(block.mlp[2], dtype)
+        self.first = matmul(block.mlp[0], style.dtype)
+        self.second = matmul(block.mlp[2], style.dtype)
 
     def forward(self, x: Tensor, shift: BiasPending, scale: BiasPending, gate: BiasPending) -> Tensor:
         normal = self.elementwise.modulated_norm(self.norm, x, scale, shift)
@@ -59,15 +58,15 @@ class _ResidualBlock(nn.Module):
 class MLPHeadGraph(nn.Module):
     """x (M, C), timestep (1), condition (M, W) → noise and variance (M, 2C)."""
 
-    def __init__(self, head: MLPHead, dtype: torch.dtype, merged: bool) -> None:
+    def __init__(self, head: MLPHead, style: GraphStyle) -> None:
         super().__init__()
         self.timesteps = timestep_table(head.time_embed)
-        self.input_proj = product(head.input_proj, torch.float32)
+        self.input_proj = matmul(head.input_proj, torch.float32)
         blocks = [block for block in head.res_blocks if isinstance(block, ResidualBlock)]
         parts = [part for b in blocks for part in plus_one(parts_of(b.adaLN_modulation[1], 3), [1])]
-        self.modulations = shared_input(parts, dtype, merged)
-        self.blocks = nn.ModuleList(_ResidualBlock(block, dtype, merged) for block in blocks)
-        self.final = _Final(head.final_layer, dtype, merged)
+        self.modulations = shared_input(parts, style)
+        self.blocks = nn.ModuleList(_ResidualBlock(block, style) for block in blocks)
+        self.final = _Final(head.final_layer, style)
 
     def forward(self, x: Tensor, timestep: Tensor, condition: Tensor) -> Tensor:
         """Shapes as the component's contract says."""
@@ -82,16 +81,16 @@ class MLPHeadGraph(nn.Module):
 class DiTBlockGraph(nn.Module):
     """A block of the DiT head over N positions; the stream x (R·N, W) is float32."""
 
-    def __init__(self, block: DiTBlock, positions: int, dtype: torch.dtype, merged: bool) -> None:
+    def __init__(self, block: DiTBlock, positions: int, style: GraphStyle) -> None:
         super().__init__()
         self.positions = positions
-        self.elementwise = Elementwise.of(dtype, merged)
+        self.elementwise = Elementwise(style)
         self.norm = PlainNorm(block.attn.qkv.in_features)
-        self.modulation = shared_input(plus_one(parts_of(block.adaLN_modulation[1], 6), [1, 4]), dtype, merged)
-        self.attention = AttentionGraph(block.attn, dtype, merged)
-        self.proj = self.attention.last(block.attn.proj, None, dtype)
-        self.fc1 = product(block.mlp.fc1, dtype)
-        self.fc2 = product(block.mlp.fc2, dtype)
+        self.modulation = shared_input(plus_one(parts_of(block.adaLN_modulation[1], 6), [1, 4]), style)
+        self.attention = AttentionGraph(block.attn, style)
+        self.proj = self.attention.last(block.attn.proj, None)
+        self.fc1 = matmul(block.mlp.fc1, style.dtype)
+        self.fc2 = matmul(block.mlp.fc2, style.dtype)
 
     def forward(self, x: Tensor, activated: Tensor) -> Tensor:
         """Map x and SiLU(c), both (R·N, W), to (R·N, W)."""
@@ -108,14 +107,14 @@ class DiTBlockGraph(nn.Module):
 class DiTHeadGraph(nn.Module):
     """x (R, N, C), timestep (1), condition (R, N, W) → noise (R, N, C)."""
 
-    def __init__(self, head: DiTHead, dtype: torch.dtype, merged: bool) -> None:
+    def __init__(self, head: DiTHead, style: GraphStyle) -> None:
         super().__init__()
         self.timesteps = timestep_table(head.t_embedder)
-        self.x_embedder = product(head.x_embedder.proj, torch.float32)
+        self.x_embedder = matmul(head.x_embedder.proj, torch.float32)
         self.positions = nn.Parameter(head.pos_embed[0].detach().clone(), requires_grad=False)
         blocks = [block for block in head.blocks if isinstance(block, DiTBlock)]
-        self.blocks = nn.ModuleList(DiTBlockGraph(block, len(self.positions), dtype, merged) for block in blocks)
-        self.final = _Final(head.final_layer, dtype, merged)
+        self.blocks = nn.ModuleList(DiTBlockGraph(block, len(self.positions), style) for block in blocks)
+        self.final = _Final(head.final_layer, style)
 
     def forward(self, x: Tensor, timestep: Tensor, condition: Tensor) -> Tensor:
         """Shapes as the component's contract says."""

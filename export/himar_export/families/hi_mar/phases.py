@@ -1,4 +1,4 @@
-"""A model's phases as export needs them: which head is whose, and what embeds its condition."""
+"""Describes a model's phases as export needs them: which head is whose, and what embeds its condition."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def phase_head(model: HiMAR, phase: Phase) -> MLPHead | DiTHead:
 
 
 def condition_embedding(head: MLPHead | DiTHead) -> nn.Linear | nn.Conv2d:
-    """Return the product that embeds z for a head; it moves into the transformer's graph."""
+    """Return the layer that embeds z for a head; it moves into the transformer's graph."""
     return head.cond_embed if isinstance(head, MLPHead) else head.c_embedder.proj
 
 

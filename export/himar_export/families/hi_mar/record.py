@@ -21,10 +21,11 @@ from himar.families.hi_mar.model import HiMAR
 from himar.families.hi_mar.sampler import to_grid, two_phase
 from himar.vae.autoencoder import AutoencoderKL
 from himar_export.families.hi_mar.phases import model_info, phase_head
-from himar_export.verify.recordings import PHASE_ARRAYS, recorded_name
 from himar_kernels import Draws
 from himar_kernels.families.hi_mar import AnyChain, Chain, Phase, SamplingConfig, known_positions, phase_chains, plan
 from himar_kernels.families.hi_mar.phases import HeadKind, ModelInfo, PhaseInfo
+
+from .recordings import PHASE_ARRAYS, recorded_name
 
 Arrays = dict[str, NDArray[Any]]
 

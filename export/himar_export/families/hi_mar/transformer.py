@@ -13,13 +13,14 @@ from himar.families.hi_mar.transformer import HIGH, LOW, MODULATIONS, Block
 from himar_export.families.hi_mar.phases import condition_embedding
 from himar_export.graph.attention import AttentionGraph, Rows
 from himar_export.graph.elementwise import Elementwise, Norm
-from himar_export.graph.precision import gated, product
+from himar_export.graph.precision import gated, matmul
+from himar_export.graph.style import GraphStyle
 
 
 class _PhaseTransformer(nn.Module):
     """Encoder and decoder of one phase over P embedded positions; see `index_lists` for the indices."""
 
-    def __init__(self, model: HiMAR, phase: int, embedded: int, dtype: torch.dtype, merged: bool) -> None:
+    def __init__(self, model: HiMAR, phase: int, embedded: int, style: GraphStyle) -> None:
         super().__init__()
         K, L = model.config.buffer, model.config.positions
         self.context_length, self.length = K, K + L
@@ -33,12 +34,12 @@ class _PhaseTransformer(nn.Module):
         self.context_positions = table(model.encoder_pos_embed_learned, start, K)
         self.token_positions = table(model.encoder_pos_embed_learned, start + K, embedded)
         self.input_norm = Norm(model.z_proj_ln.weight, model.z_proj_ln.bias)
-        self.encoder = fold_blocks(model, "encoder", phase, dtype, merged)
+        self.encoder = fold_blocks(model, "encoder", phase, style)
         self.encoder_norm = Norm(model.encoder_norm.weight, model.encoder_norm.bias)
-        self.decoder_embed = product(model.decoder_embed, dtype)
+        self.decoder_embed = matmul(model.decoder_embed, style.dtype)
         self.mask_tokens = table(model.masks(phase), 0, L)
         self.decoder_positions = table(model.decoder_pos_embed_learned, start, K + L)
-        self.decoder = fold_blocks(model, "decoder", phase, dtype, merged)
+        self.decoder = fold_blocks(model, "decoder", phase, style)
         self.decoder_norm = Norm(model.decoder_norm.weight, model.decoder_norm.bias)
         self.output_positions = table(model.diffusion_pos_embed_learned, 0, L)
 
@@ -66,12 +67,12 @@ class _PhaseTransformer(nn.Module):
 class TransformerLow(_PhaseTransformer):
     """Phase low: the head's condition (R, S, W), and before it z (R, S, D) where that becomes the pivots."""
 
-    def __init__(self, model: HiMAR, dtype: torch.dtype, merged: bool) -> None:
-        super().__init__(model, LOW, model.config.low_positions, dtype, merged)
+    def __init__(self, model: HiMAR, style: GraphStyle) -> None:
+        super().__init__(model, LOW, model.config.low_positions, style)
         self.low_positions = model.config.low_positions
         self.leaves_pivots = model.config.pivots == "condition"
-        self.cond_proj = product(model.cond_proj, torch.float32)
-        self.cond_embed = product(condition_embedding(model.low_head), torch.float32)
+        self.cond_proj = matmul(model.cond_proj, torch.float32)
+        self.cond_embed = matmul(condition_embedding(model.low_head), torch.float32)
 
     def forward(
         self, class_row: Tensor, low_tokens: Tensor, visible: Tensor, sources: Tensor
@@ -85,15 +86,15 @@ class TransformerLow(_PhaseTransformer):
 class TransformerHigh(_PhaseTransformer):
     """Phase high: the head's condition (R, N, W), led by pivots (R, S, D), or (R, S, C) where they are visual."""
 
-    def __init__(self, model: HiMAR, dtype: torch.dtype, merged: bool) -> None:
-        super().__init__(model, HIGH, model.config.positions, dtype, merged)
+    def __init__(self, model: HiMAR, style: GraphStyle) -> None:
+        super().__init__(model, HIGH, model.config.positions, style)
         self.low_positions, self.high_positions = model.config.low_positions, model.config.high_positions
         if model.config.pivots == "visual":
-            self.cond_proj = product(model.cond_proj, torch.float32)
+            self.cond_proj = matmul(model.cond_proj, torch.float32)
         else:
-            self.cond_z_proj = product(model.cond_z_proj, dtype)
-        self.z_proj = product(model.z_proj, torch.float32)
-        self.c_embedder = product(condition_embedding(model.high_head), torch.float32)
+            self.cond_z_proj = matmul(model.cond_z_proj, style.dtype)
+        self.z_proj = matmul(model.z_proj, torch.float32)
+        self.c_embedder = matmul(condition_embedding(model.high_head), torch.float32)
 
     def forward(self, class_row: Tensor, pivots: Tensor, tokens: Tensor, visible: Tensor, sources: Tensor) -> Tensor:
         """Shapes as the component's contract says."""
@@ -106,11 +107,11 @@ class TransformerHigh(_PhaseTransformer):
 class TransformerSingle(_PhaseTransformer):
     """The only phase of a single scale: the head's condition (R, N, W) from tokens alone."""
 
-    def __init__(self, model: HiMAR, dtype: torch.dtype, merged: bool) -> None:
-        super().__init__(model, HIGH, model.config.high_positions, dtype, merged)
+    def __init__(self, model: HiMAR, style: GraphStyle) -> None:
+        super().__init__(model, HIGH, model.config.high_positions, style)
         self.high_positions = model.config.high_positions
-        self.z_proj = product(model.z_proj, torch.float32)
-        self.c_embedder = product(condition_embedding(model.high_head), torch.float32)
+        self.z_proj = matmul(model.z_proj, torch.float32)
+        self.c_embedder = matmul(condition_embedding(model.high_head), torch.float32)
 
     def forward(self, class_row: Tensor, tokens: Tensor, visible: Tensor, sources: Tensor) -> Tensor:
         """Shapes as the component's contract says."""
@@ -119,20 +120,20 @@ class TransformerSingle(_PhaseTransformer):
 
 
 class _Branches(nn.Module):
-    """What all blocks have: two norms, and the products after attention and of the feed-forward."""
+    """What all blocks have: two norms, and the matmuls after attention and of the feed-forward."""
 
     apart = False
 
-    def __init__(self, block: Block, modulation: Tensor | None, phase: int, dtype: torch.dtype, merged: bool) -> None:
+    def __init__(self, block: Block, modulation: Tensor | None, phase: int, style: GraphStyle) -> None:
         super().__init__()
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = constants(block, modulation, phase)
-        self.elementwise = Elementwise.of(dtype, merged)
+        self.elementwise = Elementwise(style)
         self.norm1 = Norm(block.norm1.weight * (1 + scale_a), block.norm1.bias * (1 + scale_a) + shift_a)
-        self.attention = AttentionGraph(block.attn, dtype, merged, apart=self.apart)
-        self.proj = self.attention.last(block.attn.proj, gate_a, dtype)
+        self.attention = AttentionGraph(block.attn, style, apart=self.apart)
+        self.proj = self.attention.last(block.attn.proj, gate_a)
         self.norm2 = Norm(block.norm2.weight * (1 + scale_m), block.norm2.bias * (1 + scale_m) + shift_m)
-        self.fc1 = product(block.mlp.fc1, dtype)
-        self.fc2 = gated(block.mlp.fc2.weight, block.mlp.fc2.bias, gate_m, dtype)
+        self.fc1 = matmul(block.mlp.fc1, style.dtype)
+        self.fc2 = gated(block.mlp.fc2.weight, block.mlp.fc2.bias, gate_m, style.dtype)
 
     def finish(self, x: Tensor, mixed: Tensor) -> Tensor:
         """Add attention's result, then the feed-forward, to the queries' rows x, all (R·Q, D)."""
@@ -176,13 +177,11 @@ def constants(block: Block, modulation: Tensor | None, phase: int) -> tuple[Tens
     return zero, scale_a, gate_a, zero, scale_m, gate_m
 
 
-def fold_blocks(
-    model: HiMAR, name: Literal["encoder", "decoder"], phase: int, dtype: torch.dtype, merged: bool
-) -> nn.ModuleList:
+def fold_blocks(model: HiMAR, name: Literal["encoder", "decoder"], phase: int, style: GraphStyle) -> nn.ModuleList:
     """Fold phase `phase` into the blocks of encoder or decoder; the decoder's last is a LastBlock."""
     modulation = model.modulation(name, phase)
     blocks = [block for block in model.get_submodule(f"{name}_blocks").children() if isinstance(block, Block)]
-    folded: list[nn.Module] = [FoldedBlock(block, modulation, phase, dtype, merged) for block in blocks]
+    folded: list[nn.Module] = [FoldedBlock(block, modulation, phase, style) for block in blocks]
     if name == "decoder":
-        folded[-1] = LastBlock(blocks[-1], modulation, phase, dtype, merged)
+        folded[-1] = LastBlock(blocks[-1], modulation, phase, style)
     return nn.ModuleList(folded)

@@ -1,1 +1,1 @@
-"""Hi-MAR and its variants in PyTorch (docs/model.md)."""
+"""Implements Hi-MAR and its variants in PyTorch (docs/model.md)."""

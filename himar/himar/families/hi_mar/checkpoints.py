@@ -1,4 +1,4 @@
-"""Hi-MAR models from checkpoints: configuration, and sizes and variant read off the shapes (§2)."""
+"""Loads Hi-MAR models from checkpoints: the configuration, and sizes and variant from the tensors' shapes (§2)."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def load_checkpoint(
             shards, or a folder with one of them (docs/checkpoints.md).
         config: preset name, JSON file, mapping or ModelConfig; it must give the numbers of attention heads, which
             shapes cannot tell. A safetensors file of ours carries its configuration, and a folder's config.json may:
-            there it may be None, and what is given here goes before them.
+            there it may be None, and what is given here overrides them.
         weights: the set of weights to use of several, for example "model" or "ema.shadow"; None takes "model_ema" as
             the paper does, else the one called an average, else the only one. Where it had to choose, it says so
             through the logger "himar.notices".
@@ -61,6 +61,11 @@ def open_checkpoint(
     """Load as `load_checkpoint` does; return the model and the entry that was used, None where there was one alone."""
     path = Path(path)
     read = read_weights(path, weights, network=_HIMAR)
+    return model_from(read, path, config), read.entry or None
+
+
+def model_from(read: Weights, path: Path, config: str | Path | Mapping[str, Any] | ModelConfig | None) -> HiMAR:
+    """Return the model of what was read of `path`; `config` and errors as for `load_checkpoint`."""
     measured = measure({name: tuple(tensor.shape) for name, tensor in read.state.items()}, str(path))
     source = path.name if config is None else str(config) if isinstance(config, str | Path) else "config"
     carried = _carried(read)
@@ -77,7 +82,7 @@ def open_checkpoint(
     model.load_state_dict(state, assign=True)
     if _NAMES_KEY in read.metadata:
         model.class_names = _class_names(read.metadata[_NAMES_KEY], resolved.classes, path)
-    return model.eval().requires_grad_(False), read.entry or None
+    return model.eval().requires_grad_(False)
 
 
 def save_checkpoint(model: HiMAR, path: str | Path, dtype: torch.dtype = torch.float32) -> None:
@@ -164,7 +169,7 @@ def _check_layout(model: HiMAR, state: Mapping[str, torch.Tensor], path: Path) -
     for name, shape in expected.items():
         if tuple(state[name].shape) != shape:
             raise CheckpointError(
-                f"{path}: {name} has shape {tuple(state[name].shape)}, but the rest of the checkpoint asks for {shape}."
+                f"{path}: {name} has shape {tuple(state[name].shape)}, but the rest of the checkpoint requires {shape}."
             )
 
 
@@ -193,5 +198,5 @@ def _class_names(text: str, classes: int, path: Path) -> tuple[str, ...]:
     except json.JSONDecodeError:
         names = None
     if not isinstance(names, list) or len(names) != classes or not all(isinstance(name, str) for name in names):
-        raise CheckpointError(f"{path} carries class names that are no list of {classes}; write the file again.")
+        raise CheckpointError(f"{path} carries class names that are not a list of {classes}; write the file again.")
     return tuple(names)

@@ -1,4 +1,4 @@
-"""Model configuration: presets by name, small JSON files, and the check against a checkpoint's shapes."""
+"""Defines the model configuration: presets by name, JSON files, and the check against a checkpoint's shapes."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def resolve(given: Mapping[str, Any], measured: Mapping[str, Any], source: str =
         if name in values and values[name] != size:
             raise ConfigError(
                 f"{source} says {name} = {values[name]}, but the checkpoint's shapes say {size}; "
-                f"correct the configuration or bring the checkpoint it describes."
+                f"correct the configuration or use the checkpoint that it describes."
             )
         values[name] = size
     required = [name for name in ModelConfig.__dataclass_fields__ if name not in _OPTIONAL]
@@ -154,8 +154,8 @@ def resolve(given: Mapping[str, Any], measured: Mapping[str, Any], source: str =
     required += [name for name in _HEAD_SIZES if name.split("_")[0] in kinds]
     missing = [name for name in required if name not in values]
     if missing:
-        raise ConfigError(f"{source} does not give {', '.join(missing)}, which the checkpoint's shapes cannot tell.")
-    # 4s low steps (docs/model.md §6) where nothing else is said; fewer where the grid has not that many positions.
+        raise ConfigError(f"{source} lacks {', '.join(missing)}, which the checkpoint's shapes cannot tell.")
+    # 4s low steps (docs/model.md §6) by default; fewer where the grid has fewer positions.
     side = values["cond_scale"] or 1
     sampling = {
         name: SamplingConfig.from_dict(

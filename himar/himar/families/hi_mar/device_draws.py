@@ -1,4 +1,4 @@
-"""The draws of `himar_kernels.PhiloxDraws` made where the eager model runs, so that a GPU waits for none of them.
+"""Draws as `himar_kernels.PhiloxDraws` does, where the eager model runs, so that a GPU waits for none of them.
 
 Philox's words are exact everywhere; normals agree with NumPy's to float32's rounding.
 """

@@ -1,4 +1,4 @@
-"""What a diffusion head is trained at: timesteps, noise and weights (docs/model.md §5, §8)."""
+"""Draws what a diffusion head is trained at: timesteps, noise and weights (docs/model.md §5, §8)."""
 
 from __future__ import annotations
 

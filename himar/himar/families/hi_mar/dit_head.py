@@ -1,4 +1,4 @@
-"""The DiT head: a diffusion transformer over all high positions at once (§4)."""
+"""Defines the DiT head: a diffusion transformer over all high positions at once (§4)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class DiTBlock(nn.Module):
 
 
 class PointwiseEmbedding(nn.Module):
-    """A 1×1 convolution whose weights (W, C, 1, 1) also serve as a per-token product."""
+    """A 1×1 convolution whose weights (W, C, 1, 1) also serve as a per-token linear layer."""
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()

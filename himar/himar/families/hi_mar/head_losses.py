@@ -1,4 +1,4 @@
-"""Training losses of the two diffusion heads on the full 1000-step chain (docs/model.md §5, §8)."""
+"""Computes training losses of the two diffusion heads on the full 1000-step chain (docs/model.md §5, §8)."""
 
 from __future__ import annotations
 

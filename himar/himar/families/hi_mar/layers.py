@@ -1,4 +1,4 @@
-"""The layers that transformer and heads share: attention, feed-forward, LayerNorm, timestep features."""
+"""Defines the layers that transformer and heads share: attention, feed-forward, LayerNorm, timestep features."""
 
 from __future__ import annotations
 

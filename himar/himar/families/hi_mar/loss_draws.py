@@ -1,4 +1,4 @@
-"""Everything random in a training step's loss, drawn for the whole batch at once (docs/model.md §8).
+"""Draws everything random in a training step's loss, for the whole batch at once (docs/model.md §8).
 
 Processes that share a batch draw the same numbers and take their images' part, so what is learned does not depend on
 how many processes there are.

@@ -1,4 +1,4 @@
-"""The whole model's training loss: both phases from one batch of tokens (docs/model.md §8)."""
+"""Computes the whole model's training loss: both phases from one batch of tokens (docs/model.md §8)."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def _loss(prediction: Tensor, target: Tensor, draws: PhaseDraws) -> tuple[Tensor
     if prediction.ndim == 2:
         target = target[draws.masked].repeat(repeats, 1)
         mse, vb = mlp_head_loss(prediction, target, draws.noise.flatten(0, 2), t)
-        # Practised rows are no samples of the forward process, which the bound is about.
+        # Practised rows are not samples of the forward process, which the bound is about.
         return (weight * mse).mean(), (vb * (weight == 1)).mean()
     mse = dit_head_loss(prediction, draws.noise.flatten(0, 1), draws.masked.repeat(repeats, 1))
     return (weight * mse).mean(), prediction.new_zeros(())

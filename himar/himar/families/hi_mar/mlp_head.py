@@ -1,4 +1,4 @@
-"""The MLP head: a per-token diffusion network that samples low tokens (§4)."""
+"""Defines the MLP head: a per-token diffusion network that samples low tokens (§4)."""
 
 from __future__ import annotations
 

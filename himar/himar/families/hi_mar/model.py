@@ -1,4 +1,4 @@
-"""The whole Hi-MAR model: masked transformer and a diffusion head per phase, as the configuration says."""
+"""Defines the whole Hi-MAR model: masked transformer and a diffusion head per phase, as the configuration says."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from torch import nn
 
 from himar_kernels import ConfigError
 from himar_kernels.families.hi_mar.phases import HeadKind
+from himar_kernels.families.registry import HI_MAR
 
 from .config import ModelConfig
 from .dit_head import DiTHead
@@ -29,8 +30,11 @@ class HiMAR(MaskedTransformer):
         config: sizes of the model.
         dropout: of attention and projection in the transformer, active in training mode only (§8: 0.1).
 
+    family: its name in himar_kernels.families.registry.
     class_names: what its data called the classes, one name each ("" where unknown); None where nothing is known.
     """
+
+    family = HI_MAR
 
     def __init__(self, config: ModelConfig, dropout: float = 0.0) -> None:
         super().__init__(config, dropout)

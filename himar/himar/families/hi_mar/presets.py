@@ -1,4 +1,4 @@
-"""Named model sizes, and the paper's variants of a model: what guides phase high, which heads, which scale vector.
+"""Names model sizes, and the paper's variants of a model: what guides phase high, which heads, which scale vector.
 
 What the paper's table 5 says of its six models is a line of words and a rounded parameter count each. What follows
 from both, and from the released weights, is in `VARIANTS`:
@@ -6,12 +6,12 @@ from both, and from the released weights, is in `VARIANTS`:
 * single scale is MAR: one phase, one mask token for all positions, no scale vector. MAR's published sizes come out
   exactly (207.9, 478.3, 942.4 M).
 * pivots "visual" guide phase high by the low tokens themselves, through `cond_proj`; "condition" by the transformer's
-  z at the low positions, through a product of their own, `cond_z_proj`.
+  z at the low positions, through a projection of their own, `cond_z_proj`.
 * a second head has the sizes of the first of its kind; both kinds keep the sizes that the released model gives them.
 * without a scale vector the phases keep position tables of their own but share the L mask tokens. With a mask table
   per phase, as the released weights have it, the third row would have 245.5 M and round to 246 instead of 245.
 * the scale vector of the sixth row is not the released one: that adds 5.0 M, the row 9 M. A sinusoidal embedding
-  with its two products for encoder and decoder each, and shift, scale and gate (6·D instead of 4·D) per branch, is
+  with two linear layers for encoder and decoder each, and shift, scale and gate (6·D instead of 4·D) per branch, is
   what the paper's text describes, and it adds 9.1 M ("sinusoidal"; gates start at zero). The released model
   ("learned") has an MLP head in phase low and 244.5 M, so it is none of the six rows.
 
@@ -112,7 +112,7 @@ PRESETS: Mapping[str, Values] = {
 
 def require_known(source: str | Path) -> None:
     """Raise ConfigError unless `source` is a preset's name or a file."""
-    if str(source) not in PRESETS and not os.path.isfile(source):  # noqa: PTH113 - a name too long is no file either
+    if str(source) not in PRESETS and not os.path.isfile(source):  # noqa: PTH113 - a name too long is not a file either
         raise ConfigError(
             f"configuration {str(source)!r} is neither a preset ({', '.join(PRESETS)}) nor a JSON file that exists."
         )

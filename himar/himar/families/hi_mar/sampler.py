@@ -1,4 +1,4 @@
-"""The eager two-phase sampler: the reference that engines are compared with (§6)."""
+"""Samples eagerly in two phases: the reference that engines are compared with (§6)."""
 
 from __future__ import annotations
 

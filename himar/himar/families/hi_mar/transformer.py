@@ -1,4 +1,4 @@
-"""The scale-aware masked transformer: one encoder and decoder, run in phase low and in phase high (§3)."""
+"""Defines the scale-aware masked transformer: one encoder and decoder, run in phase low and in phase high (§3)."""
 
 from __future__ import annotations
 
@@ -109,8 +109,8 @@ class MaskedTransformer(nn.Module):
         if kind != "none":
             scales = embedding(2, width) if kind == "learned" else TimestepEmbedding(width)
             self.add_module(f"{name}_task_emb", scales)
-            product = nn.Linear(width, MODULATIONS[kind] * width)
-            self.add_module(f"{name}_blocks_ada", nn.Sequential(nn.SiLU(), product))
+            linear = nn.Linear(width, MODULATIONS[kind] * width)
+            self.add_module(f"{name}_blocks_ada", nn.Sequential(nn.SiLU(), linear))
 
     def transformer_low(self, class_row: Tensor, low_tokens: Tensor, known: Tensor) -> Tensor:
         """Phase low: z of all L positions from the visible low tokens.

@@ -1,14 +1,15 @@
-"""What lies between Hi-MAR's networks: schedule, index lists, diffusion steps, solvers (docs/model.md §5-6).
+"""Does what lies between Hi-MAR's networks: schedule, index lists, diffusion steps, solvers (docs/model.md §5-6).
 
 Needs NumPy only. Shapes and symbols are those of docs/model.md §1: B, R, S, N, L, K, C.
 """
 
 from himar_kernels.arithmetic.draws import Phase
+from himar_kernels.shared.recordings import load_recording
 
 from .device_state import STEP_STATE, chain_table, describe_fault, step_state
 from .diffusion import BASE_STEPS, Chain, dit_reverse_step, guided, mlp_reverse_step, renoise_known
 from .index_lists import IndexLists, index_lists, known_positions, revealed_positions
-from .recording import RecordedDraws, RecordedRequest, load_recording, recorded_cases, recorded_request
+from .recording import RecordedDraws, RecordedRequest, recorded_cases, recorded_request
 from .sampling import GuidanceSchedule, SamplingConfig, Solver
 from .schedule import Step, guidance_at, masked_counts, plan, plan_phase
 from .sites import Sites

@@ -1,4 +1,4 @@
-"""What the kernels keep on the device between launches: a step's state, a chain's table, the fault word.
+"""Lays out what the kernels keep on the device between launches: a step's state, a chain's table, the fault word.
 
 The layouts are those of `cuda/state.cuh`, `cuda/diffusion.cuh` and `cuda/solver.cuh`.
 """
@@ -72,11 +72,11 @@ def step_state(seed: int, step: Step, chain_length: int, temperature: float) -> 
     if not 0 <= seed <= _MOST_SEED:
         raise InputError(f"the seed is {seed}; it must be 0 to 2^64-1.")
     if not 0 <= step.index <= _MOST_STEP:
-        raise InputError(f"step {step.index} is asked of the draws; it must be 0 to {_MOST_STEP}.")
+        raise InputError(f"step {step.index} is requested from the draws; it must be 0 to {_MOST_STEP}.")
     if not 1 <= step.revealed <= step.masked:
         raise InputError(f"a step reveals {step.revealed} of {step.masked} masked positions; it must be 1 to all.")
     if not 2 <= chain_length <= BASE_STEPS:
-        raise InputError(f"a chain of {chain_length} diffusion steps was asked; it must be 2 to {BASE_STEPS}.")
+        raise InputError(f"a chain of {chain_length} diffusion steps was asked for; it must be 2 to {BASE_STEPS}.")
     state = np.zeros((), STEP_STATE)
     state["seed"] = seed
     state["phase"] = PHASE_CODES[step.phase]
@@ -101,7 +101,7 @@ def chain_table(chain: AnyChain) -> NDArray[np.float32]:
 def describe_fault(word: int) -> tuple[str, int]:
     """Return the component and the autoregressive step that a fault word names.
 
-    The step of vae_decoder is 0. Raises InputError for 0, which is no fault, and for a word no kernel writes.
+    The step of vae_decoder is 0. Raises InputError for 0, which is not a fault, and for a word no kernel writes.
     """
     component, step = word & 0xFF, word >> 8
     if not 1 <= component <= len(FAULT_COMPONENTS):

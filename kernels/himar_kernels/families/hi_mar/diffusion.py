@@ -1,4 +1,4 @@
-"""The reverse diffusion of both heads: chains, guidance, one step, known tokens (docs/model.md §5).
+"""Implements the reverse diffusion of both heads: chains, guidance, one step, known tokens (docs/model.md §5).
 
 `Chain` is the paper's reverse step ("ddpm"); `solvers` has chains that add no noise. The functions take NumPy arrays or
 torch tensors alike (they use operators only, so torch is never imported) and keep the arrays' float32. Chain index k
@@ -94,7 +94,7 @@ class Chain(NoiseLevels):
 def check_chain_length(steps: int) -> None:
     """Raise InputError unless a chain can have so many steps: 2 … 1000."""
     if not 2 <= steps <= BASE_STEPS:
-        raise InputError(f"a chain of {steps} diffusion steps was asked; it must be 2 to {BASE_STEPS}.")
+        raise InputError(f"a chain of {steps} diffusion steps was asked for; it must be 2 to {BASE_STEPS}.")
 
 
 def base_alphas_cumprod() -> NDArray[np.float64]:
@@ -218,7 +218,7 @@ def _posterior_mean(chain: Chain, k: int, x: Array, epsilon: Array) -> Array:
 
 def _needed(noise: Array | None, k: int) -> Array:
     if noise is None:
-        raise InputError(f"the reverse step at k = {k} needs noise; only k = 0 goes without.")
+        raise InputError(f"the reverse step at k = {k} needs noise; only k = 0 needs none.")
     return noise
 
 

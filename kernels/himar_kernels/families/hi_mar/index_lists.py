@@ -1,4 +1,4 @@
-"""Which positions are known, and the row indices that the transformer graphs gather by.
+"""Makes the row indices that the transformer graphs gather by, from which positions are known.
 
 Masking never enters a graph as booleans: the counts follow from the schedule, so the host makes index lists
 of a known shape and the graphs only gather rows.

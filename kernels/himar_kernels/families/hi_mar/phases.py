@@ -1,4 +1,4 @@
-"""The phases of a model as data: which components run each, over which positions, and what they leave.
+"""Describes the phases of a model as data: which components run each, over which positions, and what they leave.
 
 The released models have two: phase low reveals S positions with an MLP head and leaves pivots, phase high reveals N
 with a DiT head. Variants (docs/model.md §8, the paper's table 5) have other heads, pivots that are the low tokens
@@ -11,12 +11,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from himar_kernels.families.hi_mar import Phase
+from himar_kernels.families.registry import VAE_DECODER as VAE_DECODER
 
 Pivots = Literal["none", "visual", "condition"]
 HeadKind = Literal["mlp", "dit"]
-
-VAE_DECODER = "vae_decoder"
-"""The component after the phases; a bundle that gives latents alone lacks it."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +118,11 @@ class PhaseSizes:
     def networks(self) -> tuple[str, ...]:
         """Names of the components that every bundle of the model has, in the order in which they run."""
         return tuple(name for phase in self.phases for name in (phase.transformer, phase.head))
+
+    @property
+    def optional(self) -> tuple[str, ...]:
+        """Names of the components that a bundle may have."""
+        return (VAE_DECODER,)
 
     @property
     def positions(self) -> int:

@@ -1,4 +1,4 @@
-"""Recorded runs: a run's draws and latents, replayed so that two implementations can be compared.
+"""Replays recorded runs: their draws and latents, so that two implementations can be compared.
 
 The layout is that of tests/golden/README.md: one .npz holds several cases, each complete in itself.
 """
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from himar_kernels.arithmetic.draws import Phase
 from himar_kernels.shared.errors import InputError
+from himar_kernels.shared.recordings import load_recording
 
 from .sampling import SamplingConfig
 
@@ -90,7 +91,7 @@ class RecordedDraws:
         recorded = _noise(self._arrays, name, 1)
         used = len(recorded) - 1 - np.asarray(diffusion, np.int64)
         if used.size and not 0 <= used.min() <= used.max() < len(recorded):
-            raise InputError(f"{name} holds {len(recorded)} diffusion steps; k = {max(diffusion)} was asked.")
+            raise InputError(f"{name} holds {len(recorded)} diffusion steps; k = {max(diffusion)} was asked for.")
         return self._rows(name, recorded[used], images, positions, channels)
 
     def _name(self, phase: Phase, step: int, what: str) -> str:
@@ -122,17 +123,8 @@ class RecordedDraws:
             )
         tokens = recorded.reshape(steps, batch, channels, -1).transpose(0, 1, 3, 2)[:, images]
         if positions.size and not 0 <= positions.min() <= positions.max() < tokens.shape[2]:
-            raise InputError(f"{name} holds {tokens.shape[2]} positions; position {positions.max()} was asked.")
+            raise InputError(f"{name} holds {tokens.shape[2]} positions; position {positions.max()} was asked for.")
         return np.take_along_axis(tokens, positions[None, :, :, None], axis=2).astype(np.float32, copy=False)
-
-
-def load_recording(path: str | Path) -> dict[str, NDArray[Any]]:
-    """Read every array of a .npz recording; InputError when it is no such file."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except Exception as error:  # a damaged archive fails in zipfile, zlib, tokenize or NumPy, each in its own way
-        raise InputError(f"{path} is not a readable .npz recording: {error}.") from error
 
 
 def recorded_cases(arrays: Arrays) -> list[str]:
@@ -230,4 +222,4 @@ def _number(arrays: Arrays, name: str) -> float:
 
 def _check_images(name: str, images: NDArray[np.int64], recorded: int) -> None:
     if images.size and not 0 <= images.min() <= images.max() < recorded:
-        raise InputError(f"{name} holds {recorded} images; image {images.max()} was asked.")
+        raise InputError(f"{name} holds {recorded} images; image {images.max()} was asked for.")

@@ -1,4 +1,4 @@
-"""The knobs of one generation: steps, guidance, temperature. Shared by the eager sampler and the runtime."""
+"""Defines the knobs of one generation: steps, guidance, temperature. The eager sampler and the runtime share them."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def choose_sampling(
         changes: SamplingChanges; None leaves a value.
         holder: what has the named settings, for the error.
 
-    Raises InputError for an unknown name or a value out of range, TypeError for a change that is no setting.
+    Raises InputError for an unknown name or a value out of range, TypeError for a change that is not a setting.
     """
     if sampling is None:
         settings = next(iter(named.values()))

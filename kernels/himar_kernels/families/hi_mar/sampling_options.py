@@ -1,4 +1,4 @@
-"""Options of how a model samples, as every command reads them: a named set, and single values in its place."""
+"""Defines options of how a model samples, as all commands read them: a named set, and single values over it."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ _STEPS = (
     click.option(
         "--guidance", type=float, callback=sampling_option, help="Scale of classifier-free guidance in both phases."
     ),
-    click.option("--low-guidance", type=float, callback=sampling_option, help="Scale in phase low alone."),
-    click.option("--high-guidance", type=float, callback=sampling_option, help="Scale in phase high alone."),
+    click.option("--low-guidance", type=float, callback=sampling_option, help="Scale in phase low only."),
+    click.option("--high-guidance", type=float, callback=sampling_option, help="Scale in phase high only."),
     click.option("--guidance-schedule", type=click.Choice(["linear", "constant"])),
     click.option("--low-steps", type=int, callback=sampling_option, help="Autoregressive steps of phase low."),
     click.option("--high-steps", type=int, callback=sampling_option, help="Autoregressive steps of phase high."),
@@ -45,8 +45,8 @@ _NOISE = (
     click.option(
         "--temperature", type=float, callback=sampling_option, help="Factor on the noise of every reverse step."
     ),
-    click.option("--low-solver", type=click.Choice(get_args(Solver)), help="How phase low's head goes down its chain."),
-    click.option("--high-solver", type=click.Choice(get_args(Solver)), help="How phase high's head does."),
+    click.option("--low-solver", type=click.Choice(get_args(Solver)), help="Solver of phase low's diffusion chain."),
+    click.option("--high-solver", type=click.Choice(get_args(Solver)), help="Solver of phase high's diffusion chain."),
 )
 
 

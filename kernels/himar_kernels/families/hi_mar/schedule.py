@@ -1,4 +1,4 @@
-"""How many tokens each autoregressive step reveals, and under which guidance (docs/model.md §6)."""
+"""Computes how many tokens each autoregressive step reveals, and under which guidance (docs/model.md §6)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the noise of an autoregressive step belongs, and that noise from the top of a chain down to its end."""
+"""Locates the noise of an autoregressive step, and draws it from the top of a chain down to its end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Solvers of the heads' diffusion that add no noise: DDIM and DPM-Solver++(2M). An option; the default is `Chain`.
+"""Implements noise-free solvers of the heads' diffusion: DDIM and DPM-Solver++(2M). Optional; the default is `Chain`.
 
 Both follow the probability-flow equation from noise to the token. With x̂0 as the step predicts it and x̂0⁺ as the
 step before it did, one step is linear in what is known:

@@ -58,7 +58,7 @@ typedef enum himar_status {
     HIMAR_CANCELLED = 1,    /* the step callback cancelled; the result holds the images finished by then */
     HIMAR_ERROR_INPUT = 2,  /* an argument is out of range; nothing has run */
     HIMAR_ERROR_BUNDLE = 3, /* the bundle is missing, damaged, of a newer schema, or names paths outside itself */
-    HIMAR_ERROR_ENGINE = 4, /* an engine or device is not available here, or an engine failed or gave NaN */
+    HIMAR_ERROR_ENGINE = 4, /* an engine or device is not available here, or an engine failed or returned NaN */
     HIMAR_ERROR_MEMORY = 5, /* out of memory */
     HIMAR_ERROR_INTERNAL = 6 /* a bug in himar; please report it */
 } himar_status;
@@ -252,7 +252,7 @@ typedef struct himar_pipeline_info {
 HIMAR_API himar_status himar_pipeline_get_info(const himar_pipeline *pipeline, himar_pipeline_info *info);
 
 /* Put the name of class `label` into `name`, UTF-8, alive as long as the pipeline; NULL if the bundle names no classes.
- * HIMAR_ERROR_INPUT for a number that is no class. */
+ * HIMAR_ERROR_INPUT for a number that is not a class. */
 HIMAR_API himar_status himar_pipeline_get_class_name(const himar_pipeline *pipeline, int64_t label, const char **name);
 
 /* Check a request as himar_pipeline_generate does before it runs anything: HIMAR_ERROR_INPUT with the same message, or

@@ -108,7 +108,7 @@ public:
         return info;
     }
 
-    // The name of a class; nothing where the bundle names no classes. Error for a number that is no class.
+    // The name of a class; nothing where the bundle names no classes. Error for a number that is not a class.
     std::optional<std::string> class_name(std::int64_t label) const {
         const char* name = nullptr;
         check(himar_pipeline_get_class_name(handle_.get(), label, &name));

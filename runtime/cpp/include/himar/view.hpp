@@ -22,7 +22,7 @@ private:
     himar_status status_;
 };
 
-// Throw Error unless a call went well; HIMAR_CANCELLED is no error.
+// Throw Error unless a call went well; HIMAR_CANCELLED is not an error.
 inline himar_status check(himar_status status) {
     if (status != HIMAR_OK && status != HIMAR_CANCELLED) throw Error(status, himar_last_error());
     return status;

@@ -71,7 +71,7 @@ Bundle Bundle::open(const fs::path& path) {
     require_inside(root, kManifest);  // it may be a link, too
     if (!fs::is_regular_file(source, failed))
         throw BundleError(root.string() + " has no " + kManifest +
-                          ", so it is no bundle; make one with `himar-export build`.");
+                          ", so it is not a bundle; make one with `himar-export build`.");
     const std::string text = read_manifest(source);
     Bundle bundle(root, parse_manifest(text, source.string()), sha256(text));
     bundle.verify_files();

@@ -18,7 +18,7 @@ public:
 
     std::string text(const std::string& key) const;
     std::int64_t whole(const std::string& key) const;
-    double number(const std::string& key) const;          // a whole number will do
+    double number(const std::string& key) const;          // or a whole number
     std::int64_t positive(const std::string& key, std::int64_t most) const;  // 1 … most
     const Json& list(const std::string& key) const;
 

@@ -71,7 +71,7 @@ ModelInfo read_model(const JsonReader& reader) {
                           "; it must be a positive number.");
     if (model.img_size % model.vae_stride != 0)
         throw BundleError(reader.source() + ": model.img_size " + std::to_string(model.img_size) +
-                          " is no multiple of vae_stride " + std::to_string(model.vae_stride) + ".");
+                          " is not a multiple of vae_stride " + std::to_string(model.vae_stride) + ".");
     if (model.grid() > kMostSide)
         throw BundleError(reader.source() + ": model.img_size " + std::to_string(model.img_size) + " gives " +
                           std::to_string(model.grid()) + " tokens a side; at most " + std::to_string(kMostSide) + " fit.");
@@ -177,7 +177,7 @@ std::array<std::int64_t, 3> read_range(const JsonReader& profile, const std::str
     if (values.size() != 3 || !std::all_of(values.begin(), values.end(), whole) || values[1] < values[0] ||
         values[2] < values[1])
         throw BundleError(profile.source() + ": " + profile.at(axis) + " is " + shown(values) +
-                          "; it must be [least, usual, largest].");
+                          "; it must be [min, opt, max].");
     return {values[0].get<std::int64_t>(), values[1].get<std::int64_t>(), values[2].get<std::int64_t>()};
 }
 

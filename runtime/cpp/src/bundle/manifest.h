@@ -32,7 +32,7 @@ struct ComponentSpec {
     std::string file;  // its ONNX model
     std::string precision;
     std::vector<TensorSpec> inputs, outputs;
-    std::map<std::string, std::array<std::int64_t, 3>> profile;  // axis → least, usual, largest
+    std::map<std::string, std::array<std::int64_t, 3>> profile;  // axis → min, opt, max
     std::string backend;
     std::string engine_file;                    // what the backend loads
     std::optional<std::int64_t> weight_bytes;  // of all its weights, where the manifest says
@@ -41,8 +41,8 @@ struct ComponentSpec {
 // What built the engines, and for which GPUs; a compute capability is written "9.0".
 struct BackendInfo {
     std::string name, version;
-    std::optional<std::string> compute_capability;                 // the only one that will do
-    std::optional<std::vector<std::string>> compute_capabilities;  // all that will do
+    std::optional<std::string> compute_capability;                 // the only one supported
+    std::optional<std::vector<std::string>> compute_capabilities;  // all that are supported
     std::optional<std::string> least_compute_capability;           // this one and later ones
     bool version_compatible;
 };

@@ -7,7 +7,7 @@
 
 namespace himar::core {
 
-// The smallest of `cpus`, the first number of `omp_num_threads` ("4,2"; ignored where that is no whole number of at least
+// The smallest of `cpus`, the first number of `omp_num_threads` ("4,2"; ignored where that is not a whole number of at least
 // 1), and the CPU quotas of the process's control groups, versions 1 and 2, rounded up. At least 1. `root` holds proc and
 // sys.
 int default_threads(const std::string& omp_num_threads, const std::filesystem::path& root, int cpus);

@@ -115,7 +115,7 @@ TEST_CASE("what does not fit, and a GPU that is not there, are sentences") {
     const std::string said = sentence_of<EngineError>([&] { device->allocate(std::size_t{1} << 50); });
     holds(said, "cuda:0 has no room for a buffer of 1125899906842624 bytes (");
     holds(said, "Build the bundle with a smaller --max-batch, or use fewer lanes.");
-    holds(sentence_of<EngineError>([] { cuda::CudaQueue::open(99, false); }), "cuda:99 is no GPU that can be used here");
+    holds(sentence_of<EngineError>([] { cuda::CudaQueue::open(99, false); }), "cuda:99 is not a GPU that can be used here");
 }
 
 TEST_SUITE_END();

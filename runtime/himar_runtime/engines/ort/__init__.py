@@ -1,1 +1,1 @@
-"""Engines that ONNX Runtime runs."""
+"""Runs engines with ONNX Runtime."""

@@ -1,4 +1,4 @@
-"""Engines that ONNX Runtime runs, on the CPU or on a GPU, with inputs and outputs that stay on the device."""
+"""Runs engines with ONNX Runtime, on the CPU or on a GPU, with inputs and outputs that stay on the device."""
 
 from __future__ import annotations
 

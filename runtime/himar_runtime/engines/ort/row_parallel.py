@@ -1,4 +1,4 @@
-"""Calls of a small network in parts: its rows shared out among threads, each of which runs the whole graph alone.
+"""Splits calls of a small network: its rows go to several threads, each of which runs the whole graph.
 
 An operator of a small network is over in a few microseconds, less than its threads need to meet. Rows of a head or of
 the decoder do not depend on each other, so here the threads meet once per call instead of once per operator. Every
@@ -31,7 +31,7 @@ MOST_POSITIONS = 2048
 Arrays = Mapping[str, NDArray[Any]]
 
 _WEIGHT_BYTES: Mapping[str, int] = {"fp16": 2, "int8": 1}
-"""Bytes of a product's weight by precision; 4 in others that a CPU runs."""
+"""Bytes of a matmul's weight by precision; 4 in others that a CPU runs."""
 
 
 @dataclass(frozen=True)

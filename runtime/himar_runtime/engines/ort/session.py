@@ -1,4 +1,4 @@
-"""Sessions of ONNX Runtime: which threads run them on the CPU, and on which stream a GPU does."""
+"""Opens sessions of ONNX Runtime: chooses their threads on the CPU, and their stream on a GPU."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def create_session(
         )
     if spec.precision == "int8" and device.kind == "cuda":
         raise EngineError(
-            f"{spec.name} is in int8, which is for the CPU alone; load the bundle on 'cpu', or build it with --fp16."
+            f"{spec.name} is in int8, which is for the CPU only; load the bundle on 'cpu', or build it with --fp16."
         )
     ort = onnxruntime()
     options = ort.SessionOptions()
@@ -147,7 +147,7 @@ def run_options(number: int, waits: bool) -> Any:
 
 
 def use_fused_operators(options: Any) -> None:
-    """Let a session run what lies between products in our operators, or say why it will be slower."""
+    """Let a session run what lies between matmuls in our operators, or say why it will be slower."""
     library = find_library()
     if library is None:
         if os.environ.get(VARIABLE) is None:
@@ -200,7 +200,7 @@ def _providers(ort: ModuleType, device: Device, lane: CudaDevice | None, graphs:
             f"{', '.join(available)}; pip uninstall onnxruntime; pip install onnxruntime-gpu==1.31.0"
         )
     ort.preload_dlls()
-    # float32 must mean float32: TF32 products would miss the model's numbers by a thousand times more.
+    # float32 must mean float32: TF32 matmuls would miss the model's numbers by a thousand times more.
     cuda: dict[str, Any] = {"device_id": device.index, "use_tf32": 0, "cudnn_conv_algo_search": "HEURISTIC"}
     if lane is not None:
         cuda |= {"has_user_compute_stream": "1", "user_compute_stream": str(lane.stream)}

@@ -1,1 +1,1 @@
-"""Engines that TensorRT, its lean runtime and TensorRT-RTX run."""
+"""Runs engines with TensorRT, its lean runtime and TensorRT-RTX."""

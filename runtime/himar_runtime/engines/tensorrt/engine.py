@@ -139,7 +139,7 @@ class TensorRTEngine:
         size = max(1, int(np.prod(shape))) * np.dtype(spec.dtype).itemsize
         address, room = self._buffers.get(spec.name, (0, 0))
         if size > room:
-            largest = resolved_shape(spec, {axis: most for axis, (_, _, most) in self.spec.profile.items()})
+            largest = resolved_shape(spec, {axis: high for axis, (_, _, high) in self.spec.profile.items()})
             if largest is not None:
                 size = max(size, int(np.prod(largest)) * np.dtype(spec.dtype).itemsize)
             address = self._lane.allocate(size)
@@ -240,7 +240,7 @@ class Loaded:
 
 
 class Contexts:
-    """Execution contexts of one engine on one lane: one for every set of tensors at their places.
+    """Execution contexts of one engine on one lane: one for every set of tensors at their addresses.
 
     A context from which a graph was recorded must not be changed afterwards, so a context keeps its shapes and
     addresses for good. Contexts own no activation memory: all engines of a lane run one after another and share the
@@ -319,7 +319,7 @@ class Contexts:
                 self._jit.used = True
             context = self._engine.create_execution_context(self._jit.config if self._jit else strategy)
         if context is None:
-            raise EngineError(f"{self._spec.name} gets no execution context: {first_error(errors)}")
+            raise EngineError(f"{self._spec.name} cannot get an execution context: {first_error(errors)}")
         return context
 
     def _set_shapes(self, context: Any, places: Places, errors: list[str]) -> None:
@@ -333,4 +333,4 @@ class Contexts:
 
 
 def _profile(spec: ComponentSpec) -> str:
-    return ", ".join(f"{axis} {least} to {most}" for axis, (least, _, most) in spec.profile.items())
+    return ", ".join(f"{axis} {low} to {high}" for axis, (low, _, high) in spec.profile.items())

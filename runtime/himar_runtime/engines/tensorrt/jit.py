@@ -1,4 +1,4 @@
-"""What TensorRT-RTX compiles at run time, for the GPU it finds and the shapes it meets, kept between processes."""
+"""Keeps what TensorRT-RTX compiles at run time, for the GPU and the shapes it meets, between processes."""
 
 from __future__ import annotations
 

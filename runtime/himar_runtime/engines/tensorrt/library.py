@@ -1,4 +1,4 @@
-"""Which of NVIDIA's libraries serves which TensorRT backend, and its messages in Python's logging.
+"""Finds NVIDIA's library for each TensorRT backend, and passes its messages to Python's logging.
 
     backend        builds with        runs with
     tensorrt       tensorrt           tensorrt, else tensorrt_lean (engines built with --version-compatible)
@@ -36,10 +36,10 @@ _INSTALL = {
 def load_library(backend: str) -> ModuleType:
     """Import what runs the engines of a backend; EngineError when the backend is unknown or nothing is installed."""
     if backend not in RUNS:
-        raise EngineError(f"backend {backend!r} is no TensorRT; known are {', '.join(RUNS)}.")
+        raise EngineError(f"backend {backend!r} is not TensorRT; known are {', '.join(RUNS)}.")
     module = _first(RUNS[backend])
     if module is None:
-        lean = " (himar[tensorrt-lean] will do for engines built with --version-compatible)"
+        lean = " (himar[tensorrt-lean] is enough for engines built with --version-compatible)"
         raise EngineError(
             f"these engines run on {backend}, but {' or '.join(RUNS[backend])} is not installed here; "
             f"{_INSTALL[backend]}{lean if backend == 'tensorrt' else ''}."
@@ -50,7 +50,7 @@ def load_library(backend: str) -> ModuleType:
 def load_builder(backend: str) -> ModuleType:
     """Import what builds the engines of a backend; BuildError when the backend is unknown or it is not installed."""
     if backend not in BUILDS:
-        raise BuildError(f"backend {backend!r} is no TensorRT; known are {', '.join(BUILDS)}.")
+        raise BuildError(f"backend {backend!r} is not TensorRT; known are {', '.join(BUILDS)}.")
     module = _first(BUILDS[backend])
     if module is None:
         raise BuildError(
@@ -65,7 +65,7 @@ def library_version(library: ModuleType) -> str:
 
 
 class _Messages:
-    """Takes a TensorRT library's messages: to logging, and errors also to whoever is collecting them."""
+    """Takes a TensorRT library's messages: to logging, and errors also to those that collect them."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -133,7 +133,7 @@ def collected_errors(library: ModuleType) -> Iterator[list[str]]:
 def first_error(lines: Sequence[str]) -> str:
     """Return the first error's first line, or a phrase that says there was none."""
     text = next((line.strip() for line in lines if line.strip()), "")
-    return text.splitlines()[0] if text else "TensorRT gave no reason"
+    return text.splitlines()[0] if text else "TensorRT reported no reason"
 
 
 def _first(names: Sequence[str]) -> ModuleType | None:

@@ -29,20 +29,14 @@ from himar_kernels.families.hi_mar import (
 from himar_kernels.families.hi_mar.phases import ModelInfo, PhaseInfo
 from himar_runtime.engines.engine import DeviceArray
 from himar_runtime.engines.networks import Networks
+from himar_runtime.request import Request as AnyRequest
 
 from .diffusion_loop import require_finite, sample_all, sample_revealed
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Request:
-    """What to generate: labels int64 (B,), the image indices int64 (B,) that draws count by, and how."""
-
-    labels: NDArray[np.int64]
-    images: NDArray[np.int64]
-    sampling: SamplingConfig
-    draws: Draws
+Request = AnyRequest[SamplingConfig, Draws]
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ class CudaDevice:
         self.make_current()
         self._kernels = load_kernels(capability)
         self.shared = shared
-        self._lender = lender  # whoever owns the stream outlives those who share it
+        self._lender = lender  # the stream's owner outlives those who share it
         if lender is None:
             self.stream = int(call(self._cudart.cudaStreamCreateWithFlags, self._cudart.cudaStreamNonBlocking))
             self.queue = threading.RLock()

@@ -57,7 +57,7 @@ def compute_capability(device: Device) -> tuple[int, int]:
         major, minor = (call(cudart.cudaDeviceGetAttribute, attribute, device.index) for attribute in wanted)
     except EngineError as error:
         raise EngineError(
-            f"{device} is no GPU that can be used here: {error} `nvidia-smi -L` lists the GPUs; without one, use "
+            f"{device} is not a GPU that can be used here: {error} `nvidia-smi -L` lists the GPUs; without one, use "
             f"device 'cpu'."
         ) from error
     return major, minor

@@ -152,7 +152,7 @@ void use_cuda(Ort::SessionOptions& options, const cuda::CudaQueue& queue) {
     const std::unique_ptr<OrtCUDAProviderOptionsV2, decltype(api.ReleaseCUDAProviderOptions)> cuda(
         made, api.ReleaseCUDAProviderOptions);
     const std::string index = std::to_string(queue.index());
-    // float32 must mean float32: TF32 products would miss the model's numbers by a thousand times more.
+    // float32 must mean float32: TF32 matmuls would miss the model's numbers by a thousand times more.
     const char* const keys[] = {"device_id", "use_tf32", "cudnn_conv_algo_search"};
     const char* const values[] = {index.c_str(), "0", "HEURISTIC"};
     Ort::ThrowOnError(api.UpdateCUDAProviderOptions(made, keys, values, std::size(keys)));
@@ -160,7 +160,7 @@ void use_cuda(Ort::SessionOptions& options, const cuda::CudaQueue& queue) {
     options.AppendExecutionProvider_CUDA_V2(*made);
 }
 
-// Let a half-precision session run what lies between products in our operators, from the library that
+// Let a half-precision session run what lies between matmuls in our operators, from the library that
 // $HIMAR_FUSED_LIBRARY names. Without it the graph's own functions run, which take more passes over memory.
 void use_fused_operators(Ort::SessionOptions& options) {
     const char* const library = std::getenv("HIMAR_FUSED_LIBRARY");
@@ -168,7 +168,7 @@ void use_fused_operators(Ort::SessionOptions& options) {
     std::error_code unknown;
     if (!std::filesystem::is_regular_file(library, unknown))
         throw EngineError(std::string("$HIMAR_FUSED_LIBRARY is '") + library +
-                          "', which is no file; unset it, or set it to nothing to go without.");
+                          "', which is not a file; unset it, or set it to nothing to go without.");
     try {
         options.RegisterCustomOpsLibrary(library);
     } catch (const Ort::Exception& error) {
@@ -189,7 +189,7 @@ void check_device(const ComponentSpec& spec, const cuda::CudaQueue* queue) {
         throw EngineError(spec.name + " is in bfloat16, which ONNX Runtime cannot run on the CPU; load the bundle on "
                                       "'cuda', or build it with --fp16 or --fp32.");
     if (queue != nullptr && spec.precision == "int8")
-        throw EngineError(spec.name + " is in int8, which is for the CPU alone; load the bundle on 'cpu', or build it "
+        throw EngineError(spec.name + " is in int8, which is for the CPU only; load the bundle on 'cpu', or build it "
                                       "with --fp16.");
     if (queue == nullptr || ort_has_cuda()) return;
     std::string providers;

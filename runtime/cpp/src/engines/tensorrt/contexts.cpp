@@ -73,7 +73,7 @@ Contexts::Context Contexts::make(Places places, const CollectedErrors& errors) {
         made.context.reset(
             loaded_->engine->createExecutionContext(nvinfer1::ExecutionContextAllocationStrategy::kUSER_MANAGED));
     }
-    if (made.context == nullptr) throw EngineError(spec.name + " gets no execution context: " + errors.first());
+    if (made.context == nullptr) throw EngineError(spec.name + " cannot get an execution context: " + errors.first());
     for (const Place& place : places) {
         if (is_input(spec, place)) set_shape(*made.context, place, errors);
         if (!made.context->setTensorAddress(place.name, place.address))

@@ -26,7 +26,7 @@ public:
     std::unique_ptr<Engine> clone(const std::shared_ptr<Queue>& queue) const override {
         auto gpu = std::dynamic_pointer_cast<cuda::CudaQueue>(queue);
         if (gpu == nullptr)
-            throw EngineError("the engine of " + spec().name + " runs on an NVIDIA GPU alone; clone it for a queue of one.");
+            throw EngineError("the engine of " + spec().name + " runs only on an NVIDIA GPU; clone it for a queue of one.");
         return std::make_unique<TensorRTEngine>(contexts_.loaded(), std::move(gpu));
     }
 

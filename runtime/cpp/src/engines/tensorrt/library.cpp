@@ -86,7 +86,7 @@ std::string CollectedErrors::first() const {
     const std::lock_guard<std::mutex> lock(Messages::instance().lock_);
     for (const std::string& line : lines_)
         if (line.find_first_not_of(" \n") != std::string::npos) return line.substr(0, line.find('\n'));
-    return "TensorRT gave no reason";
+    return "TensorRT reported no reason";
 }
 
 Library::Library(const std::string& path) {
@@ -99,7 +99,7 @@ Library::Library(const std::string& path) {
     const bool builds = dlsym(handle, "createInferBuilder_INTERNAL") != nullptr;
     version_ = {builds ? "tensorrt" : "tensorrt_lean", version_of(handle), !builds};
     if (create_ == nullptr || version_.version.empty())
-        throw EngineError(path + " is no TensorRT runtime of version 10 or later; set " + kPathVariable +
+        throw EngineError(path + " is not a TensorRT runtime of version 10 or later; set " + kPathVariable +
                           " to libnvinfer or libnvinfer_lean.");
     // What its objects look like in memory is the same within a major version only.
     if (version_.version.substr(0, version_.version.find('.')) != std::to_string(NV_TENSORRT_MAJOR))
@@ -118,7 +118,7 @@ std::unique_ptr<nvinfer1::IRuntime> Library::make_runtime() const {
     void* const made = create_(&Messages::instance(), static_cast<int>(NV_TENSORRT_VERSION));
     // Without a driver TensorRT 11 tells of an error and gives an address all the same, at which there is nothing.
     if (made == nullptr || errors.any())
-        throw EngineError(version_.name + " " + version_.version + " gives no runtime: " + errors.first() +
+        throw EngineError(version_.name + " " + version_.version + " provides no runtime: " + errors.first() +
                           "; check that NVIDIA's driver is installed and fits it.");
     return std::unique_ptr<nvinfer1::IRuntime>(static_cast<nvinfer1::IRuntime*>(made));
 }

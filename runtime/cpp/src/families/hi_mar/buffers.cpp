@@ -13,7 +13,7 @@ constexpr std::int64_t kMostItems = 0x7FFFFFFF;
 
 void check_items(std::int64_t items) {
     if (items > kMostItems)
-        throw InputError("a launch over " + std::to_string(items) + " items was asked; at most " +
+        throw InputError("a launch over " + std::to_string(items) + " items was asked for; at most " +
                          std::to_string(kMostItems) + " fit: build the bundle with a smaller --max-batch.");
 }
 

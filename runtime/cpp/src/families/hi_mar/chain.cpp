@@ -129,7 +129,7 @@ void Chain::add_row(const std::array<double, kColumns>& row) {
 
 Chain build_chain(const std::string& solver, std::int64_t steps) {
     if (steps < 2 || steps > Chain::kMost)
-        throw InputError("a chain of " + std::to_string(steps) + " diffusion steps was asked; it must be 2 to " +
+        throw InputError("a chain of " + std::to_string(steps) + " diffusion steps was asked for; it must be 2 to " +
                          std::to_string(Chain::kMost) + ".");
     if (solver == "ddpm") return ddpm_chain(steps);
     return chain_through(spaced_timesteps(steps), solver == "dpm++");

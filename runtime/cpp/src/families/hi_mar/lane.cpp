@@ -176,7 +176,7 @@ void Lane::check_fault() {
         component = is_transformer ? stage.phase.transformer : stage.phase.head;
         where = std::string(" in phase ") + stage.phase.name() + ", step " + std::to_string(word >> 8);
     }
-    throw EngineError(component + " gave values that are not finite" + where +
+    throw EngineError(component + " returned values that are not finite" + where +
                       "; if the bundle is in half precision, build " + component + " with fp32 or bf16.");
 }
 

@@ -113,7 +113,7 @@ PreviewPixels Lane::preview() {
     u32 found = 0;
     queue().download(&found, fault, sizeof found);
     if (found != 0)
-        throw EngineError("vae_decoder gave values that are not finite in a preview; if the bundle is in half "
+        throw EngineError("vae_decoder returned values that are not finite in a preview; if the bundle is in half "
                           "precision, build vae_decoder with fp32 or bf16.");
     preview_pixels_.resize(static_cast<std::size_t>(batch_ * side * side * 3));
     queue().download(preview_pixels_.data(), made, preview_pixels_.size());

@@ -59,7 +59,7 @@ Capability compute_capability(int index) {
         HIMAR_CUDA(cuDeviceGetAttribute, &found.minor, kCapabilityMinor, handle);
         return found;
     } catch (const EngineError& error) {
-        throw EngineError("cuda:" + std::to_string(index) + " is no GPU that can be used here: " + error.what() +
+        throw EngineError("cuda:" + std::to_string(index) + " is not a GPU that can be used here: " + error.what() +
                           " `nvidia-smi -L` lists the GPUs; without one, use device 'cpu'.");
     }
 }

@@ -12,17 +12,19 @@ from numpy.typing import NDArray
 from himar_kernels import EngineError
 from himar_kernels.families.hi_mar import Step, describe_fault, launches, plan
 from himar_kernels.families.hi_mar.device_state import HEAD_FAULTS
-from himar_kernels.families.hi_mar.phases import VAE_DECODER, ModelInfo
+from himar_kernels.families.hi_mar.phases import ModelInfo
+from himar_kernels.families.registry import VAE_DECODER
 from himar_kernels.shared.errors import not_finite
 from himar_runtime.decode import DECODE_BATCH
 from himar_runtime.engines.engine import Engine
 from himar_runtime.engines.networks import Networks
-from himar_runtime.preview import Preview
 from himar_runtime.queue.device import DeviceTensor, ResidentDevice, ResidentEngine
 from himar_runtime.queue.replays import Replays
 from himar_runtime.runner import Generated, ShouldContinue
 
+from ..host import generated
 from ..loop import Request
+from ..preview import Preview
 from .buffers import Buffers
 from .lane import Lane, condition_width
 from .loop import begin, queue_step
@@ -154,7 +156,7 @@ class ResidentRunner:
         if VAE_DECODER in self._lane.engines:
             pixels = np.empty((batch, model.img_size, model.img_size, 3), np.uint8)
             device.download(buffers.pixels, pixels)
-        return Generated(low, high, pixels)
+        return generated(model, low, high, pixels)
 
 
 def _not_finite(word: int, model: ModelInfo) -> EngineError:

@@ -1,4 +1,4 @@
-"""A recording as `verify` reads it: complete, and of the bundle's model, or the user's error."""
+"""Defines the layout of Hi-MAR's recordings (tests/golden/README.md), and checks that one is of a bundle's model."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from himar_export.verify.recording import has_shape
 from himar_kernels import InputError
 from himar_kernels.families.hi_mar import Phase
-from himar_runtime import Bundle
+from himar_kernels.families.hi_mar.phases import ModelInfo
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -28,16 +29,8 @@ def recorded_name(head: str) -> str:
     return head.replace("_head", "")
 
 
-class Recording(dict[str, NDArray[Any]]):
-    """A recording whose missing arrays are the user's error, not a KeyError."""
-
-    def __missing__(self, name: str) -> NDArray[Any]:
-        raise InputError(f"the recording lacks the array {name}; record it again.")
-
-
-def require_same_model(bundle: Bundle, arrays: Arrays) -> None:
+def require_same_model(model: ModelInfo, arrays: Arrays) -> None:
     """Raise InputError unless the recorded arrays have this model's sizes."""
-    model = bundle.manifest.model
     S, N, C, D, L = model.low_positions, model.high_positions, model.channels, model.width, model.positions
     wanted: dict[str, tuple[int | None, ...]] = {
         "t/low_tokens": (None, S, C),
@@ -61,14 +54,8 @@ def require_same_model(bundle: Bundle, arrays: Arrays) -> None:
             f"{', '.join(sorted(heads))}."
         )
     for name, shape in wanted.items():
-        if name in arrays and not _has_shape(arrays[name], shape):
+        if name in arrays and not has_shape(arrays[name], shape):
             raise InputError(
                 f"the recording is of another model: {name} has shape {arrays[name].shape}, this bundle's model needs "
                 f"({', '.join('any' if size is None else str(size) for size in shape)})."
             )
-
-
-def _has_shape(array: NDArray[Any], shape: tuple[int | None, ...]) -> bool:
-    return array.ndim == len(shape) and all(
-        size is None or size == found for size, found in zip(shape, array.shape, strict=True)
-    )

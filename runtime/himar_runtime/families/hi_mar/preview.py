@@ -1,4 +1,4 @@
-"""Previews: the low-resolution images of a request under way, for whoever waits for it."""
+"""Makes previews: the low-resolution images of a request under way."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 
 from himar_kernels import EngineError, InputError
 from himar_kernels.families.hi_mar.phases import ModelInfo
-
-from .bundle.manifest import ComponentSpec
-from .decode import decode, to_latents
-from .engines.engine import Engine
+from himar_runtime.bundle.schema import ComponentSpec
+from himar_runtime.decode import decode, to_latents
+from himar_runtime.engines.engine import Engine
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ def _takes(decoder: ComponentSpec, side: int) -> bool:
     if len(shape) != 4:
         return False
     for size in shape[2:]:
-        least, _, most = decoder.profile.get(size, (side, side, side)) if isinstance(size, str) else (size, size, size)
-        if not least <= side <= most:
+        low, _, high = decoder.profile.get(size, (side, side, side)) if isinstance(size, str) else (size, size, size)
+        if not low <= side <= high:
             return False
     return True

@@ -1,0 +1,48 @@
+"""Defines what building asks of a model family: its components, its part of a manifest, and a recorded self-test."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from himar_kernels.families.registry import family_part
+
+if TYPE_CHECKING:
+    from ..graph.component import Component
+    from ..graph.precision_choice import Precision
+    from ..make.manifest import BundleWriter
+    from ..verify.compare import Comparison
+    from .checks import Arrays
+
+
+class ExportFamily(Protocol):
+    """A model family as export knows it; `model` and `vae` below are what `himar.family.ModelFamily` loads."""
+
+    def manifest_keys(self, model: Any) -> tuple[dict[str, Any], str]:
+        """Return the manifest's keys that tell the model and its settings, and the least schema version that has them.
+
+        `model` is among them; its `family` is added where it is to be said.
+        """
+        ...
+
+    def components(self, model: Any, vae: Any, max_batch: int, backend: str) -> Sequence[Component]:
+        """Return the contracts of the components in the order in which they are built; vae None: without its own."""
+        ...
+
+    def annotate(self, writer: BundleWriter, model: Any) -> None:
+        """Add to the components' manifest entries what `verify` needs to know; the weights file is still open."""
+        ...
+
+    def record_selftest(self, model: Any, vae: Any, case: str) -> Arrays:
+        """Run the eager model briefly and return the recording that a bundle keeps, its run under `case`."""
+        ...
+
+    def check_rounding(self, vae: Any, precisions: Mapping[str, Precision], selftest: Arrays) -> list[Comparison]:
+        """Compare what half precision does to components whose engines on a CPU would not show it; may be none."""
+        ...
+
+
+def export_family(name: str) -> ExportFamily:
+    """Return a family by its name; KeyError where this himar does not know it."""
+    family: ExportFamily = family_part(name, "export")
+    return family

@@ -1,0 +1,67 @@
+"""Hi-MAR as `verify` and `inspect` know it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from himar_export.verify.compare import Comparison
+from himar_export.verify.recording import Recording
+from himar_kernels.families.hi_mar import recorded_cases
+from himar_kernels.families.hi_mar.phases import ModelInfo, PhaseInfo
+from himar_runtime import Bundle, Manifest, Networks, Pipeline
+from himar_runtime.families.hi_mar.family import hi_mar_model
+
+from .int8 import int8_advice
+from .recordings import require_same_model
+from .verify import replay_components, replay_run
+
+
+class HiMarChecks:
+    """See `himar_export.families.checks.FamilyChecks`."""
+
+    def require_same_model(self, bundle: Bundle, arrays: Recording) -> None:
+        """See FamilyChecks.require_same_model."""
+        require_same_model(hi_mar_model(bundle.manifest), arrays)
+
+    def verify(self, pipeline: Pipeline, networks: Networks, arrays: Recording, case: str | None) -> list[Comparison]:
+        """See FamilyChecks.verify."""
+        comparisons = list(replay_components(pipeline.bundle, networks, arrays))
+        for each in recorded_cases(arrays) if case is None else [case]:
+            comparisons += replay_run(pipeline, arrays, each)
+        return comparisons
+
+    def advice(self, manifest: Manifest) -> str | None:
+        """See FamilyChecks.advice."""
+        return int8_advice(manifest)
+
+    def describe(self, manifest: Manifest) -> list[str]:
+        """See FamilyChecks.describe."""
+        model = hi_mar_model(manifest)
+        return [
+            f"model      {model.classes} classes, {_tokens(model)}, images {model.img_size}×{model.img_size}, "
+            f"width {model.width}",
+            *(f"phase {phase.name:4} {phase.transformer} → {_left(phase)}{phase.head}" for phase in model.phases),
+        ]
+
+    def settings(self, manifest: Manifest) -> dict[str, dict[str, Any]]:
+        """See FamilyChecks.settings; those of phase low say nothing of a single scale."""
+        single = hi_mar_model(manifest).single_scale
+        return {
+            name: {key: value for key, value in asdict(sampling).items() if not (single and key.startswith("low_"))}
+            for name, sampling in manifest.sampling.items()
+        }
+
+
+FAMILY = HiMarChecks()
+
+
+def _tokens(model: ModelInfo) -> str:
+    if model.single_scale:
+        return f"{model.grid}×{model.grid} tokens of a single scale"
+    pivots = "low tokens (the pivots)" if model.pivots == "visual" else "low"
+    return f"{model.cond_scale}×{model.cond_scale} {pivots} and {model.grid}×{model.grid} high tokens"
+
+
+def _left(phase: PhaseInfo) -> str:
+    return "pivots, " if phase.leaves_pivots else ""

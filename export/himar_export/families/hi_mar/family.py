@@ -1,0 +1,77 @@
+"""Hi-MAR as export knows it: see each method's module for the work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from himar.families.hi_mar.model import HiMAR
+from himar.vae.autoencoder import AutoencoderKL
+from himar_export.families.checks import Arrays
+from himar_export.graph.component import Component
+from himar_export.graph.precision_choice import Precision
+from himar_export.graph.vae_decoder import check_half_arithmetic
+from himar_export.make.manifest import BundleWriter
+from himar_export.verify.compare import Comparison
+from himar_export.verify.limits import COMPONENT_LIMIT
+from himar_kernels.families.hi_mar import SamplingConfig
+from himar_kernels.families.registry import VAE_DECODER
+
+from .components import components
+from .phases import condition_embedding, model_info, phase_head
+from .selftest import record_selftest
+
+
+class HiMarFamily:
+    """See `himar_export.families.family.ExportFamily`."""
+
+    def manifest_keys(self, model: HiMAR) -> tuple[dict[str, Any], str]:
+        """See ExportFamily.manifest_keys. A reader of 1.0 runs the released phases alone; where it does, it may."""
+        config = {name: value for name, value in model.config.to_dict().items() if name != "sampling"}
+        released = {"mlp_head", "dit_head"} <= set(model_info(model.config).networks)
+        settings, schema = sampling_keys(model.config.sampling)
+        return {**settings, "model": config}, max("1.0" if released else "1.1", schema)
+
+    def components(
+        self, model: HiMAR, vae: AutoencoderKL | None, max_batch: int, backend: str
+    ) -> tuple[Component, ...]:
+        """See ExportFamily.components."""
+        return components(model, vae, max_batch, backend)
+
+    def annotate(self, writer: BundleWriter, model: HiMAR) -> None:
+        """Note where the matmuls that embed z stand: a recording holds raw z, and the heads take it embedded."""
+        for phase in model_info(model.config).phases:
+            writer.add_layer(phase.head, "condition_embedding", condition_embedding(phase_head(model, phase.name)))
+
+    def record_selftest(self, model: HiMAR, vae: AutoencoderKL | None, case: str) -> Arrays:
+        """See ExportFamily.record_selftest."""
+        return record_selftest(model, vae, case)
+
+    def check_rounding(
+        self, vae: AutoencoderKL | None, precisions: Mapping[str, Precision], selftest: Arrays
+    ) -> list[Comparison]:
+        """Check the VAE decoder in half precision, whose convolutions ONNX Runtime computes in float32 on a CPU."""
+        if vae is None or (precision := precisions[VAE_DECODER]) == "fp32":
+            return []
+        return [check_half_arithmetic(vae, precision, selftest["vae/latent"], COMPONENT_LIMIT[precision])]
+
+
+FAMILY = HiMarFamily()
+
+
+def sampling_keys(settings: Mapping[str, SamplingConfig]) -> tuple[dict[str, Any], str]:
+    """Return the manifest's keys of named settings, the default first, and the least schema that has them.
+
+    Readers before solvers get what they can run: see himar_runtime.bundle.manifest.
+    """
+    values = {name: each.to_dict() for name, each in settings.items()}
+    with_solvers = {name for name, each in settings.items() if each.needs_solvers}
+    if not with_solvers:
+        return {"sampling": values}, "1.0"
+    if next(iter(settings)) in with_solvers:
+        return {"sampling": values}, "2.0"
+    plain = {name: each for name, each in values.items() if name not in with_solvers}
+    return {
+        "sampling": plain,
+        "solver_sampling": {name: values[name] for name in values if name in with_solvers},
+    }, "1.2"

@@ -1,0 +1,165 @@
+"""Replays a recording of Hi-MAR through the engines of a bundle: each component, and whole runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from himar_export.verify.compare import Comparison, compare
+from himar_export.verify.limits import COMPONENT_LIMIT, RUN_LIMIT, RUN_MEANINGLESS, stated_precisions
+from himar_kernels.families.hi_mar import (
+    Phase,
+    RecordedDraws,
+    SamplingConfig,
+    Solver,
+    build_chain,
+    index_lists,
+    phase_chains,
+    plan,
+    recorded_request,
+)
+from himar_kernels.families.hi_mar.phases import PhaseInfo
+from himar_runtime import Bundle, Networks, Pipeline
+from himar_runtime.families.hi_mar.family import hi_mar_model
+
+from .recordings import PHASE_ARRAYS, Arrays, recorded_name
+
+RUN_REFERENCE_GAIN = 126.0
+"""Of the released 250 steps' chain, at which RUN_LIMIT holds: rounding of the first diffusion step is magnified by the
+chain (Chain.first_step_gain), and the limit grows with the gain. Where a chain is so short that it passes
+RUN_MEANINGLESS, the run has to be finite, no more."""
+
+
+def replay_run(pipeline: Pipeline, arrays: Arrays, case: str) -> list[Comparison]:
+    """Replay a whole run from its recorded draws."""
+    request = recorded_request(arrays, case)
+    model = hi_mar_model(pipeline.bundle.manifest)
+    steps = plan(request.sampling, model.low_positions, model.high_positions)
+    guidance = np.array([step.guidance for step in steps], np.float32)
+    result = pipeline.generate(request.labels, draws=RecordedDraws(arrays, case), sampling=request.sampling)
+    low_limit, high_limit = run_limits(pipeline.bundle, request.sampling)
+    scale = np.float32(model.vae_scale)
+    comparisons = [compare(f"run {case}: guidance of every step", guidance, request.guidance, 0.0)]
+    if not model.single_scale:
+        name = f"run {case}: low latent"
+        comparisons.append(compare(name, result.low_latents * scale, request.low_latent, low_limit))
+    return [*comparisons, compare(f"run {case}: latent", result.latents * scale, request.latent, high_limit)]
+
+
+def run_limits(bundle: Bundle, sampling: SamplingConfig) -> tuple[float | None, float | None]:
+    """Return the largest relative error of a whole run's low latents and latents, for the precisions of their phases.
+
+    None where there is no such phase, and where the chain is so short that rounding alone may pass RUN_MEANINGLESS.
+    """
+    precisions, chains, limit = stated_precisions(bundle), phase_chains(sampling), 0.0
+    limits: dict[Phase, float | None] = {"low": None, "high": None}
+    for phase in hi_mar_model(bundle.manifest).phases:  # what a phase gets wrong, the next one starts from
+        worst = max((precisions[name] for name in (phase.transformer, phase.head)), key=RUN_LIMIT.__getitem__)
+        # A solver's chain hardly magnifies its first step's rounding; that of every step is left.
+        gain = max(1.0, chains[phase.name].first_step_gain / RUN_REFERENCE_GAIN)
+        limit = max(limit, RUN_LIMIT[worst] * (1.0 if worst == "fp32" else gain))
+        limits[phase.name] = limit if limit <= RUN_MEANINGLESS else None
+    return limits["low"], limits["high"]
+
+
+def replay_components(bundle: Bundle, networks: Networks, arrays: Arrays) -> Iterator[Comparison]:
+    """Compare what a recording holds of each component, and the tables of its chains, with what the bundle gives."""
+    limits = {name: COMPONENT_LIMIT[precision] for name, precision in stated_precisions(bundle).items()}
+    phases = hi_mar_model(bundle.manifest).phases
+    for phase in phases:
+        recorded = f"{PHASE_ARRAYS[phase.name]}/z"
+        for expected in (recorded, f"{recorded}_all_masked"):
+            if expected in arrays:
+                yield from _transformer(bundle, networks, arrays, phase, expected, limits[phase.transformer])
+    for phase in phases:
+        if f"{recorded_name(phase.head)}/out" in arrays:
+            yield _head(bundle, networks, arrays, phase, limits[phase.head])
+    decoded = next((prefix for prefix in ("vae/", "") if f"{prefix}decoded" in arrays), None)
+    if decoded is not None and networks.vae_decoder is not None:
+        image = networks.vae_decoder.run({"latent": arrays[f"{decoded}latent"]})["image"]
+        yield compare("vae_decoder: image", image, arrays[f"{decoded}decoded"], limits["vae_decoder"])
+    for phase in phases:
+        if f"schedule/{recorded_name(phase.head)}/timesteps" in arrays:
+            yield from _schedule(arrays, phase.head)
+
+
+def _transformer(
+    bundle: Bundle, networks: Networks, arrays: Arrays, phase: PhaseInfo, expected: str, limit: float
+) -> Iterator[Comparison]:
+    """One run of a phase's transformer: the pivots that it leaves, and its head's condition."""
+    known = arrays[f"{PHASE_ARRAYS[phase.name]}/mask"][:, : phase.always + phase.positions] == 0
+    nothing = expected.endswith("all_masked")
+    if nothing:
+        known = np.zeros_like(known)
+    inputs = {"class_row": _class_rows(bundle, arrays), phase.tokens: arrays[f"t/{phase.tokens}"]}
+    if phase.pivot_width:
+        inputs["pivots"] = arrays["t/pivots"]
+    outputs = networks[phase.transformer].run({**inputs, **_indices(bundle, known)})
+    z = arrays[expected][:, phase.always : phase.always + phase.positions]
+    suffix = ", nothing known" if nothing else ""
+    if phase.leaves_pivots:
+        yield compare(f"{phase.transformer}: pivots{suffix}", outputs["pivots"], z, limit)
+    condition = _embed(bundle, phase.head, z)
+    yield compare(f"{phase.transformer}: condition{suffix}", outputs["condition"], condition, limit)
+
+
+def _head(bundle: Bundle, networks: Networks, arrays: Arrays, phase: PhaseInfo, limit: float) -> Comparison:
+    """Run a head row by row, since a recording's rows stand at different timesteps and a run has one."""
+    name = recorded_name(phase.head)
+    x, z = arrays[f"{name}/x"], arrays[f"{name}/{'c' if phase.kind == 'mlp' else 'z'}"]
+    out = arrays[f"{name}/out"]
+    if phase.kind == "dit":
+        x, z, out = (_tokens(grid) for grid in (x, z, out))
+    condition = _embed(bundle, phase.head, z)
+    engine = networks[phase.head]
+    predictions = [
+        engine.run({"x": x[i : i + 1], "timestep": np.array([t]), "condition": condition[i : i + 1]})["prediction"]
+        for i, t in enumerate(arrays[f"{name}/t"])
+    ]
+    return compare(f"{phase.head}: prediction", np.concatenate(predictions), out, limit)
+
+
+def _schedule(arrays: Arrays, head: str) -> Iterator[Comparison]:
+    """The chain of a recording's diffusion steps: indices exactly, tables to float64's rounding."""
+    name = recorded_name(head)
+    solver = cast(Solver, str(arrays.get(f"schedule/{name}/solver", "ddpm")))
+    chain = build_chain(solver, len(arrays[f"schedule/{name}/timesteps"]))
+    for table, limit in (("timesteps", 0.0), ("betas", 1e-9), ("alphas_cumprod", 1e-9)):
+        key = f"schedule/{name}/{table}"
+        if key in arrays:
+            yield compare(f"{head}: {table}", getattr(chain, table), arrays[key], limit)
+
+
+def _class_rows(bundle: Bundle, arrays: Arrays) -> NDArray[np.int64]:
+    """Recorded labels, the last row unconditional (golden/README.md)."""
+    rows = np.array(arrays["t/labels"], np.int64)
+    rows[-1] = hi_mar_model(bundle.manifest).classes
+    return rows
+
+
+def _indices(bundle: Bundle, known: NDArray[np.bool_]) -> dict[str, NDArray[np.int64]]:
+    model = hi_mar_model(bundle.manifest)
+    lists = index_lists(known, model.buffer, model.positions)
+    return {"visible": lists.visible, "sources": lists.sources}
+
+
+def _embed(bundle: Bundle, component: str, z: NDArray[Any]) -> NDArray[np.float32]:
+    """Embed raw z (…, D) as the transformer's graph does for this head, from the bundle's weights."""
+    entry = bundle.manifest.raw["components"][component]["condition_embedding"]
+    weight, bias = (_stored(bundle, entry[name]) for name in ("weight", "bias"))
+    return z.astype(np.float32) @ weight + bias
+
+
+def _stored(bundle: Bundle, entry: Mapping[str, Any]) -> NDArray[np.float32]:
+    shape = tuple(entry["shape"])
+    with bundle.path(entry["file"]).open("rb") as file:
+        file.seek(entry["offset"])
+        return np.fromfile(file, entry["dtype"], int(np.prod(shape))).reshape(shape)
+
+
+def _tokens(grid: NDArray[Any]) -> NDArray[Any]:
+    """(M, C, h, w) → (M, h·w, C), row-major."""
+    return grid.reshape(*grid.shape[:2], -1).transpose(0, 2, 1)

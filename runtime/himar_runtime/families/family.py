@@ -1,0 +1,118 @@
+"""Defines what the runtime asks of a model family: reading its part of a manifest, checking and running a request."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from himar_kernels.families.registry import FAMILIES, family_part
+
+if TYPE_CHECKING:
+    from ..bundle.bundle import Bundle
+    from ..bundle.manifest import Reader
+    from ..engines.networks import Networks
+    from ..runner import Generated, Runner
+
+
+class ModelSizes(Protocol):
+    """What every family's model says of itself.
+
+    classes: labels are 0 … classes-1. img_size: side of its images in pixels. networks: components that a bundle has to
+    have; optional: those that it may have.
+    """
+
+    @property
+    def classes(self) -> int:
+        """See the class."""
+        ...
+
+    @property
+    def img_size(self) -> int:
+        """See the class."""
+        ...
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """See the class."""
+        ...
+
+    @property
+    def optional(self) -> tuple[str, ...]:
+        """See the class."""
+        ...
+
+
+class Sampling(Protocol):
+    """Settings of one generation. Immutable."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values, which `RuntimeFamily.sampling_from_dict` reads back."""
+        ...
+
+
+class RuntimeFamily(Protocol):
+    """A model family as the runtime knows it; `model` and `sampling` below are of the family's own classes.
+
+    changeable: names of the settings of which a request may replace single ones.
+    """
+
+    changeable: tuple[str, ...]
+
+    def read_model(self, reader: Reader) -> Any:
+        """Return the sizes (ModelSizes) that a manifest's `model` gives; BundleError for one that is wrong."""
+        ...
+
+    def read_sampling(self, top: Reader) -> Mapping[str, Any]:
+        """Return a manifest's named settings, the default first; BundleError for one that is wrong."""
+        ...
+
+    def sampling_from_dict(self, values: Mapping[str, Any], source: str) -> Sampling:
+        """Read settings back from JSON values, as a recipe holds them; ConfigError that names `source`."""
+        ...
+
+    def choose_sampling(
+        self,
+        model: Any,
+        named: Mapping[str, Any],
+        sampling: object,
+        guidance: float | None,
+        changes: Mapping[str, Any],
+    ) -> Any:
+        """Return the settings of a request, checked against the model.
+
+        Args:
+            named: the settings of the bundle, the first is the default.
+            sampling: a name among them, settings of the caller's own, or None for the default.
+            guidance: guidance scale of the whole run; None leaves the settings'.
+            changes: single values by the names in `changeable`; None leaves a value.
+
+        Raises InputError for an unknown name or a value that this model cannot use, TypeError for an unknown change.
+        """
+        ...
+
+    def draws(self, seed: int) -> Any:
+        """Return the counter-based draws of a seed; InputError outside 0 … 2^64-1."""
+        ...
+
+    def steps(self, model: Any, sampling: Any) -> int:
+        """Return how many autoregressive steps one run takes, each of which ends with a report."""
+        ...
+
+    def no_images(self, model: Any) -> Generated:
+        """Return what a run of no images leaves: arrays of the right shapes and 0 images."""
+        ...
+
+    def runner(self, bundle: Bundle, networks: Networks) -> Runner:
+        """Return what runs the family's loop with these engines."""
+        ...
+
+
+def runtime_family(name: str) -> RuntimeFamily:
+    """Return a family by its name; KeyError where this himar does not know it."""
+    family: RuntimeFamily = family_part(name, "runtime")
+    return family
+
+
+def known_families() -> str:
+    """Return the names of the families for a sentence."""
+    return ", ".join(map(repr, FAMILIES))

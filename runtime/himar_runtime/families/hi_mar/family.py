@@ -1,0 +1,142 @@
+"""Hi-MAR as the runtime knows it: its sizes and settings in a manifest, its checks, its loop."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, get_args
+
+import numpy as np
+
+from himar_kernels import BundleError, ConfigError, Draws, EngineError, InputError, PhiloxDraws
+from himar_kernels.families.hi_mar import SamplingConfig
+from himar_kernels.families.hi_mar.phases import HeadKind, ModelInfo, Pivots
+from himar_kernels.families.hi_mar.sampling import CHANGEABLE, choose_sampling, require_phase_low
+from himar_runtime.bundle.bundle import Bundle
+from himar_runtime.bundle.manifest import Manifest, Reader
+from himar_runtime.engines.networks import Networks
+from himar_runtime.runner import Generated, Runner
+
+from .host import HostRunner, generated
+
+log = logging.getLogger(__name__)
+
+
+class HiMarFamily:
+    """See `himar_runtime.families.family.RuntimeFamily`."""
+
+    changeable = CHANGEABLE
+
+    def read_model(self, reader: Reader) -> ModelInfo:
+        """See RuntimeFamily.read_model."""
+        pivots: Pivots = reader.choice("pivots", get_args(Pivots), ModelInfo.pivots)
+        low_head: HeadKind = reader.choice("low_head", get_args(HeadKind), ModelInfo.low_head)
+        high_head: HeadKind = reader.choice("high_head", get_args(HeadKind), ModelInfo.high_head)
+        names = [f.name for f in fields(ModelInfo) if f.name not in ("vae_scale", "pivots", "low_head", "high_head")]
+        sizes = {name: reader.positive(name) for name in names if name != "cond_scale" or pivots != "none"}
+        if pivots == "none" and reader.get("cond_scale", int) != 0:
+            raise BundleError(
+                f"{reader.source}: model.cond_scale is {reader.values['cond_scale']}, but model.pivots is 'none', "
+                f"which is a single scale; build the bundle again."
+            )
+        values: dict[str, Any] = {"cond_scale": 0, **sizes, "vae_scale": reader.get("vae_scale", float)}
+        model = ModelInfo(**values, pivots=pivots, low_head=low_head, high_head=high_head)
+        if not 0 < model.vae_scale < math.inf:
+            raise BundleError(f"{reader.source}: model.vae_scale is {model.vae_scale}; it must be a positive number.")
+        if model.img_size % model.vae_stride:
+            raise BundleError(
+                f"{reader.source}: model.img_size {model.img_size} is not a multiple of vae_stride {model.vae_stride}."
+            )
+        return model
+
+    def read_sampling(self, top: Reader) -> dict[str, SamplingConfig]:
+        """See RuntimeFamily.read_sampling; keys that this himar does not know are ignored."""
+        reader = top.reader("sampling")
+        known = {field.name for field in fields(SamplingConfig)}
+        settings: dict[str, SamplingConfig] = {}
+        further = top.reader("solver_sampling").readers() if "solver_sampling" in top.values else []
+        for name, entry in [*reader.readers(), *further]:
+            if name in settings:
+                raise BundleError(
+                    f"{reader.source}: {entry.path} is a setting of sampling too; build the bundle again."
+                )
+            values = {key: value for key, value in entry.values.items() if key in known}
+            try:
+                settings[name] = SamplingConfig.from_dict(values, entry.path)
+            except ConfigError as error:
+                raise BundleError(f"{reader.source}: {error}") from error
+        if not reader.values:
+            raise BundleError(f"{reader.source}: sampling is empty; it needs at least one setting.")
+        return settings
+
+    def sampling_from_dict(self, values: Mapping[str, Any], source: str) -> SamplingConfig:
+        """See RuntimeFamily.sampling_from_dict."""
+        return SamplingConfig.from_dict(values, source)
+
+    def choose_sampling(
+        self,
+        model: ModelInfo,
+        named: Mapping[str, SamplingConfig],
+        sampling: str | SamplingConfig | None,
+        guidance: float | None,
+        changes: Mapping[str, Any],
+    ) -> SamplingConfig:
+        """See RuntimeFamily.choose_sampling; guidance is both phases' unless a phase's own is among the changes."""
+        settings = choose_sampling(named, sampling, guidance, changes)
+        require_phases(model, settings, changes)
+        return settings
+
+    def draws(self, seed: int) -> Draws:
+        """See RuntimeFamily.draws."""
+        return PhiloxDraws(seed)
+
+    def steps(self, model: ModelInfo, sampling: SamplingConfig) -> int:
+        """See RuntimeFamily.steps."""
+        return sampling.high_steps + (0 if model.single_scale else sampling.low_steps)
+
+    def no_images(self, model: ModelInfo) -> Generated:
+        """See RuntimeFamily.no_images."""
+        return generated(
+            model,
+            np.zeros((0, model.low_positions, model.channels), np.float32),
+            np.zeros((0, model.high_positions, model.channels), np.float32),
+            np.zeros((0, model.img_size, model.img_size, 3), np.uint8),
+        )
+
+    def runner(self, bundle: Bundle, networks: Networks) -> Runner:
+        """Return the resident loop where the engines have a GPU lane, else the loop on the host, saying why."""
+        model = hi_mar_model(bundle.manifest)
+        if networks.lane is None:
+            return HostRunner(networks, model)
+        from .resident.runner import ResidentRunner
+
+        try:
+            return ResidentRunner(networks, networks.lane, model, bundle.manifest.max_batch)
+        except EngineError as error:
+            log.warning("the loop runs on the host, not on the GPU: %s", error)
+            return HostRunner(networks, model)
+
+
+FAMILY = HiMarFamily()
+
+
+def hi_mar_model(manifest: Manifest) -> ModelInfo:
+    """Return the sizes of a bundle's model, for what is Hi-MAR's alone; InputError when it is of another family."""
+    if not isinstance(manifest.model, ModelInfo):
+        raise InputError(f"this bundle's model is of the family {manifest.family!r}, and this works on 'hi_mar' alone.")
+    return manifest.model
+
+
+def require_phases(
+    model: ModelInfo, settings: SamplingConfig, changes: Mapping[str, Any], name: str = "this bundle's model"
+) -> None:
+    """Raise InputError unless the model has the phases and positions that a request speaks of.
+
+    changes: the fields that the caller named; with a single scale none may be of phase low, which would be ignored.
+    name: of the model in the error's text.
+    """
+    if model.single_scale:
+        require_phase_low(changes, name)
+    settings.check_positions(model.low_positions, model.high_positions)

@@ -1,0 +1,47 @@
+"""Runs Hi-MAR's loop in NumPy on the host; engines run one component at a time, wherever they live."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from himar_kernels.families.hi_mar import Step
+from himar_kernels.families.hi_mar.phases import ModelInfo
+from himar_runtime.decode import decode, to_latents
+from himar_runtime.engines.networks import Networks
+from himar_runtime.runner import Generated, ShouldContinue
+
+from .loop import Request, run_two_phase
+from .preview import Preview
+
+
+class HostRunner:
+    """The loop on the host. See `himar_runtime.runner.Runner`."""
+
+    def __init__(self, networks: Networks, model: ModelInfo) -> None:
+        self._networks = networks
+        self._model = model
+
+    def run(self, request: Request, should_continue: ShouldContinue | None) -> Generated | None:
+        """See Runner.run."""
+        decoder = self._networks.vae_decoder
+
+        def ask(step: Step, low: NDArray[np.float32]) -> bool:
+            return should_continue is None or should_continue(step, Preview(self._model, low.copy, lambda: decoder))
+
+        tokens = run_two_phase(self._networks, self._model, request, ask)
+        if tokens is None:
+            return None
+        pixels = None if decoder is None else decode(decoder, to_latents(tokens.high, self._model.vae_scale))
+        return generated(self._model, tokens.low, tokens.high, pixels)
+
+    def clone(self) -> HostRunner:
+        """See Runner.clone."""
+        return HostRunner(self._networks.clone(), self._model)
+
+
+def generated(
+    model: ModelInfo, low: NDArray[np.float32], high: NDArray[np.float32], pixels: NDArray[np.uint8] | None
+) -> Generated:
+    """Return what a run leaves, of tokens times the VAE scale: low (B, S, C) and high (B, N, C)."""
+    return Generated(to_latents(high, model.vae_scale), pixels, {"low_latents": to_latents(low, model.vae_scale)})
