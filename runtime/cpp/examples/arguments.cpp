@@ -1,91 +1,78 @@
 #include "arguments.h"
 
-#include <getopt.h>
-
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 
 #include "labels.h"
+#include "text.h"
 
 namespace {
 
-std::uint64_t seed_of(const std::string& text) {
+void take_seed(std::uint64_t& seed, const std::string& text) {
     const bool digits = !text.empty() && text.find_first_not_of("0123456789") == std::string::npos;
     errno = 0;
-    const unsigned long long value = digits ? std::strtoull(text.c_str(), nullptr, 10) : 0;
+    seed = digits ? std::strtoull(text.c_str(), nullptr, 10) : 0;
     if (!digits || errno != 0) throw UsageError("--seed is '" + text + "'; it must be a whole number from 0 to 2^64-1.");
-    return value;
 }
 
-himar_guidance_schedule schedule_of(const std::string& text) {
-    if (text == "linear") return HIMAR_GUIDANCE_LINEAR;
-    if (text == "constant") return HIMAR_GUIDANCE_CONSTANT;
-    throw UsageError("--guidance-schedule is '" + text + "'; it must be linear or constant.");
+// low_steps is --low-steps.
+std::string dashed(std::string name) {
+    std::replace(name.begin(), name.end(), '_', '-');
+    return name;
 }
 
-himar_solver solver_of(const std::string& option, const std::string& text) {
-    if (text == "ddpm") return HIMAR_SOLVER_DDPM;
-    if (text == "ddim") return HIMAR_SOLVER_DDIM;
-    if (text == "dpm++") return HIMAR_SOLVER_DPMPP;
-    throw UsageError(option + " is '" + text + "'; it must be ddpm, ddim or dpm++.");
+// An option for each kind of himar.h's list of settings.
+Option steps_option(const char* name, std::optional<std::int32_t>& to) { return whole_option(dashed(name), to, 1, 1 << 30); }
+
+Option diffusion_steps_option(const char* name, std::optional<std::int32_t>& to) { return steps_option(name, to); }
+
+Option scale_option(const char* name, std::optional<double>& to) {
+    return {dashed(name), [&to](const std::string& option, const std::string& text) { to = number(option, text); }};
 }
 
-const option kOptions[] = {
-    {"labels", required_argument, nullptr, 0},          {"count", required_argument, nullptr, 0},
-    {"seed", required_argument, nullptr, 0},            {"first-index", required_argument, nullptr, 0},
-    {"sampling", required_argument, nullptr, 0},        {"guidance", required_argument, nullptr, 0},
-    {"low-guidance", required_argument, nullptr, 0},    {"high-guidance", required_argument, nullptr, 0},
-    {"temperature", required_argument, nullptr, 0},     {"guidance-schedule", required_argument, nullptr, 0},
-    {"low-steps", required_argument, nullptr, 0},       {"high-steps", required_argument, nullptr, 0},
-    {"low-diffusion-steps", required_argument, nullptr, 0}, {"high-diffusion-steps", required_argument, nullptr, 0},
-    {"low-solver", required_argument, nullptr, 0},      {"high-solver", required_argument, nullptr, 0},
-    {"device", required_argument, nullptr, 0},          {"backend", required_argument, nullptr, 0},
-    {"threads", required_argument, nullptr, 0},         {"out", required_argument, nullptr, 0},
-    {"repeat", required_argument, nullptr, 0},          {"json", no_argument, nullptr, 0},
-    {"help", no_argument, nullptr, 0},                  {"version", no_argument, nullptr, 0},
-    {nullptr, 0, nullptr, 0},
-};
+template <class Enumeration>
+Option word_option(const char* name, Enumeration& to) {
+    return {dashed(name), [&to](const std::string& option, const std::string& text) {
+                const auto value = himar::named<Enumeration>(text);
+                if (!value)
+                    throw UsageError(option + " is '" + text + "'; it must be " +
+                                     himar::core::alternatives(himar::words_of(to), "") + ".");
+                to = *value;
+            }};
+}
+
+Option schedule_option(const char* name, himar_guidance_schedule& to) { return word_option(name, to); }
+
+Option solver_option(const char* name, himar_solver& to) { return word_option(name, to); }
 
 }  // namespace
 
 Arguments read_arguments(int count, char** values) {
     Arguments read;
     himar::GenerateOptions& g = read.generate;
-    constexpr std::int64_t most_steps = 1 << 30;
-    opterr = 0;
-    int place = 0;
-    for (int found; (found = getopt_long(count, values, "", kOptions, &place)) != -1;) {
-        if (found != 0) throw UsageError(std::string("'") + values[optind - 1] + "' is not an option, or lacks its value.");
-        const std::string name = kOptions[place].name, text = optarg == nullptr ? "" : optarg, option = "--" + name;
-        const auto steps = [&] { return static_cast<std::int32_t>(whole(option, text, 1, most_steps)); };
-        if (name == "labels") read.labels = text;
-        else if (name == "count") read.count = whole(option, text, 1, kMostLabels);
-        else if (name == "seed") g.seed = seed_of(text);
-        else if (name == "first-index") g.first_index = static_cast<std::uint64_t>(whole(option, text, 0, 0xFFFFFFFF));
-        else if (name == "sampling") g.sampling = text;
-        else if (name == "guidance") g.guidance = number(option, text);
-        else if (name == "low-guidance") g.low_guidance = number(option, text);
-        else if (name == "high-guidance") g.high_guidance = number(option, text);
-        else if (name == "temperature") g.temperature = number(option, text);
-        else if (name == "guidance-schedule") g.guidance_schedule = schedule_of(text);
-        else if (name == "low-steps") g.low_steps = steps();
-        else if (name == "high-steps") g.high_steps = steps();
-        else if (name == "low-diffusion-steps") g.low_diffusion_steps = steps();
-        else if (name == "high-diffusion-steps") g.high_diffusion_steps = steps();
-        else if (name == "low-solver") g.low_solver = solver_of(option, text);
-        else if (name == "high-solver") g.high_solver = solver_of(option, text);
-        else if (name == "device") read.load.device = text;
-        else if (name == "backend") read.load.backend = text;
-        else if (name == "threads") read.load.threads = static_cast<std::int32_t>(whole(option, text, 1, 4096));
-        else if (name == "out") read.out = text;
-        else if (name == "repeat") read.repeat = whole(option, text, 1, kMostLabels);
-        else if (name == "json") read.json = true;
-        else if (name == "help") read.help = true;
-        else if (name == "version") read.version = true;
-    }
+    std::vector<Option> options = {
+        text_option("labels", read.labels),
+        whole_option("count", read.count, 1, kMostLabels),
+        {"seed", [&](const auto&, const std::string& text) { take_seed(g.seed, text); }},
+        whole_option("first-index", g.first_index, 0, 0xFFFFFFFF),
+        text_option("sampling", g.sampling),
+        text_option("device", read.load.device),
+        text_option("backend", read.load.backend),
+        whole_option("threads", read.load.threads, 1, 4096),
+        text_option("out", read.out),
+        whole_option("repeat", read.repeat, 1, kMostLabels),
+        flag("json", read.json),
+        flag("help", read.help),
+        flag("version", read.version),
+        scale_option("guidance", g.guidance),
+    };
+#define HIMAR_OPTION(kind, name) options.push_back(kind##_option(#name, g.name));
+    HIMAR_HI_MAR_SETTINGS(HIMAR_OPTION)
+#undef HIMAR_OPTION
+    const std::vector<std::string> rest = read_options(count, values, options);
     if (read.help || read.version) return read;
-    if (optind != count - 1) throw UsageError("give one bundle, a folder that `himar-export build` wrote.");
-    read.bundle = values[optind];
+    read.bundle = bundle_of(rest);
     if (read.labels.empty()) throw UsageError("--labels is missing; write for example --labels 0,3,5-9.");
     read_labels(read.labels, read.count, nullptr);
     return read;

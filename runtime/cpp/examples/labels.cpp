@@ -5,25 +5,15 @@
 #include <map>
 
 #include "command_line.h"
+#include "text.h"
+
+using himar::core::joined;
+using himar::core::split;
+using himar::core::trimmed;
 
 namespace {
 
 using Names = std::map<std::string, std::int64_t>;
-
-std::vector<std::string> split(const std::string& text) {
-    std::vector<std::string> parts;
-    for (std::size_t start = 0; start <= text.size();) {
-        const std::size_t end = std::min(text.find(',', start), text.size());
-        parts.push_back(text.substr(start, end - start));
-        start = end + 1;
-    }
-    return parts;
-}
-
-std::string trimmed(const std::string& text) {
-    const auto first = text.find_first_not_of(" \t"), last = text.find_last_not_of(" \t");
-    return first == std::string::npos ? "" : text.substr(first, last - first + 1);
-}
 
 // The bundle's names; of two classes of one name the first, as numbers tell them apart.
 Names names_of(const himar::Pipeline& pipeline) {
@@ -72,9 +62,8 @@ std::int64_t take_name(const std::vector<std::string>& parts, std::size_t& place
     for (const auto& [name, label] : names)
         most = std::max(most, 1 + static_cast<std::size_t>(std::count(name.begin(), name.end(), ',')));
     for (std::size_t end = std::min(parts.size(), place + most); end > place; --end) {
-        std::string joined = parts[place];
-        for (std::size_t i = place + 1; i < end; ++i) joined += "," + parts[i];
-        const auto found = names.find(trimmed(joined));
+        const auto from = parts.begin() + static_cast<std::ptrdiff_t>(place);
+        const auto found = names.find(trimmed(joined({from, parts.begin() + static_cast<std::ptrdiff_t>(end)}, ",")));
         if (found == names.end()) continue;
         place = end;
         return found->second;
@@ -85,7 +74,7 @@ std::int64_t take_name(const std::vector<std::string>& parts, std::size_t& place
 }  // namespace
 
 std::vector<std::int64_t> read_labels(const std::string& text, std::int64_t count, const himar::Pipeline* pipeline) {
-    const std::vector<std::string> parts = split(text);
+    const std::vector<std::string> parts = split(text, ",");
     const bool any_name = !std::all_of(parts.begin(), parts.end(), [](const auto& part) { return is_number(trimmed(part)); });
     const Names names = pipeline != nullptr && any_name ? names_of(*pipeline) : Names();
     std::vector<std::int64_t> once, labels;

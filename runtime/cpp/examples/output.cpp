@@ -2,8 +2,6 @@
 
 #include <unistd.h>
 
-#include <algorithm>
-#include <cctype>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -13,16 +11,13 @@
 #include <system_error>
 
 #include "png_file.h"
+#include "text.h"
 
 namespace fs = std::filesystem;
 
 namespace {
 
-std::string ending_of(const fs::path& path) {
-    std::string ending = path.extension().string();
-    std::transform(ending.begin(), ending.end(), ending.begin(), [](unsigned char each) { return std::tolower(each); });
-    return ending;
-}
+std::string ending_of(const fs::path& path) { return himar::core::lower(path.extension().string()); }
 
 bool is_png(const fs::path& path) { return ending_of(path) == ".png" && !fs::is_directory(path); }
 

@@ -6,21 +6,20 @@
 #include <optional>
 #include <vector>
 
+#include "text.h"
+
 namespace himar::service {
 namespace {
+
+using core::trimmed;
 
 struct Member {
     std::string range;
     double quality;
 };
 
-std::string trimmed(const std::string& text) {
-    const auto first = text.find_first_not_of(" \t"), last = text.find_last_not_of(" \t");
-    return first == std::string::npos ? "" : text.substr(first, last - first + 1);
-}
-
 // The parts of a text between separators that do not stand in quotes.
-std::vector<std::string> split(const std::string& text, char separator) {
+std::vector<std::string> unquoted_parts(const std::string& text, char separator) {
     std::vector<std::string> parts(1);
     bool quoted = false;
     for (std::size_t i = 0; i < text.size(); ++i) {
@@ -62,7 +61,7 @@ std::optional<double> quality_of(const std::string& text) {
 }
 
 std::optional<Member> read_member(const std::string& text) {
-    const std::vector<std::string> parts = split(text, ';');
+    const std::vector<std::string> parts = unquoted_parts(text, ';');
     Member member{trimmed(parts.front()), 1};
     if (member.range == "*") member.range = "*/*";  // Java's clients have sent that for decades
     if (!is_range(member.range)) return std::nullopt;
@@ -89,10 +88,8 @@ double quality_for(const std::vector<Member>& members, const std::string& type) 
 }  // namespace
 
 Accepted read_accept(const std::string& header) {
-    std::string lower = header;
-    std::transform(lower.begin(), lower.end(), lower.begin(), [](unsigned char each) { return std::tolower(each); });
     std::vector<Member> members;
-    for (const std::string& part : split(lower, ','))
+    for (const std::string& part : unquoted_parts(core::lower(header), ','))
         if (auto member = read_member(part)) members.push_back(*member);
     if (members.empty()) return {};
     return {quality_for(members, "application/json"), quality_for(members, "image/png")};

@@ -2,10 +2,10 @@
 
 #include <openssl/evp.h>
 
-#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "png_file.h"
+#include "text.h"
 
 namespace himar::service {
 namespace {
@@ -61,19 +61,12 @@ std::string images_json(const Result& result, std::uint64_t seed, bool latents, 
 std::string error_json(const std::string& sentence) { return dumped({{"error", sentence}}); }
 
 std::string model_json(const himar_pipeline_info& info, std::size_t lanes) {
-    Json sampling = Json::array();
-    const std::string names = info.sampling, between = ", ";
-    for (std::size_t first = 0; first <= names.size();) {
-        const std::size_t end = std::min(names.find(between, first), names.size());
-        sampling.push_back(names.substr(first, end - first));
-        first = end + between.size();
-    }
     return dumped({{"bundle", info.bundle_id},
                    {"classes", info.classes},
                    {"image_size", info.image_size},
                    {"max_batch", info.max_batch},
                    {"has_decoder", info.has_decoder != 0},
-                   {"sampling", std::move(sampling)},
+                   {"sampling", core::split(info.sampling, ", ")},
                    {"lanes", lanes},
                    {"version", himar_version()}});
 }

@@ -1,7 +1,5 @@
 #include "arguments.h"
 
-#include <getopt.h>
-
 #include "command_line.h"
 #include "origins.h"
 
@@ -9,23 +7,13 @@ namespace {
 
 constexpr double kMostSeconds = 1e6;
 
-const option kOptions[] = {
-    {"host", required_argument, nullptr, 0},       {"port", required_argument, nullptr, 0},
-    {"lanes", required_argument, nullptr, 0},      {"device", required_argument, nullptr, 0},
-    {"threads", required_argument, nullptr, 0},    {"backend", required_argument, nullptr, 0},
-    {"queue", required_argument, nullptr, 0},      {"max-images", required_argument, nullptr, 0},
-    {"max-body", required_argument, nullptr, 0},   {"timeout", required_argument, nullptr, 0},
-    {"drain-seconds", required_argument, nullptr, 0}, {"keep-alive", required_argument, nullptr, 0},
-    {"allow-origin", required_argument, nullptr, 0},  {"help", no_argument, nullptr, 0},
-    {"version", no_argument, nullptr, 0},          {nullptr, 0, nullptr, 0},
-};
-
-double seconds(const std::string& option, const std::string& text, bool zero_is_fine) {
-    const double value = number(option, text);
-    if (value < 0 || value > kMostSeconds || (value == 0 && !zero_is_fine))
-        throw UsageError(option + " is '" + text + "'; it must be " + (zero_is_fine ? "from 0" : "more than 0, and up") +
-                         " to 1000000 seconds.");
-    return value;
+Option seconds_option(const std::string& name, double& to, bool zero_is_fine) {
+    return {name, [&to, zero_is_fine](const std::string& option, const std::string& text) {
+                to = number(option, text);
+                if (to < 0 || to > kMostSeconds || (to == 0 && !zero_is_fine))
+                    throw UsageError(option + " is '" + text + "'; it must be " +
+                                     (zero_is_fine ? "from 0" : "more than 0, and up") + " to 1000000 seconds.");
+            }};
 }
 
 std::string allowed_origin(const std::string& text) {
@@ -40,31 +28,24 @@ std::string allowed_origin(const std::string& text) {
 
 Arguments read_arguments(int count, char** values) {
     Arguments read;
-    opterr = 0;
-    int place = 0;
-    for (int found; (found = getopt_long(count, values, "", kOptions, &place)) != -1;) {
-        if (found != 0) throw UsageError(std::string("'") + values[optind - 1] + "' is not an option, or lacks its value.");
-        const std::string name = kOptions[place].name, text = optarg == nullptr ? "" : optarg, option = "--" + name;
-        const auto size = [&](std::int64_t most) { return static_cast<std::size_t>(whole(option, text, 1, most)); };
-        if (name == "host") read.host = text;
-        else if (name == "port") read.port = static_cast<int>(whole(option, text, 0, 65535));
-        else if (name == "lanes") read.lanes = size(64);
-        else if (name == "device") read.load.device = text;
-        else if (name == "threads") read.load.threads = static_cast<std::int32_t>(whole(option, text, 0, 4096));
-        else if (name == "backend") read.load.backend = text;
-        else if (name == "queue") read.queue = size(256);
-        else if (name == "max-images") read.max_images = size(65536);
-        else if (name == "max-body") read.max_body = size(std::int64_t{1} << 30);
-        else if (name == "timeout") read.timeout = seconds(option, text, false);
-        else if (name == "drain-seconds") read.drain_seconds = seconds(option, text, true);
-        else if (name == "keep-alive") read.keep_alive = seconds(option, text, true);
-        else if (name == "allow-origin") read.allow_origin.push_back(allowed_origin(text));
-        else if (name == "help") read.help = true;
-        else if (name == "version") read.version = true;
-    }
-    if (read.help || read.version) return read;
-    if (optind != count - 1) throw UsageError("give one bundle, a folder that `himar-export build` wrote.");
-    read.bundle = values[optind];
+    const std::vector<std::string> rest = read_options(count, values, {
+        text_option("host", read.host),
+        whole_option("port", read.port, 0, 65535),
+        whole_option("lanes", read.lanes, 1, 64),
+        text_option("device", read.load.device),
+        whole_option("threads", read.load.threads, 0, 4096),
+        text_option("backend", read.load.backend),
+        whole_option("queue", read.queue, 1, 256),
+        whole_option("max-images", read.max_images, 1, 65536),
+        whole_option("max-body", read.max_body, 1, std::int64_t{1} << 30),
+        seconds_option("timeout", read.timeout, false),
+        seconds_option("drain-seconds", read.drain_seconds, true),
+        seconds_option("keep-alive", read.keep_alive, true),
+        {"allow-origin", [&](const auto&, const std::string& text) { read.allow_origin.push_back(allowed_origin(text)); }},
+        flag("help", read.help),
+        flag("version", read.version),
+    });
+    if (!read.help && !read.version) read.bundle = bundle_of(rest);
     return read;
 }
 

@@ -1,4 +1,5 @@
-// httplib's server, with connections that stay open between two requests without holding a thread.
+// httplib's server, with threads that are all there from the start, and connections that stay open between two requests
+// without holding one.
 //
 // httplib gives a connection a thread for as long as it is open; proxies keep connections open for a minute and more. Here
 // a connection without a request is parked: one thread polls all of them, and hands those that have a request, or are
@@ -8,12 +9,40 @@
 #include <httplib.h>
 
 #include <chrono>
+#include <condition_variable>
 #include <deque>
+#include <functional>
 #include <mutex>
 #include <thread>
 #include <vector>
 
 namespace himar::service {
+
+// The threads that read requests and write answers. All are started at once: httplib's own pool ends the program when the system does not give it one.
+class Workers final : public httplib::TaskQueue {
+public:
+    // std::runtime_error when the system gives fewer than `count` threads.
+    Workers(std::size_t count, std::size_t most_waiting);
+    ~Workers() override { shutdown(); }
+    Workers(const Workers&) = delete;
+    Workers& operator=(const Workers&) = delete;
+
+    // Queue a connection; false when `most_waiting` wait already.
+    bool enqueue(std::function<void()> connection) override;
+
+    // Serve what waits, and wait for the threads.
+    void shutdown() override;
+
+private:
+    void work();
+
+    const std::size_t most_waiting_;
+    std::mutex lock_;
+    std::condition_variable more_;
+    std::deque<std::function<void()>> waiting_;
+    bool stopping_ = false;
+    std::vector<std::thread> threads_;
+};
 
 class HttpServer final : public httplib::Server {
 public:
@@ -25,7 +54,7 @@ public:
     HttpServer& operator=(const HttpServer&) = delete;
 
     // Where parked connections go when they have a request; it must outlive `end_keeping`.
-    void set_workers(httplib::TaskQueue& workers) { workers_ = &workers; }
+    void set_workers(Workers& workers) { workers_ = &workers; }
 
     // In the thread of a request, until its answer is written: leave the connection open after it. Without this call it
     // is closed: what is left of a body that nobody read would be taken for the next request.
@@ -50,7 +79,7 @@ private:
     void wake();
 
     const double idle_seconds_;
-    httplib::TaskQueue* workers_ = nullptr;
+    Workers* workers_ = nullptr;
     int wake_read_ = -1, wake_write_ = -1;  // a pipe that interrupts the poll
     std::mutex lock_;
     bool ended_ = false;

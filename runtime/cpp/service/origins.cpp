@@ -3,13 +3,12 @@
 #include <algorithm>
 #include <cctype>
 
+#include "text.h"
+
 namespace himar::service {
 namespace {
 
-std::string lower(std::string text) {
-    std::transform(text.begin(), text.end(), text.begin(), [](unsigned char each) { return std::tolower(each); });
-    return text;
-}
+using core::lower;
 
 bool is_scheme(const std::string& text) {
     const auto fits = [](unsigned char each) {

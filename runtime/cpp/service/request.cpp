@@ -1,19 +1,55 @@
 #include "request.h"
 
 #include <algorithm>
-#include <iterator>
+#include <cmath>
+#include <limits>
+#include <nlohmann/json.hpp>
 #include <random>
+#include <vector>
 
-#include "json_values.h"
+#include "text.h"
 
 namespace himar::service {
 namespace {
 
+using core::alternatives;
+using core::joined;
+using Json = nlohmann::json;
+
 constexpr const char* kExample = "send for example {\"labels\": [3, 7]}.";
-constexpr const char* kKeys[] = {"labels",   "seed",         "first_index",   "sampling",    "guidance",
-                                 "low_guidance",  "high_guidance", "temperature", "low_steps", "high_steps",
-                                 "low_diffusion_steps", "high_diffusion_steps", "guidance_schedule", "low_solver",
-                                 "high_solver", "output"};
+#define HIMAR_NAME(kind, name) #name,
+const std::vector<std::string> kKeys = {"labels", "seed", "first_index", "sampling", "guidance",
+                                        HIMAR_HI_MAR_SETTINGS(HIMAR_NAME) "output"};
+#undef HIMAR_NAME
+
+// A value as a sentence shows it: one short line of ASCII.
+std::string shown(const Json& value) {
+    if (value.is_array()) return "a list";
+    if (value.is_object()) return "an object";
+    constexpr std::size_t most = 60;
+    const std::string text = value.dump(-1, ' ', true, Json::error_handler_t::replace);
+    return text.size() <= most ? text : text.substr(0, most) + (value.is_string() ? "...\"" : "...");
+}
+
+[[noreturn]] void refuse(const std::string& key, const Json& value, const std::string& wanted) {
+    throw Refusal(400, key + " is " + shown(value) + "; it must be " + wanted + ".");
+}
+
+// True for an integer of any size: not for 7.0, true or "7". Beyond 64 bits JSON's reader gives a fraction.
+bool is_whole(const Json& value) {
+    return value.is_number_integer() || (value.is_number_float() && std::fabs(value.get<double>()) >= 0x1p63);
+}
+
+// True for a whole number that the type holds.
+template <class Whole>
+bool fits(const Json& value) {
+    using Limits = std::numeric_limits<Whole>;
+    if (value.is_number_unsigned()) return value.get<std::uint64_t>() <= static_cast<std::uint64_t>(Limits::max());
+    if (!value.is_number_integer()) return false;
+    const auto number = value.get<std::int64_t>();
+    if constexpr (Limits::is_signed) return number >= Limits::min() && number <= Limits::max();
+    return number >= 0;
+}
 
 Json object_of(const std::string& body) {
     Json read;
@@ -28,10 +64,8 @@ Json object_of(const std::string& body) {
     }
     if (!read.is_object()) throw Refusal(400, "the body is " + shown(read) + "; it must be a JSON object: " + kExample);
     for (const auto& [key, value] : read.items()) {
-        if (std::find(std::begin(kKeys), std::end(kKeys), key) != std::end(kKeys)) continue;
-        std::string known;
-        for (const char* each : kKeys) known += (known.empty() ? "" : ", ") + std::string(each);
-        throw Refusal(400, shown(Json(key)) + " is not a key of a request; the keys are " + known + ".");
+        if (std::find(kKeys.begin(), kKeys.end(), key) != kKeys.end()) continue;
+        throw Refusal(400, shown(Json(key)) + " is not a key of a request; the keys are " + joined(kKeys) + ".");
     }
     return read;
 }
@@ -66,42 +100,61 @@ std::uint64_t first_index_of(const char* key, const Json& value, std::size_t ima
     return value.get<std::uint64_t>();
 }
 
-// Steps of a phase with `positions` positions.
-std::int32_t steps_of(const char* key, const Json& value, const char* phase, std::int64_t positions) {
-    if (!is_whole(value)) refuse(key, value, "a whole number");
-    if (value < 1) refuse(key, value, "at least 1");
-    if (!fits<std::int32_t>(value))
-        throw Refusal(400, std::string(key) + " is " + shown(value) + ", but phase " + phase + " has only " +
-                               std::to_string(positions) + " positions; ask for 1 to " + std::to_string(positions) +
-                               " steps.");
-    return value.get<std::int32_t>();
+// Text for C, where a NUL would cut it off.
+std::string text_of(const char* key, const Json& value) {
+    if (!value.is_string() || value.get_ref<const std::string&>().find('\0') != std::string::npos)
+        refuse(key, value, "the name of a sampling setting, as /v1/model lists them");
+    return value.get<std::string>();
 }
 
-std::int32_t diffusion_steps_of(const char* key, const Json& value) {
+// One of the words, else refused.
+std::string word_of(const char* key, const Json& value, const std::vector<std::string>& words) {
+    for (const std::string& word : words)
+        if (value == word) return word;
+    std::string text = shown(value);
+    if (value.is_string()) text = "'" + text.substr(1, text.size() - 2) + "'";
+    throw Refusal(400, std::string(key) + " is " + text + "; it must be " + alternatives(words) + ".");
+}
+
+// A value for each kind of himar.h's list of settings.
+std::int32_t steps_of(const char* key, const Json& value, const himar_pipeline_info& info) {
+    if (!is_whole(value)) refuse(key, value, "a whole number");
+    if (value < 1) refuse(key, value, "at least 1");
+    if (fits<std::int32_t>(value)) return value.get<std::int32_t>();
+    const std::string name = key, phase = name.substr(0, name.find('_'));
+    const std::int64_t side = phase == "low" ? info.low_latent_size : info.latent_size;
+    const std::string positions = std::to_string(side * side);
+    throw Refusal(400, name + " is " + shown(value) + ", but phase " + phase + " has only " + positions +
+                           " positions; ask for 1 to " + positions + " steps.");
+}
+
+std::int32_t diffusion_steps_of(const char* key, const Json& value, const himar_pipeline_info&) {
     if (!is_whole(value)) refuse(key, value, "a whole number");
     if (value < 1 || !fits<std::int32_t>(value)) refuse(key, value, "2 to 1000");
     return value.get<std::int32_t>();
 }
 
-double scale_of(const char* key, const Json& value) {
+double scale_of(const char* key, const Json& value, const himar_pipeline_info&) {
     if (!value.is_number()) refuse(key, value, "a number");
     return value.get<double>();
 }
 
-himar_guidance_schedule schedule_of(const char* key, const Json& value) {
-    return one_of(key, value, {"linear", "constant"}) == 0 ? HIMAR_GUIDANCE_LINEAR : HIMAR_GUIDANCE_CONSTANT;
+template <class Enumeration>
+Enumeration enumerator_of(const char* key, const Json& value) {
+    return *named<Enumeration>(word_of(key, value, words_of(Enumeration{})));
 }
 
-himar_solver solver_of(const char* key, const Json& value) {
-    constexpr himar_solver solvers[] = {HIMAR_SOLVER_DDPM, HIMAR_SOLVER_DDIM, HIMAR_SOLVER_DPMPP};
-    return solvers[one_of(key, value, {"ddpm", "ddim", "dpm++"})];
+himar_guidance_schedule schedule_of(const char* key, const Json& value, const himar_pipeline_info&) {
+    return enumerator_of<himar_guidance_schedule>(key, value);
 }
 
-std::size_t output_of(const char* key, const Json& value) { return one_of(key, value, {"png", "latents"}); }
+himar_solver solver_of(const char* key, const Json& value, const himar_pipeline_info&) {
+    return enumerator_of<himar_solver>(key, value);
+}
 
 // Set `to` to what `read_value` makes of the key's value, when the key is there.
 template <class Value, class Read, class... More>
-void take(const Json& read, const char* key, Value& to, Read read_value, More... more) {
+void take(const Json& read, const char* key, Value& to, Read read_value, const More&... more) {
     if (const auto found = read.find(key); found != read.end()) to = read_value(key, *found, more...);
 }
 
@@ -116,20 +169,13 @@ ImageRequest read_image_request(const std::string& body, std::size_t most_images
     take(read, "seed", options.seed, seed_of);
     take(read, "first_index", options.first_index, first_index_of, options.labels.size());
     take(read, "sampling", options.sampling, text_of);
-    take(read, "guidance", options.guidance, scale_of);
-    take(read, "low_guidance", options.low_guidance, scale_of);
-    take(read, "high_guidance", options.high_guidance, scale_of);
-    take(read, "temperature", options.temperature, scale_of);
-    take(read, "low_steps", options.low_steps, steps_of, "low", info.low_latent_size * info.low_latent_size);
-    take(read, "high_steps", options.high_steps, steps_of, "high", info.latent_size * info.latent_size);
-    take(read, "low_diffusion_steps", options.low_diffusion_steps, diffusion_steps_of);
-    take(read, "high_diffusion_steps", options.high_diffusion_steps, diffusion_steps_of);
-    take(read, "guidance_schedule", options.guidance_schedule, schedule_of);
-    take(read, "low_solver", options.low_solver, solver_of);
-    take(read, "high_solver", options.high_solver, solver_of);
-    std::size_t output = 0;
-    take(read, "output", output, output_of);
-    request.latents = output == 1;
+    take(read, "guidance", options.guidance, scale_of, info);
+#define HIMAR_TAKE(kind, name) take(read, #name, options.name, kind##_of, info);
+    HIMAR_HI_MAR_SETTINGS(HIMAR_TAKE)
+#undef HIMAR_TAKE
+    std::string output;
+    take(read, "output", output, word_of, std::vector<std::string>{"png", "latents"});
+    request.latents = output == "latents";
     return request;
 }
 

@@ -4,7 +4,6 @@
 #include <sys/socket.h>
 
 #include <algorithm>
-#include <cctype>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -14,13 +13,16 @@
 #include <stdexcept>
 
 #include "answer.h"
-#include "http_body.h"
 #include "http_server.h"
 #include "log.h"
-#include "workers.h"
+#include "text.h"
 
 namespace himar::service {
 namespace {
+
+using core::joined;
+using core::lower;
+using core::trimmed;
 
 constexpr const char* kImages = "/v1/images";
 constexpr const char* kIdHeader = "X-Request-Id";
@@ -41,6 +43,63 @@ std::uint64_t random_start() {
     return (std::uint64_t{device()} << 32) | device();
 }
 
+struct Body {
+    enum class State { kWhole, kTooLarge, kBroken } state = State::kWhole;
+    std::string text;  // when it is whole
+};
+
+// Read the body. Of one that is longer than `most` the rest is read too, up to `most_discarded` bytes, and dropped: a
+// client that is still sending would otherwise meet a closed connection in place of the answer.
+Body read_body(const httplib::Request& request, const httplib::ContentReader& reader, std::size_t most,
+               std::size_t most_discarded) {
+    Body body;
+    if (request.has_header("Content-Length") && request.get_header_value_u64("Content-Length") > most_discarded) {
+        body.state = Body::State::kTooLarge;
+        return body;
+    }
+    std::size_t size = 0;
+    const auto take = [&](const char* data, std::size_t count) {
+        size += count;
+        if (size <= most)
+            body.text.append(data, count);
+        else
+            body.text = std::string();
+        return size <= most_discarded;
+    };
+    const bool read = request.is_multipart_form_data()
+                          ? reader([](const httplib::MultipartFormData&) { return true; }, take)
+                          : reader(take);
+    if (size > most)
+        body.state = Body::State::kTooLarge;
+    else if (!read)
+        body.state = Body::State::kBroken;
+    return body;
+}
+
+// True when the headers announce a body: by its length, or in chunks.
+bool announces_body(const httplib::Request& request) {
+    return request.has_header("Content-Length") ||
+           lower(trimmed(request.get_header_value("Transfer-Encoding"))) == "chunked";
+}
+
+// True when Content-Type is application/json, with or without parameters.
+bool is_json(const httplib::Request& request) {
+    const std::string type = request.get_header_value("Content-Type");
+    return lower(trimmed(type.substr(0, type.find(';')))) == "application/json";
+}
+
+bool is_compressed(const httplib::Request& request) {
+    const std::string encoding = lower(trimmed(request.get_header_value("Content-Encoding")));
+    return !encoding.empty() && encoding != "identity";
+}
+
+// The values of a header of which there may be several, with commas between them.
+std::string all_values(const httplib::Request& request, const std::string& name) {
+    std::vector<std::string> all;
+    for (std::size_t i = 0; i < request.get_header_value_count(name); ++i) all.push_back(request.get_header_value(name, "", i));
+    return joined(all, ",");
+}
+
 // At most 128 of the characters that need no quoting in a header, a log or a query.
 bool is_plain_id(const std::string& text) {
     return !text.empty() && text.size() <= 128 &&
@@ -56,8 +115,7 @@ bool is_over(const httplib::Request& request, int status) {
 
 // Whether the client wants the connection closed, or speaks a version that closes it.
 bool wants_close(const httplib::Request& request) {
-    std::string wanted = all_values(request, "Connection");
-    std::transform(wanted.begin(), wanted.end(), wanted.begin(), [](unsigned char each) { return std::tolower(each); });
+    const std::string wanted = lower(all_values(request, "Connection"));
     return request.version != "HTTP/1.1" || wanted.find("close") != std::string::npos;
 }
 
@@ -78,9 +136,9 @@ Answer answer_of(int status, const httplib::Request& request, const Settings& se
     }
     switch (status) {
         case 404: {
-            std::string known;
-            for (const auto& [each, methods] : kAllowed) known += (known.empty() ? "" : ", ") + each;
-            return error_answer(404, cut(request.path) + " is not a path of this service; the paths are " + known + ".");
+            std::vector<std::string> known;
+            for (const auto& [each, methods] : kAllowed) known.push_back(each);
+            return error_answer(404, cut(request.path) + " is not a path of this service; the paths are " + joined(known) + ".");
         }
         case 413: return error_answer(413, too_large(settings));
         case 414: return error_answer(414, "the request's path is too long.");

@@ -12,22 +12,22 @@ fs::path bundle(const std::string& name) {
     return fs::path(folder) / name;
 }
 
-Copy::Copy() {
+TemporaryFolder::TemporaryFolder() {
     std::string name = (fs::temp_directory_path() / "himar-test-XXXXXX").string();
     if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("no temporary folder can be made.");
     folder_ = name;
-    path_ = folder_ / "bundle";
-    fs::copy(bundle("tiny"), path_, fs::copy_options::recursive);
 }
 
-Copy::~Copy() {
+TemporaryFolder::~TemporaryFolder() {
     std::error_code ignored;
     fs::remove_all(folder_, ignored);
 }
 
-void Copy::edit(const std::function<void(nlohmann::ordered_json&)>& change) const {
+Copy::Copy() : path_(beside() / "bundle") { fs::copy(bundle("tiny"), path_, fs::copy_options::recursive); }
+
+void Copy::edit(const std::function<void(Json&)>& change) const {
     std::ifstream from(path_ / "manifest.json");
-    auto manifest = nlohmann::ordered_json::parse(from);
+    auto manifest = Json::parse(from);
     from.close();
     change(manifest);
     std::ofstream(path_ / "manifest.json") << manifest.dump();

@@ -7,24 +7,57 @@
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <utility>
+#include <vector>
+
+#include "himar/himar.hpp"
+
+using Json = nlohmann::ordered_json;
 
 // Folder of a bundle by name: "tiny", "no-decoder", "nan-COMPONENT".
 std::filesystem::path bundle(const std::string& name);
 
-// A copy of the tiny bundle, gone with the object.
-class Copy {
-public:
-    Copy();
-    ~Copy();
-    Copy(const Copy&) = delete;
-    Copy& operator=(const Copy&) = delete;
+// A bundle's pipeline on one thread of the CPU.
+inline himar::Pipeline load(const std::filesystem::path& path = bundle("tiny")) {
+    return himar::Pipeline::load(path.string(), {"cpu", std::nullopt, 1});
+}
 
-    const std::filesystem::path& path() const { return path_; }
-    const std::filesystem::path& beside() const { return folder_; }  // a folder that holds nothing but the copy
-    void edit(const std::function<void(nlohmann::ordered_json&)>& change) const;  // the manifest
+inline himar::GenerateOptions options_of(std::vector<std::int64_t> labels, std::uint64_t seed = 7) {
+    himar::GenerateOptions options;
+    options.labels = std::move(labels);
+    options.seed = seed;
+    return options;
+}
+
+template <class T>
+std::vector<T> values(const himar::View<T>& view) {
+    return {view.begin(), view.end()};
+}
+
+// An empty folder, gone with the object.
+class TemporaryFolder {
+public:
+    TemporaryFolder();
+    ~TemporaryFolder();
+    TemporaryFolder(const TemporaryFolder&) = delete;
+    TemporaryFolder& operator=(const TemporaryFolder&) = delete;
+
+    const std::filesystem::path& beside() const { return folder_; }
 
 private:
-    std::filesystem::path folder_, path_;
+    std::filesystem::path folder_;
+};
+
+// A copy of the tiny bundle, which stands `beside` nothing else.
+class Copy : public TemporaryFolder {
+public:
+    Copy();
+
+    const std::filesystem::path& path() const { return path_; }
+    void edit(const std::function<void(Json&)>& change) const;  // the manifest
+
+private:
+    std::filesystem::path path_;
 };
 
 // The sentence of the exception of type E that `call` throws; fails the test when it throws none.

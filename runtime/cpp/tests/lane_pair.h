@@ -15,10 +15,11 @@
 #include "tracing_queue.h"
 
 using namespace himar::core;
+using namespace himar::core::hi_mar;
 
 struct Made {
     bool finished;
-    std::vector<float> latents, low_latents;
+    std::vector<float> latents, preview_latents;
     std::vector<std::uint8_t> pixels;
 };
 
@@ -33,8 +34,8 @@ public:
 
     ~Pair() { CHECK(device->kept_inside()); }
 
-    const ModelInfo& model() const { return opened_.manifest().model; }
-    Sampling setting() const { return opened_.manifest().sampling.front().second; }
+    const HiMarModel& model() const { return static_cast<const HiMarModel&>(*opened_.manifest().model); }
+    Sampling setting() const { return static_cast<const Sampling&>(*opened_.manifest().sampling.front().second); }
 
     Made on_host(const Chunk& chunk, const Sampling& sampling) { return run(host, chunk, sampling); }
     Made on_device(const Chunk& chunk, const Sampling& sampling, const Lane::GoOn& go_on = {}) {
@@ -45,7 +46,7 @@ public:
         Made made;
         made.pixels.resize(lane.has_decoder() ? chunk.labels.size() * side * side * 3 : 0);
         made.finished = lane.run(chunk, sampling, go_on, lane.has_decoder() ? made.pixels.data() : nullptr);
-        if (made.finished) made.latents = lane.latents(), made.low_latents = lane.low_latents();
+        if (made.finished) made.latents = lane.latents(), made.preview_latents = lane.preview_latents();
         return made;
     }
 
@@ -56,16 +57,16 @@ private:
     Bundle opened_;
 
 public:
-    Lane host;
+    HiMarLane host;
     std::shared_ptr<TracingQueue> device;
-    Lane resident;
+    HiMarLane resident;
 };
 
 inline void same(const Made& made, const Made& wanted) {
     REQUIRE(made.finished);
     CHECK(relative(made.latents, wanted.latents) <= kSameEngines);
-    REQUIRE(made.low_latents.size() == wanted.low_latents.size());
-    if (!wanted.low_latents.empty()) CHECK(relative(made.low_latents, wanted.low_latents) <= kSameEngines);
+    REQUIRE(made.preview_latents.size() == wanted.preview_latents.size());
+    if (!wanted.preview_latents.empty()) CHECK(relative(made.preview_latents, wanted.preview_latents) <= kSameEngines);
     CHECK(pixels_apart(made.pixels, wanted.pixels) <= 1);
 }
 

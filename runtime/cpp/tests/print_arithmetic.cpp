@@ -15,7 +15,7 @@
 #include "queue/host/queue.h"
 
 using namespace himar::core;
-using Json = nlohmann::json;
+using namespace himar::core::hi_mar;
 
 namespace {
 

@@ -18,6 +18,7 @@
 #include "text.h"
 
 using namespace himar::core;
+using namespace himar::core::hi_mar;
 using himar::i64;
 using himar::u32;
 

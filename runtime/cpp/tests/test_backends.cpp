@@ -15,7 +15,6 @@
 #include "himar/himar.hpp"
 
 using namespace himar::core;
-using Json = nlohmann::ordered_json;
 
 namespace {
 

@@ -13,12 +13,17 @@
 
 using namespace himar::core;
 namespace fs = std::filesystem;
-using Json = nlohmann::ordered_json;
 
 namespace {
 
 std::string refusal(const fs::path& path) {
     return sentence_of<BundleError>([&] { Bundle::open(path); });
+}
+
+// Put a link in place of a file, if there is one.
+void relink(const fs::path& file, const fs::path& target) {
+    fs::remove(file);
+    fs::create_symlink(target, file);
 }
 
 }  // namespace
@@ -65,13 +70,11 @@ TEST_CASE("links that lead out are refused, also through folders and in circles;
     CHECK(Bundle::open(copy.beside() / "link").root() == fs::canonical(copy.path()));
 
     fs::rename(copy.path() / "real.onnx", outside);
-    fs::remove(file);
-    fs::create_symlink(outside, file);
+    relink(file, outside);
     holds(refusal(copy.path()), "dit_head.onnx");
     holds(refusal(copy.path()), "is a link that leads out of the bundle");
 
-    fs::remove(file);
-    fs::create_symlink("dit_head.onnx", file);
+    relink(file, "dit_head.onnx");
     CHECK(!refusal(copy.path()).empty());
 
     fs::remove(file);
@@ -91,12 +94,10 @@ TEST_CASE("a manifest that is a link is followed inside only") {
     fs::create_symlink("real.json", manifest);
     CHECK(Bundle::open(copy.path()).id().size() == 64);
     fs::rename(copy.path() / "real.json", outside);
-    fs::remove(manifest);
-    fs::create_symlink(outside, manifest);
+    relink(manifest, outside);
     holds(refusal(copy.path()), "manifest.json in ");
     holds(refusal(copy.path()), "is a link that leads out of the bundle; refusing to load it: copy");
-    fs::remove(manifest);
-    fs::create_symlink("manifest.json", manifest);
+    relink(manifest, "manifest.json");
     holds(refusal(copy.path()), "manifest.json in ");
 }
 
@@ -119,14 +120,12 @@ TEST_CASE("a bundle in the Hub's cache is links to the blobs of its own reposito
         const fs::path link = snapshot / name, blob = fs::canonical(link);
         fs::create_directories(target.parent_path());
         fs::rename(blob, target);
-        fs::remove(link);
-        fs::create_symlink(target, link);
+        relink(link, target);
         holds(refusal(snapshot), name + " in ");
         holds(refusal(snapshot), "leads out of the bundle; refusing to load it: copy the bundle with real files (cp -rL), or "
                                  "download it again with local_dir.");
         fs::rename(target, blob);
-        fs::remove(link);
-        fs::create_symlink(fs::relative(blob, fs::canonical(snapshot)), link);
+        relink(link, fs::relative(blob, fs::canonical(snapshot)));
     };
     for (const char* const name : {"manifest.json", "dit_head.onnx"})
         for (const char* const place : {"outside", "models--me--digits/refs/main", "models--me--digits/blobs/deep/er",

@@ -1,7 +1,6 @@
 // The default number of CPU threads, on control groups as containers, pods and machines without either show them; the
 // cases are those of tests/kernels/test_cpu_threads.py.
 #include <doctest/doctest.h>
-#include <stdlib.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -9,6 +8,7 @@
 #include <map>
 #include <string>
 
+#include "bundles.h"
 #include "engines/cpu_threads.h"
 
 using namespace himar::core;
@@ -25,31 +25,23 @@ std::string replaced(std::string text, const std::string& old, const std::string
     return text.replace(text.find(old), old.size(), by);
 }
 
-// A folder as / of a machine, with files below sys/fs/cgroup; gone with the object.
-struct Machine {
+// A folder as / of a machine, with files below sys/fs/cgroup.
+struct Machine : TemporaryFolder {
     Machine(const std::string& cgroup, const std::string& mountinfo, const Files& files) {
-        std::string name = (fs::temp_directory_path() / "himar-test-XXXXXX").string();
-        REQUIRE(mkdtemp(name.data()) != nullptr);
-        root = name;
         write("proc/self/cgroup", cgroup);
         write("proc/self/mountinfo", mountinfo);
         for (const auto& [file, text] : files) write("sys/fs/cgroup/" + file, text);
     }
-    ~Machine() {
-        std::error_code ignored;
-        fs::remove_all(root, ignored);
-    }
     void write(const std::string& file, const std::string& text) const {
-        fs::create_directories((root / file).parent_path());
-        std::ofstream(root / file) << text;
+        fs::create_directories((beside() / file).parent_path());
+        std::ofstream(beside() / file) << text;
     }
-    fs::path root;
 };
 
 int threads_of(const std::string& cgroup, const std::string& mountinfo, const Files& files) {
     const Machine machine(cgroup, mountinfo, files);
-    CHECK(default_threads("1", machine.root, kMachine) == 1);
-    return default_threads("", machine.root, kMachine);
+    CHECK(default_threads("1", machine.beside(), kMachine) == 1);
+    return default_threads("", machine.beside(), kMachine);
 }
 
 }  // namespace

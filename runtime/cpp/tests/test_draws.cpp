@@ -13,14 +13,6 @@
 
 namespace {
 
-himar::Pipeline tiny() { return himar::Pipeline::load(bundle("tiny").string(), {"cpu", std::nullopt, 1}); }
-
-himar::GenerateOptions of(std::vector<std::int64_t> labels) {
-    himar::GenerateOptions options;
-    options.labels = std::move(labels);
-    return options;
-}
-
 // Draws that go wrong in one way.
 class BadDraws : public SeedDraws {
 public:
@@ -49,9 +41,9 @@ private:
 TEST_SUITE_BEGIN("draws");
 
 TEST_CASE("a seed's draws, given, make the seed's images to the bit, over chunks and without guidance too") {
-    himar::Pipeline pipeline = tiny();
+    himar::Pipeline pipeline = load();
     for (const double guidance : {2.0, 1.0}) {
-        himar::GenerateOptions options = of({3, 0, 4, 1, 2});
+        himar::GenerateOptions options = options_of({3, 0, 4, 1, 2}, 0);
         options.first_index = 9;
         options.guidance = guidance;
         SeedDraws draws(41);
@@ -61,21 +53,18 @@ TEST_CASE("a seed's draws, given, make the seed's images to the bit, over chunks
         options.draws = nullptr;
         options.seed = 41;
         const himar::Result drawn = pipeline.generate(options);
-        const auto same = [](const auto& a, const auto& b) {
-            return std::vector(a.begin(), a.end()) == std::vector(b.begin(), b.end());
-        };
-        CHECK(same(given.latents(), drawn.latents()));
-        CHECK(same(given.low_latents(), drawn.low_latents()));
-        CHECK(same(given.images(), drawn.images()));
+        CHECK(values(given.latents()) == values(drawn.latents()));
+        CHECK(values(given.low_latents()) == values(drawn.low_latents()));
+        CHECK(values(given.images()) == values(drawn.images()));
         holds(given.recipe(2), "{\"seed\":null,\"index\":11,\"label\":4,");
     }
 }
 
 TEST_CASE("draws that would break the loop are refused, and the pipeline goes on") {
-    himar::Pipeline pipeline = tiny();
+    himar::Pipeline pipeline = load();
     const auto said = [&](BadDraws::Fault fault) {
         BadDraws draws(fault);
-        himar::GenerateOptions options = of({1});
+        himar::GenerateOptions options = options_of({1}, 0);
         options.first_index = 6;
         options.draws = &draws;
         return sentence_of<himar::Error>([&] { pipeline.generate(options); });
@@ -86,16 +75,16 @@ TEST_CASE("draws that would break the loop are refused, and the pipeline goes on
     CHECK(said(BadDraws::Fault::kNotFinite) ==
           "the draws gave noise that is not finite for phase high, step 0, k = 2.");
     BadDraws draws(BadDraws::Fault::kThrows);
-    himar::GenerateOptions options = of({1});
+    himar::GenerateOptions options = options_of({1}, 0);
     options.draws = &draws;
     CHECK_THROWS_WITH_AS(pipeline.generate(options), "no such noise", std::out_of_range);
-    CHECK(pipeline.generate(of({1})).labels().size() == 1);
+    CHECK(pipeline.generate(options_of({1}, 0)).labels().size() == 1);
 }
 
 TEST_CASE("draws beside a seed, of another header or half given are refused before anything runs") {
-    himar::Pipeline pipeline = tiny();
+    himar::Pipeline pipeline = load();
     SeedDraws draws(1);
-    himar::GenerateOptions options = of({1});
+    himar::GenerateOptions options = options_of({1}, 0);
     options.draws = &draws;
     options.seed = 7;
     CHECK(sentence_of<himar::Error>([&] { pipeline.generate(options); }) ==

@@ -11,29 +11,11 @@
 #include "closeness.h"
 #include "himar/himar.hpp"
 
-namespace {
-
-himar::Pipeline tiny() { return himar::Pipeline::load(bundle("tiny").string(), {"cpu", std::nullopt, 1}); }
-
-himar::GenerateOptions of(std::vector<std::int64_t> labels, std::uint64_t seed = 7) {
-    himar::GenerateOptions options;
-    options.labels = std::move(labels);
-    options.seed = seed;
-    return options;
-}
-
-template <class T>
-std::vector<T> values(const himar::View<T>& view) {
-    return {view.begin(), view.end()};
-}
-
-}  // namespace
-
 TEST_SUITE_BEGIN("generate");
 
 TEST_CASE("shapes, labels and recipes are those asked for") {
-    himar::Pipeline pipeline = tiny();
-    const himar::Result result = pipeline.generate(of({3, 0, 4}));
+    himar::Pipeline pipeline = load();
+    const himar::Result result = pipeline.generate(options_of({3, 0, 4}));
     CHECK(!result.cancelled());
     CHECK(result.images().shape() == std::array<std::int64_t, 4>{3, 16, 16, 3});
     CHECK(result.latents().shape() == std::array<std::int64_t, 4>{3, 2, 4, 4});
@@ -47,23 +29,23 @@ TEST_CASE("shapes, labels and recipes are those asked for") {
 }
 
 TEST_CASE("an image depends on its seed, index and label alone") {
-    himar::Pipeline pipeline = tiny();
-    const himar::Result all = pipeline.generate(of({3, 0, 4, 1, 2, 3}));  // two chunks of three
-    himar::GenerateOptions alone = of({1});
+    himar::Pipeline pipeline = load();
+    const himar::Result all = pipeline.generate(options_of({3, 0, 4, 1, 2, 3}));  // two chunks of three
+    himar::GenerateOptions alone = options_of({1});
     alone.first_index = 3;
     const himar::Result one = pipeline.generate(alone);
     CHECK(relative(all.latents().image(3), one.latents()) <= kSameEngines);
     CHECK(relative(all.low_latents().image(3), one.low_latents()) <= kSameEngines);
     CHECK(relative(all.latents().image(0), one.latents()) > 100 * kSameEngines);
-    CHECK(values(pipeline.generate(of({3, 0, 4, 1, 2, 3})).images()) == values(all.images()));
-    CHECK(values(pipeline.generate(of({3, 0, 4, 1, 2, 3}, 8)).latents()) != values(all.latents()));
+    CHECK(values(pipeline.generate(options_of({3, 0, 4, 1, 2, 3})).images()) == values(all.images()));
+    CHECK(values(pipeline.generate(options_of({3, 0, 4, 1, 2, 3}, 8)).latents()) != values(all.latents()));
 }
 
 TEST_CASE("every option changes the images") {
-    himar::Pipeline pipeline = tiny();
-    const std::vector<float> usual = values(pipeline.generate(of({1, 2})).latents());
+    himar::Pipeline pipeline = load();
+    const std::vector<float> usual = values(pipeline.generate(options_of({1, 2})).latents());
     const auto differs = [&](const char* what, auto change) {
-        himar::GenerateOptions options = of({1, 2});
+        himar::GenerateOptions options = options_of({1, 2});
         change(options);
         INFO(what);
         CHECK(values(pipeline.generate(options).latents()) != usual);
@@ -85,8 +67,8 @@ TEST_CASE("every option changes the images") {
 }
 
 TEST_CASE("progress counts every step, and the preview fills up") {
-    himar::Pipeline pipeline = tiny();
-    himar::GenerateOptions options = of({3, 0, 4, 1, 2});
+    himar::Pipeline pipeline = load();
+    himar::GenerateOptions options = options_of({3, 0, 4, 1, 2});
     std::vector<std::int64_t> done, zeros;
     std::vector<float> preview;
     options.on_step = [&](const himar::Progress& step) {
@@ -109,10 +91,10 @@ TEST_CASE("progress counts every step, and the preview fills up") {
 }
 
 TEST_CASE("cancelling keeps the chunks that were finished") {
-    himar::Pipeline pipeline = tiny();
-    const himar::Result whole = pipeline.generate(of({3, 0, 4, 1, 2}));
+    himar::Pipeline pipeline = load();
+    const himar::Result whole = pipeline.generate(options_of({3, 0, 4, 1, 2}));
     for (const std::int64_t last : {1, 5, 6, 10}) {
-        himar::GenerateOptions options = of({3, 0, 4, 1, 2});
+        himar::GenerateOptions options = options_of({3, 0, 4, 1, 2});
         options.on_step = [&](const himar::Progress& step) { return step.done < last; };
         const himar::Result result = pipeline.generate(options);
         CHECK(result.cancelled());
@@ -120,21 +102,21 @@ TEST_CASE("cancelling keeps the chunks that were finished") {
         CHECK(result.images().shape()[0] == (last <= 5 ? 0 : 3));
         CHECK(std::equal(result.images().begin(), result.images().end(), whole.images().begin()));
     }
-    CHECK(values(pipeline.generate(of({3, 0, 4, 1, 2})).images()) == values(whole.images()));
+    CHECK(values(pipeline.generate(options_of({3, 0, 4, 1, 2})).images()) == values(whole.images()));
 }
 
 TEST_CASE("what a callback throws comes out of generate, and the pipeline goes on") {
-    himar::Pipeline pipeline = tiny();
-    himar::GenerateOptions options = of({1});
+    himar::Pipeline pipeline = load();
+    himar::GenerateOptions options = options_of({1});
     options.on_step = [](const himar::Progress&) -> bool { throw std::logic_error("mine"); };
     CHECK_THROWS_WITH_AS(pipeline.generate(options), "mine", std::logic_error);
-    CHECK(pipeline.generate(of({1})).labels().size() == 1);
+    CHECK(pipeline.generate(options_of({1})).labels().size() == 1);
 }
 
 TEST_CASE("a bundle without a decoder gives latents, and says so of images") {
-    himar::Pipeline pipeline = himar::Pipeline::load(bundle("no-decoder").string(), {"cpu", std::nullopt, 1});
+    himar::Pipeline pipeline = load(bundle("no-decoder"));
     CHECK(pipeline.info().has_decoder == 0);
-    const himar::Result result = pipeline.generate(of({1}));
+    const himar::Result result = pipeline.generate(options_of({1}));
     CHECK(result.latents().size() == 32);
     CHECK_THROWS_WITH_AS(result.images(), "this bundle has no VAE decoder, so there are no images; use "
                          "himar_result_latents instead.", himar::Error);
@@ -142,8 +124,8 @@ TEST_CASE("a bundle without a decoder gives latents, and says so of images") {
 
 TEST_CASE("values that are not finite name the component, the phase and the step") {
     const auto said = [](const std::string& name) {
-        himar::Pipeline pipeline = himar::Pipeline::load(bundle("nan-" + name).string(), {"cpu", std::nullopt, 1});
-        return sentence_of<himar::Error>([&] { pipeline.generate(of({1, 2, 3, 4, 0})); });
+        himar::Pipeline pipeline = load(bundle("nan-" + name));
+        return sentence_of<himar::Error>([&] { pipeline.generate(options_of({1, 2, 3, 4, 0})); });
     };
     CHECK(said("mlp_head") == "mlp_head returned values that are not finite in phase low, step 0; if the bundle is in half "
                               "precision, build mlp_head with fp32 or bf16.");

@@ -72,7 +72,7 @@ TEST_CASE("classes have names where the manifest has them") {
     CHECK(himar_pipeline_get_class_name(nameless.pipeline, 4, &name) == HIMAR_OK);
     CHECK(name == nullptr);
     const Copy copy;
-    copy.edit([](nlohmann::ordered_json& m) { m["model"]["class_names"] = {"a", "b", "", "d", "tench, Tinca tinca"}; });
+    copy.edit([](Json& m) { m["model"]["class_names"] = {"a", "b", "", "d", "tench, Tinca tinca"}; });
     himar_pipeline* pipeline = nullptr;
     REQUIRE(himar_pipeline_load(copy.path().c_str(), nullptr, &pipeline) == HIMAR_OK);
     CHECK(himar_pipeline_get_class_name(pipeline, 4, &name) == HIMAR_OK);
@@ -283,7 +283,6 @@ TEST_CASE("a manifest that says other sizes than the graphs is an engine error, 
         himar_pipeline_free(pipeline);
         return himar_last_error();
     };
-    using Json = nlohmann::ordered_json;
     holds(said([](Json& m) { m["model"]["width"] = 2; }), "transformer_low failed on cpu: ");
     holds(said([](Json& m) { m["model"]["channels"] = 1; }), "transformer_low failed on cpu: ");
     holds(said([](Json& m) { m["model"]["cond_scale"] = 1, m["sampling"]["default"]["low_steps"] = 1; }), "failed on cpu: ");

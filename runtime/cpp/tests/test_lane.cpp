@@ -54,7 +54,7 @@ TEST_CASE("the images are those of Python's runtime") {
         const Chunk chunk{run["labels"], run["first_index"], run["seed"]};
         const Made made = pair.on_device(chunk, sampling);
         CHECK(relative(made.latents, run["latents"].get<std::vector<float>>()) <= kSameEngines);
-        CHECK(relative(made.low_latents, run["low_latents"].get<std::vector<float>>()) <= kSameEngines);
+        CHECK(relative(made.preview_latents, run["low_latents"].get<std::vector<float>>()) <= kSameEngines);
     }
 }
 
@@ -99,7 +99,7 @@ TEST_CASE("a preview in pixels is that of the CPU's queue, at its step") {
     const Chunk chunk{{1, 2, 0}, 0, 3};
     std::vector<std::vector<std::uint8_t>> wanted, found;
     const auto note = [](Lane& lane, auto& all, std::size_t images) {
-        return [&lane, &all, images](const Step&, const float*) {
+        return [&lane, &all, images](const StepInfo&, const float*) {
             const PreviewPixels made = lane.preview();
             all.emplace_back(made.pixels, made.pixels + images * static_cast<std::size_t>(made.side * made.side * 3));
             return true;

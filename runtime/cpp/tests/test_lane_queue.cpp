@@ -66,11 +66,11 @@ TEST_CASE("progress comes one step behind with that step's latents, and can canc
     const Sampling sampling = guided();
     std::vector<std::vector<float>> wanted, found;
     const auto size = static_cast<std::ptrdiff_t>(2 * pair.model().channels * pair.model().low_positions());
-    pair.run(pair.host, chunk, sampling, [&](const Step&, const float* low) {
+    pair.run(pair.host, chunk, sampling, [&](const StepInfo&, const float* low) {
         wanted.emplace_back(low, low + size);
         return true;
     });
-    const Made all = pair.on_device(chunk, sampling, [&](const Step& step, const float* low) {
+    const Made all = pair.on_device(chunk, sampling, [&](const StepInfo& step, const float* low) {
         CHECK(step.index == (found.size() < 3 ? static_cast<int>(found.size()) : static_cast<int>(found.size()) - 3));
         found.emplace_back(low, low + size);
         CHECK(pair.device->count("mark") == std::min<long>(static_cast<long>(found.size()) + 1, 5));
@@ -84,7 +84,7 @@ TEST_CASE("progress comes one step behind with that step's latents, and can canc
     }
     for (int last = 0; last < 5; ++last) {
         int calls = 0;
-        const Made made = pair.on_device(chunk, sampling, [&](const Step&, const float*) { return calls++ < last; });
+        const Made made = pair.on_device(chunk, sampling, [&](const StepInfo&, const float*) { return calls++ < last; });
         CHECK(!made.finished);
         CHECK(calls == last + 1);
         CHECK(pair.device->trace.back() == "synchronize");  // an idle device
@@ -94,7 +94,7 @@ TEST_CASE("progress comes one step behind with that step's latents, and can canc
 
 TEST_CASE("what a callback throws comes out, and leaves an idle device") {
     Pair pair;
-    CHECK_THROWS_AS(pair.on_device({{1}, 0, 3}, guided(), [](const Step&, const float*) -> bool { throw 7; }), int);
+    CHECK_THROWS_AS(pair.on_device({{1}, 0, 3}, guided(), [](const StepInfo&, const float*) -> bool { throw 7; }), int);
     CHECK(pair.device->trace.back() == "synchronize");
     same(pair.on_device({{1}, 0, 3}, guided()), pair.on_host({{1}, 0, 3}, guided()));
 }
@@ -103,7 +103,7 @@ TEST_CASE("a user's functions may leave another GPU behind") {
     Pair pair;
     const Chunk chunk{{1, 2}, 0, 3};
     const Made wanted = pair.on_host(chunk, guided());
-    same(pair.on_device(chunk, guided(), [&](const Step&, const float*) {
+    same(pair.on_device(chunk, guided(), [&](const StepInfo&, const float*) {
         pair.device->is_current = false;
         CHECK(pair.resident.preview().side > 0);
         pair.device->is_current = false;
@@ -116,7 +116,7 @@ TEST_CASE("a user's functions may leave another GPU behind") {
     leaving.fails = true;
     CHECK_THROWS_AS(pair.on_device(drawn, guided()), InputError);
     CHECK(pair.device->trace.back() == "synchronize");
-    CHECK_THROWS_AS(pair.on_device(chunk, guided(), [&](const Step&, const float*) -> bool {
+    CHECK_THROWS_AS(pair.on_device(chunk, guided(), [&](const StepInfo&, const float*) -> bool {
         pair.device->is_current = false;
         throw 7;
     }), int);

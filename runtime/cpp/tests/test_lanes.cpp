@@ -15,15 +15,10 @@
 
 namespace {
 
-himar::Pipeline tiny() { return himar::Pipeline::load(bundle("tiny").string(), {"cpu", std::nullopt, 1}); }
-
 std::vector<std::uint8_t> images_of(himar::Pipeline& pipeline, std::uint64_t seed) {
-    himar::GenerateOptions options;
-    options.labels = {1, 2, 3};
-    options.seed = seed;
+    himar::GenerateOptions options = options_of({1, 2, 3}, seed);
     options.on_step = [](const himar::Progress& step) { return step.done > 0; };
-    const himar::Result result = pipeline.generate(options);
-    return {result.images().begin(), result.images().end()};
+    return values(pipeline.generate(options).images());
 }
 
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
@@ -41,7 +36,7 @@ TEST_SUITE_BEGIN("lanes");
 
 TEST_CASE("four lanes at once give what one gives alone, also after the original is gone") {
     constexpr std::size_t lanes = 4, runs = 6;
-    auto original = std::make_unique<himar::Pipeline>(tiny());
+    auto original = std::make_unique<himar::Pipeline>(load());
     std::vector<std::vector<std::uint8_t>> wanted;
     for (std::size_t i = 0; i < lanes * runs; ++i) wanted.push_back(images_of(*original, i));
     std::vector<himar::Pipeline> clones;
@@ -59,7 +54,7 @@ TEST_CASE("four lanes at once give what one gives alone, also after the original
 }
 
 TEST_CASE("calls on one pipeline wait for each other, and it is cloned while it generates") {
-    himar::Pipeline pipeline = tiny();
+    himar::Pipeline pipeline = load();
     const auto first = images_of(pipeline, 1), second = images_of(pipeline, 2);
     std::atomic<int> wrong{0};
     std::vector<std::thread> threads;
@@ -91,7 +86,7 @@ TEST_CASE("an error belongs to the thread that made it") {
 
 TEST_CASE("a hundred loads, generations and frees leave nothing behind") {
     const auto round = [] {
-        himar::Pipeline pipeline = tiny();
+        himar::Pipeline pipeline = load();
         himar::Pipeline clone = pipeline.clone();
         images_of(clone, 3);
     };

@@ -10,9 +10,10 @@
 #include "bundle/manifest.h"
 #include "bundles.h"
 #include "error.h"
+#include "families/hi_mar/sampling.h"
 
 using namespace himar::core;
-using Json = nlohmann::ordered_json;
+using himar::core::hi_mar::Sampling;
 
 namespace {
 
@@ -33,6 +34,10 @@ Json good() {
       "selftest": "selftest.npz", "provenance": {}, "a_key_of_the_future": 1})");
 }
 
+const Sampling& sampling_of(const Manifest& manifest, std::size_t place) {
+    return static_cast<const Sampling&>(*manifest.sampling[place].second);
+}
+
 // What is said of a manifest after `change`.
 std::string refusal(const std::function<void(Json&)>& change) {
     Json manifest = good();
@@ -46,11 +51,11 @@ TEST_SUITE_BEGIN("manifest");
 
 TEST_CASE("a good manifest is read, unknown keys are ignored, the first setting is the default") {
     const Manifest manifest = parse_manifest(good().dump(), "manifest.json");
-    CHECK(manifest.model.grid() == 4);
-    CHECK(manifest.model.high_positions() == 16);
+    CHECK(manifest.model->facts().latent_size == 4);
+    CHECK(manifest.model->family == "hi_mar");
     CHECK(manifest.sampling.front().first == "quality");
-    CHECK(manifest.sampling.front().second.low_steps == 3);
-    CHECK(manifest.sampling.front().second.low_diffusion_steps == 100);
+    CHECK(sampling_of(manifest, 0).low_steps == 3);
+    CHECK(sampling_of(manifest, 0).low_diffusion_steps == 100);
     CHECK(manifest.components.at("mlp_head").inputs.front().name == "x");
     CHECK(!manifest.backend.compute_capability);
 }
@@ -79,14 +84,14 @@ TEST_CASE("settings with solvers stand behind the others, or among them in schem
     changed["solver_sampling"] = {{"quick", {{"low_steps", 2}, {"low_solver", "ddim"}, {"high_solver", "dpm++"}}}};
     const Manifest manifest = parse_manifest(changed.dump(), "manifest.json");
     REQUIRE(manifest.sampling.size() == 3);
-    CHECK(manifest.sampling.front().second.low_solver == "ddpm");
-    const auto& [name, quick] = manifest.sampling.back();
-    CHECK((name == "quick" && quick.low_steps == 2 && quick.low_solver == "ddim" && quick.high_solver == "dpm++"));
+    CHECK(sampling_of(manifest, 0).low_solver == "ddpm");
+    const Sampling& quick = sampling_of(manifest, 2);
+    CHECK((manifest.sampling.back().first == "quick" && quick.low_steps == 2 && quick.low_solver == "ddim" && quick.high_solver == "dpm++"));
 
     changed = good();
     changed["schema_version"] = "2.0";
     changed["sampling"]["quality"]["high_solver"] = "ddim";
-    CHECK(parse_manifest(changed.dump(), "manifest.json").sampling.front().second.high_solver == "ddim");
+    CHECK(sampling_of(parse_manifest(changed.dump(), "manifest.json"), 0).high_solver == "ddim");
 }
 
 TEST_CASE("every key is needed, and of its type") {
@@ -105,8 +110,8 @@ TEST_CASE("every key is needed, and of its type") {
 }
 
 TEST_CASE("values out of range are refused with the value") {
-    holds(refusal([](Json& m) { m["schema_version"] = "3.0"; }), "has schema version 3.0, but this himar reads versions up to 2.x");
-    holds(refusal([](Json& m) { m["schema_version"] = "99999999999999999999.0"; }), "but this himar reads versions up to 2.x");
+    holds(refusal([](Json& m) { m["schema_version"] = "4.0"; }), "has schema version 4.0, but this himar reads versions up to 3.x");
+    holds(refusal([](Json& m) { m["schema_version"] = "99999999999999999999.0"; }), "but this himar reads versions up to 3.x");
     holds(refusal([](Json& m) { m["schema_version"] = "one"; }), "schema_version is 'one'; it must be like '1.0'.");
     holds(refusal([](Json& m) { m["schema_version"] = "0.9"; }), "schema_version is '0.9'");
     holds(refusal([](Json& m) { m["model"]["vae_scale"] = -1; }), "model.vae_scale is -1.0; it must be a positive number.");
@@ -144,10 +149,7 @@ TEST_CASE("phases are read with their components, and are the released ones wher
     const auto components = [](const Json& changes) {
         Json manifest = good();
         manifest["model"].update(changes);
-        std::vector<std::string> names;
-        for (const PhaseInfo& phase : parse_manifest(manifest.dump(), "manifest.json").model.phases())
-            names.insert(names.end(), {phase.transformer, phase.head});
-        return names;
+        return parse_manifest(manifest.dump(), "manifest.json").model->components();
     };
     using Names = std::vector<std::string>;
     const Names released{"transformer_low", "mlp_head", "transformer_high", "dit_head"};
@@ -161,6 +163,21 @@ TEST_CASE("phases are read with their components, and are the released ones wher
     holds(with("low_head", 1), "model.low_head is 1; this himar knows 'mlp', 'dit': install a newer himar.");
     holds(with("high_head", nullptr), "model.high_head is null; this himar knows 'mlp', 'dit'");
     holds(with("pivots", "none"), "model.cond_scale is 2, but model.pivots is 'none', which is a single scale; build the bundle again.");
+}
+
+TEST_CASE("a model's family is hi_mar where nothing is said, and one that is not known is refused") {
+    Json changed = good();
+    changed["model"]["family"] = "hi_mar";
+    const Manifest manifest = parse_manifest(changed.dump(), "manifest.json");
+    CHECK(manifest.model->family == "hi_mar");
+    CHECK(manifest.model->stages() == std::vector<std::string>{"low", "high"});
+    CHECK(refusal([](Json& m) { m["model"]["family"] = "of_tomorrow"; }) ==
+          "manifest.json: model.family is 'of_tomorrow'; this himar knows 'hi_mar': install a newer himar.");
+    for (const Json& none : {Json(nullptr), Json(1), Json(""), Json("HI_MAR"), Json::array({"hi_mar"})})
+        holds(refusal([&](Json& m) { m["model"]["family"] = none; }), "; this himar knows 'hi_mar': install a newer himar.");
+    // Nothing else of a model that nobody here knows is looked at.
+    holds(refusal([](Json& m) { m.update({{"schema_version", "3.0"}, {"model", {{"family", "of_tomorrow"}}}}); }),
+          "model.family is 'of_tomorrow'");
 }
 
 TEST_CASE("paths that lead out of the bundle are refused wherever they stand") {

@@ -11,19 +11,10 @@
 
 namespace {
 
-using Json = nlohmann::ordered_json;
-
-himar::Pipeline load(const std::filesystem::path& path) {
-    return himar::Pipeline::load(path.string(), {"cpu", std::nullopt, 1});
-}
-
-std::vector<std::uint8_t> pixels_of(const himar::View<std::uint8_t>& view) { return {view.begin(), view.end()}; }
-
 // What is said of a preview asked for after every step; the images must come all the same.
 std::string refusal(const std::filesystem::path& path) {
     himar::Pipeline pipeline = load(path);
-    himar::GenerateOptions options;
-    options.labels = {1, 2};
+    himar::GenerateOptions options = options_of({1, 2});
     std::string said;
     options.on_step = [&](const himar::Progress& step) {
         said = sentence_of<himar::Error>([&] { step.preview(); });
@@ -39,19 +30,17 @@ TEST_SUITE_BEGIN("preview");
 
 TEST_CASE("previews are half as large, fill up with the low phase and then stay; the images do not change") {
     himar::Pipeline pipeline = load(bundle("tiny"));
-    himar::GenerateOptions options;
-    options.labels = {3, 0, 4, 1, 2};
-    options.seed = 5;
-    const std::vector<std::uint8_t> wanted = pixels_of(pipeline.generate(options).images());
+    himar::GenerateOptions options = options_of({3, 0, 4, 1, 2}, 5);
+    const std::vector<std::uint8_t> wanted = values(pipeline.generate(options).images());
     std::vector<std::vector<std::uint8_t>> previews;
     options.on_step = [&](const himar::Progress& step) {
         const himar::View<std::uint8_t> preview = step.preview();
         CHECK(preview.shape() == std::array<std::int64_t, 4>{step.images, 8, 8, 3});
-        CHECK(pixels_of(step.preview()) == pixels_of(preview));
-        previews.push_back(pixels_of(preview));
+        CHECK(values(step.preview()) == values(preview));
+        previews.push_back(values(preview));
         return true;
     };
-    CHECK(pixels_of(pipeline.generate(options).images()) == wanted);
+    CHECK(values(pipeline.generate(options).images()) == wanted);
     REQUIRE(previews.size() == 10);
     CHECK(previews[0] != previews[1]);
     CHECK(previews[1] != previews[2]);
@@ -66,12 +55,11 @@ TEST_CASE("more images than are decoded together, each its own preview") {
     copy.edit([](Json& m) { m["max_batch"] = 11; });
     himar::Pipeline pipeline = load(copy.path());
     const auto last_preview = [&](std::vector<std::int64_t> labels, std::uint64_t first) {
-        himar::GenerateOptions options;
-        options.labels = std::move(labels);
+        himar::GenerateOptions options = options_of(std::move(labels));
         options.first_index = first;
         std::vector<std::uint8_t> last;
         options.on_step = [&](const himar::Progress& step) {
-            if (step.done == step.total) last = pixels_of(step.preview());
+            if (step.done == step.total) last = values(step.preview());
             return true;
         };
         pipeline.generate(options);
@@ -100,8 +88,7 @@ TEST_CASE("a decoder without inputs is refused, not read beyond its end") {
     const Copy copy;
     copy.edit([](Json& m) { m["components"]["vae_decoder"]["inputs"] = Json::array(); });
     himar::Pipeline pipeline = load(copy.path());
-    himar::GenerateOptions options;
-    options.labels = {1};
+    himar::GenerateOptions options = options_of({1});
     std::string said;
     options.on_step = [&](const himar::Progress& step) {
         said = sentence_of<himar::Error>([&] { step.preview(); });
@@ -113,8 +100,7 @@ TEST_CASE("a decoder without inputs is refused, not read beyond its end") {
 
 TEST_CASE("a preview that is not finite is an error of the preview alone") {
     himar::Pipeline pipeline = load(bundle("nan-vae_decoder"));
-    himar::GenerateOptions options;
-    options.labels = {1};
+    himar::GenerateOptions options = options_of({1});
     std::string said;
     options.on_step = [&](const himar::Progress& step) {
         if (step.done == 1) said = sentence_of<himar::Error>([&] { step.preview(); });

@@ -8,7 +8,6 @@
 
 #include "answer.h"
 #include "bundles.h"
-#include "histogram.h"
 #include "metrics.h"
 
 using namespace himar::service;

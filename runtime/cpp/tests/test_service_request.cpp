@@ -1,6 +1,5 @@
 // Bodies of POST /v1/images and command lines of himar-serve: what is taken, and what is said of the rest.
 #include <doctest/doctest.h>
-#include <getopt.h>
 
 #include <limits>
 #include <string>
@@ -38,7 +37,6 @@ Arguments arguments(std::vector<std::string> words) {
     std::vector<char*> values;
     for (std::string& word : words) values.push_back(word.data());
     values.push_back(nullptr);
-    optind = 0;  // getopt starts again
     return read_arguments(static_cast<int>(words.size()), values.data());
 }
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from himar.families.hi_mar.presets import VARIANTS
-from himar_kernels import InputError, PhiloxDraws
+from himar_kernels import BundleError, InputError, PhiloxDraws
 from himar_kernels.families.hi_mar import Phase
 from himar_runtime import Pipeline
 
@@ -120,3 +120,15 @@ def test_phases_of_the_future_are_refused_as_python_refuses_them(
     with pytest.raises(RuntimeError) as ours:
         library.generate(path, [1])
     assert str(ours.value) == str(theirs.value)
+
+
+def test_a_family_that_is_not_there_is_refused(library: Any, make_bundle: Any, edit_manifest: Any) -> None:
+    path = make_bundle("changed")
+    edit_manifest(path, lambda manifest: manifest["model"].update(family="hi_mar"))
+    assert library.generate(path, [1]).latents.shape[0] == 1
+    edit_manifest(path, lambda manifest: manifest["model"].update(family="of_tomorrow"))
+    said = r"manifest\.json: model\.family is 'of_tomorrow'; this himar knows 'hi_mar'"
+    with pytest.raises(BundleError, match=said):
+        Pipeline.load(path)
+    with pytest.raises(RuntimeError, match=said):
+        library.generate(path, [1])

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "himar.h"
+#include "settings.hpp"
 #include "view.hpp"
 
 namespace himar {
@@ -52,43 +53,6 @@ public:
 
     // Write standard normals into noise (B, r, C).
     virtual void noise(const himar_noise_request& request, float* noise) = 0;
-};
-
-// Changes to a sampling setting of a hi_mar model; fields without a value keep the setting's. See himar_hi_mar_settings.
-struct HiMarSettings {
-    std::optional<double> guidance, low_guidance, high_guidance, temperature;
-    std::optional<std::int32_t> low_steps, high_steps, low_diffusion_steps, high_diffusion_steps;
-    himar_guidance_schedule guidance_schedule = HIMAR_GUIDANCE_DEFAULT;
-    himar_solver low_solver = HIMAR_SOLVER_DEFAULT, high_solver = HIMAR_SOLVER_DEFAULT;
-
-    // The settings as C takes them. Error for a value that means "not given" there.
-    himar_hi_mar_settings to_c() const {
-        himar_hi_mar_settings c;
-        check(himar_hi_mar_settings_init(&c));
-        take("guidance", guidance, c.guidance);
-        take("low_guidance", low_guidance, c.low_guidance);
-        take("high_guidance", high_guidance, c.high_guidance);
-        take("temperature", temperature, c.temperature);
-        take("low_steps", low_steps, c.low_steps);
-        take("high_steps", high_steps, c.high_steps);
-        take("low_diffusion_steps", low_diffusion_steps, c.low_diffusion_steps);
-        take("high_diffusion_steps", high_diffusion_steps, c.high_diffusion_steps);
-        c.guidance_schedule = guidance_schedule;
-        c.low_solver = low_solver;
-        c.high_solver = high_solver;
-        return c;
-    }
-
-private:
-    static void take(const char* name, const std::optional<double>& value, double& c) {
-        if (value && *value != *value)
-            throw Error(HIMAR_ERROR_INPUT, std::string(name) + " is nan; it must be a finite number of at least 0.");
-        if (value) c = *value;
-    }
-    static void take(const char* name, const std::optional<std::int32_t>& value, std::int32_t& c) {
-        if (value && *value == 0) throw Error(HIMAR_ERROR_INPUT, std::string(name) + " is 0; ask for at least 1.");
-        if (value) c = *value;
-    }
 };
 
 // What to generate; see himar_generate_params. The settings are those of the family hi_mar.

@@ -190,6 +190,14 @@ typedef struct himar_hi_mar_settings {
     himar_solver high_solver; /* of phase high's head */
 } himar_hi_mar_settings;
 
+/* The fields of himar_hi_mar_settings as X(kind, name), in the order of recipes; `guidance` stands for two of them.
+ * Programs that read settings by name, from requests or command lines, follow this list. */
+#define HIMAR_HI_MAR_SETTINGS(X)                                                                                   \
+    X(steps, low_steps) X(steps, high_steps) X(scale, low_guidance) X(scale, high_guidance)                        \
+    X(schedule, guidance_schedule) X(scale, temperature)                                                           \
+    X(diffusion_steps, low_diffusion_steps) X(diffusion_steps, high_diffusion_steps)                               \
+    X(solver, low_solver) X(solver, high_solver)
+
 /* Set every field to its default. HIMAR_ERROR_INPUT for NULL. */
 HIMAR_API himar_status himar_hi_mar_settings_init(himar_hi_mar_settings *settings);
 

@@ -3,9 +3,20 @@
 #include <cstring>
 
 #include "api/c_guard.h"
+#include "api/pipeline.h"
 #include "engines/ort/engine.h"
 #include "engines/tensorrt/engine.h"
 #include "queue/cuda/program.h"
+#include "text.h"
+
+struct himar_pipeline {
+    std::unique_ptr<himar::core::Pipeline> core;
+    std::string sampling_names, stage_names;
+};
+
+struct himar_result {
+    himar::core::Result core;
+};
 
 namespace himar::core {
 namespace {
@@ -29,22 +40,20 @@ himar_status give_latents(const Result& core, const std::vector<float>& values, 
 }
 
 std::string build_info() {
-    std::string missing;
-    const auto note = [&](bool there, const char* name) {
-        if (!there) missing += (missing.empty() ? "; not compiled in: " : ", ") + std::string(name);
-    };
-    note(!cuda::compiled_kernels().empty(), "CUDA kernels");
-    note(has_tensorrt(), "tensorrt");
+    std::vector<std::string> missing;
+    if (cuda::compiled_kernels().empty()) missing.emplace_back("CUDA kernels");
+    if (!has_tensorrt()) missing.emplace_back("tensorrt");
     return "himar " HIMAR_VERSION_TEXT "; engines: onnxruntime " + ort_version() + (ort_has_cuda() ? " (cpu, cuda)" : " (cpu)") +
-           (has_tensorrt() ? ", tensorrt " + tensorrt_headers_version() : "") + missing;
+           (has_tensorrt() ? ", tensorrt " + tensorrt_headers_version() : "") +
+           (missing.empty() ? "" : "; not compiled in: " + joined(missing));
 }
 
 std::unique_ptr<himar_pipeline> handle_of(std::unique_ptr<Pipeline> core) {
     auto handle = std::make_unique<himar_pipeline>();
-    for (const auto& [name, setting] : core->bundle().manifest().sampling)
-        handle->sampling_names += (handle->sampling_names.empty() ? "" : ", ") + name;
-    for (const PhaseInfo& phase : core->bundle().manifest().model.phases())
-        handle->stage_names += std::string(handle->stage_names.empty() ? "" : ", ") + phase.name();
+    std::vector<std::string> names;
+    for (const auto& [name, setting] : core->bundle().manifest().sampling) names.push_back(name);
+    handle->sampling_names = joined(names);
+    handle->stage_names = joined(core->bundle().manifest().model->stages());
     handle->core = std::move(core);
     return handle;
 }
@@ -96,14 +105,7 @@ himar_status himar_pipeline_load(const char* path, const himar_load_params* para
     return guarded([&] {
         given(path, "path");
         himar_pipeline*& out = given(pipeline, "pipeline");
-        LoadRequest request;
-        if (params != nullptr) {
-            const himar_load_params p = known(*params);
-            if (p.device != nullptr) request.device = p.device;
-            if (p.backend != nullptr) request.backend = p.backend;
-            request.threads = p.threads;
-        }
-        out = handle_of(Pipeline::load(path, request)).release();
+        out = handle_of(Pipeline::load(path, read_load(params))).release();
         return HIMAR_OK;
     });
 }
@@ -135,17 +137,18 @@ himar_status himar_pipeline_get_info(const himar_pipeline* pipeline, himar_pipel
                              std::to_string(sizeof *info) + ": set it to sizeof(himar_pipeline_info).");
         const Bundle& bundle = handle.core->bundle();
         const Manifest& manifest = bundle.manifest();
+        const ModelFacts facts = manifest.model->facts();
         himar_pipeline_info out{};
-        out.classes = manifest.model.classes;
-        out.image_size = manifest.model.img_size;
-        out.channels = manifest.model.channels;
-        out.latent_size = manifest.model.grid();
-        out.low_latent_size = manifest.model.cond_scale;
+        out.classes = facts.classes;
+        out.image_size = facts.image_size;
+        out.channels = facts.channels;
+        out.latent_size = facts.latent_size;
+        out.low_latent_size = facts.preview_size;
         out.max_batch = manifest.max_batch;
         out.has_decoder = manifest.components.count("vae_decoder") == 1 ? 1 : 0;
         out.bundle_id = bundle.id().c_str();
         out.sampling = handle.sampling_names.c_str();
-        out.family = "hi_mar";
+        out.family = manifest.model->family.c_str();
         out.stages = handle.stage_names.c_str();
         out.struct_size = size;
         std::memcpy(static_cast<void*>(info), &out, size);
@@ -157,9 +160,10 @@ himar_status himar_pipeline_get_class_name(const himar_pipeline* pipeline, int64
     return guarded([&] {
         const Manifest& manifest = given(pipeline, "pipeline").core->bundle().manifest();
         const char*& out = given(name, "name");
-        if (label < 0 || label >= manifest.model.classes)
+        const std::int64_t classes = manifest.model->facts().classes;
+        if (label < 0 || label >= classes)
             throw InputError("label is " + std::to_string(label) + "; classes are the whole numbers 0 to " +
-                             std::to_string(manifest.model.classes - 1) + ".");
+                             std::to_string(classes - 1) + ".");
         out = manifest.class_names.empty() ? nullptr : manifest.class_names[static_cast<std::size_t>(label)].c_str();
         return HIMAR_OK;
     });
@@ -168,7 +172,7 @@ himar_status himar_pipeline_get_class_name(const himar_pipeline* pipeline, int64
 himar_status himar_pipeline_check(const himar_pipeline* pipeline, const himar_generate_params* params) {
     return guarded([&] {
         const Manifest& manifest = given(pipeline, "pipeline").core->bundle().manifest();
-        read_request(known(given(params, "params")), manifest);
+        read_request(given(params, "params"), manifest);
         return HIMAR_OK;
     });
 }
@@ -177,9 +181,10 @@ himar_status himar_pipeline_generate(himar_pipeline* pipeline, const himar_gener
                                      himar_result** result) {
     return guarded([&] {
         Pipeline& core = *given(pipeline, "pipeline").core;
-        const himar_generate_params p = known(given(params, "params"));
+        given(params, "params");
         himar_result*& out = given(result, "result");
-        const Request request = read_request(p, core.bundle().manifest());
+        const Request request = read_request(*params, core.bundle().manifest());
+        const himar_generate_params p = *params;
         OnStep on_step;
         if (p.on_step != nullptr) on_step = [&](const himar_progress& step) { return p.on_step(&step, p.user) != 0; };
         auto made = std::make_unique<himar_result>();
@@ -211,7 +216,7 @@ himar_status himar_result_images(const himar_result* result, const uint8_t** pix
         const Result& core = core_of(result);
         if (!core.has_images)
             throw InputError("this bundle has no VAE decoder, so there are no images; use himar_result_latents instead.");
-        const std::int64_t side = core.model.img_size;
+        const std::int64_t side = core.model.image_size;
         const std::uint8_t*& out = given(pixels, "pixels");
         write_shape(shape, static_cast<std::int64_t>(core.labels.size()), side, side, 3);
         out = core.images.data();
@@ -222,14 +227,14 @@ himar_status himar_result_images(const himar_result* result, const uint8_t** pix
 himar_status himar_result_latents(const himar_result* result, const float** latents, int64_t shape[4]) {
     return guarded([&] {
         const Result& core = core_of(result);
-        return give_latents(core, core.latents, core.model.grid(), latents, shape);
+        return give_latents(core, core.latents, core.model.latent_size, latents, shape);
     });
 }
 
 himar_status himar_result_low_latents(const himar_result* result, const float** latents, int64_t shape[4]) {
     return guarded([&] {
         const Result& core = core_of(result);
-        return give_latents(core, core.low_latents, core.model.cond_scale, latents, shape);
+        return give_latents(core, core.preview_latents, core.model.preview_size, latents, shape);
     });
 }
 

@@ -6,17 +6,7 @@
 #include <new>
 #include <string>
 
-#include "api/pipeline.h"
 #include "error.h"
-
-struct himar_pipeline {
-    std::unique_ptr<himar::core::Pipeline> core;
-    std::string sampling_names, stage_names;
-};
-
-struct himar_result {
-    himar::core::Result core;
-};
 
 namespace himar::core {
 
@@ -60,13 +50,14 @@ int number_of(const Enumeration& value) {
     return number;
 }
 
-// What manifests and recipes call it: "setting" for the default, "" for a number that the enumeration does not list.
-std::string word_of(const himar_guidance_schedule& schedule);
-std::string word_of(const himar_solver& solver);
-
-// Parameters as this library knows them; InputError for a struct_size that no header of this interface had.
-himar_load_params known(const himar_load_params& params);
-himar_generate_params known(const himar_generate_params& params);
-himar_hi_mar_settings known(const himar_hi_mar_settings& settings);
+// Parameters of a struct as this library knows it; InputError for a struct_size that no header of this interface had.
+template <class Params>
+Params checked(const Params& params, const char* name, const char* init) {
+    if (params.struct_size != sizeof params)
+        throw InputError(std::string(name) + ".struct_size is " + std::to_string(params.struct_size) + "; it must be " +
+                         std::to_string(sizeof params) + ": call " + init +
+                         " first, and compile with the header of the library that is linked.");
+    return params;
+}
 
 }  // namespace himar::core

@@ -11,19 +11,19 @@
 #include <thread>
 #include <vector>
 
-#include "api/request.h"
+#include "api/params.h"
 #include "bundle/bundle.h"
-#include "families/hi_mar/lane.h"
+#include "families/family.h"
 
 namespace himar::core {
 
 struct Result {
     std::vector<std::uint8_t> images;  // (B, H, W, 3), RGB; empty when the bundle has no VAE decoder
     std::vector<float> latents;        // (B, C, h, w), VAE scale removed
-    std::vector<float> low_latents;    // (B, C, s, s), VAE scale removed
+    std::vector<float> preview_latents;  // (B, C, s, s), VAE scale removed
     std::vector<std::int64_t> labels;  // (B) of the finished images
     std::vector<std::string> recipes;  // (B), JSON
-    ModelInfo model;
+    ModelFacts model{};
     bool has_images = false;
     bool cancelled = false;
     double seconds = 0, engine_seconds = 0;
@@ -59,8 +59,5 @@ private:
 
 // Sizes of chunks of at most `most` images, as equal as can be, the larger ones first.
 std::vector<std::size_t> chunk_sizes(std::size_t images, std::size_t most);
-
-// How image `place` of a request was made, as the JSON that himar_runtime.Recipe writes.
-std::string recipe(const Request& request, std::size_t place, const std::string& bundle_id);
 
 }  // namespace himar::core

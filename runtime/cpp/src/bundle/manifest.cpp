@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cctype>
-#include <cmath>
 
 #include "bundle/json_reader.h"
 #include "error.h"
@@ -11,10 +10,9 @@
 namespace himar::core {
 namespace {
 
-constexpr int kReadableMajor = 2, kMostDepth = 32;
-constexpr const char* kReadable = "2";
-// Sizes beyond these overflow the draws' counters or the kernels' 32-bit item numbers.
-constexpr std::int64_t kMostSide = 256, kMostPixels = 1 << 15, kMostWidth = 1 << 20, kMostBatch = 1 << 20;
+constexpr int kReadableMajor = 3, kMostDepth = 32;
+constexpr const char* kReadable = "3";
+constexpr std::int64_t kMostBatch = 1 << 20;  // more overflow the kernels' 32-bit item numbers
 
 // True for two whole numbers with a dot between them. No std::regex: it recurses once per character.
 bool is_dotted(const std::string& text) {
@@ -35,49 +33,6 @@ void check_schema(const std::string& version, const std::string& source) {
                           ".x; install a newer himar or build the bundle again with this one.");
 }
 
-// The enumerator that model.`key` names by one of the words; `absent` where there is no such key, as before schema 1.1.
-template <class Enumeration>
-Enumeration choice(const JsonReader& reader, const char* key, std::initializer_list<const char*> known, Enumeration absent) {
-    const auto found = reader.values().find(key);
-    if (found == reader.values().end()) return absent;
-    std::string names;
-    for (const char* const* word = known.begin(); word != known.end(); ++word) {
-        if (*found == *word) return static_cast<Enumeration>(word - known.begin());
-        names += (names.empty() ? "'" : ", '") + std::string(*word) + "'";
-    }
-    throw BundleError(reader.source() + ": " + reader.at(key) + " is " + shown(*found) + "; this himar knows " + names +
-                      ": install a newer himar.");
-}
-
-ModelInfo read_model(const JsonReader& reader) {
-    ModelInfo model{};
-    model.pivots = choice(reader, "pivots", {"none", "visual", "condition"}, Pivots::kCondition);
-    model.low_head = choice(reader, "low_head", {"mlp", "dit"}, HeadKind::kMlp);
-    model.high_head = choice(reader, "high_head", {"mlp", "dit"}, HeadKind::kDit);
-    model.width = reader.positive("width", kMostWidth);
-    model.classes = reader.positive("classes", kMostWidth);
-    model.buffer = reader.positive("buffer", kMostPixels);
-    if (!model.single_scale())
-        model.cond_scale = reader.positive("cond_scale", kMostSide);
-    else if (reader.whole("cond_scale") != 0)
-        throw BundleError(reader.source() + ": model.cond_scale is " + std::to_string(reader.whole("cond_scale")) +
-                          ", but model.pivots is 'none', which is a single scale; build the bundle again.");
-    model.img_size = reader.positive("img_size", kMostPixels);
-    model.vae_stride = reader.positive("vae_stride", kMostPixels);
-    model.channels = reader.positive("channels", kMostWidth / 4);
-    model.vae_scale = reader.number("vae_scale");
-    if (!(model.vae_scale > 0 && std::isfinite(model.vae_scale)))
-        throw BundleError(reader.source() + ": model.vae_scale is " + shown(model.vae_scale) +
-                          "; it must be a positive number.");
-    if (model.img_size % model.vae_stride != 0)
-        throw BundleError(reader.source() + ": model.img_size " + std::to_string(model.img_size) +
-                          " is not a multiple of vae_stride " + std::to_string(model.vae_stride) + ".");
-    if (model.grid() > kMostSide)
-        throw BundleError(reader.source() + ": model.img_size " + std::to_string(model.img_size) + " gives " +
-                          std::to_string(model.grid()) + " tokens a side; at most " + std::to_string(kMostSide) + " fit.");
-    return model;
-}
-
 // One name for each class, or none at all.
 std::vector<std::string> read_class_names(const JsonReader& reader, std::int64_t classes) {
     std::vector<std::string> names;
@@ -95,47 +50,8 @@ std::vector<std::string> read_class_names(const JsonReader& reader, std::int64_t
     return names;
 }
 
-// The value at `key` where there is one.
-void read_value(const JsonReader& reader, const char* key, std::int64_t& value) {
-    const auto found = reader.values().find(key);
-    if (found == reader.values().end()) return;
-    if (!found->is_number_integer()) throw InputError(std::string(key) + " is " + shown(*found) + "; it must be a whole number.");
-    value = reader.whole(key);
-}
-
-void read_value(const JsonReader& reader, const char* key, double& value) {
-    const auto found = reader.values().find(key);
-    if (found == reader.values().end()) return;
-    if (!found->is_number()) throw InputError(std::string(key) + " is " + shown(*found) + "; it must be a number.");
-    value = found->get<double>();
-}
-
-void read_value(const JsonReader& reader, const char* key, std::string& value) {
-    const auto found = reader.values().find(key);
-    if (found == reader.values().end()) return;
-    const bool is_solver = std::string(key) != "guidance_schedule";
-    if (!found->is_string())
-        throw InputError(std::string(key) + " is " + shown(*found) + "; it must be " +
-                         (is_solver ? "'ddpm', 'ddim' or 'dpm++'." : "'linear' or 'constant'."));
-    value = found->get<std::string>();
-}
-
-// A setting's fields; those that are absent keep their defaults, unknown ones are of a later version.
-Sampling read_setting(const JsonReader& reader) {
-    Sampling setting;
-    try {
-#define HIMAR_READ(name) read_value(reader, #name, setting.name);
-        HIMAR_HI_MAR_SETTINGS(HIMAR_READ)
-#undef HIMAR_READ
-        setting.check();
-    } catch (const InputError& error) {
-        throw BundleError(reader.source() + ": " + reader.path() + ": " + error.what());
-    }
-    return setting;
-}
-
 // The settings of `sampling`, then those of `solver_sampling`, which readers before schema 1.2 do not see.
-std::vector<std::pair<std::string, Sampling>> read_sampling(const JsonReader& top) {
+decltype(Manifest::sampling) read_sampling(const JsonReader& top, const Model& model) {
     const JsonReader reader = top.object("sampling");
     auto entries = reader.objects();
     if (entries.empty()) throw BundleError(reader.source() + ": sampling is empty; it needs at least one setting.");
@@ -146,8 +62,8 @@ std::vector<std::pair<std::string, Sampling>> read_sampling(const JsonReader& to
                                   " is a setting of sampling too; build the bundle again.");
             entries.push_back(std::move(entry));
         }
-    std::vector<std::pair<std::string, Sampling>> settings;
-    for (const auto& [name, entry] : entries) settings.emplace_back(name, read_setting(entry));
+    decltype(Manifest::sampling) settings;
+    for (const auto& [name, entry] : entries) settings.emplace_back(name, model.read_settings(entry));
     return settings;
 }
 
@@ -246,8 +162,8 @@ Manifest parse_manifest(std::string_view text, const std::string& source) {
     manifest.schema_version = top.text("schema_version");
     manifest.himar_version = top.text("himar_version");
     manifest.model = read_model(top.object("model"));
-    manifest.class_names = read_class_names(top.object("model"), manifest.model.classes);
-    manifest.sampling = read_sampling(top);
+    manifest.class_names = read_class_names(top.object("model"), manifest.model->facts().classes);
+    manifest.sampling = read_sampling(top, *manifest.model);
     manifest.max_batch = top.positive("max_batch", kMostBatch);
     for (const auto& [name, entry] : top.object("components").objects())
         manifest.components[name] = read_component(name, entry);
@@ -258,10 +174,8 @@ Manifest parse_manifest(std::string_view text, const std::string& source) {
     top.object("provenance");
 
     std::vector<std::string> referenced = {manifest.selftest};
-    for (const auto& [name, component] : manifest.components) {
-        referenced.push_back(component.file);
-        referenced.push_back(component.engine_file);
-    }
+    for (const auto& [name, component] : manifest.components)
+        referenced.insert(referenced.end(), {component.file, component.engine_file});
     for (const std::string& path : referenced)
         if (manifest.files.count(path) == 0)
             throw BundleError(source + " names " + path + ", but gives no hash for it; build the bundle again.");

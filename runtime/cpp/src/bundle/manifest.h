@@ -1,4 +1,4 @@
-// What a bundle's manifest.json says, schemas 1 and 2, read and checked without loading an engine.
+// What a bundle's manifest.json says, schemas 1 to 3, read and checked without loading an engine.
 //
 // The schema, its checks and its sentences are those of himar_runtime/manifest.py; unknown keys are ignored.
 #pragma once
@@ -6,6 +6,7 @@
 #include <array>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -13,8 +14,7 @@
 #include <variant>
 #include <vector>
 
-#include "families/hi_mar/phases.h"
-#include "families/hi_mar/sampling.h"
+#include "families/family.h"
 
 namespace himar::core {
 
@@ -54,9 +54,9 @@ struct FileEntry {
 
 struct Manifest {
     std::string schema_version, himar_version;
-    ModelInfo model;
+    std::shared_ptr<const Model> model;
     std::vector<std::string> class_names;  // model.class_names, one for each class; empty where the bundle has none
-    std::vector<std::pair<std::string, Sampling>> sampling;  // the first is the default
+    std::vector<std::pair<std::string, std::shared_ptr<const Settings>>> sampling;  // the first is the default
     std::int64_t max_batch;
     std::map<std::string, ComponentSpec> components;
     BackendInfo backend;

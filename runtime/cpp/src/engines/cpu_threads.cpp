@@ -10,57 +10,44 @@
 #include <iterator>
 #include <map>
 #include <optional>
-#include <sstream>
 #include <thread>
 #include <vector>
+
+#include "text.h"
 
 namespace himar::core {
 namespace {
 
 namespace fs = std::filesystem;
 using Words = std::vector<std::string>;
+constexpr const char* kWhiteSpace = " \t\n\v\f\r";
 
 std::string read(const fs::path& path) {
     std::ifstream file(path, std::ios::binary);
     return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
 }
 
-Words split(const std::string& text, char at) {
-    Words parts;
-    std::istringstream from(text);
-    for (std::string part; std::getline(from, part, at);) parts.push_back(part);
-    return parts;
-}
-
 bool holds_cpu(const std::string& controllers) {
-    const Words names = split(controllers, ',');
+    const Words names = split(controllers, ",");
     return std::find(names.begin(), names.end(), "cpu") != names.end();
 }
 
-std::optional<int> omp_threads(const std::string& text) {
-    std::string first = text.substr(0, text.find(','));
-    const auto start = first.find_first_not_of(" \t\n\v\f\r"), end = first.find_last_not_of(" \t\n\v\f\r");
-    if (start == std::string::npos) return std::nullopt;
-    first = first.substr(start, end - start + 1);
-    if (first.front() == '+') first.erase(0, 1);
-    if (first.empty() || first.find_first_not_of("0123456789") != std::string::npos) return std::nullopt;
-    first.erase(0, std::min(first.find_first_not_of('0'), first.size()));
-    if (first.empty()) return std::nullopt;
-    return std::stoi(first.substr(0, 9));
+// The whole number that a text's digits are.
+std::optional<double> whole(const std::string& digits) {
+    if (digits.empty() || digits.find_first_not_of("0123456789") != std::string::npos) return std::nullopt;
+    return std::strtod(digits.c_str(), nullptr);
 }
 
-// The whole number that a file's text is, alone.
-std::optional<double> whole(const std::string& text) {
-    const auto start = text.find_first_not_of(" \t\n"), end = text.find_last_not_of(" \t\n");
-    if (start == std::string::npos) return std::nullopt;
-    const std::string digits = text.substr(start, end - start + 1);
-    if (digits.find_first_not_of("0123456789") != std::string::npos) return std::nullopt;
-    return std::strtod(digits.c_str(), nullptr);
+std::optional<double> omp_threads(const std::string& text) {
+    std::string first = trimmed(text.substr(0, text.find(',')), kWhiteSpace);
+    if (first.rfind('+', 0) == 0) first.erase(0, 1);
+    const std::optional<double> threads = whole(first);
+    return threads && *threads > 0 ? threads : std::nullopt;
 }
 
 // Microseconds of CPU time per microsecond; nothing where the texts give no such quota ("max", "-1").
 std::optional<double> share(const std::string& quota, const std::string& period) {
-    const std::optional<double> most = whole(quota), in = whole(period);
+    const std::optional<double> most = whole(trimmed(quota, kWhiteSpace)), in = whole(trimmed(period, kWhiteSpace));
     if (!most || !in || *in == 0 || *most == 0) return std::nullopt;
     return *most / *in;
 }
@@ -75,7 +62,7 @@ std::optional<double> quota_of(int version, const fs::path& group) {
 // The process's group in version 2's hierarchy, and in version 1's hierarchy of the controller "cpu".
 std::map<int, std::string> memberships(const std::string& text) {
     std::map<int, std::string> groups;
-    for (const std::string& line : split(text, '\n')) {
+    for (const std::string& line : split(text, "\n")) {
         const std::size_t first = line.find(':'), second = line.find(':', first + 1);
         if (first == std::string::npos || second == std::string::npos) continue;
         const std::string controllers = line.substr(first + 1, second - first - 1);
@@ -107,10 +94,10 @@ struct Mount {
 // The mounted hierarchies that have CPU quotas.
 std::vector<Mount> mounts(const std::string& text) {
     std::vector<Mount> found;
-    for (const std::string& line : split(text, '\n')) {
+    for (const std::string& line : split(text, "\n")) {
         const std::size_t dash = line.find(" - ");
         if (dash == std::string::npos) continue;
-        const Words fields = split(line.substr(0, dash), ' '), kind = split(line.substr(dash + 3), ' ');
+        const Words fields = split(line.substr(0, dash), " "), kind = split(line.substr(dash + 3), " ");
         if (fields.size() < 5 || kind.size() < 3) continue;
         const int version = kind[0] == "cgroup2" ? 2 : kind[0] == "cgroup" && holds_cpu(kind[2]) ? 1 : 0;
         if (version != 0) found.push_back({version, unescaped(fields[3]), unescaped(fields[4])});
@@ -138,7 +125,7 @@ int allowed_cpus() {
 
 int default_threads(const std::string& omp_num_threads, const fs::path& root, int cpus) {
     double most = cpus;
-    if (const auto asked = omp_threads(omp_num_threads)) most = std::min(most, static_cast<double>(*asked));
+    if (const auto asked = omp_threads(omp_num_threads)) most = std::min(most, *asked);
     const auto member = memberships(read(root / "proc/self/cgroup"));
     for (const Mount& mount : mounts(read(root / "proc/self/mountinfo"))) {
         const auto own = member.find(mount.version);

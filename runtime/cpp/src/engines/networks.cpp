@@ -87,16 +87,6 @@ std::string Networks::without_recording() const {
     return "";
 }
 
-std::int64_t condition_width(const Engine& head) {
-    constexpr std::int64_t most = 1 << 20;
-    for (const TensorSpec& tensor : head.spec().inputs) {
-        if (tensor.name != "condition" || tensor.shape.empty()) continue;
-        const auto* const width = std::get_if<std::int64_t>(&tensor.shape.back());
-        if (width != nullptr && *width <= most) return *width;
-    }
-    throw BundleError(head.spec().name + " has no input condition of a fixed width; build the bundle again.");
-}
-
 Device check_request(const LoadRequest& request) {
     const Device device = Device::parse(request.device);
     if (request.threads < 0)
@@ -107,13 +97,11 @@ Device check_request(const LoadRequest& request) {
 
 Networks load_networks(const Bundle& bundle, const LoadRequest& request) {
     const auto& components = bundle.manifest().components;
-    std::vector<std::string> names;
-    for (const PhaseInfo& phase : bundle.manifest().model.phases()) names.insert(names.end(), {phase.transformer, phase.head});
-    std::string missing;
+    std::vector<std::string> names = bundle.manifest().model->components(), missing;
     for (const std::string& name : names)
-        if (components.count(name) == 0) missing += (missing.empty() ? "" : ", ") + name;
+        if (components.count(name) == 0) missing.push_back(name);
     if (!missing.empty())
-        throw BundleError(bundle.root().string() + " lacks the component " + missing + "; build the bundle again.");
+        throw BundleError(bundle.root().string() + " lacks the component " + joined(missing) + "; build the bundle again.");
     if (components.count(kDecoder) > 0) names.emplace_back(kDecoder);
     const Device device = check_request(request);
     bool any_ort = false;

@@ -36,9 +36,6 @@ struct Networks {
     std::string without_recording() const;
 };
 
-// Width of the condition that a head takes; BundleError when it has none of a fixed width.
-std::int64_t condition_width(const Engine& head);
-
 // What to load engines for: a device, and a backend in place of the bundle's own or "".
 struct LoadRequest {
     std::string device = "cpu";  // "cpu", "cuda" or "cuda:N"

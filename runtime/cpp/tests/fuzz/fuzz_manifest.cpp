@@ -6,9 +6,12 @@
 
 #include "bundle/manifest.h"
 #include "error.h"
+#include "families/hi_mar/model.h"
+#include "families/hi_mar/sampling.h"
 #include "run_corpus.h"
 
 using namespace himar::core;
+using himar::core::hi_mar::Sampling;
 
 namespace {
 
@@ -21,8 +24,8 @@ void check(const Manifest& manifest) {
         if (manifest.files.count(component.engine_file) == 0) std::abort();
     }
     inside(manifest.selftest, "read");
-    for (const auto& [name, setting] : manifest.sampling) setting.check();  // must be in range, whatever its name
-    const ModelInfo& model = manifest.model;
+    for (const auto& [name, setting] : manifest.sampling) static_cast<const Sampling&>(*setting).check();  // must be in range, whatever its name
+    const hi_mar::HiMarModel& model = static_cast<const hi_mar::HiMarModel&>(*manifest.model);
     if (manifest.sampling.empty() || manifest.max_batch < 1 || model.grid() < 1) std::abort();
     if (model.low_positions() > 1 << 16 || model.high_positions() > 1 << 16) std::abort();
 }

@@ -1,4 +1,4 @@
-"""Write the fuzzers' seeds anew from a real bundle: write_seeds.py BUNDLE. See folder.h for the layout of a folder."""
+"""Write the fuzzers' seeds anew from a real bundle: write_seeds.py BUNDLE (layout of a folder: fuzz_bundle.cpp)."""
 
 from __future__ import annotations
 

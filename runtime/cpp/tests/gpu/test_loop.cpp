@@ -57,21 +57,16 @@ private:
     std::map<std::string, std::vector<char>> copies_;
 };
 
-himar::GenerateOptions options_of(std::uint64_t seed) {
-    himar::GenerateOptions options;
-    options.labels = {3, 0, 1};
-    options.seed = seed;
-    return options;
-}
+himar::GenerateOptions request(std::uint64_t seed) { return options_of({3, 0, 1}, seed); }
 
 // The first runs go directly, the second are recorded, the third replayed; those of seed 8 go by solvers without noise.
 // Then four lanes at once.
 void same_images(himar::Pipeline& gpu, himar::Pipeline& cpu, double most) {
-    himar::GenerateOptions solved = options_of(8);
+    himar::GenerateOptions solved = request(8);
     solved.low_solver = HIMAR_SOLVER_DDIM, solved.high_solver = HIMAR_SOLVER_DPMPP;
-    const himar::Result wanted = cpu.generate(options_of(7)), without_noise = cpu.generate(solved);
+    const himar::Result wanted = cpu.generate(request(7)), without_noise = cpu.generate(solved);
     for (int run = 0; run < 3; ++run) {
-        const himar::Result made = gpu.generate(options_of(7));
+        const himar::Result made = gpu.generate(request(7));
         CHECK(relative(made.latents(), wanted.latents()) <= most);
         CHECK(relative(made.low_latents(), wanted.low_latents()) <= most);
         CHECK(pixels_apart(made.images(), wanted.images()) <= 2);
@@ -84,7 +79,7 @@ void same_images(himar::Pipeline& gpu, himar::Pipeline& cpu, double most) {
     for (std::size_t lane = 0; lane < 4; ++lane)
         threads.emplace_back([&, lane] {
             for (int run = 0; run < 3; ++run)
-                apart[lane] = relative(lanes[lane].generate(options_of(7)).latents(), wanted.latents());
+                apart[lane] = relative(lanes[lane].generate(request(7)).latents(), wanted.latents());
         });
     for (std::thread& thread : threads) thread.join();
     for (const double each : apart) CHECK(each <= most);
@@ -96,22 +91,23 @@ TEST_SUITE_BEGIN("gpu loop");
 
 TEST_CASE("with engines of the CPU: loop and kernels alone") {
     const Bundle opened = Bundle::open(bundle("tiny"));
-    const ModelInfo& model = opened.manifest().model;
-    std::vector<Sampling> settings(2, opened.manifest().sampling.front().second);
+    const hi_mar::HiMarModel& model = static_cast<const hi_mar::HiMarModel&>(*opened.manifest().model);
+    std::vector<hi_mar::Sampling> settings(
+        2, static_cast<const hi_mar::Sampling&>(*opened.manifest().sampling.front().second));
     settings[1].low_solver = "dpm++", settings[1].high_solver = "ddim";
-    Lane host(load_networks(opened, {"cpu", "", 1}), model, opened.manifest().max_batch);
+    hi_mar::HiMarLane host(load_networks(opened, {"cpu", "", 1}), model, opened.manifest().max_batch);
     const auto device = cuda::CudaQueue::open(0, false);
     Networks networks = load_networks(opened, {"cpu", "", 1});
     networks.queue = device;
     for (auto& [name, engine] : networks.engines) engine = std::make_unique<CopyingEngine>(std::move(engine), device);
-    Lane resident(std::move(networks), model, opened.manifest().max_batch);
+    hi_mar::HiMarLane resident(std::move(networks), model, opened.manifest().max_batch);
     const Chunk chunk{{3, 0, 1}, 5, 11};
     const auto pixels = static_cast<std::size_t>(3 * model.img_size * model.img_size * 3);
     std::vector<std::uint8_t> wanted(pixels), made(pixels);
-    for (const Sampling& sampling : settings) {
+    for (const hi_mar::Sampling& sampling : settings) {
         REQUIRE(host.run(chunk, sampling, {}, wanted.data()));
         int steps = 0;
-        REQUIRE(resident.run(chunk, sampling, [&](const Step&, const float*) { return ++steps > 0; }, made.data()));
+        REQUIRE(resident.run(chunk, sampling, [&](const StepInfo&, const float*) { return ++steps > 0; }, made.data()));
         CHECK(steps == sampling.low_steps + sampling.high_steps);
         const std::array<std::int64_t, 4> shape{3, model.channels, model.grid(), model.grid()};
         const himar::View<float> found{resident.latents().data(), shape}, expected{host.latents().data(), shape};
@@ -128,7 +124,7 @@ TEST_CASE("with ONNX Runtime's CUDA provider") {
         holds(said, "device cuda:0 needs ONNX Runtime with CUDA, but the " + ort_version() + " that this program found only has ");
         return;
     }
-    himar::Pipeline cpu = himar::Pipeline::load(bundle("tiny").string(), {"cpu", std::nullopt, 1});
+    himar::Pipeline cpu = load();
     himar::Pipeline gpu = himar::Pipeline::load(bundle("tiny").string(), {"cuda:0", std::nullopt, 0});
     same_images(gpu, cpu, 1e-4);
 }

@@ -14,6 +14,7 @@
 #include "engines/cpu_threads.h"
 #include "engines/ort/row_parallel.h"
 #include "error.h"
+#include "text.h"
 
 namespace himar::core {
 namespace {
@@ -192,10 +193,8 @@ void check_device(const ComponentSpec& spec, const cuda::CudaQueue* queue) {
         throw EngineError(spec.name + " is in int8, which is for the CPU only; load the bundle on 'cpu', or build it "
                                       "with --fp16.");
     if (queue == nullptr || ort_has_cuda()) return;
-    std::string providers;
-    for (const std::string& name : Ort::GetAvailableProviders()) providers += (providers.empty() ? "" : ", ") + name;
     throw EngineError("device " + queue->name() + " needs ONNX Runtime with CUDA, but the " + ort_version() +
-                      " that this program found only has " + providers + "; give it the library of ONNX Runtime's GPU "
+                      " that this program found only has " + joined(Ort::GetAvailableProviders()) + "; give it the library of ONNX Runtime's GPU "
                       "package, or use device 'cpu'.");
 }
 

@@ -4,21 +4,22 @@
 #include <utility>
 
 #include "error.h"
+#include "text.h"
 
 namespace himar::core::tensorrt {
 namespace {
 
 std::string shown(const std::int64_t* sizes, std::size_t rank) {
-    std::string text;
-    for (std::size_t i = 0; i < rank; ++i) text += (i == 0 ? "" : ", ") + std::to_string(sizes[i]);
-    return "(" + text + ")";
+    std::vector<std::string> shown;
+    for (std::size_t i = 0; i < rank; ++i) shown.push_back(std::to_string(sizes[i]));
+    return "(" + joined(shown) + ")";
 }
 
 std::string profile_of(const ComponentSpec& spec) {
-    std::string text;
+    std::vector<std::string> ranges;
     for (const auto& [axis, range] : spec.profile)
-        text += (text.empty() ? "" : ", ") + axis + " " + std::to_string(range[0]) + " to " + std::to_string(range[2]);
-    return text;
+        ranges.push_back(axis + " " + std::to_string(range[0]) + " to " + std::to_string(range[2]));
+    return joined(ranges);
 }
 
 }  // namespace

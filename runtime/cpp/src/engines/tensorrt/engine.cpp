@@ -8,6 +8,7 @@
 
 #include "engines/tensorrt/contexts.h"
 #include "error.h"
+#include "text.h"
 
 namespace himar::core {
 namespace tensorrt {
@@ -33,12 +34,6 @@ public:
 private:
     Contexts contexts_;
 };
-
-std::string joined(const std::set<std::string>& names) {
-    std::string text;
-    for (const std::string& name : names) text += (text.empty() ? "" : ", ") + name;
-    return text;
-}
 
 struct TypeName {
     nvinfer1::DataType type;
@@ -67,7 +62,8 @@ void check_tensors(const std::string& path, const ComponentSpec& spec, const nvi
     for (const auto* tensors : {&spec.inputs, &spec.outputs})
         for (const TensorSpec& tensor : *tensors) wanted.insert(tensor.name);
     if (found != wanted)
-        throw EngineError(path + " has the tensors " + joined(found) + ", but " + spec.name + " has " + joined(wanted) +
+        throw EngineError(path + " has the tensors " + joined({found.begin(), found.end()}) + ", but " + spec.name +
+                          " has " + joined({wanted.begin(), wanted.end()}) +
                           "; build the bundle again.");
     for (const auto* tensors : {&spec.inputs, &spec.outputs})
         for (const TensorSpec& tensor : *tensors)

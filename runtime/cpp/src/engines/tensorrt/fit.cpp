@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "error.h"
+#include "text.h"
 
 namespace himar::core {
 namespace {
@@ -39,9 +40,8 @@ void check_fit(const std::string& name, const BackendInfo& built, const TensorRT
         refuse(name, "compute capability " + *built.compute_capability + " alone", here);
     if (built.compute_capabilities) {
         const std::vector<std::string>& all = *built.compute_capabilities;
-        std::string listed;
-        for (const std::string& each : all) listed += (listed.empty() ? "" : ", ") + each;
-        if (std::find(all.begin(), all.end(), here) == all.end()) refuse(name, "compute capabilities " + listed, here);
+        if (std::find(all.begin(), all.end(), here) == all.end())
+            refuse(name, "compute capabilities " + joined(all), here);
     }
     if (built.least_compute_capability && is_below(here, *built.least_compute_capability))
         refuse(name, "compute capability " + *built.least_compute_capability + " and later", here);

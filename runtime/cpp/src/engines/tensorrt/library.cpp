@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "error.h"
+#include "text.h"
 
 namespace himar::core::tensorrt {
 namespace {
@@ -35,15 +36,15 @@ std::string version_of(void* handle) {
 Library open_installed() {
     if (const char* const path = std::getenv(kPathVariable); path != nullptr && *path != '\0') return Library(path);
     const std::string major = std::to_string(NV_TENSORRT_MAJOR);
-    std::string reasons;
+    std::vector<std::string> reasons;
     for (const char* name : {"libnvinfer.so.", "libnvinfer_lean.so."}) {
         const std::string file = name + major;
         // Which names open is asked here; what is wrong with one that does is the constructor's to say.
         if (dlopen(file.c_str(), RTLD_NOW | RTLD_LOCAL) != nullptr) return Library(file);
         const char* const why = dlerror();
-        reasons += (reasons.empty() ? "" : "; ") + std::string(why == nullptr ? file : why);
+        reasons.emplace_back(why == nullptr ? file : why);
     }
-    throw EngineError("these engines run on TensorRT " + major + ", which is not found here (" + reasons +
+    throw EngineError("these engines run on TensorRT " + major + ", which is not found here (" + joined(reasons, "; ") +
                       "); install it, or its lean runtime for engines built with --version-compatible, or set " +
                       kPathVariable + " to the library's path.");
 }

@@ -6,7 +6,7 @@
 #include "error.h"
 #include "families/hi_mar/chain.h"
 
-namespace himar::core {
+namespace himar::core::hi_mar {
 namespace {
 
 constexpr std::int64_t kMostItems = 0x7FFFFFFF;
@@ -19,7 +19,7 @@ void check_items(std::int64_t items) {
 
 }  // namespace
 
-Buffers::Buffers(const ModelInfo& model, std::int64_t batch, const std::vector<std::int64_t>& widths, Queue& queue)
+Buffers::Buffers(const HiMarModel& model, std::int64_t batch, const std::vector<std::int64_t>& widths, Queue& queue)
     : batch_(batch) {
     const std::int64_t positions = std::max(model.low_positions(), model.high_positions());
     check_items(batch * positions * std::max<std::int64_t>(model.channels, 3));
@@ -29,7 +29,7 @@ Buffers::Buffers(const ModelInfo& model, std::int64_t batch, const std::vector<s
 }
 
 // Returns the bytes that all arrays need; without a block they are only counted.
-std::size_t Buffers::place_all(void* block, const ModelInfo& model, const std::vector<std::int64_t>& widths) {
+std::size_t Buffers::place_all(void* block, const HiMarModel& model, const std::vector<std::int64_t>& widths) {
     const std::int64_t B = batch_, S = model.low_positions(), N = model.high_positions(), C = model.channels;
     const std::int64_t pivots = model.pivots == Pivots::kCondition ? S * model.width : 0;
     const std::vector<PhaseInfo> infos = model.phases();
@@ -73,4 +73,4 @@ std::size_t Buffers::place_all(void* block, const ModelInfo& model, const std::v
     return layout.bytes();
 }
 
-}  // namespace himar::core
+}  // namespace himar::core::hi_mar

@@ -5,10 +5,10 @@
 #include <memory>
 #include <vector>
 
-#include "families/hi_mar/phases.h"
+#include "families/hi_mar/model.h"
 #include "queue/queue.h"
 
-namespace himar::core {
+namespace himar::core::hi_mar {
 
 // Latents decoded together: the decoder's activations are large, and a few images already fill a device.
 constexpr std::int64_t kDecodeBatch = 8;
@@ -27,7 +27,7 @@ class Buffers {
 public:
     // Allocate everything as one block. widths: W of each phase. InputError when a launch over so many images has more
     // items than the kernels can number.
-    Buffers(const ModelInfo& model, std::int64_t batch, const std::vector<std::int64_t>& widths, Queue& queue);
+    Buffers(const HiMarModel& model, std::int64_t batch, const std::vector<std::int64_t>& widths, Queue& queue);
 
     std::int64_t batch() const { return batch_; }
 
@@ -56,10 +56,10 @@ public:
     u8* pixels;             // (B, H, W, 3)
 
 private:
-    std::size_t place_all(void* block, const ModelInfo& model, const std::vector<std::int64_t>& widths);
+    std::size_t place_all(void* block, const HiMarModel& model, const std::vector<std::int64_t>& widths);
 
     std::int64_t batch_;
     std::shared_ptr<void> block_;
 };
 
-}  // namespace himar::core
+}  // namespace himar::core::hi_mar

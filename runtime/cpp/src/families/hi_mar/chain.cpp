@@ -6,7 +6,7 @@
 
 #include "error.h"
 
-namespace himar::core {
+namespace himar::core::hi_mar {
 namespace {
 
 constexpr double kPi = 3.141592653589793238462643, kMostBeta = 0.999;
@@ -135,4 +135,4 @@ Chain build_chain(const std::string& solver, std::int64_t steps) {
     return chain_through(spaced_timesteps(steps), solver == "dpm++");
 }
 
-}  // namespace himar::core
+}  // namespace himar::core::hi_mar

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-namespace himar::core {
+namespace himar::core::hi_mar {
 
 struct Chain {
     static constexpr std::int64_t kMost = 1000, kColumns = 8;  // steps of the base chain, and of a table's row
@@ -25,4 +25,4 @@ struct Chain {
 // Compute the chain of 2 … 1000 steps (else InputError) that a checked solver's name means, in float64.
 Chain build_chain(const std::string& solver, std::int64_t steps);
 
-}  // namespace himar::core
+}  // namespace himar::core::hi_mar

@@ -6,16 +6,7 @@
 
 #include "error.h"
 
-namespace himar::core {
-
-GivenDraws::GivenDraws(const himar_draws& draws) : draws_(draws) {
-    if (draws.struct_size != sizeof draws)
-        throw InputError("himar_draws.struct_size is " + std::to_string(draws.struct_size) + "; it must be " +
-                         std::to_string(sizeof draws) + ": set it to sizeof(himar_draws).");
-    if (draws.order == nullptr || draws.noise == nullptr)
-        throw InputError(std::string("himar_draws.") + (draws.order == nullptr ? "order" : "noise") +
-                         " is NULL; give both functions, or no draws.");
-}
+namespace himar::core::hi_mar {
 
 std::vector<u32> GivenDraws::ranks(std::size_t stage, const PhaseInfo& phase, const std::vector<u32>& images) {
     const std::int64_t n = phase.positions();
@@ -113,4 +104,4 @@ const std::vector<u32>& NoiseSource::positions_of(const Step& step, const PhaseI
     return positions_;
 }
 
-}  // namespace himar::core
+}  // namespace himar::core::hi_mar

@@ -6,18 +6,16 @@
 #include <vector>
 
 #include "families/hi_mar/buffers.h"
-#include "families/hi_mar/phases.h"
+#include "families/hi_mar/model.h"
 #include "families/hi_mar/schedule.h"
-#include "himar/himar.h"
 #include "queue/queue.h"
 
-namespace himar::core {
+namespace himar::core::hi_mar {
 
-// A caller's draws, checked. The pointers that it hands out are valid until the next call.
+// A caller's draws. The pointers that it hands out are valid until the next call.
 class GivenDraws {
 public:
-    // InputError for a struct_size of another header or functions that are missing.
-    explicit GivenDraws(const himar_draws& draws);
+    explicit GivenDraws(const himar_draws& draws) : draws_(draws) {}
 
     // The place of every position in its image's order, (B, n) of images (B). InputError when the caller gives none, or
     // no permutation.
@@ -33,14 +31,6 @@ public:
 private:
     himar_draws draws_;
     std::vector<float> noise_;
-};
-
-// What to generate in one run of the engines: as many labels as images, at most the bundle's max_batch.
-struct Chunk {
-    std::vector<std::int64_t> labels;
-    std::uint64_t first_index;  // image index of the first label; the others follow
-    std::uint64_t seed;
-    const himar_draws* draws = nullptr;  // instead of the seed's
 };
 
 // The draws of one chunk. Philox stays on the device; others travel there before every launch that uses them.
@@ -70,4 +60,4 @@ private:
     std::vector<u32> ranks_[2];  // of each stage, where draws are given
 };
 
-}  // namespace himar::core
+}  // namespace himar::core::hi_mar

@@ -6,7 +6,7 @@
 
 #include "error.h"
 
-namespace himar::core {
+namespace himar::core::hi_mar {
 namespace {
 
 // A step whose results are on their way while the next one is queued.
@@ -33,9 +33,20 @@ StepState state_of(const Step& step, std::int64_t chain_length, std::uint64_t se
     return state;
 }
 
+// Width of the condition that a head takes; BundleError when it has none of a fixed width.
+std::int64_t condition_width(const Engine& head) {
+    constexpr std::int64_t most = 1 << 20;
+    for (const TensorSpec& tensor : head.spec().inputs) {
+        if (tensor.name != "condition" || tensor.shape.empty()) continue;
+        const auto* const width = std::get_if<std::int64_t>(&tensor.shape.back());
+        if (width != nullptr && *width <= most) return *width;
+    }
+    throw BundleError(head.spec().name + " has no input condition of a fixed width; build the bundle again.");
+}
+
 }  // namespace
 
-Lane::Lane(Networks networks, const ModelInfo& model, std::int64_t max_batch)
+HiMarLane::HiMarLane(Networks networks, const HiMarModel& model, std::int64_t max_batch)
     : networks_(std::move(networks)),
       model_(model),
       max_batch_(max_batch),
@@ -51,7 +62,7 @@ Lane::Lane(Networks networks, const ModelInfo& model, std::int64_t max_batch)
 }
 
 // On whatever thread lets go of it.
-Lane::~Lane() {
+HiMarLane::~HiMarLane() {
     try {
         queue().make_current();
         queue().synchronize();
@@ -59,7 +70,8 @@ Lane::~Lane() {
     }
 }
 
-bool Lane::run(const Chunk& chunk, const Sampling& sampling, const GoOn& go_on, std::uint8_t* pixels) {
+bool HiMarLane::run(const Chunk& chunk, const Settings& settings, const GoOn& go_on, std::uint8_t* pixels) {
+    const auto& sampling = static_cast<const Sampling&>(settings);
     bool finished = false;
     try {
         finished = generate(chunk, sampling, go_on, pixels);
@@ -76,7 +88,7 @@ bool Lane::run(const Chunk& chunk, const Sampling& sampling, const GoOn& go_on, 
     return finished;
 }
 
-bool Lane::generate(const Chunk& chunk, const Sampling& sampling, const GoOn& go_on, std::uint8_t* pixels) {
+bool HiMarLane::generate(const Chunk& chunk, const Sampling& sampling, const GoOn& go_on, std::uint8_t* pixels) {
     queue().make_current();
     const std::vector<Step> steps = begin(chunk, sampling);
     const std::int64_t preview = batch_ * model_.low_positions() * model_.channels;
@@ -84,7 +96,7 @@ bool Lane::generate(const Chunk& chunk, const Sampling& sampling, const GoOn& go
     const auto report = [&](Behind& done) {
         done.mark->wait();
         reported_ = done.preview;
-        const bool answer = go_on(done.step, done.preview);
+        const bool answer = go_on({done.step.stage, done.step.phase_name(), done.step.index}, done.preview);
         queue().make_current();  // the callback is a user's, who may use another GPU
         return answer;
     };
@@ -110,7 +122,7 @@ bool Lane::generate(const Chunk& chunk, const Sampling& sampling, const GoOn& go
 }
 
 // Have room for so many images: the places of earlier runs are given up where there was less.
-void Lane::reserve(std::int64_t batch) {
+void HiMarLane::reserve(std::int64_t batch) {
     if (buffers_ && buffers_->batch() >= batch) return;
     networks_.forget_places();
     buffers_.reset();
@@ -122,14 +134,15 @@ void Lane::reserve(std::int64_t batch) {
 }
 
 // Upload what the chunk's steps need and queue the orders of its images.
-std::vector<Step> Lane::begin(const Chunk& chunk, const Sampling& sampling) {
+std::vector<Step> HiMarLane::begin(const Chunk& chunk, const Sampling& sampling) {
     batch_ = static_cast<std::int64_t>(chunk.labels.size());
     reserve(batch_);
     const Buffers& b = *buffers_;
     const std::vector<Step> steps = plan(sampling, model_.low_positions(), model_.high_positions());
-    for (Stage& stage : stages_)
-        stage.chain = stage.phase.is_low ? build_chain(sampling.low_solver, sampling.low_diffusion_steps)
-                                         : build_chain(sampling.high_solver, sampling.high_diffusion_steps);
+    for (Stage& stage : stages_) {
+        const PhaseSampling own = sampling.phase(stage.phase.is_low);
+        stage.chain = build_chain(own.solver, own.diffusion_steps);
+    }
     std::vector<StepState> states;
     for (const Step& step : steps)
         states.push_back(state_of(step, stages_[step.stage].chain.length(), chunk.seed, sampling.temperature));
@@ -154,7 +167,7 @@ std::vector<Step> Lane::begin(const Chunk& chunk, const Sampling& sampling) {
     return steps;
 }
 
-void Lane::run_engine(Engine& engine, Places places) {
+void HiMarLane::run_engine(Engine& engine, Places places) {
     if (!queue().runs_at_once()) return engine.run(places);
     const auto start = std::chrono::steady_clock::now();
     engine.run(places);
@@ -162,7 +175,7 @@ void Lane::run_engine(Engine& engine, Places places) {
 }
 
 // EngineError, naming component, phase and step, where a kernel met a value that was not finite.
-void Lane::check_fault() {
+void HiMarLane::check_fault() {
     u32 word = 0;
     queue().download(&word, buffers_->fault, sizeof word);
     if (word == 0) return;
@@ -180,4 +193,4 @@ void Lane::check_fault() {
                       "; if the bundle is in half precision, build " + component + " with fp32 or bf16.");
 }
 
-}  // namespace himar::core
+}  // namespace himar::core::hi_mar

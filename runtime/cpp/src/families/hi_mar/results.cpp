@@ -4,7 +4,7 @@
 #include "error.h"
 #include "families/hi_mar/lane.h"
 
-namespace himar::core {
+namespace himar::core::hi_mar {
 namespace {
 
 constexpr std::int64_t kDecoderSegment = 4;  // after two components of each phase
@@ -45,13 +45,13 @@ void check_preview(const Engine* decoder, std::int64_t s, std::int64_t batch, st
 
 }  // namespace
 
-void Lane::queue_latents(float* latents, const PhaseInfo& phase, std::size_t stage) {
+void HiMarLane::queue_latents(float* latents, const PhaseInfo& phase, std::size_t stage) {
     queue().launch(launches::latents(latents, buffers_->phases[stage].tokens, static_cast<float>(model_.vae_scale),
                                      word(batch_), word(phase.positions()), word(model_.channels)));
 }
 
 // A few images at a time.
-void Lane::queue_decoding() {
+void HiMarLane::queue_decoding() {
     const Buffers& b = *buffers_;
     const std::int64_t C = model_.channels, grid = model_.grid(), side = model_.img_size;
     for (std::int64_t first = 0; first < batch_; first += kDecodeBatch) {
@@ -65,12 +65,12 @@ void Lane::queue_decoding() {
     }
 }
 
-void Lane::fetch_results(std::uint8_t* pixels) {
+void HiMarLane::fetch_results(std::uint8_t* pixels) {
     check_fault();
-    low_latents_.resize(static_cast<std::size_t>(batch_ * model_.channels * model_.low_positions()));
+    preview_latents_.resize(static_cast<std::size_t>(batch_ * model_.channels * model_.low_positions()));
     latents_.resize(static_cast<std::size_t>(batch_ * model_.channels * model_.high_positions()));
-    if (!low_latents_.empty())
-        queue().download(low_latents_.data(), buffers_->preview, low_latents_.size() * sizeof(float));
+    if (!preview_latents_.empty())
+        queue().download(preview_latents_.data(), buffers_->preview, preview_latents_.size() * sizeof(float));
     queue().download(latents_.data(), buffers_->latents, latents_.size() * sizeof(float));
     if (pixels != nullptr)
         queue().download(pixels, buffers_->pixels,
@@ -79,7 +79,7 @@ void Lane::fetch_results(std::uint8_t* pixels) {
 
 // On a GPU this runs behind the step that is queued already: what it shows is the step before, whose latents are in the
 // host's memory. It has a fault word and memory of its own, since what goes wrong here is not the run's.
-PreviewPixels Lane::preview() {
+PreviewPixels HiMarLane::preview() {
     const std::int64_t C = model_.channels, s = model_.cond_scale, side = s * model_.vae_stride;
     check_preview(networks_.decoder(), s, batch_, side);
     Engine& decoder = *networks_.decoder();
@@ -120,4 +120,4 @@ PreviewPixels Lane::preview() {
     return {preview_pixels_.data(), side};
 }
 
-}  // namespace himar::core
+}  // namespace himar::core::hi_mar

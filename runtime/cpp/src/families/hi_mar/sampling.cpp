@@ -1,11 +1,14 @@
 #include "families/hi_mar/sampling.h"
 
+#include <algorithm>
 #include <cmath>
 
+#include "bundle/json_reader.h"
 #include "error.h"
+#include "himar/settings.hpp"
 #include "text.h"
 
-namespace himar::core {
+namespace himar::core::hi_mar {
 namespace {
 
 void check_whole(const char* name, std::int64_t value, std::int64_t least, std::int64_t most) {
@@ -15,50 +18,113 @@ void check_whole(const char* name, std::int64_t value, std::int64_t least, std::
     throw InputError(std::string(name) + " is " + std::to_string(value) + "; it must be " + limits + ".");
 }
 
+[[noreturn]] void refuse_word(const char* name, const std::string& value, const std::vector<std::string>& words) {
+    throw InputError(std::string(name) + " is " + value + "; it must be " + alternatives(words) + ".");
+}
+
+void check_word(const char* name, const std::string& value, const std::vector<std::string>& words) {
+    if (std::find(words.begin(), words.end(), value) == words.end()) refuse_word(name, in_quotes(value), words);
+}
+
+// A function for each kind of the list.
+void check_steps(const char* name, std::int64_t value) { check_whole(name, value, 1, 0); }
+
+void check_diffusion_steps(const char* name, std::int64_t value) { check_whole(name, value, 2, 1000); }
+
 void check_scale(const char* name, double value) {
     if (!std::isfinite(value) || value < 0)
         throw InputError(std::string(name) + " is " + shown(value) + "; it must be a finite number of at least 0.");
 }
 
-void check_solver(const char* name, const std::string& value) {
-    if (value != "ddpm" && value != "ddim" && value != "dpm++")
-        throw InputError(std::string(name) + " is " + in_quotes(value) + "; it must be 'ddpm', 'ddim' or 'dpm++'.");
+void check_schedule(const char* name, const std::string& value) {
+    check_word(name, value, words_of(himar_guidance_schedule{}));
 }
+
+void check_solver(const char* name, const std::string& value) { check_word(name, value, words_of(himar_solver{})); }
 
 void require_no_temperature(const Sampling& sampling) {
     if (sampling.temperature != 1)
         throw InputError("temperature is " + shown(sampling.temperature) +
-                         ", but it scales the noise of reverse steps and solver " + in_quotes(sampling.high_solver) +
+                         ", but it scales the noise of reverse steps and solver " +
+                         in_quotes(sampling.phase(false).solver) +
                          " adds none; set it to 1, or a phase's solver to 'ddpm'.");
 }
 
-void check_steps(const char* phase, std::int64_t steps, std::int64_t positions) {
+void check_fit(const char* phase, std::int64_t steps, std::int64_t positions) {
     if (steps > positions)
         throw InputError(std::string(phase) + "_steps is " + std::to_string(steps) + ", but phase " + phase + " has only " +
                          std::to_string(positions) + " positions; ask for 1 to " + std::to_string(positions) + " steps.");
 }
 
+// A manifest's value for each kind.
+void read_steps(const char* name, const Json& found, std::int64_t& value) {
+    if (!found.is_number_integer()) throw InputError(std::string(name) + " is " + shown(found) + "; it must be a whole number.");
+    value = found.get<std::int64_t>();
+    if (found.is_number_unsigned() && value < 0)
+        throw InputError(std::string(name) + " is " + shown(found) + "; it must be at most 2^63-1.");
+}
+
+void read_diffusion_steps(const char* name, const Json& found, std::int64_t& value) { read_steps(name, found, value); }
+
+void read_scale(const char* name, const Json& found, double& value) {
+    if (!found.is_number()) throw InputError(std::string(name) + " is " + shown(found) + "; it must be a number.");
+    value = found.get<double>();
+}
+
+void read_schedule(const char* name, const Json& found, std::string& value) {
+    if (!found.is_string()) refuse_word(name, shown(found), words_of(himar_guidance_schedule{}));
+    value = found.get<std::string>();
+}
+
+void read_solver(const char* name, const Json& found, std::string& value) {
+    if (!found.is_string()) refuse_word(name, shown(found), words_of(himar_solver{}));
+    value = found.get<std::string>();
+}
+
+template <class Value>
+bool is_written(const Value&) {
+    return true;
+}
+
+// Readers from before solvers take every recipe that they can follow, and refuse the others.
+bool is_written(const std::string& value) { return value != "ddpm"; }
+
 }  // namespace
 
 void Sampling::check() const {
-    check_whole("low_steps", low_steps, 1, 0);
-    check_whole("high_steps", high_steps, 1, 0);
-    check_whole("low_diffusion_steps", low_diffusion_steps, 2, 1000);
-    check_whole("high_diffusion_steps", high_diffusion_steps, 2, 1000);
-    check_scale("low_guidance", low_guidance);
-    check_scale("high_guidance", high_guidance);
-    check_scale("temperature", temperature);
-    if (guidance_schedule != "linear" && guidance_schedule != "constant")
-        throw InputError("guidance_schedule is " + in_quotes(guidance_schedule) + "; it must be 'linear' or 'constant'.");
-    check_solver("low_solver", low_solver);
-    check_solver("high_solver", high_solver);
-    if (low_solver != "ddpm" && high_solver != "ddpm") require_no_temperature(*this);
+#define HIMAR_CHECK(kind, name) check_##kind(#name, name);
+    HIMAR_HI_MAR_SETTINGS(HIMAR_CHECK)
+#undef HIMAR_CHECK
+    if (phase(true).solver != "ddpm" && phase(false).solver != "ddpm") require_no_temperature(*this);
 }
 
 void Sampling::check_positions(std::int64_t low, std::int64_t high) const {
-    if (low == 0 && high_solver != "ddpm") require_no_temperature(*this);
-    if (low != 0) check_steps("low", low_steps, low);
-    check_steps("high", high_steps, high);
+    if (low == 0 && phase(false).solver != "ddpm") require_no_temperature(*this);
+    if (low != 0) check_fit("low", phase(true).steps, low);
+    check_fit("high", phase(false).steps, high);
 }
 
-}  // namespace himar::core
+Json Sampling::to_json() const {
+    Json values;
+#define HIMAR_WRITE(kind, name) if (is_written(name)) values[#name] = name;
+    HIMAR_HI_MAR_SETTINGS(HIMAR_WRITE)
+#undef HIMAR_WRITE
+    return values;
+}
+
+Sampling read_sampling(const JsonReader& reader) {
+    Sampling setting;
+    const Json& values = reader.values();
+    try {
+#define HIMAR_READ(kind, name) \
+    if (const auto found = values.find(#name); found != values.end()) read_##kind(#name, *found, setting.name);
+        HIMAR_HI_MAR_SETTINGS(HIMAR_READ)
+#undef HIMAR_READ
+        setting.check();
+    } catch (const InputError& error) {
+        throw BundleError(reader.source() + ": " + reader.path() + ": " + error.what());
+    }
+    return setting;
+}
+
+}  // namespace himar::core::hi_mar

@@ -1,17 +1,25 @@
 // The settings of one generation, as himar_kernels.families.hi_mar.SamplingConfig has them.
+//
+// HIMAR_HI_MAR_SETTINGS in himar.h lists them by name and kind: manifests, recipes, parameters, requests and command lines
+// are read and written along that list.
 #pragma once
 
 #include <cstdint>
 #include <string>
 
-namespace himar::core {
+#include "families/family.h"
 
-// Every setting by its name, which manifests, recipes and the C interface share, in the order of recipes.
-#define HIMAR_HI_MAR_SETTINGS(X)                                                                          \
-    X(low_steps) X(high_steps) X(low_guidance) X(high_guidance) X(guidance_schedule) X(temperature)       \
-    X(low_diffusion_steps) X(high_diffusion_steps) X(low_solver) X(high_solver)
+namespace himar::core::hi_mar {
 
-struct Sampling {
+// What one phase needs of them; docs/model.md §5-6.
+struct PhaseSampling {
+    std::int64_t steps;
+    double guidance;
+    std::int64_t diffusion_steps;
+    const std::string& solver;  // as long as the settings
+};
+
+struct Sampling final : Settings {
     std::int64_t low_steps = 32, high_steps = 4;
     double low_guidance = 1.0, high_guidance = 1.0;
     std::string guidance_schedule = "linear";  // or "constant"
@@ -19,12 +27,27 @@ struct Sampling {
     std::int64_t low_diffusion_steps = 100, high_diffusion_steps = 250;
     std::string low_solver = "ddpm", high_solver = "ddpm";  // or "ddim", "dpm++": see chain.h
 
+    PhaseSampling phase(bool is_low) const {
+        if (is_low) return {low_steps, low_guidance, low_diffusion_steps, low_solver};
+        return {high_steps, high_guidance, high_diffusion_steps, high_solver};
+    }
+
     // InputError, naming the field, for a value out of range.
     void check() const;
 
     // InputError unless every step of each phase can reveal at least one of its positions. With a single scale, low = 0,
     // the low settings say nothing.
     void check_positions(std::int64_t low, std::int64_t high) const;
+
+    Json to_json() const;  // as recipes show them
 };
 
-}  // namespace himar::core
+// Read one of the manifest's settings: fields that are absent keep their defaults, unknown ones are of a later version.
+// BundleError for a value out of range.
+Sampling read_sampling(const JsonReader& reader);
+
+// Change what a caller's settings give. InputError for a value out of range, or for one of phase low where there is a
+// single scale.
+void change(Sampling& sampling, const himar_hi_mar_settings& given, bool single_scale);
+
+}  // namespace himar::core::hi_mar

@@ -5,19 +5,20 @@
 
 #include "error.h"
 
-namespace himar::core {
+namespace himar::core::hi_mar {
 namespace {
 
 constexpr double kPi = 3.141592653589793238462643;
 
-void plan_phase(std::vector<Step>& steps, bool is_low, std::int64_t positions, std::int64_t count, double scale,
-                const std::string& schedule) {
-    const std::vector<std::int64_t> masked = masked_counts(positions, count);
+void plan_phase(std::vector<Step>& steps, bool is_low, std::int64_t positions, const Sampling& sampling) {
+    const PhaseSampling phase = sampling.phase(is_low);
+    const std::vector<std::int64_t> masked = masked_counts(positions, phase.steps);
     const std::size_t stage = steps.empty() ? 0 : steps.back().stage + 1;
-    for (std::int64_t i = 0; i < count; ++i) {
+    for (std::int64_t i = 0; i < phase.steps; ++i) {
         const std::int64_t before = masked[i], after = masked[i + 1];
-        const std::int64_t revealed = i == count - 1 ? before : before - after;
-        steps.push_back({stage, is_low, i, before, after, revealed, guidance_at(schedule, scale, positions, after)});
+        const std::int64_t revealed = i == phase.steps - 1 ? before : before - after;
+        const double guidance = guidance_at(sampling.guidance_schedule, phase.guidance, positions, after);
+        steps.push_back({stage, is_low, i, before, after, revealed, guidance});
     }
 }
 
@@ -47,11 +48,9 @@ double guidance_at(const std::string& schedule, double scale, std::int64_t posit
 std::vector<Step> plan(const Sampling& sampling, std::int64_t low_positions, std::int64_t high_positions) {
     sampling.check_positions(low_positions, high_positions);
     std::vector<Step> steps;
-    const std::string& schedule = sampling.guidance_schedule;
-    if (low_positions > 0)
-        plan_phase(steps, true, low_positions, sampling.low_steps, sampling.low_guidance, schedule);
-    plan_phase(steps, false, high_positions, sampling.high_steps, sampling.high_guidance, schedule);
+    if (low_positions > 0) plan_phase(steps, true, low_positions, sampling);
+    plan_phase(steps, false, high_positions, sampling);
     return steps;
 }
 
-}  // namespace himar::core
+}  // namespace himar::core::hi_mar

@@ -7,7 +7,7 @@
 
 #include "families/hi_mar/sampling.h"
 
-namespace himar::core {
+namespace himar::core::hi_mar {
 
 // One autoregressive step. It reveals the positions order[masked - revealed … masked) of every image's order.
 struct Step {
@@ -35,4 +35,4 @@ double guidance_at(const std::string& schedule, double scale, std::int64_t posit
 // phase has fewer positions than steps.
 std::vector<Step> plan(const Sampling& sampling, std::int64_t low_positions, std::int64_t high_positions);
 
-}  // namespace himar::core
+}  // namespace himar::core::hi_mar

@@ -1,7 +1,7 @@
 // The autoregressive steps: index lists → transformer → head and reverse steps → tokens (docs/model.md §6).
 #include "families/hi_mar/lane.h"
 
-namespace himar::core {
+namespace himar::core::hi_mar {
 namespace {
 
 u32 word(std::int64_t value) { return static_cast<u32>(value); }
@@ -13,7 +13,7 @@ std::int64_t head_of(const Step& step) { return transformer_of(step) + 1; }
 }  // namespace
 
 // Queue a step, the `index`-th of the plan, on what the steps before it left.
-void Lane::queue_step(const Step& step, std::size_t index) {
+void HiMarLane::queue_step(const Step& step, std::size_t index) {
     queue().copy(buffers_->state, buffers_->steps + index, sizeof(StepState));
     queue_transformer(step);
     if (stages_[step.stage].phase.kind == HeadKind::kMlp)
@@ -24,7 +24,7 @@ void Lane::queue_step(const Step& step, std::size_t index) {
 
 // Leave the condition where the phase's head looks for it, and the pivots. An MLP head takes the rows that the step
 // reveals, at head_condition; a DiT head takes all, at condition.
-void Lane::queue_transformer(const Step& step) {
+void HiMarLane::queue_transformer(const Step& step) {
     const Buffers& b = *buffers_;
     const Stage& stage = stages_[step.stage];
     const PhaseInfo& phase = stage.phase;
@@ -58,7 +58,7 @@ void Lane::queue_transformer(const Step& step) {
 }
 
 // Sample the tokens of the revealed positions, one by one, from their conditions.
-void Lane::queue_mlp_head(const Step& step) {
+void HiMarLane::queue_mlp_head(const Step& step) {
     const Buffers& b = *buffers_;
     const Stage& stage = stages_[step.stage];
     const PhaseBuffers& own = b.phases[step.stage];
@@ -89,7 +89,7 @@ void Lane::queue_mlp_head(const Step& step) {
 }
 
 // Denoise all positions of the phase, known ones following their tokens; masked ones take their result.
-void Lane::queue_dit_head(const Step& step) {
+void HiMarLane::queue_dit_head(const Step& step) {
     const Buffers& b = *buffers_;
     const Stage& stage = stages_[step.stage];
     const PhaseBuffers& own = b.phases[step.stage];
@@ -118,4 +118,4 @@ void Lane::queue_dit_head(const Step& step) {
     }
 }
 
-}  // namespace himar::core
+}  // namespace himar::core::hi_mar

@@ -1,12 +1,14 @@
-// What a caller asks for, checked where the value is known and before any engine runs.
+// What a caller asks for: the parameter structs of the C interface, checked where the value is known and before any engine
+// runs.
 #pragma once
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <vector>
 
 #include "bundle/manifest.h"
-#include "families/hi_mar/sampling.h"
+#include "engines/networks.h"
 #include "himar/himar.h"
 
 namespace himar::core {
@@ -15,14 +17,17 @@ struct Request {
     std::vector<std::int64_t> labels;
     std::uint64_t seed;
     std::uint64_t first_index;  // image index of the first label
-    Sampling sampling;
+    std::shared_ptr<const Settings> settings;
     const himar_draws* draws = nullptr;  // instead of the seed's
 };
 
 // A finished step of a request, over all of its chunks; see himar_progress.
 using OnStep = std::function<bool(const himar_progress&)>;
 
-// Read and check parameters. InputError, in the sentences of himar_runtime's `Pipeline.generate`.
+// Read and check parameters, null for the defaults. InputError for a struct_size that no header of this interface had.
+LoadRequest read_load(const himar_load_params* params);
+
+// InputError, in the sentences of himar_runtime's `Pipeline.generate`.
 Request read_request(const himar_generate_params& params, const Manifest& manifest);
 
 }  // namespace himar::core

@@ -1,15 +1,18 @@
 // A model's sizes and its phases as data: which components run each, over which positions, and what they leave.
 //
-// The counterpart of himar_kernels/families/hi_mar/phases.py. The released models have two phases: low reveals S positions with an MLP
-// head and leaves pivots, high reveals N with a DiT head. Variants have other heads, pivots that are the low tokens
-// themselves, or phase high alone.
+// The counterpart of himar_kernels/families/hi_mar/phases.py. The released models have two phases: low reveals S positions
+// with an MLP head and leaves pivots, high reveals N with a DiT head. Variants have other heads, pivots that are the low
+// tokens themselves, or phase high alone.
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
-namespace himar::core {
+#include "families/family.h"
+
+namespace himar::core::hi_mar {
 
 enum class Pivots { kNone, kVisual, kCondition };
 enum class HeadKind { kMlp, kDit };  // samples the revealed positions one by one; denoises all around the known ones
@@ -30,9 +33,9 @@ struct PhaseInfo {
 
 // The sizes that the loop needs; names as in the model's configuration. With pivots "none" there is a single scale:
 // cond_scale is 0, and low_head says nothing.
-struct ModelInfo {
-    std::int64_t width, classes, buffer, cond_scale, img_size, vae_stride, channels;
-    double vae_scale;
+struct HiMarModel final : Model {
+    std::int64_t width = 0, classes = 0, buffer = 0, cond_scale = 0, img_size = 0, vae_stride = 1, channels = 0;
+    double vae_scale = 1;
     Pivots pivots = Pivots::kCondition;
     HeadKind low_head = HeadKind::kMlp, high_head = HeadKind::kDit;
 
@@ -43,6 +46,21 @@ struct ModelInfo {
     bool single_scale() const { return pivots == Pivots::kNone; }
 
     std::vector<PhaseInfo> phases() const;  // in order; a single scale has phase high alone
+
+    ModelFacts facts() const override { return {classes, img_size, channels, grid(), cond_scale}; }
+    std::vector<std::string> components() const override;
+    std::vector<std::string> stages() const override;
+    std::shared_ptr<const Settings> read_settings(const JsonReader& reader) const override;
+    std::shared_ptr<const Settings> changed(const Settings& setting, const himar_generate_params& params) const override;
+    std::int64_t steps(const Settings& settings) const override;
+    Json to_json(const Settings& settings) const override;
+    std::unique_ptr<Lane> make_lane(Networks networks, std::int64_t max_batch) const override;
 };
 
-}  // namespace himar::core
+// Read a manifest's `model` of this family; BundleError for a value out of range, or of a later version.
+std::shared_ptr<Model> read_model(const JsonReader& reader);
+
+// The settings in `params` as text, " low_steps=3 …": "setting" where the sampling setting's are kept.
+std::string described(const himar_generate_params& params);
+
+}  // namespace himar::core::hi_mar

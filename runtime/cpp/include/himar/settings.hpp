@@ -1,0 +1,71 @@
+// Part of himar.hpp: the settings of each family, as himar.h lists them.
+#ifndef HIMAR_SETTINGS_HPP
+#define HIMAR_SETTINGS_HPP
+
+#include <algorithm>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include "himar.h"
+#include "view.hpp"
+
+namespace himar {
+
+// What manifests, recipes, requests and command lines call an enumeration's values 1, 2 …; 0 keeps the setting's.
+inline std::vector<std::string> words_of(himar_guidance_schedule) { return {"linear", "constant"}; }
+inline std::vector<std::string> words_of(himar_solver) { return {"ddpm", "ddim", "dpm++"}; }
+
+// The value of an enumeration that a word names, if it names one.
+template <class Enumeration>
+std::optional<Enumeration> named(const std::string& word) {
+    const std::vector<std::string> words = words_of(Enumeration{});
+    const auto found = std::find(words.begin(), words.end(), word);
+    if (found == words.end()) return std::nullopt;
+    return static_cast<Enumeration>(found - words.begin() + 1);
+}
+
+// A field that may be left out: enumerations have a value for that.
+template <class Field>
+using Optional = std::conditional_t<std::is_enum_v<Field>, Field, std::optional<Field>>;
+
+// Changes to a sampling setting of a hi_mar model; fields without a value keep the setting's. See himar_hi_mar_settings:
+// they have its names and types, std::optional<double> temperature, himar_guidance_schedule guidance_schedule and so on.
+struct HiMarSettings {
+    std::optional<double> guidance;
+#define HIMAR_FIELD(kind, name) Optional<decltype(himar_hi_mar_settings::name)> name{};
+    HIMAR_HI_MAR_SETTINGS(HIMAR_FIELD)
+#undef HIMAR_FIELD
+
+    // The settings as C takes them. Error for a value that means "not given" there.
+    himar_hi_mar_settings to_c() const {
+        himar_hi_mar_settings c;
+        check(himar_hi_mar_settings_init(&c));
+        take("guidance", guidance, c.guidance);
+#define HIMAR_TAKE(kind, name) take(#name, name, c.name);
+        HIMAR_HI_MAR_SETTINGS(HIMAR_TAKE)
+#undef HIMAR_TAKE
+        return c;
+    }
+
+private:
+    static void take(const char* name, const std::optional<double>& value, double& c) {
+        if (value && *value != *value)
+            throw Error(HIMAR_ERROR_INPUT, std::string(name) + " is nan; it must be a finite number of at least 0.");
+        if (value) c = *value;
+    }
+    static void take(const char* name, const std::optional<std::int32_t>& value, std::int32_t& c) {
+        if (value && *value == 0) throw Error(HIMAR_ERROR_INPUT, std::string(name) + " is 0; ask for at least 1.");
+        if (value) c = *value;
+    }
+    template <class Enumeration>
+    static void take(const char*, Enumeration value, Enumeration& c) {
+        c = value;
+    }
+};
+
+}  // namespace himar
+
+#endif

@@ -1,0 +1,144 @@
+#include "api/params.h"
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+
+#include "api/c_guard.h"
+#include "text.h"
+
+namespace himar::core {
+namespace {
+
+constexpr std::uint64_t kMostImages = std::uint64_t{1} << 32;
+
+template <class Params>
+Params defaults() {
+    Params params{};
+    params.struct_size = sizeof params;
+    return params;
+}
+
+himar_load_params known(const himar_load_params& params) {
+    return checked(params, "himar_load_params", "himar_load_params_init");
+}
+
+himar_generate_params known(const himar_generate_params& params) {
+    return checked(params, "himar_generate_params", "himar_generate_params_init");
+}
+
+void check_draws(const himar_draws& draws, std::uint64_t seed) {
+    if (draws.struct_size != sizeof draws)
+        throw InputError("himar_draws.struct_size is " + std::to_string(draws.struct_size) + "; it must be " +
+                         std::to_string(sizeof draws) + ": set it to sizeof(himar_draws).");
+    if (draws.order == nullptr || draws.noise == nullptr)
+        throw InputError(std::string("himar_draws.") + (draws.order == nullptr ? "order" : "noise") +
+                         " is NULL; give both functions, or no draws.");
+    if (seed != 0)
+        throw InputError("both seed " + std::to_string(seed) +
+                         " and draws are given; draws would ignore the seed: give one of them.");
+}
+
+std::vector<std::int64_t> read_labels(const himar_generate_params& params, std::int64_t classes) {
+    if (params.label_count == 0 || params.labels == nullptr)
+        throw InputError("labels is empty; give at least one class number.");
+    if (params.label_count > kMostImages)
+        throw InputError("label_count is " + std::to_string(params.label_count) + "; at most 2^32 images can be counted.");
+    for (std::size_t i = 0; i < params.label_count; ++i)
+        if (params.labels[i] < 0 || params.labels[i] >= classes)
+            throw InputError("label " + std::to_string(params.labels[i]) + " (number " + std::to_string(i) +
+                             " of the list) is not a class of this model; classes are the whole numbers 0 to " +
+                             std::to_string(classes - 1) + ".");
+    return {params.labels, params.labels + params.label_count};
+}
+
+const Settings& choose_setting(const char* name, const Manifest& manifest) {
+    if (name == nullptr) return *manifest.sampling.front().second;
+    std::vector<std::string> known;
+    for (const auto& [each, setting] : manifest.sampling) {
+        if (each == name) return *setting;
+        known.push_back(each);
+    }
+    throw InputError("sampling " + in_quotes(name) + " is not in this bundle; it has " + joined(known) + ".");
+}
+
+std::string text_or(const char* text, const char* other) { return text == nullptr ? other : in_quotes(text); }
+
+std::string described(const himar_generate_params& params) {
+    std::string text = "labels=[";
+    const std::size_t most = 16;
+    for (std::size_t i = 0; params.labels != nullptr && i < std::min(params.label_count, most); ++i)
+        text += (i == 0 ? "" : ",") + std::to_string(params.labels[i]);
+    if (params.label_count > most) text += ",… (" + std::to_string(params.label_count) + ")";
+    return text + "] seed=" + std::to_string(params.seed) + " first_index=" + std::to_string(params.first_index) +
+           " sampling=" + text_or(params.sampling, "first") + described_settings(params) +
+           " on_step=" + (params.on_step == nullptr ? "none" : "given") +
+           " draws=" + (params.draws == nullptr ? "the seed's" : "given");
+}
+
+himar_status write_text(const std::string& whole, char* text, std::size_t capacity, std::size_t* needed) {
+    if (capacity > 0) {
+        const std::size_t fits = std::min(whole.size(), capacity - 1);
+        std::memcpy(&given(text, "text"), whole.data(), fits);
+        text[fits] = '\0';
+    }
+    if (needed != nullptr) *needed = whole.size() + 1;
+    return HIMAR_OK;
+}
+
+}  // namespace
+
+LoadRequest read_load(const himar_load_params* params) {
+    LoadRequest request;
+    if (params == nullptr) return request;
+    const himar_load_params p = known(*params);
+    if (p.device != nullptr) request.device = p.device;
+    if (p.backend != nullptr) request.backend = p.backend;
+    request.threads = p.threads;
+    return request;
+}
+
+Request read_request(const himar_generate_params& params, const Manifest& manifest) {
+    const himar_generate_params p = known(params);
+    Request request{read_labels(p, manifest.model->facts().classes), p.seed, p.first_index, nullptr, p.draws};
+    const std::uint64_t last = kMostImages - request.labels.size();
+    if (request.first_index > last)
+        throw InputError("first_index is " + std::to_string(request.first_index) + "; it must be 0 to " +
+                         std::to_string(last) + ".");
+    request.settings = manifest.model->changed(choose_setting(p.sampling, manifest), p);
+    if (request.draws != nullptr) check_draws(*request.draws, request.seed);
+    return request;
+}
+
+}  // namespace himar::core
+
+using namespace himar::core;
+
+himar_status himar_load_params_init(himar_load_params* params) {
+    return guarded([&] {
+        given(params, "params") = defaults<himar_load_params>();
+        return HIMAR_OK;
+    });
+}
+
+himar_status himar_generate_params_init(himar_generate_params* params) {
+    return guarded([&] {
+        given(params, "params") = defaults<himar_generate_params>();
+        return HIMAR_OK;
+    });
+}
+
+himar_status himar_load_params_to_string(const himar_load_params* params, char* text, size_t capacity, size_t* needed) {
+    return guarded([&] {
+        const himar_load_params p = known(given(params, "params"));
+        const std::string threads = p.threads == 0 ? "all" : std::to_string(p.threads);
+        return write_text("device=" + text_or(p.device, "'cpu'") + " backend=" + text_or(p.backend, "the bundle's") +
+                              " threads=" + threads,
+                          text, capacity, needed);
+    });
+}
+
+himar_status himar_generate_params_to_string(const himar_generate_params* params, char* text, size_t capacity,
+                                             size_t* needed) {
+    return guarded([&] { return write_text(described(known(given(params, "params"))), text, capacity, needed); });
+}

@@ -1,0 +1,114 @@
+// What the library needs of a model family. It knows none itself: a manifest's `model.family` names one of those that
+// families/registry.cpp lists, and all else is in the family's folder.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+#include <vector>
+
+#include "himar/himar.h"
+
+namespace himar::core {
+
+using Json = nlohmann::ordered_json;
+class JsonReader;
+struct Networks;
+
+// The settings of one generation, checked; which there are is the family's.
+struct Settings {
+    virtual ~Settings() = default;
+};
+
+// What to generate in one run of the engines: as many labels as images, at most the bundle's max_batch.
+struct Chunk {
+    std::vector<std::int64_t> labels;
+    std::uint64_t first_index;  // image index of the first label; the others follow
+    std::uint64_t seed;
+    const himar_draws* draws = nullptr;  // instead of the seed's
+};
+
+// A finished autoregressive step, as callers are told of it.
+struct StepInfo {
+    std::size_t stage;       // index of the stage
+    const char* stage_name;  // static text
+    std::int64_t index;      // of the step within its stage
+};
+
+// Low-resolution images, uint8 (B, side, side, 3), RGB; valid until the lane makes others or runs on.
+struct PreviewPixels {
+    const std::uint8_t* pixels;
+    std::int64_t side;
+};
+
+// Engines, buffers and a family's loop: one chunk of a request at a time.
+class Lane {
+public:
+    // Called after every autoregressive step with the chunk's preview latents (B, C, s, s); false cancels.
+    using GoOn = std::function<bool(const StepInfo&, const float* preview)>;
+
+    virtual ~Lane() = default;
+
+    // Run a chunk; `latents` and `preview_latents` then hold its results, and `pixels` (B, H, W, 3) where it is given.
+    // Returns false when cancelled. EngineError when an engine fails or gives NaN: on the host after the step, on a GPU
+    // at the end.
+    //
+    // On a GPU the host waits for nothing before the end without `go_on`; with it, for the step before the one it has
+    // just queued, so that the device always has work. Whoever leaves early leaves an idle device.
+    virtual bool run(const Chunk& chunk, const Settings& settings, const GoOn& go_on, std::uint8_t* pixels) = 0;
+
+    // Decode the preview of the step that `go_on` is told of. InputError when there is no decoder or no preview,
+    // EngineError when the decoder takes no latents of this size or fails.
+    virtual PreviewPixels preview() = 0;
+
+    virtual const std::vector<float>& latents() const = 0;          // (B, C, h, w) of the last chunk
+    virtual const std::vector<float>& preview_latents() const = 0;  // (B, C, s, s)
+    virtual bool has_decoder() const = 0;
+
+    // Seconds that the engines ran since the lane was made; NaN where they are queued and nobody waits for them.
+    virtual double engine_seconds() const = 0;
+
+    // Another lane: shared weights, own buffers. Any thread may call it, also during `run`.
+    virtual std::unique_ptr<Lane> clone() const = 0;
+};
+
+// What himar_pipeline_info says of a model; sizes are those of a side.
+struct ModelFacts {
+    std::int64_t classes, image_size, channels, latent_size;
+    std::int64_t preview_size;  // 0 for a model without previews
+};
+
+// A bundle's model as its manifest describes it; immutable, so threads share it.
+class Model {
+public:
+    virtual ~Model() = default;
+
+    virtual ModelFacts facts() const = 0;
+    virtual std::vector<std::string> components() const = 0;  // that a lane needs, beside the decoder
+    virtual std::vector<std::string> stages() const = 0;      // names in order
+
+    // Read one of the manifest's sampling settings. BundleError, naming it, for a value out of range.
+    virtual std::shared_ptr<const Settings> read_settings(const JsonReader& reader) const = 0;
+
+    // A setting with the changes that a caller's parameters ask for, held against the model's sizes. InputError.
+    virtual std::shared_ptr<const Settings> changed(const Settings& setting, const himar_generate_params& params) const = 0;
+
+    virtual std::int64_t steps(const Settings& settings) const = 0;  // of one chunk
+    virtual Json to_json(const Settings& settings) const = 0;        // as recipes show them
+
+    // On a GPU the buffers for `max_batch` images are allocated: EngineError when it has no room. On the host they grow
+    // with the chunks: a service that draws one image at a time never pays for max_batch.
+    virtual std::unique_ptr<Lane> make_lane(Networks networks, std::int64_t max_batch) const = 0;
+
+    std::string family;  // its name in the registry
+};
+
+// Read a manifest's `model`. BundleError for a family that this library does not have, and the family's own.
+std::shared_ptr<const Model> read_model(const JsonReader& reader);
+
+// The families' settings in `params`, as himar_generate_params_to_string shows them.
+std::string described_settings(const himar_generate_params& params);
+
+}  // namespace himar::core

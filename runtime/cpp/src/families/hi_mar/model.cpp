@@ -1,0 +1,115 @@
+#include "families/hi_mar/model.h"
+
+#include <cmath>
+
+#include "bundle/json_reader.h"
+#include "engines/networks.h"
+#include "error.h"
+#include "families/hi_mar/lane.h"
+#include "families/hi_mar/sampling.h"
+#include "text.h"
+
+namespace himar::core::hi_mar {
+namespace {
+
+// Sizes beyond these overflow the draws' counters or the kernels' 32-bit item numbers.
+constexpr std::int64_t kMostSide = 256, kMostPixels = 1 << 15, kMostWidth = 1 << 20;
+
+// The enumerator that model.`key` names by one of the words; `absent` where there is no such key, as before schema 1.1.
+template <class Enumeration>
+Enumeration choice(const JsonReader& reader, const char* key, const std::vector<std::string>& known, Enumeration absent) {
+    const auto found = reader.values().find(key);
+    if (found == reader.values().end()) return absent;
+    for (std::size_t word = 0; word < known.size(); ++word)
+        if (*found == known[word]) return static_cast<Enumeration>(word);
+    throw BundleError(reader.source() + ": " + reader.at(key) + " is " + shown(*found) + "; this himar knows '" +
+                      joined(known, "', '") + "': install a newer himar.");
+}
+
+const Sampling& of_this_family(const Settings& settings) { return static_cast<const Sampling&>(settings); }
+
+}  // namespace
+
+std::vector<PhaseInfo> HiMarModel::phases() const {
+    // Bundles of other phases lack the released names, so a reader that knows the released phases alone refuses them.
+    const bool released = pivots == Pivots::kCondition && low_head == HeadKind::kMlp && high_head == HeadKind::kDit;
+    const auto head = [&](HeadKind kind, const char* phase) {
+        const std::string name = kind == HeadKind::kMlp ? "mlp_head" : "dit_head";
+        return released ? name : name + "_" + phase;
+    };
+    const std::int64_t pivot_width = single_scale() ? 0 : pivots == Pivots::kVisual ? channels : width;
+    std::vector<PhaseInfo> phases;
+    if (!single_scale())
+        phases.push_back({true, "transformer_low", head(low_head, "low"), low_head, cond_scale, 0, "low_tokens",
+                          pivots == Pivots::kCondition, 0});
+    phases.push_back({false, "transformer_high", head(high_head, "high"), high_head, grid(), low_positions(), "tokens",
+                      false, pivot_width});
+    return phases;
+}
+
+std::vector<std::string> HiMarModel::components() const {
+    std::vector<std::string> names;
+    for (const PhaseInfo& phase : phases()) names.insert(names.end(), {phase.transformer, phase.head});
+    return names;
+}
+
+std::vector<std::string> HiMarModel::stages() const {
+    std::vector<std::string> names;
+    for (const PhaseInfo& phase : phases()) names.emplace_back(phase.name());
+    return names;
+}
+
+std::shared_ptr<const Settings> HiMarModel::read_settings(const JsonReader& reader) const {
+    return std::make_shared<const Sampling>(read_sampling(reader));
+}
+
+std::shared_ptr<const Settings> HiMarModel::changed(const Settings& setting, const himar_generate_params& params) const {
+    Sampling sampling = of_this_family(setting);
+    if (params.hi_mar != nullptr) change(sampling, *params.hi_mar, single_scale());
+    sampling.check_positions(low_positions(), high_positions());
+    return std::make_shared<const Sampling>(std::move(sampling));
+}
+
+std::int64_t HiMarModel::steps(const Settings& settings) const {
+    std::int64_t sum = 0;
+    for (const PhaseInfo& phase : phases()) sum += of_this_family(settings).phase(phase.is_low).steps;
+    return sum;
+}
+
+Json HiMarModel::to_json(const Settings& settings) const { return of_this_family(settings).to_json(); }
+
+std::unique_ptr<Lane> HiMarModel::make_lane(Networks networks, std::int64_t max_batch) const {
+    return std::make_unique<HiMarLane>(std::move(networks), *this, max_batch);
+}
+
+std::shared_ptr<Model> read_model(const JsonReader& reader) {
+    const auto made = std::make_shared<HiMarModel>();
+    HiMarModel& model = *made;
+    model.pivots = choice(reader, "pivots", {"none", "visual", "condition"}, Pivots::kCondition);
+    model.low_head = choice(reader, "low_head", {"mlp", "dit"}, HeadKind::kMlp);
+    model.high_head = choice(reader, "high_head", {"mlp", "dit"}, HeadKind::kDit);
+    model.width = reader.positive("width", kMostWidth);
+    model.classes = reader.positive("classes", kMostWidth);
+    model.buffer = reader.positive("buffer", kMostPixels);
+    if (!model.single_scale())
+        model.cond_scale = reader.positive("cond_scale", kMostSide);
+    else if (reader.whole("cond_scale") != 0)
+        throw BundleError(reader.source() + ": model.cond_scale is " + std::to_string(reader.whole("cond_scale")) +
+                          ", but model.pivots is 'none', which is a single scale; build the bundle again.");
+    model.img_size = reader.positive("img_size", kMostPixels);
+    model.vae_stride = reader.positive("vae_stride", kMostPixels);
+    model.channels = reader.positive("channels", kMostWidth / 4);
+    model.vae_scale = reader.number("vae_scale");
+    if (!(model.vae_scale > 0 && std::isfinite(model.vae_scale)))
+        throw BundleError(reader.source() + ": model.vae_scale is " + shown(model.vae_scale) +
+                          "; it must be a positive number.");
+    if (model.img_size % model.vae_stride != 0)
+        throw BundleError(reader.source() + ": model.img_size " + std::to_string(model.img_size) +
+                          " is not a multiple of vae_stride " + std::to_string(model.vae_stride) + ".");
+    if (model.grid() > kMostSide)
+        throw BundleError(reader.source() + ": model.img_size " + std::to_string(model.img_size) + " gives " +
+                          std::to_string(model.grid()) + " tokens a side; at most " + std::to_string(kMostSide) + " fit.");
+    return made;
+}
+
+}  // namespace himar::core::hi_mar
