@@ -30,7 +30,7 @@ from himar.families.hi_mar.config import ModelConfig, read_config, resolve
 from himar.families.hi_mar.model import HiMAR, randomise
 from himar.vae.autoencoder import AutoencoderKL, VaeConfig
 from himar.vae.training import DIGITS_VAE
-from himar_export.bench.cpu_load import share_of_others, spent
+from himar_export.bench.measurement import share_of_others, spent
 from himar_export.bench.timing import Side, calls_in_turn, medians, take_turns, warm_up
 from himar_export.bench.verdict import Ratio, ratio
 from himar_kernels import InputError

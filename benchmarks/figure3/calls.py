@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from himar_export.bench.host import Call
+from benchmarks.figure3.host import Call
 from himar_kernels.families.hi_mar import SamplingConfig, phase_chains, plan
 from himar_kernels.families.hi_mar.phases import VAE_DECODER, ModelInfo
 from himar_runtime.decode import DECODE_BATCH

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.figure3.calls import calls_of, chosen
+from benchmarks.figure3.host import host_seconds
 from benchmarks.figure3.points import Point, points_of
 from benchmarks.figure3.ratios import statistics_of
 from benchmarks.figure3.record import Record, Request
@@ -18,7 +19,6 @@ from himar_export.bench.component_runs import component_call
 from himar_export.bench.eager import plain_float32
 from himar_export.bench.environment import environment
 from himar_export.bench.generation import generation_work
-from himar_export.bench.host import host_seconds
 from himar_export.bench.measurement import Measurement, measure
 from himar_export.bench.workload import Sources, load, require_batch, require_gpu
 from himar_kernels import EngineError, InputError, VerificationError

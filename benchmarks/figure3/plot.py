@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from benchmarks.figure3.points import HIGH_STEPS
 from benchmarks.figure3.rows import AGAINST, AGAINST_STEPS, Row, published_rows, relative, rows_of, seconds_of
 from himar_export.bench.measurement import COMPILED, EAGER, EAGER_FP32, ENGINES
-from himar_export.bench.plot_style import BLUE, GREEN, GREY, ORANGE, panels, save
+from himar_export.bench.plots import BLUE, GREEN, GREY, ORANGE, panels, save
 
 _COLOURS = {EAGER: GREY, EAGER_FP32: GREEN, COMPILED: ORANGE, ENGINES: BLUE, "published": "black"}
 _NAMES = {"himar-b": "Hi-MAR-B", "mar-b": "MAR-B"}

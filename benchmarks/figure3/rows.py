@@ -8,9 +8,9 @@ from statistics import median
 from typing import Any
 
 from benchmarks.figure3.calls import composed, weights_of
+from benchmarks.figure3.host import Call
 from benchmarks.figure3.points import PUBLISHED
 from benchmarks.figure3.ratios import composed_ratio, ratio_of
-from himar_export.bench.host import Call
 from himar_export.bench.measurement import EAGER, ENGINES
 from himar_export.bench.verdict import Ratio
 

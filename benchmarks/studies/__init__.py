@@ -1,1 +1,1 @@
-"""Studies of quality on the digits: solvers, int8, the ablation, the curve over training."""
+"""Studies of quality on the digits: solvers, int8, the ablation."""

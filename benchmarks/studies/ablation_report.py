@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 
 from benchmarks.studies.ablation_runs import OWN, SHORT
 from benchmarks.studies.measure import Figures
-from himar_export.bench.plot_style import BLUE, GREY, ORANGE, panels, save
+from himar_export.bench.plots import BLUE, GREY, ORANGE, panels, save
 from himar_kernels.shared.files import write_json, write_text
 
 Result = Mapping[str, Any]

@@ -20,7 +20,8 @@ from himar.training.digits import DIGITS_MODEL, digit_latents
 from himar.training.optimise import OnStep
 from himar.training.run import Outputs, run_training
 from himar.training.settings import TrainingSettings, changed_settings
-from himar.vae.autoencoder import AutoencoderKL, load_vae
+from himar.vae.autoencoder import AutoencoderKL
+from himar.vae.layouts import load_vae
 from himar_kernels import ConfigError, PhiloxDraws
 from himar_kernels.families.hi_mar import SamplingConfig
 from himar_kernels.shared.files import file_sha256, write_json

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from benchmarks.studies.record import IMAGES, require_decoder
 from himar_kernels.families.hi_mar import BASE_STEPS, solvers
 from himar_kernels.families.hi_mar.diffusion import base_alphas_cumprod
+from himar_kernels.families.hi_mar.sampling import in_phases
 from himar_kernels.shared.console import run_cli
 
 Spacing = Callable[[int], NDArray[np.int64]]
@@ -42,8 +43,8 @@ def main(bundle: Path, steps: tuple[int, ...], images: int, seed: int) -> None:
                 solvers.spaced_timesteps = spacing
                 for solver in ("ddim", "dpm++"):
                     made = pipeline.generate(
-                        labels, seed=seed, low_solver=solver, high_solver=solver, temperature=1.0,
-                        low_diffusion_steps=count, high_diffusion_steps=count,
+                        labels, seed=seed, temperature=1.0,
+                        **in_phases("low", "high", solver=solver, diffusion_steps=count),
                     )  # fmt: skip
                     assert made.images is not None
                     found = judge.figures(made.images, labels)

@@ -51,7 +51,7 @@ def table(study: Mapping[str, Any]) -> str:
 
 def plot(path: Path, study: Mapping[str, Any]) -> Path:
     """Draw distance and recognised share against work, one colour and marker per solver, bars of ± deviation."""
-    from himar_export.bench.plot_style import BLUE, GREEN, GREY, ORANGE, panels, save
+    from himar_export.bench.plots import BLUE, GREEN, GREY, ORANGE, panels, save
 
     styles = {"ddpm": (GREY, "s"), "ddim": (ORANGE, "D"), "dpm++": (BLUE, "o"), "ddpm + dpm++": (GREEN, "^")}
     figure, axes = panels(3, width=12.5, height=4.1)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from himar_kernels.families.hi_mar.sampling import in_phases
+
 DEFAULT = "default"
 
 
@@ -34,7 +36,7 @@ def trials() -> list[Trial]:
         )
     ]
     # Precision is what the default's temperature buys; other ways to it.
-    mixed = {**_parts("dpm++", 6, 4, low_steps=4, high_steps=2).changes, "low_solver": "ddim"}
+    mixed = {**_parts("dpm++", 6, 4, low_steps=4, high_steps=2).changes, **in_phases("low", solver="ddim")}
     found.append(Trial("ddim 6, dpm++ 4; 4 + 2 steps", "dpm++", mixed))
     return [*found, *(_guided(low, high) for low, high in ((2.0, 2.25), (2.0, 1.75)))]
 
@@ -52,7 +54,7 @@ def _alike(solver: str, steps: int) -> Trial:
 def _parts(solver: str, low: int, high: int, **autoregressive: int) -> Trial:
     changes: dict[str, Any] = {"low_diffusion_steps": low, "high_diffusion_steps": high, **autoregressive}
     if solver != "ddpm":
-        changes |= {"low_solver": solver, "high_solver": solver, "temperature": 1.0}
+        changes |= {**in_phases("low", "high", solver=solver), "temperature": 1.0}
     name = f"{solver} {low}" if low == high else f"{solver} {low}, {high}"
     if autoregressive:
         name += f"; {autoregressive['low_steps']} + {autoregressive['high_steps']} steps"

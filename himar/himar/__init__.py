@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from .families.hi_mar.model import HiMAR
     from .families.hi_mar.presets import PRESETS
     from .families.hi_mar.sampler import generate
-    from .vae.autoencoder import AutoencoderKL, load_vae
+    from .vae.autoencoder import AutoencoderKL
+    from .vae.layouts import load_vae
 
 _ROOMS = {
     "PRESETS": "families.hi_mar.presets",
@@ -23,7 +24,7 @@ _ROOMS = {
     "ModelConfig": "families.hi_mar.config",
     "generate": "families.hi_mar.sampler",
     "load_checkpoint": "families.hi_mar.checkpoints",
-    "load_vae": "vae.autoencoder",
+    "load_vae": "vae.layouts",
     "save_checkpoint": "families.hi_mar.checkpoints",
 }
 

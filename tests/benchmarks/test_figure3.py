@@ -13,6 +13,7 @@ from benchmarks.figure3 import measure as figure3_measure
 from benchmarks.figure3 import ratios as figure3_ratios
 from benchmarks.figure3 import run as figure3
 from benchmarks.figure3.calls import calls_of, chosen, composed, weights_of
+from benchmarks.figure3.host import Call, idle_eager, idle_engines
 from benchmarks.figure3.points import HIGH_STEPS, points_of
 from benchmarks.figure3.rows import relative, rows_of, seconds_of
 from benchmarks.figure3.tables import markdown
@@ -20,7 +21,6 @@ from himar.families.hi_mar.config import read_config, resolve
 from himar.families.hi_mar.model import HiMAR
 from himar.families.hi_mar.presets import vary
 from himar_export.bench.generation import run_eager, run_engines
-from himar_export.bench.host import Call, idle_eager, idle_engines
 from himar_export.bench.measurement import Work, measure
 from himar_export.bench.timing import Side
 from himar_export.bench.workload import require_gpu

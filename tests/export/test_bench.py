@@ -135,7 +135,7 @@ def test_memory_is_measured_in_processes_and_one_that_fails_costs_nothing_else(c
     (generation,) = json.loads(run(capsys, digits_bundle, *short, "--json")[0])["generations"]
     eager, engines = (generation["memory"][side] for side in ("eager", "engines"))
     assert eager["peak"] > eager["imported"] > engines["peak"] > engines["imported"] > 1e7  # torch is eager's alone
-    monkeypatch.setattr("himar_export.bench.memory.sys.executable", shutil.which("false"))
+    monkeypatch.setattr("himar_export.bench.run.sys.executable", shutil.which("false"))
     said = run(capsys, digits_bundle, *short)[0]
     assert "no memory: the process that measures the memory of eager failed: exit code 1" in " ".join(said.split())
     assert "engines against eager" in said

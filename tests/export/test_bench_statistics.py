@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from himar_export.bench.cpu_load import Spent, core_ticks, share_of_others, spent
+from himar_export.bench.measurement import Spent, core_ticks, share_of_others, spent
 from himar_export.bench.statistics import least_for_interval, median_interval, percentile, summarise, trend
 from himar_export.bench.timing import Side, WarmUp, calls_in_turn, medians, take_turns, warm_up
 from himar_export.bench.verdict import doubts_of, ratio

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from himar_export.cli.command import cli, main
+from himar_export.cli import cli, main
 from himar_runtime import Pipeline, read_recipes
 from tests.closeness import assert_same_pixels
 
@@ -22,7 +22,7 @@ def run(capsys, *arguments, code: int = 0) -> str:
     return printed.out if code == 0 else printed.err.strip()
 
 
-@pytest.mark.parametrize("verb", sorted(cli.commands))
+@pytest.mark.parametrize("verb", sorted(cli.verbs))
 def test_every_verb_explains_itself_with_an_example(capsys, verb):
     assert f"Example: himar-export {verb}" in run(capsys, verb, "--help")
 

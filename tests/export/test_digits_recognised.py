@@ -25,7 +25,7 @@ def classifier():
 
 @pytest.mark.slow
 def test_five_hundred_digits_from_the_engines_and_a_hundred_from_eager(classifier, digits_bundle):
-    """A thousand from both: benchmarks/studies/digits_recognised.py."""
+    """A thousand from both: benchmarks/digits/recognised.py."""
     engines = Pipeline.load(digits_bundle).generate(LABELS, seed=0).images
     assert classifier.accuracy(engines, LABELS) >= 0.95
 

@@ -13,8 +13,7 @@ import torch
 from himar import load_checkpoint
 from himar_export.cli import main
 from himar_export.make.gpu import find_gpu
-from himar_export.make.refit import _refit_engines, require_same_structure
-from himar_export.tensorrt.refit import named_weights
+from himar_export.make.refit import _refit_engines, named_weights, require_same_structure
 from himar_kernels import BuildError
 from himar_runtime import Bundle
 

@@ -5,7 +5,7 @@ import types
 import pytest
 
 from himar_export.cli import main
-from himar_export.inspect import built_for
+from himar_export.cli.inspect import built_for
 from himar_export.make.engine_cache import EngineCache
 from himar_export.make.engines import EngineTarget
 from himar_export.make.gpu import Gpu, find_gpu

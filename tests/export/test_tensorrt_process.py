@@ -1,6 +1,8 @@
 """Engines are built in a process of their own: whatever ends it is one sentence, and nothing stays."""
 
 import logging
+import subprocess
+import sys
 import types
 from pathlib import Path
 
@@ -118,3 +120,8 @@ def test_a_child_whose_parent_is_gone_ends(rtx):
         process = builder._start()
         process.stdin.close()
         assert process.wait(60) == 0
+
+
+def test_the_process_that_builds_imports_no_pytorch():
+    code = "import sys, himar_export.tensorrt.child; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from himar_export.cli.command import main
+from himar_export.cli import main
 from himar_kernels.families.registry import FAMILIES, FamilyModules
 from himar_runtime import Bundle, Pipeline, Recipe, read_recipes
 from tests.closeness import COMPONENT, assert_near

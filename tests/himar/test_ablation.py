@@ -5,7 +5,8 @@ import json
 import pytest
 import torch
 
-from benchmarks.studies import ablation_report, ablation_runs, digits_curve
+from benchmarks.digits.curve import kept_snapshots, still_true
+from benchmarks.studies import ablation_report, ablation_runs
 from benchmarks.studies.ablation_runs import (
     OWN,
     SAMPLING,
@@ -21,7 +22,7 @@ from himar.data.digits import Digits, load_digits_split
 from himar.families.hi_mar.model import HiMAR
 from himar.families.hi_mar.presets import VARIANTS
 from himar.training.digits import digit_latents
-from himar.vae.autoencoder import load_vae
+from himar.vae.layouts import load_vae
 from himar_kernels import ConfigError, InputError
 
 BUDGET = Budget(steps=2, batch=4, images=10)
@@ -99,13 +100,13 @@ def test_the_report_holds_every_run_and_is_the_same_each_time(tmp_path):
 def test_points_of_other_weights_images_or_seeds_are_measured_again():
     known = [{"step": 9, "sha256": name, "seed": 1, "figures": {"images": 500}} for name in "abc"]
     known[1]["seed"], known[2]["figures"] = 2, {"images": 40}
-    found = digits_curve.still_true(known, {100: "a", 200: "b", 300: "c", 400: "d"}, 500, 1)
+    found = still_true(known, {100: "a", 200: "b", 300: "c", 400: "d"}, 500, 1)
     assert found == {100: {**known[0], "step": 100}}
 
 
 def test_kept_snapshots_are_found_in_the_order_of_their_steps(tmp_path):
     for name in ("digits-000200", "digits-001000", "digits-000600", "digits", "digits-vae"):
         (tmp_path / f"{name}.safetensors").touch()
-    assert [step for step, _ in digits_curve.kept_snapshots(tmp_path, "digits")] == [200, 600, 1000]
+    assert [step for step, _ in kept_snapshots(tmp_path, "digits")] == [200, 600, 1000]
     with pytest.raises(InputError, match="--keep-snapshots"):
-        digits_curve.kept_snapshots(tmp_path / "out", "digits")
+        kept_snapshots(tmp_path / "out", "digits")

@@ -17,7 +17,7 @@ from himar.data.cache_reader import CachedLatents
 from himar.data.crop import read_crop
 from himar.data.digits import half_size
 from himar.data.folder import list_images
-from himar.vae.autoencoder import load_vae
+from himar.vae.layouts import load_vae
 from himar_kernels import InputError
 from tests.closeness import COMPONENT, assert_near
 from tests.himar.small_cache import NARROW, SETTINGS, VAE, contents, run

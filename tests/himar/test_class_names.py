@@ -10,13 +10,14 @@ from PIL import Image
 from safetensors import safe_open
 
 from himar.data.folder import list_images
-from himar.data.images import ImageLatents
+from himar.data.source import ImageLatents
 from himar.families.hi_mar.checkpoints import load_checkpoint, save_checkpoint
 from himar.families.hi_mar.model import HiMAR, randomise
 from himar.loading.files import read_state, write_safetensors
 from himar.training.run import Outputs, run_training
 from himar.training.state import STATE_FILE
-from himar.vae.autoencoder import AutoencoderKL, VaeConfig, load_vae
+from himar.vae.autoencoder import AutoencoderKL, VaeConfig
+from himar.vae.layouts import load_vae
 from himar.vae.training import save_vae
 from himar_kernels import CheckpointError
 from tests.himar import tiny_training as tiny

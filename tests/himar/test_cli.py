@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import himar.cli.command
 import himar.training.digits
-from himar.cli.command import cli, main
+from himar.cli import cli, main
 from himar.data.digits import Digits, load_digits_split
 from himar.families.hi_mar.checkpoints import load_checkpoint
 from himar.training.digits import MODEL_FILE, VAE_FILE, Recipe
@@ -164,7 +163,7 @@ def test_debug_lets_the_traceback_through(trained, tmp_path):
         main(["--debug", "sample", str(trained / MODEL_FILE), "--labels", "10", "--out", str(tmp_path / "x.png")])
 
 
-@pytest.mark.parametrize("verb", sorted(cli.commands))
+@pytest.mark.parametrize("verb", sorted(cli.verbs))
 def test_every_verb_explains_itself_with_an_example(verb, capsys):
     assert run(verb, "--help") == 0
     assert f"Example: himar {verb} " in capsys.readouterr().out

@@ -15,7 +15,7 @@ from himar.evaluation.samples import SampleRun
 from himar.families.hi_mar.checkpoints import load_checkpoint, save_checkpoint
 from himar.families.hi_mar.model import randomise
 from himar.images import sample_images
-from himar.vae.autoencoder import load_vae
+from himar.vae.layouts import load_vae
 from himar_kernels import PhiloxDraws
 from tests.closeness import assert_same_pixels
 from tests.himar.small_evaluation import VAE, make, one_error, run

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from himar.cli.strip import strip
 from himar.families.hi_mar.checkpoints import load_checkpoint
 from himar.families.hi_mar.config import read_config, resolve
 from himar.families.hi_mar.model import HiMAR, randomise
-from himar.loading.strip import strip
-from himar.vae.autoencoder import load_vae
+from himar.vae.layouts import load_vae
 from himar_kernels import HimarError
 from tests.himar import foreign_checkpoints, small_evaluation
 

@@ -16,8 +16,8 @@ with image_progress("images") as on_images:
     work(step)
 """
 EXPORT = """
-from himar_export.cli.command import _progress
-with _progress(False) as advance:
+from himar_export.cli.progress import progress_bar
+with progress_bar(False) as advance:
     work(lambda done: advance("images", done / 8))
 """
 WORK = """

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from himar.loading.strip import strip
+from himar.cli.strip import strip
 from himar_kernels import CheckpointError
 from tests.himar.small_evaluation import one_error, run
 

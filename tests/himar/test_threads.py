@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-import himar.cli.command
-import himar_export.cli.command
+import himar.cli
+import himar_export.cli
 from himar import device
 from himar_kernels.shared.console import run_cli
 
@@ -41,7 +41,7 @@ def two_threads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Non
 @pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_takes_the_cpus_it_was_given(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    cli = himar.cli.command.cli if command.startswith("himar ") else himar_export.cli.command.cli
+    cli = himar.cli.cli if command.startswith("himar ") else himar_export.cli.cli
     assert run_cli(cli, COMMANDS[command].split()) == 1, capsys.readouterr().err
     assert torch.get_num_threads() == 1
 

@@ -11,14 +11,14 @@ from PIL import Image
 from himar.cli import main
 from himar.data.cache_index import CacheError
 from himar.data.folder import list_images
-from himar.data.images import ImageLatents
 from himar.data.latents import check_fit, fingerprint
-from himar.data.source import open_data
+from himar.data.source import ImageLatents, open_data
 from himar.families.hi_mar.checkpoints import load_checkpoint
 from himar.families.hi_mar.config import read_config, resolve
 from himar.training.run import train_model
 from himar.training.state import STATE_FILE
-from himar.vae.autoencoder import AutoencoderKL, VaeConfig, load_vae
+from himar.vae.autoencoder import AutoencoderKL, VaeConfig
+from himar.vae.layouts import load_vae
 from himar.vae.training import save_vae
 from himar_kernels import ConfigError, InputError
 from tests.closeness import assert_near

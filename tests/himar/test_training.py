@@ -18,7 +18,8 @@ from himar.training.run import train_model
 from himar.training.settings import TrainingSettings
 from himar.training.state import STATE_FILE
 from himar.training.trainer import parameter_groups, update_average
-from himar.vae.autoencoder import VaeConfig, load_vae
+from himar.vae.autoencoder import VaeConfig
+from himar.vae.layouts import load_vae
 from himar.vae.training import VaeTraining, latent_moments, reconstruction_psnr, train_vae
 from himar_kernels import ConfigError, InputError
 from himar_kernels.families.hi_mar import SamplingConfig

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from himar.loading.files import write_safetensors
-from himar.vae.autoencoder import AutoencoderKL, VaeConfig, expected_shapes, load_vae
+from himar.vae.autoencoder import AutoencoderKL, VaeConfig, expected_shapes
+from himar.vae.layouts import load_vae
 from himar_kernels import CheckpointError, ConfigError
 from tests.closeness import COMPONENT, assert_near
 

@@ -9,7 +9,7 @@ import torch
 
 import himar.loading.files
 from himar.loading.files import read_state, write_safetensors
-from himar.vae.autoencoder import load_vae
+from himar.vae.layouts import load_vae
 from himar_kernels import CheckpointError
 
 GOLDEN = Path(__file__).parents[1] / "golden"

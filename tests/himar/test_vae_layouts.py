@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 from himar.data.latents import LatentSet, check_fit
 from himar.families.hi_mar.config import resolve
 from himar.families.hi_mar.presets import PRESETS
-from himar.vae.autoencoder import AutoencoderKL, VaeConfig, load_vae, require_fit
+from himar.vae.autoencoder import AutoencoderKL, VaeConfig, require_fit
+from himar.vae.layouts import load_vae
 from himar_kernels import CheckpointError, ConfigError, InputError
 from tests.golden import make_vae_diffusers
 

@@ -11,6 +11,7 @@ import pytest
 
 from himar_kernels import BuildError
 from himar_kernels.build import cuda as cuda_compile
+from himar_kernels.build import nvcc
 from himar_kernels.build.sources import (
     ARCHITECTURES,
     COMPILE_OPTIONS,
@@ -25,7 +26,7 @@ from himar_kernels.build.sources import (
 from himar_kernels.shared.console import run_cli
 
 try:
-    NVCC = cuda_compile.find_nvcc()
+    NVCC = nvcc.find_nvcc()
 except BuildError:
     NVCC = None
 needs_nvcc = pytest.mark.skipif(NVCC is None, reason="needs nvcc")
@@ -145,7 +146,7 @@ def test_nvrtc_compiles_the_same_source_without_a_gpu():
 
 
 def test_without_nvcc_the_message_says_what_to_do(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(cuda_compile.shutil, "which", lambda *arguments, **named: None)
+    monkeypatch.setattr(nvcc.shutil, "which", lambda *arguments, **named: None)
     assert run_cli(cuda_compile.command, ["--out", str(tmp_path / "made")]) == 1
     assert "nvcc was not found" in capsys.readouterr().err
     assert not (tmp_path / "made").exists()

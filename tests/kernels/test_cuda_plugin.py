@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from himar_kernels import BuildError
-from himar_kernels.build import cuda as cuda_compile
+from himar_kernels.build.nvcc import find_nvcc
 from himar_kernels.build.sources import COMPILE_OPTIONS, source_directory
 from himar_kernels.families.hi_mar import Chain, chain_table, dit_reverse_step, mlp_reverse_step
 
@@ -32,7 +32,7 @@ def includes() -> list[str]:
     if found is None:
         pytest.skip("needs TensorRT's headers: set HIMAR_TENSORRT_INCLUDE to the folder that holds NvInfer.h")
     try:
-        nvcc = cuda_compile.find_nvcc()
+        nvcc = find_nvcc()
     except BuildError as error:
         pytest.skip(str(error))
     homes = [nvcc.resolve().parents[1], Path("/usr/local/cuda")]
@@ -55,7 +55,7 @@ def library(includes, tmp_path_factory) -> Path:
     options = [*COMPILE_OPTIONS, "-arch=sm_90a", "-Werror", "all-warnings", "-Xcompiler", "-fPIC", "-shared"]
     options += ["-I", str(source_directory())]
     kernel = PLUGIN / "reverse_step_launch.cu"
-    subprocess.run([cuda_compile.find_nvcc(), *options, kernel, *objects, "-o", made], check=True)
+    subprocess.run([find_nvcc(), *options, kernel, *objects, "-o", made], check=True)
     return made
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from himar_kernels import InputError
 from himar_kernels.families.hi_mar import Chain, SamplingConfig, SolverChain, build_chain, renoise_known, solver_step
+from himar_kernels.families.hi_mar.sampling import in_phases
 from himar_kernels.families.hi_mar.solvers import FIRST_LEVEL, LAST_LEVEL
 from tests.closeness import COMPONENT, assert_each_near, assert_near
 
@@ -165,6 +166,14 @@ def test_the_default_is_written_as_before_there_were_solvers() -> None:
     assert other.to_dict()["high_solver"] == "dpm++" and "low_solver" not in other.to_dict()
     assert SamplingConfig.from_dict(other.to_dict()) == other
     assert (SamplingConfig().needs_solvers, other.needs_solvers) == (False, True)
+
+
+def test_changes_of_phases_are_settings_of_each() -> None:
+    changes = in_phases("low", "high", solver="dpm++", diffusion_steps=4)
+    assert SamplingConfig(**changes) == SamplingConfig(
+        low_solver="dpm++", high_solver="dpm++", low_diffusion_steps=4, high_diffusion_steps=4
+    )
+    assert in_phases("low", solver="ddim") == {"low_solver": "ddim"}
 
 
 def test_a_chain_that_is_none_is_refused() -> None:

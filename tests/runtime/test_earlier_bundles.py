@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from himar_export.cli.command import main
+from himar_export.cli import main
 from himar_runtime import Bundle, Pipeline, read_recipes
 from tests.closeness import RUN, assert_near, assert_same_pixels
 

@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 
 from himar_runtime import Bundle, Device, Pipeline, load_engine, load_networks
-from himar_runtime.engines.ort.bound_runs import RUNS_BEFORE
+from himar_runtime.engines.ort.engine import RUNS_BEFORE
 from himar_runtime.engines.ort.session import GRAPHS_VARIABLE, UNRECORDED
 from himar_runtime.families.hi_mar.host import HostRunner
 from himar_runtime.families.hi_mar.resident.runner import ResidentRunner

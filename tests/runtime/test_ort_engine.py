@@ -19,8 +19,7 @@ from himar_kernels import EngineError, InputError
 from himar_kernels.build.fused_library import VARIABLE
 from himar_runtime import Bundle, ComponentSpec, Device, TensorSpec, load_engine
 from himar_runtime.engines.ort import session as ort_session
-from himar_runtime.engines.ort.bound_runs import GraphNumbers, PlacedRuns
-from himar_runtime.engines.ort.engine import OrtEngine
+from himar_runtime.engines.ort.engine import GraphNumbers, OrtEngine, PlacedRuns
 from himar_runtime.engines.ort.session import GRAPHS_VARIABLE, _load, _say_once, records_graphs, use_fused_operators
 from himar_runtime.queue.device import DeviceTensor
 from tests.closeness import assert_near

@@ -14,7 +14,7 @@ from himar_kernels.families.hi_mar import SamplingConfig
 
 
 def main(text: str) -> None:
-    """Generate once as the JSON says, and print the fields of `memory.Memory` as JSON."""
+    """Generate once as the JSON says, and print the fields of `run.Memory` as JSON."""
     asked = json.loads(text)
     sampling = SamplingConfig.from_dict(asked["sampling"])
     run = _engines if asked["side"] == "engines" else _eager

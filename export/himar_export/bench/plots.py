@@ -1,17 +1,27 @@
-"""Plots a benchmark: latencies with their spread, speed-up against batch size, and the roofline."""
+"""Plots a benchmark: latencies with their spread, speed-up against batch size, and the roofline.
+
+All plots have one look: readable at the width of a README, told apart by colour-blind readers.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from himar_kernels.shared.files import new_file
 
 from ..cost.cost import Peaks
 from .measurement import COMPILED, EAGER, EAGER_FP32, ENGINES
-from .plot_style import BLUE, GREEN, GREY, ORANGE, panels, save
 from .roofline import Reached
 from .run import BenchReport
+
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"  # of Okabe and Ito's palette
+_STYLE: Any = {"font.size": 10.5, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 11}
 
 _COLOURS = {EAGER: GREY, EAGER_FP32: GREEN, COMPILED: ORANGE, ENGINES: BLUE}
 _MARKERS = "osD^vPX*"
@@ -107,3 +117,17 @@ def _roof(axes: Axes, peaks: Peaks, low: float, high: float) -> None:
     x = np.geomspace(min(low, ridge / 2), max(high, ridge * 2), 200)
     roof = np.minimum(peaks.flops_per_second, x * peaks.bytes_per_second)
     axes.plot(x, roof, color="black", linewidth=1, label="peaks, measured")
+
+
+def panels(count: int, width: float = 9.0, height: float = 3.9, **options: Any) -> tuple[Figure, list[Axes]]:
+    """Return a figure of `count` panels side by side; width and height in inches."""
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        return figure, list(figure.subplots(1, count, squeeze=False, **options)[0])
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write a PNG in one move, without what changes from run to run."""
+    with rc_context(_STYLE), new_file(path) as unfinished:
+        figure.savefig(unfinished, format="png", dpi=110, metadata={"Software": None})
+    return path

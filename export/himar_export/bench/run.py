@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +24,6 @@ from .eager import plain_float32
 from .environment import device_peaks, environment
 from .generation import break_down_generation, generation_work
 from .measurement import EAGER, ENGINES, Measurement, measure
-from .memory import Memory, peak_memory
 from .roofline import Reached, costs_of, of_breakdown, of_call, of_generation
 from .time_breakdown import TimeBreakdown
 from .timing import Advance
@@ -44,6 +47,21 @@ class BenchRequest:
     components: bool = False
     memory: bool = False
     command: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of a side's process.
+
+    imported: resident once its libraries are imported, before weights. peak: the most that was resident. device: what
+    the GPU's driver has given out after the generation beyond what it had before the weights, without the process's
+    own context; the allocators keep what they had at their peak. allocated: PyTorch's own peak in it. None on a CPU.
+    """
+
+    imported: int
+    peak: int
+    device: int | None = None
+    allocated: int | None = None
 
 
 @dataclass(frozen=True)
@@ -174,7 +192,7 @@ def _generation(
     if request.memory:
         advance(f"batch {batch}: memory, in processes of their own", 0.9)
         try:
-            memory = peak_memory(request.sources, workload, batch, threads)
+            memory = _peak_memory(request.sources, workload, batch, threads)
         except EngineError as error:  # after all that was timed, which it must not cost
             memory_error = str(error)
     median = measurement.times[ENGINES].summary.median
@@ -208,6 +226,33 @@ def _components(
         results.append(ComponentResult(measurement, call.rows, found))
     _forget_compiled(request)
     return results
+
+
+def _peak_memory(sources: Sources, workload: Workload, batch: int, threads: int) -> dict[str, Memory]:
+    """Generate `batch` images once on either side, each in a process of its own; EngineError when one fails."""
+    asked = {
+        "bundle": str(sources.bundle),
+        "checkpoint": str(sources.checkpoint),
+        "config": sources.config,
+        "vae": None if sources.vae is None else str(sources.vae),
+        "weights": sources.weights,
+        "device": sources.device,
+        "threads": threads,
+        "labels": workload.labels(batch),
+        "seed": SEED,
+        "sampling": workload.sampling.to_dict(),
+        "precisions": dict(workload.eager_precisions),
+    }
+    return {side: _memory_of_child({**asked, "side": side}) for side in (EAGER, ENGINES)}
+
+
+def _memory_of_child(asked: dict[str, object]) -> Memory:
+    command = [sys.executable, "-m", "himar_export.bench.memory_child", json.dumps(asked)]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise EngineError(f"the process that measures the memory of {asked['side']} failed: {lines[-1]}")
+    return Memory(**json.loads(done.stdout.splitlines()[-1]))
 
 
 def _forget_compiled(request: BenchRequest) -> None:

@@ -41,7 +41,7 @@ class Ratio:
 def ratio(baseline: Sequence[float], side: Sequence[float], others: float | None = None) -> Ratio:
     """Return how many times faster `side` is than `baseline`; both hold the seconds of every round, in order.
 
-    others: the share of the cores' time that other processes had meanwhile (`cpu_load.share_of_others`).
+    others: the share of the cores' time that other processes had meanwhile (`measurement.share_of_others`).
     """
     values = [slow / fast for slow, fast in zip(baseline, side, strict=True)]
     interval = median_interval(values)

@@ -67,7 +67,8 @@ def checkpoint_decoder(path: Path, config: ModelConfig) -> DecoderSizes:
 
     Raises CheckpointError when it cannot be read, ConfigError when it is not one for this model's tokens.
     """
-    from himar.vae.autoencoder import load_vae, require_fit
+    from himar.vae.autoencoder import require_fit
+    from himar.vae.layouts import load_vae
 
     vae = load_vae(path)
     require_fit(vae, config, str(path))

@@ -64,16 +64,15 @@ def _values(cost: ComponentCost, peaks: Peaks) -> dict[str, Any]:
 
 
 def _title(request: Request) -> str:
-    s = request.sampling
-    low = f"{s.low_steps} low steps × {s.low_diffusion_steps}{_solver(s.low_solver)}, guidance {s.low_guidance:g}; "
-    low = "" if request.config.single_scale else low
-    high = f"{s.high_steps} high steps × {s.high_diffusion_steps}{_solver(s.high_solver)}, "
-    high += f"guidance {s.high_guidance:g}"
-    return f"{request.batch} {'images' if request.batch > 1 else 'image'} at once; {low}{high}"
-
-
-def _solver(name: str) -> str:
-    return "" if name == "ddpm" else f" of {name}"
+    settings = request.sampling.to_dict()
+    parts = [f"{request.batch} {'images' if request.batch > 1 else 'image'} at once"]
+    for phase in (each.name for each in request.config.phases):
+        own = {
+            name.removeprefix(f"{phase}_"): value for name, value in settings.items() if name.startswith(f"{phase}_")
+        }
+        solver = f" of {own['solver']}" if "solver" in own else ""
+        parts.append(f"{own['steps']} {phase} steps × {own['diffusion_steps']}{solver}, guidance {own['guidance']:g}")
+    return "; ".join(parts)
 
 
 def _work_table(costs: Sequence[ComponentCost], total: ComponentCost, batch: int) -> Table:

@@ -14,8 +14,9 @@ from himar_runtime.engines.tensorrt.library import BUILDS, library_version, load
 
 from ..graph.component import Component
 from ..graph.precision_choice import Precision
-from ..tensorrt.build import inspect_engine, unfit_here
+from ..tensorrt.build import unfit_here
 from ..tensorrt.options import EngineOptions, check_options, runs_here, target
+from ..tensorrt.precision import inspect_engine
 from ..tensorrt.process import BuilderProcess
 from .engine_cache import EngineCache, engine_key
 from .gpu import Gpu, find_gpu

@@ -17,13 +17,7 @@ from ..graph.precision_choice import Precision
 from ..make.engine_cache import TimingCache
 from .network import ParsedNetwork, add_profile, parse_network
 from .options import EngineOptions, compute_capabilities
-from .precision import (
-    PrecisionTable,
-    inspected_table,
-    require_inspected,
-    require_precision,
-    typed_network_table,
-)
+from .precision import PrecisionTable, require_precision, typed_network_table
 
 if TYPE_CHECKING:
     from ..graph.component import Component  # imports PyTorch, which a child that builds engines does without
@@ -69,23 +63,6 @@ def build_engine(
     if timing is not None and keep is not None:
         timing.store(bytes(config.get_timing_cache().serialize()))
     return BuiltEngine(data, typed_network_table(parsed, precision))
-
-
-def inspect_engine(library: ModuleType, data: bytes, component: str, precision: Precision) -> PrecisionTable:
-    """Open an engine, which takes a GPU, and return what its kernels run in.
-
-    Raises BuildError when it does not load or its kernels are not of `precision`.
-    """
-    runtime = library.Runtime(library_logger(library))
-    runtime.engine_host_code_allowed = True  # a version-compatible engine brings its runtime; this one we built
-    with collected_errors(library) as errors:
-        engine = runtime.deserialize_cuda_engine(data)
-    if engine is None:
-        raise BuildError(f"the engine of {component} was built but does not load: {first_error(errors)}")
-    report = engine.create_engine_inspector().get_engine_information(library.LayerInformationFormat.JSON)
-    table = inspected_table(report)
-    require_inspected(table, component, precision)
-    return table
 
 
 def unfit_here(library: ModuleType, data: bytes) -> str | None:

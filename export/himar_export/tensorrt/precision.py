@@ -11,9 +11,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from himar_kernels import BuildError
+from himar_runtime.engines.tensorrt.library import collected_errors, first_error, library_logger
 
 from ..graph.component import Component
 from ..graph.precision_choice import Precision
@@ -110,6 +112,23 @@ def require_precision(parsed: ParsedNetwork, component: Component, precision: Pr
                 f"{component.name}: the norm {layer.name} runs in {_type(layer.get_output(0))} where fp32 belongs, so "
                 f"the engine was not kept; please report this."
             )
+
+
+def inspect_engine(library: ModuleType, data: bytes, component: str, precision: Precision) -> PrecisionTable:
+    """Open an engine, which takes a GPU, and return what its kernels run in.
+
+    Raises BuildError when it does not load or its kernels are not of `precision`.
+    """
+    runtime = library.Runtime(library_logger(library))
+    runtime.engine_host_code_allowed = True  # a version-compatible engine brings its runtime; this one we built
+    with collected_errors(library) as errors:
+        engine = runtime.deserialize_cuda_engine(data)
+    if engine is None:
+        raise BuildError(f"the engine of {component} was built but does not load: {first_error(errors)}")
+    report = engine.create_engine_inspector().get_engine_information(library.LayerInformationFormat.JSON)
+    table = inspected_table(report)
+    require_inspected(table, component, precision)
+    return table
 
 
 def inspected_table(report: str) -> PrecisionTable:

@@ -159,7 +159,7 @@ def _make(source: Path, device: str, **making: Any) -> dict[str, Any]:
     from ..evaluation.samples import SampleRun, make_parts, merge_parts
     from ..families.hi_mar.checkpoints import open_checkpoint
     from ..loading.checkpoint_files import weights_sha256
-    from ..vae.autoencoder import load_vae
+    from ..vae.layouts import load_vae
 
     out: Path = making["out"]
     if out.exists():

@@ -12,22 +12,12 @@ import click
 
 from himar_kernels.shared.console import require_extra
 from himar_kernels.shared.files import require_writable_folder
-from himar_kernels.shared.options import THREADS, FiniteRange, NamedPath, device_option, wrong_usage
+from himar_kernels.shared.options import THREADS, THREADS_DEFAULT, FiniteRange, NamedPath, device_option, wrong_usage
 
 from ..families.hi_mar.presets import VARIANTS, vary
-from .options import TRAINING_SEED, config_option
-from .progress import training_progress
-
-if TYPE_CHECKING:
-    from ..families.hi_mar.config import ModelConfig
-    from ..training.optimise import OnStep
-    from ..training.processes import Processes
-    from ..training.settings import Execution, TrainingSettings
-from himar_kernels.shared.options import THREADS_DEFAULT
-
 from .notices import show_images, show_notice
-from .options import weights_option
-from .progress import image_progress
+from .options import TRAINING_SEED, config_option, weights_option
+from .progress import image_progress, training_progress
 
 if TYPE_CHECKING:
     from ..data.latents import Latents

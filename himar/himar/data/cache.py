@@ -24,7 +24,8 @@ from ..folder_lock import LOCK_FILE, folder_lock, holder
 from ..loading.checkpoint_files import weights_sha256
 from ..loading.files import write_safetensors
 from ..training.processes import Processes
-from ..vae.autoencoder import AutoencoderKL, load_vae
+from ..vae.autoencoder import AutoencoderKL
+from ..vae.layouts import load_vae
 from .cache_index import (
     INDEX_FILE,
     CacheError,

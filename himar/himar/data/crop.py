@@ -7,9 +7,12 @@ so that colours hidden under transparency are never learned.
 from __future__ import annotations
 
 import errno
+import io
 import re
+import struct
 import threading
 import warnings
+import zlib
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -20,8 +23,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from himar_kernels import HimarError
-
-from .png_texts import without_texts
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -41,6 +42,13 @@ _MARGIN = 8
 _ORIENTATION_TAG, _ACROSS = 0x0112, 5
 """EXIF's orientation, and the first value with which width and height change places."""
 _LONGEST_REASON = 300
+
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+_ORIENTATION = (b"Raw profile type exif", b"XML:com.adobe.xmp")
+"""Texts that may say which side is up."""
+_LARGEST = 2**20
+"""Bytes of a text, expanded, that Pillow takes."""
 
 _ONE_LARGE = threading.Lock()
 _PILLOWS_WARNINGS = ("ignore", None, Warning, re.compile(r"PIL(\.|$)"), 0)
@@ -234,3 +242,39 @@ def _reason(error: BaseException, path: Path) -> str:
     if isinstance(error, OSError | SyntaxError | EOFError) or type(error) is ValueError:
         return text or type(error).__name__
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def without_texts(path: Path) -> io.BytesIO:
+    """Return the PNG file without iCCP and texts, but for texts of at most 1 MiB that may hold an EXIF orientation.
+
+    Pillow refuses an image for large ones, which no pixel needs.
+    What follows a damaged chunk is left as it is, for the decoder to refuse. Raises OSError; ValueError for no PNG.
+    """
+    data = path.read_bytes()
+    if not data.startswith(_SIGNATURE):
+        raise ValueError(f"{path} is not a PNG file")
+    kept = [_SIGNATURE]
+    place = len(_SIGNATURE)
+    while place + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, place)
+        end = place + 12 + length
+        if end > len(data):
+            break
+        if kind != b"iCCP" and (kind not in _TEXTS or _says_which_side_is_up(data[place + 8 : end - 4])):
+            kept.append(data[place:end])
+        place = end
+    return io.BytesIO(b"".join([*kept, data[place:]]))
+
+
+def _says_which_side_is_up(text: bytes) -> bool:
+    keyword, _, rest = text.partition(b"\0")
+    if keyword not in _ORIENTATION or len(text) > _LARGEST:
+        return False
+    for start in (1, 4):  # zTXt: a byte before what is compressed; iTXt: two, and two empty names' ends
+        decoder = zlib.decompressobj()
+        try:
+            decoder.decompress(rest[start:], _LARGEST)
+        except zlib.error:
+            continue
+        return not decoder.unconsumed_tail
+    return True

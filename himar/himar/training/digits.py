@@ -16,7 +16,8 @@ from ..data.latents import LatentSet
 from ..families.hi_mar.config import ModelConfig
 from ..families.hi_mar.diffusion_draws import StartPractice
 from ..families.hi_mar.loss_draws import LossSettings
-from ..vae.autoencoder import AutoencoderKL, load_vae
+from ..vae.autoencoder import AutoencoderKL
+from ..vae.layouts import load_vae
 from ..vae.training import DIGITS_VAE, VaeTraining, latent_moments, save_vae, train_vae
 from .board import require_board
 from .optimise import OnStep, Schedule

@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +13,8 @@ from torch import Tensor, nn
 from himar_kernels import CheckpointError, ConfigError
 
 from ..families.hi_mar.config import ModelConfig
-from ..loading.checkpoint_files import read_weights
-from ..loading.weight_sets import Network
-from ..loading.weight_values import as_float32
 from .layers import Decoder, Encoder
-from .layouts import ANCHORS, check_config, fold_shift, to_own_layout
 
-_KL_VAE = Network("KL VAE", ANCHORS, "himar strip FILE OUT.safetensors --weights NAME")
 _LOG_VARIANCE_LIMITS = (-30.0, 20.0)
 
 
@@ -124,31 +118,6 @@ class AutoencoderKL(nn.Module):
     def decode(self, latent: Tensor) -> Tensor:
         """Latent (B, z_channels, h, w) -> image (B, 3, h·stride, w·stride), around [-1, 1], not clamped."""
         return self.decoder(self.post_quant_conv(latent))
-
-
-def load_vae(path: str | Path) -> AutoencoderKL:
-    """Load a KL VAE in float32, frozen, from a file, a folder or an index of shards (himar.loading.checkpoint_files).
-
-    Reads the released layout, LDM's (`state_dict`, `first_stage_model.`, `loss.`), and diffusers' AutoencoderKL, whose
-    config.json gives `scaling_factor`; a shift of its latents is folded into the weights.
-    Raises CheckpointError when the file is missing, damaged, unsafe, not a KL VAE or not finite.
-    """
-    path = Path(path)
-    read = read_weights(path, network=_KL_VAE)
-    scaling_factor, shift = check_config(read.config, read.file.with_name("config.json"))
-    try:
-        state = to_own_layout(as_float32(read.state, path), path)
-        config = VaeConfig.from_shapes({name: tuple(value.shape) for name, value in state.items()})
-    except CheckpointError as error:
-        named = str(error).startswith(str(path))
-        raise CheckpointError(str(error) if named else f"{path}: {error}") from error
-    if shift:
-        fold_shift(state, shift)
-    with torch.device("meta"):
-        vae = AutoencoderKL(config)
-    vae.load_state_dict(state, assign=True)
-    vae.scaling_factor = scaling_factor
-    return vae.eval().requires_grad_(False)
 
 
 def require_fit(vae: AutoencoderKL, config: ModelConfig, source: str) -> None:

@@ -1,4 +1,4 @@
-"""Renames a KL VAE's weights from the layouts that people have to LDM's, which is ours (docs/model.md §7)."""
+"""Loads a KL VAE from the layouts that people have, renaming its weights to LDM's, which is ours (docs/model.md §7)."""
 
 from __future__ import annotations
 
@@ -12,10 +12,16 @@ from torch import Tensor
 
 from himar_kernels import CheckpointError
 
+from ..loading.checkpoint_files import read_weights
+from ..loading.weight_sets import Network
+from ..loading.weight_values import as_float32
+from .autoencoder import AutoencoderKL, VaeConfig
+
 State = dict[str, Tensor]
 
 ANCHORS = ("encoder.conv_in.weight", "decoder.conv_in.weight")
 """Under whatever prefix these stand ("first_stage_model."), there stands a VAE, in either layout."""
+_KL_VAE = Network("KL VAE", ANCHORS, "himar strip FILE OUT.safetensors --weights NAME")
 
 _NOT_OF_THE_VAE = ("loss.", "discriminator.", "perceptual_loss.", "model_ema.", "logvar")
 """What LDM's training keeps beside the VAE in one state dict."""
@@ -47,6 +53,31 @@ _EXPECTED = {
     "latents_mean": (None,),
     "latents_std": (None,),
 }
+
+
+def load_vae(path: str | Path) -> AutoencoderKL:
+    """Load a KL VAE in float32, frozen, from a file, a folder or an index of shards (himar.loading.checkpoint_files).
+
+    Reads the released layout, LDM's (`state_dict`, `first_stage_model.`, `loss.`), and diffusers' AutoencoderKL, whose
+    config.json gives `scaling_factor`; a shift of its latents is folded into the weights.
+    Raises CheckpointError when the file is missing, damaged, unsafe, not a KL VAE or not finite.
+    """
+    path = Path(path)
+    read = read_weights(path, network=_KL_VAE)
+    scaling_factor, shift = check_config(read.config, read.file.with_name("config.json"))
+    try:
+        state = to_own_layout(as_float32(read.state, path), path)
+        config = VaeConfig.from_shapes({name: tuple(value.shape) for name, value in state.items()})
+    except CheckpointError as error:
+        named = str(error).startswith(str(path))
+        raise CheckpointError(str(error) if named else f"{path}: {error}") from error
+    if shift:
+        fold_shift(state, shift)
+    with torch.device("meta"):
+        vae = AutoencoderKL(config)
+    vae.load_state_dict(state, assign=True)
+    vae.scaling_factor = scaling_factor
+    return vae.eval().requires_grad_(False)
 
 
 def to_own_layout(state: Mapping[str, Tensor], path: Path) -> State:

@@ -18,8 +18,8 @@ import click
 
 from ..shared.console import run_cli
 from ..shared.errors import BuildError
-from .cuda import architectures_option, find_nvcc, first_line, move_into, usable_architectures
 from .fused_library import library_path, source_directory
+from .nvcc import architectures_option, find_nvcc, first_line, move_into, usable_architectures
 from .sources import ARCHITECTURES
 
 HEADER = "onnxruntime_cxx_api.h"

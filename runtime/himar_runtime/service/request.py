@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn, get_args
 
@@ -16,12 +17,18 @@ from himar_kernels import HimarError, InputError, PhiloxDraws, check_labels
 from ..bundle.manifest import Manifest
 from ..families.family import Sampling, runtime_family
 from ..request import image_indices
-from .accept import qualities
 
 Output = Literal["png", "latents"]
 
 _KEYS = ("labels", "seed", "first_index", "sampling", "guidance")
 _DRAWN_SEED_BITS = 53  # exact as a double, so that every JSON reader gives the seed back unchanged
+
+_TOKEN = "[!#$%&'+.^_`|~0-9a-z-]+"
+_RANGE = re.compile(rf"(\*)/\*|({_TOKEN})/(\*|{_TOKEN})")
+_QUALITY = re.compile(r"[0-9]{1,3}(\.[0-9]{0,9})?|\.[0-9]{1,9}")
+_QUOTED = r'"(?:\\.|[^"\\])*"'
+_MEMBERS = re.compile(rf'(?:[^,"]|{_QUOTED})+')
+_PARAMETERS = re.compile(rf'(?:[^;"]|{_QUOTED})+')
 
 
 class RefusalError(HimarError):
@@ -175,3 +182,37 @@ def _bare(accept: str, images: int, output: Output) -> bool:
 def _json(value: object) -> str:
     """A value as its sender wrote it."""
     return json.dumps(value)
+
+
+def qualities(accept: str, offers: Sequence[str]) -> list[float]:
+    """Return the quality from 0 (not acceptable) to 1 that a header gives each of the offered media types.
+
+    The most specific range that matches an offer counts: TYPE/SUBTYPE before TYPE/*, and that before */*. Parameters of
+    a range other than q are left aside. A member that cannot be read is ignored; a header of none that can is as good
+    as no header, which takes everything.
+    """
+    members = list(_members(accept))
+    if not members:
+        return [1.0] * len(offers)
+    return [_quality(members, offer) for offer in offers]
+
+
+def _quality(members: list[tuple[str, float]], offer: str) -> float:
+    for name in (offer, f"{offer.partition('/')[0]}/*", "*/*"):
+        found = [quality for media_range, quality in members if media_range == name]
+        if found:
+            return max(found)
+    return 0.0
+
+
+def _members(accept: str) -> Iterator[tuple[str, float]]:
+    for member in _MEMBERS.findall(accept.lower()):
+        name, *parameters = (part.strip() for part in _PARAMETERS.findall(member))
+        quality = 1.0
+        for parameter in parameters:
+            key, _, value = (part.strip() for part in parameter.partition("="))
+            if key == "q":
+                quality = float(value) if _QUALITY.fullmatch(value) else -1.0
+        name = "*/*" if name == "*" else name  # Java's clients have sent that for decades
+        if _RANGE.fullmatch(name) and 0 <= quality <= 1:
+            yield name, quality

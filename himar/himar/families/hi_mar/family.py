@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from himar.loading.checkpoint_files import Weights
-from himar.vae.autoencoder import AutoencoderKL, load_vae, require_fit
+from himar.vae.autoencoder import AutoencoderKL, require_fit
+from himar.vae.layouts import load_vae
 
 from .checkpoints import model_from
 from .model import HiMAR

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from himar_kernels import ConfigError
+from himar_kernels.families.hi_mar.sampling import in_phases
 
 Values = Mapping[str, Any]
 
@@ -95,14 +96,14 @@ PRESETS: Mapping[str, Values] = {
         "sampling": {
             "default": {
                 **_DIGITS_GUIDANCE,
-                **{"low_steps": 8, "high_steps": 2, "low_diffusion_steps": 32, "high_diffusion_steps": 32},
+                **{"low_steps": 8, "high_steps": 2, **in_phases("low", "high", diffusion_steps=32)},
                 "temperature": 0.85,
             },
             # A fifth of the default's work: docs/solvers.md.
             "fast": {
                 **_DIGITS_GUIDANCE,
-                **{"low_steps": 4, "high_steps": 2, "low_diffusion_steps": 4, "high_diffusion_steps": 4},
-                **{"low_solver": "dpm++", "high_solver": "dpm++"},
+                **{"low_steps": 4, "high_steps": 2, **in_phases("low", "high", diffusion_steps=4)},
+                **in_phases("low", "high", solver="dpm++"),
             },
         },
     },

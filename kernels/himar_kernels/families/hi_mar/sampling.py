@@ -163,6 +163,11 @@ def require_phase_low(changes: Mapping[str, Any], holder: str = "this bundle's m
         raise InputError(f"{unheard[0]} is given, but {holder} has a single scale and so no phase low; leave it out.")
 
 
+def in_phases(*phases: str, **values: Any) -> dict[str, Any]:
+    """Return changes that give each of these phases the same values, for example in_phases("low", "high", steps=8)."""
+    return {f"{phase}_{name}": value for phase in phases for name, value in values.items()}
+
+
 _SOLVERS = ("low_solver", "high_solver")
 
 

@@ -16,19 +16,18 @@ from numpy.typing import NDArray
 
 from himar.families.hi_mar.model import HiMAR
 from himar.vae.autoencoder import AutoencoderKL
+from himar_export.bench.eager import Networks as EagerNetworks
+from himar_export.bench.eager import shared_copy
+from himar_export.bench.generation import run_eager, run_engines
+from himar_export.bench.measurement import EAGER, ENGINES
+from himar_export.bench.timing import seconds_of
+from himar_export.bench.workload import Workload
+from himar_export.families.hi_mar.phases import condition_width, model_info, phase_head
 from himar_kernels.families.hi_mar import SamplingConfig
 from himar_kernels.families.hi_mar.phases import VAE_DECODER, ModelInfo, PhaseInfo
 from himar_runtime import ComponentSpec, Networks, Pipeline
 from himar_runtime.engines.engine import DeviceArray, Engine, Tensor
 from himar_runtime.families.hi_mar.family import hi_mar_model
-
-from ..families.hi_mar.phases import condition_width, model_info, phase_head
-from .eager import Networks as EagerNetworks
-from .eager import shared_copy
-from .generation import run_eager, run_engines
-from .measurement import EAGER, ENGINES
-from .timing import seconds_of
-from .workload import Workload
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""`himar-export inspect`: tells what is in a bundle and where its bytes go, or how a generated PNG was made."""
+"""Defines `himar-export inspect`: what is in a bundle and where its bytes go, how a PNG was made, what a run costs."""
 
 from __future__ import annotations
 
@@ -6,17 +6,112 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import click
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from himar_export.families.checks import family_checks
-from himar_export.report import print_json, readable
+from himar.cli.options import config_option
+from himar_kernels.families.hi_mar.sampling_options import step_options
+from himar_kernels.shared.options import FiniteRange, NamedPath
 from himar_runtime import Bundle, ComponentSpec, TensorSpec, read_recipes
 from himar_runtime.engines.tensorrt.library import BUILDS
 
+from ..families.checks import family_checks
+from ..report import print_json, readable
+from .options import precision_pairs
 
-def inspect_path(path: Path, as_json: bool) -> None:
+TENSORRT_BACKENDS = tuple(BUILDS)
+_KINDS = ("matmul", "convolution", "attention", "normalization")
+
+# What describes a model that is not a bundle: a bundle has its own.
+_MODEL_OPTIONS = ("config", "vae", "precision", "component_precision")
+
+_POSITIVE = FiniteRange(min=0, min_open=True)
+_BATCH = click.IntRange(1, 2**20)
+"""More is a typing error: no device holds so many at once."""
+
+
+@click.command(
+    epilog="Example: himar-export inspect bundle, or "
+    "himar-export inspect --cost --config himar-b --fp16 --batch 128 --peak-tflops 790 --peak-gbps 4800"
+)
+@click.argument("path", required=False, type=NamedPath())
+@click.option("--cost", is_flag=True, help="Show a run's operations, bytes and shortest possible time instead.")
+@click.option("--config", callback=config_option, help="--cost of a preset or JSON file, without a bundle.")
+@click.option(
+    "--vae", type=NamedPath(),
+    help="--cost with --config: KL-VAE checkpoint; KL-16 if not given, where the tokens are KL-16's.",
+)  # fmt: skip
+@click.option("--fp32", "precision", flag_value="fp32", default=None, help="--cost with --config: in float32.")
+@click.option("--fp16", "precision", flag_value="fp16", help="--cost with --config: matmuls in float16.")
+@click.option("--bf16", "precision", flag_value="bf16", help="--cost with --config: matmuls in bfloat16.")
+@click.option("--int8", "precision", flag_value="int8", help="--cost with --config: matmuls in int8.")
+@click.option("--precision", "component_precision", multiple=True, metavar="NAME=PRECISION",
+             callback=precision_pairs, help="--cost with --config: of one component; may be repeated.")  # fmt: skip
+@click.option("--batch", type=_BATCH, help="--cost: images at once; 1 if not given.")
+@click.option("--peak-tflops", type=_POSITIVE,
+             help="--cost: TFLOP/s of the device at best, for the shortest time.")  # fmt: skip
+@click.option("--peak-gbps", type=_POSITIVE,
+             help="--cost: GB/s of its memory at best, for the shortest time.")  # fmt: skip
+@step_options
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest, the recipe or the cost as JSON.")
+def inspect(path: Path | None, as_json: bool, cost: bool, **options: Any) -> None:
+    """Show what is in a bundle and where its bytes go, or how a generated PNG was made, or what a run costs.
+
+    All options but --json go with --cost; those of steps and guidance are those of generate.
+    """
+    if cost:
+        _inspect_cost(path, as_json, options)
+        return
+    _refuse_cost_options(options)
+    if path is None:
+        raise click.UsageError("Missing argument 'PATH'; only --cost --config needs none.")
+    _inspect_path(path, as_json)
+
+
+def _inspect_cost(path: Path | None, as_json: bool, options: dict[str, Any]) -> None:
+    """Print the cost of a run from a bundle or of a configuration. Raises click.UsageError, and what both raise."""
+    from ..cost.cost import Peaks
+    from ..cost.report import print_costs
+    from ..cost.request import bundle_request, config_request
+
+    tflops, gbps = options.pop("peak_tflops"), options.pop("peak_gbps")
+    peaks = Peaks(None if tflops is None else 1e12 * tflops, None if gbps is None else 1e9 * gbps)
+    options["batch"] = options["batch"] or 1
+    model = {name: options.pop(name) for name in _MODEL_OPTIONS}
+    if path is None and model["config"] is None:
+        raise click.UsageError("--cost needs a bundle, or --config with a preset or a JSON file.")
+    if path is None:
+        request = config_request(
+            model["config"], model["vae"], model["precision"] or "fp32", model["component_precision"], **options
+        )
+    else:
+        for name, value in model.items():
+            if value:
+                raise click.UsageError(
+                    f"{_spelled(name, value)} describes a model without a bundle, but the bundle {path} has its own; "
+                    f"leave one of them out."
+                )
+        request = bundle_request(path, **options)
+    print_costs(request, peaks, as_json)
+
+
+def _refuse_cost_options(options: dict[str, Any]) -> None:
+    """Raise click.UsageError if an option of --cost is given without it."""
+    for name, value in options.items():
+        if value not in (None, {}, ()):
+            raise click.UsageError(f"{_spelled(name, value)} needs --cost.")
+
+
+def _spelled(name: str, value: Any) -> str:
+    """Return an option as it is written on the command line, from its parameter's name and value."""
+    if name == "precision":
+        return f"--{value}"
+    return "--" + name.removeprefix("component_").removesuffix("_name").replace("_", "-")
+
+
+def _inspect_path(path: Path, as_json: bool) -> None:
     """Print a bundle's tables (its hashes are checked), or a PNG's recipe. Raises BundleError or InputError."""
     if path.suffix.lower() == ".png" and path.is_file():
         recipes = [recipe.to_dict() for recipe in read_recipes(path)]
@@ -136,10 +231,6 @@ def _print_recipes(path: Path, recipes: list[dict[str, Any]]) -> None:
         console.print(f"{key:22} {value}", highlight=False, markup=False)
     images = ", ".join(f"{recipe['index']}:{recipe['label']}" for recipe in recipes)
     console.print(f"index:label    {images}", highlight=False, markup=False)
-
-
-TENSORRT_BACKENDS = tuple(BUILDS)
-_KINDS = ("matmul", "convolution", "attention", "normalization")
 
 
 def built_for(backend: Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@ Run from the repository, after `make setup`; the training writes the weights alo
 core), this measures them (a minute and a half per snapshot):
 
     himar train --config digits --data digits --seed 0 --threads 1 --keep-snapshots --out runs/digits
-    python -m benchmarks.studies.digits_curve runs/digits --out docs/digits-curve
+    python -m benchmarks.digits.curve runs/digits --out docs/digits-curve
 
 Writes digits-curve.json and digits-curve.png. Snapshots that the JSON has already are not measured again.
 """
@@ -27,7 +27,7 @@ from himar_kernels.shared.files import write_json
 _COUNT = click.IntRange(min=1)
 
 
-@click.command(epilog="Example: python -m benchmarks.studies.digits_curve runs/digits --out docs/digits-curve")
+@click.command(epilog="Example: python -m benchmarks.digits.curve runs/digits --out docs/digits-curve")
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="JSON and PNG, without their endings.")
 @click.option("--every", default=1, show_default=True, type=_COUNT, help="Measure every n-th snapshot, and the last.")
@@ -87,7 +87,7 @@ def kept_snapshots(folder: Path, stem: str) -> list[tuple[int, Path]]:
 
 def plot(path: Path, points: Sequence[Mapping[str, Any]], floor: Mapping[str, float]) -> Path:
     """Draw both curves over the steps, with the real held-out digits as lines."""
-    from himar_export.bench.plot_style import BLUE, GREY, ORANGE, panels, save
+    from himar_export.bench.plots import BLUE, GREY, ORANGE, panels, save
 
     figure, (distance, recognised) = panels(2, height=3.4)
     steps = [point["step"] for point in points]

@@ -1,37 +1,22 @@
-"""Defines the `himar` command: trains, samples and initialises models in PyTorch."""
+"""Defines `himar sample` and `himar init`: images from the eager model, and random weights for one."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from himar_kernels.families.hi_mar.sampling_options import sampling_options
-from himar_kernels.shared.console import require_extra, run_cli
+from himar_kernels.shared.console import require_extra
 from himar_kernels.shared.options import SEED, NamedPath, chosen_labels, label_option, png_option
 
-from .cache import cache_latents_command
-from .evaluate import evaluate
 from .options import TRAINING_SEED, config_option, weights_option
-from .strip import strip_command
-from .train import train_command
 
 _PATH = NamedPath()
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(package_name="himar", prog_name="himar")
-def cli() -> None:
-    """Train Hi-MAR models and sample from them in PyTorch.
-
-    Add --debug to any command to see the traceback of an error.
-    """
-
-
-@cli.command(epilog="Example: himar sample trained/digits.safetensors --labels 0-9 --seed 7 --out digits.png")
+@click.command(epilog="Example: himar sample trained/digits.safetensors --labels 0-9 --seed 7 --out digits.png")
 @click.argument("checkpoint", type=_PATH)
 @click.option("--config", callback=config_option, help="Preset or JSON file; not needed for files that himar wrote.")
 @weights_option
@@ -68,7 +53,7 @@ def sample(
     from ..device import use_threads
     from ..families.hi_mar.checkpoints import load_checkpoint
     from ..images import sample_images, save_grid
-    from ..vae.autoencoder import load_vae
+    from ..vae.layouts import load_vae
 
     require_writable_file(out)
     use_threads()
@@ -82,7 +67,7 @@ def sample(
     click.echo(f"wrote {out}: {len(labels)} images")
 
 
-@cli.command(epilog="Example: himar init --config himar-b --seed 0 --out random-b.safetensors")
+@click.command(epilog="Example: himar init --config himar-b --seed 0 --out random-b.safetensors")
 @click.option(
     "--config", required=True, callback=config_option, help="Preset (himar-b, himar-l, himar-h, digits) or JSON file."
 )
@@ -106,14 +91,3 @@ def init(config: str, seed: int, half: bool, out: Path) -> None:
     save_checkpoint(model, out, torch.float16 if half else torch.float32)
     count = sum(parameter.numel() for parameter in model.parameters())
     click.echo(f"wrote {out}: {count / 1e6:.1f} M parameters")
-
-
-cli.add_command(cache_latents_command)
-cli.add_command(train_command)
-cli.add_command(evaluate)
-cli.add_command(strip_command)
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command and exit with its code: 0 success, 1 failure, 2 wrong usage."""
-    sys.exit(run_cli(cli, argv))

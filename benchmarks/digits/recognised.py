@@ -2,7 +2,7 @@
 
 Run from the repository, after `make setup`:
 
-    .venv/bin/python -m benchmarks.studies.digits_recognised BUNDLE [BUNDLE …]
+    .venv/bin/python -m benchmarks.digits.recognised BUNDLE [BUNDLE …]
 
 Prints the classifier's accuracy on held-out real digits, then that of every bundle's engines and of the eager model,
 all from the same seed, and how far the images of each bundle are from eager's.

@@ -2,7 +2,7 @@
 
 Run from the repository, after `make setup`:
 
-    .venv/bin/python -m benchmarks.studies.digits_distance [WEIGHTS.safetensors …]
+    .venv/bin/python -m benchmarks.digits.distance [WEIGHTS.safetensors …]
 
 Measures as `himar evaluate --extractor digits` does, all against the training digits.
 """

@@ -1,0 +1,1 @@
+"""Studies of the shipped digits model: how its images compare with real digits."""
