@@ -12,8 +12,8 @@ import pytest
 
 from himar import load_checkpoint
 from himar_export.cli import main
+from himar_export.families.hi_mar.checks import int8_advice
 from himar_export.families.hi_mar.components import components
-from himar_export.families.hi_mar.int8 import int8_advice
 from himar_export.graph import quantise
 from himar_export.graph.quantise import LOW, MIDDLE, WEIGHT_LEVELS, quantise_matmuls, quantise_weight
 from himar_export.make.build import BuildRequest, build

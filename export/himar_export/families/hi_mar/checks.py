@@ -10,14 +10,16 @@ from numpy.typing import NDArray
 
 from himar_export.verify.compare import Comparison
 from himar_export.verify.recording import Recording
-from himar_kernels.families.hi_mar import load_recording, recorded_cases
+from himar_kernels.families.hi_mar import load_recording, phase_chains, recorded_cases
 from himar_kernels.families.hi_mar.phases import ModelInfo, PhaseInfo
 from himar_runtime import Bundle, Manifest, Networks, Pipeline
 from himar_runtime.families.hi_mar.family import hi_mar_model
 
-from .int8 import int8_advice
 from .recordings import require_same_model
 from .verify import replay_components, replay_run
+
+INT8_GAIN = 400.0
+"""Gain of a chain's first step (Chain.first_step_gain) up to which int8 was seen to keep quality (docs/int8.md)."""
 
 
 class HiMarChecks:
@@ -61,6 +63,26 @@ class HiMarChecks:
 
 
 FAMILY = HiMarChecks()
+
+
+def int8_advice(manifest: Manifest) -> str | None:
+    """Say which of a bundle's sampling settings go down a chain too short for its heads in int8; None where none does.
+
+    The chain's first step magnifies a head's rounding, int8's the most.
+    """
+    short = []
+    for name, sampling in manifest.sampling.items():
+        chains = phase_chains(sampling)
+        for phase in hi_mar_model(manifest).phases:
+            rounded = manifest.components[phase.head].precision == "int8"
+            if rounded and chains[phase.name].first_step_gain > INT8_GAIN and name not in short:
+                short.append(name)
+    if not short:
+        return None
+    return (
+        f"int8 is coarse for the diffusion chains of {', '.join(repr(name) for name in short)}: take at least 100 "
+        f"diffusion steps, or a solver such as dpm++ (docs/int8.md)."
+    )
 
 
 def _tokens(model: ModelInfo) -> str:

@@ -19,7 +19,7 @@ from himar_kernels.families.registry import VAE_DECODER
 
 from .components import components
 from .phases import condition_embedding, model_info, phase_head
-from .selftest import record_selftest
+from .record import record_selftest
 
 
 class HiMarFamily:

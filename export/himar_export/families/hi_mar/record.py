@@ -16,18 +16,23 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from himar.families.hi_mar.config import ModelConfig
 from himar.families.hi_mar.mlp_head import MLPHead
 from himar.families.hi_mar.model import HiMAR
 from himar.families.hi_mar.sampler import to_grid, two_phase
 from himar.vae.autoencoder import AutoencoderKL
 from himar_export.families.hi_mar.phases import model_info, phase_head
-from himar_kernels import Draws
+from himar_kernels import Draws, PhiloxDraws
 from himar_kernels.families.hi_mar import AnyChain, Chain, Phase, SamplingConfig, known_positions, phase_chains, plan
 from himar_kernels.families.hi_mar.phases import HeadKind, ModelInfo, PhaseInfo
 
 from .recordings import PHASE_ARRAYS, recorded_name
 
 Arrays = dict[str, NDArray[Any]]
+
+SELFTEST_HIGH_STEPS = 2
+SELFTEST_CHAIN = 50
+SELFTEST_FLOPS = 1e12
 
 
 class RecordingDraws:
@@ -204,3 +209,37 @@ def head_forward(model: HiMAR, phase: PhaseInfo, arrays: Arrays) -> Arrays:
         f"{name}/{'c' if isinstance(head, MLPHead) else 'z'}": condition.numpy(),
         f"{name}/out": head(x, timesteps, condition).numpy(),
     }
+
+
+def record_selftest(model: HiMAR, vae: AutoencoderKL | None, case: str) -> Arrays:
+    """Record a short guided run of two images through both phases, and one forward of each component."""
+    config = model.config
+    usual = config.default_sampling
+    sampling = SamplingConfig(
+        low_steps=min(2, max(config.low_positions, 1)),
+        high_steps=min(SELFTEST_HIGH_STEPS, config.high_positions),
+        low_guidance=_guided(usual.low_guidance),
+        high_guidance=_guided(usual.high_guidance),
+        low_diffusion_steps=SELFTEST_CHAIN,
+        high_diffusion_steps=_affordable_chain(config, model_info(config).phase("high")),
+    )
+    labels = [0, config.classes - 1]
+    return record(model, vae, labels, draws=PhiloxDraws(0), sampling=sampling, case=case)
+
+
+def _affordable_chain(config: ModelConfig, phase: PhaseInfo) -> int:
+    """Return the longest chain whose head fits the self-test's FLOPs; short ones magnify rounding (see verify).
+
+    A DiT head runs over every position in each step, an MLP head once for every position.
+    """
+    if phase.kind == "dit":
+        rows, multiplications = 4 * phase.positions, 18 * config.dit_width**2 * config.dit_depth
+    else:
+        rows, multiplications = 4 * phase.positions // SELFTEST_HIGH_STEPS, 5 * config.mlp_width**2 * config.mlp_depth
+    one_step = 2 * rows * multiplications
+    return int(min(max(SELFTEST_FLOPS / (SELFTEST_HIGH_STEPS * one_step), 12), SELFTEST_CHAIN))
+
+
+def _guided(scale: float) -> float:
+    """Guidance doubles the rows, and engines have been wrong at some row counts alone: always test with it."""
+    return scale if scale != 1 else 2.0
