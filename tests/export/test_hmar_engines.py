@@ -92,7 +92,7 @@ def test_previews_grow_scale_by_scale_and_a_callback_cancels(pipeline):
 
 def test_inspect_says_what_it_is(hmar_bundle, capsys):
     assert main(["inspect", str(hmar_bundle)]) == 0
-    printed = capsys.readouterr().out
+    printed = " ".join(capsys.readouterr().out.split())
     assert "7 classes, 5 scales of sides 1 2 3 6 9, 144 codes, images 144×144" in printed
     assert "trunk of 3 blocks → next_scale_tail or masked_tail of 8" in printed
 
