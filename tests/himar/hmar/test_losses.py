@@ -186,7 +186,7 @@ def test_stochastic_depth_rises_over_the_blocks_and_keeps_the_mean():
     assert factors.mean(dim=2).flatten().tolist() == pytest.approx([1] * 10, abs=0.02)
     assert not torch.equal(factors[4, 0], factors[4, 1])
     assert depth_factors(5, 3, 0.0, torch.Generator()) is None
-    assert (depth_factors(24, 3, None, torch.Generator())[-1].max() - 1 / 0.9).abs() < 1e-6
+    assert depth_factors(24, 3, None, torch.Generator())[-1].max().item() == pytest.approx(1 / 0.9)
 
 
 @torch.no_grad()
