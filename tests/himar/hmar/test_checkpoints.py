@@ -107,6 +107,17 @@ def test_a_merged_checkpoint_needs_no_configuration(narrow):
     assert config.default_sampling.schedule == ((1,), (1, 3), (1, 1, 2, 5))
 
 
+def test_a_recordings_configuration_by_itself_or_whole(tmp_path, narrow):
+    """A `config` object as it stands, with the name of its tokenizer, and the file that it came from."""
+    described = json.loads((GOLDEN / "hmar-narrow-144.json").read_text())
+    (tmp_path / "c.json").write_text(json.dumps(described["config"]))
+    alone = load_checkpoint(CHECKPOINT, tmp_path / "c.json").config
+    assert (alone.vae_ch, alone.vae_groups, list(alone.sampling)) == (8, 4, ["default"])
+    named = narrow.model.config.sampling
+    assert list(named) == ["masked", "unfiltered", "unguided", "nsp", "var"]
+    assert named["unfiltered"].top_p == 1.0 and named["var"].all_scales and not named["nsp"].masks
+
+
 def test_our_own_file_carries_its_configuration_and_equal_weights(tmp_path, narrow):
     save_checkpoint(narrow.model, tmp_path / "m.safetensors")
     again = load_checkpoint(tmp_path / "m.safetensors")
@@ -198,6 +209,7 @@ def test_a_tensor_that_is_missing_or_wrong(tmp_path, name, value, text):
         ({"widht": 3}, "config: unknown key 'widht'"),
         ({"config": 3}, "config is 3; it must be a JSON object"),
         ({"sampling": 3}, "sampling must be a JSON object"),
+        ({"sampling": {"top_p": 0}}, "sampling 'default': top_p is 0; it must be above 0 and at most 1"),
         ({"sampling": {"top_k": 145}}, "sampling 'default': top_k is 145, but the model has 144 codes"),
         ({"sampling": {"a": {"schedule": [[1], [2, 3]]}}}, "sampling 'a': schedule of scale 1 is .* has 4 cells"),
         ("no-such-preset", "neither a preset"),

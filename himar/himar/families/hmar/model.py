@@ -89,8 +89,8 @@ class HMAR(nn.Module):
 
         class_row (B,); ahead: n_1 … n_{S-1} of the true codes, (B, L-T_0, Cv); kept: (D, 2, B), see `Block`.
         """
-        conditions = self.conditions(class_row)
-        return self.run(self.all_inputs(conditions.cond, ahead), conditions, "next-scale", self._each_scale(), kept)
+        cond, vectors = self._vectors(class_row, "next-scale")
+        return self._through(self.all_inputs(cond, ahead), vectors, "next-scale", self._each_scale(), kept)
 
     def masked_logits(
         self, class_row: Tensor, ahead: Tensor, own: Tensor, masked: Tensor, kept: Tensor | None = None
@@ -100,9 +100,9 @@ class HMAR(nn.Module):
         own: m_1 … m_{S-1}, (B, L-T_0, Cv); masked: boolean over all L cells, (B, L) or (L,), False in scale 0. Others
         as in `next_scale_logits`.
         """
-        conditions = self.conditions(class_row)
-        x = self.all_masked_inputs(conditions.cond, ahead, own, masked)
-        return self.run(x, conditions, "masked", self._each_scale(), kept)
+        cond, vectors = self._vectors(class_row, "masked")
+        x = self.all_masked_inputs(cond, ahead, own, masked)
+        return self._through(x, vectors, "masked", self._each_scale(), kept)
 
     def all_inputs(self, cond: Tensor, ahead: Tensor) -> Tensor:
         """Return the next-scale network's tokens of all scales, (B, L, C)."""
@@ -126,12 +126,9 @@ class HMAR(nn.Module):
 
         attends: one per block; None means that the tokens are one scale's. kept: (D, 2, R), see `Block`.
         """
-        base = len(self.base_blocks)
-        attends = attends or [own_scale] * self.config.depth
-        trunk_kept, tail_kept = (None, None) if kept is None else (kept[:base], kept[base:])
-        x = self.trunk(x, conditions.blocks[:base], attends[:base], trunk_kept)
-        blocks, head = self.tail_vectors(conditions, network)
-        return self.tail(network, x, blocks, head, attends[base:], tail_kept)
+        trunk = conditions.blocks[: len(self.base_blocks)]
+        vectors = (trunk, *self.tail_vectors(conditions, network))
+        return self._through(x, vectors, network, attends or [own_scale] * self.config.depth, kept)
 
     def trunk(
         self, x: Tensor, vectors: Tensor, attends: Sequence[Attend] | None = None, kept: Tensor | None = None
@@ -161,6 +158,29 @@ class HMAR(nn.Module):
         first = len(self.base_blocks) + (self.config.tail if network == "masked" else 0)
         self._tail(network)
         return conditions.blocks[first : first + self.config.tail], conditions.heads[int(network == "masked")]
+
+    def _vectors(self, class_row: Tensor, network: Network) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+        """As `conditions`, of one network alone: cond, and the vectors of its trunk, its own blocks and its head."""
+        blocks, norm, _ = self._tail(network)
+        cond = self.class_emb(class_row)
+        active = nn.functional.silu(cond)
+        every = torch.stack([*self.base_blocks.vectors(active), *blocks.vectors(active)])
+        base = len(self.base_blocks)
+        return cond, (every[:base], every[base:], norm.ada_lin.of_active(active))
+
+    def _through(
+        self,
+        x: Tensor,
+        vectors: tuple[Tensor, Tensor, Tensor],
+        network: Network,
+        attends: Sequence[Attend],
+        kept: Tensor | None,
+    ) -> Tensor:
+        trunk, blocks, head = vectors
+        base = len(self.base_blocks)
+        trunk_kept, tail_kept = (None, None) if kept is None else (kept[:base], kept[base:])
+        x = self.trunk(x, trunk, attends[:base], trunk_kept)
+        return self.tail(network, x, blocks, head, attends[base:], tail_kept)
 
     def _tail(self, network: Network) -> tuple[Stack, HeadNorm, nn.Linear]:
         if network == "next-scale":

@@ -118,13 +118,14 @@ class SamplingConfig:
 def recorded_settings(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings as recordings and the released code spell them under our names (tests/golden/README.md).
 
-    `cfg` is guidance, a top_p of 0 is off, `mask` false drops the schedule; `batch` and `forwards` say nothing.
+    `cfg` is guidance, beside which a top_p of 0 is off; `mask` false drops the schedule; `batch` and `forwards` say
+    nothing. Settings in our own spelling stay as they are, so that a slip in them is refused.
     """
     own = {{"cfg": "guidance"}.get(name, name): value for name, value in values.items()}
     masks = own.pop("mask", True)
     for name in ("batch", "forwards"):
         own.pop(name, None)
-    if own.get("top_p") in (0, 0.0):
+    if "cfg" in values and own.get("top_p") == 0:
         own["top_p"] = 1.0
     if masks is False or ("schedule" in own and own["schedule"] is None):
         own["schedule"] = ()
