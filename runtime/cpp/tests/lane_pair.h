@@ -38,14 +38,15 @@ public:
     Sampling setting() const { return static_cast<const Sampling&>(*opened_.manifest().sampling.front().second); }
 
     Made on_host(const Chunk& chunk, const Sampling& sampling) { return run(host, chunk, sampling); }
-    Made on_device(const Chunk& chunk, const Sampling& sampling, const Lane::GoOn& go_on = {}) {
-        return run(resident, chunk, sampling, go_on);
+    Made on_device(const Chunk& chunk, const Sampling& sampling, const Lane::ShouldContinue& should_continue = {}) {
+        return run(resident, chunk, sampling, should_continue);
     }
-    Made run(Lane& lane, const Chunk& chunk, const Sampling& sampling, const Lane::GoOn& go_on = {}) const {
+    Made run(Lane& lane, const Chunk& chunk, const Sampling& sampling,
+             const Lane::ShouldContinue& should_continue = {}) const {
         const auto side = static_cast<std::size_t>(model().img_size);
         Made made;
         made.pixels.resize(lane.has_decoder() ? chunk.labels.size() * side * side * 3 : 0);
-        made.finished = lane.run(chunk, sampling, go_on, lane.has_decoder() ? made.pixels.data() : nullptr);
+        made.finished = lane.run(chunk, sampling, should_continue, lane.has_decoder() ? made.pixels.data() : nullptr);
         if (made.finished) made.latents = lane.latents(), made.preview_latents = lane.preview_latents();
         return made;
     }

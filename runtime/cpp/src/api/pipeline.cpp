@@ -85,9 +85,9 @@ Result Pipeline::generate(const Request& request, const OnStep& on_step) {
     progress.total = static_cast<std::int64_t>(sizes.size()) * model.steps(*request.settings);
     Preview preview = [&] { return lane_->preview(); };
     progress.internal = &preview;
-    Lane::GoOn go_on;
+    Lane::ShouldContinue should_continue;
     if (on_step)
-        go_on = [&](const StepInfo& step, const float* preview_latents) {
+        should_continue = [&](const StepInfo& step, const float* preview_latents) {
             progress.stage = static_cast<std::int32_t>(step.stage);
             progress.step = static_cast<std::int32_t>(step.index);
             progress.stage_name = step.stage_name;
@@ -107,7 +107,7 @@ Result Pipeline::generate(const Request& request, const OnStep& on_step) {
         const std::int64_t shape[4] = {B, facts.channels, facts.preview_size, facts.preview_size};
         std::copy(shape, shape + 4, progress.preview_shape);
         std::vector<std::uint8_t> pixels(result.has_images ? static_cast<std::size_t>(B * pixels_of_one) : 0);
-        if (!lane_->run(chunk, *request.settings, go_on, result.has_images ? pixels.data() : nullptr)) {
+        if (!lane_->run(chunk, *request.settings, should_continue, result.has_images ? pixels.data() : nullptr)) {
             result.cancelled = true;
             break;
         }

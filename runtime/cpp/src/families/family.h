@@ -47,7 +47,7 @@ struct PreviewPixels {
 class Lane {
 public:
     // Called after every autoregressive step with the chunk's preview latents (B, C, s, s); false cancels.
-    using GoOn = std::function<bool(const StepInfo&, const float* preview)>;
+    using ShouldContinue = std::function<bool(const StepInfo&, const float* preview)>;
 
     virtual ~Lane() = default;
 
@@ -55,12 +55,13 @@ public:
     // Returns false when cancelled. EngineError when an engine fails or gives NaN: on the host after the step, on a GPU
     // at the end.
     //
-    // On a GPU the host waits for nothing before the end without `go_on`; with it, for the step before the one it has
-    // just queued, so that the device always has work. Whoever leaves early leaves an idle device.
-    virtual bool run(const Chunk& chunk, const Settings& settings, const GoOn& go_on, std::uint8_t* pixels) = 0;
+    // On a GPU the host waits for nothing before the end without `should_continue`; with it, for the step before the one
+    // it has just queued, so that the device always has work. Whoever leaves early leaves an idle device.
+    virtual bool run(const Chunk& chunk, const Settings& settings, const ShouldContinue& should_continue,
+                     std::uint8_t* pixels) = 0;
 
-    // Decode the preview of the step that `go_on` is told of. InputError when there is no decoder or no preview,
-    // EngineError when the decoder takes no latents of this size or fails.
+    // Decode the preview of the step that `should_continue` is told of. InputError when there is no decoder or no
+    // preview, EngineError when the decoder takes no latents of this size or fails.
     virtual PreviewPixels preview() = 0;
 
     virtual const std::vector<float>& latents() const = 0;          // (B, C, h, w) of the last chunk

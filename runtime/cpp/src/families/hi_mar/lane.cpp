@@ -70,11 +70,12 @@ HiMarLane::~HiMarLane() {
     }
 }
 
-bool HiMarLane::run(const Chunk& chunk, const Settings& settings, const GoOn& go_on, std::uint8_t* pixels) {
+bool HiMarLane::run(const Chunk& chunk, const Settings& settings, const ShouldContinue& should_continue,
+                    std::uint8_t* pixels) {
     const auto& sampling = static_cast<const Sampling&>(settings);
     bool finished = false;
     try {
-        finished = generate(chunk, sampling, go_on, pixels);
+        finished = generate(chunk, sampling, should_continue, pixels);
     } catch (...) {
         try {
             queue().make_current();  // a user's function may have left another GPU behind
@@ -88,7 +89,8 @@ bool HiMarLane::run(const Chunk& chunk, const Settings& settings, const GoOn& go
     return finished;
 }
 
-bool HiMarLane::generate(const Chunk& chunk, const Sampling& sampling, const GoOn& go_on, std::uint8_t* pixels) {
+bool HiMarLane::generate(const Chunk& chunk, const Sampling& sampling, const ShouldContinue& should_continue,
+                         std::uint8_t* pixels) {
     queue().make_current();
     const std::vector<Step> steps = begin(chunk, sampling);
     const std::int64_t preview = batch_ * model_.low_positions() * model_.channels;
@@ -96,14 +98,14 @@ bool HiMarLane::generate(const Chunk& chunk, const Sampling& sampling, const GoO
     const auto report = [&](Behind& done) {
         done.mark->wait();
         reported_ = done.preview;
-        const bool answer = go_on({done.step.stage, done.step.phase_name(), done.step.index}, done.preview);
+        const bool answer = should_continue({done.step.stage, done.step.phase_name(), done.step.index}, done.preview);
         queue().make_current();  // the callback is a user's, who may use another GPU
         return answer;
     };
     for (std::size_t index = 0; index < steps.size(); ++index) {
         queue_step(steps[index], index);
         if (queue().runs_at_once()) check_fault();
-        if (!go_on) continue;
+        if (!should_continue) continue;
         float* const staged = staged_.get() + static_cast<std::int64_t>(index % 2) * preview;
         if (!model_.single_scale()) {
             queue_latents(buffers_->preview, stages_.front().phase, 0);

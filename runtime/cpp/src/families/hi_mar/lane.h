@@ -25,7 +25,8 @@ public:
     HiMarLane(Networks networks, const HiMarModel& model, std::int64_t max_batch);
     ~HiMarLane() override;
 
-    bool run(const Chunk& chunk, const Settings& settings, const GoOn& go_on, std::uint8_t* pixels) override;
+    bool run(const Chunk& chunk, const Settings& settings, const ShouldContinue& should_continue,
+             std::uint8_t* pixels) override;
     PreviewPixels preview() override;
     const std::vector<float>& latents() const override { return latents_; }
     const std::vector<float>& preview_latents() const override { return preview_latents_; }
@@ -49,7 +50,8 @@ private:
 
     Queue& queue() const { return *networks_.queue; }
     void reserve(std::int64_t batch);
-    bool generate(const Chunk& chunk, const Sampling& sampling, const GoOn& go_on, std::uint8_t* pixels);
+    bool generate(const Chunk& chunk, const Sampling& sampling, const ShouldContinue& should_continue,
+                  std::uint8_t* pixels);
     std::vector<Step> begin(const Chunk& chunk, const Sampling& sampling);
     void run_engine(Engine& engine, Places places);
     void check_fault();
@@ -76,7 +78,7 @@ private:
     // Of the chunk under way.
     std::int64_t batch_ = 0;
     std::optional<NoiseSource> noise_;
-    const float* reported_ = nullptr;  // the preview that `go_on` is looking at
+    const float* reported_ = nullptr;  // the preview that `should_continue` is looking at
 
     // Of the preview and of the last chunk, in the host's memory.
     std::shared_ptr<void> preview_block_;

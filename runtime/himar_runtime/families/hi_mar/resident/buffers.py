@@ -80,7 +80,7 @@ class Buffers:
             return PhaseBuffers(self.low_timesteps, self.low_chain, self.low_ranks, self.low_tokens)
         return PhaseBuffers(self.high_timesteps, self.high_chain, self.high_ranks, self.tokens)
 
-    def placed(self, name: str, *shape: int) -> DeviceTensor:
+    def tensor(self, name: str, *shape: int) -> DeviceTensor:
         """Return a buffer as a tensor of a shape no larger than its own."""
         return DeviceTensor(getattr(self, name), shape)
 

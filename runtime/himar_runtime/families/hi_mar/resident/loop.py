@@ -69,10 +69,10 @@ def queue_dit_head(work: Work, phase: PhaseInfo, step: Step) -> None:
     def reverse() -> None:
         lane.engines[phase.head].enqueue(
             {
-                "x": buffers.placed("x", H * B, n, C),
-                "timestep": buffers.placed("timestep", 1),
-                "condition": buffers.placed("condition", H * B, n, W),
-                "prediction": buffers.placed("prediction", H * B, n, C),
+                "x": buffers.tensor("x", H * B, n, C),
+                "timestep": buffers.tensor("timestep", 1),
+                "condition": buffers.tensor("condition", H * B, n, W),
+                "prediction": buffers.tensor("prediction", H * B, n, C),
             }
         )
         device.launch(with_noise() if noisy else without())
@@ -116,10 +116,10 @@ def queue_mlp_head(work: Work, phase: PhaseInfo, step: Step) -> None:
     def reverse() -> None:
         lane.engines[phase.head].enqueue(
             {
-                "x": buffers.placed("x", H * B * r, C),
-                "timestep": buffers.placed("timestep", 1),
-                "condition": buffers.placed("head_condition", H * B * r, W),
-                "prediction": buffers.placed("prediction", H * B * r, 2 * C),
+                "x": buffers.tensor("x", H * B * r, C),
+                "timestep": buffers.tensor("timestep", 1),
+                "condition": buffers.tensor("head_condition", H * B * r, W),
+                "prediction": buffers.tensor("prediction", H * B * r, 2 * C),
             }
         )
         device.launch(with_noise() if noisy else without())
@@ -181,17 +181,17 @@ def _tensors(work: Work, phase: PhaseInfo, step: Step) -> dict[str, DeviceTensor
         )
     )  # fmt: skip
     tensors = {
-        "class_row": buffers.placed("class_row", rows),
-        "visible": buffers.placed("visible", rows, model.buffer + phase.always + n - step.masked),
-        "sources": buffers.placed("sources", rows, model.buffer + model.positions),
+        "class_row": buffers.tensor("class_row", rows),
+        "visible": buffers.tensor("visible", rows, model.buffer + phase.always + n - step.masked),
+        "sources": buffers.tensor("sources", rows, model.buffer + model.positions),
         phase.tokens: DeviceTensor(buffers.of(phase).tokens, (rows, n, C)),
-        "condition": buffers.placed("condition", rows, n, lane.widths[phase.name]),
+        "condition": buffers.tensor("condition", rows, n, lane.widths[phase.name]),
     }
     if phase.leaves_pivots:
-        tensors["pivots"] = buffers.placed("engine_pivots", rows, n, model.width)
+        tensors["pivots"] = buffers.tensor("engine_pivots", rows, n, model.width)
     elif phase.pivot_width:  # visual ones are the low tokens, which lie in both halves too
         source = "low_tokens" if model.pivots == "visual" else "pivots"
-        tensors["pivots"] = buffers.placed(source, rows, phase.always, phase.pivot_width)
+        tensors["pivots"] = buffers.tensor(source, rows, phase.always, phase.pivot_width)
     return tensors
 
 

@@ -130,7 +130,7 @@ class ResidentRunner:
 
         def part(first: int, count: int) -> None:
             latents = DeviceTensor(buffers.latents + first * channels * n * 4, (count, channels, grid, grid))
-            image = buffers.placed("image", count, 3, side, side)
+            image = buffers.tensor("image", count, 3, side, side)
             lane.engines[VAE_DECODER].enqueue({"latent": latents, "image": image})
             pixels = buffers.pixels + first * side * side * 3
             lane.device.launch(
