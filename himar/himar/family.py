@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import json
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import nn
 
-from himar_kernels.families.registry import FAMILIES, HI_MAR, family_part
+from himar_kernels.families.registry import FAMILIES, HI_MAR, family_part, family_presets
 
 from .loading.checkpoint_files import Weights, read_weights
 from .loading.weight_sets import Network
@@ -39,6 +43,10 @@ class ModelFamily(Protocol):
         """Whether parameters of these names, prefixes taken off, are a model's of this family."""
         ...
 
+    def describes(self, keys: Collection[str]) -> bool:
+        """Whether a configuration file with these keys is of this family, where nothing else tells."""
+        ...
+
     def model_from(self, read: Weights, path: Path, config: str | Path | Mapping[str, Any] | None) -> Any:
         """Return a model (FamilyModel) for inference, float32 on the CPU, from what was read of `path`.
 
@@ -49,6 +57,35 @@ class ModelFamily(Protocol):
 
     def load_vae(self, path: Path, model: Any) -> nn.Module:
         """Load the autoencoder between the model's tokens and images; ConfigError where it is not this model's."""
+        ...
+
+    def random(self, config: str | Path, seed: int) -> tuple[Any, nn.Module | None]:
+        """Return a model with random weights that all matter, to try an export, and its autoencoder where it needs one.
+
+        config: a preset's name or a JSON file, which must give every size. Raises ConfigError.
+        """
+        ...
+
+    def save(self, path: Path, model: nn.Module, dtype: torch.dtype) -> None:
+        """Write a model, or an autoencoder of the family, as safetensors in one move; `dtype` is that on disk."""
+        ...
+
+    def sample(
+        self,
+        model: Any,
+        vae: Any,
+        labels: Sequence[int],
+        *,
+        seed: int,
+        sampling: str | None,
+        guidance: float | None,
+        changes: Mapping[str, Any],
+    ) -> NDArray[np.uint8]:
+        """Sample one image per label with the eager model: uint8 (B, H, W, 3).
+
+        sampling: a name among the model's settings, None for its default; guidance and changes: values in their place,
+        None leaves one. Raises InputError for a value that the model cannot use.
+        """
         ...
 
 
@@ -73,3 +110,16 @@ def open_model(
     name = next((name for name, family in families.items() if family.recognises(read.state)), HI_MAR)
     model: FamilyModel = families[name].model_from(read, path, config)
     return model, read.entry or None
+
+
+def family_of(config: str | Path) -> str:
+    """Return the family that a preset, or a JSON file by its keys, describes; hi_mar where nothing tells."""
+    for name in FAMILIES:
+        if str(config) in family_presets(name):
+            return name
+    try:
+        values = json.loads(Path(config).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return HI_MAR  # its reader says what is wrong
+    keys = {*values, *(values.get("config") or {})} if isinstance(values, dict) else set()
+    return next((name for name in FAMILIES if name != HI_MAR and model_family(name).describes(keys)), HI_MAR)

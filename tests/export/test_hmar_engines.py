@@ -121,3 +121,11 @@ def test_a_build_without_its_tokenizer_is_refused(capsys, tmp_path):
         " ".join(capsys.readouterr().err.split())
     )
     assert not out.exists()
+
+
+def test_a_setting_of_another_family_is_refused(hmar_bundle, capsys, tmp_path):
+    arguments = ["--labels", "0", "--low-steps", "3", "--out", str(tmp_path / "x.png")]
+    assert main(["generate", str(hmar_bundle), *arguments]) == 1
+    assert "low_steps is given, but an HMAR model has no such setting; it has guidance, top_k" in (
+        " ".join(capsys.readouterr().err.split())
+    )

@@ -19,7 +19,7 @@ from tests.families.toy.runtime import ToySampling
 from tests.runtime.service.conftest import JSON, Server
 
 ROOM = "tests.families.toy"
-MODULES = FamilyModules(f"{ROOM}.model", f"{ROOM}.runtime", f"{ROOM}.export", f"{ROOM}.checks")
+MODULES = FamilyModules(f"{ROOM}.model", f"{ROOM}.model", f"{ROOM}.runtime", f"{ROOM}.export", f"{ROOM}.checks")
 SERVE = f"""
 import sys
 from himar_kernels.families.registry import FAMILIES, FamilyModules

@@ -24,7 +24,7 @@ from .progress import progress_bar
 @click.command(epilog="Example: himar-export build model.pth --config himar-b --vae kl16.ckpt --fp16 --out bundle")
 @click.argument("checkpoint", type=NamedPath())
 @click.option("--config", callback=config_option,
-              help="Preset (himar-b, himar-l, himar-h, digits) or a JSON file with heads and dit_heads.")  # fmt: skip
+              help="Preset (himar-b, digits, hmar-d16, …) or a JSON file with what shapes cannot tell.")  # fmt: skip
 @click.option("--vae", type=NamedPath(), help="KL-VAE checkpoint; without it the bundle produces latents.")
 @click.option("--fp32", "precision", flag_value="fp32", default=None, help="Float32 everywhere (default).")
 @click.option("--fp16", "precision", flag_value="fp16", help="Matmuls in float16; norms and sums stay float32.")

@@ -46,48 +46,50 @@ def sample(
 ) -> None:
     """Sample images with the eager model, without engines."""
     require_extra("model", "torch", "safetensors")
-    from himar_kernels import PhiloxDraws
-    from himar_kernels.families.hi_mar.sampling import choose_sampling, require_phase_low
     from himar_kernels.shared.files import require_writable_file
 
     from ..device import use_threads
-    from ..families.hi_mar.checkpoints import load_checkpoint
-    from ..images import sample_images, save_grid
-    from ..vae.layouts import load_vae
+    from ..family import model_family, open_model
+    from ..images import save_grid
 
     require_writable_file(out)
     use_threads()
-    model = load_checkpoint(checkpoint, config, weights=weights)
-    decoder = load_vae(vae or checkpoint.with_name(f"{checkpoint.stem}-vae.safetensors"))
-    sampling = choose_sampling(model.config.sampling, sampling_name, guidance, changes, "model")
-    if model.config.single_scale:
-        require_phase_low(changes, "this model")
+    model, _ = open_model(checkpoint, config, weights=weights)
+    family = model_family(model.family)
+    decoder = family.load_vae(vae or checkpoint.with_name(f"{checkpoint.stem}-vae.safetensors"), model)
     numbers = chosen_labels(labels, model.class_names, str(checkpoint))
-    save_grid(out, sample_images(model, decoder, numbers, PhiloxDraws(seed), sampling), columns)
+    images = family.sample(
+        model, decoder, numbers, seed=seed, sampling=sampling_name, guidance=guidance, changes=changes
+    )
+    save_grid(out, images, columns)
     click.echo(f"wrote {out}: {len(labels)} images")
 
 
 @click.command(epilog="Example: himar init --config himar-b --seed 0 --out random-b.safetensors")
 @click.option(
-    "--config", required=True, callback=config_option, help="Preset (himar-b, himar-l, himar-h, digits) or JSON file."
+    "--config", required=True, callback=config_option, help="Preset (himar-b, digits, hmar-d16, …) or JSON file."
 )
 @click.option("--seed", default=0, show_default=True, type=TRAINING_SEED, help="Seed of the weights.")
 @click.option("--half", is_flag=True, help="Write float16, half the size.")
 @click.option("--out", required=True, type=_PATH, help="A .safetensors file.")
 def init(config: str, seed: int, half: bool, out: Path) -> None:
-    """Write random weights in the released layout, to try an export at real size without a trained model."""
+    """Write random weights in the released layout, to try an export at real size without a trained model.
+
+    A model that needs an autoencoder of its own, as HMAR needs its tokenizer, gets one beside it: NAME-vae.safetensors.
+    """
     require_extra("model", "torch", "safetensors")
     import torch
 
     from ..device import use_threads
-    from ..families.hi_mar.checkpoints import save_checkpoint
-    from ..families.hi_mar.config import read_config, resolve
-    from ..families.hi_mar.model import HiMAR, randomise
+    from ..family import family_of, model_family
 
     if out.suffix != ".safetensors":
         raise click.BadParameter(f"{out} does not end in .safetensors.", param_hint="--out")
     use_threads()
-    model = randomise(HiMAR(resolve(read_config(config), {}, config)), seed)
-    save_checkpoint(model, out, torch.float16 if half else torch.float32)
-    count = sum(parameter.numel() for parameter in model.parameters())
-    click.echo(f"wrote {out}: {count / 1e6:.1f} M parameters")
+    family = model_family(family_of(config))
+    model, vae = family.random(config, seed)
+    for part, path in ((vae, out.with_name(f"{out.stem}-vae.safetensors")), (model, out)):
+        if part is not None:
+            family.save(path, part, torch.float16 if half else torch.float32)
+            count = sum(parameter.numel() for parameter in part.parameters())
+            click.echo(f"wrote {path}: {count / 1e6:.1f} M parameters")

@@ -4,6 +4,7 @@ A family is a folder in each room. What lies between its networks is `himar_kern
 modules with an object FAMILY each, which fulfils a protocol:
 
     himar           himar.families.NAME.family            himar.family.ModelFamily
+                    himar.families.NAME.presets           PRESETS, configurations by name
     himar_runtime   himar_runtime.families.NAME.family    himar_runtime.families.family.RuntimeFamily
     himar_export    himar_export.families.NAME.family     himar_export.families.family.ExportFamily
                     himar_export.families.NAME.checks     himar_export.families.checks.FamilyChecks
@@ -14,6 +15,7 @@ A bundle's manifest says `model.family`; one that does not is of hi_mar.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,8 +26,9 @@ VAE_DECODER = "vae_decoder"
 
 @dataclass(frozen=True)
 class FamilyModules:
-    """Import names of the modules that hold a family's FAMILY objects, by room."""
+    """Import names of the modules with a family's FAMILY objects, by room; presets: with its named configurations."""
 
+    presets: str
     model: str
     runtime: str
     export: str
@@ -35,6 +38,7 @@ class FamilyModules:
 def in_rooms(name: str) -> FamilyModules:
     """Return the modules of a family that lies in this project's rooms."""
     return FamilyModules(
+        f"himar.families.{name}.presets",
         f"himar.families.{name}.family",
         f"himar_runtime.families.{name}.family",
         f"himar_export.families.{name}.family",
@@ -54,3 +58,9 @@ def family_part(name: str, room: str) -> Any:
     Its module is imported now, not before: the runtime never imports PyTorch, nor a family that it does not run.
     """
     return importlib.import_module(getattr(FAMILIES[name], room)).FAMILY
+
+
+def family_presets(name: str) -> Mapping[str, Any]:
+    """Return a family's named configurations, without PyTorch."""
+    presets: Mapping[str, Any] = importlib.import_module(FAMILIES[name].presets).PRESETS
+    return presets

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from himar.images import to_pixels
 from himar.loading.checkpoint_files import Weights
+from himar.loading.files import write_safetensors
 from himar_kernels import CheckpointError, ConfigError
-from himar_kernels.shared.errors import InputError
 
 CHANNELS, SIDE, SCALE = 3, 4, 2
+PRESETS = {"toy": {"classes": 5}}
 
 
 class Puller(nn.Module):
@@ -61,6 +64,26 @@ class ToyFamily:
             raise CheckpointError(f"{path} is not a toy checkpoint: {error}.") from error
         return model.eval().requires_grad_(False)
 
+    def describes(self, keys: Collection[str]) -> bool:
+        """See ModelFamily."""
+        return "puller" in keys
+
+    def random(self, config: str | Path, seed: int) -> tuple[Toy, None]:
+        """See ModelFamily."""
+        torch.manual_seed(seed)
+        return Toy(**PRESETS[str(config)]), None
+
+    def save(self, path: Path, model: nn.Module, dtype: torch.dtype) -> None:
+        """See ModelFamily."""
+        write_safetensors(path, {name: tensor.to(dtype) for name, tensor in model.state_dict().items()}, {})
+
+    def sample(self, model: Toy, vae: None, labels: Sequence[int], **settings: Any) -> np.ndarray:
+        """See ModelFamily; a toy is sampled without noise."""
+        latent = torch.zeros(len(labels), CHANNELS, SIDE, SIDE)
+        for _ in range(3):
+            latent = model.puller(torch.tensor(labels), latent)
+        return to_pixels(model.decoder(latent))
+
     def load_vae(self, path: Path, model: Toy) -> nn.Module:
         """See ModelFamily."""
         raise ConfigError(f"{path} is given, but a toy model has its own decoder; leave --vae out.")
@@ -72,7 +95,5 @@ FAMILY = ToyFamily()
 def toy_checkpoint(path: Path, classes: int = 5) -> Path:
     """Write a checkpoint with random weights."""
     torch.manual_seed(0)
-    if classes < 1:
-        raise InputError(f"classes is {classes}; it must be at least 1.")
     torch.save({"model": Toy(classes).state_dict()}, path)
     return path

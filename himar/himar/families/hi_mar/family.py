@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from himar.images import sample_images
 from himar.loading.checkpoint_files import Weights
 from himar.vae.autoencoder import AutoencoderKL, require_fit
 from himar.vae.layouts import load_vae
+from himar_kernels import PhiloxDraws
+from himar_kernels.families.hi_mar.sampling import choose_sampling, require_phase_low
 
-from .checkpoints import model_from
-from .model import HiMAR
+from .checkpoints import model_from, save_checkpoint
+from .config import read_config, resolve
+from .model import HiMAR, randomise
 
 
 class HiMarFamily:
@@ -27,6 +36,36 @@ class HiMarFamily:
     def model_from(self, read: Weights, path: Path, config: str | Path | Mapping[str, Any] | None) -> HiMAR:
         """See ModelFamily.model_from."""
         return model_from(read, path, config)
+
+    def describes(self, keys: Collection[str]) -> bool:
+        """See ModelFamily.describes."""
+        return "cond_scale" in keys
+
+    def random(self, config: str | Path, seed: int) -> tuple[HiMAR, None]:
+        """See ModelFamily.random; a bundle without a VAE gives latents."""
+        return randomise(HiMAR(resolve(read_config(config), {}, str(config))), seed), None
+
+    def save(self, path: Path, model: nn.Module, dtype: torch.dtype) -> None:
+        """See ModelFamily.save."""
+        assert isinstance(model, HiMAR)
+        save_checkpoint(model, path, dtype)
+
+    def sample(
+        self,
+        model: HiMAR,
+        vae: AutoencoderKL,
+        labels: Sequence[int],
+        *,
+        seed: int,
+        sampling: str | None,
+        guidance: float | None,
+        changes: Mapping[str, Any],
+    ) -> NDArray[np.uint8]:
+        """See ModelFamily.sample."""
+        chosen = choose_sampling(model.config.sampling, sampling, guidance, changes, "model")
+        if model.config.single_scale:
+            require_phase_low(changes, "this model")
+        return sample_images(model, vae, labels, PhiloxDraws(seed), chosen)
 
     def load_vae(self, path: Path, model: HiMAR) -> AutoencoderKL:
         """See ModelFamily.load_vae."""

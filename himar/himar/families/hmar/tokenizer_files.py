@@ -85,6 +85,26 @@ def measure_tokenizer(shapes: Mapping[str, Sequence[int]], groups: int) -> Token
     )
 
 
+def tokenizer_of(config: ModelConfig) -> TokenizerConfig:
+    """Return the sizes of a tokenizer for a model; what its configuration leaves open is the released one's.
+
+    Raises ConfigError for a vae_stride that is not a power of 2: every level but the first halves the sides.
+    """
+    levels = config.vae_stride.bit_length()
+    if config.vae_stride != 2 ** (levels - 1):
+        raise ConfigError(f"vae_stride is {config.vae_stride}; a tokenizer's is a power of 2.")
+    released = TokenizerConfig()
+    factors = (1,) * (levels - len(released.ch_mult)) + released.ch_mult[1:]
+    return TokenizerConfig(
+        ch=released.ch if config.vae_ch is None else config.vae_ch,
+        ch_mult=(1, *factors[len(factors) + 1 - levels :]),
+        latent_channels=config.latent_channels,
+        vocab=config.vocab,
+        groups=config.vae_groups,
+        attention_levels=(levels - 1,),
+    )
+
+
 def require_fit(tokenizer: Tokenizer, config: ModelConfig, source: str) -> None:
     """Raise ConfigError, naming `source`, unless the tokenizer's codes are those that the model predicts."""
     theirs = tokenizer.config

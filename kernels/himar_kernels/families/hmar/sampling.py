@@ -115,6 +115,41 @@ class SamplingConfig:
             raise ConfigError(f"{source}: {error}") from error
 
 
+CHANGEABLE = ("guidance", "top_k", "top_p", "schedule", "mask_guidance", "all_scales", "smooth")
+"""Settings of which a request may replace single ones."""
+
+
+def choose_sampling(
+    named: Mapping[str, SamplingConfig],
+    sampling: str | SamplingConfig | None,
+    changes: Mapping[str, Any],
+    holder: str = "bundle",
+) -> SamplingConfig:
+    """Return the settings of a request.
+
+    Args:
+        named: the settings of a bundle or model, the first is the default.
+        sampling: a name among them, settings of the caller's own, or None for the default.
+        changes: single values by the names in CHANGEABLE; None leaves a value.
+        holder: what has the named settings, for the error.
+
+    Raises InputError for an unknown name or a value out of range, or for a change that is no setting of the family.
+    """
+    if isinstance(sampling, SamplingConfig):
+        settings = sampling
+    else:
+        name = next(iter(named)) if sampling is None else sampling
+        if name not in named:
+            raise InputError(f"sampling {name!r} is not in this {holder}; it has {', '.join(named)}.")
+        settings = named[name]
+    given = {name: value for name, value in changes.items() if value is not None}
+    unknown = sorted(set(given) - set(CHANGEABLE))
+    if unknown:
+        known = ", ".join(CHANGEABLE)
+        raise InputError(f"{unknown[0]} is given, but an HMAR model has no such setting; it has {known}.")
+    return settings.with_changes(**given)
+
+
 def recorded_settings(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings as recordings and the released code spell them under our names (tests/golden/README.md).
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 
 from himar_kernels import BundleError, ConfigError, InputError
 from himar_kernels.families.hmar import Draws, PhiloxDraws, SamplingConfig, Scales
+from himar_kernels.families.hmar.sampling import CHANGEABLE, choose_sampling
 from himar_kernels.families.hmar.sizes import ModelInfo
 from himar_runtime.bundle.bundle import Bundle
 from himar_runtime.bundle.manifest import Manifest, Reader
@@ -18,15 +19,13 @@ from himar_runtime.runner import Generated, Runner
 
 from .host import HostRunner, load_codebook
 
-CHANGEABLE = ("top_k", "top_p", "schedule", "mask_guidance", "all_scales", "smooth")
-"""Settings of which a request may replace single ones; guidance has an argument of its own."""
 _CODEBOOK = ("embedding", "weights", "biases")
 
 
 class HmarFamily:
     """See `himar_runtime.families.family.RuntimeFamily`."""
 
-    changeable = CHANGEABLE
+    changeable = tuple(name for name in CHANGEABLE if name != "guidance")  # a request says it by its own argument
 
     def read_model(self, reader: Reader) -> ModelInfo:
         """See RuntimeFamily.read_model."""
@@ -75,20 +74,8 @@ class HmarFamily:
         changes: Mapping[str, Any],
     ) -> SamplingConfig:
         """See RuntimeFamily.choose_sampling."""
-        if isinstance(sampling, SamplingConfig):
-            settings = sampling
-        else:
-            name = next(iter(named)) if sampling is None else sampling
-            if name not in named:
-                raise InputError(f"sampling {name!r} is not in this bundle; it has {', '.join(named)}.")
-            settings = named[name]
-        given = {name: value for name, value in changes.items() if value is not None}
-        unknown = sorted(set(given) - set(CHANGEABLE))
-        if unknown:
-            raise TypeError(f"unknown sampling setting {unknown[0]!r}; known settings: {', '.join(CHANGEABLE)}.")
-        if guidance is not None:
-            given["guidance"] = guidance
-        chosen = replace(settings, **given)
+        given = changes if guidance is None else {**changes, "guidance": guidance}
+        chosen = choose_sampling(named, sampling, given)
         model.check_sampling(chosen)
         return chosen
 
