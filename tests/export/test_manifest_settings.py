@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from himar_export.make.manifest import sampling_keys
+from himar_export.families.hi_mar.family import sampling_keys
 from himar_kernels.families.hi_mar import SamplingConfig
 
 PAPER = SamplingConfig(low_guidance=2.7, high_guidance=2.5)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from himar import load_vae
 from himar.families.hi_mar.layers import Attention
-from himar.vae.autoencoder import SpatialAttention
+from himar.vae.layers import SpatialAttention
 from himar_export.families.hi_mar.components import components
 from himar_export.make.manifest import BundleWriter
 from himar_export.tensorrt.network import tensorrt_graph

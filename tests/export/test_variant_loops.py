@@ -10,7 +10,7 @@ import pytest
 from himar.families.hi_mar.presets import VARIANTS
 from himar.families.hi_mar.sampler import two_phase
 from himar_export.bench.engines import timed
-from himar_export.bench.time_breakdown import Clock, split_run
+from himar_export.bench.time_breakdown import Clock, break_down_run
 from himar_kernels import EngineError, InputError, PhiloxDraws
 from himar_kernels.families.hi_mar import SamplingConfig
 from himar_runtime import Pipeline
@@ -195,7 +195,7 @@ def test_engines_that_a_benchmark_times_run_in_the_resident_loop_call_by_call(va
     assert isinstance(pipeline._runner, ResidentRunner)
     expected = resident.generate(LABELS, seed=5, sampling=GUIDED).latents
     phases = resident.bundle.manifest.model.phases
-    split = split_run(lambda: pipeline.generate(LABELS, seed=5, sampling=GUIDED), clock, phases)
+    split = break_down_run(lambda: pipeline.generate(LABELS, seed=5, sampling=GUIDED), clock, phases)
     assert np.array_equal(pipeline.generate(LABELS, seed=5, sampling=GUIDED).latents, expected)
     low, high = phases
     assert {part.component: part.calls for part in split.parts} == {

@@ -67,11 +67,11 @@ def test_a_refused_run_leaves_nothing(folder, tmp_path):
 @pytest.mark.parametrize(
     ("name", "change", "text"),
     [
-        ("labels", lambda labels: labels.to(torch.int8), "labels is I8 .* asks for I64"),
+        ("labels", lambda labels: labels.to(torch.int8), "labels is I8 .* requires I64"),
         ("labels", lambda labels: labels.float(), "labels is F32"),
         ("labels", lambda labels: labels + 5, "labels run from 5 to .* the index names 2 classes"),
         ("labels", lambda labels: labels - 1, "labels run from -1"),
-        ("high", lambda high: high.half(), "high is F16 .* asks for F32"),
+        ("high", lambda high: high.half(), "high is F16 .* requires F32"),
     ],
 )
 def test_shards_of_other_types_or_classes_are_refused(cache, tmp_path, name, change, text):

@@ -200,7 +200,7 @@ def test_the_summary_counts_what_was_changed_and_names_classes_without_images(tm
     assert run("cache-latents", images, *ARGUMENTS, "--out", tmp_path / "c") == 0
     output = capsys.readouterr()
     assert "class 2 (owl) has no image: none of its files can be read" in output.err
-    assert "left out owl/Thumbs.db: no image" in output.err
+    assert "left out owl/Thumbs.db: not an image" in output.err
     assert output.err.index("Thumbs.db") < output.err.index("broken.png")
     assert "1 rotated by EXIF, 1 transparent, put on white" in output.out
     assert run("cache-latents", images, *ARGUMENTS, "--out", tmp_path / "c", "--json") == 0

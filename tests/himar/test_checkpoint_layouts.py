@@ -307,7 +307,7 @@ def test_a_folder_of_a_hub_is_its_file_with_its_configuration(hub):
     (hub / "config.json").write_text("{heads")
     assert "config.json is not readable JSON" in refusal(hub, None)
     (hub / "config.json").write_text("[]")
-    assert "config.json holds no JSON object" in refusal(hub, None)
+    assert "config.json does not hold a JSON object" in refusal(hub, None)
 
 
 def _with_config(hub: pathlib.Path, values, error) -> str:

@@ -172,7 +172,7 @@ def test_missing_entry_names_those_present():
         ("himar-b", "width = 768, but the checkpoint's shapes say 48"),
         ({**HEADS, "enc_depth": 9}, "enc_depth = 9, but the checkpoint's shapes say 3"),
         ({**HEADS, "img_size": 256}, "img_size = 256, but the checkpoint's shapes say 128"),
-        ({"heads": 3}, "does not give dit_heads"),
+        ({"heads": 3}, "lacks dit_heads"),
         ({"heads": 5, "dit_heads": 3}, "width 48 does not divide into heads 5"),
         ({"heads": 0, "dit_heads": 3}, "heads is 0"),
         ({**HEADS, "haeds": 3}, "unknown key 'haeds'"),

@@ -191,7 +191,7 @@ def test_images_that_cannot_be_read_stop_a_training_before_it_begins(files, tmp_
     (data / "b" / "Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0")
     assert train(files, data, tmp_path / "run", "--steps", "2") == 1
     said = " ".join(capsys.readouterr().err.split())
-    assert "left out b/Thumbs.db: no image" in said
+    assert "left out b/Thumbs.db: not an image" in said
     assert "b/1.png (" in said
     assert "cannot be read; remove them, or let himar cache-latents leave them out" in said
     assert not (tmp_path / "run").exists()

@@ -179,7 +179,7 @@ def test_strays_are_left_out_and_changes_are_counted(digits, tmp_path, capsys):
     output = capsys.readouterr()
     report = json.loads(output.out)
     assert (report["images"], report["turned"], report["transparent"]) == (30, 1, 1)
-    assert "note: left out Thumbs.db: no image" in output.err
+    assert "note: left out Thumbs.db: not an image" in output.err
     assert "note: left out odd/.DS_Store: hidden" in output.err
     assert output.err.index("Thumbs.db") < output.err.index("checking the images")
     assert run("evaluate", folder, "--extractor", "digits") == 0

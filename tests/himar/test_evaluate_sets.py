@@ -130,7 +130,7 @@ def test_odd_members_and_headers_of_an_archive_are_refused(tmp_path):
             next(open_images(path).batches(4))
         assert text in str(refused.value)
     path.write_bytes(b"")
-    assert "no .npz" in refusal(path)
+    assert "not an .npz" in refusal(path)
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def test_strays_are_left_out_and_named(tmp_path):
     }  # fmt: skip
     sentences = left_out_sentences(images.skipped)
     assert "left out __MACOSX, cat/@eaDir: no folder of images" in sentences
-    assert "left out cat/README, cat/Thumbs.db, cat/desktop.ini and 2 more: no image" in sentences
+    assert "left out cat/README, cat/Thumbs.db, cat/desktop.ini and 2 more: not an image" in sentences
     measured = open_images(tmp_path)
     assert measured.count == 3
     assert {entry.path for entry in measured.skipped} >= {"cat/Thumbs.db", "__MACOSX", "list.csv"}

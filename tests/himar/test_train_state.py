@@ -130,7 +130,7 @@ def test_a_loss_that_breaks_leaves_the_last_good_state(tmp_path):
 def test_other_files_are_no_training_state(tmp_path):
     path = tmp_path / STATE_FILE
     write_safetensors(path, {"x": torch.zeros(1)}, {})
-    with pytest.raises(CheckpointError, match="no training state"):
+    with pytest.raises(CheckpointError, match="not a training state"):
         load_state(path, {})
     write_safetensors(
         path,

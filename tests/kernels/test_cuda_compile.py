@@ -211,4 +211,4 @@ def test_a_folder_that_cannot_be_written_is_named(monkeypatch, tmp_path):
 @pytest.mark.parametrize("text", ["x", "90aa", ""])
 def test_a_word_that_is_no_architecture_is_wrong_usage(tmp_path, capsys, text):
     assert run_cli(cuda_compile.command, ["--out", str(tmp_path), "--arch", text]) == 2
-    assert "no architecture" in capsys.readouterr().err
+    assert "not an architecture" in capsys.readouterr().err

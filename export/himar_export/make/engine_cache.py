@@ -24,7 +24,6 @@ from himar_kernels import BuildError
 from himar_kernels.shared.files import new_folder
 from himar_runtime.cache import keep
 
-from ..graph.component import Component
 from ..graph.precision_choice import Precision
 from ..tensorrt.options import EngineOptions
 from .gpu import Gpu

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from himar_kernels import BuildError
 from himar_runtime.engines.tensorrt.library import collected_errors, first_error, library_logger
 
-from ..graph.component import Component
 from ..graph.precision_choice import Precision
 from .network import ParsedNetwork, layers
 

@@ -53,7 +53,7 @@ class ImageList:
         tops = (name.partition("/")[0] for name in self.names)
         if any(self.class_names[label] != top for label, top in zip(self.labels, tops, strict=True)):
             return self  # a list file, whose numbers are the user's own
-        inside = {entry.path for entry in self.skipped if "/" in entry.path and entry.reason == "no image"}
+        inside = {entry.path for entry in self.skipped if "/" in entry.path and entry.reason == "not an image"}
         order = sorted(self.class_names)
         if order == list(self.class_names) and not inside:
             return self

@@ -68,7 +68,7 @@ def list_tree(root: Path, below: str = "", wanted: Callable[[Path], bool] | None
     for name, entry in _walk(root, below, (_identity(root),) if below else ()):
         reason = left_out(entry.name, entry.is_dir)
         if reason is None and not choose(entry.path):
-            reason = "no image"
+            reason = "not an image"
         if reason:
             skipped.append(Skipped(name, reason))
         else:
