@@ -89,7 +89,7 @@ def bundle_of(model: HiMAR, networks: Networks, max_batch: int = 3) -> Bundle:
     """Return what a pipeline reads of a bundle of these engines; there are no files."""
     specs = {name: engine.spec for name, engine in networks.engines.items()}
     manifest = Manifest(
-        "1.1", "0", model_info(model.config), model.config.sampling, max_batch, specs,
+        "1.1", "0", model.family, model_info(model.config), model.config.sampling, max_batch, specs,
         BackendInfo("onnxruntime", "0", None), {}, "selftest.npz", {}, {},
     )  # fmt: skip
     return Bundle(Path("nowhere"), manifest, "0" * 64)
