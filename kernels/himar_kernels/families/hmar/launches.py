@@ -48,7 +48,8 @@ def draw_codes(
     check_size("V", V, MOST_CODES)
     cells = check_items("cells", check_size("batch", batch) * check_size("T", T, MOST_POSITIONS))
     pointers = addresses_of(
-        ("uniforms", "masked"), codes=codes, confidence=confidence, logits=logits, uniforms=uniforms, masked=masked, seed=seed, images=images,
+        ("uniforms", "masked"),
+        codes=codes, confidence=confidence, logits=logits, uniforms=uniforms, masked=masked, seed=seed, images=images,
         fault=fault,
     )  # fmt: skip
     sizes = words(
