@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from .shared.errors import InputError
 
-Scalar = ctypes.c_uint64 | ctypes.c_uint32 | ctypes.c_float
+Scalar = ctypes.c_uint64 | ctypes.c_uint32 | ctypes.c_float | ctypes.c_double
 
 MOST_POSITIONS = 65536
 MOST_CHANNELS = 4 * 65536  # as many as the draws' counter holds
@@ -74,9 +75,9 @@ def words(**values: int) -> tuple[ctypes.c_uint32, ...]:
     return tuple(ctypes.c_uint32(value) for value in values.values())
 
 
-def addresses_of(**addresses: int | None) -> tuple[ctypes.c_uint64, ...]:
-    """Take the addresses in order; only `noise` may be absent."""
+def addresses_of(optional: Collection[str] = ("noise",), /, **addresses: int | None) -> tuple[ctypes.c_uint64, ...]:
+    """Take the addresses in order; only those that `optional` names may be absent."""
     for name, address in addresses.items():
-        if not address and name != "noise":
+        if not address and name not in optional:
             raise InputError(f"{name} has no address; allocate it before the launch.")
     return tuple(ctypes.c_uint64(address or 0) for address in addresses.values())

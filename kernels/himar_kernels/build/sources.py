@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-# Entries of kernels.cu; the launches of `launches.py` name them.
+# Entries of kernels.cu; the families' launches name them.
 KERNEL_NAMES = (
     "himar_ranks",
     "himar_index_lists",
@@ -23,6 +23,11 @@ KERNEL_NAMES = (
     "himar_check_finite",
     "himar_latents",
     "himar_pack",
+    "himar_draw_codes",
+    "himar_least_confident",
+    "himar_upsample_codes",
+    "himar_add_contribution",
+    "himar_scale_words",
 )
 
 # Of nvcc and NVRTC alike. No fused multiply-add: the kernels round as the NumPy definitions do.

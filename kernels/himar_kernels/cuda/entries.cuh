@@ -2,13 +2,16 @@
 //
 // kernels.cu makes device entries of the list and host.cpp host functions: whoever includes this defines
 // HIMAR_KERNEL(entry, body, shared words, (parameters), (arguments)) first. The parameters are the interface that
-// himar_kernels/launches.py fills; H = halves, B = batch, other letters as the bodies explain them.
+// the launches.py of the families fill; H = halves, B = batch, other letters as the bodies explain them.
+#include "code_draws.cuh"
 #include "conditions.cuh"
 #include "high_head.cuh"
 #include "index_lists.cuh"
 #include "low_head.cuh"
 #include "packing.cuh"
+#include "pyramid.cuh"
 #include "ranks.cuh"
+#include "remask.cuh"
 
 HIMAR_KERNEL(himar_ranks, ranks, himar::kRankTile,
              (u32* ranks, const u32* images, const StepState* state, u32 phase, u32 batch, u32 n),
@@ -74,5 +77,30 @@ HIMAR_KERNEL(himar_latents, latents, 1,
 
 HIMAR_KERNEL(himar_pack, pack, 1, (u8* pixels, const float* images, u32* fault, u32 batch, u32 area),
              (pixels, images, fault, batch, area))
+
+HIMAR_KERNEL(himar_draw_codes, draw_codes, himar::kDrawWords,
+             (i64* codes, float* confidence, const float* logits, const float* uniforms, const u8* masked,
+              const u64* seed, const u32* images, u32* fault, double weight, double top_p, u32 top_k, u32 scale,
+              u32 step, u32 component, u32 batch, u32 halves, u32 T, u32 V),
+             (codes, confidence, logits, uniforms, masked, seed, images, fault, weight, top_p, top_k, scale, step,
+              component, batch, halves, T, V))
+
+HIMAR_KERNEL(himar_least_confident, least_confident, 1,
+             (u8* chosen, const float* confidence, const u8* among, u32 count, u32 batch, u32 T),
+             (chosen, confidence, among, count, batch, T))
+
+HIMAR_KERNEL(himar_upsample_codes, upsample_codes, 1,
+             (float* grid, const i64* codes, const float* embedding, const float* up, u32 batch, u32 p, u32 H, u32 C),
+             (grid, codes, embedding, up, batch, p, H, C))
+
+HIMAR_KERNEL(himar_add_contribution, add_contribution, 1,
+             (float* own, float* latent, const float* grid, const float* weights, const float* biases, u32 k,
+              u32 batch, u32 H, u32 C),
+             (own, latent, grid, weights, biases, k, batch, H, C))
+
+HIMAR_KERNEL(himar_scale_words, scale_words, 1,
+             (float* words, const float* latent, const float* own, const u8* masked, const float* down, u32 batch,
+              u32 halves, u32 p, u32 side, u32 C),
+             (words, latent, own, masked, down, batch, halves, p, side, C))
 
 #undef HIMAR_KERNEL

@@ -39,6 +39,44 @@ HIMAR_FN u32 bits_of(float value) {
 #endif
 }
 
+HIMAR_FN float float_of(u32 bits) {
+#ifdef __CUDACC__
+    return __uint_as_float(bits);
+#else
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+#endif
+}
+
+// A double in two words, so that a block's shared words hold doubles whatever they are aligned to.
+HIMAR_FN void put_double(u32* words, double value) {
+#ifdef __CUDACC__
+    words[0] = static_cast<u32>(__double2loint(value));
+    words[1] = static_cast<u32>(__double2hiint(value));
+#else
+    std::memcpy(words, &value, sizeof value);
+#endif
+}
+
+HIMAR_FN double get_double(const u32* words) {
+#ifdef __CUDACC__
+    return __hiloint2double(static_cast<int>(words[1]), static_cast<int>(words[0]));
+#else
+    double value;
+    std::memcpy(&value, words, sizeof value);
+    return value;
+#endif
+}
+
+// Words that stand in the order of the floats; the zeros are equal.
+HIMAR_FN u32 sorting_word(float value) {
+    const u32 bits = value == 0.0f ? 0u : bits_of(value);
+    return bits >> 31 ? ~bits : bits | 0x80000000u;
+}
+
+HIMAR_FN float value_of_sorting_word(u32 word) { return float_of(word >> 31 ? word ^ 0x80000000u : ~word); }
+
 HIMAR_FN bool is_finite(float value) { return (bits_of(value) & 0x7F800000u) != 0x7F800000u; }
 
 HIMAR_FN u32 high_word_of_product(u32 a, u32 b) {
@@ -61,13 +99,10 @@ HIMAR_FN double power_of_two(i64 power) {
 #endif
 }
 
-// The exponential in double, rounded to float. Libraries' float exponentials differ in the last bit, which
-// half-precision engines then magnify into visible differences between languages. Its own arithmetic, since the double
-// exponential of CUDA is a call that makes a kernel spill: e^v = 2^n e^r with |r| <= ln(2)/2, ln(2) split in two so that
-// n times its high part is exact, and Taylor's series of e^r up to r^13/13!, 4e-18 from the end.
-HIMAR_FN float exp_float(float value) {
-    if (!(value > -104.0f)) return value == value ? 0.0f : value;
-    const double v = value < 89.0f ? static_cast<double>(value) : 89.0;  // e^89 is beyond float: infinity
+// The exponential of v, -746 … 709, within a unit in the last place. Its own arithmetic, since the double exponential of
+// CUDA is a call that makes a kernel spill: e^v = 2^n e^r with |r| <= ln(2)/2, ln(2) split in two so that n times its
+// high part is exact, and Taylor's series of e^r up to r^13/13!, 4e-18 from the end.
+HIMAR_FN double exp_double(double v) {
     const i64 n = static_cast<i64>(v * 1.4426950408889634 + (v < 0.0 ? -0.5 : 0.5));
     const double whole = static_cast<double>(n);
     const double r = (v - whole * 6.93147180369123816490e-01) - whole * 1.90821492927058770002e-10;
@@ -85,7 +120,14 @@ HIMAR_FN float exp_float(float value) {
     sum = sum * r + 0.5;
     sum = sum * r + 1.0;
     sum = sum * r + 1.0;
-    return static_cast<float>(sum * power_of_two(n));
+    return sum * power_of_two(n / 2) * power_of_two(n - n / 2);  // 2^n itself may be below what a double holds
+}
+
+// The exponential in double, rounded to float. Libraries' float exponentials differ in the last bit, which
+// half-precision engines then magnify into visible differences between languages.
+HIMAR_FN float exp_float(float value) {
+    if (!(value > -104.0f)) return value == value ? 0.0f : value;
+    return static_cast<float>(exp_double(value < 89.0f ? static_cast<double>(value) : 89.0));  // e^89 is infinity
 }
 
 // Half to even, as np.rint rounds.

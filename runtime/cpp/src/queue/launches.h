@@ -1,18 +1,21 @@
 // One launch of each kernel as data: which entry of kernels.cu, how many blocks and threads, which arguments.
 //
-// The counterpart of himar_kernels/launches.py, with its grids. Whoever can run a Launch runs the kernels.
+// The counterpart of the families' launches.py, with their grids. Whoever can run a Launch runs the kernels.
 #pragma once
 
 #include <array>
 #include <cstddef>
 #include <cstdint>
 
+#include "code_draws.cuh"
 #include "conditions.cuh"
 #include "high_head.cuh"
 #include "index_lists.cuh"
 #include "low_head.cuh"
 #include "packing.cuh"
+#include "pyramid.cuh"
 #include "ranks.cuh"
+#include "remask.cuh"
 
 namespace himar::core {
 
@@ -23,7 +26,7 @@ struct Kernel {
 };
 
 struct Launch {
-    static constexpr std::size_t kMostArguments = 16;
+    static constexpr std::size_t kMostArguments = 18;
 
     const Kernel* kernel;
     u32 blocks, threads;

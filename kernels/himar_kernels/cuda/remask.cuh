@@ -1,0 +1,31 @@
+// Which cells a masked step redraws: the least confident ones (docs/hmar-model.md §5).
+#pragma once
+
+#include "block.cuh"
+
+namespace himar {
+
+// chosen (B, T), 1 at each image's `count` least confident cells, of equal ones the lower, among the cells of `among`
+// (B, T), or all where it is absent. An image with fewer gets all of them. One thread places one cell by counting those
+// that come before it, which needs no exchange between threads; masked scales are small.
+template <class Block>
+HIMAR_FN void least_confident(Block& block, u32*, u8* chosen, const float* confidence, const u8* among, u32 count,
+                              u32 batch, u32 T) {
+    block.for_each_in_grid(static_cast<u64>(batch) * T, [&](u64 item) {
+        const u32 site = static_cast<u32>(item), cell = site % T, first = site - cell;
+        if (among != nullptr && among[site] == 0) {
+            chosen[site] = 0;
+            return;
+        }
+        const u32 mine = sorting_word(confidence[site]);
+        u32 before = 0;
+        for (u32 other = 0; other < T; ++other) {
+            if (among != nullptr && among[first + other] == 0) continue;
+            const u32 word = sorting_word(confidence[first + other]);
+            before += word < mine || (word == mine && other < cell);
+        }
+        chosen[site] = before < count;
+    });
+}
+
+}  // namespace himar
