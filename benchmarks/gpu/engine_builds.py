@@ -43,7 +43,7 @@ def main(config: str, precision: str, backend: str, max_batch: int) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         start = time.perf_counter()
-        add_graphs(BundleWriter(folder, model, max_batch), model, parts, precisions, lambda text, fraction: None)
+        add_graphs(BundleWriter(folder, model, max_batch), model, vae, parts, precisions, lambda text, fraction: None)
         say(f"{config}, {precision}, max batch {max_batch}: graphs exported in {time.perf_counter() - start:.1f} s")
         entries = build_engines(target, folder, parts, precisions, lambda text, fraction: None)
         for part in parts:

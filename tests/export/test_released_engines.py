@@ -30,7 +30,7 @@ def test_himar_b_builds_in_half_precision(tmp_path):
     parts = components(model, AutoencoderKL(VaeConfig()).eval().requires_grad_(False), MAX_BATCH)
     precisions = {part.name: "fp16" for part in parts}
     writer = BundleWriter(tmp_path, model, MAX_BATCH)
-    add_graphs(writer, model, parts, precisions, lambda text, fraction: None)
+    add_graphs(writer, model, None, parts, precisions, lambda text, fraction: None)
     target = EngineTarget("tensorrt-rtx", tensorrt_rtx, EngineOptions(), None, None)
     entries = build_engines(target, tmp_path, parts, precisions, lambda text, fraction: None)
     half, single = {"matmul": 0, "attention": 0, "convolution": 0}, 0
