@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 
 from himar.loading.checkpoint_files import Weights, read_weights
-from himar.loading.files import write_safetensors
+from himar.loading.own_files import carried_config, carried_names, require_layout, save_model
 from himar.loading.weight_sets import Network
 from himar.loading.weight_values import as_float32
 from himar_kernels import CheckpointError, ConfigError
@@ -21,7 +20,7 @@ from .model import HiMAR
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-_CONFIG_KEY, _NAMES_KEY = "himar_config", "himar_class_names"
+_CONFIG_KEY = "himar_config"
 _HIMAR = Network("Hi-MAR", ("class_emb.weight",))
 """Under whatever prefix this name stands, there stands a Hi-MAR model."""
 
@@ -68,7 +67,7 @@ def model_from(read: Weights, path: Path, config: str | Path | Mapping[str, Any]
     """Return the model of what was read of `path`; `config` and errors as for `load_checkpoint`."""
     measured = measure({name: tuple(tensor.shape) for name, tensor in read.state.items()}, str(path))
     source = path.name if config is None else str(config) if isinstance(config, str | Path) else "config"
-    carried = _carried(read)
+    carried = carried_config(read, _CONFIG_KEY, CONFIG_KEYS, read_config)
     given = {**carried, **(read_config(config) if config is not None else {})}
     if not given:
         raise ConfigError(
@@ -78,20 +77,15 @@ def model_from(read: Weights, path: Path, config: str | Path | Mapping[str, Any]
     with torch.device("meta"):
         model = HiMAR(resolved)
     state = as_float32(read.state, path)
-    _check_layout(model, state, path)
+    require_layout(model, state, path, "a Hi-MAR checkpoint")
     model.load_state_dict(state, assign=True)
-    if _NAMES_KEY in read.metadata:
-        model.class_names = _class_names(read.metadata[_NAMES_KEY], resolved.classes, path)
+    model.class_names = carried_names(read, resolved.classes, path)
     return model.eval().requires_grad_(False)
 
 
 def save_checkpoint(model: HiMAR, path: str | Path, dtype: torch.dtype = torch.float32) -> None:
     """Write the model's tensors, configuration and class names as safetensors, in one move; `dtype` is that on disk."""
-    tensors = {name: tensor.to(dtype) for name, tensor in model.state_dict().items()}
-    metadata = {_CONFIG_KEY: json.dumps(model.config.to_dict())}
-    if model.class_names is not None:
-        metadata[_NAMES_KEY] = json.dumps(model.class_names)
-    write_safetensors(Path(path), tensors, metadata)
+    save_model(Path(path), model, dtype, _CONFIG_KEY, model.config.to_dict(), model.class_names)
 
 
 def measure(shapes: Shapes, source: str) -> dict[str, Any]:
@@ -159,44 +153,3 @@ def _variant(shapes: Shapes) -> dict[str, str]:
     pivots = "condition" if "cond_z_proj.weight" in shapes else "visual"
     heads = {"low_head": kind("diffloss"), "high_head": kind("cond_diffloss")}
     return {"pivots": pivots, **heads, "scale_vector": scale_vector}
-
-
-def _check_layout(model: HiMAR, state: Mapping[str, torch.Tensor], path: Path) -> None:
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    for name in sorted(expected.keys() ^ state.keys()):
-        verb = "lacks" if name in expected else "has an unknown"
-        raise CheckpointError(f"{path} is not a Hi-MAR checkpoint of the released layout: it {verb} {name}.")
-    for name, shape in expected.items():
-        if tuple(state[name].shape) != shape:
-            raise CheckpointError(
-                f"{path}: {name} has shape {tuple(state[name].shape)}, but the rest of the checkpoint requires {shape}."
-            )
-
-
-def _carried(read: Weights) -> dict[str, Any]:
-    """Return the configuration that a file of ours or a folder's config.json carries; of the latter what is ours."""
-    beside = {name: value for name, value in read.config.items() if name in CONFIG_KEYS}
-    values = read_config(beside, str(read.file.with_name("config.json"))) if beside else {}
-    if _CONFIG_KEY in read.metadata:
-        values |= read_config(_embedded_config(read.metadata[_CONFIG_KEY], read.file))
-    return values
-
-
-def _embedded_config(text: str, path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"{path} carries a configuration that is not JSON; write the file again.") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path} carries a configuration that is not a JSON object; write the file again.")
-    return values
-
-
-def _class_names(text: str, classes: int, path: Path) -> tuple[str, ...]:
-    try:
-        names = json.loads(text)
-    except json.JSONDecodeError:
-        names = None
-    if not isinstance(names, list) or len(names) != classes or not all(isinstance(name, str) for name in names):
-        raise CheckpointError(f"{path} carries class names that are not a list of {classes}; write the file again.")
-    return tuple(names)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from himar.loading.checkpoint_files import Weights, read_weights
-from himar.loading.files import write_safetensors
+from himar.loading.own_files import carried_config, carried_names, require_layout, save_model
 from himar.loading.weight_sets import Network
 from himar.loading.weight_values import as_float32
 from himar_kernels import CheckpointError, ConfigError
@@ -28,7 +27,7 @@ Layout = Literal["merged", "next-scale", "masked"]
 
 _HMAR = Network("HMAR", ("pos_1LC",))
 """Under whatever prefix this name stands, there stands an HMAR network."""
-_CONFIG_KEY, _NAMES_KEY = "himar_hmar_config", "himar_class_names"
+_CONFIG_KEY = "himar_hmar_config"
 _LEVELS = "lvl_1L"
 _CONSTANTS = re.compile(r"lvl_1L|attn_bias_for_masking|(.+\.)?zero_k_bias")
 
@@ -78,7 +77,10 @@ def model_from(
 ) -> HMAR:
     """Return the model of what was read of `path`; the rest and errors as for `load_checkpoint`."""
     source = path.name if config is None else str(config) if isinstance(config, str | Path) else "config"
-    given = {**_carried(read), **(read_config(config) if config is not None else {})}
+    given = {
+        **carried_config(read, _CONFIG_KEY, CONFIG_KEYS, read_config),
+        **(read_config(config) if config is not None else {}),
+    }
     levels, state = _split(read.state, path)
     layout = layout_of(state, path)
     if layout == "masked":
@@ -98,20 +100,15 @@ def model_from(
     resolved = resolve(given, measured, source)
     with torch.device("meta"):
         model = HMAR(resolved)
-    _check_layout(model, state, path)
+    require_layout(model, state, path, "an HMAR checkpoint")
     model.load_state_dict(state, assign=True)
-    if _NAMES_KEY in read.metadata:
-        model.class_names = _class_names(read.metadata[_NAMES_KEY], resolved.classes, path)
+    model.class_names = carried_names(read, resolved.classes, path)
     return model.eval().requires_grad_(False)
 
 
 def save_checkpoint(model: HMAR, path: str | Path, dtype: torch.dtype = torch.float32) -> None:
     """Write the model's tensors, configuration and class names as safetensors, in one move; `dtype` is that on disk."""
-    tensors = {name: tensor.to(dtype) for name, tensor in model.state_dict().items()}
-    metadata = {_CONFIG_KEY: json.dumps(model.config.to_dict())}
-    if model.class_names is not None:
-        metadata[_NAMES_KEY] = json.dumps(model.class_names)
-    write_safetensors(Path(path), tensors, metadata)
+    save_model(Path(path), model, dtype, _CONFIG_KEY, model.config.to_dict(), model.class_names)
 
 
 def layout_of(state: Mapping[str, Tensor], path: Path) -> Layout:
@@ -250,44 +247,3 @@ def _depth(names: Mapping[str, Any], stack: str) -> int:
 def _same(one: Mapping[str, Tensor], other: Mapping[str, Tensor], prefix: str) -> bool:
     names = [name for name in one if name.startswith(prefix)]
     return all(name in other and torch.equal(one[name], other[name]) for name in names)
-
-
-def _check_layout(model: HMAR, state: Mapping[str, Tensor], path: Path) -> None:
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    for name in sorted(expected.keys() ^ state.keys()):
-        verb = "lacks" if name in expected else "has an unknown"
-        raise CheckpointError(f"{path} is not an HMAR checkpoint of the released layout: it {verb} {name}.")
-    for name, shape in expected.items():
-        if tuple(state[name].shape) != shape:
-            raise CheckpointError(
-                f"{path}: {name} has shape {tuple(state[name].shape)}, but the rest of the checkpoint asks for {shape}."
-            )
-
-
-def _carried(read: Weights) -> dict[str, Any]:
-    """Return the configuration that a file of ours or a folder's config.json carries; of the latter what is ours."""
-    beside = {name: value for name, value in read.config.items() if name in CONFIG_KEYS}
-    values = read_config(beside, str(read.file.with_name("config.json"))) if beside else {}
-    if _CONFIG_KEY in read.metadata:
-        values |= read_config(_embedded_config(read.metadata[_CONFIG_KEY], read.file))
-    return values
-
-
-def _embedded_config(text: str, path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"{path} carries a configuration that is not JSON; write the file again.") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path} carries a configuration that is not a JSON object; write the file again.")
-    return values
-
-
-def _class_names(text: str, classes: int, path: Path) -> tuple[str, ...]:
-    try:
-        names = json.loads(text)
-    except json.JSONDecodeError:
-        names = None
-    if not isinstance(names, list) or len(names) != classes or not all(isinstance(name, str) for name in names):
-        raise CheckpointError(f"{path} carries class names that are no list of {classes}; write the file again.")
-    return tuple(names)
