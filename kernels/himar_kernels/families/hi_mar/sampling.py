@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import math
-import operator
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypedDict, get_args
 
-import numpy as np
-
-from himar_kernels.shared.errors import ConfigError, InputError
+from himar_kernels.families.settings import named_settings, scale_number, settings_from_dict, whole_number
+from himar_kernels.shared.errors import InputError
 
 GuidanceSchedule = Literal["linear", "constant"]
 Solver = Literal["ddpm", "ddim", "dpm++"]
@@ -45,11 +42,11 @@ class SamplingConfig:
     def __post_init__(self) -> None:
         # NumPy's scalars are welcome but not kept: they would change the precision of the arithmetic.
         for name in ("low_steps", "high_steps"):
-            object.__setattr__(self, name, _whole(name, getattr(self, name), 1, None))
+            object.__setattr__(self, name, whole_number(name, getattr(self, name), 1))
         for name in ("low_diffusion_steps", "high_diffusion_steps"):
-            object.__setattr__(self, name, _whole(name, getattr(self, name), 2, 1000))
+            object.__setattr__(self, name, whole_number(name, getattr(self, name), 2, 1000))
         for name in ("low_guidance", "high_guidance", "temperature"):
-            object.__setattr__(self, name, _scale(name, getattr(self, name)))
+            object.__setattr__(self, name, scale_number(name, getattr(self, name)))
         if self.guidance_schedule not in get_args(GuidanceSchedule):
             raise InputError(f"guidance_schedule is {self.guidance_schedule!r}; it must be 'linear' or 'constant'.")
         for name in ("low_solver", "high_solver"):
@@ -95,14 +92,7 @@ class SamplingConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: str = "sampling") -> SamplingConfig:
         """Build from JSON values; unknown keys are a ConfigError that names `source`."""
-        known = {field.name for field in fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise ConfigError(f"{source}: unknown key {unknown[0]!r}; known keys: {', '.join(sorted(known))}.")
-        try:
-            return cls(**values)
-        except InputError as error:
-            raise ConfigError(f"{source}: {error}") from error
+        return settings_from_dict(cls, values, source)
 
 
 class SamplingChanges(TypedDict, total=False):
@@ -141,14 +131,7 @@ def choose_sampling(
 
     Raises InputError for an unknown name or a value out of range, TypeError for a change that is not a setting.
     """
-    if sampling is None:
-        settings = next(iter(named.values()))
-    elif isinstance(sampling, SamplingConfig):
-        settings = sampling
-    elif sampling in named:
-        settings = named[sampling]
-    else:
-        raise InputError(f"sampling {sampling!r} is not in this {holder}; it has {', '.join(named)}.")
+    settings = named_settings(SamplingConfig, named, sampling, holder)
     unknown = sorted(set(changes) - set(CHANGEABLE))
     if unknown:
         raise TypeError(f"unknown sampling setting {unknown[0]!r}; known settings: {', '.join(CHANGEABLE)}.")
@@ -169,25 +152,3 @@ def in_phases(*phases: str, **values: Any) -> dict[str, Any]:
 
 
 _SOLVERS = ("low_solver", "high_solver")
-
-
-def _whole(name: str, value: Any, least: int, most: int | None) -> int:
-    if isinstance(value, bool | np.bool_) or not hasattr(value, "__index__"):
-        raise InputError(f"{name} is {value!r}; it must be a whole number.")
-    number = operator.index(value)
-    if number < least or (most is not None and number > most):
-        limits = f"at least {least}" if most is None else f"{least} to {most}"
-        raise InputError(f"{name} is {number}; it must be {limits}.")
-    return number
-
-
-def _scale(name: str, value: Any) -> float:
-    if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating):
-        raise InputError(f"{name} is {value!r}; it must be a number.")
-    try:
-        number = float(value)
-    except OverflowError:  # a whole number beyond float64
-        number = math.inf
-    if not math.isfinite(number) or number < 0:
-        raise InputError(f"{name} is {number}; it must be a finite number of at least 0.")
-    return number

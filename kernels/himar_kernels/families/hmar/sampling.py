@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import math
-import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import numpy as np
-
-from himar_kernels.shared.errors import ConfigError, InputError
+from himar_kernels.families.settings import (
+    named_settings,
+    real_number,
+    scale_number,
+    settings_from_dict,
+    whole_number,
+)
+from himar_kernels.shared.errors import InputError
 
 from .scales import Scales
 
@@ -48,9 +51,9 @@ class SamplingConfig:
     def __post_init__(self) -> None:
         # NumPy's scalars are welcome but not kept: they would change the precision of the arithmetic.
         for name in ("guidance", "mask_guidance"):
-            object.__setattr__(self, name, _scale(name, getattr(self, name)))
-        object.__setattr__(self, "top_k", _whole("top_k", self.top_k))
-        object.__setattr__(self, "top_p", _number("top_p", self.top_p))
+            object.__setattr__(self, name, scale_number(name, getattr(self, name)))
+        object.__setattr__(self, "top_k", whole_number("top_k", self.top_k, 0))
+        object.__setattr__(self, "top_p", real_number("top_p", self.top_p))
         object.__setattr__(self, "schedule", _schedule(self.schedule))
         if not 0 < self.top_p <= 1:
             raise InputError(f"top_p is {self.top_p:g}; it must be above 0 and at most 1, where 1 keeps every code.")
@@ -105,14 +108,7 @@ class SamplingConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: str = "sampling") -> SamplingConfig:
         """Build from JSON values; unknown keys are a ConfigError that names `source`."""
-        known = {field.name for field in fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise ConfigError(f"{source}: unknown key {unknown[0]!r}; known keys: {', '.join(sorted(known))}.")
-        try:
-            return cls(**values)
-        except InputError as error:
-            raise ConfigError(f"{source}: {error}") from error
+        return settings_from_dict(cls, values, source)
 
 
 CHANGEABLE = ("guidance", "top_k", "top_p", "schedule", "mask_guidance", "all_scales", "smooth")
@@ -135,13 +131,7 @@ def choose_sampling(
 
     Raises InputError for an unknown name or a value out of range, or for a change that is no setting of the family.
     """
-    if isinstance(sampling, SamplingConfig):
-        settings = sampling
-    else:
-        name = next(iter(named)) if sampling is None else sampling
-        if name not in named:
-            raise InputError(f"sampling {name!r} is not in this {holder}; it has {', '.join(named)}.")
-        settings = named[name]
+    settings = named_settings(SamplingConfig, named, sampling, holder)
     given = {name: value for name, value in changes.items() if value is not None}
     unknown = sorted(set(given) - set(CHANGEABLE))
     if unknown:
@@ -176,31 +166,8 @@ def _schedule(given: Any) -> Schedule:
         if isinstance(counts, str) or not isinstance(counts, Sequence) or not counts:
             raise InputError(f"schedule of scale {scale} is {counts!r:.80}; give a list of counts, for example [1, 3].")
         lists.append(
-            tuple(_whole(f"schedule of scale {scale}", count, 0 if i == 0 else 1) for i, count in enumerate(counts))
+            tuple(
+                whole_number(f"schedule of scale {scale}", count, 0 if i == 0 else 1) for i, count in enumerate(counts)
+            )
         )
     return tuple(lists)
-
-
-def _whole(name: str, value: Any, least: int = 0) -> int:
-    if isinstance(value, bool | np.bool_) or not hasattr(value, "__index__"):
-        raise InputError(f"{name} is {value!r:.40}; it must be a whole number.")
-    number = operator.index(value)
-    if number < least:
-        raise InputError(f"{name} is {number}; it must be at least {least}.")
-    return number
-
-
-def _number(name: str, value: Any) -> float:
-    if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating):
-        raise InputError(f"{name} is {value!r:.40}; it must be a number.")
-    try:
-        return float(value)
-    except OverflowError:  # a whole number beyond float64
-        return math.inf
-
-
-def _scale(name: str, value: Any) -> float:
-    number = _number(name, value)
-    if not math.isfinite(number) or number < 0:
-        raise InputError(f"{name} is {number}; it must be a finite number of at least 0.")
-    return number

@@ -1,0 +1,70 @@
+"""What the sampling settings of every family share: numbers are checked, JSON is read, a request names its settings."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, TypeVar
+
+import numpy as np
+
+from himar_kernels.shared.errors import ConfigError, InputError
+
+T = TypeVar("T")
+
+
+def whole_number(name: str, value: Any, least: int, most: int | None = None) -> int:
+    """Return a whole number as Python's int; InputError where it is none or out of range."""
+    if isinstance(value, bool | np.bool_) or not hasattr(value, "__index__"):
+        raise InputError(f"{name} is {value!r}; it must be a whole number.")
+    number = operator.index(value)
+    if number < least or (most is not None and number > most):
+        limits = f"at least {least}" if most is None else f"{least} to {most}"
+        raise InputError(f"{name} is {number}; it must be {limits}.")
+    return number
+
+
+def real_number(name: str, value: Any) -> float:
+    """Return a number as Python's float, infinite where it is too large for one; InputError where it is none."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating):
+        raise InputError(f"{name} is {value!r}; it must be a number.")
+    try:
+        return float(value)
+    except OverflowError:  # a whole number beyond float64
+        return math.inf
+
+
+def scale_number(name: str, value: Any) -> float:
+    """Return a finite number of at least 0; InputError for any other."""
+    number = real_number(name, value)
+    if not math.isfinite(number) or number < 0:
+        raise InputError(f"{name} is {number}; it must be a finite number of at least 0.")
+    return number
+
+
+def settings_from_dict(kind: type[T], values: Mapping[str, Any], source: str) -> T:
+    """Build settings, a dataclass, from JSON values; unknown keys and wrong values are a ConfigError with `source`."""
+    known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise ConfigError(f"{source}: unknown key {unknown[0]!r}; known keys: {', '.join(sorted(known))}.")
+    try:
+        return kind(**values)
+    except InputError as error:
+        raise ConfigError(f"{source}: {error}") from error
+
+
+def named_settings(kind: type[T], named: Mapping[str, T], sampling: object, holder: str) -> T:
+    """Return settings by their name, the caller's own as they are, or for None the first; InputError for other names.
+
+    holder: what has the named settings, for the error.
+    """
+    if sampling is None:
+        return next(iter(named.values()))
+    if isinstance(sampling, kind):
+        return sampling
+    if isinstance(sampling, str) and sampling in named:
+        return named[sampling]
+    raise InputError(f"sampling {sampling!r} is not in this {holder}; it has {', '.join(named)}.")
