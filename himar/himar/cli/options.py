@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any
 
 import click
 
 from himar_kernels.families.registry import FAMILIES, family_presets
+from himar_kernels.shared.options import wrong_usage
+
+from ..families.configuration import require_known
 
 TRAINING_SEED = click.IntRange(0, 2**63 - 1)
 """PyTorch's generators take 64 bits; a training's epochs count up from its seed."""
@@ -16,11 +18,9 @@ TRAINING_SEED = click.IntRange(0, 2**63 - 1)
 
 def config_option(context: click.Context, parameter: click.Parameter, text: str | None) -> str | None:
     """Callback of --config: a name that is neither a preset of any family nor a file is wrong usage."""
-    presets = [preset for family in FAMILIES for preset in family_presets(family)]
-    if text is not None and text not in presets and not os.path.isfile(text):  # noqa: PTH113 - it may be too long a name
-        raise click.UsageError(
-            f"configuration {text!r} is neither a preset ({', '.join(presets)}) nor a JSON file that exists."
-        )
+    if text is not None:
+        with wrong_usage():
+            require_known(text, [preset for family in FAMILIES for preset in family_presets(family)])
     return text
 
 

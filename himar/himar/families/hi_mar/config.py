@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -13,7 +12,8 @@ from himar_kernels import ConfigError, InputError
 from himar_kernels.families.hi_mar import SamplingConfig
 from himar_kernels.families.hi_mar.phases import HeadKind, PhaseSizes, Pivots
 
-from .presets import PRESETS, require_known
+from ..configuration import read_values
+from .presets import PRESETS
 
 ScaleVector = Literal["none", "learned", "sinusoidal"]
 
@@ -116,19 +116,7 @@ def read_config(source: str | Path | Mapping[str, Any] | ModelConfig, name: str 
     """
     if isinstance(source, ModelConfig):
         return source.to_dict()
-    if isinstance(source, Mapping):
-        return _normalised(source, name)
-    if str(source) in PRESETS:
-        return _normalised(PRESETS[str(source)], f"preset {source}")
-    path = Path(source)
-    require_known(path)
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} is not a readable JSON file: {error}.") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path} must hold a JSON object, not {type(values).__name__}.")
-    return _normalised(values, str(path))
+    return read_values(source, PRESETS, _normalised, name)
 
 
 def resolve(given: Mapping[str, Any], measured: Mapping[str, Any], source: str = "config") -> ModelConfig:

@@ -21,9 +21,7 @@ and decoder with a larger table per block; whether row 2 keeps an unused `cond_z
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from himar_kernels import ConfigError
@@ -108,11 +106,3 @@ PRESETS: Mapping[str, Values] = {
         },
     },
 }
-
-
-def require_known(source: str | Path) -> None:
-    """Raise ConfigError unless `source` is a preset's name or a file."""
-    if str(source) not in PRESETS and not os.path.isfile(source):  # noqa: PTH113 - a name too long is not a file either
-        raise ConfigError(
-            f"configuration {str(source)!r} is neither a preset ({', '.join(PRESETS)}) nor a JSON file that exists."
-        )

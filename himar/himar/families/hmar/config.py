@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -12,7 +11,8 @@ from typing import Any
 from himar_kernels import ConfigError, InputError
 from himar_kernels.families.hmar import RELEASED_SCHEDULE, SamplingConfig, Scales, recorded_settings
 
-from .presets import PRESETS, require_known
+from ..configuration import read_values
+from .presets import PRESETS
 
 TAIL = 8
 """Blocks that every released model has twice."""
@@ -105,19 +105,7 @@ def read_config(source: str | Path | Mapping[str, Any] | ModelConfig, name: str 
     """
     if isinstance(source, ModelConfig):
         return source.to_dict()
-    if isinstance(source, Mapping):
-        return _normalised(source, name)
-    if str(source) in PRESETS:
-        return _normalised(PRESETS[str(source)], f"preset {source}")
-    path = Path(source)
-    require_known(path)
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} is not a readable JSON file: {error}.") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path} must hold a JSON object, not {type(values).__name__}.")
-    return _normalised(values, str(path))
+    return read_values(source, PRESETS, _normalised, name)
 
 
 def resolve(given: Mapping[str, Any], measured: Mapping[str, Any], source: str = "config") -> ModelConfig:

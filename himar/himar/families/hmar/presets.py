@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from himar_kernels import ConfigError
 from himar_kernels.families.hmar import RELEASED_SCHEDULE, Schedule
 
 Values = Mapping[str, Any]
@@ -58,11 +55,3 @@ PRESETS: Mapping[str, Values] = {
     for depth in _SETTINGS
 }
 """Released sizes by depth; those with -512 and -1024 have the scale lists of larger images, for random weights."""
-
-
-def require_known(source: str | Path) -> None:
-    """Raise ConfigError unless `source` is a preset's name or a file."""
-    if str(source) not in PRESETS and not os.path.isfile(source):  # noqa: PTH113 - a name too long is no file either
-        raise ConfigError(
-            f"configuration {str(source)!r} is neither a preset ({', '.join(PRESETS)}) nor a JSON file that exists."
-        )
