@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from himar_kernels import BundleError, ConfigError
 from himar_kernels.families.registry import FAMILIES, family_part
+from himar_kernels.families.settings import settings_from_dict
 
 if TYPE_CHECKING:
     from ..bundle.bundle import Bundle
     from ..bundle.manifest import Reader
     from ..engines.networks import Networks
     from ..runner import Generated, Runner
+
+SettingsT = TypeVar("SettingsT")
 
 
 class ModelSizes(Protocol):
@@ -110,6 +115,29 @@ class RuntimeFamily(Protocol):
     def runner(self, bundle: Bundle, networks: Networks) -> Runner:
         """Return what runs the family's loop with these engines."""
         ...
+
+
+def read_settings(kind: type[SettingsT], top: Reader, further: str = "") -> dict[str, SettingsT]:
+    """Return a manifest's named settings, the default first; keys that this himar does not know are ignored.
+
+    kind: their class, a dataclass; further: a key with more of them after those of `sampling`, where a manifest has it.
+    Raises BundleError for a setting that is wrong or stands twice, and where there is none.
+    """
+    reader = top.reader("sampling")
+    known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    settings: dict[str, SettingsT] = {}
+    more = top.reader(further).readers() if further in top.values else []
+    for name, entry in [*reader.readers(), *more]:
+        if name in settings:
+            raise BundleError(f"{reader.source}: {entry.path} is a setting of sampling too; build the bundle again.")
+        values = {key: value for key, value in entry.values.items() if key in known}
+        try:
+            settings[name] = settings_from_dict(kind, values, entry.path)
+        except ConfigError as error:
+            raise BundleError(f"{reader.source}: {error}") from error
+    if not reader.values:
+        raise BundleError(f"{reader.source}: sampling is empty; it needs at least one setting.")
+    return settings
 
 
 def runtime_family(name: str) -> RuntimeFamily:

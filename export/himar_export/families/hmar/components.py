@@ -42,7 +42,7 @@ class _Maker:
     def __init__(self, model: HMAR, max_batch: int, backend: str) -> None:
         self.model, self.config, self.backend = model, model.config, backend
         cells = model.config.scales.cells
-        self.base = model.config.depth - model.config.tail
+        self.base = model.config.base
         self.rows = (1, 2 * max_batch, 2 * max_batch)
         self.axes = {"rows": self.rows, "cells": (cells[0], cells[-2], cells[-1])}
         # Sizes of sample inputs: an exporter takes a 1 for a constant.
@@ -147,7 +147,7 @@ class _Maker:
 
 def condition_outputs(config: ModelConfig) -> tuple[TensorSpec, ...]:
     """Return the outputs of `conditions`: cond, the blocks' vectors of trunk and tails, the heads' vectors."""
-    base, tail, width = config.depth - config.tail, config.tail, config.width
+    base, tail, width = config.base, config.tail, config.width
     tails = (sizes.NEXT_SCALE_TAIL, *((sizes.MASKED_TAIL,) if config.masked else ()))
     groups = [(sizes.TRUNK, base), *((name, tail) for name in tails)]
     return (

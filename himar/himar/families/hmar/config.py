@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from himar_kernels import ConfigError, InputError
 from himar_kernels.families.hmar import RELEASED_SCHEDULE, SamplingConfig, Scales, recorded_settings
+from himar_kernels.families.hmar.sizes import ScaleSizes
 
 from ..configuration import read_values
 from .presets import PRESETS
@@ -24,7 +24,7 @@ _RECORDED = ("vae", "teacher_forcing", "training", "smooth")
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(ScaleSizes):
     """Sizes of an HMAR model (docs/hmar-model.md §1) and its named sampling settings, the first the default.
 
     patch_nums: sides of the scales, coarse to fine; width C, depth D, heads: of the transformer; tail: n, the last
@@ -55,16 +55,6 @@ class ModelConfig:
             raise ConfigError(f"width {self.width} does not divide into heads {self.heads}; correct heads.")
         if self.tail > self.depth:
             raise ConfigError(f"tail is {self.tail}, but the model has {self.depth} blocks; correct tail or depth.")
-
-    @functools.cached_property
-    def scales(self) -> Scales:
-        """The scales, with what follows from their sides."""
-        return Scales(self.patch_nums)
-
-    @property
-    def img_size(self) -> int:
-        """Side of an image in pixels."""
-        return self.scales.side * self.vae_stride
 
     @property
     def default_sampling(self) -> SamplingConfig:

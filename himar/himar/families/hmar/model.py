@@ -50,7 +50,7 @@ class HMAR(nn.Module):
         self.lvl_embed = embedding(len(scales), width)
         self.word_embed = nn.Linear(config.latent_channels, width, bias=False)
         self.word_embed_bias = nn.Parameter(torch.empty(width))
-        self.base_blocks = Stack(width, heads, config.depth - config.tail)
+        self.base_blocks = Stack(width, heads, config.base)
         self.ns_blocks = Stack(width, heads, config.tail)
         self.ns_head_nm = HeadNorm(width)
         self.ns_head = nn.Linear(width, config.vocab)

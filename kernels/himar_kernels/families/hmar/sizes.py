@@ -16,23 +16,13 @@ VAR_TRUNK, VAR_TAIL = "var_trunk", "var_tail"
 """Trunk and next-scale tail that also attend to keys and values of all coarser scales."""
 
 
-@dataclass(frozen=True)
-class ModelInfo:
-    """The sizes (docs/hmar-model.md §1): names as in the model's configuration.
-
-    masked: False where there is the next-scale network alone.
-    """
+class ScaleSizes:
+    """What follows from a model's sizes; for dataclasses with these fields (docs/hmar-model.md §1)."""
 
     patch_nums: tuple[int, ...]
-    width: int
     depth: int
-    heads: int
     tail: int
-    classes: int
-    vocab: int
-    latent_channels: int
     vae_stride: int
-    masked: bool
 
     @functools.cached_property
     def scales(self) -> Scales:
@@ -48,6 +38,25 @@ class ModelInfo:
     def base(self) -> int:
         """Blocks that both networks share."""
         return self.depth - self.tail
+
+
+@dataclass(frozen=True)
+class ModelInfo(ScaleSizes):
+    """The sizes (docs/hmar-model.md §1): names as in the model's configuration.
+
+    masked: False where there is the next-scale network alone.
+    """
+
+    patch_nums: tuple[int, ...]
+    width: int
+    depth: int
+    heads: int
+    tail: int
+    classes: int
+    vocab: int
+    latent_channels: int
+    vae_stride: int
+    masked: bool
 
     @property
     def networks(self) -> tuple[str, ...]:

@@ -10,13 +10,14 @@ from typing import Any, get_args
 
 import numpy as np
 
-from himar_kernels import BundleError, ConfigError, Draws, EngineError, InputError, PhiloxDraws
+from himar_kernels import BundleError, Draws, EngineError, InputError, PhiloxDraws
 from himar_kernels.families.hi_mar import SamplingConfig
 from himar_kernels.families.hi_mar.phases import HeadKind, ModelInfo, Pivots
 from himar_kernels.families.hi_mar.sampling import CHANGEABLE, choose_sampling, require_phase_low
 from himar_runtime.bundle.bundle import Bundle
 from himar_runtime.bundle.manifest import Manifest, Reader
 from himar_runtime.engines.networks import Networks
+from himar_runtime.families.family import read_settings
 from himar_runtime.runner import Generated, Runner
 
 from .host import HostRunner, generated
@@ -52,24 +53,8 @@ class HiMarFamily:
         return model
 
     def read_sampling(self, top: Reader) -> dict[str, SamplingConfig]:
-        """See RuntimeFamily.read_sampling; keys that this himar does not know are ignored."""
-        reader = top.reader("sampling")
-        known = {field.name for field in fields(SamplingConfig)}
-        settings: dict[str, SamplingConfig] = {}
-        further = top.reader("solver_sampling").readers() if "solver_sampling" in top.values else []
-        for name, entry in [*reader.readers(), *further]:
-            if name in settings:
-                raise BundleError(
-                    f"{reader.source}: {entry.path} is a setting of sampling too; build the bundle again."
-                )
-            values = {key: value for key, value in entry.values.items() if key in known}
-            try:
-                settings[name] = SamplingConfig.from_dict(values, entry.path)
-            except ConfigError as error:
-                raise BundleError(f"{reader.source}: {error}") from error
-        if not reader.values:
-            raise BundleError(f"{reader.source}: sampling is empty; it needs at least one setting.")
-        return settings
+        """See RuntimeFamily.read_sampling."""
+        return read_settings(SamplingConfig, top, "solver_sampling")
 
     def sampling_from_dict(self, values: Mapping[str, Any], source: str) -> SamplingConfig:
         """See RuntimeFamily.sampling_from_dict."""

@@ -15,6 +15,7 @@ from himar_kernels.families.hmar.sizes import ModelInfo
 from himar_runtime.bundle.bundle import Bundle
 from himar_runtime.bundle.manifest import Manifest, Reader
 from himar_runtime.engines.networks import Networks
+from himar_runtime.families.family import read_settings
 from himar_runtime.runner import Generated, Runner
 
 from .host import HostRunner, load_codebook
@@ -47,19 +48,8 @@ class HmarFamily:
         return ModelInfo(sides, **sizes, tail=tail, masked=masked)
 
     def read_sampling(self, top: Reader) -> dict[str, SamplingConfig]:
-        """See RuntimeFamily.read_sampling; keys that this himar does not know are ignored."""
-        reader = top.reader("sampling")
-        known = {field.name for field in fields(SamplingConfig)}
-        if not reader.values:
-            raise BundleError(f"{reader.source}: sampling is empty; it needs at least one setting.")
-        settings = {}
-        for name, entry in reader.readers():
-            values = {key: value for key, value in entry.values.items() if key in known}
-            try:
-                settings[name] = SamplingConfig.from_dict(values, entry.path)
-            except ConfigError as error:
-                raise BundleError(f"{reader.source}: {error}") from error
-        return settings
+        """See RuntimeFamily.read_sampling."""
+        return read_settings(SamplingConfig, top)
 
     def sampling_from_dict(self, values: Mapping[str, Any], source: str) -> SamplingConfig:
         """See RuntimeFamily.sampling_from_dict."""
