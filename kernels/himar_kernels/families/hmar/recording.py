@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from himar_kernels.shared.errors import ConfigError, InputError
+from himar_kernels.shared.recordings import load_recording as read_arrays
 
 from .inferred_settings import infer_settings
 from .sampling import SamplingConfig, recorded_settings
@@ -129,11 +130,7 @@ def load_recording(path: str | Path) -> dict[str, NDArray[Any]]:
 
     Raises InputError when the .npz is no such file; a .json that says nothing of sampling is passed over.
     """
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except Exception as error:  # a damaged archive fails in zipfile, zlib, tokenize or NumPy, each in its own way
-        raise InputError(f"{path} is not a readable .npz recording: {error}.") from error
+    arrays = read_arrays(path)
     for case, settings in _beside(Path(path).with_suffix(".json")).items():
         for name in _SETTINGS:
             if name in settings:
