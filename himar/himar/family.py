@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from himar_kernels import CheckpointError
 from himar_kernels.families.registry import FAMILIES, HI_MAR, family_part, family_presets
 
 from .loading.checkpoint_files import Weights, read_weights
@@ -27,6 +28,18 @@ class FamilyModel(Protocol):
     family: str
     config: Any
     class_names: tuple[str, ...] | None
+
+    def to(self, device: torch.device) -> Any:
+        """See torch.nn.Module."""
+        ...
+
+
+class Sampling(Protocol):
+    """Settings of a family's sampler, immutable."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as plain JSON values."""
+        ...
 
 
 class ModelFamily(Protocol):
@@ -70,21 +83,27 @@ class ModelFamily(Protocol):
         """Write a model, or an autoencoder of the family, as safetensors in one move; `dtype` is that on disk."""
         ...
 
-    def sample(
-        self,
-        model: Any,
-        vae: Any,
-        labels: Sequence[int],
-        *,
-        seed: int,
-        sampling: str | None,
-        guidance: float | None,
-        changes: Mapping[str, Any],
+    def choose_sampling(
+        self, model: Any, sampling: str | None, guidance: float | None, changes: Mapping[str, Any], holder: str
+    ) -> Any:
+        """Return the settings (Sampling) of a run that the model can do.
+
+        sampling: a name among the model's settings, None for its default; guidance and changes: values in their place,
+        None leaves one; holder: of the model, in errors. Raises InputError for a value that the model cannot use.
+        """
+        ...
+
+    def sampling_from_dict(self, model: Any, values: Mapping[str, Any]) -> Any:
+        """Return the settings of what `Sampling.to_dict` gave; ConfigError or InputError where they do not fit."""
+        ...
+
+    def images(
+        self, model: Any, vae: Any, labels: Sequence[int], *, seed: int, sampling: Any, first_index: int = 0
     ) -> NDArray[np.uint8]:
         """Sample one image per label with the eager model: uint8 (B, H, W, 3).
 
-        sampling: a name among the model's settings, None for its default; guidance and changes: values in their place,
-        None leaves one. Raises InputError for a value that the model cannot use.
+        first_index: image index of the first label; an image depends on its seed, index and label alone. Raises
+        InputError for a label out of range, or an image that is not finite.
         """
         ...
 
@@ -96,18 +115,28 @@ def model_family(name: str) -> ModelFamily:
 
 
 def open_model(
-    path: Path, config: str | Path | Mapping[str, Any] | None = None, *, weights: str | None = None
+    path: Path,
+    config: str | Path | Mapping[str, Any] | None = None,
+    *,
+    weights: str | None = None,
+    wanted: str | None = None,
 ) -> tuple[FamilyModel, str | None]:
     """Load a model of whatever family for inference; return it and the entry it stood in.
 
-    Arguments as for `himar.load_checkpoint`. The parameters' names tell the family; what no family recognises is read
-    as hi_mar, whose loader says what is missing. Raises CheckpointError and ConfigError.
+    Arguments as for `himar.load_checkpoint`; wanted: the only family that will do. The parameters' names tell the
+    family; what no family recognises is read as hi_mar, whose loader says what is missing. Raises CheckpointError and
+    ConfigError.
     """
     families = {name: model_family(name) for name in FAMILIES}
     title = " or ".join(family.title for family in families.values())
     anchors = {family.anchor for family in families.values()}
     read = read_weights(path, weights, network=Network(title, sorted(anchors)))
     name = next((name for name, family in families.items() if family.recognises(read.state)), HI_MAR)
+    if wanted not in (None, name):
+        raise CheckpointError(
+            f"{path} is no {families[wanted].title} model: its parameters are those of {families[name].title}; give a "
+            f"checkpoint of the same family."
+        )
     model: FamilyModel = families[name].model_from(read, path, config)
     return model, read.entry or None
 

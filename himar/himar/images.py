@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,11 +36,25 @@ def sample_images(
     belong together.
     """
     require_fit(vae, model.config, "the VAE")
+
+    def some(labels: Sequence[int], first_index: int) -> Tensor:
+        return vae.decode(generate(model, labels, draws=draws, sampling=sampling, first_index=first_index))
+
+    return in_chunks(some, labels, chunk, first_index)
+
+
+def in_chunks(
+    make: Callable[[Sequence[int], int], Tensor], labels: Sequence[int], chunk: int = 100, first_index: int = 0
+) -> NDArray[np.uint8]:
+    """Return what `make` gives for the labels, `chunk` at a time, as pixels: uint8 (B, H, W, 3).
+
+    make: labels and the image index of the first to images (B, 3, H, W) in [-1, 1]. Raises InputError without labels,
+    and for an image that is not finite.
+    """
     parts = []
     for first in range(0, len(labels), chunk):
-        part, index = labels[first : first + chunk], first_index + first
-        latents = generate(model, part, draws=draws, sampling=sampling, first_index=index)
-        pixels = vae.decode(latents)
+        index = first_index + first
+        pixels = make(labels[first : first + chunk], index)
         broken = ~pixels.isfinite().flatten(1).all(dim=1)
         if broken.any():
             raise InputError(

@@ -117,7 +117,7 @@ def test_settings_that_do_not_fit_are_refused(pipeline, changes, sentence):
 def test_a_build_without_its_tokenizer_is_refused(capsys, tmp_path):
     checkpoint, out = GOLDEN / "hmar-narrow-144.pth", tmp_path / "bundle"
     assert main(["build", str(checkpoint), "--config", str(checkpoint.with_suffix(".json")), "--out", str(out)]) == 1
-    assert "an HMAR bundle needs the tokenizer whose codes the model predicts; give it with --vae." in (
+    assert "HMAR needs the tokenizer whose codes the model predicts; give it with --vae." in (
         " ".join(capsys.readouterr().err.split())
     )
     assert not out.exists()

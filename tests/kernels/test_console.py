@@ -10,6 +10,7 @@ import pytest
 
 from himar_kernels import BuildError, InputError
 from himar_kernels.families.hi_mar.sampling_options import sampling_option
+from himar_kernels.families.sampling_options import guidance_option
 from himar_kernels.shared.console import run_cli
 from himar_kernels.shared.options import (
     SEED,
@@ -56,7 +57,7 @@ def test_every_failure_is_a_sentence_and_a_code(capsys, error, code, text):
 @click.option("--number", type=FiniteRange(0, 10, min_open=True))
 @click.option("--any", "anything", type=FiniteRange(min=0))
 @click.option("--device", callback=device_option, default="cpu")
-@click.option("--guidance", type=float, callback=sampling_option)
+@click.option("--guidance", type=float, callback=guidance_option)
 @click.option("--low-steps", type=int, callback=sampling_option)
 @click.option("--seed", type=SEED)
 @click.option("--threads", type=THREADS)

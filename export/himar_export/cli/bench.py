@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from himar.cli.options import config_option, weights_option
-from himar_kernels.families.hi_mar.sampling_options import sampling_options
+from himar_kernels.families.sampling_options import sampling_options
 from himar_kernels.shared.console import FAILURE, require_extra
 from himar_kernels.shared.files import require_writable_file, require_writable_folder
 from himar_kernels.shared.options import (

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import click
 import numpy as np
 from rich.console import Console
 
 from himar_kernels import InputError, to_sheet
-from himar_kernels.families.hi_mar.sampling import SamplingChanges
-from himar_kernels.families.hi_mar.sampling_options import sampling_options
+from himar_kernels.families.sampling_options import sampling_options
 from himar_kernels.labels import MOST_LABELS
 from himar_kernels.shared.files import new_folder
 from himar_kernels.shared.options import (
@@ -70,9 +69,7 @@ def generate(
     **changes: Any,
 ) -> None:
     """Make images of classes with the engines of BUNDLE."""
-    request = GenerateRequest(
-        bundle, labels, out, count, seed, sampling_name, guidance, cast(SamplingChanges, changes), device, threads
-    )
+    request = GenerateRequest(bundle, labels, out, count, seed, sampling_name, guidance, changes, device, threads)
     with progress_bar(as_json) as advance:
         outcome = generate_images(request, advance)
     if as_json:
@@ -101,7 +98,7 @@ class GenerateRequest:
     seed: int = 0
     sampling_name: str | None = None
     guidance: float | None = None
-    changes: SamplingChanges = field(default_factory=lambda: SamplingChanges())
+    changes: Mapping[str, Any] = field(default_factory=dict)
     device: str = "cpu"
     threads: int | None = None
 
@@ -147,7 +144,7 @@ def _write(request: GenerateRequest, result: Result, kind: str) -> None:
             request.out,
             {
                 "latents": result.latents,
-                "low_latents": result.low_latents,
+                **result.arrays,
                 "labels": result.labels,
                 "recipes": np.array(recipes),
             },

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from himar.cli.options import config_option
-from himar_kernels.families.hi_mar.sampling_options import step_options
+from himar_kernels.families.sampling_options import step_options
 from himar_kernels.shared.options import FiniteRange, NamedPath
 from himar_runtime import Bundle, ComponentSpec, TensorSpec, read_recipes
 from himar_runtime.engines.tensorrt.library import BUILDS

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from himar.cli.options import config_option, weights_option
-from himar_kernels.families.hi_mar.sampling_options import sampling_options
+from himar_kernels.families.sampling_options import sampling_options
 from himar_kernels.shared.console import require_extra
 from himar_kernels.shared.options import (
     SEED,
@@ -54,7 +54,7 @@ def verify(bundle: Path, recording: Path | None, case: str | None, device: str, 
 @click.command(epilog="Example: himar-export record model.pth --config himar-b --labels 1,2 --seed 3 --out run.npz")
 @click.argument("checkpoint", type=NamedPath())
 @click.option("--config", callback=config_option, help="Preset or JSON file, as for build.")
-@click.option("--vae", type=NamedPath(), help="KL-VAE checkpoint, to record its decoder too.")
+@click.option("--vae", type=NamedPath(), help="KL-VAE checkpoint, to record its decoder too; HMAR's tokenizer.")
 @weights_option
 @click.option(
     "--labels",
@@ -97,24 +97,21 @@ def _record_run(
     **changes: Any,
 ) -> Mapping[str, NDArray[Any]]:
     """Run the eager model and write the recording; returns it. Raises what loading and sampling raise."""
-    from himar.families.hi_mar.checkpoints import load_checkpoint
-    from himar_kernels import PhiloxDraws, check_labels
-    from himar_kernels.families.hi_mar.sampling import choose_sampling
-    from himar_runtime.families.hi_mar.family import require_phases
+    from himar.family import model_family, open_model
+    from himar_kernels import check_labels
 
-    from ..families.hi_mar.phases import model_info
-    from ..families.hi_mar.record import record
+    from ..families.family import export_family
     from ..make.assemble import load_fitting_vae
 
     require_new(out)
     advance("reading the checkpoint", 0.0)
-    model = load_checkpoint(checkpoint, config, weights=weights)
+    model, _ = open_model(checkpoint, config, weights=weights)
+    family = model_family(model.family)
     decoder = load_fitting_vae(vae, model)
-    sampling = choose_sampling(model.config.sampling, sampling_name, guidance, changes, "model")
-    require_phases(model_info(model.config), sampling, changes, f"the model of {checkpoint}")
+    sampling = family.choose_sampling(model, sampling_name, guidance, changes, f"the model of {checkpoint}")
     numbers = chosen_labels(labels, model.class_names, str(checkpoint))
     checked = check_labels(numbers, model.config.classes).tolist()
     advance("running the eager model", 0.1)
-    arrays = record(model, decoder, checked, draws=PhiloxDraws(seed), sampling=sampling, case=case)
+    arrays = export_family(model.family).record(model, decoder, checked, seed=seed, sampling=sampling, case=case)
     write_npz(out, arrays)
     return arrays

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from himar_kernels.families.registry import family_part
 
 if TYPE_CHECKING:
+    from himar_runtime import Manifest
+
     from ..graph.component import Component
     from ..graph.precision_choice import Precision
     from ..make.manifest import BundleWriter
@@ -31,6 +33,14 @@ class ExportFamily(Protocol):
 
     def annotate(self, writer: BundleWriter, model: Any, vae: Any) -> None:
         """Add to the manifest what the loop or `verify` needs beside the networks; the weights file is still open."""
+        ...
+
+    def config_of(self, manifest: Manifest) -> dict[str, Any]:
+        """Return the configuration that a bundle was built with, its sampling settings too, as for a checkpoint."""
+        ...
+
+    def record(self, model: Any, vae: Any, labels: Sequence[int], *, seed: int, sampling: Any, case: str) -> Arrays:
+        """Run the eager model and return the recording, the run under `case`; vae None: without its decoder."""
         ...
 
     def record_selftest(self, model: Any, vae: Any, case: str) -> Arrays:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,11 +12,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from himar.families.hi_mar.checkpoints import open_checkpoint
-from himar.families.hi_mar.config import ModelConfig
+from himar.family import open_model
 from himar_kernels import BuildError, ConfigError
 from himar_kernels.shared.files import new_folder
-from himar_runtime import Bundle, Manifest
+from himar_runtime import Bundle
 from himar_runtime.bundle.schema import BackendInfo
 from himar_runtime.engines.tensorrt.library import (
     collected_errors,
@@ -25,10 +24,10 @@ from himar_runtime.engines.tensorrt.library import (
     library_version,
     load_library,
 )
-from himar_runtime.families.hi_mar.family import hi_mar_model
 
-from ..families.hi_mar.components import Component, components
+from ..families.family import export_family
 from ..files import require_new
+from ..graph.component import Component
 from ..graph.precision_choice import check_precision
 from ..tensorrt.build import is_weight
 from .assemble import BuildOutcome, Progress, add_graphs, finish, load_fitting_vae, within
@@ -81,7 +80,7 @@ def refit(request: RefitRequest, progress: Progress = lambda text, fraction: Non
     require_new(request.out)
     old = Bundle.open(request.bundle)
     manifest = old.manifest
-    hi_mar_model(manifest)
+    family = export_family(manifest.family)
     backend = dict(manifest.raw["backend"])
     engines = backend["name"] in TENSORRT_BACKENDS
     if engines and not backend.get("refittable"):
@@ -95,11 +94,18 @@ def refit(request: RefitRequest, progress: Progress = lambda text, fraction: Non
         )
     progress("reading the checkpoint", 0.0)
     with new_folder(request.out, BuildError) as folder:
-        model, entry = open_checkpoint(request.checkpoint, _config(manifest), weights=request.weights)
+        model, entry = open_model(
+            request.checkpoint, family.config_of(manifest), weights=request.weights, wanted=manifest.family
+        )
         if model.class_names is None:
             model.class_names = manifest.class_names
         vae = load_fitting_vae(request.vae, model)
-        parts = components(model, vae, manifest.max_batch, backend["name"])
+        parts = family.components(model, vae, manifest.max_batch, backend["name"])
+        if {part.name for part in parts} != set(manifest.components):
+            raise BuildError(
+                f"{request.bundle} has the components {', '.join(manifest.components)}, and this version of himar "
+                f"exports {', '.join(part.name for part in parts)}; build a bundle anew."
+            )
         precisions = {part.name: check_precision(manifest.components[part.name].precision, part.name) for part in parts}
         writer = BundleWriter(folder, model, manifest.max_batch)
         add_graphs(writer, model, vae, parts, precisions, within(progress, 0.05, 0.5))
@@ -129,7 +135,7 @@ def require_same_structure(old: Path, new: Path) -> None:
         )
 
 
-def _refit_engines(old: Bundle, folder: Path, parts: tuple[Component, ...], progress: Progress) -> dict[str, Any]:
+def _refit_engines(old: Bundle, folder: Path, parts: Sequence[Component], progress: Progress) -> dict[str, Any]:
     """Refit every engine of the old bundle with the new graphs' weights; return the manifest's engine entries."""
     backend = old.manifest.backend
     library = _library(backend)
@@ -160,14 +166,6 @@ def _library(backend: BackendInfo) -> ModuleType:
             f"installed here; install that version, or build the bundle anew."
         )
     return library
-
-
-def _config(manifest: Manifest) -> dict[str, Any]:
-    """Return the bundle's own configuration, as a checkpoint's."""
-    known = {field.name for field in fields(ModelConfig)}
-    sizes = {name: value for name, value in manifest.raw["model"].items() if name in known}
-    sampling = {name: settings.to_dict() for name, settings in manifest.sampling.items()}
-    return {**sizes, "sampling": sampling}
 
 
 @dataclass(frozen=True)

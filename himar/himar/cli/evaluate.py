@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 from click.core import ParameterSource
 
-from himar_kernels.families.hi_mar.sampling_options import sampling_option
+from himar_kernels.families.sampling_options import guidance_option
 from himar_kernels.shared.console import require_extra
 from himar_kernels.shared.files import require_writable_file, require_writable_folder
 from himar_kernels.shared.options import SEED, NamedPath, device_option, npz_option
@@ -70,7 +70,7 @@ def _shard(context: click.Context, parameter: click.Parameter, text: str | None)
 @weights_option
 @click.option("--vae", type=_PATH, help="Checkpoint: KL-VAE; by default NAME-vae.safetensors next to NAME.")
 @click.option("--seed", type=SEED, help="Checkpoint: seed of the images.  [default: 0]")
-@click.option("--guidance", type=float, callback=sampling_option, help="Checkpoint: guidance in both phases.")
+@click.option("--guidance", type=float, callback=guidance_option, help="Checkpoint: scale of classifier-free guidance.")
 @click.option("--chunk", type=_AT_ONCE, help="Checkpoint: images made at once and kept together.  [64]")
 @click.option("--shard", callback=_shard, help="Checkpoint: make only part I of N, as I/N, and stop.")
 @click.option("--merge", is_flag=True, help="Checkpoint: join the shards' images, make none.")
@@ -157,24 +157,23 @@ def _make(source: Path, device: str, **making: Any) -> dict[str, Any]:
 
     from ..device import usable_device
     from ..evaluation.samples import SampleRun, make_parts, merge_parts
-    from ..families.hi_mar.checkpoints import open_checkpoint
+    from ..family import model_family, open_model
     from ..loading.checkpoint_files import weights_sha256
-    from ..vae.layouts import load_vae
 
     out: Path = making["out"]
     if out.exists():
         raise InputError(f"{out} exists; measure it with himar evaluate {out}, or choose another --out.")
     require_writable_folder(out.parent)
     where = usable_device(device)
-    model, entry = open_checkpoint(source, making["config"], weights=making["weights"])
+    model, entry = open_model(source, making["config"], weights=making["weights"])
+    family = model_family(model.family)
     vae_file = making["vae"] or source.with_name(f"{source.stem}-vae.safetensors")
-    vae = load_vae(vae_file)
-    guidance = making["guidance"]
-    sampling = model.config.default_sampling.with_changes(low_guidance=guidance, high_guidance=guidance)
+    vae = family.load_vae(vae_file, model)
+    sampling = family.choose_sampling(model, None, making["guidance"], {}, f"the model of {source}")
     run = SampleRun(
         model_sha256=weights_sha256(source),
         vae_sha256=weights_sha256(vae_file),
-        config=model.config.to_dict(),
+        config={**model.config.to_dict(), "img_size": model.config.img_size},
         sampling=sampling.to_dict(),
         images=making["images"],
         seed=making["seed"] or 0,

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from himar_kernels.families.hi_mar.sampling_options import sampling_options
+from himar_kernels.families.sampling_options import sampling_options
 from himar_kernels.shared.console import require_extra
 from himar_kernels.shared.options import SEED, NamedPath, chosen_labels, label_option, png_option
 
@@ -58,9 +58,8 @@ def sample(
     family = model_family(model.family)
     decoder = family.load_vae(vae or checkpoint.with_name(f"{checkpoint.stem}-vae.safetensors"), model)
     numbers = chosen_labels(labels, model.class_names, str(checkpoint))
-    images = family.sample(
-        model, decoder, numbers, seed=seed, sampling=sampling_name, guidance=guidance, changes=changes
-    )
+    sampling = family.choose_sampling(model, sampling_name, guidance, changes, "this model")
+    images = family.images(model, decoder, numbers, seed=seed, sampling=sampling)
     save_grid(out, images, columns)
     click.echo(f"wrote {out}: {len(labels)} images")
 

@@ -11,15 +11,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
-from himar_kernels import InputError, PhiloxDraws
-from himar_kernels.families.hi_mar import SamplingConfig
+from himar_kernels import InputError
 from himar_kernels.shared.files import new_file, refusal, remove_unfinished, require_writable_folder, write_json
 
-from ..families.hi_mar.config import check_steps
-from ..families.hi_mar.model import HiMAR
-from ..images import sample_images
-from ..vae.autoencoder import AutoencoderKL, require_fit
+from ..family import FamilyModel, model_family
 from .extractor import OnImages
 
 RUN_FILE = "run.json"
@@ -77,8 +74,8 @@ class SampleRun:
 
 def make_parts(
     run: SampleRun,
-    model: HiMAR,
-    vae: AutoencoderKL,
+    model: FamilyModel,
+    vae: nn.Module,
     folder: Path,
     shard: int = 1,
     shards: int = 1,
@@ -92,12 +89,11 @@ def make_parts(
     """
     if not 1 <= shard <= shards:
         raise InputError(f"shard is {shard}/{shards}; it must be 1/{shards} to {shards}/{shards}.")
-    require_fit(vae, model.config, "the VAE")
-    check_steps(model.config, SamplingConfig.from_dict(run.sampling))
+    family = model_family(model.family)
+    sampling = family.sampling_from_dict(model, run.sampling)
     require_writable_folder(folder)
     _claim(folder, run)
-    labels, draws = run.labels(), PhiloxDraws(run.seed)
-    sampling = SamplingConfig.from_dict(run.sampling)
+    labels = run.labels()
     mine = range(shard - 1, run.parts, shards)
     total = sum(len(run.indices(part)) for part in mine)
     done = 0
@@ -105,7 +101,7 @@ def make_parts(
         indices = run.indices(part)
         if not _is_whole(_part(folder, part), len(indices), run.size):
             chosen = labels[indices.start : indices.stop].tolist()
-            images = sample_images(model, vae, chosen, draws, sampling, run.chunk, first_index=indices.start)
+            images = family.images(model, vae, chosen, seed=run.seed, sampling=sampling, first_index=indices.start)
             _write_part(_part(folder, part), images)
         done += len(indices)
         if on_images:

@@ -1,7 +1,7 @@
 """Names every model family and where each room keeps its part of it: the one place that a new family is added to.
 
-A family is a folder in each room. What lies between its networks is `himar_kernels.families.NAME`; the other rooms hold
-modules with an object FAMILY each, which fulfils a protocol:
+A family is a folder in each room. What lies between its networks is `himar_kernels.families.NAME`, with its options of
+commands in `sampling_options`; the other rooms hold modules with an object FAMILY each, which fulfils a protocol:
 
     himar           himar.families.NAME.family            himar.family.ModelFamily
                     himar.families.NAME.presets           PRESETS, configurations by name
@@ -26,13 +26,17 @@ VAE_DECODER = "vae_decoder"
 
 @dataclass(frozen=True)
 class FamilyModules:
-    """Import names of the modules with a family's FAMILY objects, by room; presets: with its named configurations."""
+    """Import names of the modules with a family's FAMILY objects, by room.
+
+    presets: with its named configurations; options: with its OPTIONS of commands, None where it has none.
+    """
 
     presets: str
     model: str
     runtime: str
     export: str
     checks: str
+    options: str | None = None
 
 
 def in_rooms(name: str) -> FamilyModules:
@@ -43,6 +47,7 @@ def in_rooms(name: str) -> FamilyModules:
         f"himar_runtime.families.{name}.family",
         f"himar_export.families.{name}.family",
         f"himar_export.families.{name}.checks",
+        f"himar_kernels.families.{name}.sampling_options",
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, TypeVar
 
@@ -68,3 +68,12 @@ def named_settings(kind: type[T], named: Mapping[str, T], sampling: object, hold
     if isinstance(sampling, str) and sampling in named:
         return named[sampling]
     raise InputError(f"sampling {sampling!r} is not in this {holder}; it has {', '.join(named)}.")
+
+
+def given_changes(changes: Mapping[str, Any], known: Sequence[str], model: str) -> dict[str, Any]:
+    """Return the changes of a request that are not None; InputError for a name that is no setting of the model."""
+    given = {name: value for name, value in changes.items() if value is not None}
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise InputError(f"{unknown[0]} is given, but {model} has no such setting; it has {', '.join(known)}.")
+    return given

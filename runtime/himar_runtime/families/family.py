@@ -96,7 +96,7 @@ class RuntimeFamily(Protocol):
             guidance: guidance scale of the whole run; None leaves the settings'.
             changes: single values by the names in `changeable`; None leaves a value.
 
-        Raises InputError for an unknown name or a value that this model cannot use, TypeError for an unknown change.
+        Raises InputError for an unknown name or a value that this model cannot use, or for a change that is no setting.
         """
         ...
 

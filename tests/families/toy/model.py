@@ -77,8 +77,13 @@ class ToyFamily:
         """See ModelFamily."""
         write_safetensors(path, {name: tensor.to(dtype) for name, tensor in model.state_dict().items()}, {})
 
-    def sample(self, model: Toy, vae: None, labels: Sequence[int], **settings: Any) -> np.ndarray:
+    def choose_sampling(self, model: Toy, sampling: Any, guidance: Any, changes: Any, holder: str) -> None:
         """See ModelFamily; a toy is sampled without noise."""
+
+    sampling_from_dict = choose_sampling
+
+    def images(self, model: Toy, vae: None, labels: Sequence[int], **settings: Any) -> np.ndarray:
+        """See ModelFamily."""
         latent = torch.zeros(len(labels), CHANNELS, SIDE, SIDE)
         for _ in range(3):
             latent = model.puller(torch.tensor(labels), latent)

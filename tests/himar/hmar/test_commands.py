@@ -15,6 +15,7 @@ from himar.families.hmar.sampler import generate
 from himar.families.hmar.tokenizer_files import load_tokenizer
 from himar.images import to_pixels
 from himar_kernels.families.hmar import PhiloxDraws
+from tests.closeness import assert_same_pixels
 
 SIZES = {
     "patch_nums": [1, 2, 3],
@@ -77,3 +78,27 @@ def test_a_preset_of_the_family_is_one_for_every_command(capsys, tmp_path):
     error = " ".join(capsys.readouterr().err.split())
     assert "'hmar-d17' is neither a preset (himar-b, " in error
     assert "hmar-d16" in error
+
+
+def test_settings_are_options_and_another_familys_are_refused(weights, tmp_path, capsys):
+    common = ("sample", weights, "--labels", "0", "--out", tmp_path / "one.png")
+    assert run(*common, "--top-k", "1", "--schedule", "[]") == 0
+    assert run(*common, "--low-steps", "3") == 1
+    assert "low_steps is given, but an HMAR model has no such setting" in " ".join(capsys.readouterr().err.split())
+    assert run(*common, "--schedule", "[[1], [2, 3]]") == 1
+    assert "schedule of scale 1 is [2, 3], which sums to 5, but the scale has 4 cells" in (
+        " ".join(capsys.readouterr().err.split())
+    )
+
+
+def test_evaluate_makes_its_images_from_a_checkpoint(weights, tmp_path):
+    out = tmp_path / "images.npz"
+    assert run("evaluate", weights, "--images", "8", "--chunk", "3", "--guidance", "0.5", "--out", out) == 0
+    model = load_checkpoint(weights)
+    tokenizer = load_tokenizer(tmp_path / "random-vae.safetensors", model.config)
+    sampling = model.config.default_sampling.with_changes(guidance=0.5)
+    labels = [i % 4 for i in range(8)]
+    with torch.inference_mode():
+        expected = to_pixels(generate(model, tokenizer, labels, draws=PhiloxDraws(0), sampling=sampling))
+    with np.load(out) as arrays:
+        assert_same_pixels(arrays["arr_0"], expected)

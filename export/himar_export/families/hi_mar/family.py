@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
+from himar.families.hi_mar.config import ModelConfig
 from himar.families.hi_mar.model import HiMAR
 from himar.vae.autoencoder import AutoencoderKL
 from himar_export.families.checks import Arrays
@@ -14,12 +16,14 @@ from himar_export.graph.vae_decoder import check_half_arithmetic
 from himar_export.make.manifest import BundleWriter
 from himar_export.verify.compare import Comparison
 from himar_export.verify.limits import COMPONENT_LIMIT
+from himar_kernels import PhiloxDraws
 from himar_kernels.families.hi_mar import SamplingConfig
 from himar_kernels.families.registry import VAE_DECODER
+from himar_runtime import Manifest
 
 from .components import components
 from .phases import condition_embedding, model_info, phase_head
-from .record import record_selftest
+from .record import record, record_selftest
 
 
 class HiMarFamily:
@@ -42,6 +46,25 @@ class HiMarFamily:
         """Note where the matmuls that embed z stand: a recording holds raw z, and the heads take it embedded."""
         for phase in model_info(model.config).phases:
             writer.add_layer(phase.head, "condition_embedding", condition_embedding(phase_head(model, phase.name)))
+
+    def config_of(self, manifest: Manifest) -> dict[str, Any]:
+        """See ExportFamily.config_of."""
+        known = {field.name for field in fields(ModelConfig)}
+        sizes = {name: value for name, value in manifest.raw["model"].items() if name in known}
+        return {**sizes, "sampling": {name: settings.to_dict() for name, settings in manifest.sampling.items()}}
+
+    def record(
+        self,
+        model: HiMAR,
+        vae: AutoencoderKL | None,
+        labels: Sequence[int],
+        *,
+        seed: int,
+        sampling: SamplingConfig,
+        case: str,
+    ) -> Arrays:
+        """See ExportFamily.record."""
+        return record(model, vae, labels, draws=PhiloxDraws(seed), sampling=sampling, case=case)
 
     def record_selftest(self, model: HiMAR, vae: AutoencoderKL | None, case: str) -> Arrays:
         """See ExportFamily.record_selftest."""

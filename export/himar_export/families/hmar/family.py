@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from himar.families.hmar.config import CONFIG_KEYS
 from himar.families.hmar.model import HMAR
 from himar.families.hmar.tokenizer import Tokenizer
 from himar_export.families.checks import Arrays
@@ -15,9 +16,10 @@ from himar_export.make.manifest import BundleWriter
 from himar_export.verify.compare import Comparison
 from himar_export.verify.limits import COMPONENT_LIMIT
 from himar_kernels import ConfigError
-from himar_kernels.families.hmar import PhiloxDraws
+from himar_kernels.families.hmar import PhiloxDraws, SamplingConfig
 from himar_kernels.families.hmar.recording import recorded_request
 from himar_kernels.families.registry import VAE_DECODER
+from himar_runtime import Manifest
 
 from .components import components
 from .decoder import DecoderGraph
@@ -43,6 +45,24 @@ class HmarFamily:
         arrays = {"embedding": book.embedding, "weights": book.weights, "biases": book.biases}
         writer.add_model_arrays("codebook", arrays)
 
+    def config_of(self, manifest: Manifest) -> dict[str, Any]:
+        """See ExportFamily.config_of."""
+        sizes = {name: value for name, value in manifest.raw["model"].items() if name in CONFIG_KEYS}
+        return {**sizes, "sampling": {name: settings.to_dict() for name, settings in manifest.sampling.items()}}
+
+    def record(
+        self,
+        model: HMAR,
+        vae: Tokenizer | None,
+        labels: Sequence[int],
+        *,
+        seed: int,
+        sampling: SamplingConfig,
+        case: str,
+    ) -> Arrays:
+        """See ExportFamily.record. Raises ConfigError without a tokenizer: the loop needs its codes."""
+        return record(model, _needed(vae), labels, draws=PhiloxDraws(seed), sampling=sampling, case=case)
+
     def record_selftest(self, model: HMAR, vae: Tokenizer | None, case: str) -> Arrays:
         """Record a guided run of two images with the model's own schedule."""
         sampling = model.config.default_sampling
@@ -64,7 +84,7 @@ class HmarFamily:
 
 def _needed(vae: Tokenizer | None) -> Tokenizer:
     if vae is None:
-        raise ConfigError("an HMAR bundle needs the tokenizer whose codes the model predicts; give it with --vae.")
+        raise ConfigError("HMAR needs the tokenizer whose codes the model predicts; give it with --vae.")
     return vae
 
 

@@ -16,10 +16,11 @@ from himar.loading.checkpoint_files import Weights
 from himar.vae.autoencoder import AutoencoderKL, require_fit
 from himar.vae.layouts import load_vae
 from himar_kernels import PhiloxDraws
+from himar_kernels.families.hi_mar import SamplingConfig
 from himar_kernels.families.hi_mar.sampling import choose_sampling, require_phase_low
 
 from .checkpoints import model_from, save_checkpoint
-from .config import read_config, resolve
+from .config import check_steps, read_config, resolve
 from .model import HiMAR, randomise
 
 
@@ -50,22 +51,34 @@ class HiMarFamily:
         assert isinstance(model, HiMAR)
         save_checkpoint(model, path, dtype)
 
-    def sample(
+    def choose_sampling(
+        self, model: HiMAR, sampling: str | None, guidance: float | None, changes: Mapping[str, Any], holder: str
+    ) -> SamplingConfig:
+        """See ModelFamily.choose_sampling."""
+        chosen = choose_sampling(model.config.sampling, sampling, guidance, changes, "model")
+        if model.config.single_scale:
+            require_phase_low(changes, holder)
+        check_steps(model.config, chosen)
+        return chosen
+
+    def sampling_from_dict(self, model: HiMAR, values: Mapping[str, Any]) -> SamplingConfig:
+        """See ModelFamily.sampling_from_dict."""
+        chosen = SamplingConfig.from_dict(values)
+        check_steps(model.config, chosen)
+        return chosen
+
+    def images(
         self,
         model: HiMAR,
         vae: AutoencoderKL,
         labels: Sequence[int],
         *,
         seed: int,
-        sampling: str | None,
-        guidance: float | None,
-        changes: Mapping[str, Any],
+        sampling: SamplingConfig,
+        first_index: int = 0,
     ) -> NDArray[np.uint8]:
-        """See ModelFamily.sample."""
-        chosen = choose_sampling(model.config.sampling, sampling, guidance, changes, "model")
-        if model.config.single_scale:
-            require_phase_low(changes, "this model")
-        return sample_images(model, vae, labels, PhiloxDraws(seed), chosen)
+        """See ModelFamily.images."""
+        return sample_images(model, vae, labels, PhiloxDraws(seed), sampling, first_index=first_index)
 
     def load_vae(self, path: Path, model: HiMAR) -> AutoencoderKL:
         """See ModelFamily.load_vae."""

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
-from himar.images import to_pixels
+from himar.images import in_chunks
 from himar.loading.checkpoint_files import Weights
-from himar_kernels.families.hmar import PhiloxDraws
+from himar_kernels.families.hmar import PhiloxDraws, SamplingConfig
 from himar_kernels.families.hmar.sampling import choose_sampling
 
 from .checkpoints import model_from, save_checkpoint
@@ -60,22 +60,37 @@ class HmarFamily:
             assert isinstance(model, HMAR)
             save_checkpoint(model, path, dtype)
 
-    def sample(
+    def choose_sampling(
+        self, model: HMAR, sampling: str | None, guidance: float | None, changes: Mapping[str, Any], holder: str
+    ) -> SamplingConfig:
+        """See ModelFamily.choose_sampling."""
+        chosen = choose_sampling(model.config.sampling, sampling, {**changes, "guidance": guidance}, "model")
+        model.config.check_sampling(chosen)
+        return chosen
+
+    def sampling_from_dict(self, model: HMAR, values: Mapping[str, Any]) -> SamplingConfig:
+        """See ModelFamily.sampling_from_dict."""
+        chosen = SamplingConfig.from_dict(values)
+        model.config.check_sampling(chosen)
+        return chosen
+
+    def images(
         self,
         model: HMAR,
         vae: Tokenizer,
         labels: Sequence[int],
         *,
         seed: int,
-        sampling: str | None,
-        guidance: float | None,
-        changes: Mapping[str, Any],
+        sampling: SamplingConfig,
+        first_index: int = 0,
     ) -> NDArray[np.uint8]:
-        """See ModelFamily.sample."""
-        given = {**changes, "guidance": guidance}
-        chosen = choose_sampling(model.config.sampling, sampling, given, "model")
-        images = generate(model, vae, labels, draws=PhiloxDraws(seed), sampling=chosen)
-        return to_pixels(images)
+        """See ModelFamily.images."""
+        draws = PhiloxDraws(seed)
+
+        def some(labels: Sequence[int], first_index: int) -> Tensor:
+            return generate(model, vae, labels, draws=draws, sampling=sampling, first_index=first_index)
+
+        return in_chunks(some, labels, first_index=first_index)
 
     def load_vae(self, path: Path, model: HMAR) -> Tokenizer:
         """See ModelFamily.load_vae; here it is the multi-scale tokenizer."""

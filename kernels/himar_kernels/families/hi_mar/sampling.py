@@ -6,7 +6,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypedDict, get_args
 
-from himar_kernels.families.settings import named_settings, scale_number, settings_from_dict, whole_number
+from himar_kernels.families.settings import (
+    given_changes,
+    named_settings,
+    scale_number,
+    settings_from_dict,
+    whole_number,
+)
 from himar_kernels.shared.errors import InputError
 
 GuidanceSchedule = Literal["linear", "constant"]
@@ -129,14 +135,11 @@ def choose_sampling(
         changes: SamplingChanges; None leaves a value.
         holder: what has the named settings, for the error.
 
-    Raises InputError for an unknown name or a value out of range, TypeError for a change that is not a setting.
+    Raises InputError for an unknown name or a value out of range, or for a change that is no setting of the family.
     """
     settings = named_settings(SamplingConfig, named, sampling, holder)
-    unknown = sorted(set(changes) - set(CHANGEABLE))
-    if unknown:
-        raise TypeError(f"unknown sampling setting {unknown[0]!r}; known settings: {', '.join(CHANGEABLE)}.")
     both = {"low_guidance": guidance, "high_guidance": guidance}
-    return settings.with_changes(**both | {name: value for name, value in changes.items() if value is not None})
+    return settings.with_changes(**both | given_changes(changes, CHANGEABLE, "a Hi-MAR model"))
 
 
 def require_phase_low(changes: Mapping[str, Any], holder: str = "this bundle's model") -> None:

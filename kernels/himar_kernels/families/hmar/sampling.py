@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from himar_kernels.families.settings import (
+    given_changes,
     named_settings,
     real_number,
     scale_number,
@@ -132,12 +133,7 @@ def choose_sampling(
     Raises InputError for an unknown name or a value out of range, or for a change that is no setting of the family.
     """
     settings = named_settings(SamplingConfig, named, sampling, holder)
-    given = {name: value for name, value in changes.items() if value is not None}
-    unknown = sorted(set(given) - set(CHANGEABLE))
-    if unknown:
-        known = ", ".join(CHANGEABLE)
-        raise InputError(f"{unknown[0]} is given, but an HMAR model has no such setting; it has {known}.")
-    return settings.with_changes(**given)
+    return settings.with_changes(**given_changes(changes, CHANGEABLE, "an HMAR model"))
 
 
 def recorded_settings(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,63 @@
+"""Defines the options of an HMAR SamplingConfig; guidance is an option of every family."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from himar_kernels.families.sampling_options import FamilyOptions
+from himar_kernels.shared.errors import InputError
+
+from .sampling import SamplingConfig
+
+
+def sampling_option(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
+    """Callback of an option that replaces a value of a SamplingConfig."""
+    try:
+        SamplingConfig().with_changes(**{str(parameter.name): value})
+    except InputError as error:
+        raise click.BadParameter(str(error)) from None
+    return value
+
+
+def schedule_option(context: click.Context, parameter: click.Parameter, text: str | None) -> Any:
+    """Callback of --schedule: JSON lists of counts, as recipes and `inspect` show them."""
+    if text is None:
+        return None
+    try:
+        counts = json.loads(text)
+    except (ValueError, RecursionError):
+        raise click.BadParameter(f"{text!r:.80} is not JSON; write lists of counts, as '[[1], [1, 3]]'.") from None
+    return sampling_option(context, parameter, counts)
+
+
+OPTIONS = FamilyOptions(
+    steps=(
+        click.option(
+            "--schedule",
+            callback=schedule_option,
+            metavar="JSON",
+            help="HMAR: cells that each forward of a scale fixes, as '[[1], [1, 3]]'; '[]' is no masked steps.",
+        ),
+        click.option(
+            "--mask-guidance",
+            type=float,
+            callback=sampling_option,
+            help="HMAR: factor on the guidance in masked steps; 0 leaves out half of their rows.",
+        ),
+        click.option(
+            "--all-scales", is_flag=True, default=None, help="HMAR: cells attend to all coarser scales too, as VAR's."
+        ),
+    ),
+    others=(
+        click.option("--top-k", type=int, callback=sampling_option, help="HMAR: codes that are kept; 0 keeps all."),
+        click.option(
+            "--top-p", type=float, callback=sampling_option, help="HMAR: probability that is kept; 1 keeps all."
+        ),
+        click.option(
+            "--smooth", is_flag=True, default=None, help="HMAR: mix codes' vectors in place of drawing codes."
+        ),
+    ),
+)
