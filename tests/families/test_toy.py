@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from himar_export.cli import main
+from himar_kernels import InputError
 from himar_kernels.families.registry import FAMILIES, FamilyModules
 from himar_runtime import Bundle, Pipeline, Recipe, read_recipes
+from himar_runtime.families.hi_mar.family import hi_mar_model
 from tests.closeness import COMPONENT, assert_near
 from tests.families.toy.model import FAMILY, toy_checkpoint
 from tests.families.toy.runtime import ToySampling
@@ -116,10 +118,17 @@ def test_the_service_serves_it_with_its_own_settings(built, tmp_path):
         server.process.wait(30)
 
 
-def test_what_is_hi_mars_alone_refuses_it_in_a_sentence(built, capsys, tmp_path):
-    out = str(tmp_path / "refitted")
-    assert main(["refit", str(built), str(built.parent / "toy.pth"), "--out", out]) == 1
-    assert "this bundle's model is of the family 'toy', and this works on 'hi_mar' alone." in capsys.readouterr().err
+def test_what_is_hi_mars_alone_refuses_it_in_a_sentence(built):
+    with pytest.raises(
+        InputError, match="this bundle's model is of the family 'toy', and this works on 'hi_mar' alone"
+    ):
+        hi_mar_model(Bundle.open(built).manifest)
+
+
+def test_it_is_refitted(built, tmp_path):
+    out = tmp_path / "refitted"
+    assert main(["refit", str(built), str(built.parent / "toy.pth"), "--out", str(out)]) == 0
+    assert Bundle.open(out).manifest.raw["files"] == Bundle.open(built).manifest.raw["files"]
 
 
 def test_without_its_line_a_bundle_names_the_family_that_is_missing(built, monkeypatch):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-import himar.evaluation.samples as samples
+import himar.families.hi_mar.family as family
 from himar.evaluation.samples import SampleRun
 from himar.families.hi_mar.checkpoints import load_checkpoint, save_checkpoint
 from himar.families.hi_mar.model import randomise
@@ -82,7 +82,7 @@ def test_a_killed_run_keeps_its_parts_and_ends_the_same(model, whole, tmp_path, 
         made.append(more["first_index"])
         return sample_images(*given, **more)
 
-    monkeypatch.setattr(samples, "sample_images", counted)
+    monkeypatch.setattr(family, "sample_images", counted)
     assert make(model, out) == 0
     assert made == [6, 12, 18]
     assert out.read_bytes() == whole.read_bytes()

@@ -87,7 +87,7 @@ def refit(request: RefitRequest, progress: Progress = lambda text, fraction: Non
         raise BuildError(f"the engines of {request.bundle} were built without --refittable; build the bundle anew.")
     if engines:
         _library(manifest.backend)
-    if ("vae_decoder" in manifest.components) != (request.vae is not None):
+    if ("vae" in manifest.provenance) != (request.vae is not None):
         change = "leave --vae out" if request.vae else "give its VAE with --vae"
         raise ConfigError(
             f"{request.bundle} has {'no' if request.vae else 'a'} VAE decoder; {change}, or build a bundle anew."

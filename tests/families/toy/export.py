@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from himar_export.families.checks import Arrays
 from himar_export.graph.component import Component
 from himar_export.make.manifest import BundleWriter
-from himar_runtime import TensorSpec
+from himar_runtime import Manifest, TensorSpec
 
 from .model import CHANNELS, SCALE, SIDE, Toy
 
@@ -59,6 +59,14 @@ class ToyFamily:
 
     def annotate(self, writer: BundleWriter, model: Toy, vae: nn.Module | None) -> None:
         """See ExportFamily."""
+
+    def config_of(self, manifest: Manifest) -> dict[str, Any]:
+        """See ExportFamily."""
+        return {"classes": manifest.model.classes}
+
+    def record(self, model: Toy, vae: Any, labels: Sequence[int], **settings: Any) -> Arrays:
+        """See ExportFamily; a toy's runs are all alike."""
+        return self.record_selftest(model, vae, settings["case"])
 
     def record_selftest(self, model: Toy, vae: nn.Module | None, case: str) -> Arrays:
         """See ExportFamily."""
