@@ -28,6 +28,8 @@ KERNEL_NAMES = (
     "himar_upsample_codes",
     "himar_add_contribution",
     "himar_scale_words",
+    "himar_show_masked",
+    "himar_mix_codes",
 )
 
 # Of nvcc and NVRTC alike. No fused multiply-add: the kernels round as the NumPy definitions do.

@@ -12,6 +12,7 @@
 #include "pyramid.cuh"
 #include "ranks.cuh"
 #include "remask.cuh"
+#include "smooth.cuh"
 
 HIMAR_KERNEL(himar_ranks, ranks, himar::kRankTile,
              (u32* ranks, const u32* images, const StepState* state, u32 phase, u32 batch, u32 n),
@@ -102,5 +103,15 @@ HIMAR_KERNEL(himar_scale_words, scale_words, 1,
              (float* words, const float* latent, const float* own, const u8* masked, const float* down, u32 batch,
               u32 halves, u32 p, u32 side, u32 C),
              (words, latent, own, masked, down, batch, halves, p, side, C))
+
+HIMAR_KERNEL(himar_show_masked, show_masked, 1,
+             (float* shown, const u8* masked, u32 batch, u32 halves, u32 T), (shown, masked, batch, halves, T))
+
+HIMAR_KERNEL(himar_mix_codes, mix_codes, himar::kDrawWords,
+             (float* words, const float* logits, const float* gumbel, const float* embedding, const u64* seed,
+              const u32* images, u32* fault, double weight, double top_p, double ratio, u32 top_k, u32 scale,
+              u32 component, u32 batch, u32 halves, u32 T, u32 V, u32 C),
+             (words, logits, gumbel, embedding, seed, images, fault, weight, top_p, ratio, top_k, scale, component,
+              batch, halves, T, V, C))
 
 #undef HIMAR_KERNEL

@@ -16,6 +16,7 @@
 #include "pyramid.cuh"
 #include "ranks.cuh"
 #include "remask.cuh"
+#include "smooth.cuh"
 
 namespace himar::core {
 
