@@ -24,12 +24,12 @@ KERNEL_NAMES = (
     "himar_latents",
     "himar_pack",
     "himar_draw_codes",
+    "himar_mix_codes",
     "himar_least_confident",
+    "himar_show_masked",
     "himar_upsample_codes",
     "himar_add_contribution",
     "himar_scale_words",
-    "himar_show_masked",
-    "himar_mix_codes",
 )
 
 # Of nvcc and NVRTC alike. No fused multiply-add: the kernels round as the NumPy definitions do.

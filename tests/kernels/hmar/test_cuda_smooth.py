@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from himar_kernels.families.hmar import PhiloxDraws, guided, launches, smooth_weights, surviving
+from himar_kernels.families.hmar.code_draws import preview_factors
 from tests.closeness import RUN, assert_near
 
 
@@ -27,6 +28,7 @@ def mixed(
     halves = 1 if weight is None else 2
     batch, T, V = len(logits) // halves, *logits.shape[1:]
     images = np.arange(batch) if images is None else images
+    lift, temperature = preview_factors(ratio)
     words, fault = workspace.empty((batch, T, embedding.shape[1]), np.float32), workspace.fault()
     workspace.run(
         launches.mix_codes(
@@ -39,7 +41,8 @@ def mixed(
             fault=fault,
             weight=weight or 0.0,
             top_p=top_p,
-            ratio=ratio,
+            lift=lift,
+            temperature=temperature,
             top_k=top_k,
             scale=scale,
             component=3,

@@ -1,7 +1,7 @@
 """Describes one launch of each of the family's kernels as data, as hi_mar's launches do for its own.
 
-Pointers are addresses where the kernels run; `cuda/{code_draws,smooth,remask,pyramid}.cuh` say what a kernel does with its
-arguments. B images (`batch`), H halves (1, or 2 as [conditional; unconditional]), T cells of a scale, p its side, V
+Pointers are addresses where the kernels run; `cuda/{code_draws,smooth,remask,pyramid}.cuh` say what a kernel does with
+its arguments. B images (`batch`), H halves (1, or 2 as [conditional; unconditional]), T cells of a scale, p its side, V
 codes of C channels. Every function raises InputError for a size out of range or an address that is missing.
 """
 
@@ -60,16 +60,19 @@ def draw_codes(
 
 def mix_codes(
     *, words: int, logits: int, gumbel: int | None = None, embedding: int, seed: int, images: int, fault: int,
-    weight: float, top_p: float, ratio: float, top_k: int, scale: int, component: int, batch: int, halves: int, T: int,
-    V: int, C: int,
+    weight: float, top_p: float, lift: float, temperature: float, top_k: int, scale: int, component: int, batch: int,
+    halves: int, T: int, V: int, C: int,
 ) -> Launch:  # fmt: skip
     """Mix the vectors of embedding (V, C) for a smooth preview: words (B·T, C) of logits (H·B, T, V).
 
-    gumbel (B, T, V) is drawn where None; ratio is s/(S-1); the others are as in `draw_codes`.
+    gumbel (B, T, V) is drawn where None; lift and temperature are those of `preview_factors`, the others as in
+    `draw_codes`.
     """
     cells = _drawn_cells(weight, top_p, batch, T, V)
-    if not 0 <= ratio <= 1:
-        raise InputError(f"ratio is {ratio:g}; it must be 0 to 1.")
+    if not 0 < temperature < math.inf:
+        raise InputError(f"temperature is {temperature:g}; it must be a finite number above 0.")
+    if not math.isfinite(lift):
+        raise InputError(f"lift is {lift}; it must be finite.")
     pointers = addresses_of(
         ("gumbel",),
         words=words, logits=logits, gumbel=gumbel, embedding=embedding, seed=seed, images=images, fault=fault,
@@ -80,16 +83,8 @@ def mix_codes(
         check_size("component", component, 255),
         batch, check_halves(halves), T, V, check_size("C", C, MOST_CHANNELS),
     )  # fmt: skip
-    reals = (ctypes.c_double(weight), ctypes.c_double(top_p), ctypes.c_double(ratio))
+    reals = (ctypes.c_double(weight), ctypes.c_double(top_p), ctypes.c_double(lift), ctypes.c_double(temperature))
     return make_launch("mix_codes", cells, BLOCK_WIDE_THREADS, *pointers, *reals, *sizes)
-
-
-def show_masked(*, shown: int, masked: int, batch: int, halves: int, T: int) -> Launch:
-    """Write masked, bool (B, T), as the trunk takes it: shown float32 (H·B, T)."""
-    cells = check_items("cells", check_size("batch", batch) * check_size("T", T, MOST_POSITIONS))
-    pointers = addresses_of(shown=shown, masked=masked)
-    sizes = words(batch=batch, halves=check_halves(halves), T=T)
-    return make_launch("show_masked", -(-cells // THREADS), THREADS, *pointers, *sizes)
 
 
 def least_confident(
@@ -100,6 +95,14 @@ def least_confident(
     pointers = addresses_of(("among",), chosen=chosen, confidence=confidence, among=among)
     sizes = words(count=check_size("count", count, T, least=0), batch=batch, T=T)
     return make_launch("least_confident", -(-cells // THREADS), THREADS, *pointers, *sizes)
+
+
+def show_masked(*, shown: int, masked: int, batch: int, halves: int, T: int) -> Launch:
+    """Write masked, bool (B, T), as the networks take it: shown float32 (H·B, T), 1 at masked cells."""
+    cells = check_items("cells", check_size("batch", batch) * check_size("T", T, MOST_POSITIONS))
+    pointers = addresses_of(shown=shown, masked=masked)
+    sizes = words(batch=batch, halves=check_halves(halves), T=T)
+    return make_launch("show_masked", -(-cells // THREADS), THREADS, *pointers, *sizes)
 
 
 def upsample_codes(*, grid: int, codes: int, embedding: int, up: int, batch: int, p: int, H: int, C: int) -> Launch:
