@@ -44,8 +44,8 @@ private:
 struct Networks {
     std::shared_ptr<Queue> queue;  // that the engines run on
     std::map<std::string, std::unique_ptr<Engine>> engines;
-    std::shared_ptr<DeferredEngines> deferred;                // null where there are none
-    std::map<std::string, std::unique_ptr<Engine>> late{};    // those of them that this lane has needed
+    std::shared_ptr<DeferredEngines> deferred{};            // null where there are none
+    std::map<std::string, std::unique_ptr<Engine>> late{};  // those of them that this lane has needed
 
     Engine* find(const std::string& component) const;  // null where the bundle has none
     Engine* decoder() const { return find("vae_decoder"); }
