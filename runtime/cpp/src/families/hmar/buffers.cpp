@@ -106,12 +106,13 @@ SmoothBuffers::SmoothBuffers(const HmarModel& model, std::int64_t images, Queue&
 
 PastBuffers::PastBuffers(const HmarModel& model, std::int64_t blocks, std::int64_t images, Queue& queue)
     : batch(images) {
-    const std::int64_t cell = 2 * images * blocks * model.width, L = model.scales.tokens();
+    const std::size_t last = model.scales.count() - 1;
+    const std::int64_t cell = 2 * images * blocks * model.width, most = model.scales.start(last);  // that are looked back to
     const auto place_all = [&](void* memory) {
         Layout layout(memory);
         for (auto& set : past)
-            for (float*& values : set) layout.take(values, cell * L);
-        for (float*& values : own) layout.take(values, cell * model.scales.cells(model.scales.count() - 1));
+            for (float*& values : set) layout.take(values, cell * most);
+        for (float*& values : own) layout.take(values, cell * model.scales.cells(last));
         return layout.bytes();
     };
     block = queue.allocate(place_all(nullptr));
