@@ -163,15 +163,10 @@ def _tensors(values: Any) -> list[dict[str, Any]]:
     ]
 
 
-def write_bundle(
-    folder: Path, decoder: bool = True, poison: Mapping[str, float] | None = None, max_batch: int = 64
-) -> Path:
-    folder.mkdir()
+def save_components(folder: Path, models: Mapping[str, onnx.ModelProto], max_batch: int) -> dict[str, Any]:
+    """Write graphs into a bundle's folder; return their entries of its manifest."""
     components = {}
-    for name in GRAPHS:
-        if name == "vae_decoder" and not decoder:
-            continue
-        model = tiny_model(name, (poison or {}).get(name))
+    for name, model in models.items():
         onnx.save(model, folder / f"{name}.onnx")
         components[name] = {
             "file": f"{name}.onnx",
@@ -181,17 +176,16 @@ def write_bundle(
             "profile": {"rows": [1, 2, 2 * max_batch]},
             "engine": {"backend": "onnxruntime", "file": f"{name}.onnx"},
         }
+    return components
+
+
+def save_manifest(folder: Path, max_batch: int, **keys: Any) -> None:
+    """Write a bundle's manifest of its own keys, and of those that all have."""
     np.savez(folder / "selftest.npz", nothing=np.zeros(1))
     manifest = {
         "schema_version": "1.0",
         "himar_version": "0.1.0",
-        "model": {
-            **{"width": D, "classes": CLASSES, "buffer": K, "cond_scale": 2, "img_size": 16, "channels": C},
-            **{"vae_stride": 4, "vae_scale": 0.25, "enc_depth": 1},
-        },
-        "sampling": SAMPLING,
         "max_batch": max_batch,
-        "components": components,
         "backend": {"name": "onnxruntime", "version": "1.31.0", "compute_capability": None},
         "files": {
             path.name: {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "bytes": path.stat().st_size}
@@ -201,7 +195,21 @@ def write_bundle(
         "provenance": {"note": "made by a test"},
         "a_key_of_the_future": 1,
     }
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "manifest.json").write_text(json.dumps(manifest | keys))
+
+
+def write_bundle(
+    folder: Path, decoder: bool = True, poison: Mapping[str, float] | None = None, max_batch: int = 64
+) -> Path:
+    folder.mkdir()
+    names = [name for name in GRAPHS if decoder or name != "vae_decoder"]
+    models = {name: tiny_model(name, (poison or {}).get(name)) for name in names}
+    model = {
+        **{"width": D, "classes": CLASSES, "buffer": K, "cond_scale": 2, "img_size": 16, "channels": C},
+        **{"vae_stride": 4, "vae_scale": 0.25, "enc_depth": 1},
+    }
+    components = save_components(folder, models, max_batch)
+    save_manifest(folder, max_batch, model=model, sampling=SAMPLING, components=components)
     return folder
 
 
@@ -209,6 +217,14 @@ def write_bundle(
 def make_bundle(tmp_path: Path) -> Callable[..., Path]:
     """Write a tiny bundle of one's own: make_bundle(decoder=…, poison={component: value}, max_batch=…)."""
     return lambda name="bundle", **options: write_bundle(tmp_path / name, **options)
+
+
+@pytest.fixture(scope="session")
+def tiny_hmar_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny bundle of the family hmar that no test changes."""
+    from tests.runtime.tiny_hmar import write_hmar_bundle
+
+    return write_hmar_bundle(tmp_path_factory.mktemp("tiny-hmar") / "bundle")
 
 
 @pytest.fixture(scope="session")

@@ -87,6 +87,63 @@ HIMAR_FN u32 first_beyond(Block& block, u32* room, u32 count, double share, doub
     return *found;
 }
 
+// Which codes survive both filters: those from (word, code) on, in the order of logits and then of codes.
+struct Survivors {
+    float largest;  // logit
+    u32 word, code;
+
+    HIMAR_FN bool have(float logit, u32 of) const {
+        const u32 other = sorting_word(logit);
+        return other > word || (other == word && of >= code);
+    }
+};
+
+// The survivors among V logits, logit(code). `shared` has kDrawWords words. A logit that is not finite is a fault of
+// `component`, noted with the scale. Starts and ends with a sync.
+template <class Block, class Logit>
+HIMAR_FN Survivors surviving(Block& block, u32* shared, Logit logit, u32 top_k, double top_p, u32 V, u32* fault,
+                             u32 component, u32 scale) {
+    u32 *const words = shared, *const places = shared + kMostCodes, *const room = shared + 2 * kMostCodes;
+    u32 padded = 1;
+    while (padded < V) padded *= 2;
+    block.sync();  // whoever used the shared words before reads them no more
+    block.for_each(padded, [&](u32 code) {
+        const float value = code < V ? logit(code) : 0.0f;
+        if (!is_finite(value)) note_fault(fault, component, scale);
+        words[code] = code < V ? sorting_word(value) : 0xFFFFFFFFu;
+        places[code] = code;
+    });
+    sort_pairs(block, words, places, padded);
+    Survivors found = {value_of_sorting_word(words[V - 1]), top_k > 0 ? words[V - top_k] : 0, 0};
+    if (top_p < 1.0) {
+        double whole;
+        const u32 place = first_beyond(block, room, V, 1.0 - top_p, whole, [&](u32 i) {
+            return words[i] >= found.word ? code_weight(value_of_sorting_word(words[i]), found.largest) : 0.0;
+        });
+        const u32 stays = place < V ? place : V - 1;
+        found.word = words[stays];
+        found.code = places[stays];
+    }
+    block.sync();
+    return found;
+}
+
+// (1+t)·cond - t·uncond of one cell, or cond alone where there is no uncond.
+struct GuidedLogits {
+    const float *cond, *uncond;
+    float with, without;
+
+    HIMAR_FN GuidedLogits(const float* logits, u32 site, double weight, u32 sites, u32 halves, u32 V)
+        : cond(logits + static_cast<u64>(site) * V),
+          uncond(halves == 2 ? cond + static_cast<u64>(sites) * V : nullptr),
+          with(static_cast<float>(1.0 + weight)),
+          without(static_cast<float>(weight)) {}
+
+    HIMAR_FN float operator()(u32 code) const {
+        return uncond == nullptr ? cond[code] : with * cond[code] - without * uncond[code];
+    }
+};
+
 // codes (B, T) and their probabilities among the survivors, confidence (B, T), of logits (H·B, T, V), conditional rows
 // first; V is at most kMostCodes. One block draws one cell.
 //
@@ -98,55 +155,25 @@ HIMAR_FN void draw_codes(Block& block, u32* shared, i64* codes, float* confidenc
                          const float* uniforms, const u8* masked, const u64* seed, const u32* images, u32* fault,
                          double weight, double top_p, u32 top_k, u32 scale, u32 step, u32 component, u32 batch,
                          u32 halves, u32 T, u32 V) {
-    u32 *const words = shared, *const places = shared + kMostCodes, *const room = shared + 2 * kMostCodes;
-    const float with = static_cast<float>(1.0 + weight), without = static_cast<float>(weight);
-    u32 padded = 1;
-    while (padded < V) padded *= 2;
     for (u32 site = block.index(); site < batch * T; site += block.count()) {
         if (masked != nullptr && masked[site] == 0) continue;
-        const float* const cond = logits + static_cast<u64>(site) * V;
-        const float* const uncond = halves == 2 ? cond + static_cast<u64>(batch) * T * V : nullptr;
-        const auto logit = [&](u32 code) {
-            return uncond == nullptr ? cond[code] : with * cond[code] - without * uncond[code];
-        };
-        block.sync();  // the cell before reads the shared words no more
-        block.for_each(padded, [&](u32 code) {
-            const float value = code < V ? logit(code) : 0.0f;
-            if (!is_finite(value)) note_fault(fault, component, scale);
-            words[code] = code < V ? sorting_word(value) : 0xFFFFFFFFu;
-            places[code] = code;
-        });
-        sort_pairs(block, words, places, padded);
-
-        // Survivors are the codes from (cut, cut_code) on, in the order of logits and then of codes.
-        const float largest = value_of_sorting_word(words[V - 1]);
-        u32 cut = top_k > 0 ? words[V - top_k] : 0, cut_code = 0;
-        double whole;
-        if (top_p < 1.0) {
-            const u32 place = first_beyond(block, room, V, 1.0 - top_p, whole, [&](u32 i) {
-                return words[i] >= cut ? code_weight(value_of_sorting_word(words[i]), largest) : 0.0;
-            });
-            const u32 stays = place < V ? place : V - 1;
-            cut = words[stays];
-            cut_code = places[stays];
-        }
-        const auto survives = [&](u32 code) {
-            const u32 word = sorting_word(logit(code));
-            return word > cut || (word == cut && code >= cut_code);
-        };
+        const GuidedLogits logit(logits, site, weight, batch * T, halves, V);
+        const Survivors survivors = surviving(block, shared, logit, top_k, top_p, V, fault, component, scale);
         const u32 image = images[site / T];
         const float uniform =
             uniforms != nullptr ? uniforms[site] : code_uniform(*seed, scale, step, image, site % T);
-        const u32 drawn = first_beyond(block, room, V, static_cast<double>(uniform), whole, [&](u32 code) {
-            return survives(code) ? code_weight(logit(code), largest) : 0.0;
-        });
+        double whole;
+        const u32 drawn =
+            first_beyond(block, shared + 2 * kMostCodes, V, static_cast<double>(uniform), whole, [&](u32 code) {
+                return survivors.have(logit(code), code) ? code_weight(logit(code), survivors.largest) : 0.0;
+            });
         block.sync();
         block.once([&] {
             u32 code = drawn;
             if (code == V)
-                while (--code > 0 && !survives(code)) {}
+                while (--code > 0 && !survivors.have(logit(code), code)) {}
             codes[site] = code;
-            confidence[site] = static_cast<float>(code_weight(logit(code), largest) / whole);
+            confidence[site] = static_cast<float>(code_weight(logit(code), survivors.largest) / whole);
         });
     }
 }

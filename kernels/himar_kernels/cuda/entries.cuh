@@ -12,6 +12,7 @@
 #include "pyramid.cuh"
 #include "ranks.cuh"
 #include "remask.cuh"
+#include "smooth.cuh"
 
 HIMAR_KERNEL(himar_ranks, ranks, himar::kRankTile,
              (u32* ranks, const u32* images, const StepState* state, u32 phase, u32 batch, u32 n),
@@ -85,9 +86,19 @@ HIMAR_KERNEL(himar_draw_codes, draw_codes, himar::kDrawWords,
              (codes, confidence, logits, uniforms, masked, seed, images, fault, weight, top_p, top_k, scale, step,
               component, batch, halves, T, V))
 
+HIMAR_KERNEL(himar_mix_codes, mix_codes, himar::kDrawWords,
+             (float* words, const float* logits, const float* gumbel, const float* embedding, const u64* seed,
+              const u32* images, u32* fault, double weight, double top_p, double lift, double temperature, u32 top_k,
+              u32 scale, u32 component, u32 batch, u32 halves, u32 T, u32 V, u32 C),
+             (words, logits, gumbel, embedding, seed, images, fault, weight, top_p, lift, temperature, top_k, scale,
+              component, batch, halves, T, V, C))
+
 HIMAR_KERNEL(himar_least_confident, least_confident, 1,
              (u8* chosen, const float* confidence, const u8* among, u32 count, u32 batch, u32 T),
              (chosen, confidence, among, count, batch, T))
+
+HIMAR_KERNEL(himar_show_masked, show_masked, 1, (float* shown, const u8* masked, u32 batch, u32 halves, u32 T),
+             (shown, masked, batch, halves, T))
 
 HIMAR_KERNEL(himar_upsample_codes, upsample_codes, 1,
              (float* grid, const i64* codes, const float* embedding, const float* up, u32 batch, u32 p, u32 H, u32 C),

@@ -46,6 +46,10 @@ Option schedule_option(const char* name, himar_guidance_schedule& to) { return w
 
 Option solver_option(const char* name, himar_solver& to) { return word_option(name, to); }
 
+Option switch_option(const char* name, std::optional<bool>& to) {
+    return {dashed(name), [&to](const auto&, const auto&) { to = true; }, false};
+}
+
 }  // namespace
 
 Arguments read_arguments(int count, char** values) {
@@ -70,6 +74,9 @@ Arguments read_arguments(int count, char** values) {
 #define HIMAR_OPTION(kind, name) options.push_back(kind##_option(#name, g.name));
     HIMAR_HI_MAR_SETTINGS(HIMAR_OPTION)
 #undef HIMAR_OPTION
+    options.insert(options.end(), {whole_option("top-k", g.top_k, 0, 1 << 30), scale_option("top_p", g.top_p),
+                                   text_option("schedule", g.schedule), scale_option("mask_guidance", g.mask_guidance),
+                                   switch_option("all_scales", g.all_scales), switch_option("smooth", g.smooth)});
     const std::vector<std::string> rest = read_options(count, values, options);
     if (read.help || read.version) return read;
     read.bundle = bundle_of(rest);
@@ -89,10 +96,12 @@ const char* help_text() {
            "  --out FOLDER             write SEED-INDEX-LABEL.png there, each with its recipe; or FILE.png for one image\n"
            "  --repeat N               generate N times and report latency percentiles (1)\n"
            "  --sampling NAME          one of the bundle's settings; its first if not given\n"
-           "  --guidance, --low-guidance, --high-guidance, --temperature X\n"
-           "  --guidance-schedule linear|constant\n"
-           "  --low-steps, --high-steps, --low-diffusion-steps, --high-diffusion-steps N\n"
-           "  --low-solver, --high-solver ddpm|ddim|dpm++\n"
+           "  --guidance X             scale of guidance, as the model's family counts it\n"
+           "  of Hi-MAR: --low-guidance, --high-guidance, --temperature X, --guidance-schedule linear|constant,\n"
+           "             --low-steps, --high-steps, --low-diffusion-steps, --high-diffusion-steps N,\n"
+           "             --low-solver, --high-solver ddpm|ddim|dpm++\n"
+           "  of HMAR:   --top-k N, --top-p X, --mask-guidance X, --all-scales, --smooth,\n"
+           "             --schedule '[[1], [1, 3]]' counts of cells that a scale's forwards fix\n"
            "  --device cpu             where the engines run: cpu, cuda or cuda:N\n"
            "  --backend onnxruntime    run the bundle's ONNX graphs whatever it was built for\n"
            "  --threads N              CPU threads of one engine run; by default the CPUs it may use\n"

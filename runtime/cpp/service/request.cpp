@@ -17,10 +17,15 @@ using core::joined;
 using Json = nlohmann::json;
 
 constexpr const char* kExample = "send for example {\"labels\": [3, 7]}.";
+
+// The keys of a request to a model of a family.
+std::vector<std::string> keys_of(const std::string& family) {
 #define HIMAR_NAME(kind, name) #name,
-const std::vector<std::string> kKeys = {"labels", "seed", "first_index", "sampling", "guidance",
-                                        HIMAR_HI_MAR_SETTINGS(HIMAR_NAME) "output"};
+    if (family == "hmar")
+        return {"labels", "seed", "first_index", "sampling", "guidance", HIMAR_HMAR_SETTINGS(HIMAR_NAME) "output"};
+    return {"labels", "seed", "first_index", "sampling", "guidance", HIMAR_HI_MAR_SETTINGS(HIMAR_NAME) "output"};
 #undef HIMAR_NAME
+}
 
 // A value as a sentence shows it: one short line of ASCII.
 std::string shown(const Json& value) {
@@ -51,7 +56,7 @@ bool fits(const Json& value) {
     return number >= 0;
 }
 
-Json object_of(const std::string& body) {
+Json object_of(const std::string& body, const std::vector<std::string>& keys) {
     Json read;
     try {
         read = Json::parse(body);
@@ -64,8 +69,8 @@ Json object_of(const std::string& body) {
     }
     if (!read.is_object()) throw Refusal(400, "the body is " + shown(read) + "; it must be a JSON object: " + kExample);
     for (const auto& [key, value] : read.items()) {
-        if (std::find(kKeys.begin(), kKeys.end(), key) != kKeys.end()) continue;
-        throw Refusal(400, shown(Json(key)) + " is not a key of a request; the keys are " + joined(kKeys) + ".");
+        if (std::find(keys.begin(), keys.end(), key) != keys.end()) continue;
+        throw Refusal(400, shown(Json(key)) + " is not a key of a request; the keys are " + joined(keys) + ".");
     }
     return read;
 }
@@ -152,6 +157,30 @@ himar_solver solver_of(const char* key, const Json& value, const himar_pipeline_
     return enumerator_of<himar_solver>(key, value);
 }
 
+std::int32_t top_k_of(const char* key, const Json& value, const himar_pipeline_info&) {
+    if (!is_whole(value)) refuse(key, value, "a whole number");
+    if (value < 0) refuse(key, value, "at least 0");
+    if (!fits<std::int32_t>(value)) refuse(key, value, "0 (all) to the number of the model's codes");
+    return value.get<std::int32_t>();
+}
+
+double top_p_of(const char* key, const Json& value, const himar_pipeline_info& info) { return scale_of(key, value, info); }
+
+// As JSON again: what is wrong with its numbers is the runtime's to say.
+std::string counts_of(const char* key, const Json& value, const himar_pipeline_info&) {
+    const auto is_flat = [](const Json& counts) {
+        return counts.is_array() && std::none_of(counts.begin(), counts.end(), [](const Json& count) { return count.is_structured(); });
+    };
+    if (!value.is_array() || !std::all_of(value.begin(), value.end(), is_flat))
+        refuse(key, value, "a list of counts for each scale, for example [[1], [1, 3]]");
+    return value.dump(-1, ' ', true, Json::error_handler_t::replace);
+}
+
+bool on_off_of(const char* key, const Json& value, const himar_pipeline_info&) {
+    if (!value.is_boolean()) refuse(key, value, "true or false");
+    return value.get<bool>();
+}
+
 // Set `to` to what `read_value` makes of the key's value, when the key is there.
 template <class Value, class Read, class... More>
 void take(const Json& read, const char* key, Value& to, Read read_value, const More&... more) {
@@ -161,7 +190,8 @@ void take(const Json& read, const char* key, Value& to, Read read_value, const M
 }  // namespace
 
 ImageRequest read_image_request(const std::string& body, std::size_t most_images, const himar_pipeline_info& info) {
-    const Json read = object_of(body);
+    const std::string family = info.family;
+    const Json read = object_of(body, keys_of(family));
     ImageRequest request;
     GenerateOptions& options = request.options;
     options.labels = labels_of(read, most_images, info.classes);
@@ -171,7 +201,8 @@ ImageRequest read_image_request(const std::string& body, std::size_t most_images
     take(read, "sampling", options.sampling, text_of);
     take(read, "guidance", options.guidance, scale_of, info);
 #define HIMAR_TAKE(kind, name) take(read, #name, options.name, kind##_of, info);
-    HIMAR_HI_MAR_SETTINGS(HIMAR_TAKE)
+    HIMAR_HI_MAR_SETTINGS(HIMAR_TAKE)  // keys of the other family are not there
+    HIMAR_HMAR_SETTINGS(HIMAR_TAKE)
 #undef HIMAR_TAKE
     std::string output;
     take(read, "output", output, word_of, std::vector<std::string>{"png", "latents"});

@@ -4,6 +4,8 @@
 //   ranks seed phase n images…
 //   philox seed c0 c1 c2 c3
 //   normals seed phase step k image position quad
+//   hmar-maps sides…     → {down, up, convolution} of each scale
+//   hmar-plan settings sides… → [scale, step, guidance, remasked, halves] of each forward; settings as a recipe has them
 #include <cstdio>
 #include <cstdlib>
 #include <nlohmann/json.hpp>
@@ -11,7 +13,9 @@
 #include <vector>
 
 #include "families/hi_mar/chain.h"
+#include "bundle/json_reader.h"
 #include "families/hi_mar/schedule.h"
+#include "families/hmar/sampling.h"
 #include "queue/host/queue.h"
 
 using namespace himar::core;
@@ -43,6 +47,27 @@ Json ranks_of(int count, char** a) {
     return ranks;
 }
 
+hmar::Scales scales_of(int count, char** a) {
+    hmar::Scales scales;
+    for (int i = 0; i < count; ++i) scales.sides.push_back(std::atoll(a[i]));
+    return scales;
+}
+
+Json maps_of(const hmar::Scales& scales) {
+    Json maps = Json::array();
+    for (std::size_t scale = 0; scale < scales.count(); ++scale)
+        maps.push_back({{"down", scales.down(scale)}, {"up", scales.up(scale)}, {"convolution", scales.convolution(scale)}});
+    return maps;
+}
+
+Json forwards_of(const std::string& settings, const hmar::Scales& scales) {
+    const Json values = Json::parse(settings);
+    Json forwards = Json::array();
+    for (const hmar::Forward& each : hmar::plan(hmar::read_sampling(JsonReader(values, "settings", "")), scales))
+        forwards.push_back({each.scale, each.step, each.guidance, each.remasked, each.halves});
+    return forwards;
+}
+
 himar::u32 word(const char* text) { return static_cast<himar::u32>(std::strtoul(text, nullptr, 10)); }
 
 }  // namespace
@@ -66,6 +91,10 @@ int main(int count, char** values) {
         const himar::Quad quad = himar::normals(std::strtoull(a[0], nullptr, 10), word(a[1]), word(a[2]), word(a[3]),
                                                 word(a[4]), word(a[5]), word(a[6]));
         out = {quad.value[0], quad.value[1], quad.value[2], quad.value[3]};
+    } else if (what == "hmar-maps" && given > 1) {
+        out = maps_of(scales_of(given, a));
+    } else if (what == "hmar-plan" && given > 2) {
+        out = forwards_of(a[0], scales_of(given - 1, a + 1));
     } else {
         std::fputs("himar_arithmetic: see the head of print_arithmetic.cpp for its arguments.\n", stderr);
         return 2;

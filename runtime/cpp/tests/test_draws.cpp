@@ -108,13 +108,13 @@ TEST_CASE("draws beside a seed, of another header or half given are refused befo
         for (std::int64_t i = 0; i < request->batch * request->positions; ++i) order[i] = i % request->positions;
         return 1;
     };
-    holds(said({3, good_order, no_noise, nullptr}), "himar_draws.struct_size is 3; it must be ");
-    CHECK(said({sizeof(himar_draws), nullptr, no_noise, nullptr}) ==
+    holds(said({3, good_order, no_noise, nullptr, nullptr, nullptr}), "himar_draws.struct_size is 3; it must be ");
+    CHECK(said({sizeof(himar_draws), nullptr, no_noise, nullptr, nullptr, nullptr}) ==
           "himar_draws.order is NULL; give both functions, or no draws.");
-    holds(said({sizeof(himar_draws), good_order, nullptr, nullptr}), "himar_draws.noise is NULL;");
-    CHECK(said({sizeof(himar_draws), no_order, no_noise, nullptr}) ==
+    holds(said({sizeof(himar_draws), good_order, nullptr, nullptr, nullptr, nullptr}), "himar_draws.noise is NULL;");
+    CHECK(said({sizeof(himar_draws), no_order, no_noise, nullptr, nullptr, nullptr}) ==
           "the draws gave no order of the 4 low positions; they are of another model or hold other images.");
-    CHECK(said({sizeof(himar_draws), good_order, no_noise, nullptr}) ==
+    CHECK(said({sizeof(himar_draws), good_order, no_noise, nullptr, nullptr, nullptr}) ==
           "the draws gave no noise for phase low, step 0, its initial noise; they are of another model or of other settings.");
 }
 

@@ -11,6 +11,7 @@
 
 #include "bundles.h"
 #include "himar/himar.h"
+#include "seed_draws.h"
 
 namespace {
 
@@ -125,6 +126,29 @@ TEST_CASE("requests out of range are refused with the value") {
         holds(said(resize), "call himar_generate_params_init first");
         holds(set(resize), "call himar_hi_mar_settings_init first");
     }
+}
+
+TEST_CASE("structs of an earlier header of this interface are taken, and what it lacked is not read") {
+    Loaded loaded;
+    himar_generate_params params;
+    himar_generate_params_init(&params);
+    const std::int64_t label = 1;
+    params.labels = &label, params.label_count = 1;
+    params.struct_size = offsetof(himar_generate_params, hmar);
+    params.hmar = reinterpret_cast<const himar_hmar_settings*>(1);
+    SeedDraws seeded(0);
+    himar_draws draws = c_draws(seeded);
+    draws.struct_size = offsetof(himar_draws, uniforms);
+    draws.uniforms = reinterpret_cast<decltype(draws.uniforms)>(1);
+    params.draws = &draws;
+    REQUIRE(himar_pipeline_check(loaded.pipeline, &params) == HIMAR_OK);
+    himar_result* result = nullptr;
+    REQUIRE(himar_pipeline_generate(loaded.pipeline, &params, &result) == HIMAR_OK);
+    himar_result_free(result);
+    CHECK(seeded.asked > 0);
+    --draws.struct_size;
+    CHECK(himar_pipeline_check(loaded.pipeline, &params) == HIMAR_ERROR_INPUT);
+    holds(himar_last_error(), "set it to sizeof(himar_draws).");
 }
 
 TEST_CASE("loading says what cannot be had, before it opens anything") {

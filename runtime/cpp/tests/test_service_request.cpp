@@ -15,12 +15,17 @@ using himar::service::Refusal;
 
 namespace {
 
-ImageRequest read(const std::string& body, std::size_t most_images = 3) {
+ImageRequest read(const std::string& body, std::size_t most_images = 3, const char* family = "hi_mar") {
     himar_pipeline_info info{};
+    info.family = family;
     info.classes = 5;
     info.latent_size = 4;
     info.low_latent_size = 2;
     return himar::service::read_image_request(body, most_images, info);
+}
+
+std::string refusal_of_hmar(const std::string& body) {
+    return sentence_of<Refusal>([&] { read(body, 3, "hmar"); });
 }
 
 int code_of(const std::string& body) {
@@ -59,6 +64,23 @@ TEST_CASE("every key of a body arrives in its option") {
     CHECK(o.guidance_schedule == HIMAR_GUIDANCE_CONSTANT);
     CHECK((o.low_solver == HIMAR_SOLVER_DDIM && o.high_solver == HIMAR_SOLVER_DPMPP));
     CHECK(request.latents);
+}
+
+TEST_CASE("an hmar model has keys of its own") {
+    const ImageRequest request = read(R"({"labels": [3], "guidance": 2.5, "top_k": 7, "top_p": 0.9, "mask_guidance": 0,
+        "schedule": [[1], [1, 3]], "all_scales": false, "smooth": true})", 3, "hmar");
+    const himar::GenerateOptions& o = request.options;
+    CHECK((o.guidance == 2.5 && o.top_k == 7 && o.top_p == 0.9 && o.mask_guidance == 0.0));
+    CHECK((o.schedule == "[[1],[1,3]]" && o.all_scales == false && o.smooth == true));
+    holds(refusal_of_hmar(R"({"labels": [3], "low_steps": 2})"), "\"low_steps\" is not a key of a request; the keys are "
+          "labels, seed, first_index, sampling, guidance, top_k, top_p, schedule, mask_guidance, all_scales, smooth, output.");
+    holds(refusal_of_hmar(R"({"labels": [3], "schedule": [[1], 3]})"), "schedule is a list; it must be a list of counts for");
+    holds(refusal_of_hmar(R"({"labels": [3], "schedule": [[[1]]]})"), "schedule is a list; it must be a list of counts for");
+    holds(refusal_of_hmar(R"({"labels": [3], "top_k": 1.5})"), "top_k is 1.5; it must be a whole number.");
+    holds(refusal_of_hmar(R"({"labels": [3], "top_k": -1})"), "top_k is -1; it must be at least 0.");
+    holds(refusal_of_hmar(R"({"labels": [3], "top_k": 9e99})"), "top_k is ");
+    holds(refusal_of_hmar(R"({"labels": [3], "top_p": "x"})"), "top_p is \"x\"; it must be a number.");
+    holds(refusal_of_hmar(R"({"labels": [3], "smooth": 1})"), "smooth is 1; it must be true or false.");
 }
 
 TEST_CASE("labels are enough, and a seed that is not given is drawn anew within 53 bits") {

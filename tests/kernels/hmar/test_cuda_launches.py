@@ -18,20 +18,28 @@ SIZES: dict[str, dict[str, Any]] = {
         "weight": 1.5, "top_p": 0.96, "top_k": 900, "scale": 3, "step": 1, "component": 2, "batch": 2, "halves": 2,
         "T": 16, "V": 4096,
     },
+    "mix_codes": {
+        "weight": 1.5, "top_p": 0.96, "lift": 1.25, "temperature": 0.2, "top_k": 900, "scale": 3, "component": 2,
+        "batch": 2, "halves": 2, "T": 16, "V": 4096, "C": 32,
+    },
     "least_confident": {"count": 5, "batch": 2, "T": 9},
+    "show_masked": {"batch": 2, "halves": 2, "T": 9},
     "upsample_codes": {**GRID, "p": 3},
     "add_contribution": {**GRID, "k": 2},
     "scale_words": {"batch": 2, "halves": 2, "p": 3, "side": 8, "C": 32},
 }  # fmt: skip
 POINTERS = {
     "draw_codes": "codes confidence logits uniforms masked seed images fault",
+    "mix_codes": "words logits gumbel embedding seed images fault",
     "least_confident": "chosen confidence among",
+    "show_masked": "shown masked",
     "upsample_codes": "grid codes embedding up",
     "add_contribution": "own latent grid weights biases",
     "scale_words": "words latent own masked down",
 }
 OPTIONAL = {
     "draw_codes": ["uniforms", "masked"],
+    "mix_codes": ["gumbel"],
     "least_confident": ["among"],
     "add_contribution": ["latent"],
 }
@@ -75,6 +83,11 @@ def test_every_launch_passes_what_its_kernel_takes_in_the_kernel_s_order(name):
         ("draw_codes", {"halves": 3}, "halves is 3"),
         ("draw_codes", {"T": 65537}, "T is 65537"),
         ("draw_codes", {"batch": 2**30}, "cells was asked"),
+        ("mix_codes", {"temperature": 0.0}, "temperature is 0; it must be a finite number above 0"),
+        ("mix_codes", {"lift": float("nan")}, "lift is nan"),
+        ("mix_codes", {"V": 4097}, "V is 4097; it must be 1 to 4096"),
+        ("mix_codes", {"top_p": 0.0}, "top_p is 0; it must be above 0"),
+        ("show_masked", {"T": 0}, "T is 0"),
         ("least_confident", {"count": 10}, "count is 10; it must be 0 to 9"),
         ("least_confident", {"T": 0}, "T is 0"),
         ("upsample_codes", {"p": 257}, "p is 257"),

@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from himar_kernels import Draws
-
 OK, CANCELLED = 0, 1
 INTERFACE = 2
 # What the C interface has enumerations for.
-_NUMBERS = {"linear": 1, "constant": 2, "ddpm": 1, "ddim": 2, "dpm++": 3}
+_NUMBERS: dict[Any, int] = {"linear": 1, "constant": 2, "ddpm": 1, "ddim": 2, "dpm++": 3}
+_SWITCHES = {False: 1, True: 2}
 
 
 class _LoadParams(ctypes.Structure):
@@ -41,6 +40,7 @@ class _GenerateParams(ctypes.Structure):
         ("on_step", ctypes.c_void_p),
         ("user", ctypes.c_void_p),
         ("draws", ctypes.c_void_p),
+        ("hmar", ctypes.c_void_p),
     )
 
 
@@ -58,6 +58,19 @@ class _HiMarSettings(ctypes.Structure):
         ("guidance_schedule", ctypes.c_int),
         ("low_solver", ctypes.c_int),
         ("high_solver", ctypes.c_int),
+    )
+
+
+class _HmarSettings(ctypes.Structure):
+    _fields_ = (
+        ("struct_size", ctypes.c_size_t),
+        ("guidance", ctypes.c_double),
+        ("top_p", ctypes.c_double),
+        ("mask_guidance", ctypes.c_double),
+        ("schedule", ctypes.c_char_p),
+        ("top_k", ctypes.c_int32),
+        ("all_scales", ctypes.c_int),
+        ("smooth", ctypes.c_int),
     )
 
 
@@ -87,6 +100,18 @@ class _NoiseRequest(ctypes.Structure):
     )
 
 
+class _CodeRequest(ctypes.Structure):
+    _fields_ = (
+        ("struct_size", ctypes.c_size_t),
+        ("scale", ctypes.c_int32),
+        ("step", ctypes.c_int32),
+        ("images", ctypes.POINTER(ctypes.c_uint32)),
+        ("batch", ctypes.c_int64),
+        ("cells", ctypes.c_int64),
+        ("codes", ctypes.c_int64),
+    )
+
+
 class _Progress(ctypes.Structure):
     _fields_ = (
         ("struct_size", ctypes.c_size_t),
@@ -105,6 +130,7 @@ class _Progress(ctypes.Structure):
 _OnStep = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(_Progress), ctypes.c_void_p)
 _Order = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(_OrderRequest), ctypes.POINTER(ctypes.c_int64), ctypes.c_void_p)
 _Noise = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(_NoiseRequest), ctypes.POINTER(ctypes.c_float), ctypes.c_void_p)
+_Codes = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(_CodeRequest), ctypes.POINTER(ctypes.c_float), ctypes.c_void_p)
 
 
 class _Draws(ctypes.Structure):
@@ -113,11 +139,13 @@ class _Draws(ctypes.Structure):
         ("order", _Order),
         ("noise", _Noise),
         ("user", ctypes.c_void_p),
+        ("uniforms", _Codes),
+        ("gumbel", _Codes),
     )
 
 
-def _as_c(draws: Draws) -> _Draws:
-    """himar_draws that answers from `draws`."""
+def _as_c(draws: Any) -> _Draws:
+    """himar_draws that answers from `draws`, of either family."""
 
     def order(request: Any, out: Any, user: Any) -> int:
         asked = request.contents
@@ -138,16 +166,32 @@ def _as_c(draws: Draws) -> _Draws:
         np.ctypeslib.as_array(out, (*shape, asked.channels))[:] = drawn
         return 1
 
-    return _Draws(ctypes.sizeof(_Draws), _Order(order), _Noise(noise), None)
+    def uniforms(request: Any, out: Any, user: Any) -> int:
+        asked = request.contents
+        images = np.ctypeslib.as_array(asked.images, (asked.batch,)).astype(np.int64)
+        drawn = draws.uniforms(asked.scale, asked.step, images, asked.cells)
+        np.ctypeslib.as_array(out, (asked.batch, asked.cells))[:] = drawn
+        return 1
+
+    def gumbel(request: Any, out: Any, user: Any) -> int:
+        asked = request.contents
+        images = np.ctypeslib.as_array(asked.images, (asked.batch,)).astype(np.int64)
+        drawn = draws.gumbel(asked.scale, images, asked.cells, asked.codes)
+        np.ctypeslib.as_array(out, (asked.batch, asked.cells, asked.codes))[:] = drawn
+        return 1
+
+    functions = _Order(order), _Noise(noise), None, _Codes(uniforms), _Codes(gumbel)
+    return _Draws(ctypes.sizeof(_Draws), *functions)
 
 
 @dataclass(frozen=True)
 class Images:
-    """What a generation of libhimar gave."""
+    """What a generation of libhimar gave: low_latents of a hi_mar model, codes of an hmar model."""
 
     images: NDArray[np.uint8] | None
     latents: NDArray[np.float32]
-    low_latents: NDArray[np.float32]
+    low_latents: NDArray[np.float32] | None
+    codes: NDArray[np.int64] | None
     recipes: list[str]
 
 
@@ -162,20 +206,24 @@ class Library:
         self._thrown: list[Exception] = []
 
     def generate(
-        self, bundle: Path, labels: Sequence[int], draws: Draws | None = None, threads: int = 1, **options: Any
+        self, bundle: Path, labels: Sequence[int], draws: Any = None, threads: int = 1, **options: Any
     ) -> Images:
         """Load, generate and free.
 
-        draws: instead of a seed. options: fields of himar_generate_params or himar_hi_mar_settings, with Python's words
-        for enumerations.
+        draws: instead of a seed. options: fields of himar_generate_params or of the settings of either family, with
+        Python's values for enumerations and schedules.
         """
         call = self._library
-        decodes = "vae_decoder" in json.loads((bundle / "manifest.json").read_text())["components"]
-        load, params, settings = _LoadParams(), _GenerateParams(), _HiMarSettings()
+        manifest = json.loads((bundle / "manifest.json").read_text())
+        decodes = "vae_decoder" in manifest["components"]
+        hmar = manifest["model"].get("family") == "hmar"
+        load, params, other, settings = _LoadParams(), _GenerateParams(), _HmarSettings(), _HiMarSettings()
         self._check(call.himar_load_params_init(ctypes.byref(load)))
         self._check(call.himar_generate_params_init(ctypes.byref(params)))
         self._check(call.himar_hi_mar_settings_init(ctypes.byref(settings)))
+        self._check(call.himar_hmar_settings_init(ctypes.byref(other)))
         assert settings.struct_size == ctypes.sizeof(settings), "himar_hi_mar_settings has other fields than this test"
+        assert other.struct_size == ctypes.sizeof(other), "himar_hmar_settings has other fields than this test"
         assert load.struct_size == ctypes.sizeof(load), "himar_load_params has other fields than this test"
         assert params.struct_size == ctypes.sizeof(params), "himar_generate_params has other fields than this test"
         load.threads = threads
@@ -183,12 +231,16 @@ class Library:
         params.label_count = len(labels)
         given = None if draws is None else _as_c(draws)
         params.draws = None if given is None else ctypes.addressof(given)
-        params.hi_mar = ctypes.addressof(settings)
+        params.hi_mar, params.hmar = ctypes.addressof(settings), ctypes.addressof(other)
         for name, value in options.items():
-            struct = params if name in dict(_GenerateParams._fields_) else settings
-            assert name in dict(struct._fields_), f"neither of the structs has {name}"
-            if isinstance(value, str):
+            structs = (params, other, settings) if hmar else (params, settings, other)  # both families have guidance
+            struct = next(each for each in structs if name in dict(each._fields_))
+            if name == "schedule":
+                value = json.dumps(value).encode()
+            elif isinstance(value, str):
                 value = value.encode() if name == "sampling" else _NUMBERS[value]
+            elif isinstance(value, bool):
+                value = _SWITCHES[value]
             setattr(struct, name, value)
         pipeline, result = ctypes.c_void_p(), ctypes.c_void_p()
         self._check(call.himar_pipeline_load(str(bundle).encode(), ctypes.byref(load), ctypes.byref(pipeline)))
@@ -199,7 +251,8 @@ class Library:
             return Images(
                 self._array(call.himar_result_images, result, ctypes.c_uint8) if decodes else None,
                 self._array(call.himar_result_latents, result, ctypes.c_float),
-                self._array(call.himar_result_low_latents, result, ctypes.c_float),
+                None if hmar else self._array(call.himar_result_low_latents, result, ctypes.c_float),
+                self._array(call.himar_result_codes, result, ctypes.c_int64, 2) if hmar else None,
                 [self._recipe(result, index) for index in range(len(labels))],
             )
         finally:
@@ -219,7 +272,7 @@ class Library:
         self._on_step = _OnStep(on_step)  # lives as long as it may be called
         return ctypes.cast(self._on_step, ctypes.c_void_p)
 
-    def previews(self, bundle: Path, labels: Sequence[int], seed: int) -> list[NDArray[np.uint8]]:
+    def previews(self, bundle: Path, labels: Sequence[int], seed: int, **options: Any) -> list[NDArray[np.uint8]]:
         """The preview after every step, uint8 (B, P, P, 3)."""
         seen: list[NDArray[np.uint8]] = []
 
@@ -229,11 +282,11 @@ class Library:
             self._check(preview(ctypes.byref(progress), ctypes.byref(pixels), shape))
             seen.append(np.ctypeslib.as_array(pixels, tuple(shape)).copy())
 
-        self.generate(bundle, labels, seed=seed, on_step=self.callback(look))
+        self.generate(bundle, labels, seed=seed, on_step=self.callback(look), **options)
         return seen
 
-    def _array(self, accessor: Any, result: ctypes.c_void_p, kind: Any) -> NDArray[Any]:
-        data, shape = ctypes.POINTER(kind)(), (ctypes.c_int64 * 4)()
+    def _array(self, accessor: Any, result: ctypes.c_void_p, kind: Any, axes: int = 4) -> NDArray[Any]:
+        data, shape = ctypes.POINTER(kind)(), (ctypes.c_int64 * axes)()
         self._check(accessor(result, ctypes.byref(data), shape))
         if not data:  # an array without values
             return np.zeros(tuple(shape), np.dtype(kind))

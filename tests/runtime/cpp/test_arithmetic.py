@@ -11,6 +11,7 @@ import pytest
 
 from himar_kernels import PhiloxDraws
 from himar_kernels.arithmetic.philox import philox_words
+from himar_kernels.families import hmar
 from himar_kernels.families.hi_mar import SamplingConfig, build_chain, chain_table, plan
 from himar_kernels.families.hi_mar.sampling import Solver
 from tests.closeness import assert_each_near, assert_rounded
@@ -65,3 +66,33 @@ def test_chains_are_pythons_to_a_rounding(arithmetic: Any, solver: Solver, steps
     assert found["timesteps"] == chain.timesteps.tolist()
     table = np.array(found["table"], np.float32).reshape(steps, 8)
     assert_rounded(table, chain_table(chain), 8)
+
+
+SIDES = [[1, 2, 3, 6, 9], [1, 2, 3, 4, 5, 6, 8, 10, 13, 16], [2, 2, 7], [1, 2, 3, 4, 6, 9, 13, 18, 24, 32]]
+
+
+@pytest.mark.parametrize("sides", SIDES, ids=len)
+def test_maps_between_scales_are_pythons_to_the_bit(arithmetic: Any, sides: list[int]) -> None:
+    scales = hmar.Scales(sides)
+    for scale, found in enumerate(arithmetic("hmar-maps", *sides)):
+        assert np.array_equal(np.array(found["down"], np.float32), scales.down(scale).ravel())
+        assert np.array_equal(np.array(found["up"], np.float32), scales.up(scale).ravel())
+        assert found["convolution"] == scales.convolution(scale)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"guidance": 1.7, "schedule": [[1], [1, 3], [1, 1, 2, 5]]},
+        {"guidance": 0.0, "schedule": [[1], [0, 4]]},
+        {"guidance": 1.9, "mask_guidance": 0.0, "schedule": [[1], [1, 3]]},
+        {"guidance": 2.1, "all_scales": True},
+        {"guidance": 0.0, "all_scales": True},
+    ],
+    ids=str,
+)
+def test_plans_of_hmar_are_pythons_to_the_bit(arithmetic: Any, settings: dict[str, Any]) -> None:
+    for sides in (SIDES[0], SIDES[1]):
+        forwards = hmar.plan(hmar.SamplingConfig(**settings), hmar.Scales(sides))
+        wanted = [[each.scale, each.step, each.guidance, each.remasked, each.halves] for each in forwards]
+        assert arithmetic("hmar-plan", json.dumps(settings), *sides) == wanted

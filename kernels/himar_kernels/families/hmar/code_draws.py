@@ -65,11 +65,15 @@ def draw_codes(logits: F32, keep: NDArray[np.bool_], uniforms: F32) -> tuple[NDA
 def smooth_weights(logits: F32, keep: NDArray[np.bool_], gumbel: F32, ratio: float) -> F32:
     """Return weights (…, V) of a preview that mixes codes' vectors instead of drawing one (§5.3).
 
-    softmax of ((1+r)·logit + γ)/τ among the survivors, γ Gumbel noise, τ = max(0.27·(1 - 0.95·r), 0.005); ratio is
-    r = s/(S-1).
+    softmax of ((1+r)·logit + γ)/τ among the survivors, γ Gumbel noise; ratio is r = s/(S-1).
     """
-    temperature = max(0.27 * (1 - 0.95 * ratio), 0.005)
-    noisy = ((1 + ratio) * logits.astype(np.float64) + gumbel) / temperature
+    lift, temperature = preview_factors(ratio)
+    noisy = (lift * logits.astype(np.float64) + gumbel) / temperature
     noisy = np.where(keep, noisy, -np.inf)
     mixed = np.exp(noisy - noisy.max(axis=-1, keepdims=True))
     return (mixed / mixed.sum(axis=-1, keepdims=True)).astype(np.float32)
+
+
+def preview_factors(ratio: float) -> tuple[float, float]:
+    """Return a smooth preview's factor on logits, 1 + r, and its temperature τ = max(0.27·(1 - 0.95·r), 0.005)."""
+    return 1 + ratio, max(0.27 * (1 - 0.95 * ratio), 0.005)

@@ -1,7 +1,7 @@
 """Describes one launch of each of the family's kernels as data, as hi_mar's launches do for its own.
 
-Pointers are addresses where the kernels run; `cuda/{code_draws,remask,pyramid}.cuh` say what a kernel does with its
-arguments. B images (`batch`), H halves (1, or 2 as [conditional; unconditional]), T cells of a scale, p its side, V
+Pointers are addresses where the kernels run; `cuda/{code_draws,smooth,remask,pyramid}.cuh` say what a kernel does with
+its arguments. B images (`batch`), H halves (1, or 2 as [conditional; unconditional]), T cells of a scale, p its side, V
 codes of C channels. Every function raises InputError for a size out of range or an address that is missing.
 """
 
@@ -41,12 +41,7 @@ def draw_codes(
     seed is the address of a uint64, images of uint32 (B); uniforms (B, T) are drawn where None. weight is t of
     (1+t)·cond - t·uncond.
     """
-    if not math.isfinite(weight):
-        raise InputError(f"weight is {weight}; it must be finite.")
-    if not 0 < top_p <= 1:
-        raise InputError(f"top_p is {top_p:g}; it must be above 0 and at most 1, where 1 keeps every code.")
-    check_size("V", V, MOST_CODES)
-    cells = check_items("cells", check_size("batch", batch) * check_size("T", T, MOST_POSITIONS))
+    cells = _drawn_cells(weight, top_p, batch, T, V)
     pointers = addresses_of(
         ("uniforms", "masked"),
         codes=codes, confidence=confidence, logits=logits, uniforms=uniforms, masked=masked, seed=seed, images=images,
@@ -63,6 +58,35 @@ def draw_codes(
     return make_launch("draw_codes", cells, BLOCK_WIDE_THREADS, *pointers, *reals, *sizes)
 
 
+def mix_codes(
+    *, words: int, logits: int, gumbel: int | None = None, embedding: int, seed: int, images: int, fault: int,
+    weight: float, top_p: float, lift: float, temperature: float, top_k: int, scale: int, component: int, batch: int,
+    halves: int, T: int, V: int, C: int,
+) -> Launch:  # fmt: skip
+    """Mix the vectors of embedding (V, C) for a smooth preview: words (B·T, C) of logits (H·B, T, V).
+
+    gumbel (B, T, V) is drawn where None; lift and temperature are those of `preview_factors`, the others as in
+    `draw_codes`.
+    """
+    cells = _drawn_cells(weight, top_p, batch, T, V)
+    if not 0 < temperature < math.inf:
+        raise InputError(f"temperature is {temperature:g}; it must be a finite number above 0.")
+    if not math.isfinite(lift):
+        raise InputError(f"lift is {lift}; it must be finite.")
+    pointers = addresses_of(
+        ("gumbel",),
+        words=words, logits=logits, gumbel=gumbel, embedding=embedding, seed=seed, images=images, fault=fault,
+    )  # fmt: skip
+    sizes = _uint32(
+        check_size("top_k", top_k, V, least=0),
+        check_size("scale", scale, _MOST_STEPS, least=0),
+        check_size("component", component, 255),
+        batch, check_halves(halves), T, V, check_size("C", C, MOST_CHANNELS),
+    )  # fmt: skip
+    reals = (ctypes.c_double(weight), ctypes.c_double(top_p), ctypes.c_double(lift), ctypes.c_double(temperature))
+    return make_launch("mix_codes", cells, BLOCK_WIDE_THREADS, *pointers, *reals, *sizes)
+
+
 def least_confident(
     *, chosen: int, confidence: int, among: int | None = None, count: int, batch: int, T: int
 ) -> Launch:
@@ -71,6 +95,14 @@ def least_confident(
     pointers = addresses_of(("among",), chosen=chosen, confidence=confidence, among=among)
     sizes = words(count=check_size("count", count, T, least=0), batch=batch, T=T)
     return make_launch("least_confident", -(-cells // THREADS), THREADS, *pointers, *sizes)
+
+
+def show_masked(*, shown: int, masked: int, batch: int, halves: int, T: int) -> Launch:
+    """Write masked, bool (B, T), as the networks take it: shown float32 (H·B, T), 1 at masked cells."""
+    cells = check_items("cells", check_size("batch", batch) * check_size("T", T, MOST_POSITIONS))
+    pointers = addresses_of(shown=shown, masked=masked)
+    sizes = words(batch=batch, halves=check_halves(halves), T=T)
+    return make_launch("show_masked", -(-cells // THREADS), THREADS, *pointers, *sizes)
 
 
 def upsample_codes(*, grid: int, codes: int, embedding: int, up: int, batch: int, p: int, H: int, C: int) -> Launch:
@@ -103,6 +135,16 @@ def scale_words(
     pointers = addresses_of(("own", "masked"), words=words, latent=latent, own=own, masked=masked, down=down)
     sizes = _uint32(batch, check_halves(halves), p, side, C)
     return make_launch("scale_words", blocks, THREADS, *pointers, *sizes)
+
+
+def _drawn_cells(weight: float, top_p: float, batch: int, T: int, V: int) -> int:
+    """Check what filters and draws take; return the cells of all images."""
+    if not math.isfinite(weight):
+        raise InputError(f"weight is {weight}; it must be finite.")
+    if not 0 < top_p <= 1:
+        raise InputError(f"top_p is {top_p:g}; it must be above 0 and at most 1, where 1 keeps every code.")
+    check_size("V", V, MOST_CODES)
+    return check_items("cells", check_size("batch", batch) * check_size("T", T, MOST_POSITIONS))
 
 
 def _blocks(batch: int, side: int, C: int, name: str = "H") -> int:

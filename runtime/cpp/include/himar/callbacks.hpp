@@ -43,20 +43,33 @@ private:
     const himar_progress* progress_;
 };
 
-// Draws instead of a seed's; see himar_draws. Exceptions thrown here propagate out of `generate`.
+// Draws instead of a seed's; see himar_draws. A model of hi_mar asks for orders and noise, one of hmar for uniforms, and for
+// Gumbel noise of a smooth preview. Exceptions thrown here propagate out of `generate`.
 class Draws {
 public:
     virtual ~Draws() = default;
 
     // Write a permutation of 0 … positions-1 for each image into order (B, positions), its end revealed first.
-    virtual void order(const himar_order_request& request, std::int64_t* order) = 0;
+    virtual void order(const himar_order_request&, std::int64_t*) { refuse("orders"); }
 
     // Write standard normals into noise (B, r, C).
-    virtual void noise(const himar_noise_request& request, float* noise) = 0;
+    virtual void noise(const himar_noise_request&, float*) { refuse("noise"); }
+
+    // Write numbers in [0, 1) into uniforms (B, T).
+    virtual void uniforms(const himar_code_request&, float*) { refuse("uniforms"); }
+
+    // Write standard Gumbel noise into gumbel (B, T, V).
+    virtual void gumbel(const himar_code_request&, float*) { refuse("Gumbel noise"); }
+
+private:
+    [[noreturn]] static void refuse(const char* what) {
+        throw Error(HIMAR_ERROR_INPUT, std::string("these draws have no ") + what + ", which the model asks for.");
+    }
 };
 
-// What to generate; see himar_generate_params. The settings are those of the family hi_mar.
-struct GenerateOptions : HiMarSettings {
+// What to generate; see himar_generate_params. The settings are those of both families: `guidance` is of either, and a
+// model refuses what only the other has.
+struct GenerateOptions : HiMarSettings, HmarSettings {
     std::vector<std::int64_t> labels;
     std::uint64_t seed = 0;
     std::uint64_t first_index = 0;
@@ -68,14 +81,19 @@ struct GenerateOptions : HiMarSettings {
 // Options as C takes them, for one call; valid while the options live. Exceptions must not pass through C: they are kept.
 class Call {
 public:
-    explicit Call(const GenerateOptions& options) : options_(&options), settings_(options.to_c()) {
+    // family: the model's, which takes the guidance.
+    Call(const GenerateOptions& options, const std::string& family)
+        : options_(&options),
+          hi_mar_(family == "hmar" ? options.without_guidance() : options.HiMarSettings::to_c()),
+          hmar_(options.HmarSettings::to_c(family == "hmar" ? options.guidance : std::nullopt)) {
         check(himar_generate_params_init(&params_));
         params_.labels = options.labels.data();
         params_.label_count = options.labels.size();
         params_.seed = options.seed;
         params_.first_index = options.first_index;
         params_.sampling = options.sampling ? options.sampling->c_str() : nullptr;
-        params_.hi_mar = &settings_;
+        params_.hi_mar = &hi_mar_;
+        params_.hmar = &hmar_;
         params_.on_step = options.on_step ? &Call::on_step : nullptr;
         params_.user = this;
         params_.draws = options.draws != nullptr ? &draws_ : nullptr;
@@ -123,11 +141,28 @@ private:
         });
     }
 
+    static int uniforms(const himar_code_request* request, float* uniforms, void* user) {
+        auto* const self = static_cast<Call*>(user);
+        return self->kept([&] {
+            self->options_->draws->uniforms(*request, uniforms);
+            return true;
+        });
+    }
+
+    static int gumbel(const himar_code_request* request, float* gumbel, void* user) {
+        auto* const self = static_cast<Call*>(user);
+        return self->kept([&] {
+            self->options_->draws->gumbel(*request, gumbel);
+            return true;
+        });
+    }
+
     const GenerateOptions* options_;
-    himar_hi_mar_settings settings_;
+    himar_hi_mar_settings hi_mar_;
+    himar_hmar_settings hmar_;
     himar_generate_params params_;
     std::exception_ptr thrown_;
-    himar_draws draws_{sizeof(himar_draws), &Call::order, &Call::noise, this};
+    himar_draws draws_{sizeof(himar_draws), &Call::order, &Call::noise, this, &Call::uniforms, &Call::gumbel};
 };
 
 }  // namespace himar

@@ -2,7 +2,8 @@
  *
  * A bundle is a folder written by `himar-export build`. A pipeline is a bundle's engines, ready to generate; a result
  * holds the images of one request. The same seed gives the same image at any batch size, and in himar's Python runtime.
- * A model generates in stages, which its family names: hi_mar has "low" and "high", or "high" alone at a single scale.
+ * A model generates in stages, which its family names: hi_mar has "low" and "high", or "high" alone at a single scale;
+ * hmar has "scale 1", "scale 2" … from coarse to fine.
  *
  *     himar_pipeline *pipeline; himar_result *result;
  *     himar_generate_params params; himar_generate_params_init(&params);
@@ -78,6 +79,13 @@ typedef enum himar_solver {
     HIMAR_SOLVER_DPMPP = 3    /* DPM-Solver++(2M): deterministic, second order */
 } himar_solver;
 
+/* A setting that is on or off. */
+typedef enum himar_switch {
+    HIMAR_SWITCH_DEFAULT = 0, /* as the sampling setting has it */
+    HIMAR_SWITCH_OFF = 1,
+    HIMAR_SWITCH_ON = 2
+} himar_switch;
+
 /* Return the status's name, for example "HIMAR_ERROR_INPUT", or "unknown status". Static text. */
 HIMAR_API const char *himar_status_to_string(himar_status status);
 
@@ -113,19 +121,21 @@ typedef struct himar_progress {
     size_t struct_size;
     int32_t stage;          /* index of the stage that the step belongs to, from 0 */
     int32_t step;           /* index of the step within its stage, from 0 */
-    const char *stage_name; /* hi_mar: "low" or "high" */
+    const char *stage_name; /* hi_mar: "low" or "high"; hmar: "scale 1" … */
     int64_t done;           /* steps finished over all chunks of the request, including this one */
     int64_t total;          /* steps in all */
     int64_t images;         /* B, the images that the step worked on: those of the current chunk */
-    /* Preview: low-resolution latents float32 (B, C, s, s) of these images, VAE scale removed. Positions not revealed
-     * yet are 0; all are revealed by the first step of the last stage. s is 0 for a model of a single scale. */
+    /* Preview of hi_mar: low-resolution latents float32 (B, C, s, s) of these images, VAE scale removed. Positions not
+     * revealed yet are 0; all are revealed by the first step of the last stage. s is 0 for a model of a single scale.
+     * Of hmar: the sum of the scales so far, float32 (B, C, h, w). */
     const float *preview_latents;
     int64_t preview_shape[4];
     void *internal; /* used by himar_progress_preview */
 } himar_progress;
 
 /* Decode the preview, inside the callback that received `progress`: uint8 (B, P, P, 3), RGB, the preview's latents
- * through the bundle's VAE decoder, P = s·H/h pixels a side; positions not revealed yet are decoded as zeros. It costs
+ * through the bundle's VAE decoder, P = s·H/h pixels a side (of hmar P = H); positions not revealed yet are decoded as
+ * zeros. It costs
  * the decoding of B images of that size; if it is never called, previews cost nothing. The pixels live until the
  * callback returns or calls it again. HIMAR_ERROR_INPUT if the bundle has no VAE decoder or the model a single scale;
  * HIMAR_ERROR_ENGINE if the decoder does not accept latents of this size, or fails. Generation can continue after an
@@ -158,9 +168,20 @@ typedef struct himar_noise_request {
     int64_t batch, position_count, channels; /* B, r, C */
 } himar_noise_request;
 
-/* Orders and noise from the caller instead of the seed, for example replayed from a recorded run. Both functions are
- * called in the generating thread; they must not throw, and must not generate on or free the pipeline. Return 0 if the
- * requested values are not available, which ends the generation with HIMAR_ERROR_INPUT, and anything else otherwise. */
+/* The uniforms that the draws of one forward of an hmar model take, or the Gumbel noise of a smooth preview. */
+typedef struct himar_code_request {
+    size_t struct_size;
+    int32_t scale; /* from 0, coarse to fine */
+    int32_t step;  /* 0 predicts the scale, 1 … are its masked steps */
+    const uint32_t *images; /* (B), image indices: first_index and up */
+    int64_t batch, cells, codes; /* B, T, V */
+} himar_code_request;
+
+/* Random numbers from the caller instead of the seed, for example replayed from a recorded run: of hi_mar orders and
+ * noise, of hmar uniforms and, for smooth previews, Gumbel noise. Those of the other family may be NULL. The functions
+ * are called in the generating thread; they must not throw, and must not generate on or free the pipeline. Return 0 if
+ * the requested values are not available, which ends the generation with HIMAR_ERROR_INPUT, and anything else
+ * otherwise. */
 typedef struct himar_draws {
     size_t struct_size; /* sizeof(himar_draws) */
     /* Write a permutation of 0 … positions-1 for each image into `order`, int64 (B, positions). Positions are revealed
@@ -168,7 +189,11 @@ typedef struct himar_draws {
     int (*order)(const himar_order_request *request, int64_t *order, void *user);
     /* Write standard normals into `noise`, float32 (B, r, C). */
     int (*noise)(const himar_noise_request *request, float *noise, void *user);
-    void *user; /* passed to both functions */
+    void *user; /* passed to every function */
+    /* Write numbers in [0, 1) into `uniforms`, float32 (B, T). Called once per forward and chunk. */
+    int (*uniforms)(const himar_code_request *request, float *uniforms, void *user);
+    /* Write standard Gumbel noise into `gumbel`, float32 (B, T, V). Called once per scale and chunk of a smooth preview. */
+    int (*gumbel)(const himar_code_request *request, float *gumbel, void *user);
 } himar_draws;
 
 /* Changes to a sampling setting of models of the family hi_mar: a field left at its default keeps the setting's value.
@@ -201,6 +226,29 @@ typedef struct himar_hi_mar_settings {
 /* Set every field to its default. HIMAR_ERROR_INPUT for NULL. */
 HIMAR_API himar_status himar_hi_mar_settings_init(himar_hi_mar_settings *settings);
 
+/* Changes to a sampling setting of models of the family hmar: a field left at its default keeps the setting's value. Fill
+ * it with himar_hmar_settings_init. */
+typedef struct himar_hmar_settings {
+    size_t struct_size;   /* sizeof(himar_hmar_settings), set by the init function: keep it */
+    double guidance;      /* scale of classifier-free guidance, at least 0, where 0 disables guidance; NaN (the default of
+                           * every double here) keeps the setting's */
+    double top_p;         /* probability that the second filter keeps, above 0 to 1; 1 keeps every code */
+    double mask_guidance; /* share of guidance in masked steps, at least 0 */
+    const char *schedule; /* JSON: for each scale the counts of cells that its forwards fix, the first of the prediction,
+                           * the others of masked steps, as in "[[1], [1, 3]]"; "[]" has no masked steps. NULL keeps
+                           * the setting's */
+    int32_t top_k;        /* codes that the first filter keeps; 0 keeps all, -1 (the default) the setting's */
+    himar_switch all_scales; /* each cell also attends to all coarser scales (VAR); without masked steps */
+    himar_switch smooth;     /* mixes codes' vectors instead of drawing codes: a preview, without codes */
+} himar_hmar_settings;
+
+/* The fields of himar_hmar_settings after `guidance` as X(kind, name), in the order of recipes. */
+#define HIMAR_HMAR_SETTINGS(X)                                                                                        \
+    X(top_k, top_k) X(top_p, top_p) X(counts, schedule) X(scale, mask_guidance) X(on_off, all_scales) X(on_off, smooth)
+
+/* Set every field to its default. HIMAR_ERROR_INPUT for NULL. */
+HIMAR_API himar_status himar_hmar_settings_init(himar_hmar_settings *settings);
+
 /* What to generate. Fill it with himar_generate_params_init, then set labels and whatever else differs. */
 typedef struct himar_generate_params {
     size_t struct_size;     /* sizeof(himar_generate_params), set by the init function: keep it */
@@ -209,10 +257,11 @@ typedef struct himar_generate_params {
     uint64_t seed;          /* default 0 */
     uint64_t first_index;   /* image index of the first label: an image depends only on seed, index and label */
     const char *sampling;   /* name of one of the bundle's sampling settings; NULL for the first */
-    const himar_hi_mar_settings *hi_mar; /* changes to that setting; NULL for none */
+    const himar_hi_mar_settings *hi_mar; /* changes to that setting of a hi_mar model; NULL for none */
     himar_step_callback on_step;         /* NULL for none */
     void *user;                          /* passed to on_step */
-    const himar_draws *draws; /* orders and noise instead of the seed, which must stay 0; NULL to draw from the seed */
+    const himar_draws *draws; /* numbers instead of the seed's, which must stay 0; NULL to draw from the seed */
+    const himar_hmar_settings *hmar; /* changes to that setting of an hmar model; NULL for none */
 } himar_generate_params;
 
 /* Set every field to its default. HIMAR_ERROR_INPUT for NULL. */
@@ -245,13 +294,13 @@ typedef struct himar_pipeline_info {
     int64_t image_size;       /* H = W, pixels */
     int64_t channels;         /* C */
     int64_t latent_size;      /* h = w */
-    int64_t low_latent_size;  /* s; 0 for a model of a single scale */
+    int64_t low_latent_size;  /* s; 0 for a model of a single scale, and of hmar */
     int64_t max_batch;        /* images that run together */
     int32_t has_decoder;      /* 0: the bundle produces latents, not images */
     const char *bundle_id;    /* SHA-256 of the manifest, which holds every file's hash; lives as long as the pipeline */
     const char *sampling;     /* names of the sampling settings, separated by ", "; the first is the default */
     /* since interface 2 */
-    const char *family;       /* "hi_mar": which settings struct himar_generate_params takes */
+    const char *family;       /* "hi_mar" or "hmar": which settings struct himar_generate_params takes */
     const char *stages;       /* names of the stages in order, separated by ", " */
 } himar_pipeline_info;
 
@@ -281,14 +330,19 @@ HIMAR_API himar_status himar_result_images(const himar_result *result, const uin
 /* Latents, float32 (B, C, h, w), VAE scale removed: the input of a VAE decoder. */
 HIMAR_API himar_status himar_result_latents(const himar_result *result, const float **latents, int64_t shape[4]);
 
-/* Latents of phase low, float32 (B, C, s, s), VAE scale removed; s is 0 for a model of a single scale. */
+/* Latents of hi_mar's phase low, float32 (B, C, s, s), VAE scale removed; s is 0 for a model of a single scale.
+ * HIMAR_ERROR_INPUT for a model of another family. */
 HIMAR_API himar_status himar_result_low_latents(const himar_result *result, const float **latents, int64_t shape[4]);
+
+/* Codes of an hmar model, int64 (B, L), scale after scale and row by row; -1 of a smooth preview. HIMAR_ERROR_INPUT for a
+ * model of another family. */
+HIMAR_API himar_status himar_result_codes(const himar_result *result, const int64_t **codes, int64_t shape[2]);
 
 /* Labels of the finished images, int64 (B). */
 HIMAR_API himar_status himar_result_labels(const himar_result *result, const int64_t **labels, size_t *count);
 
-/* How image `index` was made, as JSON: seed, index, label, sampling, bundle, himar_version. The text that himar's
- * PNGs carry. HIMAR_ERROR_INPUT if there is no such image. */
+/* How image `index` was made, as JSON: seed, index, label, sampling, bundle, himar_version, and for models
+ * of other families than hi_mar family. The text that himar's PNGs carry. HIMAR_ERROR_INPUT if there is no such image. */
 HIMAR_API himar_status himar_result_recipe(const himar_result *result, size_t index, const char **json);
 
 /* Wall-clock seconds of the generation, and of the engines' runs within it: NaN on a GPU, where runs are queued and not

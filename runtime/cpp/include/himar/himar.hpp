@@ -44,6 +44,14 @@ public:
     View<float> latents() const { return view<float>(himar_result_latents); }          // (B, C, h, w)
     View<float> low_latents() const { return view<float>(himar_result_low_latents); }  // (B, C, s, s)
 
+    // (B, L, 1, 1), scale after scale. Error for a model of another family than hmar.
+    View<std::int64_t> codes() const {
+        const std::int64_t* data = nullptr;
+        std::int64_t shape[2];
+        check(himar_result_codes(handle_.get(), &data, shape));
+        return {data, {shape[0], shape[1], 1, 1}};
+    }
+
     View<std::int64_t> labels() const {
         const std::int64_t* data = nullptr;
         std::size_t count = 0;
@@ -117,12 +125,12 @@ public:
 
     // Throws the Error that `generate` would throw for these options, and runs nothing. Any thread, any time.
     void check_options(const GenerateOptions& options) const {
-        check(himar_pipeline_check(handle_.get(), Call(options).params()));
+        check(himar_pipeline_check(handle_.get(), Call(options, info().family).params()));
     }
 
     // Throws Error, or what `options.on_step` or `options.draws` threw.
     Result generate(const GenerateOptions& options) {
-        Call call(options);
+        Call call(options, info().family);
         himar_result* handle = nullptr;
         const himar_status status = himar_pipeline_generate(handle_.get(), call.params(), &handle);
         Result result(handle, status == HIMAR_CANCELLED);

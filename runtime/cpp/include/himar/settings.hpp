@@ -41,9 +41,15 @@ struct HiMarSettings {
 
     // The settings as C takes them. Error for a value that means "not given" there.
     himar_hi_mar_settings to_c() const {
+        himar_hi_mar_settings c = without_guidance();
+        take("guidance", guidance, c.guidance);
+        return c;
+    }
+
+    // The same with the setting's guidance, which a model of another family takes among its own.
+    himar_hi_mar_settings without_guidance() const {
         himar_hi_mar_settings c;
         check(himar_hi_mar_settings_init(&c));
-        take("guidance", guidance, c.guidance);
 #define HIMAR_TAKE(kind, name) take(#name, name, c.name);
         HIMAR_HI_MAR_SETTINGS(HIMAR_TAKE)
 #undef HIMAR_TAKE
@@ -63,6 +69,39 @@ private:
     template <class Enumeration>
     static void take(const char*, Enumeration value, Enumeration& c) {
         c = value;
+    }
+};
+
+// Changes to a sampling setting of an hmar model, besides its guidance; fields without a value keep the setting's. See
+// himar_hmar_settings.
+struct HmarSettings {
+    std::optional<std::int32_t> top_k;
+    std::optional<double> top_p;
+    std::optional<std::string> schedule;  // JSON: "[[1], [1, 3]]"
+    std::optional<double> mask_guidance;
+    std::optional<bool> all_scales, smooth;
+
+    // The settings as C takes them, as long as these live. Error for a value that means "not given" there.
+    himar_hmar_settings to_c(const std::optional<double>& guidance) const {
+        himar_hmar_settings c;
+        check(himar_hmar_settings_init(&c));
+        take("guidance", guidance, c.guidance, "a finite number of at least 0");
+        take("mask_guidance", mask_guidance, c.mask_guidance, "a finite number of at least 0");
+        take("top_p", top_p, c.top_p, "above 0 and at most 1, where 1 keeps every code");
+        if (top_k && *top_k < 0)
+            throw Error(HIMAR_ERROR_INPUT, "top_k is " + std::to_string(*top_k) + "; it must be at least 0.");
+        if (top_k) c.top_k = *top_k;
+        if (schedule) c.schedule = schedule->c_str();
+        if (all_scales) c.all_scales = *all_scales ? HIMAR_SWITCH_ON : HIMAR_SWITCH_OFF;
+        if (smooth) c.smooth = *smooth ? HIMAR_SWITCH_ON : HIMAR_SWITCH_OFF;
+        return c;
+    }
+
+private:
+    static void take(const char* name, const std::optional<double>& value, double& c, const char* wanted) {
+        if (value && *value != *value)
+            throw Error(HIMAR_ERROR_INPUT, std::string(name) + " is nan; it must be " + wanted + ".");
+        if (value) c = *value;
     }
 };
 

@@ -143,7 +143,7 @@ himar_status himar_pipeline_get_info(const himar_pipeline* pipeline, himar_pipel
         out.image_size = facts.image_size;
         out.channels = facts.channels;
         out.latent_size = facts.latent_size;
-        out.low_latent_size = facts.preview_size;
+        out.low_latent_size = facts.low_latent_size;
         out.max_batch = manifest.max_batch;
         out.has_decoder = manifest.components.count("vae_decoder") == 1 ? 1 : 0;
         out.bundle_id = bundle.id().c_str();
@@ -234,7 +234,21 @@ himar_status himar_result_latents(const himar_result* result, const float** late
 himar_status himar_result_low_latents(const himar_result* result, const float** latents, int64_t shape[4]) {
     return guarded([&] {
         const Result& core = core_of(result);
-        return give_latents(core, core.preview_latents, core.model.preview_size, latents, shape);
+        if (core.model.codes != 0)
+            throw InputError("this model's family has no low-resolution latents; use himar_result_latents instead.");
+        return give_latents(core, core.low_latents, core.model.low_latent_size, latents, shape);
+    });
+}
+
+himar_status himar_result_codes(const himar_result* result, const int64_t** codes, int64_t shape[2]) {
+    return guarded([&] {
+        const Result& core = core_of(result);
+        if (core.model.codes == 0) throw InputError("this model's family has no codes; use himar_result_latents instead.");
+        const std::int64_t*& out = given(codes, "codes");
+        std::int64_t* const sizes = &given(shape, "shape");
+        sizes[0] = static_cast<std::int64_t>(core.labels.size()), sizes[1] = core.model.codes;
+        out = core.codes.data();
+        return HIMAR_OK;
     });
 }
 

@@ -1,6 +1,7 @@
 // The border between the library's exceptions and the C interface's statuses.
 #pragma once
 
+#include <cstddef>
 #include <cstring>
 #include <exception>
 #include <new>
@@ -50,14 +51,26 @@ int number_of(const Enumeration& value) {
     return number;
 }
 
-// Parameters of a struct as this library knows it; InputError for a struct_size that no header of this interface had.
+// A struct as this library knows it, the fields that an earlier header lacked as 0. InputError for a struct_size that no
+// header of this interface had; `earlier` is that of the first one, `advice` how to set it.
 template <class Params>
-Params checked(const Params& params, const char* name, const char* init) {
-    if (params.struct_size != sizeof params)
-        throw InputError(std::string(name) + ".struct_size is " + std::to_string(params.struct_size) + "; it must be " +
-                         std::to_string(sizeof params) + ": call " + init +
-                         " first, and compile with the header of the library that is linked.");
-    return params;
+Params checked(const Params& params, const char* name, const std::string& advice, std::size_t earlier = sizeof(Params)) {
+    const std::size_t size = params.struct_size;
+    if (size != sizeof params && size != earlier)
+        throw InputError(std::string(name) + ".struct_size is " + std::to_string(size) + "; it must be " +
+                         std::to_string(sizeof params) + ": " + advice + ".");
+    Params known{};
+    std::memcpy(&known, &params, size);
+    known.struct_size = sizeof known;
+    return known;
+}
+
+// The same of parameters that `init` fills.
+template <class Params>
+Params checked_params(const Params& params, const char* name, const char* init, std::size_t earlier = sizeof(Params)) {
+    return checked(params, name,
+                   std::string("call ") + init + " first, and compile with the header of the library that is linked",
+                   earlier);
 }
 
 }  // namespace himar::core

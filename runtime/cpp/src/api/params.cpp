@@ -1,6 +1,7 @@
 #include "api/params.h"
 
 #include <algorithm>
+#include <cstddef>
 #include <cstring>
 #include <string>
 
@@ -20,23 +21,21 @@ Params defaults() {
 }
 
 himar_load_params known(const himar_load_params& params) {
-    return checked(params, "himar_load_params", "himar_load_params_init");
+    return checked_params(params, "himar_load_params", "himar_load_params_init");
 }
 
 himar_generate_params known(const himar_generate_params& params) {
-    return checked(params, "himar_generate_params", "himar_generate_params_init");
+    return checked_params(params, "himar_generate_params", "himar_generate_params_init", offsetof(himar_generate_params, hmar));
 }
 
-void check_draws(const himar_draws& draws, std::uint64_t seed) {
-    if (draws.struct_size != sizeof draws)
-        throw InputError("himar_draws.struct_size is " + std::to_string(draws.struct_size) + "; it must be " +
-                         std::to_string(sizeof draws) + ": set it to sizeof(himar_draws).");
-    if (draws.order == nullptr || draws.noise == nullptr)
-        throw InputError(std::string("himar_draws.") + (draws.order == nullptr ? "order" : "noise") +
-                         " is NULL; give both functions, or no draws.");
-    if (seed != 0)
-        throw InputError("both seed " + std::to_string(seed) +
+himar_draws read_draws(const himar_draws& draws, const Request& request, const Model& model) {
+    const himar_draws known =
+        checked(draws, "himar_draws", "set it to sizeof(himar_draws)", offsetof(himar_draws, uniforms));
+    model.check_draws(known, *request.settings);
+    if (request.seed != 0)
+        throw InputError("both seed " + std::to_string(request.seed) +
                          " and draws are given; draws would ignore the seed: give one of them.");
+    return known;
 }
 
 std::vector<std::int64_t> read_labels(const himar_generate_params& params, std::int64_t classes) {
@@ -100,13 +99,15 @@ LoadRequest read_load(const himar_load_params* params) {
 
 Request read_request(const himar_generate_params& params, const Manifest& manifest) {
     const himar_generate_params p = known(params);
-    Request request{read_labels(p, manifest.model->facts().classes), p.seed, p.first_index, nullptr, p.draws};
+    Request request{read_labels(p, manifest.model->facts().classes), p.seed, p.first_index, nullptr, {}};
     const std::uint64_t last = kMostImages - request.labels.size();
     if (request.first_index > last)
         throw InputError("first_index is " + std::to_string(request.first_index) + "; it must be 0 to " +
                          std::to_string(last) + ".");
-    request.settings = manifest.model->changed(choose_setting(p.sampling, manifest), p);
-    if (request.draws != nullptr) check_draws(*request.draws, request.seed);
+    const Settings& setting = choose_setting(p.sampling, manifest);
+    refuse_other_settings(*manifest.model, p);
+    request.settings = manifest.model->changed(setting, p);
+    if (p.draws != nullptr) request.draws = read_draws(*p.draws, request, *manifest.model);
     return request;
 }
 

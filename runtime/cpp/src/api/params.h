@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "bundle/manifest.h"
@@ -18,7 +19,7 @@ struct Request {
     std::uint64_t seed;
     std::uint64_t first_index;  // image index of the first label
     std::shared_ptr<const Settings> settings;
-    const himar_draws* draws = nullptr;  // instead of the seed's
+    std::optional<himar_draws> draws;  // instead of the seed's
 };
 
 // A finished step of a request, over all of its chunks; see himar_progress.

@@ -30,14 +30,16 @@ private:
 
 // How image `place` of a request was made, as the JSON that himar_runtime.Recipe writes.
 std::string recipe(const Request& request, std::size_t place, const Bundle& bundle) {
-    const Json values = {
-        {"seed", request.draws == nullptr ? Json(request.seed) : Json()},
+    const Model& model = *bundle.manifest().model;
+    Json values = {
+        {"seed", request.draws ? Json() : Json(request.seed)},
         {"index", request.first_index + place},
         {"label", request.labels[place]},
-        {"sampling", bundle.manifest().model->to_json(*request.settings)},
+        {"sampling", model.to_json(*request.settings)},
         {"bundle", bundle.id()},
         {"himar_version", HIMAR_VERSION_TEXT},
     };
+    if (model.family != first_family()) values["family"] = model.family;  // as readers before families expect
     return values.dump();
 }
 
@@ -57,7 +59,7 @@ std::unique_ptr<Pipeline> Pipeline::load(const std::filesystem::path& path, cons
     check_request(request);
     auto bundle = std::make_shared<const Bundle>(Bundle::open(path));
     const Manifest& manifest = bundle->manifest();
-    auto lane = manifest.model->make_lane(load_networks(*bundle, request), manifest.max_batch);
+    auto lane = manifest.model->make_lane(*bundle, load_networks(*bundle, request));
     return std::unique_ptr<Pipeline>(new Pipeline(std::move(bundle), std::move(lane)));
 }
 
@@ -101,7 +103,7 @@ Result Pipeline::generate(const Request& request, const OnStep& on_step) {
                            request.labels.begin() + static_cast<std::ptrdiff_t>(first + size)},
                           request.first_index + first,
                           request.seed,
-                          request.draws};
+                          request.draws ? &*request.draws : nullptr};
         const auto B = static_cast<std::int64_t>(size);
         progress.images = B;
         const std::int64_t shape[4] = {B, facts.channels, facts.preview_size, facts.preview_size};
@@ -113,7 +115,8 @@ Result Pipeline::generate(const Request& request, const OnStep& on_step) {
         }
         append(result.images, pixels);
         append(result.latents, lane_->latents());
-        append(result.preview_latents, lane_->preview_latents());
+        append(result.low_latents, lane_->low_latents());
+        append(result.codes, lane_->codes());
         append(result.labels, chunk.labels);
         first += size;
     }

@@ -20,7 +20,8 @@ namespace himar::core {
 struct Result {
     std::vector<std::uint8_t> images;  // (B, H, W, 3), RGB; empty when the bundle has no VAE decoder
     std::vector<float> latents;        // (B, C, h, w), VAE scale removed
-    std::vector<float> preview_latents;  // (B, C, s, s), VAE scale removed
+    std::vector<float> low_latents;    // (B, C, s, s), VAE scale removed; empty for a family that has none
+    std::vector<std::int64_t> codes;   // (B, L); empty for a family that has none
     std::vector<std::int64_t> labels;  // (B) of the finished images
     std::vector<std::string> recipes;  // (B), JSON
     ModelFacts model{};

@@ -83,6 +83,23 @@ fs::path Bundle::path(const std::string& relative) const {
     return root_ / relative;
 }
 
+std::vector<float> Bundle::floats(const ArrayEntry& entry) const {
+    std::ifstream file(path(entry.file), std::ios::binary);
+    file.seekg(0, std::ios::end);
+    const auto size = static_cast<std::int64_t>(file.tellg()), bytes = entry.count * static_cast<std::int64_t>(sizeof(float));
+    std::vector<float> values;
+    if (file && entry.offset >= 0 && entry.offset <= size - bytes) {
+        values.resize(static_cast<std::size_t>(entry.count));
+        file.seekg(entry.offset);
+        file.read(reinterpret_cast<char*>(values.data()), bytes);
+    }
+    if (!file || values.empty())
+        throw BundleError((root_ / kManifest).string() + " points at an array that is not there (" +
+                          std::to_string(bytes) + " bytes at " + std::to_string(entry.offset) + " of " + entry.file +
+                          "); build the bundle again.");
+    return values;
+}
+
 void Bundle::verify_files() const {
     for (const auto& [relative, entry] : manifest_.files) {
         const fs::path file = path(relative);

@@ -6,6 +6,7 @@
 
 #include <filesystem>
 #include <string>
+#include <vector>
 
 #include "bundle/manifest.h"
 
@@ -24,6 +25,9 @@ public:
     // The path of a file of the bundle, by the bundle's own names; BundleError if it leads outside. A graph looks for its
     // weights beside itself by their name there, which the target of a link need not have.
     std::filesystem::path path(const std::string& relative) const;
+
+    // The floats of an array in one of its files; BundleError where they are not there.
+    std::vector<float> floats(const ArrayEntry& entry) const;
 
 private:
     Bundle(std::filesystem::path root, Manifest manifest, std::string id);

@@ -47,6 +47,12 @@ struct BackendInfo {
     bool version_compatible;
 };
 
+// A float32 array in one of the bundle's files.
+struct ArrayEntry {
+    std::string file;
+    std::int64_t offset, count;
+};
+
 struct FileEntry {
     std::string sha256;
     std::int64_t bytes;

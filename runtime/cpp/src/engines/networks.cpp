@@ -71,14 +71,29 @@ Engine* Networks::find(const std::string& component) const {
     return found == engines.end() ? nullptr : found->second.get();
 }
 
+std::unique_ptr<Engine> DeferredEngines::engine(const std::string& component, const std::shared_ptr<Queue>& queue) {
+    const std::lock_guard<std::mutex> lock(lock_);
+    auto found = loaded_.find(component);
+    if (found == loaded_.end()) found = loaded_.emplace(component, loads_.at(component)()).first;
+    return found->second->clone(queue);
+}
+
+Engine* Networks::need(const std::string& component) {
+    if (const auto found = late.find(component); found != late.end()) return found->second.get();
+    if (deferred == nullptr || !deferred->has(component)) return nullptr;
+    return late.emplace(component, deferred->engine(component, queue)).first->second.get();
+}
+
+// `late` is its lane's alone: a run may be adding to it.
 Networks Networks::clone() const {
-    Networks other{queue->another(), {}};
+    Networks other{queue->another(), {}, deferred};
     for (const auto& [name, engine] : engines) other.engines[name] = engine->clone(other.queue);
     return other;
 }
 
 void Networks::forget_places() {
-    for (const auto& [name, engine] : engines) engine->forget_places();
+    for (const auto* const all : {&engines, &late})
+        for (const auto& [name, engine] : *all) engine->forget_places();
 }
 
 std::string Networks::without_recording() const {
@@ -116,6 +131,15 @@ Networks load_networks(const Bundle& bundle, const LoadRequest& request) {
     networks.queue = gpu;
     if (gpu == nullptr) networks.queue = std::make_shared<HostQueue>();
     for (const std::string& name : names) networks.engines[name] = load_engine(bundle, components.at(name), request, gpu);
+    std::map<std::string, DeferredEngines::Load> later;
+    for (const std::string& name : bundle.manifest().model->deferred())
+        if (components.count(name) > 0)
+            later[name] = [bundle, name, request, device, gpu] {
+                const ComponentSpec& spec = bundle.manifest().components.at(name);
+                check_backend(bundle, spec, backend_of(bundle, spec, request), device);
+                return load_engine(bundle, spec, request, gpu);
+            };
+    if (!later.empty()) networks.deferred = std::make_shared<DeferredEngines>(std::move(later));
     return networks;
 }
 

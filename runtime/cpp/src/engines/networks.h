@@ -1,9 +1,12 @@
 // The engines of one bundle, loaded together, and where they run.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <string>
+#include <utility>
 
 #include "bundle/bundle.h"
 #include "engines/engine.h"
@@ -19,13 +22,36 @@ struct Device {
     static Device parse(const std::string& text);
 };
 
+// Engines that are loaded when a lane first needs them, once for all lanes. Thread-safe.
+class DeferredEngines {
+public:
+    using Load = std::function<std::unique_ptr<Engine>()>;
+
+    explicit DeferredEngines(std::map<std::string, Load> loads) : loads_(std::move(loads)) {}
+
+    bool has(const std::string& component) const { return loads_.count(component) > 0; }
+
+    // An engine of a component that it has, for the lane of `queue`. EngineError where it does not load.
+    std::unique_ptr<Engine> engine(const std::string& component, const std::shared_ptr<Queue>& queue);
+
+private:
+    const std::map<std::string, Load> loads_;
+    std::mutex lock_;
+    std::map<std::string, std::unique_ptr<Engine>> loaded_;
+};
+
 // One engine per component, by its name.
 struct Networks {
     std::shared_ptr<Queue> queue;  // that the engines run on
     std::map<std::string, std::unique_ptr<Engine>> engines;
+    std::shared_ptr<DeferredEngines> deferred{};            // null where there are none
+    std::map<std::string, std::unique_ptr<Engine>> late{};  // those of them that this lane has needed
 
     Engine* find(const std::string& component) const;  // null where the bundle has none
     Engine* decoder() const { return find("vae_decoder"); }
+
+    // Of a deferred component, loaded now if no lane has needed it; null where the bundle has none.
+    Engine* need(const std::string& component);
 
     // Engines for another lane. Any thread may call it, also during a run.
     Networks clone() const;

@@ -14,6 +14,7 @@
 namespace himar::core {
 
 using Json = nlohmann::ordered_json;
+class Bundle;
 class JsonReader;
 struct Networks;
 
@@ -33,11 +34,11 @@ struct Chunk {
 // A finished autoregressive step, as callers are told of it.
 struct StepInfo {
     std::size_t stage;       // index of the stage
-    const char* stage_name;  // static text
+    const char* stage_name;  // as long as the lane lives
     std::int64_t index;      // of the step within its stage
 };
 
-// Low-resolution images, uint8 (B, side, side, 3), RGB; valid until the lane makes others or runs on.
+// A preview's images, uint8 (B, side, side, 3), RGB; valid until the lane makes others or runs on.
 struct PreviewPixels {
     const std::uint8_t* pixels;
     std::int64_t side;
@@ -46,12 +47,13 @@ struct PreviewPixels {
 // Engines, buffers and a family's loop: one chunk of a request at a time.
 class Lane {
 public:
-    // Called after every autoregressive step with the chunk's preview latents (B, C, s, s); false cancels.
+    // Called after every autoregressive step with the chunk's preview latents, s and s their sides: (B, C, s, s); false
+    // cancels.
     using ShouldContinue = std::function<bool(const StepInfo&, const float* preview)>;
 
     virtual ~Lane() = default;
 
-    // Run a chunk; `latents` and `preview_latents` then hold its results, and `pixels` (B, H, W, 3) where it is given.
+    // Run a chunk; `latents`, `low_latents` and `codes` then hold its results, and `pixels` (B, H, W, 3) where it is given.
     // Returns false when cancelled. EngineError when an engine fails or gives NaN: on the host after the step, on a GPU
     // at the end.
     //
@@ -64,8 +66,10 @@ public:
     // preview, EngineError when the decoder takes no latents of this size or fails.
     virtual PreviewPixels preview() = 0;
 
-    virtual const std::vector<float>& latents() const = 0;          // (B, C, h, w) of the last chunk
-    virtual const std::vector<float>& preview_latents() const = 0;  // (B, C, s, s)
+    // Of the last chunk. What the family does not have is empty.
+    virtual const std::vector<float>& latents() const = 0;       // (B, C, h, w)
+    virtual const std::vector<float>& low_latents() const = 0;   // (B, C, s, s) of a model with a low-resolution phase
+    virtual const std::vector<std::int64_t>& codes() const = 0;  // (B, L) of a model that draws codes
     virtual bool has_decoder() const = 0;
 
     // Seconds that the engines ran since the lane was made; NaN where they are queued and nobody waits for them.
@@ -78,7 +82,9 @@ public:
 // What himar_pipeline_info says of a model; sizes are those of a side.
 struct ModelFacts {
     std::int64_t classes, image_size, channels, latent_size;
-    std::int64_t preview_size;  // 0 for a model without previews
+    std::int64_t preview_size;     // 0 for a model without previews
+    std::int64_t low_latent_size;  // 0 for a model without low-resolution latents
+    std::int64_t codes;            // L of an image; 0 for a model that draws none
 };
 
 // A bundle's model as its manifest describes it; immutable, so threads share it.
@@ -89,6 +95,7 @@ public:
     virtual ModelFacts facts() const = 0;
     virtual std::vector<std::string> components() const = 0;  // that a lane needs, beside the decoder
     virtual std::vector<std::string> stages() const = 0;      // names in order
+    virtual std::vector<std::string> deferred() const { return {}; }  // components loaded when a run first needs them
 
     // Read one of the manifest's sampling settings. BundleError, naming it, for a value out of range.
     virtual std::shared_ptr<const Settings> read_settings(const JsonReader& reader) const = 0;
@@ -96,18 +103,28 @@ public:
     // A setting with the changes that a caller's parameters ask for, held against the model's sizes. InputError.
     virtual std::shared_ptr<const Settings> changed(const Settings& setting, const himar_generate_params& params) const = 0;
 
+    // InputError unless draws of the caller's have every function that a run with these settings calls.
+    virtual void check_draws(const himar_draws& draws, const Settings& settings) const = 0;
+
     virtual std::int64_t steps(const Settings& settings) const = 0;  // of one chunk
     virtual Json to_json(const Settings& settings) const = 0;        // as recipes show them
 
-    // On a GPU the buffers for `max_batch` images are allocated: EngineError when it has no room. On the host they grow
-    // with the chunks: a service that draws one image at a time never pays for max_batch.
-    virtual std::unique_ptr<Lane> make_lane(Networks networks, std::int64_t max_batch) const = 0;
+    // A lane with a bundle's engines and whatever else of the bundle it needs: BundleError where that is not there. On a
+    // GPU the buffers for max_batch images are allocated: EngineError when it has no room. On the host they grow with the
+    // chunks: a service that draws one image at a time never pays for max_batch.
+    virtual std::unique_ptr<Lane> make_lane(const Bundle& bundle, Networks networks) const = 0;
 
     std::string family;  // its name in the registry
 };
 
 // Read a manifest's `model`. BundleError for a family that this library does not have, and the family's own.
 std::shared_ptr<const Model> read_model(const JsonReader& reader);
+
+// The family of manifests that name none, and of recipes.
+const char* first_family();
+
+// InputError where `params` change settings of other families than the model's.
+void refuse_other_settings(const Model& model, const himar_generate_params& params);
 
 // The families' settings in `params`, as himar_generate_params_to_string shows them.
 std::string described_settings(const himar_generate_params& params);

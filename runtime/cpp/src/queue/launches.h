@@ -16,6 +16,7 @@
 #include "pyramid.cuh"
 #include "ranks.cuh"
 #include "remask.cuh"
+#include "smooth.cuh"
 
 namespace himar::core {
 
@@ -26,7 +27,7 @@ struct Kernel {
 };
 
 struct Launch {
-    static constexpr std::size_t kMostArguments = 18;
+    static constexpr std::size_t kMostArguments = 20;
 
     const Kernel* kernel;
     u32 blocks, threads;

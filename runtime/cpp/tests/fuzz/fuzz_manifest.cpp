@@ -8,12 +8,35 @@
 #include "error.h"
 #include "families/hi_mar/model.h"
 #include "families/hi_mar/sampling.h"
+#include "families/hmar/model.h"
+#include "families/hmar/sampling.h"
 #include "run_corpus.h"
 
 using namespace himar::core;
-using himar::core::hi_mar::Sampling;
 
 namespace {
+
+// Settings must be in range, whatever their names.
+void check_hi_mar(const Manifest& manifest) {
+    for (const auto& [name, setting] : manifest.sampling) static_cast<const hi_mar::Sampling&>(*setting).check();
+    const hi_mar::HiMarModel& model = static_cast<const hi_mar::HiMarModel&>(*manifest.model);
+    if (model.grid() < 1 || model.low_positions() > 1 << 16 || model.high_positions() > 1 << 16) std::abort();
+}
+
+void check_hmar(const Manifest& manifest) {
+    const hmar::HmarModel& model = static_cast<const hmar::HmarModel&>(*manifest.model);
+    for (const auto& [name, setting] : manifest.sampling) {
+        const hmar::Sampling& sampling = static_cast<const hmar::Sampling&>(*setting);
+        sampling.check();
+        try {
+            sampling.check_model(model.scales, model.vocab);
+            hmar::plan(sampling, model.scales);
+        } catch (const InputError&) {  // of a schedule for another model
+        }
+    }
+    for (const ArrayEntry* const entry : {&model.embedding, &model.weights, &model.biases}) inside(entry->file, "read");
+    if (model.base() < 0 || model.image_side() > 1 << 15 || model.scales.tokens() > std::int64_t{1} << 26) std::abort();
+}
 
 // A manifest that was read names no path that leads out, and no sizes that the loop cannot number.
 void check(const Manifest& manifest) {
@@ -24,10 +47,11 @@ void check(const Manifest& manifest) {
         if (manifest.files.count(component.engine_file) == 0) std::abort();
     }
     inside(manifest.selftest, "read");
-    for (const auto& [name, setting] : manifest.sampling) static_cast<const Sampling&>(*setting).check();  // must be in range, whatever its name
-    const hi_mar::HiMarModel& model = static_cast<const hi_mar::HiMarModel&>(*manifest.model);
-    if (manifest.sampling.empty() || manifest.max_batch < 1 || model.grid() < 1) std::abort();
-    if (model.low_positions() > 1 << 16 || model.high_positions() > 1 << 16) std::abort();
+    if (manifest.sampling.empty() || manifest.max_batch < 1) std::abort();
+    if (manifest.model->family == "hmar")
+        check_hmar(manifest);
+    else
+        check_hi_mar(manifest);
 }
 
 }  // namespace

@@ -65,6 +65,22 @@ def of_phases(manifest: dict[str, Any], **phases: Any) -> dict[str, Any]:
     return manifest | {"schema_version": "1.1", "model": manifest["model"] | phases}
 
 
+def of_hmar(manifest: dict[str, Any]) -> dict[str, Any]:
+    """Of the family hmar."""
+    shapes = {"embedding": [11, 2], "weights": [4, 2, 2, 3, 3], "biases": [4, 2]}
+    model = {
+        **{"family": "hmar", "patch_nums": [1, 2, 3], "width": 4, "depth": 3, "heads": 2, "tail": 2, "classes": 5},
+        **{"vocab": 11, "latent_channels": 2, "vae_stride": 4, "masked": True},
+        "codebook": {
+            name: {"file": "mlp_head.onnx", "offset": 0, "dtype": "float32", "shape": shape}
+            for name, shape in shapes.items()
+        },
+    }
+    settings = {"guidance": 1.5, "top_k": 7, "top_p": 0.9, "schedule": [[1], [1, 3]], "mask_guidance": 1e-6}
+    sampling = {"masked": settings, "var": {"all_scales": True}, "smooth": {"smooth": True}}
+    return manifest | {"schema_version": "3.0", "model": model, "sampling": sampling}
+
+
 def write(name: str, seeds: Mapping[str, str]) -> None:
     """Write a fuzzer's seeds, each into a file."""
     target = CORPUS / name
@@ -90,6 +106,7 @@ def main(bundle: Path) -> None:
             "solvers": json.dumps(with_solvers(one)),
             "single-scale": json.dumps(of_phases(one, pivots="none", cond_scale=0, high_head="mlp")),
             "visual": json.dumps(of_phases(one, pivots="visual", low_head="dit", high_head="mlp")),
+            "hmar": json.dumps(of_hmar(one)),
         },
     )
     write(

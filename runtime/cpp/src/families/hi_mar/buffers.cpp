@@ -1,23 +1,11 @@
 #include "families/hi_mar/buffers.h"
 
 #include <algorithm>
-#include <string>
 
-#include "error.h"
 #include "families/hi_mar/chain.h"
+#include "families/queued_lane.h"
 
 namespace himar::core::hi_mar {
-namespace {
-
-constexpr std::int64_t kMostItems = 0x7FFFFFFF;
-
-void check_items(std::int64_t items) {
-    if (items > kMostItems)
-        throw InputError("a launch over " + std::to_string(items) + " items was asked for; at most " +
-                         std::to_string(kMostItems) + " fit: build the bundle with a smaller --max-batch.");
-}
-
-}  // namespace
 
 Buffers::Buffers(const HiMarModel& model, std::int64_t batch, const std::vector<std::int64_t>& widths, Queue& queue)
     : batch_(batch) {

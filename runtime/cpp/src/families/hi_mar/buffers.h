@@ -10,9 +10,6 @@
 
 namespace himar::core::hi_mar {
 
-// Latents decoded together: the decoder's activations are large, and a few images already fill a device.
-constexpr std::int64_t kDecodeBatch = 8;
-
 // What each phase has to itself; n is the number of its positions.
 struct PhaseBuffers {
     i64* timesteps;  // (chain length)

@@ -39,7 +39,7 @@ himar_hi_mar_settings defaults() {
 }
 
 himar_hi_mar_settings known(const himar_hi_mar_settings& settings) {
-    return checked(settings, "himar_hi_mar_settings", "himar_hi_mar_settings_init");
+    return checked_params(settings, "himar_hi_mar_settings", "himar_hi_mar_settings_init");
 }
 
 // The word of an enumeration's value; "" for a number that the enumeration does not list.
@@ -114,7 +114,19 @@ void change(Sampling& sampling, const himar_hi_mar_settings& settings, bool sing
 #undef HIMAR_REFUSE_LOW
 }
 
+std::vector<std::string> changes(const himar_generate_params& params) {
+    std::vector<std::string> names;
+    if (params.hi_mar == nullptr) return names;
+    const himar_hi_mar_settings settings = known(*params.hi_mar);
+    if (is_given(settings.guidance)) names.emplace_back("guidance");
+#define HIMAR_CHANGED(kind, name) if (is_given(settings.name)) names.emplace_back(#name);
+    HIMAR_HI_MAR_SETTINGS(HIMAR_CHANGED)
+#undef HIMAR_CHANGED
+    return names;
+}
+
 std::string described(const himar_generate_params& params) {
+    if (params.hi_mar == nullptr && params.hmar != nullptr) return "";
     const himar_hi_mar_settings settings = params.hi_mar == nullptr ? defaults() : known(*params.hi_mar);
     std::string text = entry("guidance", settings.guidance);
 #define HIMAR_DESCRIBE(kind, name) text += entry(#name, settings.name);

@@ -1,7 +1,5 @@
 #include "families/hi_mar/lane.h"
 
-#include <chrono>
-#include <limits>
 #include <utility>
 
 #include "error.h"
@@ -9,12 +7,7 @@
 namespace himar::core::hi_mar {
 namespace {
 
-// A step whose results are on their way while the next one is queued.
-struct Behind {
-    Step step;
-    std::unique_ptr<Mark> mark;
-    const float* preview;
-};
+constexpr std::int64_t kDecoderSegment = 4;  // after two components of each phase
 
 std::size_t bytes_of_floats(std::int64_t count) { return static_cast<std::size_t>(count) * sizeof(float); }
 
@@ -47,7 +40,7 @@ std::int64_t condition_width(const Engine& head) {
 }  // namespace
 
 HiMarLane::HiMarLane(Networks networks, const HiMarModel& model, std::int64_t max_batch)
-    : networks_(std::move(networks)),
+    : QueuedLane(std::move(networks)),
       model_(model),
       max_batch_(max_batch),
       replays_(queue(), [this] { return networks_.without_recording(); }) {
@@ -56,69 +49,34 @@ HiMarLane::HiMarLane(Networks networks, const HiMarModel& model, std::int64_t ma
         stages_.push_back({phase, networks_.find(phase.transformer), &head, condition_width(head), {}});
     }
     if (queue().runs_at_once()) return;
-    engine_seconds_ = std::numeric_limits<double>::quiet_NaN();
     queue().make_current();  // the calling thread may not have used this device before
     reserve(max_batch);
 }
 
-// On whatever thread lets go of it.
-HiMarLane::~HiMarLane() {
-    try {
-        queue().make_current();
-        queue().synchronize();
-    } catch (const EngineError&) {  // there is nobody to tell
-    }
-}
+HiMarLane::~HiMarLane() { settle(); }
 
-bool HiMarLane::run(const Chunk& chunk, const Settings& settings, const ShouldContinue& should_continue,
-                    std::uint8_t* pixels) {
-    const auto& sampling = static_cast<const Sampling&>(settings);
-    bool finished = false;
-    try {
-        finished = generate(chunk, sampling, should_continue, pixels);
-    } catch (...) {
-        try {
-            queue().make_current();  // a user's function may have left another GPU behind
-            queue().synchronize();
-        } catch (const EngineError&) {  // the first error is the one to tell
-        }
-        throw;
-    }
-    // The caller may let go of everything: nothing queued may still use it then.
-    if (!finished) queue().synchronize();
-    return finished;
-}
-
-bool HiMarLane::generate(const Chunk& chunk, const Sampling& sampling, const ShouldContinue& should_continue,
-                         std::uint8_t* pixels) {
-    queue().make_current();
-    const std::vector<Step> steps = begin(chunk, sampling);
+bool HiMarLane::generate(const Chunk& chunk, const Settings& settings, std::uint8_t* pixels) {
+    const std::vector<Step> steps = begin(chunk, static_cast<const Sampling&>(settings));
     const std::int64_t preview = batch_ * model_.low_positions() * model_.channels;
-    std::optional<Behind> behind;
-    const auto report = [&](Behind& done) {
-        done.mark->wait();
-        reported_ = done.preview;
-        const bool answer = should_continue({done.step.stage, done.step.phase_name(), done.step.index}, done.preview);
-        queue().make_current();  // the callback is a user's, who may use another GPU
-        return answer;
-    };
     for (std::size_t index = 0; index < steps.size(); ++index) {
         queue_step(steps[index], index);
         if (queue().runs_at_once()) check_fault();
-        if (!should_continue) continue;
+        if (!is_asked()) continue;
         float* const staged = staged_.get() + static_cast<std::int64_t>(index % 2) * preview;
         if (!model_.single_scale()) {
             queue_latents(buffers_->preview, stages_.front().phase, 0);
             queue().fetch(staged, buffers_->preview, bytes_of_floats(preview));
         }
-        std::optional<Behind> due(Behind{steps[index], queue().mark(), staged});
-        if (!queue().runs_at_once()) std::swap(due, behind);
-        if (due && !report(*due)) return false;
+        if (!report({steps[index].stage, steps[index].phase_name(), steps[index].index}, staged)) return false;
     }
     if (!model_.single_scale()) queue_latents(buffers_->preview, stages_.front().phase, 0);
     queue_latents(buffers_->latents, stages_.back().phase, stages_.size() - 1);
-    if (pixels != nullptr) queue_decoding();
-    if (behind && !report(*behind)) return false;
+    if (pixels != nullptr) {
+        const Buffers& b = *buffers_;
+        const Decoding what{b.latents, b.image, b.pixels, b.fault, batch_, model_.channels, model_.grid(), model_.img_size};
+        queue_decoding(what, &replays_, kDecoderSegment);
+    }
+    if (!report_last()) return false;
     fetch_results(pixels);
     return true;
 }
@@ -169,13 +127,6 @@ std::vector<Step> HiMarLane::begin(const Chunk& chunk, const Sampling& sampling)
     return steps;
 }
 
-void HiMarLane::run_engine(Engine& engine, Places places) {
-    if (!queue().runs_at_once()) return engine.run(places);
-    const auto start = std::chrono::steady_clock::now();
-    engine.run(places);
-    engine_seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
 // EngineError, naming component, phase and step, where a kernel met a value that was not finite.
 void HiMarLane::check_fault() {
     u32 word = 0;
@@ -191,8 +142,7 @@ void HiMarLane::check_fault() {
         component = is_transformer ? stage.phase.transformer : stage.phase.head;
         where = std::string(" in phase ") + stage.phase.name() + ", step " + std::to_string(word >> 8);
     }
-    throw EngineError(component + " returned values that are not finite" + where +
-                      "; if the bundle is in half precision, build " + component + " with fp32 or bf16.");
+    refuse_values(component, where);
 }
 
 }  // namespace himar::core::hi_mar

@@ -10,28 +10,22 @@
 #include <string>
 #include <vector>
 
-#include "engines/networks.h"
 #include "families/hi_mar/buffers.h"
 #include "families/hi_mar/chain.h"
 #include "families/hi_mar/draws.h"
 #include "families/hi_mar/sampling.h"
+#include "families/queued_lane.h"
 #include "queue/replays.h"
 
 namespace himar::core::hi_mar {
 
-class HiMarLane final : public Lane {
+class HiMarLane final : public QueuedLane {
 public:
     // BundleError when a head's condition has no fixed width.
     HiMarLane(Networks networks, const HiMarModel& model, std::int64_t max_batch);
     ~HiMarLane() override;
 
-    bool run(const Chunk& chunk, const Settings& settings, const ShouldContinue& should_continue,
-             std::uint8_t* pixels) override;
     PreviewPixels preview() override;
-    const std::vector<float>& latents() const override { return latents_; }
-    const std::vector<float>& preview_latents() const override { return preview_latents_; }
-    bool has_decoder() const override { return networks_.decoder() != nullptr; }
-    double engine_seconds() const override { return engine_seconds_; }
     std::unique_ptr<Lane> clone() const override {
         return std::make_unique<HiMarLane>(networks_.clone(), model_, max_batch_);
     }
@@ -48,12 +42,9 @@ private:
         Chain chain;
     };
 
-    Queue& queue() const { return *networks_.queue; }
     void reserve(std::int64_t batch);
-    bool generate(const Chunk& chunk, const Sampling& sampling, const ShouldContinue& should_continue,
-                  std::uint8_t* pixels);
+    bool generate(const Chunk& chunk, const Settings& settings, std::uint8_t* pixels) override;
     std::vector<Step> begin(const Chunk& chunk, const Sampling& sampling);
-    void run_engine(Engine& engine, Places places);
     void check_fault();
 
     // The steps: steps.cpp.
@@ -64,10 +55,8 @@ private:
 
     // The way home: results.cpp.
     void queue_latents(float* latents, const PhaseInfo& phase, std::size_t stage);
-    void queue_decoding();
     void fetch_results(std::uint8_t* pixels);
 
-    Networks networks_;
     HiMarModel model_;
     std::int64_t max_batch_;
     std::vector<Stage> stages_;
@@ -78,14 +67,6 @@ private:
     // Of the chunk under way.
     std::int64_t batch_ = 0;
     std::optional<NoiseSource> noise_;
-    const float* reported_ = nullptr;  // the preview that `should_continue` is looking at
-
-    // Of the preview and of the last chunk, in the host's memory.
-    std::shared_ptr<void> preview_block_;
-    std::size_t preview_bytes_ = 0;
-    std::vector<std::uint8_t> preview_pixels_;
-    std::vector<float> latents_, preview_latents_;
-    double engine_seconds_ = 0;
 };
 
 }  // namespace himar::core::hi_mar

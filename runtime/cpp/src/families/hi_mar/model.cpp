@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "bundle/bundle.h"
 #include "bundle/json_reader.h"
 #include "engines/networks.h"
 #include "error.h"
@@ -78,8 +79,14 @@ std::int64_t HiMarModel::steps(const Settings& settings) const {
 
 Json HiMarModel::to_json(const Settings& settings) const { return of_this_family(settings).to_json(); }
 
-std::unique_ptr<Lane> HiMarModel::make_lane(Networks networks, std::int64_t max_batch) const {
-    return std::make_unique<HiMarLane>(std::move(networks), *this, max_batch);
+void HiMarModel::check_draws(const himar_draws& draws, const Settings&) const {
+    if (draws.order == nullptr || draws.noise == nullptr)
+        throw InputError(std::string("himar_draws.") + (draws.order == nullptr ? "order" : "noise") +
+                         " is NULL; give both functions, or no draws.");
+}
+
+std::unique_ptr<Lane> HiMarModel::make_lane(const Bundle& bundle, Networks networks) const {
+    return std::make_unique<HiMarLane>(std::move(networks), *this, bundle.manifest().max_batch);
 }
 
 std::shared_ptr<Model> read_model(const JsonReader& reader) {

@@ -47,20 +47,25 @@ struct HiMarModel final : Model {
 
     std::vector<PhaseInfo> phases() const;  // in order; a single scale has phase high alone
 
-    ModelFacts facts() const override { return {classes, img_size, channels, grid(), cond_scale}; }
+    ModelFacts facts() const override { return {classes, img_size, channels, grid(), cond_scale, cond_scale, 0}; }
     std::vector<std::string> components() const override;
     std::vector<std::string> stages() const override;
     std::shared_ptr<const Settings> read_settings(const JsonReader& reader) const override;
     std::shared_ptr<const Settings> changed(const Settings& setting, const himar_generate_params& params) const override;
     std::int64_t steps(const Settings& settings) const override;
     Json to_json(const Settings& settings) const override;
-    std::unique_ptr<Lane> make_lane(Networks networks, std::int64_t max_batch) const override;
+    void check_draws(const himar_draws& draws, const Settings& settings) const override;
+    std::unique_ptr<Lane> make_lane(const Bundle& bundle, Networks networks) const override;
 };
 
 // Read a manifest's `model` of this family; BundleError for a value out of range, or of a later version.
 std::shared_ptr<Model> read_model(const JsonReader& reader);
 
-// The settings in `params` as text, " low_steps=3 …": "setting" where the sampling setting's are kept.
+// The settings in `params` as text, " low_steps=3 …": "setting" where the sampling setting's are kept. Empty where there
+// are those of another family alone.
 std::string described(const himar_generate_params& params);
+
+// The names of the settings that `params` change.
+std::vector<std::string> changes(const himar_generate_params& params);
 
 }  // namespace himar::core::hi_mar

@@ -1,13 +1,10 @@
 // The way home: tokens to latents, latents to pixels, one download at the end; and the preview on the way.
-#include <algorithm>
-
 #include "error.h"
 #include "families/hi_mar/lane.h"
 
 namespace himar::core::hi_mar {
 namespace {
 
-constexpr std::int64_t kDecoderSegment = 4;  // after two components of each phase
 constexpr std::int64_t kMostItems = 0x7FFFFFFF;
 
 u32 word(std::int64_t value) { return static_cast<u32>(value); }
@@ -50,74 +47,22 @@ void HiMarLane::queue_latents(float* latents, const PhaseInfo& phase, std::size_
                                      word(batch_), word(phase.positions()), word(model_.channels)));
 }
 
-// A few images at a time.
-void HiMarLane::queue_decoding() {
-    const Buffers& b = *buffers_;
-    const std::int64_t C = model_.channels, grid = model_.grid(), side = model_.img_size;
-    for (std::int64_t first = 0; first < batch_; first += kDecodeBatch) {
-        const std::int64_t count = std::min(kDecodeBatch, batch_ - first);
-        replays_.run({kDecoderSegment, first, count, 0, 0, 0}, [&] {
-            run_engine(*networks_.decoder(), {{"latent", b.latents + first * C * grid * grid, {count, C, grid, grid}},
-                                              {"image", b.image, {count, 3, side, side}}});
-            queue().launch(launches::pack(b.pixels + first * side * side * 3, b.image, b.fault, word(count),
-                                          word(side * side)));
-        });
-    }
-}
-
 void HiMarLane::fetch_results(std::uint8_t* pixels) {
     check_fault();
-    preview_latents_.resize(static_cast<std::size_t>(batch_ * model_.channels * model_.low_positions()));
+    low_latents_.resize(static_cast<std::size_t>(batch_ * model_.channels * model_.low_positions()));
     latents_.resize(static_cast<std::size_t>(batch_ * model_.channels * model_.high_positions()));
-    if (!preview_latents_.empty())
-        queue().download(preview_latents_.data(), buffers_->preview, preview_latents_.size() * sizeof(float));
+    if (!low_latents_.empty())
+        queue().download(low_latents_.data(), buffers_->preview, low_latents_.size() * sizeof(float));
     queue().download(latents_.data(), buffers_->latents, latents_.size() * sizeof(float));
     if (pixels != nullptr)
         queue().download(pixels, buffers_->pixels,
                          static_cast<std::size_t>(batch_ * model_.img_size * model_.img_size * 3));
 }
 
-// On a GPU this runs behind the step that is queued already: what it shows is the step before, whose latents are in the
-// host's memory. It has a fault word and memory of its own, since what goes wrong here is not the run's.
 PreviewPixels HiMarLane::preview() {
-    const std::int64_t C = model_.channels, s = model_.cond_scale, side = s * model_.vae_stride;
+    const std::int64_t s = model_.cond_scale, side = s * model_.vae_stride;
     check_preview(networks_.decoder(), s, batch_, side);
-    Engine& decoder = *networks_.decoder();
-    queue().make_current();
-    const std::int64_t together = std::min(batch_, kDecodeBatch);
-    u32* fault = nullptr;
-    float *latents = nullptr, *image = nullptr;
-    u8* made = nullptr;
-    const auto place_all = [&](void* block) {
-        Layout layout(block);
-        layout.take(fault, 1);
-        layout.take(latents, batch_ * C * s * s);
-        layout.take(image, together * 3 * side * side);
-        layout.take(made, batch_ * side * side * 3);
-        return layout.bytes();
-    };
-    if (const std::size_t bytes = place_all(nullptr); bytes > preview_bytes_) {
-        if (preview_block_ != nullptr) queue().synchronize();
-        preview_block_ = queue().allocate(bytes);
-        preview_bytes_ = bytes;
-    }
-    place_all(preview_block_.get());
-    queue().clear(fault, sizeof *fault);
-    queue().upload(latents, reported_, static_cast<std::size_t>(batch_ * C * s * s) * sizeof(float));
-    for (std::int64_t first = 0; first < batch_; first += kDecodeBatch) {
-        const std::int64_t count = std::min(kDecodeBatch, batch_ - first);
-        run_engine(decoder, {{"latent", latents + first * C * s * s, {count, C, s, s}},
-                             {"image", image, {count, 3, side, side}}});
-        queue().launch(launches::pack(made + first * side * side * 3, image, fault, word(count), word(side * side)));
-    }
-    u32 found = 0;
-    queue().download(&found, fault, sizeof found);
-    if (found != 0)
-        throw EngineError("vae_decoder returned values that are not finite in a preview; if the bundle is in half "
-                          "precision, build vae_decoder with fp32 or bf16.");
-    preview_pixels_.resize(static_cast<std::size_t>(batch_ * side * side * 3));
-    queue().download(preview_pixels_.data(), made, preview_pixels_.size());
-    return {preview_pixels_.data(), side};
+    return decode_preview(batch_, model_.channels, s, side);
 }
 
 }  // namespace himar::core::hi_mar

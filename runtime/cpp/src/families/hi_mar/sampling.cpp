@@ -1,22 +1,15 @@
 #include "families/hi_mar/sampling.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "bundle/json_reader.h"
 #include "error.h"
+#include "families/setting_values.h"
 #include "himar/settings.hpp"
 #include "text.h"
 
 namespace himar::core::hi_mar {
 namespace {
-
-void check_whole(const char* name, std::int64_t value, std::int64_t least, std::int64_t most) {
-    if (value >= least && (most == 0 || value <= most)) return;
-    const std::string limits = most == 0 ? "at least " + std::to_string(least)
-                                         : std::to_string(least) + " to " + std::to_string(most);
-    throw InputError(std::string(name) + " is " + std::to_string(value) + "; it must be " + limits + ".");
-}
 
 [[noreturn]] void refuse_word(const char* name, const std::string& value, const std::vector<std::string>& words) {
     throw InputError(std::string(name) + " is " + value + "; it must be " + alternatives(words) + ".");
@@ -30,11 +23,6 @@ void check_word(const char* name, const std::string& value, const std::vector<st
 void check_steps(const char* name, std::int64_t value) { check_whole(name, value, 1, 0); }
 
 void check_diffusion_steps(const char* name, std::int64_t value) { check_whole(name, value, 2, 1000); }
-
-void check_scale(const char* name, double value) {
-    if (!std::isfinite(value) || value < 0)
-        throw InputError(std::string(name) + " is " + shown(value) + "; it must be a finite number of at least 0.");
-}
 
 void check_schedule(const char* name, const std::string& value) {
     check_word(name, value, words_of(himar_guidance_schedule{}));
@@ -57,19 +45,11 @@ void check_fit(const char* phase, std::int64_t steps, std::int64_t positions) {
 }
 
 // A manifest's value for each kind.
-void read_steps(const char* name, const Json& found, std::int64_t& value) {
-    if (!found.is_number_integer()) throw InputError(std::string(name) + " is " + shown(found) + "; it must be a whole number.");
-    value = found.get<std::int64_t>();
-    if (found.is_number_unsigned() && value < 0)
-        throw InputError(std::string(name) + " is " + shown(found) + "; it must be at most 2^63-1.");
-}
+void read_steps(const char* name, const Json& found, std::int64_t& value) { value = whole_of(name, found); }
 
 void read_diffusion_steps(const char* name, const Json& found, std::int64_t& value) { read_steps(name, found, value); }
 
-void read_scale(const char* name, const Json& found, double& value) {
-    if (!found.is_number()) throw InputError(std::string(name) + " is " + shown(found) + "; it must be a number.");
-    value = found.get<double>();
-}
+void read_scale(const char* name, const Json& found, double& value) { value = real_of(name, found); }
 
 void read_schedule(const char* name, const Json& found, std::string& value) {
     if (!found.is_string()) refuse_word(name, shown(found), words_of(himar_guidance_schedule{}));
