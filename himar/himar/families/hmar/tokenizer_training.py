@@ -75,11 +75,12 @@ def train_tokenizer(training: TokenizerTraining, images: Tensor, seed: int, on_s
         tokenizer = Tokenizer(training.config)
     generator = torch.Generator().manual_seed(seed)
     optimiser = Optimiser(tokenizer.parameters(), training.schedule, clip=1.0)
-    steps = training.schedule.steps
+    steps, copies = training.schedule.steps, shifts(images, training.shift)
     used = torch.zeros(training.config.vocab, dtype=torch.int64)
     for step in range(steps):
         chosen = torch.randint(len(images), (training.batch,), generator=generator)
-        batch = shifted(images[chosen], training.shift, generator)
+        copy = torch.randint(len(copies), (training.batch,), generator=generator).tolist()
+        batch = torch.stack([copies[number][image] for number, image in zip(copy, chosen.tolist(), strict=True)])
         latent = tokenizer.latent(batch)
         if step == 0:
             restart_unused(tokenizer.quantize, used == 0, training.scales, latent.detach(), generator)
@@ -118,16 +119,12 @@ def straight_through(tokenizer: Tokenizer, latent: Tensor, f_hat: Tensor) -> Ten
     return tokenizer.decoder(tokenizer.post_quant_conv(latent + (f_hat - latent).detach()))
 
 
-def shifted(images: Tensor, most: int, generator: torch.Generator) -> Tensor:
-    """Shift each image (B, 3, H, W) by up to `most` pixels down and right, its border repeated."""
-    if not most:
-        return images
-    sides = images.shape[-2:]
+def shifts(images: Tensor, most: int) -> list[Tensor]:
+    """Return images (B, 3, H, W) moved by up to `most` pixels down and right in every way, their borders repeated."""
+    height, width = images.shape[-2:]
     padded = F.pad(images, (most, most, most, most), mode="replicate")
-    places = torch.randint(2 * most + 1, (len(images), 2), generator=generator).tolist()
-    return torch.stack(
-        [image[:, y : y + sides[0], x : x + sides[1]] for image, (y, x) in zip(padded, places, strict=True)]
-    )
+    every = range(2 * most + 1)
+    return [padded[..., y : y + height, x : x + width] for y in every for x in every]
 
 
 @torch.no_grad()
