@@ -5,7 +5,8 @@ Run from the repository, after `make setup`:
     .venv/bin/python -m benchmarks.digits.recognised [BUNDLE …]
 
 Prints the classifier's accuracy on held-out real digits, then that of every bundle's engines and of the shipped eager
-model of its family (without bundles of each family), all from the same seed, and how far the images of each bundle are from eager's.
+model of its family, all from the same seed, and how far the images of each bundle are from eager's. Without bundles it
+measures the eager model of each family.
 """
 
 import sys

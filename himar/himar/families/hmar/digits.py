@@ -7,7 +7,7 @@ masked network is trained over those, and what it leaves is the whole model.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ class Recipe:
 
     next_scale: TrainingSettings = DIGITS_PHASES["next-scale"]
     masked: TrainingSettings = DIGITS_PHASES["masked"]
-    tokenizer: TokenizerTraining = DIGITS_TOKENIZER
+    tokenizer: TokenizerTraining = field(default_factory=lambda: DIGITS_TOKENIZER)
 
     @property
     def batch(self) -> int:
