@@ -5,6 +5,7 @@ modules with an object FAMILY each, which fulfils a protocol:
 
     himar           himar.families.NAME.family            himar.family.ModelFamily
                     himar.families.NAME.presets           PRESETS, configurations by name
+                    himar.families.NAME.training          himar.training.family.TrainingFamily
     himar_runtime   himar_runtime.families.NAME.family    himar_runtime.families.family.RuntimeFamily
     himar_export    himar_export.families.NAME.family     himar_export.families.family.ExportFamily
                     himar_export.families.NAME.checks     himar_export.families.checks.FamilyChecks
@@ -26,13 +27,17 @@ VAE_DECODER = "vae_decoder"
 
 @dataclass(frozen=True)
 class FamilyModules:
-    """Import names of the modules with a family's FAMILY objects, by room; presets: with its named configurations."""
+    """Import names of the modules with a family's FAMILY objects, by room.
+
+    presets: with its named configurations; training: None where himar does not train the family.
+    """
 
     presets: str
     model: str
     runtime: str
     export: str
     checks: str
+    training: str | None = None
 
 
 def in_rooms(name: str) -> FamilyModules:
@@ -43,6 +48,7 @@ def in_rooms(name: str) -> FamilyModules:
         f"himar_runtime.families.{name}.family",
         f"himar_export.families.{name}.family",
         f"himar_export.families.{name}.checks",
+        f"himar.families.{name}.training",
     )
 
 
@@ -53,9 +59,10 @@ FAMILIES: dict[str, FamilyModules] = {
 
 
 def family_part(name: str, room: str) -> Any:
-    """Return a family's FAMILY object: its "model", "runtime", "export" or "checks"; KeyError for an unknown family.
+    """Return a family's FAMILY object: its "model", "training", "runtime", "export" or "checks".
 
-    Its module is imported now, not before: the runtime never imports PyTorch, nor a family that it does not run.
+    KeyError for an unknown family. Its module is imported now, not before: the runtime never imports PyTorch, nor a
+    family that it does not run.
     """
     return importlib.import_module(getattr(FAMILIES[name], room)).FAMILY
 
