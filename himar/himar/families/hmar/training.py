@@ -24,6 +24,7 @@ from himar_kernels import ConfigError
 
 from .checkpoints import open_checkpoint, training_form
 from .config import ModelConfig, read_config, resolve
+from .digits import Recipe, train_digits
 from .loss_draws import BatchDraws, draw_batch
 from .losses import cell_weights, masked_loss, next_scale_loss
 from .model import HMAR, initialise, start_masked
@@ -42,14 +43,13 @@ class HmarTraining:
     options = frozenset({"phase", "weighting", "label_drop", "depth_drop", "lr_end", "weight_decay_end", "gate_init"})
 
     def config(self, source: str, options: Mapping[str, Any]) -> ModelConfig:
-        """See TrainingFamily.config; the next-scale phase leaves the masked network out."""
-        masked = options["phase"] == "masked"
-        if masked:
+        """See TrainingFamily.config; `model` leaves the masked network out of the next-scale phase."""
+        if options["phase"] == "masked":
             for name, why in _NEXT_SCALE_ALONE.items():
                 if options[name] is not None:
                     spelled = name.replace("_", "-")
                     raise click.UsageError(f"--{spelled} is of the next-scale phase: {why}; leave it out.")
-        return resolve({**read_config(source), "masked": masked}, {}, source)
+        return resolve({**read_config(source), "masked": True}, {}, source)
 
     def start(self, checkpoint: Path, config: ModelConfig, weights: str | None) -> Start:
         """See TrainingFamily.start."""
@@ -65,20 +65,24 @@ class HmarTraining:
 
         return open_codes(source, config, vae, opening)
 
-    def settings(self, config: ModelConfig, images: int | None, options: Mapping[str, Any]) -> TrainingSettings:
-        """See TrainingFamily.settings."""
+    def settings(
+        self, config: ModelConfig, images: int | None, options: Mapping[str, Any]
+    ) -> TrainingSettings | Recipe:
+        """See TrainingFamily.settings; the digits' are those of both phases."""
         if images is None:
-            raise ConfigError("HMAR has no recipe for the digits; give --data images, or codes cached from them.")
+            if options["phase"] is not None:
+                raise ConfigError("--data digits trains both phases; leave --phase out.")
+            return Recipe.changed(options)
         released = released_settings(config.depth, options["phase"] or "next-scale", images, options["batch"])
         return changed_settings(released, images, options)
 
-    def train_digits(self, config: ModelConfig, settings: TrainingSettings, request: Request) -> Path:
+    def train_digits(self, config: ModelConfig, settings: Recipe, request: Request) -> Path:
         """See TrainingFamily.train_digits."""
-        raise NotImplementedError
+        return train_digits(config, settings, request)
 
     def model(self, config: ModelConfig, settings: TrainingSettings) -> HMAR:
         """See TrainingFamily.model."""
-        return HMAR(config)
+        return HMAR(config if settings.phase == "masked" else config.next_scale_alone())
 
     def task(self, model: HMAR, data: Codes, settings: TrainingSettings) -> Task:
         """See TrainingFamily.task."""
