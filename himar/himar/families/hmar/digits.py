@@ -49,7 +49,7 @@ DIGITS_TOKENIZER = TokenizerTraining(
         ch=8, ch_mult=(1, 2, 4), latent_channels=8, vocab=256, groups=4, num_res_blocks=1, attention_levels=()
     ),
     scales=Scales((1, 2, 3, 5, 8)),
-    schedule=StepSchedule(steps=400, peak=4e-3, warmup=30, decay="cosine"),
+    schedule=StepSchedule(steps=300, peak=3e-3, warmup=30, decay="cosine"),
     batch=32,
     shift=LARGEST_SHIFT,
 )
@@ -59,13 +59,13 @@ def _phase(phase: Network, steps: int, peak: float) -> TrainingSettings:
     schedule = Schedule(steps=steps, peak=peak, warmup=steps // 20, end=0.0)
     # Gates as large as the other weights: a short run has no time for blocks that begin as nothing.
     return TrainingSettings(
-        schedule, batch=64, phase=phase, gate=1.0, snapshot_every=100, loss=LossSettings(depth_drop=0.1), order="draws"
+        schedule, batch=32, phase=phase, gate=1.0, snapshot_every=100, loss=LossSettings(depth_drop=0.1), order="draws"
     )
 
 
 DIGITS_PHASES: Mapping[Network, TrainingSettings] = {
-    "next-scale": _phase("next-scale", 600, 3e-3),
-    "masked": _phase("masked", 200, 2e-3),
+    "next-scale": _phase("next-scale", 800, 2.5e-3),
+    "masked": _phase("masked", 200, 1.5e-3),
 }
 
 
