@@ -164,7 +164,7 @@ def train_command(
     _refuse_others(name, config, changes)
     model_config = family.config(config, changes)
     require_writable_folder(out)
-    start = None if start_from is None else family.start(start_from, model_config, weights)
+    start = family.start(start_from, model_config, weights)
     with joined_processes(device) as (processes, own_device), ExitStack() as stack:
         execution = Execution(own_device, accumulate, recompute, compiled, fsdp)
         with wrong_usage():
@@ -210,8 +210,8 @@ def _refuse_others(name: str, config: str, changes: dict[str, Any]) -> None:
                 model_family(other).title for other, each in families.items() if option in each.options
             )
             raise click.UsageError(
-                f"--{_spelled(option)} was given, but {config} is an {model_family(name).title} model, and only "
-                f"{owners} is trained with it; leave it out."
+                f"--{_spelled(option)} is an option of {owners}, but {config} is a model of "
+                f"{model_family(name).title}; leave it out."
             )
 
 

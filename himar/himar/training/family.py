@@ -123,8 +123,8 @@ class TrainingFamily(Protocol):
         """Return the configuration of the model to train. Raises ConfigError, UsageError for options that clash."""
         ...
 
-    def start(self, checkpoint: Path, config: Any, weights: str | None) -> Start:
-        """Return a checkpoint's weights to begin with. Raises CheckpointError and ConfigError."""
+    def start(self, checkpoint: Path | None, config: Any, weights: str | None) -> Start | None:
+        """Return a checkpoint's weights to begin with, None without one. Raises CheckpointError and ConfigError."""
         ...
 
     def open_data(self, source: Path, config: Any, vae: Path | None, opening: Opening) -> tuple[Any, nn.Module | None]:

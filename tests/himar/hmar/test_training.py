@@ -148,5 +148,5 @@ def test_a_state_of_the_other_phase_is_refused(tmp_path):
     begun = tiny.start(masked=True)
     train(tmp_path, start=begun, stop_at=6)
     assert (tmp_path / STATE_FILE).exists()
-    with pytest.raises(ConfigError, match="config.masked was False when this training began and is True now"):
+    with pytest.raises(ConfigError, match=r"config\.masked was False when this training began and is True now"):
         train(tmp_path, "masked", start=begun, resume=True)

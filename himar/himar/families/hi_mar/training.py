@@ -58,8 +58,10 @@ class HiMarTraining:
                 raise click.UsageError(f"--{spelled} was given, but this model has a single scale and so no pivots.")
         return config
 
-    def start(self, checkpoint: Path, config: ModelConfig, weights: str | None) -> Start:
+    def start(self, checkpoint: Path | None, config: ModelConfig, weights: str | None) -> Start | None:
         """See TrainingFamily.start."""
+        if checkpoint is None:
+            return None
         model, entry = open_checkpoint(checkpoint, config, weights=weights)
         return Start(model, " ".join(filter(None, (weights_sha256(checkpoint), entry))))
 

@@ -51,8 +51,11 @@ class HmarTraining:
                     raise click.UsageError(f"--{spelled} is of the next-scale phase: {why}; leave it out.")
         return resolve({**read_config(source), "masked": True}, {}, source)
 
-    def start(self, checkpoint: Path, config: ModelConfig, weights: str | None) -> Start:
-        """See TrainingFamily.start."""
+    def start(self, checkpoint: Path | None, config: ModelConfig, weights: str | None) -> Start | None:
+        """See TrainingFamily.start; a masked phase needs one."""
+        if checkpoint is None:
+            require_start(config.masked, None)
+            return None
         sizes = {name: value for name, value in config.to_dict().items() if name not in ("masked", "sampling")}
         model, entry = open_checkpoint(checkpoint, sizes, weights=weights)
         return Start(model, " ".join(filter(None, (weights_sha256(checkpoint), entry))))
@@ -96,6 +99,14 @@ class HmarTraining:
         return (module for module in model.modules() if isinstance(module, Block))
 
 
+def require_start(masked: bool, start: nn.Module | None) -> None:
+    """Raise ConfigError for a masked phase without weights to start from."""
+    if masked and start is None:
+        raise ConfigError(
+            "the masked phase trains over a finished next-scale network; name its weights with --start-from."
+        )
+
+
 _NEXT_SCALE_ALONE = {
     "weighting": "the masked loss weighs every masked cell alike",
     "gate_init": "the masked network begins as a copy of the next-scale one",
@@ -130,10 +141,7 @@ class HmarTask:
     def begin(self, seed: int, start: nn.Module | None) -> None:
         """See Task.begin. Raises ConfigError for a masked phase without weights to start from."""
         model, phase = self._model, self._settings.phase
-        if phase == "masked" and start is None:
-            raise ConfigError(
-                "the masked phase trains over a finished next-scale network; name its weights with --start-from."
-            )
+        require_start(phase == "masked", start)
         initialise(model, seed, self._settings.gate)
         if start is not None:
             ours = model.state_dict().keys()
