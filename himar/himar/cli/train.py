@@ -130,9 +130,10 @@ def train_command(
     """Train a model from new weights, or from a checkpoint's; with --data digits its VAE too.
 
     Defaults are the papers'. With --data digits they are those that trained the weights that himar ships, which takes
-    about 40 minutes on two cores. HMAR is trained in two runs, first its next-scale network, then (--phase masked
-    --start-from) the masked one over it. Several processes: torchrun --nproc-per-node 8 --no-python himar train …
-    --device cuda. A stopped run continues with --resume as if it had not stopped.
+    about 40 minutes on two cores (hmar-digits: a quarter of that). HMAR is trained in two runs, first its next-scale
+    network, then (--phase masked --start-from) the masked one over it; --data digits makes both. Several processes:
+    torchrun --nproc-per-node 8 --no-python himar train … --device cuda. A stopped run continues with --resume as if it
+    had not stopped.
     """
     digits = data == "digits"
     require_extra("model", "torch", "safetensors", *(["sklearn"] if digits else []))
@@ -162,6 +163,8 @@ def train_command(
     name = family_of(config)
     family = training_family(name)
     _refuse_others(name, config, changes)
+    if digits and changes["phase"] is not None:
+        raise click.UsageError("--data digits trains both phases; leave --phase out.")
     model_config = family.config(config, changes)
     require_writable_folder(out)
     start = family.start(start_from, model_config, weights)

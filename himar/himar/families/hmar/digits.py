@@ -7,7 +7,7 @@ masked network is trained over those, and what it leaves is the whole model.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +140,7 @@ def train_digits(config: ModelConfig, recipe: Recipe, request: Request) -> Path:
     def phase(settings: TrainingSettings, file: str, dtype: torch.dtype, start: Start | None) -> Path:
         board, grid, keep = request.board, request.grid, request.keep
         return run_training(
-            config,
+            replace(config, masked=settings.phase == "masked"),
             codes,
             settings,
             request.seed,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import copy
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +43,18 @@ class HmarTraining:
     options = frozenset({"phase", "weighting", "label_drop", "depth_drop", "lr_end", "weight_decay_end", "gate_init"})
 
     def config(self, source: str, options: Mapping[str, Any]) -> ModelConfig:
-        """See TrainingFamily.config; `model` leaves the masked network out of the next-scale phase."""
-        if options["phase"] == "masked":
+        """See TrainingFamily.config; the next-scale phase leaves the masked network out.
+
+        Its settings keep their masked steps, for the masked phase that follows on the digits; `model` drops them.
+        """
+        masked = options["phase"] == "masked"
+        if masked:
             for name, why in _NEXT_SCALE_ALONE.items():
                 if options[name] is not None:
                     spelled = name.replace("_", "-")
                     raise click.UsageError(f"--{spelled} is of the next-scale phase: {why}; leave it out.")
-        return resolve({**read_config(source), "masked": True}, {}, source)
+        whole = resolve({**read_config(source), "masked": True}, {}, source)
+        return replace(whole, masked=masked)
 
     def start(self, checkpoint: Path | None, config: ModelConfig, weights: str | None) -> Start | None:
         """See TrainingFamily.start; a masked phase needs one."""
@@ -73,8 +78,6 @@ class HmarTraining:
     ) -> TrainingSettings | Recipe:
         """See TrainingFamily.settings; the digits' are those of both phases."""
         if images is None:
-            if options["phase"] is not None:
-                raise ConfigError("--data digits trains both phases; leave --phase out.")
             return Recipe.changed(options)
         released = released_settings(config.depth, options["phase"] or "next-scale", images, options["batch"])
         return changed_settings(released, images, options)
@@ -85,7 +88,7 @@ class HmarTraining:
 
     def model(self, config: ModelConfig, settings: TrainingSettings) -> HMAR:
         """See TrainingFamily.model."""
-        return HMAR(config if settings.phase == "masked" else config.next_scale_alone())
+        return HMAR(config if config.masked else config.next_scale_alone())
 
     def task(self, model: HMAR, data: Codes, settings: TrainingSettings) -> Task:
         """See TrainingFamily.task."""
