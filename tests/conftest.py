@@ -106,3 +106,9 @@ def hmar_bundle(bundles) -> Path:
 def host_kernels(tmp_path_factory) -> HostKernels:
     """The CUDA kernels compiled as host C++."""
     return HostKernels(tmp_path_factory.mktemp("host-kernels"))
+
+
+@pytest.fixture(scope="session")
+def hmar_digits_bundle(bundles) -> Path:
+    vae = WEIGHTS / "hmar-digits-vae.safetensors"
+    return build(bundles / "hmar-digits", WEIGHTS / "hmar-digits.safetensors", "--config", "hmar-digits", "--vae", vae)

@@ -40,8 +40,8 @@ def main(folder: Path, out: Path, every: int, images: int, seed: int, threads: i
 
     from benchmarks.studies.measure import Judge, even_labels
     from himar import load_checkpoint, load_vae
+    from himar.families.hi_mar.digits import MODEL_FILE, VAE_FILE
     from himar.images import sample_images
-    from himar.training.digits import MODEL_FILE, VAE_FILE
     from himar_kernels import PhiloxDraws
     from himar_kernels.shared.files import file_sha256
 

@@ -1,10 +1,11 @@
-"""Measures how far the shipped model's digits are from real ones, beside the distance of held-out real ones.
+"""Measures how far the shipped models' digits are from real ones, beside the distance of held-out real ones.
 
 Run from the repository, after `make setup`:
 
     .venv/bin/python -m benchmarks.digits.distance [WEIGHTS.safetensors …]
 
-Measures as `himar evaluate --extractor digits` does, all against the training digits.
+Measures as `himar evaluate --extractor digits` does, all against the training digits; without files the shipped model
+of each family.
 """
 
 import sys
@@ -13,21 +14,18 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.studies.measure import WEIGHTS, Judge
-from himar import load_checkpoint, load_vae
-from himar.images import sample_images
-from himar_kernels import PhiloxDraws
+from benchmarks.digits.shipped import SHIPPED, eager_images
+from benchmarks.studies.measure import Judge
 
 LABELS = [number // 50 for number in range(500)]
 
 
 def main(files: list[Path]) -> None:
     """Print one row per set."""
-    vae, judge = load_vae(WEIGHTS / "digits-vae.safetensors"), Judge()
+    judge = Judge()
     rows = {"held-out digits": judge.held_out()}
     for file in files:
-        images = sample_images(load_checkpoint(file), vae, LABELS, PhiloxDraws(0))
-        rows[f"500 of {file.name}, seed 0"] = judge.figures(images, LABELS)
+        rows[f"500 of {file.name}, seed 0"] = judge.figures(eager_images(file, LABELS), LABELS)
     table = Table()
     for heading in ("images", "FID-like", "sFID", "inception score", "precision", "recall", "recognised"):
         table.add_column(heading)
@@ -38,4 +36,4 @@ def main(files: list[Path]) -> None:
 
 
 if __name__ == "__main__":
-    main([Path(name) for name in sys.argv[1:]] or [WEIGHTS / "digits.safetensors"])
+    main([Path(name) for name in sys.argv[1:]] or list(SHIPPED.values()))

@@ -2,10 +2,11 @@
 
 Run from the repository, after `make setup`:
 
-    .venv/bin/python -m benchmarks.digits.recognised BUNDLE [BUNDLE …]
+    .venv/bin/python -m benchmarks.digits.recognised [BUNDLE …]
 
-Prints the classifier's accuracy on held-out real digits, then that of every bundle's engines and of the eager model,
-all from the same seed, and how far the images of each bundle are from eager's.
+Prints the classifier's accuracy on held-out real digits, then that of every bundle's engines and of the shipped eager
+model of its family, all from the same seed, and how far the images of each bundle are from eager's. Without bundles it
+measures the eager model of each family.
 """
 
 import sys
@@ -15,13 +16,11 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from himar import load_checkpoint, load_vae
+from benchmarks.digits.shipped import SHIPPED, eager_images
 from himar.data.digits import DigitClassifier, load_digits_split
-from himar.images import sample_images
-from himar_kernels import PhiloxDraws, to_uint8
+from himar_kernels import to_uint8
 from himar_runtime import Pipeline
 
-WEIGHTS = Path(__file__).parents[2] / "himar" / "himar" / "weights"
 LABELS = np.arange(1000) % 10
 SEED = 0
 
@@ -32,18 +31,21 @@ def main(bundles: list[str]) -> None:
     classifier = DigitClassifier()
     _, real = load_digits_split()
     say(f"real held-out digits   {classifier.accuracy(to_uint8(real.images.numpy()), real.labels.numpy()):.1%}")
-    start = time.perf_counter()
-    model, vae = load_checkpoint(WEIGHTS / "digits.safetensors"), load_vae(WEIGHTS / "digits-vae.safetensors")
-    eager = sample_images(model, vae, LABELS.tolist(), PhiloxDraws(SEED))
-    say(f"eager                  {classifier.accuracy(eager, LABELS):.1%}  {time.perf_counter() - start:.0f} s")
-    for bundle in bundles:
+    pipelines = [(Path(bundle).name, Pipeline.load(bundle)) for bundle in bundles]
+    eager = {}
+    for family in sorted({pipeline.bundle.manifest.family for _, pipeline in pipelines} or SHIPPED):
         start = time.perf_counter()
-        images = Pipeline.load(bundle).generate(LABELS, seed=SEED).images
+        eager[family] = eager_images(SHIPPED[family], LABELS.tolist(), SEED)
+        share = classifier.accuracy(eager[family], LABELS)
+        say(f"eager {family:16} {share:.1%}  {time.perf_counter() - start:.0f} s")
+    for name, pipeline in pipelines:
+        start = time.perf_counter()
+        images = pipeline.generate(LABELS, seed=SEED).images
         assert images is not None
         seconds = time.perf_counter() - start
-        apart = np.abs(images.astype(np.int16) - eager.astype(np.int16))
+        apart = np.abs(images.astype(np.int16) - eager[pipeline.bundle.manifest.family].astype(np.int16))
         say(
-            f"{Path(bundle).name:22} {classifier.accuracy(images, LABELS):.1%}  {seconds:.0f} s; "
+            f"{name:22} {classifier.accuracy(images, LABELS):.1%}  {seconds:.0f} s; "
             f"from eager: mean {apart.mean():.3f}, largest {apart.max()} of 255"
         )
 

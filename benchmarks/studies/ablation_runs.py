@@ -14,12 +14,12 @@ from himar.data.digits import load_digits_split
 from himar.data.latents import LatentSet
 from himar.families.hi_mar.checkpoints import load_checkpoint
 from himar.families.hi_mar.config import ModelConfig, read_config, resolve
+from himar.families.hi_mar.digits import DIGITS_MODEL, digit_latents
 from himar.families.hi_mar.presets import vary
+from himar.families.hi_mar.training_settings import TrainingSettings, changed_settings
 from himar.images import sample_images
-from himar.training.digits import DIGITS_MODEL, digit_latents
 from himar.training.optimise import OnStep
 from himar.training.run import Outputs, run_training
-from himar.training.settings import TrainingSettings, changed_settings
 from himar.vae.autoencoder import AutoencoderKL
 from himar.vae.layouts import load_vae
 from himar_kernels import ConfigError, PhiloxDraws

@@ -33,11 +33,12 @@ from benchmarks.training.plain_step import plain_extra_flops, plain_loss
 from himar.families.hi_mar.config import ModelConfig, read_config, resolve
 from himar.families.hi_mar.loss_draws import BatchDraws, LossSettings, draw_batch
 from himar.families.hi_mar.model import HiMAR, randomise
-from himar.training.network import losses_from, wrap
+from himar.families.hi_mar.training import LossNetwork, losses_from, parameter_groups, repeated_blocks
+from himar.training.network import wrap
 from himar.training.optimise import Optimiser, Schedule
 from himar.training.processes import Processes
 from himar.training.settings import Execution, Precision
-from himar.training.trainer import parameter_groups, update_average
+from himar.training.trainer import update_average
 from himar_export.bench.environment import matmul_rate
 from himar_export.cost.training import TrainingCost, training_cost
 from himar_kernels.families.hi_mar import Phase
@@ -70,7 +71,9 @@ def measure(
     tokens = torch.randn(batch, sizes.high_positions, sizes.channels, device=device)
     low_tokens = torch.randn(batch, sizes.low_positions, sizes.channels, device=device)
 
-    network = wrap(model, precision, Execution(device, recompute=recompute, compile=compiled), Processes())
+    execution = Execution(device, recompute=recompute, compile=compiled)
+    model.recompute = recompute
+    network = wrap(LossNetwork(model, precision), list(repeated_blocks(model)), execution, Processes())
     ways: dict[str, Callable[[], Tensor]] = {
         "hoisted": lambda: losses_from(network(tokens, low_tokens, draws), model).total
     }

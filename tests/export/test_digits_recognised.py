@@ -7,6 +7,7 @@ import pytest
 
 from himar import load_checkpoint, load_vae
 from himar.data.digits import DigitClassifier, load_digits_split
+from himar.family import model_family, open_model
 from himar.images import sample_images
 from himar_kernels import PhiloxDraws, to_uint8
 from himar_runtime import Pipeline
@@ -33,3 +34,17 @@ def test_five_hundred_digits_from_the_engines_and_a_hundred_from_eager(classifie
     vae = load_vae(WEIGHTS / "digits-vae.safetensors")
     eager = sample_images(model, vae, LABELS[:100].tolist(), PhiloxDraws(0))
     assert np.mean(classifier.predict(eager) == classifier.predict(engines[:100])) >= 0.99
+
+
+@pytest.mark.slow
+def test_a_hundred_digits_of_hmar_s_engines_are_those_of_eager(classifier, hmar_digits_bundle):
+    """A thousand of both: benchmarks/digits/recognised.py."""
+    labels = LABELS[:100]
+    engines = Pipeline.load(hmar_digits_bundle).generate(labels, seed=0).images
+    assert classifier.accuracy(engines, labels) >= 0.94
+
+    model, _ = open_model(WEIGHTS / "hmar-digits.safetensors")
+    family = model_family(model.family)
+    vae = family.load_vae(WEIGHTS / "hmar-digits-vae.safetensors", model)
+    eager = family.sample(model, vae, labels.tolist(), seed=0, sampling=None, guidance=None, changes={})
+    assert np.abs(engines.astype(np.int16) - eager).max() <= 1

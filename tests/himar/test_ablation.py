@@ -19,9 +19,9 @@ from benchmarks.studies.ablation_runs import (
 )
 from benchmarks.studies.measure import WEIGHTS, Figures, Judge
 from himar.data.digits import Digits, load_digits_split
+from himar.families.hi_mar.digits import digit_latents
 from himar.families.hi_mar.model import HiMAR
 from himar.families.hi_mar.presets import VARIANTS
-from himar.training.digits import digit_latents
 from himar.vae.layouts import load_vae
 from himar_kernels import ConfigError, InputError
 

@@ -133,7 +133,7 @@ def test_a_resumed_training_keeps_the_order_in_which_it_began(files, tmp_path, c
     assert train(files, files / "images", tmp_path / "run", "--steps", "2") == 0
     # The same training with the classes in the order of their names as text.
     from himar.families.hi_mar.config import read_config, resolve
-    from himar.training.settings import changed_settings, paper_settings
+    from himar.families.hi_mar.training_settings import changed_settings, paper_settings
 
     config = resolve(read_config(str(files / "config.json")), {})
     settings = changed_settings(paper_settings(24, 4), steps=4, rate=1e-3, snapshot_every=2, batch=4)

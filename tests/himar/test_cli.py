@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import himar.training.digits
+import himar.families.hi_mar.digits
 from himar.cli import cli, main
 from himar.data.digits import Digits, load_digits_split
 from himar.families.hi_mar.checkpoints import load_checkpoint
-from himar.training.digits import MODEL_FILE, VAE_FILE, Recipe
+from himar.families.hi_mar.digits import MODEL_FILE, VAE_FILE, Recipe
 from himar.training.optimise import Schedule
 from himar.training.state import STATE_FILE
 from himar.vae.autoencoder import VaeConfig
@@ -51,8 +51,8 @@ def config(tmp_path) -> Path:
 def trained(tmp_path, config, monkeypatch, capsys) -> Path:
     train, held_out = load_digits_split()
     few = Digits(train.images[:12], train.labels[:12])
-    monkeypatch.setattr(himar.training.digits, "load_digits_split", lambda: (few, held_out))
-    monkeypatch.setattr(himar.training.digits, "Recipe", lambda seed: Recipe(vae=SMALL_VAE, seed=seed))
+    monkeypatch.setattr(himar.families.hi_mar.digits, "load_digits_split", lambda: (few, held_out))
+    monkeypatch.setattr(himar.families.hi_mar.digits, "Recipe", lambda seed: Recipe(vae=SMALL_VAE, seed=seed))
     out = tmp_path / "trained"
     train_arguments = ("--config", config, "--data", "digits", "--out", out, "--steps", "2", "--batch", "3")
     assert run("train", *train_arguments) == 0

@@ -7,16 +7,18 @@ import torch
 import torch._dynamo
 
 import himar.training.board
-from himar.data.latents import ChosenImages, check_fit, fingerprint
+from himar.data.latents import check_fit, fingerprint
+from himar.data.order import ChosenImages
 from himar.families.hi_mar.checkpoints import load_checkpoint
 from himar.families.hi_mar.loss_draws import LossSettings, draw_batch
 from himar.families.hi_mar.losses import drawn_losses
 from himar.families.hi_mar.model import randomise
+from himar.families.hi_mar.training_settings import TrainingSettings, changed_settings, paper_settings
 from himar.loading.files import read_state
 from himar.training.optimise import Optimiser, Schedule, TrainingError
 from himar.training.processes import Processes
 from himar.training.run import RELEASED_FILE, Outputs, run_training, train_model
-from himar.training.settings import Execution, TrainingSettings, changed_settings, paper_settings
+from himar.training.settings import Execution
 from himar.training.trainer import Trainer
 from himar_kernels import ConfigError
 from tests.closeness import COMPONENT, assert_near

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-import himar.training.digits
+import himar.families.hi_mar.digits
 from himar.cli import main
+from himar.families.hi_mar.training_settings import TrainingSettings, paper_settings
 from himar.folder_lock import folder_lock
 from himar.training.processes import joined_processes
 from himar.training.run import Outputs, run_training, train_model
-from himar.training.settings import Execution, TrainingSettings, paper_settings
+from himar.training.settings import Execution
 from himar_kernels import CheckpointError, ConfigError
 from tests.himar import tiny_training as tiny
 
@@ -33,7 +34,7 @@ def no_training(monkeypatch):
     def train_vae(*arguments):
         raise AssertionError("trained before the input was refused")
 
-    monkeypatch.setattr(himar.training.digits, "train_vae", train_vae)
+    monkeypatch.setattr(himar.families.hi_mar.digits, "train_vae", train_vae)
 
 
 @pytest.mark.parametrize(

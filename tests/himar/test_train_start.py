@@ -7,10 +7,10 @@ import torch
 
 from himar.families.hi_mar.checkpoints import load_checkpoint
 from himar.families.hi_mar.model import randomise
+from himar.training.family import Start
 from himar.training.optimise import Schedule
 from himar.training.run import Outputs, run_training
 from himar.training.state import STATE_FILE
-from himar.training.trainer import Start
 from himar_kernels import ConfigError
 from tests.himar import tiny_training as tiny
 from tests.himar.small_evaluation import one_error, run

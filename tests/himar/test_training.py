@@ -5,19 +5,20 @@ from dataclasses import replace
 import pytest
 import torch
 
+import himar.families.hi_mar.digits
 import himar.loading.files
-import himar.training.digits
 from himar.data.digits import Digits, half_size, load_digits_split
 from himar.data.latents import LatentSet
 from himar.families.hi_mar.checkpoints import load_checkpoint
 from himar.families.hi_mar.config import ModelConfig
+from himar.families.hi_mar.digits import MODEL_FILE, VAE_FILE, Recipe, train_digits
 from himar.families.hi_mar.model import HiMAR
-from himar.training.digits import MODEL_FILE, VAE_FILE, Recipe, train_digits
+from himar.families.hi_mar.training import parameter_groups
+from himar.families.hi_mar.training_settings import TrainingSettings
 from himar.training.optimise import Optimiser, Schedule, TrainingError
 from himar.training.run import train_model
-from himar.training.settings import TrainingSettings
 from himar.training.state import STATE_FILE
-from himar.training.trainer import parameter_groups, update_average
+from himar.training.trainer import update_average
 from himar.vae.autoencoder import VaeConfig
 from himar.vae.layouts import load_vae
 from himar.vae.training import VaeTraining, latent_moments, reconstruction_psnr, train_vae
@@ -132,7 +133,7 @@ def test_latents_that_do_not_fit_are_refused():
 def few_digits(monkeypatch):
     train, held_out = load_digits_split()
     few = Digits(train.images[:20], train.labels[:20])
-    monkeypatch.setattr(himar.training.digits, "load_digits_split", lambda: (few, held_out))
+    monkeypatch.setattr(himar.families.hi_mar.digits, "load_digits_split", lambda: (few, held_out))
 
 
 def tiny_recipe() -> Recipe:

@@ -8,8 +8,8 @@ import torch
 from himar.data.latents import LatentSet
 from himar.families.hi_mar.config import ModelConfig
 from himar.families.hi_mar.model import HiMAR
+from himar.families.hi_mar.training_settings import TrainingSettings
 from himar.training.optimise import Schedule
-from himar.training.settings import TrainingSettings
 from himar_kernels.families.hi_mar import SamplingConfig
 
 TINY = ModelConfig(

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from himar.device import use_threads
 from himar.families.hi_mar.model import HiMAR
+from himar.families.hi_mar.training import repeated_blocks
 from himar.families.hi_mar.transformer import Block
-from himar.training.network import repeated_blocks
 from himar.vae.autoencoder import AutoencoderKL
 from himar_kernels.families.hi_mar.phases import VAE_DECODER
 

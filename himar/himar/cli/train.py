@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,19 +13,20 @@ from himar_kernels.shared.console import require_extra
 from himar_kernels.shared.files import require_writable_folder
 from himar_kernels.shared.options import THREADS, THREADS_DEFAULT, FiniteRange, NamedPath, device_option, wrong_usage
 
-from ..families.hi_mar.presets import VARIANTS, vary
+from ..families.hi_mar.presets import VARIANTS
 from .notices import show_images, show_notice
 from .options import TRAINING_SEED, config_option, weights_option
 from .progress import image_progress, training_progress
 
 if TYPE_CHECKING:
-    from ..data.latents import Latents
-    from ..families.hi_mar.config import ModelConfig
-    from ..training.optimise import OnStep
+    from torch import nn
+
+    from ..training.family import Request, TrainingFamily
     from ..training.processes import Processes
-    from ..training.settings import Execution, TrainingSettings
-    from ..training.trainer import Start
-    from ..vae.autoencoder import AutoencoderKL
+
+_HI_MAR = ("variant", "ema", "dropout", "pivot_share", "pivot_warmup")
+_HMAR = ("phase", "weighting", "label_drop", "depth_drop", "lr_end", "weight_decay_end", "gate_init")
+"""Options of one family alone, for --help; the families' `options` decide."""
 
 _WHOLE = click.IntRange(1, 10**12)
 _COUNT = click.IntRange(0, 10**12)
@@ -37,32 +37,35 @@ _POSITIVE = FiniteRange(min=0, min_open=True)
 _EPOCHS = FiniteRange(0, 1e9, min_open=True)
 
 
-@click.command("train", epilog="Example: himar train --config digits --data digits --out trained")
-@click.option("--config", required=True, callback=config_option, help="Preset (himar-b, mar-b, …) or JSON file.")
-@click.option(
-    "--variant",
-    type=click.Choice(list(VARIANTS)),
-    metavar="NAME",
-    help="A row of the paper's table 5 at the preset's sizes, for example visual.",
-)
-@click.option("--data", required=True, help="digits, a folder of cached latents, or images: a folder or list.")
-@click.option("--vae", type=NamedPath(), help="KL-VAE checkpoint: encodes images, decodes the sample grids.")
+class TrainCommand(click.Command):
+    """A command whose help lists the options of one family by themselves."""
+
+    def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, those of every family first."""
+        own = {name: title for title, names in (("Hi-MAR", _HI_MAR), ("HMAR", _HMAR)) for name in names}
+        for title in (None, "Hi-MAR", "HMAR"):
+            chosen = [each for each in self.get_params(context) if own.get(each.name or "") == title]
+            records = [record for each in chosen if (record := each.get_help_record(context))]
+            with formatter.section("Options" if title is None else f"Options of {title} alone"):
+                formatter.write_dl(records)
+
+
+@click.command("train", cls=TrainCommand, epilog="Example: himar train --config digits --data digits --out trained")
+@click.option("--config", required=True, callback=config_option, help="Preset (himar-b, hmar-d16, …) or JSON file.")
+@click.option("--data", required=True, help="digits, a folder of cached latents or codes, or images: a folder or list.")
+@click.option("--vae", type=NamedPath(), help="KL-VAE, or HMAR's tokenizer: encodes images, decodes sample grids.")
 @click.option("--out", required=True, type=NamedPath(), help="Folder for weights and training state.")
 @click.option("--start-from", type=NamedPath(), help="Checkpoint of the same sizes whose weights to start from.")
 @weights_option
 @click.option("--resume", is_flag=True, help="Continue from the state in --out; start anew if there is none.")
-@click.option("--epochs", type=_EPOCHS, help="Length in epochs.  [default: 800]")
+@click.option("--epochs", type=_EPOCHS, help="Length in epochs.  [default: 800; HMAR: 200 to 350, masked 100]")
 @click.option("--steps", type=_WHOLE, help="Length in steps, instead of --epochs.")
-@click.option("--warmup-epochs", type=FiniteRange(0, 1e9), help="Linear warm-up in epochs.  [default: 100]")
+@click.option("--warmup-epochs", type=FiniteRange(0, 1e9), help="Warm-up in epochs.  [default: 100; HMAR: 1/50 of all]")
 @click.option("--warmup-steps", type=_COUNT, help="Linear warm-up in steps.")
-@click.option("--batch", type=_BATCH, help="Images per step over all processes.  [default: 2048; digits: 64]")
-@click.option("--lr", "rate", type=_POSITIVE, help="Learning rate.  [default: 1e-4 × batch/256]")
-@click.option("--ema", type=_BELOW_ONE, help="Decay of the averaged weights.  [default: 0.9999]")
-@click.option("--weight-decay", type=FiniteRange(min=0), help="Of the transformer's matrices.  [default: 0.02]")
-@click.option("--clip", type=_POSITIVE, help="Largest norm of the gradients.  [default: 3]")
-@click.option("--dropout", type=_BELOW_ONE, help="Of the transformer.  [default: 0.1]")
-@click.option("--pivot-share", type=_SHARE, help="Share of images whose phase high sees pivots.  [default: 0.25]")
-@click.option("--pivot-warmup", type=_COUNT, help="Epochs in which that share grows.  [default: 100]")
+@click.option("--batch", type=_BATCH, help="Images per step over all processes.  [default: 2048; HMAR: 768, d30 1024]")
+@click.option("--lr", "rate", type=_POSITIVE, help="Highest rate.  [default: 1e-4 × batch/256; d24, d30: 0.8e-4 ×]")
+@click.option("--weight-decay", type=FiniteRange(min=0), help="Of matrices.  [default: 0.02; HMAR: 0.05, tables too]")
+@click.option("--clip", type=_POSITIVE, help="Largest norm of the gradients.  [default: 3; HMAR: 2]")
 @click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Of the matmuls.  [default: fp32]")
 @click.option("--accumulate", default=1, show_default=True, type=_BATCH, help="Parts of each process's batch.")
 @click.option("--recompute", is_flag=True, help="Keep fewer activations: blocks run again in the backward pass.")
@@ -78,9 +81,33 @@ _EPOCHS = FiniteRange(0, 1e9, min_open=True)
 )
 @click.option("--seed", default=0, show_default=True, type=TRAINING_SEED, help="Seed of weights, order and noise.")
 @click.option("--threads", type=THREADS, help=f"CPU threads; {THREADS_DEFAULT}.")
+@click.option(
+    "--variant",
+    type=click.Choice(list(VARIANTS)),
+    metavar="NAME",
+    help="A row of the paper's table 5 at the preset's sizes, for example visual.",
+)
+@click.option("--ema", type=_BELOW_ONE, help="Decay of the averaged weights.  [default: 0.9999]")
+@click.option("--dropout", type=_BELOW_ONE, help="Of the transformer.  [default: 0.1]")
+@click.option("--pivot-share", type=_SHARE, help="Share of images whose phase high sees pivots.  [default: 0.25]")
+@click.option("--pivot-warmup", type=_COUNT, help="Epochs in which that share grows.  [default: 100]")
+@click.option(
+    "--phase",
+    type=click.Choice(["next-scale", "masked"]),
+    help="Network to train; masked needs --start-from with the next-scale weights, which stay.  [default: next-scale]",
+)
+@click.option(
+    "--weighting",
+    type=click.Choice(["lognorm", "equal", "plain"]),
+    help="Of the scales in the next-scale loss.  [default: lognorm]",
+)
+@click.option("--label-drop", type=_SHARE, help="Share of images trained without their class.  [default: 0.1]")
+@click.option("--depth-drop", type=_BELOW_ONE, help="Stochastic depth at the last block.  [default: depth/240]")
+@click.option("--lr-end", type=_SHARE, help="Share of --lr at the last step.  [default: 0.1; d24, d30: 0.01]")
+@click.option("--weight-decay-end", type=FiniteRange(min=0), help="At the last step.  [default: as before; d30: 0.08]")
+@click.option("--gate-init", type=_POSITIVE, help="Of the gates' weights.  [default: 1e-3; d24: 1e-4; d30: 1e-5]")
 def train_command(
     config: str,
-    variant: str | None,
     data: str,
     vae: Path | None,
     out: Path,
@@ -102,9 +129,11 @@ def train_command(
 ) -> None:
     """Train a model from new weights, or from a checkpoint's; with --data digits its VAE too.
 
-    Defaults are the paper's. With --data digits they are those that trained the weights that himar ships, which takes
-    about 40 minutes on two cores. Several processes: torchrun --nproc-per-node 8 --no-python himar train … --device
-    cuda. A stopped run continues with --resume as if it had not stopped.
+    Defaults are the papers'. With --data digits they are those that trained the weights that himar ships, which takes
+    about 40 minutes on two cores (hmar-digits: a quarter of that). HMAR is trained in two runs, first its next-scale
+    network, then (--phase masked --start-from) the masked one over it; --data digits makes both. Several processes:
+    torchrun --nproc-per-node 8 --no-python himar train … --device cuda. A stopped run continues with --resume as if it
+    had not stopped.
     """
     digits = data == "digits"
     require_extra("model", "torch", "safetensors", *(["sklearn"] if digits else []))
@@ -125,26 +154,29 @@ def train_command(
         raise click.UsageError("--grid needs --vae, which decodes the images.")
 
     from ..device import use_threads
-    from ..families.hi_mar.config import read_config, resolve
+    from ..family import family_of
+    from ..training.family import Request, training_family
     from ..training.processes import joined_processes
     from ..training.settings import Execution
 
     use_threads(threads)
-    values = read_config(config)
-    model_config = resolve(values if variant is None else vary(values, variant), {}, config)
-    for option in ("pivot_share", "pivot_warmup"):
-        if model_config.single_scale and changes[option] is not None:
-            spelled = option.replace("_", "-")
-            raise click.UsageError(f"--{spelled} was given, but this model has a single scale and so no pivots.")
+    name = family_of(config)
+    family = training_family(name)
+    _refuse_others(name, config, changes)
+    if digits and changes["phase"] is not None:
+        raise click.UsageError("--data digits trains both phases; leave --phase out.")
+    model_config = family.config(config, changes)
     require_writable_folder(out)
-    start = None if start_from is None else _start(start_from, model_config, weights)
+    start = family.start(start_from, model_config, weights)
     with joined_processes(device) as (processes, own_device), ExitStack() as stack:
         execution = Execution(own_device, accumulate, recompute, compiled, fsdp)
         with wrong_usage():
             execution.require_processes(processes.count)
-        opened = None if digits else _open(Path(data), model_config, vae, own_device, processes, out, resume)
-        on_stage = stack.enter_context(training_progress(processes.first))
-        run = _Run(
+        source = None if digits else Path(data)
+        opened = (
+            None if source is None else _open(family, source, model_config, vae, own_device, processes, out, resume)
+        )
+        request = Request(
             out,
             seed,
             execution,
@@ -154,133 +186,79 @@ def train_command(
             tensorboard,
             16 if grid is None else grid,
             keep_snapshots,
-            on_stage,
+            stack.enter_context(training_progress(processes.first)),
             start,
-            changes,
         )
-        written = run.digits(model_config) if opened is None else run.images(model_config, *opened)
+        with wrong_usage():
+            settings = family.settings(model_config, None if opened is None else len(opened[0].labels), changes)
+            processes.parts(settings.batch, accumulate)
+        if opened is None:
+            written = family.train_digits(model_config, settings, request)
+        else:
+            written = _train(model_config, *opened, settings, request)
         stack.close()
         if processes.first:
             click.echo(f"{data}: wrote {written}")
 
 
+def _refuse_others(name: str, config: str, changes: dict[str, Any]) -> None:
+    """Raise UsageError for an option that another family's training has and this one's has not."""
+    from ..family import model_family
+    from ..training.family import trained_families
+
+    families = trained_families()
+    for option in sorted(frozenset().union(*(each.options for each in families.values())) - families[name].options):
+        if changes[option] is not None:
+            owners = " or ".join(
+                model_family(other).title for other, each in families.items() if option in each.options
+            )
+            raise click.UsageError(
+                f"--{_spelled(option)} is an option of {owners}, but {config} is a model of "
+                f"{model_family(name).title}; leave it out."
+            )
+
+
+def _spelled(option: str) -> str:
+    return option.replace("_", "-")
+
+
 def _open(
+    family: TrainingFamily,
     source: Path,
-    config: ModelConfig,
+    config: Any,
     vae: Path | None,
     device: str,
     processes: Processes,
     out: Path,
     resume: bool,
-) -> tuple[Latents, AutoencoderKL | None]:
+) -> tuple[Any, nn.Module | None]:
     """Open the data, with what the first process says of it on stderr."""
-    from ..data.source import open_data
+    from ..data.opening import Opening
     from ..training.state import STATE_FILE, require_free
 
-    require_free(out / STATE_FILE, resume)
-    if not processes.first:
-        return open_data(source, config, vae, device, processes=processes, state=out / STATE_FILE)
-    return open_data(
-        source,
+    state = out / STATE_FILE
+    require_free(state, resume)
+    opening = Opening(device, processes, state)
+    if processes.first:
+        checking = lambda: image_progress("checking the images")  # noqa: E731
+        opening = Opening(device, processes, state, show_notice, show_images, checking)
+    return family.open_data(source, config, vae, opening)
+
+
+def _train(config: Any, data: Any, vae: nn.Module | None, settings: Any, request: Request) -> Path:
+    from ..training.run import Outputs, run_training
+
+    outputs = Outputs(request.out, released=request.released, board=request.board, grid=request.grid, keep=request.keep)
+    return run_training(
         config,
-        vae,
-        device,
-        processes=processes,
-        state=out / STATE_FILE,
-        on_notice=show_notice,
-        on_list=show_images,
-        checking=lambda: image_progress("checking the images"),
+        data,
+        settings,
+        request.seed,
+        outputs,
+        request.on_stage("model"),
+        vae=vae,
+        execution=request.execution,
+        processes=request.processes,
+        resume=request.resume,
+        start=request.start,
     )
-
-
-def _start(checkpoint: Path, config: ModelConfig, weights: str | None) -> Start:
-    from ..families.hi_mar.checkpoints import open_checkpoint
-    from ..loading.checkpoint_files import weights_sha256
-    from ..training.trainer import Start
-
-    model, entry = open_checkpoint(checkpoint, config, weights=weights)
-    return Start(model, " ".join(filter(None, (weights_sha256(checkpoint), entry))))
-
-
-class _Run:
-    """The options of one command, and the two kinds of data that they go with."""
-
-    def __init__(
-        self,
-        out: Path,
-        seed: int,
-        execution: Execution,
-        processes: Processes,
-        resume: bool,
-        released: bool,
-        board: bool,
-        grid: int,
-        keep: bool,
-        on_stage: Callable[[str], OnStep | None],
-        start: Start | None,
-        changes: dict[str, Any],
-    ) -> None:
-        self._out, self._seed, self._execution, self._processes = out, seed, execution, processes
-        self._resume, self._released, self._board, self._grid = resume, released, board, grid
-        self._keep = keep
-        self._on_stage, self._start, self._changes = on_stage, start, changes
-
-    def digits(self, config: ModelConfig) -> Path:
-        """Train on the digits, by default with the shipped weights' settings."""
-        from ..training.digits import DIGIT_IMAGES, Recipe, train_digits
-
-        recipe = Recipe(seed=self._seed)
-        settings = self._changed(recipe.model, DIGIT_IMAGES)
-        return train_digits(
-            self._out,
-            config,
-            recipe.with_model(settings),
-            self._on_stage,
-            execution=self._execution,
-            processes=self._processes,
-            resume=self._resume,
-            released=self._released,
-            board=self._board,
-            grid=self._grid,
-            keep=self._keep,
-            start=self._start,
-        )
-
-    def images(self, config: ModelConfig, latents: Latents, vae: AutoencoderKL | None) -> Path:
-        """Train on images or latents with the paper's settings."""
-        from ..training.run import Outputs, run_training
-        from ..training.settings import paper_settings
-
-        count = len(latents.labels)
-        settings = self._changed(paper_settings(count, self._changes["batch"] or 2048), count)
-        outputs = Outputs(self._out, released=self._released, board=self._board, grid=self._grid, keep=self._keep)
-        return run_training(
-            config,
-            latents,
-            settings,
-            self._seed,
-            outputs,
-            self._on_stage("model"),
-            vae=vae,
-            execution=self._execution,
-            processes=self._processes,
-            resume=self._resume,
-            start=self._start,
-        )
-
-    def _changed(self, settings: TrainingSettings, images: int) -> TrainingSettings:
-        """Apply the options that were given; epochs are counted in steps of this batch over that many images."""
-        from ..training.settings import changed_settings
-
-        changes = dict(self._changes)
-        per_epoch = images / (changes["batch"] or settings.batch)
-        epochs, warmup_epochs = changes.pop("epochs"), changes.pop("warmup_epochs")
-        changes["warmup"] = changes.pop("warmup_steps")
-        if epochs is not None:
-            changes["steps"] = max(1, round(epochs * per_epoch))
-        if warmup_epochs is not None:
-            changes["warmup"] = round(warmup_epochs * per_epoch)
-        with wrong_usage():
-            changed = changed_settings(settings, **changes)
-            self._processes.parts(changed.batch, self._execution.accumulate)
-        return changed

@@ -1,4 +1,4 @@
-"""Decodes an image file to pixels, and cuts the centre crop that diffusion papers train and measure on.
+"""Decodes an image file to pixels, and cuts the crops that papers train and measure on: centred, or at random.
 
 A picture is read as a person sees it: rotated as its EXIF orientation says, on white where it is transparent,
 so that colours hidden under transparency are never learned.
@@ -39,6 +39,8 @@ _LONG = 4
 """From this ratio of the sides on, the part that the crop needs is cut out before it is enlarged."""
 _MARGIN = 8
 """Source pixels beyond that part which a bicubic filter sees, at most."""
+_WIDER = 1.125
+"""The shorter side of an image out of which squares are cut at random, over theirs."""
 _ORIENTATION_TAG, _ACROSS = 0x0112, 5
 """EXIF's orientation, and the first value with which width and height change places."""
 _LONGEST_REASON = 300
@@ -94,6 +96,21 @@ def read_pixels(path: Path) -> NDArray[np.uint8]:
 def read_crop(path: Path, size: int) -> NDArray[np.uint8]:
     """Return the pixels of `read_picture`'s crop, uint8 (size, size, 3)."""
     return read_picture(path, size).pixels
+
+
+def read_crops(path: Path, size: int, places: NDArray[np.float64]) -> Picture:
+    """Decode an image file and cut squares out of it at random places, as HMAR's training does.
+
+    places (K, 2): shares in [0, 1) of the way from left to right and from top to bottom; the pixels of the result are
+    uint8 (K, size, size, 3). The shorter side becomes 1.125·size (Lanczos) first. Raises UnreadableImageError.
+    """
+
+    def read(image: Image.Image) -> Picture:
+        upright, turned = _upright(image)
+        flat, transparent = _flat(upright)
+        return Picture(np.stack([_square(flat, size, place) for place in places]), turned, transparent)
+
+    return _decoded(path, read)
 
 
 @dataclass(frozen=True)
@@ -232,6 +249,23 @@ def _crop(image: Image.Image, size: int) -> Image.Image:
     width, height = round(image.width * scale), round(image.height * scale)
     left, top = (width - size) // 2, (height - size) // 2
     return image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + size, top + size))
+
+
+def _square(image: Image.Image, size: int, place: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """Cut a square of the image resized so that its shorter side is 1.125·size; only what it shows is resized."""
+    from PIL import Image
+
+    short = round(_WIDER * size)
+    factor = short / min(image.size)
+    sides = [short if side == min(image.size) else int(side * factor) for side in image.size]
+    first = [int(share * (side - size + 1)) for share, side in zip(place, sides, strict=True)]
+    # In the picture's own pixels; filters see those around the box, as if the whole were resized.
+    box = [
+        at * before / after
+        for corner in (first, [at + size for at in first])
+        for at, before, after in zip(corner, image.size, sides, strict=True)
+    ]
+    return np.asarray(image.resize((size, size), Image.Resampling.LANCZOS, box=(box[0], box[1], box[2], box[3])))
 
 
 def _reason(error: BaseException, path: Path) -> str:

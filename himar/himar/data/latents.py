@@ -1,8 +1,7 @@
-"""Defines what training reads: latents of images by index, in an order that a seed repeats, and their fingerprint."""
+"""Defines what Hi-MAR's training reads: latents of images by index, and their fingerprint."""
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,10 +11,8 @@ from torch import Tensor
 from himar_kernels import InputError
 
 from ..families.hi_mar.config import ModelConfig
-from ..training.settings import TrainingSettings
 from ..vae.autoencoder import made_of_patches
-
-_FINGERPRINT_IMAGES = 16
+from .order import check_classes, label_fingerprint, some_images
 
 
 class Latents(Protocol):
@@ -81,54 +78,16 @@ def sample_tokens(moments: Tensor, generator: torch.Generator) -> Tensor:
     return latent.flatten(2).transpose(1, 2)
 
 
-class ChosenImages:
-    """Which images a step trains on: the same for the same settings, seed and step."""
-
-    def __init__(self, count: int, settings: TrainingSettings, seed: int) -> None:
-        self._count, self._batch, self._order, self._seed = count, settings.batch, settings.order, seed
-        self._epoch, self._shuffled = -1, torch.empty(0, dtype=torch.long)
-
-    def at(self, step: int, generator: torch.Generator) -> Tensor:
-        """Return the images (B,) of a step; only the order "draws" draws from the generator."""
-        if self._order == "draws":
-            return torch.randint(self._count, (self._batch,), generator=generator)
-        places = range(step * self._batch, (step + 1) * self._batch)
-        return torch.stack([self._shuffle(place // self._count)[place % self._count] for place in places])
-
-    def _shuffle(self, epoch: int) -> Tensor:
-        if epoch != self._epoch:
-            generator = torch.Generator().manual_seed(self._seed + 1_000_003 * (epoch + 1))
-            self._epoch, self._shuffled = epoch, torch.randperm(self._count, generator=generator)
-        return self._shuffled
-
-
-def class_names_of(latents: Latents, classes: int | None = None) -> tuple[str, ...] | None:
-    """Return the names of a data set's classes, None where it has none.
-
-    classes: of a model; as many names come out, "" for classes that the data does not have.
-    """
-    names = getattr(latents, "class_names", None)
-    if names is None:
-        return None
-    wanted = len(names) if classes is None else classes
-    return (*names, *[""] * (wanted - len(names)))[:wanted]
-
-
 def fingerprint(latents: Latents) -> dict[str, object]:
     """Return what tells one data set from another: its size, a hash of its labels, means of some images' tokens, and
     the names of its classes where it has some.
 
     The means differ a little between machines, so they are compared with a tolerance.
     """
-    count = len(latents.labels)
-    chosen = torch.linspace(0, count - 1, min(count, _FINGERPRINT_IMAGES), dtype=torch.float64).round().long()
-    high, low, _ = latents.draw(chosen, 1.0, torch.Generator().manual_seed(0))
-    labels = hashlib.sha256(latents.labels.to(torch.int64).numpy().tobytes()).hexdigest()[:16]
+    high, low, _ = latents.draw(some_images(latents), 1.0, torch.Generator().manual_seed(0))
     scales = [scale for scale in (high, low) if scale.numel()]  # data of a single scale has no low tokens
     means = [mean for scale in scales for mean in scale.double().mean(dim=(1, 2)).tolist()]
-    found: dict[str, object] = {"images": count, "labels": labels, "token_means": means}
-    names = class_names_of(latents)
-    return found if names is None else {**found, "class_names": list(names)}
+    return {**label_fingerprint(latents), "token_means": means}
 
 
 def check_fit(config: ModelConfig, latents: Latents) -> None:
@@ -143,8 +102,4 @@ def check_fit(config: ModelConfig, latents: Latents) -> None:
             raise InputError(f"{name} latents have shape {tuple(shape)}; {patches}")
         if tuple(shape[1:]) != wanted:
             raise InputError(f"{name} latents have shape {tuple(shape)}; this model trains on (n, *{wanted}).")
-    if not 0 <= int(latents.labels.min()) <= int(latents.labels.max()) < config.classes:
-        raise InputError(
-            f"labels run from {int(latents.labels.min())} to {int(latents.labels.max())}; "
-            f"this model has the classes 0 to {config.classes - 1}."
-        )
+    check_classes(latents, config.classes)

@@ -1,12 +1,11 @@
-"""Opens what `--data` names as latents: a cache of ours or of the released code, a folder or a list of images."""
+"""Opens what `--data` names as Hi-MAR's latents: a cache of ours or of the released code, or images."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,8 +26,9 @@ from .cache_reader import CachedLatents
 from .crop import UnreadableImageError, check_image, read_crop
 from .digits import half_size
 from .file_check import OnFiles, require_readable
-from .folder import ImageList, describe_classes, list_images, order_advice
+from .folder import ImageList, list_images, order_advice
 from .latents import Latents, check_fit, fingerprint, sample_tokens
+from .opening import Checking, cache_notices, check_shared
 from .released_cache import ReleasedLatents, is_released_cache, list_released_cache
 
 
@@ -42,7 +42,7 @@ def open_data(
     state: Path | None = None,
     on_notice: Callable[[str], None] = lambda text: None,
     on_list: Callable[[ImageList], None] = lambda images: None,
-    checking: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    checking: Checking = nullcontext,
 ) -> tuple[Latents, AutoencoderKL | None]:
     """Open a training's data and its VAE, where one is given; every image file is read once before this returns.
 
@@ -66,7 +66,7 @@ def open_data(
     if (source / INDEX_FILE).is_file():
         sha256 = None if vae is None else weights_sha256(vae)
         cached = CachedLatents(source, vae_sha256=sha256, img_size=config.img_size)
-        for sentence in _notices(source, cached):
+        for sentence in cache_notices(source, cached):
             on_notice(sentence)
         return cached, decoder
     released = is_released_cache(source)
@@ -84,10 +84,7 @@ def open_data(
     latents, former = opened(files), files.former()
     check_fit(config, latents)
     on_list(files)
-    processes = processes or Processes()
-    with checking() as on_files:
-        latents.check(on_files, slice(processes.rank, None, processes.count))
-    processes.wait()
+    check_shared(latents, processes or Processes(), checking)
     saved = saved_data(state) if state is not None and state.is_file() else {}
     if saved and former.class_names != files.class_names and not is_same_data(saved, fingerprint(latents)):
         before = opened(former)
@@ -95,17 +92,6 @@ def open_data(
             on_notice(f"this training continues in the order in which it began: {order_advice(former.class_names)}")
             return before, decoder
     return latents, decoder
-
-
-def _notices(source: Path, cached: CachedLatents) -> list[str]:
-    advice = order_advice(cached.class_names)
-    found = set(cached.labels.unique().tolist())
-    empty = [f"{number} ({name})" for number, name in enumerate(cached.class_names) if number not in found]
-    return [
-        describe_classes(cached.class_names),
-        *([f"{source}: {advice}"] if advice else []),
-        *([f"{source} has no image of class {', '.join(empty[:3])}{', …' if len(empty) > 3 else ''}"] if empty else []),
-    ]
 
 
 class ImageLatents:

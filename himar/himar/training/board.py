@@ -8,12 +8,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from himar_kernels import ConfigError, PhiloxDraws, to_sheet
+from torch import nn
+
+from himar_kernels import ConfigError, to_sheet
 from himar_kernels.shared.files import require_writable_folder
 
-from ..families.hi_mar.model import HiMAR
-from ..images import sample_images
-from ..vae.autoencoder import AutoencoderKL
+from ..family import model_family
 from .optimise import Progress
 
 _COLUMNS = 8
@@ -30,11 +30,12 @@ class Board:
         for name, value in progress.figures.items():
             self._writer.add_scalar(name.replace(" ", "/"), value, progress.step)
 
-    def grid(self, model: HiMAR, vae: AutoencoderKL, count: int, step: int) -> None:
+    def grid(self, model: Any, vae: nn.Module, count: int, step: int) -> None:
         """Sample `count` images, the classes in turn and the same seed each time, and write them as one picture."""
         labels = [image % model.config.classes for image in range(count)]
-        device = model.mask_token.device
-        images = sample_images(model, vae.to(device), labels, PhiloxDraws(0))
+        device = next(model.parameters()).device
+        family = model_family(model.family)
+        images = family.sample(model, vae.to(device), labels, seed=0, sampling=None, guidance=None, changes={})
         self._writer.add_image("samples", to_sheet(images, _COLUMNS), step, dataformats="HWC")
         self._writer.flush()
 

@@ -1,59 +1,36 @@
-"""Wraps the model for training: one forward from tokens to losses, in half precision, copied or sharded."""
+"""Wraps a network for training: blocks compiled, copied or sharded over processes, in half precision or not."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..families.hi_mar.dit_head import DiTBlock
-from ..families.hi_mar.loss_draws import BatchDraws
-from ..families.hi_mar.losses import Losses, drawn_losses
-from ..families.hi_mar.mlp_head import ResidualBlock
-from ..families.hi_mar.model import HiMAR
-from ..families.hi_mar.transformer import Block
 from .processes import Processes
 from .settings import Execution, Precision
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class LossNetwork(nn.Module):
-    """Maps a part of the batch to the four losses, so that wrappers around it see the whole computation."""
-
-    def __init__(self, model: HiMAR, precision: Precision) -> None:
-        super().__init__()
-        self.model = model
-        self._precision: Precision = precision
-
-    def forward(self, tokens: Tensor, low_tokens: Tensor, draws: BatchDraws) -> Tensor:
-        """Return low_mse, low_vb, high_mse, high_vb as (4,), float32."""
-        autocast: AbstractContextManager[object] = nullcontext()
-        if self._precision != "fp32":
-            autocast = torch.autocast(tokens.device.type, dtype=_AUTOCAST[self._precision])
-        losses = drawn_losses(self.model, tokens, low_tokens, draws, autocast)
-        return torch.stack([losses.low_mse, losses.low_vb, losses.high_mse, losses.high_vb])
+def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
+    """Return the context in which a network runs in a precision."""
+    return nullcontext() if precision == "fp32" else torch.autocast(device.type, dtype=_AUTOCAST[precision])
 
 
-def losses_from(values: Tensor, model: HiMAR) -> Losses:
-    """Name the four values that a `LossNetwork` returns."""
-    low_mse, low_vb, high_mse, high_vb = values.unbind()
-    return Losses(low_mse, low_vb, high_mse, high_vb, model.config.single_scale)
+def wrap(network: nn.Module, blocks: Iterable[nn.Module], execution: Execution, processes: Processes) -> nn.Module:
+    """Return the network to call; its own parameters become shards under `execution.fsdp`.
 
-
-def wrap(model: HiMAR, precision: Precision, execution: Execution, processes: Processes) -> nn.Module:
-    """Return the network to call; the model's own parameters become shards under `execution.fsdp`."""
-    model.recompute = execution.recompute
+    blocks: the repeated ones inside, each of which is compiled and sharded by itself.
+    """
     if execution.compile:
         # Block by block: a run compiles a handful of small graphs, and sequence lengths change from step to step.
-        for block in repeated_blocks(model):
+        for block in blocks:
             block.compile(dynamic=True)
-    network = LossNetwork(model, precision)
     if execution.fsdp:
-        shard(model)
+        shard(blocks)
         shard_root(network)
         return network
     if processes.count == 1:
@@ -61,16 +38,11 @@ def wrap(model: HiMAR, precision: Precision, execution: Execution, processes: Pr
     return DistributedDataParallel(network, forward_sync_buffers=False)
 
 
-def repeated_blocks(model: nn.Module) -> Iterator[nn.Module]:
-    """All blocks of transformer and heads."""
-    return (module for module in model.modules() if isinstance(module, Block | DiTBlock | ResidualBlock))
-
-
-def shard(model: nn.Module) -> None:
+def shard(blocks: Iterable[nn.Module]) -> None:
     """Shard each block's parameters over all processes (FSDP2)."""
     from torch.distributed.fsdp import fully_shard
 
-    for block in repeated_blocks(model):
+    for block in blocks:
         fully_shard(block)
 
 

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from himar_kernels import ConfigError, HimarError
 
+from .settings import DecaySchedule, StepSchedule
+
 _LEAST_SCALE = 2.0**-20
 
 
@@ -63,11 +65,26 @@ class Progress:
 OnStep = Callable[[Progress], None]
 
 
+class LossScale(torch.amp.GradScaler):
+    """Scales the loss of float16 training, starting at `first`, by no more than `most` (None for no limit)."""
+
+    def __init__(self, device: str, first: float = 2.0**16, most: float | None = None) -> None:
+        super().__init__(device, init_scale=first)
+        self._most = most
+
+    def update(self, new_scale: float | Tensor | None = None) -> None:
+        """Change the scale after a step, as torch.amp.GradScaler does."""
+        super().update(new_scale)
+        if self._most is not None and self.get_scale() > self._most:
+            super().update(self._most)
+
+
 class Optimiser:
-    """AdamW with β 0.9/0.95, a schedule and gradient clipping (docs/model.md §8).
+    """AdamW with β 0.9/0.95, a schedule and gradient clipping (docs/model.md §8, docs/hmar-model.md §7).
 
     Args:
-        groups: parameters, or parameter groups with their own weight decay.
+        groups: parameters, or parameter groups with their own weight decay; those with "decays" set take that of the
+            schedule at each step.
         schedule: learning rate by step.
         clip: largest norm of all gradients together.
         scaler: scales the loss so that float16 gradients do not vanish; None for float32 and bfloat16.
@@ -76,7 +93,7 @@ class Optimiser:
     def __init__(
         self,
         groups: Iterable[nn.Parameter] | Iterable[dict],
-        schedule: Schedule,
+        schedule: StepSchedule,
         clip: float = 3.0,
         scaler: torch.amp.GradScaler | None = None,
     ) -> None:
@@ -112,6 +129,8 @@ class Optimiser:
         rate = self._schedule.rate(number)
         for group in self.adam.param_groups:
             group["lr"] = rate
+            if group.get("decays") and isinstance(self._schedule, DecaySchedule):
+                group["weight_decay"] = self._schedule.weight_decay(number)
         if self.scaler is not None:
             self.scaler.unscale_(self.adam)
         norm = nn.utils.clip_grad_norm_(self._parameters, self._clip)

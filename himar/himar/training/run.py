@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
 from himar_kernels import CheckpointError
 from himar_kernels.shared.files import remove_unfinished, require_writable_file, require_writable_folder
 
-from ..data.latents import Latents, class_names_of
-from ..families.hi_mar.checkpoints import save_checkpoint
-from ..families.hi_mar.config import ModelConfig
-from ..families.hi_mar.model import HiMAR
+from ..data.order import Labelled, class_names_of
+from ..family import model_family
 from ..folder_lock import folder_lock
 from ..loading.files import write_torch
-from ..vae.autoencoder import AutoencoderKL
 from .board import open_board, require_board
+from .family import Start, training_family
 from .optimise import OnStep, Progress
 from .processes import Processes
-from .settings import Execution, TrainingSettings
+from .settings import Execution, Settings
 from .state import STATE_FILE, load_state, require_free, require_tensors, save_state
-from .trainer import Start, Trainer
+from .trainer import Trainer
 
 RELEASED_FILE, BOARD_FOLDER = "checkpoint-last.pth", "tensorboard"
 _LOG = logging.getLogger(__name__)
@@ -34,11 +33,12 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a training writes to `folder`: its state, and the averaged weights as `file` in `dtype`.
+    """What a training writes to `folder`: its state, and the weights as `file` in `dtype`, averaged where they are.
 
-    released: also `checkpoint-last.pth` in the released layout (docs/model.md §2); board: also TensorBoard's files,
-    with a grid of `grid` sampled images at every snapshot where that is not 0 and a VAE is there; keep: the averaged
-    weights of every snapshot stay, under names with its step (`kept`).
+    released: also `checkpoint-last.pth` as the family's released trainer writes it (docs/model.md §2,
+    docs/hmar-model.md §2); board: also TensorBoard's files, with a grid of `grid` sampled images at every snapshot
+    where that is not 0 and a VAE is there; keep: the weights of every snapshot stay, under names with its step
+    (`kept`).
     """
 
     folder: Path
@@ -50,20 +50,20 @@ class Outputs:
     keep: bool = False
 
     def kept(self, step: int) -> Path:
-        """Return where the averaged weights of a snapshot stay, for example model-000200.safetensors."""
+        """Return where the weights of a snapshot stay, for example model-000200.safetensors."""
         path = self.folder / self.file
         return path.with_name(f"{path.stem}-{step:06d}{path.suffix}")
 
 
 def run_training(
-    config: ModelConfig,
-    latents: Latents,
-    settings: TrainingSettings,
+    config: Any,
+    data: Labelled,
+    settings: Settings,
     seed: int,
     outputs: Outputs,
     on_step: OnStep | None = None,
     *,
-    vae: AutoencoderKL | None = None,
+    vae: nn.Module | None = None,
     execution: Execution | None = None,
     processes: Processes | None = None,
     resume: bool = False,
@@ -84,11 +84,11 @@ def run_training(
     if outputs.folder.is_dir() and processes.first:
         for name in (outputs.file, *([RELEASED_FILE] if outputs.released else [])):
             require_writable_file(outputs.folder / name, CheckpointError)
-    model = HiMAR(config, settings.dropout)
-    model.class_names = class_names_of(latents, config.classes)
+    model = training_family(settings.family).model(config, settings)
+    model.class_names = class_names_of(data, config.classes)
     trainer = prepare(
         model,
-        latents,
+        data,
         settings,
         seed,
         execution=execution,
@@ -113,56 +113,32 @@ def run_training(
                 on_step(progress)
 
         def snapshot(trainer: Trainer) -> None:
-            averaged = trainer.averaged_model()
+            final, save = trainer.final_model(), model_family(settings.family).save
             if processes.first:
-                save_checkpoint(averaged, target, outputs.dtype)
+                save(target, final, outputs.dtype)
                 if outputs.keep:
                     kept = outputs.kept(trainer.done)
                     remove_unfinished(kept)
-                    save_checkpoint(averaged, kept, outputs.dtype)
+                    save(kept, final, outputs.dtype)
             if outputs.released:
-                save_released(trainer, outputs.folder / RELEASED_FILE)
+                content = trainer.task.released(trainer)
+                if processes.first:
+                    write_torch(outputs.folder / RELEASED_FILE, content)
             if board is not None and vae is not None and outputs.grid:
-                board.grid(averaged, vae, outputs.grid, trainer.done)
+                board.grid(final, vae, outputs.grid, trainer.done)
             _LOG.info("step %d: wrote %s", trainer.done, target)
 
         train(trainer, report, snapshot, state)
     return target
 
 
-def save_released(trainer: Trainer, path: Path) -> None:
-    """Write the released layout: model, model_ema, optimizer, epoch, scaler and args; every process must call it.
-
-    Raises CheckpointError when it cannot be written.
-    """
-    plain, averaged = trainer.plain_model(), trainer.averaged_model()
-    optimiser = trainer.optimiser_state()
-    if not trainer.processes.first:
-        return
-    config, settings = trainer.run["config"], trainer.run["settings"]
-    values = {
-        **{name: value for name, value in config.items() if name != "sampling"},
-        **{name: value for name, value in settings.items() if not isinstance(value, dict)},
-        **{"lr": settings["schedule"]["peak"], "seed": trainer.run["seed"], "steps_done": trainer.done},
-    }
-    content = {
-        "model": {name: value.cpu() for name, value in plain.state_dict().items()},
-        "model_ema": {name: value.cpu() for name, value in averaged.state_dict().items()},
-        "optimizer": optimiser,
-        "epoch": trainer.epoch,
-        "scaler": trainer.scaler_state(),
-        "args": argparse.Namespace(**values),
-    }
-    write_torch(path, content)
-
-
 OnSnapshot = Callable[[Trainer], None]
 
 
 def train_model(
-    model: HiMAR,
-    latents: Latents,
-    settings: TrainingSettings,
+    model: Any,
+    data: Labelled,
+    settings: Settings,
     seed: int,
     on_step: OnStep | None = None,
     on_snapshot: OnSnapshot | None = None,
@@ -171,12 +147,13 @@ def train_model(
     processes: Processes | None = None,
     state: Path | None = None,
     resume: bool = False,
-) -> HiMAR:
-    """Train `model` from new weights and return the averaged (EMA) model; a seed gives the same weights.
+) -> Any:
+    """Train `model` from new weights and return what it is for, the averaged (EMA) model where
+    there is one; a seed gives the same weights.
 
     Args:
         model: what to train, on the CPU; it holds the weights that are not averaged afterwards.
-        latents: the data; every process reads the whole batch's and works on its part.
+        data: what the family learns from; every process reads the whole batch's and works on its part.
         settings, seed: what decides the weights.
         on_step: told of every step, in the first process.
         on_snapshot: called with the trainer at every snapshot, in every process, before the state is written.
@@ -187,16 +164,14 @@ def train_model(
 
     Raises TrainingError when a loss or gradient stops being finite (the last state stays), and as `prepare` does.
     """
-    trainer = prepare(
-        model, latents, settings, seed, execution=execution, processes=processes, state=state, resume=resume
-    )
+    trainer = prepare(model, data, settings, seed, execution=execution, processes=processes, state=state, resume=resume)
     return train(trainer, on_step, on_snapshot, state)
 
 
 def prepare(
-    model: HiMAR,
-    latents: Latents,
-    settings: TrainingSettings,
+    model: Any,
+    data: Labelled,
+    settings: Settings,
     seed: int,
     *,
     execution: Execution | None = None,
@@ -208,7 +183,7 @@ def prepare(
     """Check everything that can be checked before the first step, and return the trainer; nothing is written.
 
     Arguments are those of `train_model`; start: weights to begin with instead of new ones.
-    Raises InputError when the latents do not fit, ConfigError when a resumed run
+    Raises InputError when the data do not fit, ConfigError when a resumed run
     is not the one that began or the batch does not divide, CheckpointError when the state cannot be read, is not of
     this training, could not be written, or exists and `resume` is off.
     """
@@ -217,7 +192,7 @@ def prepare(
         require_writable_folder(state.parent, CheckpointError)
     if state is not None:
         require_free(state, resume)
-    trainer = Trainer(model, latents, settings, seed, execution or Execution(), processes, start)
+    trainer = Trainer(model, data, settings, seed, execution or Execution(), processes, start)
     if state is not None and state.exists():
         loaded = load_state(state, trainer.run)
         require_tensors(loaded, trainer.layout(), settings.schedule.steps, state)
@@ -227,8 +202,8 @@ def prepare(
 
 def train(
     trainer: Trainer, on_step: OnStep | None = None, on_snapshot: OnSnapshot | None = None, state: Path | None = None
-) -> HiMAR:
-    """Run the steps that are left, as `train_model` says, and return the averaged model."""
+) -> Any:
+    """Run the steps that are left, as `train_model` says, and return the model it is for."""
     steps = trainer.settings.schedule.steps
     if state is not None and trainer.processes.first:
         remove_unfinished(state)
@@ -246,4 +221,4 @@ def train(
                 if trainer.processes.first:
                     save_state(state, saved)
                 trainer.processes.wait()
-    return trainer.averaged_model()
+    return trainer.final_model()

@@ -1,64 +1,80 @@
-"""Defines how to train: what changes the weights that come out (settings), and what only changes how."""
+"""Defines what every family's training settings have, and how a step is computed, which changes nothing learned."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol, get_args, runtime_checkable
 
 from himar_kernels import ConfigError
-
-from ..families.hi_mar.loss_draws import LossSettings
-from .optimise import Schedule
 
 ImageOrder = Literal["draws", "epochs"]
 Precision = Literal["fp32", "bf16", "fp16"]
 
 
-@dataclass(frozen=True)
-class TrainingSettings:
-    """How to train; the defaults are the paper's where a small run allows them.
+class StepSchedule(Protocol):
+    """What an optimiser's step asks for, by its number from 0; steps: length of the run; peak: the highest rate."""
 
-    schedule: steps and learning rate; batch: images per step, over all processes; ema: decay of the averaged weights;
-    weight_decay: of the transformer's matrices; clip: largest gradient norm; dropout: of the transformer;
-    snapshot_every: steps between snapshots, and the last step makes one too; loss: what the loss draws;
-    pivot_warmup: epochs over which the share of images with pivots grows from 0 to `loss.pivot_share` (§8: 100),
-    0 for none; order: "draws" takes every image at random, "epochs" shuffles all and takes each once;
-    precision: of the networks' matmuls; weights and losses are float32 in all.
+    @property
+    def steps(self) -> int:
+        """Length of the run."""
+
+    @property
+    def peak(self) -> float:
+        """Highest learning rate."""
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate of a step."""
+
+
+@runtime_checkable
+class DecaySchedule(StepSchedule, Protocol):
+    """A schedule that also changes the weight decay."""
+
+    def weight_decay(self, step: int) -> float:
+        """Return the weight decay of a step."""
+
+
+class Settings(Protocol):
+    """What the room asks of a family's training settings, a dataclass whose every field decides what is learned.
+
+    family: its name in the registry; batch: images per step, over all processes; clip: largest gradient norm;
+    snapshot_every: steps between snapshots, and the last step makes one too; order: "draws" takes every image at
+    random, "epochs" shuffles all and takes each once; precision: of the networks' matmuls.
     """
 
-    schedule: Schedule
-    batch: int
-    ema: float = 0.9999
-    weight_decay: float = 0.02
-    clip: float = 3.0
-    dropout: float = 0.1
-    snapshot_every: int = 1000
-    loss: LossSettings = field(default_factory=LossSettings)
-    pivot_warmup: int = 0
-    order: ImageOrder = "draws"
-    precision: Precision = "fp32"
+    family: ClassVar[str]
 
-    def __post_init__(self) -> None:
-        for name in ("batch", "snapshot_every"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        for name in ("ema", "dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1.")
-        for name in ("weight_decay", "pivot_warmup"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be a finite number of at least 0.")
-        if not 0 < self.clip < math.inf:
-            raise ConfigError(f"clip is {self.clip}; it must be a finite number above 0.")
-        for name, choices in (("order", get_args(ImageOrder)), ("precision", get_args(Precision))):
-            if getattr(self, name) not in choices:
-                raise ConfigError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}.")
+    @property
+    def schedule(self) -> StepSchedule:
+        """Steps, learning rate and what else changes with the steps."""
 
-    def pivot_share(self, epoch: int) -> float:
-        """Probability in an epoch (counted from 0) that phase high of an image sees its pivots (§8)."""
-        grown = min(1.0, epoch / self.pivot_warmup) if self.pivot_warmup else 1.0
-        return self.loss.pivot_share * grown
+    @property
+    def batch(self) -> int:
+        """See the class."""
+
+    @property
+    def clip(self) -> float:
+        """See the class."""
+
+    @property
+    def snapshot_every(self) -> int:
+        """See the class."""
+
+    @property
+    def order(self) -> ImageOrder:
+        """See the class."""
+
+    @property
+    def precision(self) -> Precision:
+        """See the class."""
+
+
+def check_choices(**choices: tuple[object, Any]) -> None:
+    """Raise ConfigError for a value that is none of its Literal's: name=(value, Literal)."""
+    for name, (value, kind) in choices.items():
+        if value not in get_args(kind):
+            raise ConfigError(f"{name} is {value!r}; it must be one of {', '.join(get_args(kind))}.")
 
 
 @dataclass(frozen=True)
@@ -92,42 +108,19 @@ def check_seed(seed: int) -> None:
         raise ConfigError(f"seed is {seed}; it must be a whole number from 0 to 2^63 - 1.")
 
 
-def paper_settings(images: int, batch: int = 2048, epochs: float = 800, warmup_epochs: float = 100) -> TrainingSettings:
-    """Return the paper's settings (docs/model.md §8) for a set of `images`; an epoch is images/batch steps.
+def asked_steps(options: Mapping[str, Any], images: int, batch: int) -> dict[str, int]:
+    """Return "steps" and "warmup" as far as options give them, in steps or epochs of so many images.
 
-    The learning rate after warm-up is 1e-4·batch/256. Raises ConfigError.
+    options: batch, steps, epochs, warmup_steps and warmup_epochs, None where not given; batch: where they have none.
     """
-    if images < 1 or batch < 1 or not 0 < epochs < math.inf or not 0 <= warmup_epochs <= epochs:
-        raise ConfigError(
-            f"{images} images in batches of {batch} for {epochs} epochs with {warmup_epochs} of warm-up: no training; "
-            f"give at least one image, one per batch, and a warm-up that is no longer than the run."
-        )
-    steps = max(1, round(epochs * images / batch))
-    warmup = min(steps, round(warmup_epochs * images / batch))
-    schedule = Schedule(steps=steps, peak=1e-4 * batch / 256, warmup=warmup)
-    return TrainingSettings(schedule, batch, pivot_warmup=100, order="epochs")
-
-
-def changed_settings(
-    settings: TrainingSettings,
-    *,
-    steps: int | None = None,
-    warmup: int | None = None,
-    rate: float | None = None,
-    pivot_share: float | None = None,
-    **changes: Any,
-) -> TrainingSettings:
-    """Return a copy with changes applied; None leaves a value as it is.
-
-    steps, warmup and rate are the schedule's; steps alone shorten the warm-up to a tenth of them where it is longer.
-    """
-    schedule = settings.schedule
-    if steps is not None:
-        schedule = replace(schedule, steps=steps, warmup=min(schedule.warmup, steps // 10))
-    if warmup is not None:
-        schedule = replace(schedule, warmup=warmup)
-    if rate is not None:
-        schedule = replace(schedule, peak=rate)
-    loss = settings.loss if pivot_share is None else replace(settings.loss, pivot_share=pivot_share)
-    others = {name: value for name, value in changes.items() if value is not None}
-    return replace(settings, schedule=schedule, loss=loss, **others)
+    per_epoch = images / (options["batch"] or batch)
+    found = {}
+    if options["epochs"] is not None:
+        found["steps"] = max(1, round(options["epochs"] * per_epoch))
+    elif options["steps"] is not None:
+        found["steps"] = options["steps"]
+    if options["warmup_epochs"] is not None:
+        found["warmup"] = round(options["warmup_epochs"] * per_epoch)
+    elif options["warmup_steps"] is not None:
+        found["warmup"] = options["warmup_steps"]
+    return found

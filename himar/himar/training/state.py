@@ -19,8 +19,8 @@ from ..loading.files import read_state, write_safetensors
 
 STATE_FILE = "training-state.safetensors"
 _KEY, _FORMAT = "himar_training", 1
-_MEASURED, _TOLERANCE = "data.token_means", 1e-3
-"""Means of the same images' tokens differ between machines and thread counts by rounding alone."""
+_MEASURED, _TOLERANCE = ("data.token_means", "data.pixel_means"), 1e-3
+"""Means of the same images' tokens or pixels differ between machines and thread counts by rounding alone."""
 
 _NAMES = "data.class_names"
 
@@ -131,7 +131,7 @@ def require_same_run(saved: Mapping[str, Any], now: Mapping[str, Any], path: Pat
         if key == _NAMES:
             _require_order(old, new, path)
             continue
-        same = _near(old, new) if key == _MEASURED else old == new
+        same = _near(old, new) if key in _MEASURED else old == new
         if key not in _FREE and not same:
             raise ConfigError(
                 f"{key} was {old!r} when this training began and is {new!r} now; "

@@ -5,6 +5,7 @@ commands in `sampling_options`; the other rooms hold modules with an object FAMI
 
     himar           himar.families.NAME.family            himar.family.ModelFamily
                     himar.families.NAME.presets           PRESETS, configurations by name
+                    himar.families.NAME.training          himar.training.family.TrainingFamily
     himar_runtime   himar_runtime.families.NAME.family    himar_runtime.families.family.RuntimeFamily
     himar_export    himar_export.families.NAME.family     himar_export.families.family.ExportFamily
                     himar_export.families.NAME.checks     himar_export.families.checks.FamilyChecks
@@ -28,7 +29,8 @@ VAE_DECODER = "vae_decoder"
 class FamilyModules:
     """Import names of the modules with a family's FAMILY objects, by room.
 
-    presets: with its named configurations; options: with its OPTIONS of commands, None where it has none.
+    presets: with its named configurations. None where there is none: training, where himar does not train the family;
+    options, with its OPTIONS of commands.
     """
 
     presets: str
@@ -36,6 +38,7 @@ class FamilyModules:
     runtime: str
     export: str
     checks: str
+    training: str | None = None
     options: str | None = None
 
 
@@ -47,6 +50,7 @@ def in_rooms(name: str) -> FamilyModules:
         f"himar_runtime.families.{name}.family",
         f"himar_export.families.{name}.family",
         f"himar_export.families.{name}.checks",
+        f"himar.families.{name}.training",
         f"himar_kernels.families.{name}.sampling_options",
     )
 
@@ -58,9 +62,10 @@ FAMILIES: dict[str, FamilyModules] = {
 
 
 def family_part(name: str, room: str) -> Any:
-    """Return a family's FAMILY object: its "model", "runtime", "export" or "checks"; KeyError for an unknown family.
+    """Return a family's FAMILY object: its "model", "training", "runtime", "export" or "checks".
 
-    Its module is imported now, not before: the runtime never imports PyTorch, nor a family that it does not run.
+    KeyError for an unknown family. Its module is imported now, not before: the runtime never imports PyTorch, nor a
+    family that it does not run.
     """
     return importlib.import_module(getattr(FAMILIES[name], room)).FAMILY
 

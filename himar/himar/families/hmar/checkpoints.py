@@ -20,6 +20,7 @@ from himar_kernels.families.hmar.scales import Scales
 
 from .config import CONFIG_KEYS, TAIL, ModelConfig, read_config, resolve
 from .model import HMAR
+from .model import Network as NetworkName
 
 State = dict[str, Tensor]
 Layout = Literal["merged", "next-scale", "masked"]
@@ -109,6 +110,28 @@ def model_from(
 def save_checkpoint(model: HMAR, path: str | Path, dtype: torch.dtype = torch.float32) -> None:
     """Write the model's tensors, configuration and class names as safetensors, in one move; `dtype` is that on disk."""
     save_model(Path(path), model, dtype, _CONFIG_KEY, model.config.to_dict(), model.class_names)
+
+
+def training_form(model: HMAR, network: NetworkName) -> State:
+    """Return one of a model's networks as training leaves it, constants included; `load_checkpoint` reads it back."""
+    tail, first, scales = "mask" if network == "masked" else "ns", len(model.base_blocks), model.config.scales
+    other = "ns_" if network == "masked" else "mask_"
+    state = {}
+    for name, tensor in model.state_dict().items():
+        kind, _, rest = name.partition(".")
+        if name.startswith(other):
+            continue
+        if kind.endswith("_blocks"):
+            number, _, rest = rest.partition(".")
+            state[f"blocks.{int(number) + (0 if kind == 'base_blocks' else first)}.{rest}"] = tensor
+        elif name == "word_embed_bias" and network == "next-scale":
+            state["word_embed.bias"] = tensor
+        else:
+            state[name.removeprefix(f"{tail}_") if kind != "mask_embed" else name] = tensor
+    levels = torch.from_numpy(scales.of_cells())
+    apart = torch.zeros(len(levels), len(levels)).masked_fill(levels[:, None] != levels, -torch.inf)
+    keys = {f"blocks.{block}.attn.zero_k_bias": torch.zeros(model.config.width) for block in range(model.config.depth)}
+    return {**state, **keys, _LEVELS: levels[None], "attn_bias_for_masking": apart[None, None]}
 
 
 def layout_of(state: Mapping[str, Tensor], path: Path) -> Layout:

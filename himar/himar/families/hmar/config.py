@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,11 @@ class ModelConfig(ScaleSizes):
                 "schedule has masked steps, but this checkpoint has the next-scale network alone; leave schedule "
                 "empty, or load it together with the masked network's checkpoint."
             )
+
+    def next_scale_alone(self) -> ModelConfig:
+        """Return these sizes without a masked network, and so without masked steps in any settings."""
+        sampling = {name: settings.with_changes(schedule=()) for name, settings in self.sampling.items()}
+        return replace(self, masked=False, sampling=sampling)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values; `from_dict` reads them back."""

@@ -60,6 +60,17 @@ class HMAR(nn.Module):
             self.mask_head_nm = HeadNorm(width)
             self.mask_head = nn.Linear(width, config.vocab)
 
+    @property
+    def recompute(self) -> bool:
+        """Whether blocks run again in the backward pass instead of keeping their activations."""
+        return self.base_blocks.recompute
+
+    @recompute.setter
+    def recompute(self, value: bool) -> None:
+        for module in self.modules():
+            if isinstance(module, Stack):
+                module.recompute = value
+
     def conditions(self, class_row: Tensor) -> Conditions:
         """Return what depends on the class alone; class_row (R,) is 0 … classes, `classes` the unconditional row."""
         cond = self.class_emb(class_row)

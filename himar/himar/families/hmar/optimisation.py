@@ -23,13 +23,13 @@ _FLOOR, _PLATEAU = 0.005, 0.05
 
 @dataclass(frozen=True)
 class Schedule:
-    """Learning rate "lin0" and weight decay over a run of `iterations`.
+    """Learning rate "lin0" and weight decay over a run of `steps` iterations.
 
     peak: highest rate; warmup: iterations to it from 0.005 of it; end: share of the peak at the last iteration (wpe);
     decay, decay_end: weight decay at the first and at the last iteration.
     """
 
-    iterations: int
+    steps: int
     peak: float
     warmup: int
     end: float = 0.1
@@ -37,27 +37,29 @@ class Schedule:
     decay_end: float = 0.05
 
     def __post_init__(self) -> None:
-        if self.iterations < 1 or not 0 <= self.warmup < self.iterations:
-            raise ConfigError(
-                f"warmup is {self.warmup} of {self.iterations} iterations; it must be shorter than the run."
-            )
-        for name in ("peak", "end", "decay", "decay_end"):
+        if self.steps < 1:
+            raise ConfigError(f"steps is {self.steps}; train for at least 1 step.")
+        if not 0 <= self.warmup < self.steps:
+            raise ConfigError(f"warmup is {self.warmup} of {self.steps} iterations; it must be shorter than the run.")
+        if not 0 < self.peak < math.inf:
+            raise ConfigError(f"peak is {self.peak}; the learning rate must be a positive number.")
+        for name in ("end", "decay", "decay_end"):
             value = getattr(self, name)
             if not math.isfinite(value) or value < 0:
                 raise ConfigError(f"{name} is {value}; it must be a finite number of at least 0.")
 
-    def rate(self, iteration: int) -> float:
-        """Return the learning rate of an iteration, 0 … iterations-1: a rise, a plateau of 5 %, a line down."""
-        if iteration < self.warmup:
-            return (_FLOOR + (1 - _FLOOR) * iteration / self.warmup) * self.peak
-        done = (iteration - self.warmup) / max(1, self.iterations - 1 - self.warmup)
+    def rate(self, step: int) -> float:
+        """Return the learning rate of an iteration, 0 … steps-1: a rise, a plateau of 5 %, a line down."""
+        if step < self.warmup:
+            return (_FLOOR + (1 - _FLOOR) * step / self.warmup) * self.peak
+        done = (step - self.warmup) / max(1, self.steps - 1 - self.warmup)
         if done < _PLATEAU:
             return self.peak
         return (self.end + (1 - self.end) * (1 - done) / (1 - _PLATEAU)) * self.peak
 
-    def weight_decay(self, iteration: int) -> float:
+    def weight_decay(self, step: int) -> float:
         """Return the weight decay of an iteration: half a cosine from `decay` to `decay_end`."""
-        turn = math.pi * iteration / max(1, self.iterations - 1)
+        turn = math.pi * step / max(1, self.steps - 1)
         return self.decay_end + (self.decay - self.decay_end) * (0.5 + 0.5 * math.cos(turn))
 
 

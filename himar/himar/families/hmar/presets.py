@@ -50,8 +50,16 @@ def _model(depth: int, pixels: int) -> dict[str, Any]:
 
 
 PRESETS: Mapping[str, Values] = {
-    f"hmar-d{depth}" + (f"-{pixels}" if pixels != 256 else ""): _model(depth, pixels)
-    for pixels in SIDES
-    for depth in _SETTINGS
+    **{
+        f"hmar-d{depth}" + (f"-{pixels}" if pixels != 256 else ""): _model(depth, pixels)
+        for pixels in SIDES
+        for depth in _SETTINGS
+    },
+    # scikit-learn's handwritten digits as 32x32 images; trained on a CPU, shipped in himar/himar/weights.
+    "hmar-digits": {
+        **{"patch_nums": (1, 2, 3, 5, 8), "width": 64, "depth": 4, "heads": 2, "tail": 2, "classes": 10},
+        **{"vocab": 256, "latent_channels": 8, "vae_ch": 8, "vae_groups": 4, "vae_stride": 4},
+        "sampling": {"default": {"guidance": 1.5, "top_k": 0, "top_p": 0.9, "schedule": ((1,), (1, 3))}},
+    },
 }
 """Released sizes by depth; those with -512 and -1024 have the scale lists of larger images, for random weights."""

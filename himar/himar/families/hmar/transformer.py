@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from .attention import Attend
 
@@ -113,7 +114,10 @@ class HeadNorm(nn.Module):
 
 
 class Stack(nn.ModuleList):
-    """Blocks one after the other."""
+    """Blocks one after the other.
+
+    recompute: run every block again in the backward pass instead of keeping its activations.
+    """
 
     def vectors(self, active: Tensor) -> list[Tensor]:
         """Return each block's vectors (R, 6, C) of SiLU(cond) (R, C)."""
@@ -121,6 +125,7 @@ class Stack(nn.ModuleList):
 
     def __init__(self, width: int, heads: int, depth: int) -> None:
         super().__init__(Block(width, heads) for _ in range(depth))
+        self.recompute = False
 
     def run(self, x: Tensor, vectors: Tensor, attends: Sequence[Attend], kept: Tensor | None = None) -> Tensor:
         """Map (R, N, C) to (R, N, C).
@@ -128,7 +133,11 @@ class Stack(nn.ModuleList):
         vectors: (depth, R, 6, C); attends: one per block; kept: (depth, 2, R) or None.
         """
         for place, (block, attend) in enumerate(zip(self, attends, strict=True)):
-            x = block(x, vectors[place], attend, None if kept is None else kept[place])
+            inputs = (x, vectors[place], attend, None if kept is None else kept[place])
+            if self.recompute and torch.is_grad_enabled():
+                x = checkpoint(block, *inputs, use_reentrant=False)
+            else:
+                x = block(*inputs)
         return x
 
 

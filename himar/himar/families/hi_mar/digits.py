@@ -8,24 +8,25 @@ from pathlib import Path
 
 import torch
 
+from himar.data.digits import IMAGE_SIZE, Digits, half_size, load_digits_split
+from himar.data.latents import LatentSet
+from himar.training.board import require_board
+from himar.training.family import Start
+from himar.training.optimise import OnStep, Schedule
+from himar.training.processes import Processes
+from himar.training.run import BOARD_FOLDER, Outputs, run_training
+from himar.training.settings import Execution, check_seed
+from himar.training.state import STATE_FILE, require_free
+from himar.vae.autoencoder import AutoencoderKL
+from himar.vae.layouts import load_vae
+from himar.vae.training import DIGITS_VAE, VaeTraining, latent_moments, save_vae, train_vae
 from himar_kernels import CheckpointError, ConfigError
 from himar_kernels.shared.files import require_writable_folder
 
-from ..data.digits import IMAGE_SIZE, Digits, half_size, load_digits_split
-from ..data.latents import LatentSet
-from ..families.hi_mar.config import ModelConfig
-from ..families.hi_mar.diffusion_draws import StartPractice
-from ..families.hi_mar.loss_draws import LossSettings
-from ..vae.autoencoder import AutoencoderKL
-from ..vae.layouts import load_vae
-from ..vae.training import DIGITS_VAE, VaeTraining, latent_moments, save_vae, train_vae
-from .board import require_board
-from .optimise import OnStep, Schedule
-from .processes import Processes
-from .run import BOARD_FOLDER, Outputs, run_training
-from .settings import Execution, TrainingSettings, check_seed
-from .state import STATE_FILE, require_free
-from .trainer import Start
+from .config import ModelConfig
+from .diffusion_draws import StartPractice
+from .loss_draws import LossSettings
+from .training_settings import TrainingSettings
 
 DIGIT_IMAGES = 1437
 """Training digits: what an epoch of them is."""
