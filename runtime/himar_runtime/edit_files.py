@@ -67,7 +67,7 @@ def _opaque(path: Path, what: str) -> Image.Image:
         raise InputError(f"the {what} {path} cannot be read: {error}; give a PNG or JPEG file.") from error
     if mode not in _MODES:
         raise InputError(f"the {what} {path} has pixels of type {mode}; save it with 8 bits a channel first.")
-    if "A" in picture.getbands() and picture.getchannel("A").getextrema()[0] < 255:
+    if "A" in picture.getbands() and np.asarray(picture.getchannel("A")).min() < 255:
         raise InputError(
             f"the {what} {path} has transparent pixels, of which it is unclear what they mean; save it without "
             f"transparency."

@@ -32,9 +32,7 @@ def test_cells_are_touched_where_any_pixel_that_they_cover_is(side):
     masks = GENERATOR.random((4, 12, 12)) < 0.05
     cells = touched_cells(masks, side)
     for row, column in np.ndindex(side, side):
-        rows, columns = (
-            slice(int(np.floor(12 * i / side)), int(np.ceil(12 * (i + 1) / side))) for i in (row, column)
-        )
+        rows, columns = (slice(int(np.floor(12 * i / side)), int(np.ceil(12 * (i + 1) / side))) for i in (row, column))
         assert np.array_equal(cells[:, row, column], masks[:, rows, columns].any(axis=(1, 2)))
 
 

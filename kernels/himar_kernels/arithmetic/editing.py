@@ -51,7 +51,7 @@ class Edit:
         return [(_sha256(image), _sha256(mask.astype(np.uint8))) for image, mask in both]
 
 
-def check_edit(images: Any, masks: Any, side: int, labels: Sequence[int] | None = None) -> Edit:
+def check_edit(images: Any, masks: Any, side: int, labels: Sequence[int] | NDArray[np.int64] | None = None) -> Edit:
     """Return images and masks as an Edit of a model whose images have this side.
 
     Args:
