@@ -60,7 +60,7 @@ def _schedule_option(context: click.Context, parameter: click.Parameter, text: s
     try:
         return None if text is None else json.loads(text)
     except (ValueError, RecursionError):
-        raise click.BadParameter(f"{text!r:.80} is no JSON; give counts per scale, for example [[1],[1,3]].") from None
+        raise click.BadParameter(f"{text!r:.80} is not JSON; write lists of counts, as '[[1], [1, 3]]'.") from None
 
 
 def _edit_out_option(context: click.Context, parameter: click.Parameter, path: Path) -> Path:
