@@ -52,19 +52,24 @@ def _opaque(path: Path, what: str) -> Image.Image:
     """Return the decoded picture; InputError says why it cannot be used."""
     from PIL import Image, ImageOps
 
+    advice = "give a PNG or JPEG file"
     try:
-        with warnings.catch_warnings(), Image.open(path, formats=FORMATS) as opened:
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            mode = opened.mode
-            picture = ImageOps.exif_transpose(opened)
-            if "transparency" in picture.info and mode in ("L", "P", "RGB", "1"):
-                picture = picture.convert("RGBA")
-            picture.load()
+            with Image.open(path, formats=FORMATS) as opened:
+                mode = opened.mode
+                picture = ImageOps.exif_transpose(opened)
+                if "transparency" in picture.info and mode in ("L", "P", "RGB", "1"):
+                    picture = picture.convert("RGBA")
+                picture.load()
     except OSError as error:
         reason = error.strerror or "it is not an image that can be decoded"
-        raise InputError(f"the {what} {path} cannot be read: {reason}; give a PNG or JPEG file.") from error
-    except (ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"the {what} {path} cannot be read: {error}; give a PNG or JPEG file.") from error
+        raise InputError(f"the {what} {path} cannot be read: {reason}; {advice}.") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged file makes a decoder raise anything
+        reason = str(error) or type(error).__name__
+        raise InputError(f"the {what} {path} cannot be read: {reason:.200}; {advice}.") from error
     if mode not in _MODES:
         raise InputError(f"the {what} {path} has pixels of type {mode}; save it with 8 bits a channel first.")
     if "A" in picture.getbands() and np.asarray(picture.getchannel("A")).min() < 255:

@@ -77,6 +77,24 @@ def test_transparency_and_more_than_8_bits_are_refused(tmp_path):
         read_image(tmp_path / "deep.png")
 
 
+@pytest.mark.parametrize("kind", ["png", "jpg", "webp", "tif", "bmp"])
+def test_a_damaged_file_is_read_or_refused(tmp_path, kind):
+    generator, path = np.random.default_rng(1), tmp_path / f"a.{kind}"
+    Image.fromarray(PIXELS).save(path)
+    whole = np.frombuffer(path.read_bytes(), np.uint8)
+    refused = 0
+    for _ in range(150):
+        damaged = whole.copy()
+        damaged[generator.integers(0, len(whole), 4)] = generator.integers(0, 256, 4)
+        path.write_bytes(damaged.tobytes())
+        try:
+            assert read_image(path).dtype == np.uint8
+        except InputError as error:
+            assert str(path) in str(error)
+            refused += 1
+    assert refused
+
+
 def test_a_bomb_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
     Image.fromarray(PIXELS).save(tmp_path / "a.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
