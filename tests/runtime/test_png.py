@@ -13,6 +13,7 @@ from PIL import Image, PngImagePlugin
 from himar_kernels import InputError
 from himar_kernels.families.hi_mar import SamplingConfig
 from himar_runtime import Pipeline, Recipe, read_recipes, write_png
+from himar_runtime.recipe import EditedFrom
 from tests.closeness import RUN, assert_near
 
 RECIPE = Recipe(2**64 - 1, 3, 7, SamplingConfig(low_guidance=2.7), "ab" * 32, "0.1.0")
@@ -25,6 +26,15 @@ def test_a_recipe_survives_the_file(tmp_path: Path) -> None:
     with Image.open(tmp_path / "a.png") as image:
         assert np.array_equal(np.asarray(image), pixels)
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_the_recipe_of_an_edit_survives_the_file_and_others_say_nothing_of_it(tmp_path: Path) -> None:
+    edited = replace(RECIPE, label=None, edit=EditedFrom("ab" * 32, "cd" * 32))
+    write_png(tmp_path / "a.png", np.zeros((4, 4, 3), np.uint8), [edited])
+    assert read_recipes(tmp_path / "a.png") == (edited,)
+    assert "edit" not in RECIPE.to_dict()
+    with pytest.raises(InputError, match="this image was not edited; use request"):
+        RECIPE.edit_request(np.zeros((4, 4, 3), np.uint8), np.ones((4, 4), np.bool_))
 
 
 def test_saved_images_can_be_made_again(bundle_path: Path, tmp_path: Path) -> None:
