@@ -8,8 +8,10 @@ modules with an object FAMILY each, which fulfils a protocol:
     himar_runtime   himar_runtime.families.NAME.family    himar_runtime.families.family.RuntimeFamily
     himar_export    himar_export.families.NAME.family     himar_export.families.family.ExportFamily
                     himar_export.families.NAME.checks     himar_export.families.checks.FamilyChecks
+                    himar_export.families.NAME.cost       himar_export.families.cost.FamilyCost, in its module family
+                    himar_export.families.NAME.bench      himar_export.families.bench.FamilyBench, in its module family
 
-A bundle's manifest says `model.family`; one that does not is of hi_mar.
+A family may do without cost and bench. A bundle's manifest says `model.family`; one that does not is of hi_mar.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from himar_kernels.shared.errors import InputError
+
 HI_MAR = "hi_mar"
 VAE_DECODER = "vae_decoder"
 """The component that turns latents into pixels, in every family; a bundle that gives latents alone lacks it."""
@@ -26,13 +30,18 @@ VAE_DECODER = "vae_decoder"
 
 @dataclass(frozen=True)
 class FamilyModules:
-    """Import names of the modules with a family's FAMILY objects, by room; presets: with its named configurations."""
+    """Import names of the modules with a family's FAMILY objects, by room; presets: with its named configurations.
+
+    cost, bench: empty where the family has none.
+    """
 
     presets: str
     model: str
     runtime: str
     export: str
     checks: str
+    cost: str = ""
+    bench: str = ""
 
 
 def in_rooms(name: str) -> FamilyModules:
@@ -43,6 +52,8 @@ def in_rooms(name: str) -> FamilyModules:
         f"himar_runtime.families.{name}.family",
         f"himar_export.families.{name}.family",
         f"himar_export.families.{name}.checks",
+        f"himar_export.families.{name}.cost.family",
+        f"himar_export.families.{name}.bench.family",
     )
 
 
@@ -53,10 +64,16 @@ FAMILIES: dict[str, FamilyModules] = {
 
 
 def family_part(name: str, room: str) -> Any:
-    """Return a family's FAMILY object: its "model", "runtime", "export" or "checks"; KeyError for an unknown family.
+    """Return a family's FAMILY object, by the names of FamilyModules; KeyError for an unknown family.
 
-    Its module is imported now, not before: the runtime never imports PyTorch, nor a family that it does not run.
+    Its module is imported now, not before: the runtime never imports PyTorch, nor a family that it does not run. Raises
+    InputError for a part that the family does without.
     """
+    if not getattr(FAMILIES[name], room):
+        able = ", ".join(repr(each) for each, modules in FAMILIES.items() if getattr(modules, room))
+        raise InputError(
+            f"this model is of the family {name!r}, which has no {room}; the families with one are {able}."
+        )
     return importlib.import_module(getattr(FAMILIES[name], room)).FAMILY
 
 

@@ -35,11 +35,11 @@ class HmarFamily:
 
     def components(self, model: HMAR, vae: Tokenizer | None, max_batch: int, backend: str) -> tuple[Component, ...]:
         """See ExportFamily.components. Raises ConfigError without a tokenizer: the loop needs its codes."""
-        return components(model, _needed(vae), max_batch, backend)
+        return components(model, needed(vae), max_batch, backend)
 
     def annotate(self, writer: BundleWriter, model: HMAR, vae: Tokenizer | None) -> None:
         """Store the codebook, with which the loop turns codes into the latent."""
-        book = _needed(vae).codebook()
+        book = needed(vae).codebook()
         arrays = {"embedding": book.embedding, "weights": book.weights, "biases": book.biases}
         writer.add_model_arrays("codebook", arrays)
 
@@ -49,7 +49,7 @@ class HmarFamily:
         if not sampling.guidance:
             sampling = sampling.with_changes(guidance=1.5)
         labels = [0, model.config.classes - 1]
-        return record(model, _needed(vae), labels, draws=PhiloxDraws(0), sampling=sampling, case=case)
+        return record(model, needed(vae), labels, draws=PhiloxDraws(0), sampling=sampling, case=case)
 
     def check_rounding(
         self, vae: Tokenizer | None, precisions: Mapping[str, Precision], selftest: Arrays
@@ -59,10 +59,11 @@ class HmarFamily:
             return []
         latent = recorded_request(selftest, next(iter(selftest)).partition("/")[0]).f_hat[-1]
         limit = COMPONENT_LIMIT[precision]
-        return [check_half_arithmetic(_needed(vae), precision, latent, limit, DecoderGraph)]
+        return [check_half_arithmetic(needed(vae), precision, latent, limit, DecoderGraph)]
 
 
-def _needed(vae: Tokenizer | None) -> Tokenizer:
+def needed(vae: Tokenizer | None) -> Tokenizer:
+    """Return a model's tokenizer; ConfigError where there is none."""
     if vae is None:
         raise ConfigError("an HMAR bundle needs the tokenizer whose codes the model predicts; give it with --vae.")
     return vae
