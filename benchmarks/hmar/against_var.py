@@ -6,14 +6,14 @@
         --batch 1 --batch 8 --memory --out against-var.json
 
 Four sides take turns in one run: engines and eager, in HMAR's mode (masked steps by the schedule, no cache) and in
-VAR's (keys and values of all coarser scales kept, no masked steps). Engines are compared with eager in their mode first,
-as `himar-export bench` does; what differs is not timed: exit code 1. Labels, seed, guidance and filters are the same, and
-decoding is included. A ratio is the median over rounds of the quotient within a round, with its 95 % interval; ? marks
-one that is inconclusive. Memory is the peak of a process of its own that loads one side and generates once, less what
-its libraries take; on a GPU it is the driver's.
+VAR's (keys and values of all coarser scales kept, no masked steps). Engines are compared with eager in their mode
+first, as `himar-export bench` does; what differs is not timed: exit code 1. Labels, seed, guidance and filters are the
+same, and decoding is included. A ratio is the median over rounds of the quotient within a round, with its 95 %
+interval; ? marks one that is inconclusive. Memory is the peak of a process of its own that loads one side and generates
+once, less what its libraries take; on a GPU it is the driver's.
 
 The paper's claims are of an A100 at depths 20 to 36, batch 4 to 16, 256 to 1024 pixels: over 1.75 times as fast with
-over 3 times less memory. Operations alone are nearly the same (`himar-export inspect --cost`): what differs is the cache.
+over 3 times less memory. Operations are nearly the same (`himar-export inspect --cost`): what differs is the cache.
 """
 
 from __future__ import annotations
