@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 
 from himar.families.hi_mar.model import HiMAR
 from himar.vae.autoencoder import AutoencoderKL
-from himar_export.bench.eager import Networks as EagerNetworks
 from himar_export.bench.eager import shared_copy
-from himar_export.bench.generation import run_eager, run_engines
+from himar_export.bench.generation import run_engines
 from himar_export.bench.measurement import EAGER, ENGINES
 from himar_export.bench.timing import seconds_of
 from himar_export.bench.workload import Workload
+from himar_export.families.hi_mar.bench.eager import Networks as EagerNetworks
+from himar_export.families.hi_mar.bench.eager import run_eager
 from himar_export.families.hi_mar.phases import condition_width, model_info, phase_head
 from himar_kernels.families.hi_mar import SamplingConfig
 from himar_kernels.families.hi_mar.phases import VAE_DECODER, ModelInfo, PhaseInfo

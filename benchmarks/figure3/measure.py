@@ -15,12 +15,12 @@ from benchmarks.figure3.record import Record, Request
 from benchmarks.figure3.rows import call_of
 from benchmarks.gpu.build import build_bundles
 from himar.families.hi_mar.config import read_config, resolve
-from himar_export.bench.component_runs import component_call
 from himar_export.bench.eager import plain_float32
 from himar_export.bench.environment import environment
 from himar_export.bench.generation import generation_work
 from himar_export.bench.measurement import Measurement, measure
 from himar_export.bench.workload import Sources, load, require_batch, require_gpu
+from himar_export.families.hi_mar.bench.component_runs import component_call
 from himar_kernels import EngineError, InputError, VerificationError
 from himar_kernels.shared.files import require_writable_file, require_writable_folder
 from himar_runtime import Bundle

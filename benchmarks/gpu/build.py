@@ -13,7 +13,7 @@ import himar
 from himar.families.hi_mar.config import read_config, resolve
 from himar.families.hi_mar.model import HiMAR, randomise
 from himar.vae.autoencoder import AutoencoderKL, VaeConfig
-from himar_export.cost.request import KL16
+from himar_export.families.hi_mar.cost.family import KL16
 from himar_export.graph.precision_choice import precision_of
 from himar_export.make.build import BuildRequest, build
 from himar_kernels import InputError

@@ -25,13 +25,15 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.gpu.quick_turns import Generate, Turns, limit_against_eager, run_in_turns
-from himar_export.bench.component_runs import ComponentCall, component_call, component_calls
-from himar_export.bench.eager import eager_networks, plain_float32
+from himar_export.bench.component_runs import ComponentCall
+from himar_export.bench.eager import plain_float32
 from himar_export.bench.environment import copy_rate, environment, matmul_rates
-from himar_export.bench.generation import run_eager, run_engines
+from himar_export.bench.generation import run_engines
 from himar_export.bench.measurement import EAGER, ENGINES, Measurement, measure
 from himar_export.bench.timing import Side
 from himar_export.bench.workload import Sources, Workload, load, require_batch, require_gpu
+from himar_export.families.hi_mar.bench.component_runs import component_call, component_calls
+from himar_export.families.hi_mar.bench.eager import eager_networks, run_eager
 from himar_kernels import InputError
 from himar_kernels.shared.console import FAILURE, run_cli
 from himar_kernels.shared.files import require_writable_file, require_writable_folder, write_json

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from himar_export.bench.generation import latent_limit
 from himar_export.bench.measurement import EAGER
 from himar_export.bench.verdict import ratio
 from himar_export.bench.workload import Workload
+from himar_export.families.hi_mar.bench.family import latent_limit
 from himar_export.verify.compare import Comparison, compare
 
 NOT_COMPARABLE = (

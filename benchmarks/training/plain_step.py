@@ -11,7 +11,7 @@ from himar.families.hi_mar.loss_draws import BatchDraws
 from himar.families.hi_mar.losses import HIGH_WEIGHT, LOW_WEIGHT
 from himar.families.hi_mar.model import HiMAR
 from himar_export.cost.cost import matmul
-from himar_export.cost.networks import condition, dit_head, mlp_head, time_embedding, time_features
+from himar_export.families.hi_mar.cost.networks import condition, dit_head, mlp_head, time_embedding, time_features
 
 
 def plain_loss(model: HiMAR, tokens: Tensor, low_tokens: Tensor, draws: BatchDraws) -> Tensor:

@@ -40,7 +40,8 @@ from himar.training.processes import Processes
 from himar.training.settings import Execution, Precision
 from himar.training.trainer import update_average
 from himar_export.bench.environment import matmul_rate
-from himar_export.cost.training import TrainingCost, training_cost
+from himar_export.cost.training import TrainingCost
+from himar_export.families.hi_mar.cost.training import training_cost
 from himar_kernels.families.hi_mar import Phase
 
 DRAWS, DROPOUT, WARMUP = 31, 0.1, 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,8 +12,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from himar_kernels import CheckpointError
-from himar_kernels.families.registry import FAMILIES, HI_MAR, family_part, family_presets
+from himar_kernels.families.registry import FAMILIES, HI_MAR, family_part
 
+from .families.configuration import find_family
 from .loading.checkpoint_files import Weights, read_weights
 from .loading.weight_sets import Network
 
@@ -143,12 +143,4 @@ def open_model(
 
 def family_of(config: str | Path) -> str:
     """Return the family that a preset, or a JSON file by its keys, describes; hi_mar where nothing tells."""
-    for name in FAMILIES:
-        if str(config) in family_presets(name):
-            return name
-    try:
-        values = json.loads(Path(config).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return HI_MAR  # its reader says what is wrong
-    keys = {*values, *(values.get("config") or {})} if isinstance(values, dict) else set()
-    return next((name for name in FAMILIES if name != HI_MAR and model_family(name).describes(keys)), HI_MAR)
+    return find_family(config, lambda name, keys: model_family(name).describes(keys))

@@ -20,10 +20,11 @@ from benchmarks.figure3.tables import markdown
 from himar.families.hi_mar.config import read_config, resolve
 from himar.families.hi_mar.model import HiMAR
 from himar.families.hi_mar.presets import vary
-from himar_export.bench.generation import run_eager, run_engines
+from himar_export.bench.generation import run_engines
 from himar_export.bench.measurement import Work, measure
 from himar_export.bench.timing import Side
 from himar_export.bench.workload import require_gpu
+from himar_export.families.hi_mar.bench.eager import run_eager
 from himar_export.families.hi_mar.phases import model_info
 from himar_kernels import EngineError, InputError, VerificationError
 from himar_kernels.families.hi_mar import SamplingConfig

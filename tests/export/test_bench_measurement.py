@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from himar.families.hi_mar.config import read_config, resolve
 from himar.families.hi_mar.model import HiMAR, randomise
 from himar.families.hi_mar.sampler import generate
-from himar_export.bench.eager import compiling, eager_networks, shared_copy
+from himar_export.bench.eager import compiling, shared_copy
 from himar_export.bench.environment import device_peaks
 from himar_export.bench.measurement import SideUnavailableError, Work, measure
 from himar_export.bench.report import _verdicts
@@ -20,7 +20,9 @@ from himar_export.bench.time_breakdown import Clock, Part, TimeBreakdown, break_
 from himar_export.bench.timing import Side
 from himar_export.cost.cost import Peaks
 from himar_export.cost.cost import Work as Cost
-from himar_export.cost.run import Request, total_cost
+from himar_export.cost.run import total_cost
+from himar_export.families.hi_mar.bench.eager import eager_networks
+from himar_export.families.hi_mar.cost.request import HiMarRequest
 from himar_export.families.hi_mar.phases import model_info
 from himar_export.verify.compare import compare
 from himar_kernels import PhiloxDraws
@@ -133,7 +135,7 @@ def test_the_share_of_a_roofline_is_the_least_time_by_the_measured():
 def test_a_generations_roofline_is_the_sum_of_its_components():
     config = resolve(read_config("digits"), {})
     peaks = Peaks(1e10, 1e9)
-    costs = costs_of(Request(config, SHORT), 2, peaks)
+    costs = costs_of(HiMarRequest(config, SHORT), 2, peaks)
     breakdown = TimeBreakdown(9.0, tuple(Part(cost.component, cost.phase, cost.calls, 2.0) for cost in costs))
     parts = of_breakdown(costs, breakdown, peaks)
     whole = of_generation(costs, breakdown.seconds, peaks)
@@ -209,7 +211,9 @@ def test_a_split_counts_every_call_and_leaves_the_rest_to_the_host(model):
     clock = Clock()
     own, _ = eager_networks(model, None, {}, clock=clock)
     breakdown = break_down_run(
-        lambda: generate(own, [1], draws=PhiloxDraws(7), sampling=SHORT), clock, model_info(model.config).phases
+        lambda: generate(own, [1], draws=PhiloxDraws(7), sampling=SHORT),
+        clock,
+        [(name, phase.name) for phase in model_info(model.config).phases for name in (phase.transformer, phase.head)],
     )
     calls = {part.component: part.calls for part in breakdown.parts}
     assert calls == {"transformer_low": 2, "mlp_head": 8, "transformer_high": 1, "dit_head": 5}

@@ -14,11 +14,12 @@ from himar.families.hi_mar.presets import VARIANTS, vary
 from himar.families.hi_mar.sampler import generate
 from himar.families.hi_mar.transformer import MODULATIONS
 from himar.vae.autoencoder import AutoencoderKL, VaeConfig
-from himar_export.cost import networks
 from himar_export.cost.cost import Held, Peaks, Work, attention, matmul
 from himar_export.cost.decoder import DecoderSizes, vae_decoder
-from himar_export.cost.run import Request, request_costs, total_cost
+from himar_export.cost.run import request_costs, total_cost
 from himar_export.families.hi_mar.components import components
+from himar_export.families.hi_mar.cost import networks
+from himar_export.families.hi_mar.cost.request import HiMarRequest
 from himar_kernels import BuildError, CheckpointError, InputError, PhiloxDraws
 from himar_kernels.families.hi_mar import SamplingConfig
 
@@ -107,7 +108,7 @@ def test_a_generation_costs_what_pytorch_counts_in_the_eager_sampler(form):
     """The whole schedule: how many tokens every step's encoder and head see, and guidance's two halves in phase low."""
     config = config_of(form)
     model = randomise(HiMAR(config), 0).requires_grad_(False)
-    costs = request_costs(Request(config, SAMPLING, batch=2), Peaks())
+    costs = request_costs(HiMarRequest(config, SAMPLING, batch=2), Peaks())
     run = counted(lambda: generate(model, [0, 1], draws=PhiloxDraws(0), sampling=SAMPLING))
     assert total_cost(costs).eager_flops == pytest.approx(run, rel=1e-3)
 
@@ -136,7 +137,9 @@ def test_engines_cost_what_pytorch_counts_in_their_graphs(form):
 
 @pytest.mark.parametrize(("batch", "calls"), [(1, 1), (8, 1), (9, 2), (16, 2), (128, 16)])
 def test_the_decoder_reads_its_weights_for_every_eight_images(batch, calls):
-    request = Request(resolve(read_config("digits"), {}), SamplingConfig(1, 1), batch, DecoderSizes((32, 64, 32), 2, 4))
+    request = HiMarRequest(
+        resolve(read_config("digits"), {}), SamplingConfig(1, 1), batch, DecoderSizes((32, 64, 32), 2, 4)
+    )
     found = next(cost for cost in request_costs(request, Peaks(None, None)) if cost.component == "vae_decoder")
     one = vae_decoder(DecoderSizes((32, 64, 32), 2, 4), 1, request.config.grid)
     assert (found.calls, found.work.flops) == (calls, batch * one.flops)
@@ -186,7 +189,7 @@ def test_the_published_table_of_the_released_code(name, printed, total):
     1.9, and 58.76 as 58.7.
     """
     config = config_of(name)
-    costs = request_costs(Request(config, config.default_sampling, 1, DecoderSizes()), Peaks())
+    costs = request_costs(HiMarRequest(config, config.default_sampling, 1, DecoderSizes()), Peaks())
     ours = [cost.released_flops / 1e12 for cost in costs]
     for component, flops, figure in zip(costs, ours, printed, strict=True):
         unit = 0.01 if component.component == "vae_decoder" else 0.1
@@ -203,7 +206,7 @@ def test_a_third_of_the_dit_head_is_modulations_and_guidance_doubles_everything_
     config = config_of("himar-b")
     plain = config.default_sampling.with_changes(low_guidance=1.0, high_guidance=1.0)
     two, one = (
-        request_costs(Request(config, sampling, 4, DecoderSizes()), Peaks())
+        request_costs(HiMarRequest(config, sampling, 4, DecoderSizes()), Peaks())
         for sampling in (config.default_sampling, plain)
     )
     for guided, single in zip(two[:-1], one[:-1], strict=True):
@@ -246,7 +249,7 @@ def test_the_bound_is_the_slower_of_operations_and_bytes_call_by_call():
     assert Peaks(None, 10.0).seconds(Work(1000, 10, 10)) == 2
     assert Peaks().seconds(Work(1000, 10, 10)) == 0
     config = config_of("digits")
-    request = Request(config, config.default_sampling, 16)
+    request = HiMarRequest(config, config.default_sampling, 16)
     low, _, high, _ = request_costs(request, Peaks(1e12, 1e11))
     for cost in (low, high):
         assert max(cost.compute_seconds, cost.memory_seconds) <= cost.bound_seconds
@@ -261,10 +264,10 @@ def test_sizes_that_a_cost_without_torch_repeats():
 def test_what_cannot_be_costed_is_refused():
     config = config_of("digits")
     with pytest.raises(InputError, match="batch is 0; ask for at least 1 image"):
-        Request(config, config.default_sampling, 0)
+        HiMarRequest(config, config.default_sampling, 0)
     with pytest.raises(InputError, match="low_steps is 17"):
-        Request(config, config.default_sampling.with_changes(low_steps=17))
-    request = Request(config, config.default_sampling, precision={"dit_head": "int4"})
+        HiMarRequest(config, config.default_sampling.with_changes(low_steps=17))
+    request = HiMarRequest(config, config.default_sampling, precision={"dit_head": "int4"})
     with pytest.raises(BuildError, match="precision 'int4' of dit_head is unknown; choose fp32, fp16, bf16"):
         request_costs(request, Peaks())
     with pytest.raises(InputError, match="flops_per_second is -1"):

@@ -10,7 +10,8 @@ from himar.families.hi_mar.loss_draws import LossSettings, draw_batch
 from himar.families.hi_mar.losses import drawn_losses
 from himar.families.hi_mar.model import HiMAR, randomise
 from himar.families.hi_mar.presets import VARIANTS, vary
-from himar_export.cost.training import TrainingCost, training_cost
+from himar_export.cost.training import TrainingCost
+from himar_export.families.hi_mar.cost.training import training_cost
 from himar_kernels import InputError
 
 SIZES = {

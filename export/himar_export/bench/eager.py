@@ -1,89 +1,59 @@
-"""Runs the eager side: the model's own modules in the bundle's precisions, as they are, compiled, or timed by call."""
+"""What the eager sides of all families share: copies on the same weights, half precision, clocks, torch.compile."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from himar.device import use_threads
-from himar.families.hi_mar.model import HiMAR
-from himar.families.hi_mar.training import repeated_blocks
-from himar.families.hi_mar.transformer import Block
-from himar.vae.autoencoder import AutoencoderKL
-from himar_kernels.families.hi_mar.phases import VAE_DECODER
 
-from ..families.hi_mar.phases import model_info, phase_head
 from ..graph.precision import DTYPES
 from .measurement import SideUnavailableError
 from .time_breakdown import Clock
 
-Networks = tuple[HiMAR, AutoencoderKL | None]
 
+@dataclass(frozen=True)
+class Guard:
+    """Runs methods of eager modules in their component's precision and on its clock.
 
-def eager_networks(
-    model: HiMAR,
-    vae: AutoencoderKL | None,
-    precisions: Mapping[str, str],
-    *,
-    compiled: bool = False,
-    clock: Clock | None = None,
-) -> Networks:
-    """Return copies of both networks that share their weights and run each component in its precision.
-
-    Half precision is autocast around the component; what comes out is float32 again, as it is from an engine. Where
-    transformers and heads share one precision, weights of matmuls are cast once, here; else at every call.
-
-    Args:
-        precisions: of each component's matmuls; float32 where it is not named.
-        compiled: through torch.compile, which works when a shape is first seen: heads and decoder each as one graph,
-            transformers block by block, since their sequences change from step to step.
-        clock: adds up the time of each component's calls.
+    device: its type; precisions: of each component's matmuls, float32 where it is not named; clock: None times nothing.
     """
-    device = model.mask_token.device.type
 
-    def guard(run: Callable[..., Tensor], component: str, counts: bool = True) -> Callable[..., Tensor]:
-        precision = precisions.get(component, "fp32")
+    device: str
+    precisions: Mapping[str, str]
+    compiled: bool = False
+    clock: Clock | None = None
 
-        def guarded(*arguments: Any) -> Tensor:
-            half = nullcontext() if precision == "fp32" else torch.autocast(device, DTYPES[precision])
-            with nullcontext() if clock is None else clock.of(component, counts), half:
-                return run(*arguments).float()
+    def wrap(self, run: Callable[..., Any], component: str, counts: bool = True) -> Callable[..., Any]:
+        """Return `run` with float32 results; counts: whether a run is a call of the component, not only part of one."""
+        precision = self.precisions.get(component, "fp32")
+
+        def guarded(*arguments: Any) -> Any:
+            half = nullcontext() if precision == "fp32" else torch.autocast(self.device, DTYPES[precision])
+            with nullcontext() if self.clock is None else self.clock.of(component, counts), half:
+                return _float32(run(*arguments))
 
         return guarded
 
     def replace(
-        module: nn.Module, method: str, component: str, counts: bool = True, dynamic: bool | None = None
+        self, module: nn.Module, method: str, component: str, counts: bool = True, dynamic: bool | None = None
     ) -> None:
+        """Put a guarded method in the place of a copied module's own, compiled where `dynamic` says how."""
         run = getattr(module, method)
-        if compiled and dynamic is not None:
+        if self.compiled and dynamic is not None:
             run = torch.compile(run, dynamic=dynamic)
-        setattr(module, method, guard(run, component, counts))
+        setattr(module, method, self.wrap(run, component, counts))
 
-    model = shared_copy(model)
-    if compiled:
-        for block in repeated_blocks(model):
-            if isinstance(block, Block):
-                block.compile(dynamic=True)
-    phases = model_info(model.config).phases
-    used = {precisions.get(name, "fp32") for phase in phases for name in (phase.transformer, phase.head)}
-    if len(used) == 1:  # phases share weights, and a head's condition is embedded in its transformer's precision
-        hold_cast(model, *used)
-    for phase in phases:
-        head = phase_head(model, phase.name)
-        replace(model, f"transformer_{phase.name}", phase.transformer)
-        replace(head, "condition", phase.transformer, counts=False)  # in the engines it is the transformer's
-        # An MLP head takes as many rows as a step reveals; a DiT head takes all positions in every step.
-        replace(head, "denoise", phase.head, dynamic=phase.kind == "mlp")
-    if vae is not None:
-        vae = shared_copy(vae)
-        hold_cast(vae, precisions.get(VAE_DECODER, "fp32"))
-        replace(vae, "decode", VAE_DECODER, dynamic=False)
-    return model, vae
+
+def _float32(values: Any) -> Any:
+    """Return a tensor, or a named tuple of them, in float32."""
+    return values.float() if isinstance(values, Tensor) else type(values)(*(value.float() for value in values))
 
 
 _AnyModule = TypeVar("_AnyModule", bound=nn.Module)

@@ -105,6 +105,36 @@ class Measurement:
 
 def measure(work: Work, repeats: int, warm_limit: float, advance: Advance) -> Measurement:
     """Compare every side with the reference, then time those that agree; none where the engines do not."""
+    comparisons, refused, differ = compared_sides(work, advance)
+    if ENGINES in refused:
+        return Measurement(work.name, work.batch, comparisons, refused=refused, differ=differ, compared=work.compares)
+    sides = [side for side in work.sides if side.name not in refused]
+    warm: dict[str, WarmUp] = {}
+    for number, side in enumerate(sides):
+        advance(f"warming up {side.name}", 0.2 + 0.2 * number / len(sides))
+        warm[side.name] = warm_up(side.run, warm_limit)
+    calls = {name: calls_in_turn(each) for name, each in warm.items()}
+    before = spent()
+    rounds = take_turns(sides, repeats, calls, lambda text, done: advance(text, 0.4 + 0.6 * done))
+    others = share_of_others(before, spent())
+    log.debug("%s at batch %d: %s", work.name, work.batch, rounds)
+    times = {name: Timed.of(warm[name], each) for name, each in rounds.items()}
+    engines = times[ENGINES].seconds
+    return Measurement(
+        work.name,
+        work.batch,
+        comparisons,
+        times,
+        refused,
+        differ,
+        {name: ratio(each.seconds, engines, others) for name, each in times.items() if name != ENGINES},
+        work.compares,
+        others,
+    )
+
+
+def compared_sides(work: Work, advance: Advance) -> tuple[tuple[Comparison, ...], dict[str, str], tuple[str, ...]]:
+    """Compare every side with the reference; return all comparisons, why sides are refused, and those that differ."""
     comparisons: list[Comparison] = []
     refused: dict[str, str] = {}
     differ: list[str] = []
@@ -128,34 +158,7 @@ def measure(work: Work, repeats: int, warm_limit: float, advance: Advance) -> Me
         if (wrong := _difference(found)) is not None:
             differ.append(ENGINES)
             refused[ENGINES] = wrong
-    compared = tuple(comparisons)
-    if ENGINES in refused:
-        return Measurement(
-            work.name, work.batch, compared, refused=refused, differ=tuple(differ), compared=work.compares
-        )
-    sides = [side for side in work.sides if side.name not in refused]
-    warm: dict[str, WarmUp] = {}
-    for number, side in enumerate(sides):
-        advance(f"warming up {side.name}", 0.2 + 0.2 * number / len(sides))
-        warm[side.name] = warm_up(side.run, warm_limit)
-    calls = {name: calls_in_turn(each) for name, each in warm.items()}
-    before = spent()
-    rounds = take_turns(sides, repeats, calls, lambda text, done: advance(text, 0.4 + 0.6 * done))
-    others = share_of_others(before, spent())
-    log.debug("%s at batch %d: %s", work.name, work.batch, rounds)
-    times = {name: Timed.of(warm[name], each) for name, each in rounds.items()}
-    engines = times[ENGINES].seconds
-    return Measurement(
-        work.name,
-        work.batch,
-        compared,
-        times,
-        refused,
-        tuple(differ),
-        {name: ratio(each.seconds, engines, others) for name, each in times.items() if name != ENGINES},
-        work.compares,
-        others,
-    )
+    return tuple(comparisons), refused, tuple(differ)
 
 
 def _difference(found: Sequence[Comparison]) -> str | None:

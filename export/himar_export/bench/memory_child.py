@@ -10,19 +10,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from himar_kernels.families.hi_mar import SamplingConfig
+from himar_runtime.families.family import Sampling, runtime_family
 
 
 def main(text: str) -> None:
     """Generate once as the JSON says, and print the fields of `run.Memory` as JSON."""
     asked = json.loads(text)
-    sampling = SamplingConfig.from_dict(asked["sampling"])
+    sampling = runtime_family(asked["family"]).sampling_from_dict(asked["sampling"], "sampling")
     run = _engines if asked["side"] == "engines" else _eager
     sys.stdout.write(json.dumps(run(asked, sampling)) + "\n")
 
 
-def _engines(asked: dict[str, Any], sampling: SamplingConfig) -> dict[str, int]:
-    from himar_kernels.families.hi_mar.phases import VAE_DECODER
+def _engines(asked: dict[str, Any], sampling: Sampling) -> dict[str, int]:
+    from himar_kernels.families.registry import VAE_DECODER
     from himar_runtime import Bundle, Device, Networks, Pipeline, load_networks
 
     device = Device.parse(asked["device"])
@@ -41,26 +41,26 @@ def _engines(asked: dict[str, Any], sampling: SamplingConfig) -> dict[str, int]:
     return found
 
 
-def _eager(asked: dict[str, Any], sampling: SamplingConfig) -> dict[str, int]:
+def _eager(asked: dict[str, Any], sampling: Sampling) -> dict[str, int]:
     import torch
 
-    from himar.families.hi_mar.checkpoints import load_checkpoint
+    from himar.family import open_model
 
-    from ..make.assemble import load_fitting_vae
-    from .eager import eager_networks, plain_float32
-    from .generation import run_eager
+    from ..families.bench import family_bench
+    from .eager import plain_float32
 
     device = torch.device(asked["device"])
     found = {"imported": resident_peak()}
     used = _torch_used(device) if device.type == "cuda" else 0
     with plain_float32(asked["threads"]):
-        model = load_checkpoint(asked["checkpoint"], asked["config"], weights=asked["weights"])
-        vae = load_fitting_vae(None if asked["vae"] is None else Path(asked["vae"]), model)
+        family = family_bench(asked["family"])
+        model: Any = open_model(Path(asked["checkpoint"]), asked["config"], weights=asked["weights"])[0]
+        vae = family.load_vae(None if asked["vae"] is None else Path(asked["vae"]), model)
         model = model.eval().requires_grad_(False).to(device)
         vae = None if vae is None else vae.eval().requires_grad_(False).to(device)
-        networks = eager_networks(model, vae, asked["precisions"])
+        networks = family.eager_networks(model, vae, asked["precisions"])
         del model, vae  # where weights were cast, nothing else of the float32 ones is needed
-        run_eager(networks, asked["labels"], sampling, asked["seed"])
+        family.run_eager(networks, asked["labels"], sampling, asked["seed"])
     found["peak"] = resident_peak()
     if device.type == "cuda":
         found["device"] = _torch_used(device) - used

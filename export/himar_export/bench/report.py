@@ -63,7 +63,7 @@ def _generation(generation: Generation) -> dict[str, Any]:
             side: {
                 **asdict(breakdown),
                 "host": breakdown.host,
-                "phases": {phase: breakdown.of_phase(phase) for phase in ("low", "high", "decode")},
+                "phases": {phase: breakdown.of_phase(phase) for phase in generation.phases},
             }
             for side, breakdown in generation.breakdowns.items()
         },

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ..cost.cost import Peaks, Work
-from ..cost.run import ComponentCost, Request, request_costs
+from ..cost.run import ComponentCost, CostRequest, request_costs
 from .time_breakdown import Part, TimeBreakdown
 
 
@@ -46,7 +46,7 @@ def of_call(work: Work, seconds: float, peaks: Peaks) -> Reached:
     return reached(work, peaks.seconds(work), seconds, peaks)
 
 
-def costs_of(request: Request, batch: int, peaks: Peaks) -> tuple[ComponentCost, ...]:
+def costs_of(request: CostRequest, batch: int, peaks: Peaks) -> tuple[ComponentCost, ...]:
     """Return the cost of every component of a generation of `batch` images."""
     return request_costs(replace(request, batch=batch), peaks)
 

@@ -13,13 +13,12 @@ from typing import Any
 import torch
 
 from himar_kernels import EngineError
-from himar_kernels.families.hi_mar import SamplingConfig
 from himar_kernels.shared.files import file_sha256
 from himar_runtime import Bundle
+from himar_runtime.families.family import Sampling
 
 from ..cost.cost import Peaks
 from ..make.assemble import within
-from .component_runs import component_calls
 from .eager import plain_float32
 from .environment import device_peaks, environment
 from .generation import break_down_generation, generation_work
@@ -70,7 +69,7 @@ class Generation:
 
     breakdowns: where a run's time goes, by side. reached: by the engines in each component of that run;
     breakdown_whole: in all of it. whole: by the engines' median generation. memory: by side, where it was asked for;
-    memory_error: why there is none. All empty or None where outputs differ.
+    memory_error: why there is none. phases: those of the family, in order. All empty or None where outputs differ.
     """
 
     measurement: Measurement
@@ -80,6 +79,7 @@ class Generation:
     whole: Reached | None = None
     memory: Mapping[str, Memory] = field(default_factory=dict)
     memory_error: str | None = None
+    phases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class BenchReport:
     repeats: int
     precision: Mapping[str, str]
     eager_precision: Mapping[str, str]
-    sampling: SamplingConfig
+    sampling: Sampling
     peaks: Peaks
     generations: tuple[Generation, ...]
     components: tuple[ComponentResult, ...] = ()
@@ -142,8 +142,7 @@ def run_bench(request: BenchRequest, advance: Advance) -> BenchReport:
         checkpoint = file_sha256(request.sources.checkpoint)
         found = environment(str(workload.device), request.command)  # before this makes the machine busy itself
         advance("measuring the device's peaks", 0.03)
-        heads = {name: each for name, each in workload.eager_precisions.items() if "head" in name}
-        peaks = device_peaks(str(workload.device), next(iter(heads.values())))
+        peaks = device_peaks(str(workload.device), workload.family.peak_precision(workload.eager_precisions))
         generations: list[Generation] = []
         components: list[ComponentResult] = []
         for number, batch in enumerate(request.batches):
@@ -192,7 +191,7 @@ def _generation(
     if request.memory:
         advance(f"batch {batch}: memory, in processes of their own", 0.9)
         try:
-            memory = _peak_memory(request.sources, workload, batch, threads)
+            memory = peak_memory(request.sources, workload, batch, threads)
         except EngineError as error:  # after all that was timed, which it must not cost
             memory_error = str(error)
     median = measurement.times[ENGINES].summary.median
@@ -204,13 +203,14 @@ def _generation(
         of_generation(costs, median, peaks),
         memory,
         memory_error,
+        workload.family.phases,
     )
 
 
 def _components(
     request: BenchRequest, workload: Workload, batch: int, peaks: Peaks, advance: Advance
 ) -> list[ComponentResult]:
-    calls = component_calls(workload, batch, request.compiled)
+    calls = workload.family.component_calls(workload, batch, request.compiled)
     results = []
     for number, call in enumerate(calls):
         part = within(advance, number / len(calls), (number + 1) / len(calls))
@@ -228,10 +228,11 @@ def _components(
     return results
 
 
-def _peak_memory(sources: Sources, workload: Workload, batch: int, threads: int) -> dict[str, Memory]:
+def peak_memory(sources: Sources, workload: Workload, batch: int, threads: int) -> dict[str, Memory]:
     """Generate `batch` images once on either side, each in a process of its own; EngineError when one fails."""
     asked = {
         "bundle": str(sources.bundle),
+        "family": workload.bundle.manifest.family,
         "checkpoint": str(sources.checkpoint),
         "config": sources.config,
         "vae": None if sources.vae is None else str(sources.vae),

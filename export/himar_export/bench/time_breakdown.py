@@ -6,10 +6,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Literal
-
-from himar_kernels.families.hi_mar import Phase
-from himar_kernels.families.hi_mar.phases import VAE_DECODER, PhaseInfo
 
 BREAKDOWN_RUNS, BREAKDOWN_SECONDS = 3, 60.0
 
@@ -40,10 +36,10 @@ class Clock:
 
 @dataclass(frozen=True)
 class Part:
-    """One component's share of a run. phase: "low", "high", or "decode" for the VAE decoder."""
+    """One component's share of a run, in one of the phases of its family, "decode" for the VAE decoder."""
 
     component: str
-    phase: Phase | Literal["decode"]
+    phase: str
     calls: int
     seconds: float
 
@@ -73,18 +69,17 @@ class TimeBreakdown:
         return sum(part.seconds for part in self.parts if part.phase == phase)
 
 
-def break_down_run(run: Callable[[], object], clock: Clock, phases: Sequence[PhaseInfo]) -> TimeBreakdown:
-    """Run once with `clock`, which the networks of `run` use, from zero."""
+def break_down_run(run: Callable[[], object], clock: Clock, parts: Sequence[tuple[str, str]]) -> TimeBreakdown:
+    """Run once with `clock`, which the networks of `run` use, from zero.
+
+    parts: components, each with its phase, in order; those that did not run are left out.
+    """
     clock.clear()
     start = time.perf_counter()
     run()
     seconds = time.perf_counter() - start
-    names: list[tuple[str, Phase | Literal["decode"]]] = []
-    for phase in phases:
-        names += [(phase.transformer, phase.name), (phase.head, phase.name)]
-    names.append((VAE_DECODER, "decode"))
-    parts = [Part(name, phase, clock.calls[name], clock.seconds[name]) for name, phase in names if name in clock.calls]
-    return TimeBreakdown(seconds, tuple(parts))
+    found = [Part(name, phase, clock.calls[name], clock.seconds[name]) for name, phase in parts if name in clock.calls]
+    return TimeBreakdown(seconds, tuple(found))
 
 
 def break_down_runs(ways: Mapping[str, Callable[[], TimeBreakdown]]) -> dict[str, TimeBreakdown]:

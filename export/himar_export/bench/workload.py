@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from himar.families.hi_mar.checkpoints import load_checkpoint
-from himar.families.hi_mar.model import HiMAR
-from himar.vae.autoencoder import AutoencoderKL
+from himar.family import open_model
 from himar_kernels import ConfigError, EngineError, InputError
-from himar_kernels.families.hi_mar import SamplingConfig
-from himar_kernels.families.hi_mar.phases import VAE_DECODER
+from himar_kernels.families.registry import VAE_DECODER
 from himar_runtime import Bundle, Device, Networks, Pipeline, load_networks
 
 from ..cost.request import bundle_request
-from ..cost.run import Request
-from ..make.assemble import load_fitting_vae
+from ..cost.run import CostRequest
+from ..families.bench import FamilyBench, family_bench
 
 SEED = 7
 
@@ -27,21 +25,27 @@ SEED = 7
 class Workload:
     """Both sides, loaded.
 
-    vae: None where generations end at latents; then `networks` lack the decoder too. request: the settings and costs of
-    one image at once (`dataclasses.replace` its batch). precisions: of each component's matmuls.
+    model, vae: of the bundle's family; vae None where generations end at latents; then `networks` lack the decoder too.
+    request: the settings and costs of one image at once (`dataclasses.replace` its batch). precisions: of each
+    component's matmuls.
     """
 
     bundle: Bundle
     networks: Networks
     pipeline: Pipeline
-    model: HiMAR
-    vae: AutoencoderKL | None
-    request: Request
+    model: Any
+    vae: Any
+    request: CostRequest
     device: torch.device
 
     @property
-    def sampling(self) -> SamplingConfig:
-        """The settings of every generation."""
+    def family(self) -> FamilyBench:
+        """The model's family."""
+        return family_bench(self.bundle.manifest.family)
+
+    @property
+    def sampling(self) -> Any:
+        """The settings of every generation, of the family's own class."""
         return self.request.sampling
 
     @property
@@ -71,7 +75,7 @@ class Sources:
     device: str
     sampling_name: str | None
     guidance: float | None
-    changes: Mapping[str, float | int | str | None]
+    changes: Mapping[str, Any]
 
 
 def load(sources: Sources, threads: int) -> Workload:
@@ -84,20 +88,22 @@ def load(sources: Sources, threads: int) -> Workload:
     require_gpu(sources.device)
     request = bundle_request(sources.bundle, 1, sources.sampling_name, sources.guidance, **sources.changes)
     opened = Bundle.open(sources.bundle)
-    model = load_checkpoint(sources.checkpoint, sources.config, weights=sources.weights)
-    if replace(request.config, sampling=model.config.sampling) != model.config:
+    family = family_bench(opened.manifest.family)
+    model: Any = open_model(sources.checkpoint, sources.config, weights=sources.weights)[0]
+    same = model.family == opened.manifest.family
+    if not same or replace(request.config, sampling=model.config.sampling) != model.config:
         raise ConfigError(
             f"{sources.checkpoint} is not the model of {sources.bundle}: their sizes differ; give the one it was built "
             f"from."
         )
-    vae = load_fitting_vae(sources.vae, model)
+    vae = family.load_vae(sources.vae, model)
     if vae is not None and VAE_DECODER not in opened.manifest.components:
         raise ConfigError(f"{sources.bundle} has no VAE decoder to compare with {sources.vae}; leave --vae out.")
     networks = load_networks(opened, where, threads)
     if vae is None:
         engines = {name: engine for name, engine in networks.engines.items() if name != VAE_DECODER}
         networks = Networks(engines, networks.lane)
-        request = Request(request.config, request.sampling, 1, None, request.precision)
+        request = replace(request, decoder=None)
     device = torch.device("cpu" if where.kind == "cpu" else str(where))
     model = model.eval().requires_grad_(False).to(device)
     vae = None if vae is None else vae.eval().requires_grad_(False).to(device)

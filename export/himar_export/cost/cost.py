@@ -29,7 +29,9 @@ class Held:
     value: int = FLOAT32
 
 
-HELD: Mapping[Precision, Held] = {"fp32": Held(), "fp16": Held(2, 2), "bf16": Held(2, 2), "int8": Held(1, FLOAT32)}
+FLOATS = Held()
+
+HELD: Mapping[Precision, Held] = {"fp32": FLOATS, "fp16": Held(2, 2), "bf16": Held(2, 2), "int8": Held(1, FLOAT32)}
 
 
 def held_in(precision: str, component: str) -> Held:

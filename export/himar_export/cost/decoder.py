@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from himar.families.hi_mar.config import ModelConfig
 from himar_kernels import CheckpointError
 
 from .cost import FLOAT32, Work, attention, convolution, passing
@@ -14,11 +13,11 @@ from .cost import FLOAT32, Work, attention, convolution, passing
 
 @dataclass(frozen=True)
 class DecoderSizes:
-    """Sizes of a KL-VAE decoder; the defaults are KL-16.
+    """Sizes of a KL-VAE decoder, or of a multi-scale tokenizer's; the defaults are KL-16.
 
     widths: channels of each level, the first at image resolution; blocks: residual blocks per level; channels: of a
     latent; image_channels: of an image; attention_levels: levels whose blocks are followed by attention;
-    mid_attention: whether the middle has attention.
+    mid_attention: whether the middle has attention. latent_kernel: of the convolution that latents go through first.
     """
 
     widths: tuple[int, ...] = (128, 128, 256, 256, 512)
@@ -27,6 +26,7 @@ class DecoderSizes:
     image_channels: int = 3
     attention_levels: tuple[int, ...] = ()
     mid_attention: bool = True
+    latent_kernel: int = 1
 
     @property
     def stride(self) -> int:
@@ -36,6 +36,10 @@ class DecoderSizes:
     @classmethod
     def from_shapes(cls, shapes: Mapping[str, Sequence[int]], source: str) -> DecoderSizes:
         """Read the sizes off the shapes of a decoder's weights; CheckpointError, naming `source`, if they are not."""
+
+        def attends(name: str) -> bool:
+            return f"{name}.q.weight" in shapes or f"{name}.qkv.weight" in shapes
+
         levels = blocks = 0
         while f"decoder.up.{levels}.block.0.conv1.weight" in shapes:
             levels += 1
@@ -49,8 +53,9 @@ class DecoderSizes:
             blocks=blocks,
             channels=shapes[needed[0]][0],
             image_channels=shapes[needed[1]][0],
-            attention_levels=tuple(i for i in range(levels) if f"decoder.up.{i}.attn.0.q.weight" in shapes),
-            mid_attention="decoder.mid.attn_1.q.weight" in shapes,
+            attention_levels=tuple(i for i in range(levels) if attends(f"decoder.up.{i}.attn.0")),
+            mid_attention=attends("decoder.mid.attn_1"),
+            latent_kernel=shapes[needed[0]][-1],
         )
 
 
@@ -62,23 +67,10 @@ def exported_decoder(path: Path) -> DecoderSizes:
     return DecoderSizes.from_shapes({each.name: tuple(each.dims) for each in graph.initializer}, str(path))
 
 
-def checkpoint_decoder(path: Path, config: ModelConfig) -> DecoderSizes:
-    """Read the sizes off a VAE checkpoint; needs torch.
-
-    Raises CheckpointError when it cannot be read, ConfigError when it is not one for this model's tokens.
-    """
-    from himar.vae.autoencoder import require_fit
-    from himar.vae.layouts import load_vae
-
-    vae = load_vae(path)
-    require_fit(vae, config, str(path))
-    return DecoderSizes.from_shapes({name: tuple(value.shape) for name, value in vae.state_dict().items()}, str(path))
-
-
 def vae_decoder(sizes: DecoderSizes, images: int, side: int, held: int = FLOAT32) -> Work:
     """Decode latents (images, channels, side, side): convolutions of `held` bytes a weight, all else float32."""
     z, wide = sizes.channels, sizes.widths[-1]
-    work = convolution(images, side, z, z, 1) + convolution(images, side, z, wide, 3, held)
+    work = convolution(images, side, z, z, sizes.latent_kernel) + convolution(images, side, z, wide, 3, held)
     work += _residual(images, side, wide, wide, held) * 2
     if sizes.mid_attention:
         work += _attention(images, side, wide, held)

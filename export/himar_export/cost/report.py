@@ -10,12 +10,12 @@ from rich.table import Table
 
 from ..report import print_json, readable
 from .cost import Peaks
-from .run import ComponentCost, Request, request_costs, total_cost
+from .run import ComponentCost, CostRequest, request_costs, total_cost
 
 _PREFIXES = ("", "k", "M", "G", "T", "P")
 
 
-def print_costs(request: Request, peaks: Peaks, as_json: bool) -> None:
+def print_costs(request: CostRequest, peaks: Peaks, as_json: bool) -> None:
     """Print the tables, or everything as JSON: whole batches there, in plain units."""
     costs = request_costs(request, peaks)
     if as_json:
@@ -32,7 +32,7 @@ def print_costs(request: Request, peaks: Peaks, as_json: bool) -> None:
         console.print(note, highlight=False, markup=False, soft_wrap=True)
 
 
-def cost_values(request: Request, peaks: Peaks, costs: Sequence[ComponentCost]) -> dict[str, Any]:
+def cost_values(request: CostRequest, peaks: Peaks, costs: Sequence[ComponentCost]) -> dict[str, Any]:
     """Return the JSON: what was asked, and each component's cost for the whole batch. Times are null without a peak."""
     total = total_cost(costs)
     return {
@@ -63,16 +63,8 @@ def _values(cost: ComponentCost, peaks: Peaks) -> dict[str, Any]:
     }
 
 
-def _title(request: Request) -> str:
-    settings = request.sampling.to_dict()
-    parts = [f"{request.batch} {'images' if request.batch > 1 else 'image'} at once"]
-    for phase in (each.name for each in request.config.phases):
-        own = {
-            name.removeprefix(f"{phase}_"): value for name, value in settings.items() if name.startswith(f"{phase}_")
-        }
-        solver = f" of {own['solver']}" if "solver" in own else ""
-        parts.append(f"{own['steps']} {phase} steps × {own['diffusion_steps']}{solver}, guidance {own['guidance']:g}")
-    return "; ".join(parts)
+def _title(request: CostRequest) -> str:
+    return f"{request.batch} {'images' if request.batch > 1 else 'image'} at once; {request.title}"
 
 
 def _work_table(costs: Sequence[ComponentCost], total: ComponentCost, batch: int) -> Table:
@@ -123,13 +115,13 @@ def _add_row(table: Table, cost: ComponentCost, costs: Sequence[ComponentCost], 
     table.add_row(cost.component, *cells, style=style, end_section=cost is costs[-1])
 
 
-def _notes(request: Request, total: ComponentCost, peaks: Peaks) -> list[str]:
+def _notes(request: CostRequest, total: ComponentCost, peaks: Peaks) -> list[str]:
     less = 1 - total.work.flops / total.released_flops
     lines = [
-        "A multiply-add is two. eager: himar.generate. released: conditions and timesteps embedded anew in every "
-        f"diffusion step, as the released code does; engines do {abs(less):.1%} {'less' if less >= 0 else 'more'}.",
+        f"A multiply-add is two. {request.ways}; engines do {abs(less):.1%} {'less' if less >= 0 else 'more'}.",
         "Bytes: every matmul reads its weights and input once and writes its output once; norms, activations and "
         "attention scores stay on the chip.",
+        *request.notes,
     ]
     if request.decoder is None:
         lines.append("No VAE decoder is counted: the bundle has none, or none was given with --vae.")

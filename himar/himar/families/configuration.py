@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from himar_kernels import ConfigError
+from himar_kernels.families.registry import FAMILIES, HI_MAR, family_presets
 
 Normalise = Callable[[Mapping[str, Any], str], dict[str, Any]]
 """Turns the accepted spellings of values into a family's field names; its second argument names them in errors."""
@@ -42,3 +43,19 @@ def read_values(
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold a JSON object, not {type(values).__name__}.")
     return normalise(values, str(path))
+
+
+def find_family(config: str | Path, describes: Callable[[str, Collection[str]], bool]) -> str:
+    """Return the family that a preset, or a JSON file by its keys, describes; hi_mar where nothing tells.
+
+    describes: whether a configuration file with these keys is of the family of that name, where nothing else tells.
+    """
+    for name in FAMILIES:
+        if str(config) in family_presets(name):
+            return name
+    try:
+        values = json.loads(Path(config).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return HI_MAR  # its reader says what is wrong
+    keys = {*values, *(values.get("config") or {})} if isinstance(values, dict) else set()
+    return next((name for name in FAMILIES if name != HI_MAR and describes(name, keys)), HI_MAR)

@@ -9,8 +9,10 @@ commands in `sampling_options`; the other rooms hold modules with an object FAMI
     himar_runtime   himar_runtime.families.NAME.family    himar_runtime.families.family.RuntimeFamily
     himar_export    himar_export.families.NAME.family     himar_export.families.family.ExportFamily
                     himar_export.families.NAME.checks     himar_export.families.checks.FamilyChecks
+                    himar_export.families.NAME.cost       himar_export.families.cost.FamilyCost, in its module family
+                    himar_export.families.NAME.bench      himar_export.families.bench.FamilyBench, in its module family
 
-A bundle's manifest says `model.family`; one that does not is of hi_mar.
+A family may do without cost and bench. A bundle's manifest says `model.family`; one that does not is of hi_mar.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from himar_kernels.shared.errors import InputError
 
 HI_MAR = "hi_mar"
 VAE_DECODER = "vae_decoder"
@@ -31,8 +35,8 @@ VAE_ENCODER = "vae_encoder"
 class FamilyModules:
     """Import names of the modules with a family's FAMILY objects, by room.
 
-    presets: with its named configurations. None where there is none: training, where himar does not train the family;
-    options, with its OPTIONS of commands.
+    presets: with its named configurations; options: with its OPTIONS of commands. Those of training, cost, bench and
+    options are empty where the family has none.
     """
 
     presets: str
@@ -40,8 +44,10 @@ class FamilyModules:
     runtime: str
     export: str
     checks: str
-    training: str | None = None
-    options: str | None = None
+    training: str = ""
+    cost: str = ""
+    bench: str = ""
+    options: str = ""
 
 
 def in_rooms(name: str) -> FamilyModules:
@@ -53,6 +59,8 @@ def in_rooms(name: str) -> FamilyModules:
         f"himar_export.families.{name}.family",
         f"himar_export.families.{name}.checks",
         f"himar.families.{name}.training",
+        f"himar_export.families.{name}.cost.family",
+        f"himar_export.families.{name}.bench.family",
         f"himar_kernels.families.{name}.sampling_options",
     )
 
@@ -64,11 +72,16 @@ FAMILIES: dict[str, FamilyModules] = {
 
 
 def family_part(name: str, room: str) -> Any:
-    """Return a family's FAMILY object: its "model", "training", "runtime", "export" or "checks".
+    """Return a family's FAMILY object, by the names of FamilyModules; KeyError for an unknown family.
 
-    KeyError for an unknown family. Its module is imported now, not before: the runtime never imports PyTorch, nor a
-    family that it does not run.
+    Its module is imported now, not before: the runtime never imports PyTorch, nor a family that it does not run. Raises
+    InputError for a part that the family does without.
     """
+    if not getattr(FAMILIES[name], room):
+        able = ", ".join(repr(each) for each, modules in FAMILIES.items() if getattr(modules, room))
+        raise InputError(
+            f"this model is of the family {name!r}, which has no {room}; the families with one are {able}."
+        )
     return importlib.import_module(getattr(FAMILIES[name], room)).FAMILY
 
 

@@ -39,11 +39,11 @@ class HmarFamily:
 
     def components(self, model: HMAR, vae: Tokenizer | None, max_batch: int, backend: str) -> tuple[Component, ...]:
         """See ExportFamily.components. Raises ConfigError without a tokenizer: the loop needs its codes."""
-        return components(model, _needed(vae), max_batch, backend)
+        return components(model, needed(vae), max_batch, backend)
 
     def annotate(self, writer: BundleWriter, model: HMAR, vae: Tokenizer | None) -> None:
         """Store the codebook, with which the loop turns codes into the latent."""
-        book = _needed(vae).codebook()
+        book = needed(vae).codebook()
         arrays = {"embedding": book.embedding, "weights": book.weights, "biases": book.biases}
         writer.add_model_arrays("codebook", arrays)
 
@@ -63,7 +63,7 @@ class HmarFamily:
         case: str,
     ) -> Arrays:
         """See ExportFamily.record. Raises ConfigError without a tokenizer: the loop needs its codes."""
-        return record(model, _needed(vae), labels, draws=PhiloxDraws(seed), sampling=sampling, case=case)
+        return record(model, needed(vae), labels, draws=PhiloxDraws(seed), sampling=sampling, case=case)
 
     def record_selftest(self, model: HMAR, vae: Tokenizer | None, case: str) -> Arrays:
         """Record a guided run of two images with the model's own schedule, and what the encoder makes of one."""
@@ -71,9 +71,9 @@ class HmarFamily:
         if not sampling.guidance:
             sampling = sampling.with_changes(guidance=1.5)
         labels = [0, model.config.classes - 1]
-        arrays = record(model, _needed(vae), labels, draws=PhiloxDraws(0), sampling=sampling, case=case)
+        arrays = record(model, needed(vae), labels, draws=PhiloxDraws(0), sampling=sampling, case=case)
         image = arrays[f"{case}/image_row0"][None]
-        return {**arrays, **record_tokenizer(_needed(vae), np.rint(255 * image).astype(np.uint8))}
+        return {**arrays, **record_tokenizer(needed(vae), np.rint(255 * image).astype(np.uint8))}
 
     def check_rounding(
         self, vae: Tokenizer | None, precisions: Mapping[str, Precision], selftest: Arrays
@@ -83,10 +83,11 @@ class HmarFamily:
             return []
         latent = recorded_request(selftest, next(iter(selftest)).partition("/")[0]).f_hat[-1]
         limit = COMPONENT_LIMIT[precision]
-        return [check_half_arithmetic(_needed(vae), precision, latent, limit, DecoderGraph)]
+        return [check_half_arithmetic(needed(vae), precision, latent, limit, DecoderGraph)]
 
 
-def _needed(vae: Tokenizer | None) -> Tokenizer:
+def needed(vae: Tokenizer | None) -> Tokenizer:
+    """Return a model's tokenizer; ConfigError where there is none."""
     if vae is None:
         raise ConfigError("HMAR needs the tokenizer whose codes the model predicts; give it with --vae.")
     return vae

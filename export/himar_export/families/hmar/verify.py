@@ -36,7 +36,7 @@ from himar_runtime.families.hmar.loop import Observed, Request, run_scales
 
 _EXACT_LIMIT = 1e-5
 """Of the latent that recorded codes add up to: float32 arithmetic on the host, whatever the engines' precision."""
-_SMOOTH_LIMIT = 1e-3
+SMOOTH_LIMIT = 1e-3
 """Of a smooth preview's latent: a small temperature amplifies rounding."""
 
 
@@ -151,7 +151,7 @@ def replay_run(pipeline: Pipeline, arrays: Recording, case: str) -> Iterator[Com
     if not request.sampling.smooth:
         yield compare(f"run {case}: codes", result.arrays["codes"], request.codes, 0.0 if exact else None)
     expected = request.f_hat[-1]
-    limit = (_SMOOTH_LIMIT if request.sampling.smooth else RUN_LIMIT["fp32"]) if exact else None
+    limit = (SMOOTH_LIMIT if request.sampling.smooth else RUN_LIMIT["fp32"]) if exact else None
     yield compare(f"run {case}: latent", result.latents[: len(expected)], expected, limit)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -101,6 +101,11 @@ def read_config(source: str | Path | Mapping[str, Any] | ModelConfig, name: str 
     if isinstance(source, ModelConfig):
         return source.to_dict()
     return read_values(source, PRESETS, _normalised, name)
+
+
+def describes(keys: Collection[str]) -> bool:
+    """Whether a configuration file with these keys is an HMAR model's."""
+    return "patch_nums" in keys
 
 
 def resolve(given: Mapping[str, Any], measured: Mapping[str, Any], source: str = "config") -> ModelConfig:

@@ -17,11 +17,12 @@ from himar_kernels.families.hmar import PhiloxDraws, SamplingConfig
 from himar_kernels.families.hmar.sampling import choose_sampling
 
 from .checkpoints import model_from, save_checkpoint
-from .config import read_config, resolve
+from .config import describes, read_config, resolve
 from .model import HMAR, randomise
 from .sampler import generate
 from .tokenizer import Tokenizer
-from .tokenizer_files import load_tokenizer, save_tokenizer, tokenizer_of
+from .tokenizer_files import load_tokenizer, save_tokenizer
+from .tokenizer_sizes import tokenizer_of
 
 
 class HmarFamily:
@@ -40,7 +41,7 @@ class HmarFamily:
 
     def describes(self, keys: Collection[str]) -> bool:
         """See ModelFamily.describes."""
-        return "patch_nums" in keys
+        return describes(keys)
 
     def random(self, config: str | Path, seed: int) -> tuple[HMAR, Tokenizer]:
         """See ModelFamily.random; the tokenizer has the released one's depth and the widths that the model asks for."""

@@ -3,53 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from himar.vae.layers import Decoder, Encoder, Kind
-from himar_kernels import ConfigError, InputError
+from himar_kernels import InputError
 from himar_kernels.families.hmar import Codebook, Scales
 from himar_kernels.families.hmar.scales import CONVOLUTIONS
 
-
-@dataclass(frozen=True)
-class TokenizerConfig:
-    """Sizes of a tokenizer; the defaults are the released one's.
-
-    ch: base width; ch_mult: width factor per level, the first at image resolution; latent_channels Cv and vocab V: of
-    the codes; groups: of every GroupNorm, which shapes cannot tell; num_res_blocks: residual blocks per encoder level
-    (decoder levels have one more); attention_levels: levels of both halves with attention.
-    """
-
-    ch: int = 160
-    ch_mult: tuple[int, ...] = (1, 1, 2, 2, 4)
-    latent_channels: int = 32
-    vocab: int = 4096
-    groups: int = 32
-    num_res_blocks: int = 2
-    attention_levels: tuple[int, ...] = (4,)
-
-    def __post_init__(self) -> None:
-        if not self.ch_mult or min(*self.ch_mult, self.ch, self.latent_channels, self.vocab, self.num_res_blocks) < 1:
-            raise ConfigError(f"{self} has a size below 1; every size must be at least 1.")
-        if self.groups < 1 or self.ch % self.groups:
-            raise ConfigError(
-                f"the tokenizer's width {self.ch} is not a multiple of its {self.groups} norm groups; give vae_groups "
-                f"in the configuration."
-            )
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """Channels of each level."""
-        return tuple(self.ch * factor for factor in self.ch_mult)
-
-    @property
-    def stride(self) -> int:
-        """Image pixels per side of a cell of the latent."""
-        return 2 ** (len(self.ch_mult) - 1)
+from .tokenizer_sizes import TokenizerConfig
 
 
 class SharedConvolutions(nn.Module):

@@ -15,7 +15,8 @@ from himar.loading.weight_values import as_float32
 from himar_kernels import CheckpointError, ConfigError
 
 from .config import ModelConfig
-from .tokenizer import Tokenizer, TokenizerConfig
+from .tokenizer import Tokenizer
+from .tokenizer_sizes import TokenizerConfig
 
 _TOKENIZER = Network("multi-scale tokenizer", ("quantize.embedding.weight",), "himar strip FILE OUT --weights NAME")
 _COUNTER = "quantize.ema_vocab_hit_SV"
@@ -82,26 +83,6 @@ def measure_tokenizer(shapes: Mapping[str, Sequence[int]], groups: int) -> Token
         groups=groups,
         num_res_blocks=len(blocks),
         attention_levels=tuple(i for i in range(levels) if f"encoder.down.{i}.attn.0.qkv.weight" in shapes),
-    )
-
-
-def tokenizer_of(config: ModelConfig) -> TokenizerConfig:
-    """Return the sizes of a tokenizer for a model; what its configuration leaves open is the released one's.
-
-    Raises ConfigError for a vae_stride that is not a power of 2: every level but the first halves the sides.
-    """
-    levels = config.vae_stride.bit_length()
-    if config.vae_stride != 2 ** (levels - 1):
-        raise ConfigError(f"vae_stride is {config.vae_stride}; a tokenizer's is a power of 2.")
-    released = TokenizerConfig()
-    factors = (1,) * (levels - len(released.ch_mult)) + released.ch_mult[1:]
-    return TokenizerConfig(
-        ch=released.ch if config.vae_ch is None else config.vae_ch,
-        ch_mult=(1, *factors[len(factors) + 1 - levels :]),
-        latent_channels=config.latent_channels,
-        vocab=config.vocab,
-        groups=config.vae_groups,
-        attention_levels=(levels - 1,),
     )
 
 

@@ -6,6 +6,8 @@ so that every implementation, whatever its order of summation, makes the same de
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,21 +31,22 @@ def surviving(logits: F32, top_k: int, top_p: float) -> NDArray[np.bool_]:
         place = logits.shape[-1] - top_k
         keep = logits >= np.partition(logits, place, axis=-1)[..., place, None]
     if top_p < 1:
-        left = np.where(keep, logits, -np.inf)
-        order = np.argsort(left, axis=-1, kind="stable")
-        total = np.cumsum(np.take_along_axis(weights(left, keep), order, axis=-1), axis=-1)
+        left = _Kept.of(keep)
+        values = np.where(left.real, left.take(logits), np.float32(-np.inf))
+        order = _ascending(values)
+        each = np.where(left.real, weights(values), 0.0)
+        total = np.cumsum(np.take_along_axis(each, order, axis=-1), axis=-1)
         stays = total > (1 - top_p) * total[..., -1:]
         stays[..., -1] = True
-        passed = np.empty_like(keep)
+        passed = np.empty_like(left.real)
         np.put_along_axis(passed, order, stays, axis=-1)
-        keep &= passed
+        keep[keep] = passed[left.real]
     return keep
 
 
-def weights(logits: F32, keep: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return probabilities but for a factor: exp(logit - largest), and 0 for removed codes. In float64."""
-    apart = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
-    return np.where(keep, np.exp(apart), 0.0)
+def weights(logits: F32, largest: F32 | None = None) -> NDArray[np.float64]:
+    """Return probabilities but for a factor: exp(logit - largest), in float64; the largest (…, 1) is found if None."""
+    return np.exp(logits.astype(np.float64) - (logits.max(axis=-1, keepdims=True) if largest is None else largest))
 
 
 def draw_codes(logits: F32, keep: NDArray[np.bool_], uniforms: F32) -> tuple[NDArray[np.int64], F32]:
@@ -52,14 +55,52 @@ def draw_codes(logits: F32, keep: NDArray[np.bool_], uniforms: F32) -> tuple[NDA
     logits, keep: (…, V); uniforms: (…) in [0, 1). The code is the first, in the order of codes, whose cumulative
     probability exceeds u; where rounding leaves the total at u or below, it is the last survivor.
     """
-    each = weights(logits, keep)
+    left = _Kept.of(keep)
+    each = np.where(left.real, weights(left.take(logits), logits.max(axis=-1, keepdims=True)), 0.0)
     total = np.cumsum(each, axis=-1)
     whole = total[..., -1]
     beyond = total > (np.asarray(uniforms, np.float64) * whole)[..., None]
-    last = keep.shape[-1] - 1 - keep[..., ::-1].argmax(axis=-1)
-    codes = np.where(beyond[..., -1], beyond.argmax(axis=-1), last)
-    confidence = np.take_along_axis(each, codes[..., None], axis=-1)[..., 0] / whole
-    return codes, confidence.astype(np.float32)
+    last = left.real.sum(axis=-1) - 1
+    place = np.where(beyond[..., -1], beyond.argmax(axis=-1), last)[..., None]
+    confidence = np.take_along_axis(each, place, axis=-1)[..., 0] / whole
+    return np.take_along_axis(left.codes, place, axis=-1)[..., 0], confidence.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """Each row's surviving codes in ascending order, (…, M): filters leave a few hundred of thousands.
+
+    real: False where a row has fewer than M and code 0 fills the place.
+    """
+
+    codes: NDArray[np.int64]
+    real: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, keep: NDArray[np.bool_]) -> _Kept:
+        """Return those of keep (…, V)."""
+        counts = keep.sum(axis=-1)
+        every = np.flatnonzero(keep) % keep.shape[-1]
+        real = np.arange(counts.max(initial=0)) < counts[..., None]
+        codes = np.zeros(real.shape, np.int64)
+        codes[real] = every
+        return cls(codes, real)
+
+    def take(self, logits: F32) -> F32:
+        """Return the survivors' logits (…, M)."""
+        return np.take_along_axis(logits, self.codes, axis=-1)
+
+
+def _ascending(values: F32) -> NDArray[np.int64]:
+    """Return what a stable argsort over the last axis does, of values that are not NaN, in less time.
+
+    A float's bits as a number that orders as the float does, and its place below them, make keys that all differ.
+    """
+    bits = (values + np.float32(0)).view(np.uint32)  # -0 counts as 0
+    ordered = bits ^ np.where(bits >> 31, np.uint32(0xFFFFFFFF), np.uint32(0x80000000))
+    keys = ordered.astype(np.uint64) << np.uint64(32) | np.arange(values.shape[-1], dtype=np.uint64)
+    keys.sort(axis=-1)
+    return (keys & np.uint64(0xFFFFFFFF)).astype(np.int64)
 
 
 def smooth_weights(logits: F32, keep: NDArray[np.bool_], gumbel: F32, ratio: float) -> F32:

@@ -10,14 +10,13 @@ from collections.abc import Mapping
 from dataclasses import fields
 
 from himar.families.hi_mar.config import ModelConfig, ScaleVector
+from himar_export.cost.blocks import block, last_block
+from himar_export.cost.cost import FLOAT32, FLOATS, Held, Work, matmul, passing, table
 from himar_kernels.families.hi_mar.phases import HeadKind, ModelInfo, PhaseInfo
-
-from .cost import FLOAT32, Held, Work, attention, matmul, passing, table
 
 # As in himar.families.hi_mar.transformer and himar.families.hi_mar.layers, which import torch; a cost needs none.
 MODULATIONS: Mapping[ScaleVector, int] = {"none": 0, "learned": 4, "sinusoidal": 6}
 TIMESTEP_FREQUENCIES = 128
-FLOATS = Held()
 
 
 def runtime_model(config: ModelConfig) -> ModelInfo:
@@ -70,29 +69,6 @@ def guide(config: ModelConfig, rows: int, held: Held = FLOATS) -> Work:
     if config.pivots == "visual":
         return matmul(rows, config.channels, config.width)
     return matmul(rows, config.width, config.width, held.weight)
-
-
-def block(rows: int, tokens: int, width: int, held: Held = FLOATS) -> Work:
-    """A transformer block over (rows, tokens, width): norms are fused into what follows, sums into what precedes."""
-    work = matmul(rows * tokens, width, 3 * width, held.weight, FLOAT32, held.value)
-    work += attention(rows, tokens, width, held.value)
-    return work + _after_attention(rows * tokens, width, held)
-
-
-def last_block(rows: int, tokens: int, read: int, width: int, held: Held = FLOATS) -> Work:
-    """A block of whose (rows, tokens, width) only `read` positions of each row are read."""
-    n = rows * read
-    work = matmul(rows * tokens, width, 2 * width, held.weight, FLOAT32, held.value)
-    work += matmul(n, width, width, held.weight, FLOAT32, held.value)
-    work += attention(rows, tokens, width, held.value, read)
-    return work + _after_attention(n, width, held)
-
-
-def _after_attention(n: int, width: int, held: Held) -> Work:
-    """A block's matmul after attention and its feed-forward, over n rows."""
-    work = matmul(n, width, width, held.weight, held.value, FLOAT32) + passing(n * width)
-    work += matmul(n, width, 4 * width, held.weight, FLOAT32, held.value)
-    return work + matmul(n, 4 * width, width, held.weight, held.value, FLOAT32) + passing(n * width)
 
 
 def scale_vectors(config: ModelConfig) -> Work:

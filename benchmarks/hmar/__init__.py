@@ -1,0 +1,1 @@
+"""Compares HMAR with VAR, the same network with all coarser scales in view."""

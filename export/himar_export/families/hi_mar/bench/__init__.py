@@ -1,0 +1,1 @@
+"""Hi-MAR's sides in a benchmark."""

@@ -1,0 +1,110 @@
+"""Hi-MAR as `bench` knows it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from himar.families.hi_mar.model import HiMAR
+from himar.vae.autoencoder import AutoencoderKL
+from himar_export.bench.component_runs import ComponentCall, compared_components
+from himar_export.bench.generation import ROUNDING
+from himar_export.bench.time_breakdown import Clock
+from himar_export.bench.timing import Outputs
+from himar_export.bench.workload import Workload
+from himar_export.make.assemble import load_fitting_vae
+from himar_export.verify.compare import Comparison, compare
+from himar_export.verify.limits import RUN_MEANINGLESS
+from himar_kernels.families.hi_mar import SamplingConfig, phase_chains
+from himar_kernels.families.registry import VAE_DECODER
+from himar_runtime.families.hi_mar.family import hi_mar_model
+
+from ..verify import run_limits
+from .component_runs import component_calls
+from .eager import Networks, eager_networks, run_eager
+
+
+class HiMarBench:
+    """See `himar_export.families.bench.FamilyBench`."""
+
+    phases = ("low", "high", "decode")
+
+    def load_vae(self, path: Path | None, model: HiMAR) -> AutoencoderKL | None:
+        """See FamilyBench.load_vae."""
+        vae: AutoencoderKL | None = load_fitting_vae(path, model)
+        return vae
+
+    def peak_precision(self, precisions: Mapping[str, str]) -> str:
+        """See FamilyBench.peak_precision: that of the heads."""
+        return next(each for name, each in precisions.items() if "head" in name)
+
+    def eager_networks(
+        self,
+        model: HiMAR,
+        vae: AutoencoderKL | None,
+        precisions: Mapping[str, str],
+        *,
+        compiled: bool = False,
+        clock: Clock | None = None,
+    ) -> Networks:
+        """See FamilyBench.eager_networks."""
+        return eager_networks(model, vae, precisions, compiled=compiled, clock=clock)
+
+    def run_eager(self, networks: Networks, labels: Sequence[int], sampling: SamplingConfig, seed: int) -> Outputs:
+        """See FamilyBench.run_eager."""
+        return run_eager(networks, labels, sampling, seed)
+
+    def limits(
+        self, workload: Workload, usual: Outputs, reference: Outputs, engines: Callable[[], Outputs]
+    ) -> dict[str, float | None]:
+        """See FamilyBench.limits."""
+        error = compare("", usual["latents"], reference["latents"], None).relative_l2
+        limit = latent_limit(workload, error if np.isfinite(error) else 0.0)  # eager that overflows excuses no engine
+        limits = {"latents": limit}
+        if workload.vae is not None:
+            limits["images"] = None if limit is None else limit + ROUNDING
+        return limits
+
+    def compare_instead(self, workload: Workload, batch: int) -> Sequence[Comparison]:
+        """See FamilyBench.compare_instead: one call of every component."""
+        return compared_components(workload, batch)
+
+    def parts(self, workload: Workload) -> Sequence[tuple[str, str]]:
+        """See FamilyBench.parts."""
+        phases = hi_mar_model(workload.bundle.manifest).phases
+        own = [(name, phase.name) for phase in phases for name in (phase.transformer, phase.head)]
+        return [*own, (VAE_DECODER, "decode")]
+
+    def component_calls(self, workload: Workload, batch: int, compiled: bool) -> list[ComponentCall]:
+        """See FamilyBench.component_calls."""
+        return component_calls(workload, batch, compiled)
+
+
+FAMILY = HiMarBench()
+
+
+def latent_limit(workload: Workload, eager_error: float) -> float | None:
+    """Return the largest relative error of a generation's latents; None where rounding alone may exceed any.
+
+    It is that of `himar-export verify` for the bundle's own workload. A shorter diffusion chain magnifies rounding in
+    float32 too, and the limit grows with it (Chain.first_step_gain). In half precision engines may be twice as far from
+    float32 as the eager model in the same precision.
+
+    Args:
+        eager_error: relative error of the eager model in the bundle's precision, 0 in float32.
+    """
+    _, limit = run_limits(workload.bundle, workload.sampling)
+    if limit is None:
+        return None
+    if set(workload.precisions.values()) == {"fp32"}:
+        usual = next(iter(workload.bundle.manifest.sampling.values()))
+        limit *= max(1.0, _gain(workload, workload.sampling) / _gain(workload, usual))
+    limit = max(limit, 2 * eager_error)
+    return limit if limit <= RUN_MEANINGLESS else None
+
+
+def _gain(workload: Workload, sampling: SamplingConfig) -> float:
+    chains = phase_chains(sampling)
+    return max(chains[phase.name].first_step_gain for phase in hi_mar_model(workload.bundle.manifest).phases)

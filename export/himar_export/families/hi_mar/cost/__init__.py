@@ -1,0 +1,1 @@
+"""Counts the work of Hi-MAR: its networks, generations and training steps."""

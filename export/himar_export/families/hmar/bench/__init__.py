@@ -1,0 +1,1 @@
+"""HMAR's sides in a benchmark."""

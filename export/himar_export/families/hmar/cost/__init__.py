@@ -1,0 +1,1 @@
+"""Counts the work of HMAR: its networks, generations and training steps."""
