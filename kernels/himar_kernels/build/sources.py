@@ -25,9 +25,11 @@ KERNEL_NAMES = (
     "himar_pack",
     "himar_draw_codes",
     "himar_least_confident",
+    "himar_show_masked",
     "himar_upsample_codes",
     "himar_add_contribution",
     "himar_scale_words",
+    "himar_join_past",
 )
 
 # Of nvcc and NVRTC alike. No fused multiply-add: the kernels round as the NumPy definitions do.

@@ -9,6 +9,7 @@
 #include "index_lists.cuh"
 #include "low_head.cuh"
 #include "packing.cuh"
+#include "past.cuh"
 #include "pyramid.cuh"
 #include "ranks.cuh"
 #include "remask.cuh"
@@ -89,6 +90,9 @@ HIMAR_KERNEL(himar_least_confident, least_confident, 1,
              (u8* chosen, const float* confidence, const u8* among, u32 count, u32 batch, u32 T),
              (chosen, confidence, among, count, batch, T))
 
+HIMAR_KERNEL(himar_show_masked, show_masked, 1, (float* shown, const u8* masked, u32 batch, u32 halves, u32 T),
+             (shown, masked, batch, halves, T))
+
 HIMAR_KERNEL(himar_upsample_codes, upsample_codes, 1,
              (float* grid, const i64* codes, const float* embedding, const float* up, u32 batch, u32 p, u32 H, u32 C),
              (grid, codes, embedding, up, batch, p, H, C))
@@ -102,5 +106,9 @@ HIMAR_KERNEL(himar_scale_words, scale_words, 1,
              (float* words, const float* latent, const float* own, const u8* masked, const float* down, u32 batch,
               u32 halves, u32 p, u32 side, u32 C),
              (words, latent, own, masked, down, batch, halves, p, side, C))
+
+HIMAR_KERNEL(himar_join_past, join_past, 1,
+             (float* joined, const float* past, const float* own, u32 N, u32 P, u32 T, u32 C),
+             (joined, past, own, N, P, T, C))
 
 #undef HIMAR_KERNEL

@@ -28,4 +28,14 @@ HIMAR_FN void least_confident(Block& block, u32*, u8* chosen, const float* confi
     });
 }
 
+// shown (H·B, T), all halves alike: 1 at the cells that are masked (B, T), else 0, as the networks take them.
+template <class Block>
+HIMAR_FN void show_masked(Block& block, u32*, float* shown, const u8* masked, u32 batch, u32 halves, u32 T) {
+    const u64 half = static_cast<u64>(batch) * T;
+    block.for_each_in_grid(half, [&](u64 site) {
+        const float value = masked[site] != 0 ? 1.0f : 0.0f;
+        for (u32 h = 0; h < halves; ++h) shown[h * half + site] = value;
+    });
+}
+
 }  // namespace himar

@@ -1,7 +1,7 @@
 """Describes one launch of each of the family's kernels as data, as hi_mar's launches do for its own.
 
-Pointers are addresses where the kernels run; `cuda/{code_draws,remask,pyramid}.cuh` say what a kernel does with its
-arguments. B images (`batch`), H halves (1, or 2 as [conditional; unconditional]), T cells of a scale, p its side, V
+Pointers are addresses where the kernels run; `cuda/{code_draws,remask,pyramid,past}.cuh` say what a kernel does with
+its arguments. B images (`batch`), H halves (1, or 2 as [conditional; unconditional]), T cells of a scale, p its side, V
 codes of C channels. Every function raises InputError for a size out of range or an address that is missing.
 """
 
@@ -28,6 +28,7 @@ from himar_kernels.shared.errors import InputError
 
 MOST_CODES = 4096
 """Codes whose logits one block sorts in its shared memory."""
+_MOST_PAST = 2**24  # of all scales but one
 _MOST_STEPS = 0xFFFF  # the draws' counter has 16 bits for each
 
 
@@ -73,6 +74,14 @@ def least_confident(
     return make_launch("least_confident", -(-cells // THREADS), THREADS, *pointers, *sizes)
 
 
+def show_masked(*, shown: int, masked: int, batch: int, halves: int, T: int) -> Launch:
+    """Write masked, bool (B, T), as the networks take it: shown float32 (H·B, T), 1 at masked cells."""
+    cells = check_items("cells", check_size("batch", batch) * check_size("T", T, MOST_POSITIONS))
+    pointers = addresses_of(shown=shown, masked=masked)
+    sizes = words(batch=batch, halves=check_halves(halves), T=T)
+    return make_launch("show_masked", -(-cells // THREADS), THREADS, *pointers, *sizes)
+
+
 def upsample_codes(*, grid: int, codes: int, embedding: int, up: int, batch: int, p: int, H: int, C: int) -> Launch:
     """Interpolate the vectors of codes (B, p²) with up (H, p): grid (B, C, H, H)."""
     check_size("p", p, MOST_SIDE)
@@ -103,6 +112,14 @@ def scale_words(
     pointers = addresses_of(("own", "masked"), words=words, latent=latent, own=own, masked=masked, down=down)
     sizes = _uint32(batch, check_halves(halves), p, side, C)
     return make_launch("scale_words", blocks, THREADS, *pointers, *sizes)
+
+
+def join_past(*, joined: int, past: int, own: int, N: int, P: int, T: int, C: int) -> Launch:
+    """Put own (N, T, C) after past (N, P, C) in each of N sequences: joined (N, P + T, C), which overlaps neither."""
+    rows = check_size("N", N) * (check_size("P", P, _MOST_PAST, least=0) + check_size("T", T, MOST_POSITIONS))
+    quads = check_items("quads of channels", rows * -(-check_size("C", C, MOST_CHANNELS) // 4))
+    pointers = addresses_of(joined=joined, past=past, own=own)
+    return make_launch("join_past", -(-quads // THREADS), THREADS, *pointers, *words(N=N, P=P, T=T, C=C))
 
 
 def _blocks(batch: int, side: int, C: int, name: str = "H") -> int:

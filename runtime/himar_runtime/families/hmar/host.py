@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,10 +22,13 @@ from .loop import Request, Step, run_scales
 
 @dataclass(frozen=True)
 class Preview:
-    """A generation between two scales; see `himar_runtime.result.Progress`."""
+    """A generation between two scales; see `himar_runtime.result.Progress`.
 
-    latent: NDArray[np.float32]
-    decoder: Engine
+    latent: gives the latent so far, float32 (B, Cv, H, H). decoder: gives the tokenizer's decoder.
+    """
+
+    latent: Callable[[], NDArray[np.float32]]
+    decoder: Callable[[], Engine]
 
     def low_latents(self) -> NDArray[np.float32]:
         """Refuse: HMAR has one latent, to which every scale adds."""
@@ -32,7 +36,7 @@ class Preview:
 
     def preview(self) -> NDArray[np.uint8]:
         """Return the images uint8 (B, H, W, 3) that the scales so far make, in full size."""
-        return decode(self.decoder, self.latent)
+        return decode(self.decoder(), self.latent())
 
 
 class HostRunner:
@@ -47,7 +51,7 @@ class HostRunner:
         assert decoder is not None  # every bundle of the family has one
 
         def ask(step: Step, latent: NDArray[np.float32]) -> bool:
-            return should_continue is None or should_continue(step, Preview(latent, decoder))
+            return should_continue is None or should_continue(step, Preview(lambda: latent, lambda: decoder))
 
         sampled = run_scales(self._networks, self._model, self._book, request, ask)
         if sampled is None:
