@@ -33,6 +33,14 @@ from .lane import Lane, Work
 from .loop import begin, queue_scale
 
 
+def resident(request: Request) -> bool:
+    """Return whether the kernels do all that a request asks for.
+
+    They do not mix codes' vectors, as a smooth preview does, nor keep codes of an image that is edited.
+    """
+    return not request.sampling.smooth and getattr(request, "edit", None) is None
+
+
 class ResidentRunner:
     """One lane: its engines, buffers and recorded graphs. See `himar_runtime.runner.Runner`."""
 
@@ -66,10 +74,10 @@ class ResidentRunner:
     def run(self, request: Request, should_continue: ShouldContinue | None) -> Generated | None:
         """See Runner.run. The host waits at the end alone, or with `should_continue` one scale behind the device.
 
-        Smooth previews, which mix all codes' vectors, run on the host with the same engines.
+        Requests that are not `resident` run on the host with the same engines.
         """
         self._lane.device.make_current()
-        if request.sampling.smooth:
+        if not resident(request):
             return self._host.run(request, should_continue)
         try:
             generated = self._generate(request, should_continue)
