@@ -83,6 +83,19 @@ def test_codes_and_images_are_those_of_the_loop_on_the_host(resident, host, chan
         )
 
 
+def test_a_request_that_runs_on_the_host_leaves_those_after_it_as_they_were(resident) -> None:
+    """Smooth previews run the same engines, on arrays of their own."""
+    pipeline = resident()
+    first = pipeline.generate([1, 2], seed=3, **QUICK)
+    trace = lane_of(pipeline).trace
+    trace.clear()
+    assert (pipeline.generate([5, 6], seed=3, sampling="nsp", smooth=True).arrays["codes"] == -1).all()
+    assert "himar_draw_codes" not in trace
+    for _ in range(2):
+        again = pipeline.generate([1, 2], seed=3, **QUICK)
+        np.testing.assert_array_equal(first.latents, again.latents)
+
+
 @pytest.mark.parametrize("case", recorded_cases(load_recording(RECORDING)))
 def test_recorded_runs_of_the_released_model(resident, case: str) -> None:
     arrays = load_recording(RECORDING)
