@@ -4,7 +4,7 @@ Needs NumPy only. What belongs to one model family is in `families`.
 """
 
 from .arithmetic.draws import Draws, PhiloxDraws
-from .arithmetic.packing import to_sheet, to_uint8
+from .arithmetic.packing import to_sheet, to_uint8, to_values
 from .arithmetic.philox import philox4x32
 from .labels import check_labels, label_numbers, parse_labels
 from .launch import Launch
@@ -37,4 +37,5 @@ __all__ = [
     "philox4x32",
     "to_sheet",
     "to_uint8",
+    "to_values",
 ]

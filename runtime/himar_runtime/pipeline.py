@@ -16,14 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from himar_kernels import InputError, check_labels
-from himar_kernels.families.registry import VAE_DECODER
+from himar_kernels.arithmetic.editing import check_edit
+from himar_kernels.families.registry import VAE_DECODER, VAE_ENCODER
 
 from .bundle.bundle import Bundle
 from .engines.engine import Device
 from .engines.networks import Networks, load_networks
 from .families.family import ModelSizes, Sampling, runtime_family
-from .recipe import Recipe
-from .request import Request, image_indices
+from .recipe import EditedFrom, Recipe
+from .request import NO_CLASS, Request, image_indices
 from .result import PreviewSource, Progress, Result
 from .runner import Generated, Runner, StepDone
 
@@ -104,9 +105,56 @@ class Pipeline:
         settings = self._family.choose_sampling(model, manifest.sampling, sampling, guidance, changes)
         images = image_indices(len(checked), first_index)
         request = Request(checked, images, settings, self._draws(seed, draws))
+        return self._run(request, on_step)
+
+    def edit(
+        self,
+        images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8],
+        masks: Sequence[NDArray[np.bool_]] | NDArray[np.bool_],
+        labels: Sequence[int] | NDArray[np.int64] | None = None,
+        *,
+        seed: int | None = None,
+        draws: Any = None,
+        sampling: str | Sampling | None = None,
+        guidance: float | None = None,
+        first_index: int = 0,
+        on_step: OnStep | None = None,
+        **changes: Any,
+    ) -> Result:
+        """Draw a part of each image anew and leave the rest as it is, pixel by pixel (docs/editing.md).
+
+        Args:
+            images: RGB pixels uint8 (B, P, P, 3) with P the model's img_size, or a list of such images.
+            masks: bool, True where pixels are drawn anew: one (P, P) for each image, or one for all.
+            labels: the class that each image is to show, drawn with guidance; None draws what fits the rest, without a
+                class and without guidance. `Result.labels` is then -1.
+            seed: as for `generate`; an image depends on its seed, index, label, image and mask only.
+            draws, sampling, guidance, first_index, on_step, changes: as for `generate`.
+
+        Raises:
+            InputError: an argument is out of range, images, masks and labels do not fit, the model's family cannot
+                edit, or the bundle has no encoder; nothing has run.
+            EngineError: an engine failed or returned values that are not finite.
+        """
+        manifest = self.bundle.manifest
+        model: ModelSizes = manifest.model
+        labelled = labels is not None
+        settings = self._family.edit_sampling(model, manifest.sampling, sampling, guidance, changes, labelled)
+        if VAE_ENCODER not in manifest.components:
+            raise InputError(
+                f"{self.bundle.root} has no {VAE_ENCODER}, which reads the images to be edited; build the bundle again "
+                f"with this version of himar."
+            )
+        checked = None if labels is None else check_labels(labels, model.classes)
+        edit = check_edit(images, masks, model.img_size, checked)
+        every = np.full(len(edit), NO_CLASS) if checked is None else checked
+        indices = image_indices(len(edit), first_index)
+        return self._run(Request(every, indices, settings, self._draws(seed, draws), edit), on_step)
+
+    def _run(self, request: Request[Any, Any], on_step: OnStep | None) -> Result:
         with self._lock:
             if self._generating:
-                raise InputError("generate was called from its own on_step; call it on a clone() instead.")
+                raise InputError("the pipeline was called from its own on_step; call a clone() of it instead.")
             self._generating = True
             try:
                 return self._generate(request, on_step)
@@ -163,9 +211,19 @@ class Pipeline:
     def _recipes(self, request: Request[Any, Any], count: int) -> tuple[Recipe, ...]:
         seed = getattr(request.draws, "seed", None)
         family, version = self.bundle.manifest.family, himar_version()
+        hashes = [None] * count if request.edit is None else request.edit[:count].hashes()
         return tuple(
-            Recipe(seed, int(index), int(label), request.sampling, self.bundle.id, version, family)
-            for index, label in zip(request.images[:count], request.labels[:count], strict=True)
+            Recipe(
+                seed,
+                int(index),
+                None if label == NO_CLASS else int(label),
+                request.sampling,
+                self.bundle.id,
+                version,
+                family,
+                None if edited is None else EditedFrom(*edited),
+            )
+            for index, label, edited in zip(request.images[:count], request.labels[:count], hashes, strict=True)
         )
 
 
@@ -183,7 +241,14 @@ def himar_version() -> str:
 
 def split(request: Request[Any, Any], most: int) -> list[Request[Any, Any]]:
     """Cut a request into chunks of at most `most` images, as equal as can be."""
-    parts = range(-(-len(request.labels) // most))
-    labels = np.array_split(request.labels, len(parts))
-    images = np.array_split(request.images, len(parts))
-    return [replace(request, labels=labels[part], images=images[part]) for part in parts]
+    count = len(request.labels)
+    parts = [slice(part[0], part[-1] + 1) for part in np.array_split(np.arange(count), -(-count // most))]
+    return [
+        replace(
+            request,
+            labels=request.labels[part],
+            images=request.images[part],
+            edit=None if request.edit is None else request.edit[part],
+        )
+        for part in parts
+    ]

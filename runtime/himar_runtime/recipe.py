@@ -3,54 +3,94 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from himar_kernels import ConfigError, InputError
+from himar_kernels.arithmetic.editing import Edit
 from himar_kernels.families.registry import FAMILIES, HI_MAR
 
 from .families.family import Sampling, known_families, runtime_family
 
 
 @dataclass(frozen=True)
+class EditedFrom:
+    """Which image an edit began with, and which part of it was drawn anew: SHA-256 of their pixels, as hex."""
+
+    image: str
+    mask: str
+
+
+@dataclass(frozen=True)
 class Recipe:
     """How an image was made; `Pipeline.generate(**recipe.request())` of the same bundle makes it again.
+
+    An edited image is made again by `Pipeline.edit(**recipe.edit_request(image, mask))`.
 
     Attributes:
         seed: of the draws; None when other draws than a seed's were given.
         index: image index that the draws counted by.
-        label: its class.
+        label: its class; None of an edit without a class.
         sampling: the settings, complete, of the class of the model's family.
         bundle: id of the bundle (sha256 of its manifest).
         himar_version: of the runtime.
         family: of the model.
+        edit: what an edit began with; None of an image that is wholly drawn.
     """
 
     seed: int | None
     index: int
-    label: int
+    label: int | None
     sampling: Sampling
     bundle: str
     himar_version: str
     family: str = HI_MAR
+    edit: EditedFrom | None = None
 
     def request(self) -> dict[str, Any]:
-        """Return the arguments of `generate` for this image alone; InputError when it has no seed."""
+        """Return the arguments of `generate` for this image alone; InputError when it has no seed, or is an edit."""
+        if self.edit is not None:
+            raise InputError(
+                "this image is an edit of another one, which takes that image and its mask; use edit_request."
+            )
+        return {"labels": [self.label], **self._request()}
+
+    def edit_request(self, image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> dict[str, Any]:
+        """Return the arguments of `edit` that make this image again.
+
+        image uint8 (P, P, 3), mask bool (P, P): those that the edit began with. Raises InputError when they are others,
+        or when this image is no edit or has no seed.
+        """
+        if self.edit is None:
+            raise InputError("this image was not edited; use request.")
+        for what, found, asked in zip(
+            ("image", "mask"), Edit(image[None], mask[None]).hashes()[0], (self.edit.image, self.edit.mask), strict=True
+        ):
+            if found != asked:
+                raise InputError(
+                    f"the {what} is not the one that was edited: its pixels' SHA-256 begins with {found[:12]}, but the "
+                    f"recipe says {asked[:12]}."
+                )
+        labels = None if self.label is None else [self.label]
+        return {"images": [image], "masks": [mask], "labels": labels, **self._request()}
+
+    def _request(self) -> dict[str, Any]:
         if self.seed is None:
             raise InputError("this image was made from given draws, not from a seed; pass the draws again.")
-        return {
-            "labels": [self.label],
-            "seed": self.seed,
-            "sampling": self.sampling,
-            "first_index": self.index,
-        }
+        return {"seed": self.seed, "sampling": self.sampling, "first_index": self.index}
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values; without the family where it is hi_mar, as readers before families expect."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         values["sampling"] = self.sampling.to_dict()
+        values["edit"] = None if self.edit is None else asdict(self.edit)
         if self.family == HI_MAR:
             del values["family"]
+        if self.edit is None:
+            del values["edit"]
         return values
 
     @classmethod
@@ -64,6 +104,7 @@ class Recipe:
             )
         try:
             sampling = runtime_family(family).sampling_from_dict(values["sampling"], source)
-            return cls(**{**values, "sampling": sampling})
+            edit = None if values.get("edit") is None else EditedFrom(**values["edit"])
+            return cls(**{**values, "sampling": sampling, "edit": edit})
         except (TypeError, KeyError, ConfigError) as error:
             raise InputError(f"{source} holds no recipe that this himar can read: {error}.") from error

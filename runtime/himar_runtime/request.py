@@ -9,6 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from himar_kernels import InputError
+from himar_kernels.arithmetic.editing import Edit
+
+NO_CLASS = -1
+"""The label of an image that is edited without a class."""
 
 _MOST_IMAGES = 2**32
 
@@ -18,12 +22,16 @@ DrawsT = TypeVar("DrawsT")
 
 @dataclass(frozen=True)
 class Request(Generic[SamplingT, DrawsT]):
-    """What to generate: labels int64 (B,), the image indices int64 (B,) that draws count by, and how."""
+    """What to generate: labels int64 (B,), the image indices int64 (B,) that draws count by, and how.
+
+    edit: of which images a part is drawn anew; None makes whole images. A label of an edit may be NO_CLASS.
+    """
 
     labels: NDArray[np.int64]
     images: NDArray[np.int64]
     sampling: SamplingT
     draws: DrawsT
+    edit: Edit | None = None
 
 
 def image_indices(count: int, first_index: int) -> NDArray[np.int64]:

@@ -49,7 +49,10 @@ class Runner(Protocol):
     """Runs one request at a time that fits the engines."""
 
     def run(self, request: Request[Any, Any], should_continue: ShouldContinue | None) -> Generated | None:
-        """Generate. None when `should_continue`, asked after every autoregressive step, said no. Raises EngineError."""
+        """Generate. None when `should_continue`, asked after every autoregressive step, said no. Raises EngineError.
+
+        Of an edit the pixels outside its masks are those given, in previews of full size too.
+        """
         ...
 
     def clone(self) -> Runner:

@@ -229,7 +229,11 @@ def _print_recipes(path: Path, recipes: list[dict[str, Any]]) -> None:
         console.print(f"{key:14} {first[key]}", highlight=False, markup=False)
     for key, value in first["sampling"].items():
         console.print(f"{key:22} {value}", highlight=False, markup=False)
-    images = ", ".join(f"{recipe['index']}:{recipe['label']}" for recipe in recipes)
+    for key, value in first.get("edit", {}).items():
+        console.print(f"edited {key:7} sha256 {value[:16]}…", highlight=False, markup=False)
+    images = ", ".join(
+        f"{recipe['index']}:{'none' if recipe['label'] is None else recipe['label']}" for recipe in recipes
+    )
     console.print(f"index:label    {images}", highlight=False, markup=False)
 
 

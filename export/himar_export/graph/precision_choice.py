@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Literal, get_args
 
 from himar_kernels import BuildError
-from himar_kernels.families.registry import VAE_DECODER
+from himar_kernels.families.registry import VAE_DECODER, VAE_ENCODER
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 
@@ -24,18 +24,25 @@ def component_precision(value: str, component: str) -> Precision:
     precision = check_precision(value, component)
     if component == VAE_DECODER and precision == "int8":
         raise BuildError(f"precision int8 of {component} is impossible: it convolves; choose fp32 or fp16.")
+    if component == VAE_ENCODER and precision != "fp32":
+        raise BuildError(
+            f"precision {precision} of {component} is impossible: rounding would change the codes that an edit keeps; "
+            f"leave it in fp32."
+        )
     return precision
 
 
 def precision_of(component: str, usual: str, single: Mapping[str, str]) -> Precision:
     """Return a component's precision: its own of `single`, or the usual one.
 
-    int8 is for matmuls: where it is the usual one, the VAE decoder, which convolves, is in float32.
-    Raises BuildError as `component_precision` does.
+    int8 is for matmuls: where it is the usual one, the VAE decoder, which convolves, is in float32. The VAE encoder
+    always is. Raises BuildError as `component_precision` does.
     """
     if component in single:
         return component_precision(single[component], component)
     precision = check_precision(usual, component)
+    if component == VAE_ENCODER:
+        return "fp32"
     return "fp32" if component == VAE_DECODER and precision == "int8" else precision
 
 

@@ -15,6 +15,12 @@ def to_uint8(images: NDArray[np.floating]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(np.rint(scaled).astype(np.uint8).transpose(0, 2, 3, 1))
 
 
+def to_values(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return images float32 (B, 3, H, W) in [-1, 1] of RGB pixels uint8 (B, H, W, 3): pixel·2/255 - 1."""
+    values = pixels.astype(np.float32) * np.float32(2 / 255) - np.float32(1)
+    return np.ascontiguousarray(values.transpose(0, 3, 1, 2))
+
+
 def to_sheet(images: NDArray[np.uint8], columns: int, gap: int = 2) -> NDArray[np.uint8]:
     """Arrange images (B, H, W, 3) row by row in one grid (H', W', 3) on white, `gap` pixels apart.
 

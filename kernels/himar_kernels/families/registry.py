@@ -22,6 +22,8 @@ from typing import Any
 HI_MAR = "hi_mar"
 VAE_DECODER = "vae_decoder"
 """The component that turns latents into pixels, in every family; a bundle that gives latents alone lacks it."""
+VAE_ENCODER = "vae_encoder"
+"""The component that turns pixels into latents, which editing needs; bundles of families that edit have it."""
 
 
 @dataclass(frozen=True)

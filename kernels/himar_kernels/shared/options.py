@@ -60,10 +60,12 @@ def label_option(context: click.Context, parameter: click.Parameter, text: str) 
         raise click.BadParameter(str(error)) from None
 
 
-def chosen_labels(labels: Sequence[int | str], class_names: Sequence[str] | None, source: str) -> list[int]:
+def chosen_labels(
+    labels: Sequence[int | str], class_names: Sequence[str] | None, source: str, option: str = "--labels"
+) -> list[int]:
     """Return the numbers of --labels, with a warning on stderr where a number may have been meant as a name.
 
-    Arguments are those of `label_numbers`; a name that it refuses is wrong usage.
+    Arguments are those of `label_numbers`; a name that it refuses is wrong usage of `option`.
     """
     warning = mistakable_number(labels, class_names)
     if warning is not None:
@@ -71,7 +73,7 @@ def chosen_labels(labels: Sequence[int | str], class_names: Sequence[str] | None
     try:
         return label_numbers(labels, class_names, source)
     except InputError as error:
-        raise click.BadParameter(str(error), param_hint="--labels") from error
+        raise click.BadParameter(str(error), param_hint=option) from error
 
 
 def device_option(context: click.Context, parameter: click.Parameter, text: str) -> str:

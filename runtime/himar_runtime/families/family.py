@@ -100,6 +100,21 @@ class RuntimeFamily(Protocol):
         """
         ...
 
+    def edit_sampling(
+        self,
+        model: Any,
+        named: Mapping[str, Any],
+        sampling: object,
+        guidance: float | None,
+        changes: Mapping[str, Any],
+        labelled: bool,
+    ) -> Any:
+        """Return the settings of an edit as `choose_sampling` does; labelled: classes are given.
+
+        Raises InputError for settings that it cannot edit with, and where the family cannot edit at all.
+        """
+        ...
+
     def draws(self, seed: int) -> Any:
         """Return the counter-based draws of a seed; InputError outside 0 … 2^64-1."""
         ...

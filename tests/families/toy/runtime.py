@@ -113,6 +113,10 @@ class ToyFamily:
         chosen = sampling if isinstance(sampling, ToySampling) else named[sampling or "default"]
         return replace(chosen, **{name: value for name, value in changes.items() if value is not None})
 
+    def edit_sampling(self, *arguments: Any) -> ToySampling:
+        """See RuntimeFamily."""
+        raise InputError("a toy model cannot edit images.")
+
     def draws(self, seed: int) -> PhiloxDraws:
         """See RuntimeFamily."""
         return PhiloxDraws(seed)

@@ -7,10 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+import torch
 
 from himar.families.hmar.checkpoints import load_checkpoint
-from himar.families.hmar.model import HMAR
-from himar.families.hmar.tokenizer import Tokenizer
+from himar.families.hmar.config import ModelConfig
+from himar.families.hmar.model import HMAR, randomise
+from himar.families.hmar.tokenizer import Tokenizer, TokenizerConfig
 from himar.families.hmar.tokenizer_files import load_tokenizer
 from himar_kernels.families.hmar import load_recording
 
@@ -47,6 +49,16 @@ def narrow(models) -> Recorded:
 @pytest.fixture(params=NAMES)
 def recorded(request, models) -> Recorded:
     return models[request.param]
+
+
+@pytest.fixture(scope="session")
+def tiny() -> tuple[HMAR, Tokenizer]:
+    """A model whose coarsest scale has four cells, and all of whose blocks exist twice."""
+    sizes = {"width": 24, "depth": 2, "heads": 3, "tail": 2, "classes": 4, "vocab": 20, "latent_channels": 6}
+    config = ModelConfig.from_dict({**sizes, "patch_nums": [2, 3, 5], "vae_groups": 4, "vae_stride": 2})
+    torch.manual_seed(0)
+    tokenizer = Tokenizer(TokenizerConfig(8, (1, 2), 6, 20, groups=4, num_res_blocks=1, attention_levels=()))
+    return randomise(HMAR(config), seed=3).eval(), tokenizer.eval()
 
 
 @pytest.fixture(scope="session")

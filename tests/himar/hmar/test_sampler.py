@@ -8,10 +8,7 @@ import torch
 
 from himar.families.hmar import code_draws as twin
 from himar.families.hmar.attention import CoarserScales
-from himar.families.hmar.config import ModelConfig
-from himar.families.hmar.model import HMAR, randomise
 from himar.families.hmar.sampler import sample_codes
-from himar.families.hmar.tokenizer import Tokenizer, TokenizerConfig
 from himar_kernels import InputError
 from himar_kernels.families import hmar as kernels
 from himar_kernels.families.hmar import PhiloxDraws, SamplingConfig
@@ -19,16 +16,6 @@ from tests.closeness import COMPONENT, assert_near, distance
 
 SAMPLING = SamplingConfig(guidance=2.0, top_k=12, top_p=0.9, schedule=[[4], [3, 6], [5, 9, 11]])
 PLAIN = SAMPLING.with_changes(schedule=[])
-
-
-@pytest.fixture(scope="module")
-def tiny() -> tuple[HMAR, Tokenizer]:
-    """A model whose coarsest scale has four cells, and all of whose blocks exist twice."""
-    sizes = {"width": 24, "depth": 2, "heads": 3, "tail": 2, "classes": 4, "vocab": 20, "latent_channels": 6}
-    config = ModelConfig.from_dict({**sizes, "patch_nums": [2, 3, 5], "vae_groups": 4, "vae_stride": 2})
-    torch.manual_seed(0)
-    tokenizer = Tokenizer(TokenizerConfig(8, (1, 2), 6, 20, groups=4, num_res_blocks=1, attention_levels=()))
-    return randomise(HMAR(config), seed=3).eval(), tokenizer.eval()
 
 
 def codes(tiny, labels, seed=7, sampling=SAMPLING, **options) -> np.ndarray:

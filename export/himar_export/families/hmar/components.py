@@ -1,4 +1,4 @@
-"""Lists HMAR's components: class modulation, trunk, the two tails, their VAR twins, and the tokenizer's decoder."""
+"""Lists HMAR's components: class modulation, trunk, the two tails, their VAR twins, and the tokenizer's halves."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from himar.families.hmar.tokenizer import Tokenizer
 from himar_export.graph.component import Component
 from himar_export.graph.style import GraphStyle
 from himar_kernels.families.hmar import sizes
-from himar_kernels.families.registry import VAE_DECODER
+from himar_kernels.families.registry import VAE_DECODER, VAE_ENCODER
 from himar_runtime import TensorSpec
 from himar_runtime.decode import DECODE_BATCH
 
-from .decoder import DecoderGraph
 from .graphs import ConditionsGraph, TailGraph, TrunkGraph, VarTailGraph, VarTrunkGraph
+from .tokenizer import DecoderGraph, EncoderGraph
 
 _ISLANDS = ("embedding.word_embed.", "head.")
 
@@ -33,7 +33,7 @@ def components(model: HMAR, tokenizer: Tokenizer, max_batch: int, backend: str) 
         parts.append(make.tail(masked=True))
     if 0 < model.config.tail < model.config.depth:
         parts += [make.var_trunk(), make.var_tail()]
-    return (*parts, _decoder(model.config, tokenizer, max_batch))
+    return (*parts, _decoder(model.config, tokenizer, max_batch), _encoder(model.config, tokenizer, max_batch))
 
 
 class _Maker:
@@ -169,5 +169,21 @@ def _decoder(config: ModelConfig, tokenizer: Tokenizer, max_batch: int) -> Compo
         ("post_quant_conv.", "attention."),
         lambda rows: {
             "latent": torch.randn(rows, config.latent_channels, side, side, generator=torch.Generator().manual_seed(0))
+        },
+    )
+
+
+def _encoder(config: ModelConfig, tokenizer: Tokenizer, max_batch: int) -> Component:
+    """Images to the latent whose codes an edit keeps."""
+    together, side = min(max_batch, DECODE_BATCH), config.scales.side
+    return Component(
+        VAE_ENCODER,
+        (TensorSpec("image", "float32", ("images", 3, config.img_size, config.img_size)),),
+        (TensorSpec("latent", "float32", ("images", config.latent_channels, side, side)),),
+        {"images": (1, together, together)},
+        lambda dtype: EncoderGraph(tokenizer),
+        (),
+        lambda rows: {
+            "image": torch.rand(rows, 3, config.img_size, config.img_size, generator=torch.Generator().manual_seed(0))
         },
     )

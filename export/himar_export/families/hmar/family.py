@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from himar.families.hmar.model import HMAR
 from himar.families.hmar.tokenizer import Tokenizer
 from himar_export.families.checks import Arrays
@@ -20,8 +22,8 @@ from himar_kernels.families.hmar.recording import recorded_request
 from himar_kernels.families.registry import VAE_DECODER
 
 from .components import components
-from .decoder import DecoderGraph
-from .record import record
+from .record import record, record_tokenizer
+from .tokenizer import DecoderGraph
 
 
 class HmarFamily:
@@ -44,12 +46,14 @@ class HmarFamily:
         writer.add_model_arrays("codebook", arrays)
 
     def record_selftest(self, model: HMAR, vae: Tokenizer | None, case: str) -> Arrays:
-        """Record a guided run of two images with the model's own schedule."""
+        """Record a guided run of two images with the model's own schedule, and what the encoder makes of one."""
         sampling = model.config.default_sampling
         if not sampling.guidance:
             sampling = sampling.with_changes(guidance=1.5)
         labels = [0, model.config.classes - 1]
-        return record(model, _needed(vae), labels, draws=PhiloxDraws(0), sampling=sampling, case=case)
+        arrays = record(model, _needed(vae), labels, draws=PhiloxDraws(0), sampling=sampling, case=case)
+        image = arrays[f"{case}/image_row0"][None]
+        return {**arrays, **record_tokenizer(_needed(vae), np.rint(255 * image).astype(np.uint8))}
 
     def check_rounding(
         self, vae: Tokenizer | None, precisions: Mapping[str, Precision], selftest: Arrays

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from himar.families.hmar.model import HMAR
 from himar.families.hmar.sampler import Observed, sample_codes
-from himar.families.hmar.tokenizer import Tokenizer
+from himar.families.hmar.tokenizer import Tokenizer, image_values
 from himar_kernels.families.hmar import Draws, SamplingConfig
 
 Arrays = dict[str, NDArray[Any]]
@@ -49,6 +49,13 @@ def record(
         image = tokenizer.decode(sampled.f_hat[:1])[0]
     arrays[f"{case}/image_row0"] = ((image + 1) / 2).numpy()
     return arrays
+
+
+@torch.inference_mode()
+def record_tokenizer(tokenizer: Tokenizer, images: NDArray[np.uint8]) -> Arrays:
+    """Return what the encoder makes of images uint8 (B, 3, 16H, 16H): the latents, as `tokenizer/…`."""
+    latents = tokenizer.latent(image_values(images))
+    return {"tokenizer/image_u8": images, "tokenizer/f": latents.numpy()}
 
 
 class _Kept:

@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 from himar_export.verify.compare import Comparison, compare
 from himar_export.verify.limits import COMPONENT_LIMIT, RUN_LIMIT, stated_precisions
 from himar_export.verify.recording import Recording
-from himar_kernels.families.hmar import RecordedDraws, recorded_request, recorded_samples
+from himar_kernels import to_values
+from himar_kernels.families.hmar import (
+    RecordedDraws,
+    decode_codes,
+    encode_latent,
+    recorded_request,
+    recorded_samples,
+)
 from himar_kernels.families.hmar.sizes import (
     CONDITIONS,
     MASKED_TAIL,
@@ -21,14 +28,45 @@ from himar_kernels.families.hmar.sizes import (
     VAR_TAIL,
     VAR_TRUNK,
 )
-from himar_kernels.families.registry import VAE_DECODER
-from himar_runtime import Bundle, Networks, Pipeline
+from himar_kernels.families.registry import VAE_DECODER, VAE_ENCODER
+from himar_runtime import Bundle, Engine, Networks, Pipeline
 from himar_runtime.families.hmar.family import hmar_model
 from himar_runtime.families.hmar.host import load_codebook
 from himar_runtime.families.hmar.loop import Observed, Request, run_scales
 
+_EXACT_LIMIT = 1e-5
+"""Of the latent that recorded codes add up to: float32 arithmetic on the host, whatever the engines' precision."""
 _SMOOTH_LIMIT = 1e-3
 """Of a smooth preview's latent: a small temperature amplifies rounding."""
+
+
+def replay_tokenizer(bundle: Bundle, networks: Networks, arrays: Recording) -> Iterator[Comparison]:
+    """Compare the tokenizer on recorded images of the bundle's sides: arrays `…/image_u8` and what stands beside them.
+
+    f is the encoder's latent, codes those of it, f_hat what recorded codes add up to, decoded the images of that.
+    """
+    model, limits, book = hmar_model(bundle.manifest), _limits(bundle), load_codebook(bundle)
+    for name in sorted(name for name in arrays if name.endswith("/image_u8")):
+        case, pixels = name.rpartition("/")[0], arrays[name]
+        if pixels.shape[1:] != (3, model.img_size, model.img_size) or f"{case}/f" not in arrays:
+            continue
+        if VAE_ENCODER in networks.engines:
+            latent = _in_parts(networks[VAE_ENCODER], "image", to_values(pixels.transpose(0, 2, 3, 1)))["latent"]
+            yield compare(f"{VAE_ENCODER} {case}: latent", latent, arrays[f"{case}/f"], limits[VAE_ENCODER])
+            if f"{case}/codes" in arrays:
+                codes = encode_latent(book, model.scales, latent)
+                yield compare(f"{VAE_ENCODER} {case}: codes", codes, arrays[f"{case}/codes"], 0.0)
+        if f"{case}/f_hat" in arrays and f"{case}/codes" in arrays:
+            latents = decode_codes(book, model.scales, arrays[f"{case}/codes"])
+            yield compare(f"tokenizer {case}: latents of codes", latents, arrays[f"{case}/f_hat"], _EXACT_LIMIT)
+            if f"{case}/decoded" in arrays:
+                image = _in_parts(networks[VAE_DECODER], "latent", arrays[f"{case}/f_hat"][-1])["image"]
+                yield compare(f"{VAE_DECODER} {case}: image", image, arrays[f"{case}/decoded"], limits[VAE_DECODER])
+
+
+def _in_parts(engine: Engine, name: str, rows: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    parts = [engine.run({name: rows[row : row + 1]}) for row in range(len(rows))]
+    return {output: np.concatenate([part[output] for part in parts]) for output in parts[0]}
 
 
 def teacher_forced(bundle: Bundle, networks: Networks, arrays: Recording) -> Iterator[Comparison]:

@@ -48,10 +48,15 @@ def smooth_weights(logits: Tensor, keep: Tensor, gumbel: Tensor, ratio: float) -
     return survivors(noisy, keep).softmax(dim=-1).float()
 
 
-def least_confident(confidence: Tensor, count: int, among: Tensor) -> Tensor:
-    """Return boolean (B, T), each image's `count` least confident cells of `among`; of equal ones the lower index."""
+def least_confident(confidence: Tensor, count: int | Tensor, among: Tensor) -> Tensor:
+    """Return boolean (B, T), each image's `count` least confident cells of `among`; of equal ones the lower index.
+
+    count: one for all images, or (B,).
+    """
     order = confidence.masked_fill(~among, torch.inf).argsort(dim=1, stable=True)
-    return torch.zeros_like(among).scatter_(1, order[:, :count], True) & among
+    counts = torch.as_tensor(count, device=order.device).expand(len(order))
+    first = torch.arange(order.shape[1], device=order.device) < counts[:, None]
+    return torch.zeros_like(among).scatter_(1, order, first) & among
 
 
 def survivors(values: Tensor, keep: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from himar_kernels import check_labels
-from himar_kernels.families.hmar import Draws, Forward, SamplingConfig, plan
+from himar_kernels.families.hmar import Draws, Forward, Kept, SamplingConfig, edited_share, plan
 
 from .attention import Attend, Cache
 from .code_draws import draw_codes, guided, least_confident, smooth_weights, surviving
@@ -85,25 +85,31 @@ def generate(
 def sample_codes(
     model: HMAR,
     tokenizer: Tokenizer,
-    labels: Sequence[int],
+    labels: Sequence[int] | None,
     *,
     draws: Draws,
     sampling: SamplingConfig | None = None,
     first_index: int = 0,
+    kept: Kept | None = None,
     forced: Forced | None = None,
     on_forward: OnForward | None = None,
     on_scale: OnScale | None = None,
 ) -> Sampled:
     """Run all scales as `generate` does; return codes and latent, which `tokenizer.decode` turns into images.
 
+    kept: what an edit keeps; None draws every cell. With it labels may be None, for the unconditional rows alone.
     forced: codes (B, T) by (scale, step) that are taken in place of the ones drawn, as recordings have them.
     on_forward: is given each forward; on_scale: each scale's number and the latent after it, for previews.
     """
     sampling = sampling or model.config.default_sampling
     model.config.check_sampling(sampling)
     require_fit(tokenizer, model.config, "the tokenizer")
-    rows = torch.from_numpy(check_labels(labels, model.config.classes)).to(model.pos_1LC.device)
-    loop = _Loop(model, tokenizer, draws, first_index, rows, sampling, forced or {}, on_forward)
+    if labels is None and kept is not None:
+        rows = torch.full((len(kept.codes),), model.config.classes)
+    else:
+        rows = torch.from_numpy(check_labels([] if labels is None else labels, model.config.classes))
+    rows = rows.to(model.pos_1LC.device)
+    loop = _Loop(model, tokenizer, draws, first_index, rows, sampling, kept, forced or {}, on_forward)
     f_hat = loop.empty()
     codes = []
     forwards = plan(sampling, model.config.scales)
@@ -130,6 +136,7 @@ class _Loop:
         first_index: int,
         labels: Tensor,
         sampling: SamplingConfig,
+        kept: Kept | None,
         forced: Forced,
         on_forward: OnForward | None,
     ) -> None:
@@ -139,6 +146,7 @@ class _Loop:
         self.draws = draws
         self.images = np.arange(first_index, first_index + len(labels))
         self.sampling = sampling
+        self.kept = kept
         self.forced = forced
         self.on_forward = on_forward
         null = torch.full_like(labels, model.config.classes)
@@ -154,10 +162,8 @@ class _Loop:
 
     def scale(self, forwards: Sequence[Forward], f_hat: Tensor) -> Tensor:
         """Predict a scale's codes (B, T) and redraw the least confident as its schedule says."""
-        codes = torch.zeros(
-            len(self.images), self.scales.cells[forwards[0].scale], dtype=torch.int64, device=f_hat.device
-        )
-        masked = torch.ones_like(codes, dtype=torch.bool)
+        codes, masked = self._start(forwards[0].scale)
+        edited = masked.sum(dim=1).cpu().numpy()
         for forward in forwards:
             x = self._input(forward, f_hat, codes, masked)
             cond, uncond, logits, keep = self._logits(forward, x)
@@ -171,7 +177,10 @@ class _Loop:
                 seen = (x[: len(codes)], cond, uncond, logits, keep, drawn, confidence, which, codes)
                 self.on_forward(Observed(forward, *seen))
             if forward.remasked:
-                masked = least_confident(confidence, forward.remasked, masked)
+                counts = torch.from_numpy(edited_share(forward.remasked, codes.shape[1], edited))
+                masked = least_confident(confidence, counts.to(codes.device), masked)
+                if not masked.any():
+                    break
         return codes
 
     def preview(self, forward: Forward, f_hat: Tensor) -> Tensor:
@@ -184,6 +193,16 @@ class _Loop:
         if self.on_forward:
             self.on_forward(Observed(forward, x[: len(f_hat)], cond, uncond, logits, keep, None, None, None, None))
         return self.quantize.spread(self.scales, forward.scale, mixed @ self.quantize.embedding.weight)
+
+    def _start(self, scale: int) -> tuple[Tensor, Tensor]:
+        """Return a scale's codes before it is drawn, and the cells to draw, both (B, T): all, or those of an edit."""
+        device = self.model.pos_1LC.device
+        if self.kept is not None:
+            parts = (array[:, self.scales.span(scale)] for array in (self.kept.codes, self.kept.edited))
+            codes, masked = (torch.from_numpy(part).to(device) for part in parts)
+            return codes, masked
+        shape = (len(self.images), self.scales.cells[scale])
+        return torch.zeros(shape, dtype=torch.int64, device=device), torch.ones(shape, dtype=torch.bool, device=device)
 
     def _input(
         self, forward: Forward, f_hat: Tensor, codes: Tensor | None = None, masked: Tensor | None = None

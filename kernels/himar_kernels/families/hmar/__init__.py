@@ -5,6 +5,7 @@ Needs NumPy only. Shapes and symbols are those of docs/hmar-model.md §1: B, R, 
 
 from .code_draws import draw_codes, guided, smooth_weights, surviving
 from .draws import Draws, PhiloxDraws
+from .editing import Kept, edit_cells, edit_sampling, edited_share
 from .pyramid import (
     Codebook,
     contribution,
@@ -34,6 +35,7 @@ __all__ = [
     "Codebook",
     "Draws",
     "Forward",
+    "Kept",
     "PhiloxDraws",
     "RecordedDraws",
     "RecordedForward",
@@ -46,6 +48,9 @@ __all__ = [
     "contribution",
     "decode_codes",
     "draw_codes",
+    "edit_cells",
+    "edit_sampling",
+    "edited_share",
     "encode_latent",
     "guided",
     "least_confident",

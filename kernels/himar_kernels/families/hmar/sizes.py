@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
-from himar_kernels.families.registry import VAE_DECODER
+from himar_kernels.families.registry import VAE_DECODER, VAE_ENCODER
 from himar_kernels.shared.errors import InputError
 
 from .sampling import SamplingConfig
@@ -71,8 +71,8 @@ class ModelInfo(ScaleSizes):
 
     @property
     def deferred(self) -> tuple[str, ...]:
-        """Names of the components that are loaded when a request first needs them: those with all scales in view."""
-        return (VAR_TRUNK, VAR_TAIL)
+        """Names of the components that are loaded when a request first needs them: all scales in view, and editing."""
+        return (VAR_TRUNK, VAR_TAIL, VAE_ENCODER)
 
     def check_sampling(self, sampling: SamplingConfig) -> None:
         """Raise InputError unless the model can sample so: schedule, top_k, and a masked network for masked steps."""

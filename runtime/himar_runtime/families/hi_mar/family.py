@@ -73,6 +73,18 @@ class HiMarFamily:
         require_phases(model, settings, changes)
         return settings
 
+    def edit_sampling(
+        self,
+        model: ModelInfo,
+        named: Mapping[str, SamplingConfig],
+        sampling: str | SamplingConfig | None,
+        guidance: float | None,
+        changes: Mapping[str, Any],
+        labelled: bool,
+    ) -> SamplingConfig:
+        """Refuse: see RuntimeFamily.edit_sampling."""
+        raise InputError("a Hi-MAR model cannot edit images yet; edit with a bundle of an HMAR model.")
+
     def draws(self, seed: int) -> Draws:
         """See RuntimeFamily.draws."""
         return PhiloxDraws(seed)

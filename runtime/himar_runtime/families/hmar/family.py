@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from himar_kernels import BundleError, ConfigError, EngineError, InputError
-from himar_kernels.families.hmar import Draws, PhiloxDraws, SamplingConfig, Scales
+from himar_kernels.families.hmar import Draws, PhiloxDraws, SamplingConfig, Scales, edit_sampling
 from himar_kernels.families.hmar.sampling import CHANGEABLE, choose_sampling
 from himar_kernels.families.hmar.sizes import ModelInfo
 from himar_runtime.bundle.bundle import Bundle
@@ -71,6 +71,23 @@ class HmarFamily:
         chosen = choose_sampling(named, sampling, given)
         model.check_sampling(chosen)
         return chosen
+
+    def edit_sampling(
+        self,
+        model: ModelInfo,
+        named: Mapping[str, SamplingConfig],
+        sampling: str | SamplingConfig | None,
+        guidance: float | None,
+        changes: Mapping[str, Any],
+        labelled: bool,
+    ) -> SamplingConfig:
+        """See RuntimeFamily.edit_sampling."""
+        if guidance and not labelled:
+            raise InputError(
+                f"guidance is {guidance:g}, but no class is given, and without one nothing guides an edit; give a "
+                f"class, or leave guidance out."
+            )
+        return edit_sampling(self.choose_sampling(model, named, sampling, guidance, changes), labelled)
 
     def draws(self, seed: int) -> Draws:
         """See RuntimeFamily.draws."""

@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from himar_kernels import InputError
-from himar_kernels.families.hmar import Codebook
+from himar_kernels.families.hmar import Codebook, Kept, edit_cells, encode_latent
 from himar_kernels.families.hmar.sizes import ModelInfo
+from himar_kernels.families.registry import VAE_ENCODER
 from himar_runtime.bundle.bundle import Bundle
 from himar_runtime.decode import decode
+from himar_runtime.encode import EditPreview, encode_edit
 from himar_runtime.engines.engine import Engine
 from himar_runtime.engines.networks import Networks
 from himar_runtime.runner import Generated, ShouldContinue
@@ -51,15 +53,28 @@ class HostRunner:
         assert decoder is not None  # every bundle of the family has one
 
         def ask(step: Step, latent: NDArray[np.float32]) -> bool:
-            return should_continue is None or should_continue(step, Preview(lambda: latent, lambda: decoder))
+            if should_continue is None:
+                return True
+            preview = Preview(lambda: latent, lambda: decoder)
+            return should_continue(step, EditPreview(preview, request.edit) if request.edit else preview)
 
-        sampled = run_scales(self._networks, self._model, self._book, request, ask)
+        kept = self._kept(request)
+        sampled = run_scales(self._networks, self._model, self._book, request, ask, kept=kept)
         if sampled is None:
             return None
         codes = (
             np.full((len(request.labels), self._model.scales.tokens), -1) if sampled.codes is None else sampled.codes
         )
-        return Generated(sampled.latent, decode(decoder, sampled.latent), {"codes": codes})
+        pixels = decode(decoder, sampled.latent)
+        return Generated(sampled.latent, request.edit.paste(pixels) if request.edit else pixels, {"codes": codes})
+
+    def _kept(self, request: Request) -> Kept | None:
+        """Return the codes of the images that are edited, and the cells to draw; None where whole images are made."""
+        if request.edit is None:
+            return None
+        latent = encode_edit(self._networks[VAE_ENCODER], request.edit)
+        scales = self._model.scales
+        return Kept(encode_latent(self._book, scales, latent), edit_cells(request.edit.masks, scales))
 
     def clone(self) -> HostRunner:
         """See Runner.clone."""

@@ -17,9 +17,11 @@ from himar_kernels.families.hmar import (
     Codebook,
     Draws,
     Forward,
+    Kept,
     SamplingConfig,
     contribution,
     draw_codes,
+    edited_share,
     guided,
     least_confident,
     plan,
@@ -40,6 +42,7 @@ from himar_kernels.families.hmar.sizes import (
 )
 from himar_kernels.shared.errors import not_finite
 from himar_runtime.engines.networks import Networks
+from himar_runtime.request import NO_CLASS
 from himar_runtime.request import Request as AnyRequest
 
 Request = AnyRequest[SamplingConfig, Draws]
@@ -81,6 +84,7 @@ def run_scales(
     request: Request,
     should_continue: Callable[[Step, F32], bool],
     *,
+    kept: Kept | None = None,
     forced: Forced | None = None,
     on_forward: OnForward | None = None,
 ) -> Sampled | None:
@@ -88,12 +92,13 @@ def run_scales(
 
     Args:
         should_continue: called after every scale with the latent (B, Cv, H, H) so far; False cancels.
+        kept: what an edit keeps; None draws every cell.
         forced: codes (B, T) by (scale, step) taken in place of those drawn, as recordings have them.
         on_forward: is given each forward.
 
     Returns: codes and latent, or None when cancelled. Raises EngineError when an engine fails or gives NaN.
     """
-    loop = _Loop(networks, model, book, request, forced or {}, on_forward)
+    loop = _Loop(networks, model, book, request, kept, forced or {}, on_forward)
     forwards = plan(request.sampling, model.scales)
     codes: list[NDArray[np.int64]] = []
     for scale in range(len(model.scales)):
@@ -117,15 +122,16 @@ class _Loop:
         model: ModelInfo,
         book: Codebook,
         request: Request,
+        kept: Kept | None,
         forced: Forced,
         on_forward: OnForward | None,
     ) -> None:
         batch = len(request.labels)
         self._networks, self._model, self._book, self._request = networks, model, book, request
-        self._forced, self._on_forward = forced, on_forward
+        self._kept, self._forced, self._on_forward = kept, forced, on_forward
         self._past: dict[str, tuple[F32, F32]] = {}
         self.latent = np.zeros((batch, model.latent_channels, model.scales.side, model.scales.side), np.float32)
-        labels = request.labels
+        labels = np.where(request.labels == NO_CLASS, model.classes, request.labels)
         if request.sampling.guidance:
             labels = np.concatenate([labels, np.full_like(labels, model.classes)])
         conditions = networks[CONDITIONS].run({"class_row": labels})
@@ -138,19 +144,30 @@ class _Loop:
     def scale(self, forwards: list[Forward]) -> NDArray[np.int64]:
         """Predict a scale's codes (B, T), and redraw the least confident as its schedule says."""
         request, sampling = self._request, self._request.sampling
-        shape = (len(request.labels), self._model.scales.cells[forwards[0].scale])
-        codes, masked = np.zeros(shape, np.int64), np.ones(shape, np.bool_)
+        cells = self._model.scales.cells[forwards[0].scale]
+        codes, masked = self._start(forwards[0].scale)
+        edited = masked.sum(axis=1)
         for forward in forwards:
             logits = self._logits(forward, self._words(forward, codes, masked), masked)
             keep = surviving(logits, sampling.top_k, sampling.top_p)
-            uniforms = request.draws.uniforms(forward.scale, forward.step, request.images, shape[1])
+            uniforms = request.draws.uniforms(forward.scale, forward.step, request.images, cells)
             drawn, confidence = draw_codes(logits, keep, uniforms)
             if (forward.scale, forward.step) in self._forced:
                 drawn = self._forced[forward.scale, forward.step][request.images]
             codes = np.where(masked, drawn, codes)
             if forward.remasked:
-                masked = least_confident(confidence, forward.remasked, masked)
+                masked = least_confident(confidence, edited_share(forward.remasked, cells, edited), masked)
+                if not masked.any():
+                    break
         return codes
+
+    def _start(self, scale: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Return a scale's codes before it is drawn, and the cells to draw, both (B, T): all, or those of an edit."""
+        span = self._model.scales.span(scale)
+        if self._kept is not None:
+            return self._kept.codes[:, span], self._kept.edited[:, span]
+        shape = (len(self._request.labels), self._model.scales.cells[scale])
+        return np.zeros(shape, np.int64), np.ones(shape, np.bool_)
 
     def preview(self, forward: Forward) -> F32:
         """Return what a scale adds to the latent of a smooth preview: codes' vectors mixed, none drawn."""

@@ -38,7 +38,7 @@ def resident(request: Request) -> bool:
 
     They do not mix codes' vectors, as a smooth preview does, nor keep codes of an image that is edited.
     """
-    return not request.sampling.smooth and getattr(request, "edit", None) is None
+    return not request.sampling.smooth and request.edit is None
 
 
 class ResidentRunner:

@@ -1,0 +1,49 @@
+"""Turns the images of an edit into latents, and hides what lies outside its masks from previews."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from himar_kernels import to_values
+from himar_kernels.arithmetic.editing import Edit
+from himar_kernels.families.registry import VAE_ENCODER
+from himar_kernels.shared.errors import not_finite
+
+from .decode import DECODE_BATCH
+from .engines.engine import Engine
+from .result import PreviewSource
+
+
+def encode_edit(engine: Engine, edit: Edit) -> NDArray[np.float32]:
+    """Return the encoder's latents (B, C, h, w) of an edit's images with their holes filled.
+
+    Raises EngineError when the encoder gives values that are not finite.
+    """
+    images = to_values(edit.filled())
+    parts = [
+        engine.run({"image": images[first : first + DECODE_BATCH]})["latent"]
+        for first in range(0, len(images), DECODE_BATCH)
+    ]
+    latents = np.concatenate(parts)
+    if not np.isfinite(latents).all():
+        raise not_finite(VAE_ENCODER)
+    return latents
+
+
+@dataclass(frozen=True)
+class EditPreview:
+    """A preview of an edit in full size: outside the masks it shows the images as they were given."""
+
+    source: PreviewSource
+    edit: Edit
+
+    def low_latents(self) -> NDArray[np.float32]:
+        """See PreviewSource.low_latents."""
+        return self.source.low_latents()
+
+    def preview(self) -> NDArray[np.uint8]:
+        """See PreviewSource.preview."""
+        return self.edit.paste(self.source.preview())
