@@ -94,12 +94,21 @@ def digits_bf16_bundle(bundles) -> Path:
     return digits(bundles / "digits-bf16", "--bf16")
 
 
+def hmar(out: Path, *arguments: str) -> Path:
+    model, config = GOLDEN / "hmar-narrow-144.pth", GOLDEN / "hmar-narrow-144.json"
+    vae = GOLDEN / "hmar-vae-narrow.pth"
+    return build(out, model, "--config", config, "--vae", vae, *arguments)
+
+
+@pytest.fixture(scope="session")
+def build_hmar() -> Callable[..., Path]:
+    return hmar
+
+
 @pytest.fixture(scope="session")
 def hmar_bundle(bundles) -> Path:
     """HMAR's narrow-144 with its tokenizer: five scales, both networks and their VAR twins."""
-    model, config = GOLDEN / "hmar-narrow-144.pth", GOLDEN / "hmar-narrow-144.json"
-    vae = GOLDEN / "hmar-vae-narrow.pth"
-    return build(bundles / "hmar-144", model, "--config", config, "--vae", vae, "--max-batch", "3")
+    return hmar(bundles / "hmar-144", "--max-batch", "3")
 
 
 @pytest.fixture(scope="session")

@@ -84,7 +84,7 @@ def test_compute_sanitizer_finds_nothing(tool):
     if sanitizer is None:
         pytest.skip("needs compute-sanitizer, which comes with the CUDA toolkit")
     folder = Path(__file__).parent
-    files = sorted(path for path in folder.glob("test_cuda_*.py") if path != Path(__file__))
+    files = sorted(path for path in folder.rglob("test_cuda_*.py") if path != Path(__file__))
     tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu", "-k", "not large", *files]
     # cuda-python asks the driver for functions that are newer than it; what our own calls return is always checked
     quiet = ["--report-api-errors", "no"] if tool == "memcheck" else []

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from himar_runtime import Bundle, Device, Pipeline, load_networks
-from himar_runtime.families.hi_mar.host import HostRunner
-from himar_runtime.families.hi_mar.resident.runner import ResidentRunner
+from himar_runtime.families.hi_mar.host import HostRunner as HiMarHost
+from himar_runtime.families.hi_mar.resident.runner import ResidentRunner as HiMarResident
+from himar_runtime.families.hmar.host import HostRunner as HmarHost
+from himar_runtime.families.hmar.resident.runner import ResidentRunner as HmarResident
 from tests.closeness import SAME_ENGINES, assert_near, assert_same_pixels
 from tests.runtime import host_lane
 
@@ -18,7 +20,7 @@ def resident_pipeline(path: Path, kernels: Any, recordable: str | None = None) -
     lane = host_lane.HostLane(kernels)
     networks = host_lane.on_host_lane(load_networks(bundle, Device("cpu"), 1), lane, recordable)
     pipeline = Pipeline(bundle, networks)
-    assert isinstance(pipeline._runner, ResidentRunner)
+    assert isinstance(pipeline._runner, HiMarResident | HmarResident)
     return pipeline
 
 
@@ -31,7 +33,7 @@ def host_pipeline(path: Path) -> Pipeline:
     """Return a bundle's pipeline with the loop in NumPy."""
     bundle = Bundle.open(path)
     pipeline = Pipeline(bundle, load_networks(bundle, Device("cpu"), 1))
-    assert isinstance(pipeline._runner, HostRunner)
+    assert isinstance(pipeline._runner, HiMarHost | HmarHost)
     return pipeline
 
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
-import threading
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
 
 from himar_runtime import Bundle, Device, Pipeline, load_engine, load_networks
@@ -16,15 +13,10 @@ from himar_runtime.engines.ort.session import GRAPHS_VARIABLE, UNRECORDED
 from himar_runtime.families.hi_mar.host import HostRunner
 from himar_runtime.families.hi_mar.resident.runner import ResidentRunner
 from tests.closeness import assert_near, assert_same_pixels
+from tests.runtime.on_gpu import INSTALLED, Counting, from_four_threads
 
 pytestmark = pytest.mark.gpu
 LABELS = [i % 10 for i in range(64)]
-
-INSTALLED = {
-    "onnxruntime": "CUDAExecutionProvider" in onnxruntime.get_available_providers(),
-    "tensorrt": importlib.util.find_spec("tensorrt") is not None,
-    "tensorrt-rtx": importlib.util.find_spec("tensorrt_rtx") is not None,
-}
 
 
 @pytest.fixture(scope="module", params=INSTALLED)
@@ -140,30 +132,15 @@ def test_replays_follow_other_requests_and_leave_room_for_direct_runs_between(on
 
 def test_lanes_that_record_at_once_give_what_one_gives(on_gpu, recorded) -> None:
     expected = [on_gpu.generate([label] * 3, seed=9).latents for label in range(4)]
-    found = _from_four_threads(recorded)
+    found = from_four_threads(recorded)
     for one, other in zip(expected, found, strict=True):
-        assert_near(one, other, 1e-4)
-
-
-class _Counting:
-    """CUDA's runtime API, noting which calls were made."""
-
-    def __init__(self, api) -> None:
-        self._api = api
-        self.calls: list[str] = []
-
-    def __getattr__(self, name: str):
-        value = getattr(self._api, name)
-        if not callable(value) or isinstance(value, type):
-            return value
-        self.calls.append(name)
-        return value
+        assert_near(one, other.latents, 1e-4)
 
 
 def test_the_host_waits_for_nothing_before_the_end(on_gpu) -> None:
     fresh = on_gpu.clone()
     lane = fresh._runner._lane.device
-    lane._cudart = counting = _Counting(lane._cudart)  # before the first run, so that its graphs are counted too
+    lane._cudart = counting = Counting(lane._cudart)  # before the first run, so that its graphs are counted too
     for _ in range(3):
         counting.calls.clear()
         fresh.generate(LABELS, seed=6)
@@ -219,27 +196,11 @@ def test_an_output_stays_on_the_gpu_and_feeds_the_next_engine(gpu_bundle) -> Non
     np.testing.assert_array_equal(twice, again)
 
 
-def _from_four_threads(pipeline: Pipeline) -> list:
-    found: list = [None] * 4
-
-    def lane(number: int) -> None:
-        clone = pipeline.clone()
-        for _ in range(5):
-            found[number] = clone.generate([number] * 3, seed=9).latents
-
-    threads = [threading.Thread(target=lane, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return found
-
-
 def test_clones_from_four_threads_give_what_one_gives(on_gpu) -> None:
     expected = [on_gpu.generate([label] * 3, seed=9).latents for label in range(4)]
-    found = _from_four_threads(on_gpu)
+    found = from_four_threads(on_gpu)
     for one, other in zip(expected, found, strict=True):
-        assert_near(one, other, 1e-4)
+        assert_near(one, other.latents, 1e-4)
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])

@@ -160,7 +160,7 @@ class TrainingFamily(Protocol):
 
 def training_family(name: str) -> TrainingFamily:
     """Return how a family is trained. Raises ConfigError for one that has no training."""
-    if FAMILIES[name].training is None:
+    if not FAMILIES[name].training:
         raise ConfigError(f"models of the family {name} are not trained by himar.")
     family: TrainingFamily = family_part(name, "training")
     return family
@@ -168,4 +168,4 @@ def training_family(name: str) -> TrainingFamily:
 
 def trained_families() -> dict[str, TrainingFamily]:
     """Return every family that has a training, by name."""
-    return {name: training_family(name) for name, modules in FAMILIES.items() if modules.training is not None}
+    return {name: training_family(name) for name, modules in FAMILIES.items() if modules.training}

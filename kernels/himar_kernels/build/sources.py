@@ -30,6 +30,7 @@ KERNEL_NAMES = (
     "himar_upsample_codes",
     "himar_add_contribution",
     "himar_scale_words",
+    "himar_join_past",
 )
 
 # Of nvcc and NVRTC alike. No fused multiply-add: the kernels round as the NumPy definitions do.

@@ -9,6 +9,7 @@
 #include "index_lists.cuh"
 #include "low_head.cuh"
 #include "packing.cuh"
+#include "past.cuh"
 #include "pyramid.cuh"
 #include "ranks.cuh"
 #include "remask.cuh"
@@ -113,5 +114,9 @@ HIMAR_KERNEL(himar_scale_words, scale_words, 1,
              (float* words, const float* latent, const float* own, const u8* masked, const float* down, u32 batch,
               u32 halves, u32 p, u32 side, u32 C),
              (words, latent, own, masked, down, batch, halves, p, side, C))
+
+HIMAR_KERNEL(himar_join_past, join_past, 1,
+             (float* joined, const float* past, const float* own, u32 N, u32 P, u32 T, u32 C),
+             (joined, past, own, N, P, T, C))
 
 #undef HIMAR_KERNEL

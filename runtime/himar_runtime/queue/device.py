@@ -12,6 +12,9 @@ from himar_kernels import Launch
 
 from ..bundle.manifest import ComponentSpec
 
+_ALIGNMENT = 256
+"""What engines ask of an address."""
+
 
 @dataclass(frozen=True)
 class DeviceTensor:
@@ -68,6 +71,16 @@ class ResidentDevice(Protocol):
     def record(self, enqueue: Callable[[], None]) -> Callable[[], None]:
         """Record what `enqueue` queues without running it; return a function that queues it again."""
         ...
+
+
+def allocate_together(device: ResidentDevice, sizes: Mapping[str, int]) -> dict[str, int]:
+    """Return addresses of buffers of these sizes in bytes, one block in all, each at a multiple of 256 of its start."""
+    offsets, end = {}, 0
+    for name, size in sizes.items():
+        offsets[name] = end
+        end += -(-size // _ALIGNMENT) * _ALIGNMENT
+    start = device.allocate(end)
+    return {name: start + offset for name, offset in offsets.items()}
 
 
 @runtime_checkable

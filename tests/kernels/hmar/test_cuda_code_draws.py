@@ -79,7 +79,10 @@ def test_codes_and_confidence_are_numpy_s(workspace, top_k, top_p, ties):
     assert_draws_as_numpy(workspace, logits, rng.random((2, 6), np.float32), top_k, top_p)
 
 
-@pytest.mark.parametrize(("V", "top_k", "top_p"), [(4096, 900, 0.96), (4096, 0, 0.5), (1000, 650, 0.99), (513, 0, 1.0)])
+@pytest.mark.parametrize(("V", "top_k", "top_p"), [
+    (4096, 900, 0.96), (4096, 0, 0.5), (4095, 4095, 0.99), (4093, 1, 1.0), (2049, 700, 0.9), (1000, 650, 0.99),
+    (513, 0, 1.0), (511, 30, 0.8), (3, 2, 0.9),
+])  # fmt: skip
 def test_vocabularies_of_released_sizes(large_workspace, V, top_k, top_p):
     rng = np.random.default_rng(V)
     logits = rng.normal(0, 4, (2, 5, V)).astype(np.float32)
@@ -171,6 +174,19 @@ def chosen(workspace, confidence, count, among=None):
         )
     )
     return workspace.get(cells)
+
+
+def test_a_finest_scale_of_1024_px(large_workspace):
+    """4,096 cells, drawn from few codes and from many equal confidences."""
+    rng = np.random.default_rng(6)
+    logits = rng.integers(0, 3, (1, 4096, 2)).astype(np.float32)
+    codes, confidence, _ = drawn(large_workspace, logits, seed=9)
+    uniforms = PhiloxDraws(9).uniforms(0, 0, np.arange(1), 4096)
+    expected, probability = draw_codes(logits, surviving(logits, 0, 1.0), uniforms)
+    assert np.array_equal(codes, expected)
+    assert_rounded(confidence, probability, 1)
+    found = chosen(large_workspace, confidence, 3000)
+    assert np.array_equal(found, least_confident(confidence, 3000).astype(np.uint8))
 
 
 @pytest.mark.parametrize(("batch", "T", "count"), [(1, 1, 1), (3, 9, 5), (3, 9, 0), (2, 64, 64), (2, 100, 63)])

@@ -10,7 +10,8 @@ import pytest
 
 from himar_kernels import InputError, Launch
 from himar_kernels.build.sources import KERNEL_NAMES, source_directory
-from himar_kernels.families.hmar import launches
+from himar_kernels.families.hmar import Scales, launches
+from himar_kernels.families.hmar.faults import FAULT_NUMBERS, describe_fault
 
 GRID = {"batch": 2, "H": 8, "C": 32}
 SIZES: dict[str, dict[str, Any]] = {
@@ -27,6 +28,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "upsample_codes": {**GRID, "p": 3},
     "add_contribution": {**GRID, "k": 2},
     "scale_words": {"batch": 2, "halves": 2, "p": 3, "side": 8, "C": 32},
+    "join_past": {"N": 24, "P": 14, "T": 9, "C": 64},
 }  # fmt: skip
 POINTERS = {
     "draw_codes": "codes confidence logits uniforms masked seed images fault",
@@ -36,6 +38,7 @@ POINTERS = {
     "upsample_codes": "grid codes embedding up",
     "add_contribution": "own latent grid weights biases",
     "scale_words": "words latent own masked down",
+    "join_past": "joined past own",
 }
 OPTIONAL = {
     "draw_codes": ["uniforms", "masked"],
@@ -90,6 +93,8 @@ def test_every_launch_passes_what_its_kernel_takes_in_the_kernel_s_order(name):
         ("show_masked", {"T": 0}, "T is 0"),
         ("least_confident", {"count": 10}, "count is 10; it must be 0 to 9"),
         ("least_confident", {"T": 0}, "T is 0"),
+        ("show_masked", {"halves": 3}, "halves is 3"),
+        ("show_masked", {"T": 65537}, "T is 65537"),
         ("upsample_codes", {"p": 257}, "p is 257"),
         ("upsample_codes", {"H": 0}, "H is 0"),
         ("upsample_codes", {"batch": 2**24}, "values was asked"),
@@ -100,11 +105,41 @@ def test_every_launch_passes_what_its_kernel_takes_in_the_kernel_s_order(name):
         ("scale_words", {"halves": 0}, "halves is 0"),
         ("scale_words", {"own": None}, "own and masked are given together"),
         ("scale_words", {"masked": None}, "own and masked are given together"),
+        ("join_past", {"N": 0}, "N is 0"),
+        ("join_past", {"P": -1}, "P is -1"),
+        ("join_past", {"T": 0}, "T is 0"),
+        ("join_past", {"N": 2**28}, "quads of channels was asked"),
     ],
 )
 def test_what_does_not_fit_is_refused(name, changes, named):
     with pytest.raises(InputError, match=named):
         launch(name, **changes)
+
+
+def test_every_scale_of_the_largest_models_fits():
+    """The sides of 1024 px, with as many images at once as 139 GiB hold the logits of."""
+    scales, batch = Scales([1, 2, 3, 4, 5, 7, 9, 12, 16, 21, 27, 36, 48, 64]), 8
+    for scale, (side, cells) in enumerate(zip(scales.sides, scales.cells, strict=True)):
+        drawn = launch("draw_codes", batch=batch, T=cells, scale=scale)
+        assert (drawn.blocks, drawn.threads) == (min(batch * cells, 4096), 256)
+        launch("least_confident", batch=batch, T=cells, count=cells)
+        launch("show_masked", batch=batch, T=cells)
+        launch("upsample_codes", batch=batch, p=side, H=64)
+        launch("add_contribution", batch=batch, H=64)
+        launch("scale_words", batch=batch, p=side, side=64)
+        launch("join_past", N=2 * batch * 22, P=scales.starts[scale], T=cells, C=1920)  # d30's trunk
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 5])
+def test_a_fault_word_names_component_and_scale(number):
+    component, scale = describe_fault(number | 7 << 8)
+    assert (FAULT_NUMBERS[component], scale) == (number, 7)
+
+
+@pytest.mark.parametrize("word", [0, 4, 6 | 2 << 8])
+def test_a_word_that_no_kernel_writes_is_refused(word):
+    with pytest.raises(InputError, match=f"the fault word {word} names component {word & 255}"):
+        describe_fault(word)
 
 
 @pytest.mark.parametrize("name", SIZES)

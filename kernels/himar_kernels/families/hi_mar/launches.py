@@ -12,6 +12,8 @@ from __future__ import annotations
 import ctypes
 import math
 
+from himar_kernels.arithmetic import launches as every_family
+from himar_kernels.arithmetic.launches import pack
 from himar_kernels.families.hi_mar.device_state import FAULT_COMPONENTS
 from himar_kernels.launch import (
     BLOCK_WIDE_THREADS,
@@ -19,7 +21,6 @@ from himar_kernels.launch import (
     MOST_POSITIONS,
     THREADS,
     Launch,
-    Scalar,
     addresses_of,
     check_halves,
     check_items,
@@ -191,10 +192,7 @@ def dit_step(
 def check_finite(*, values: int, count: int, state: int, fault: int, component: int) -> Launch:
     """Note a fault of `component`, 1 to 7 as FAULT_COMPONENTS counts, unless all `count` float32 values are finite."""
     check_size("component", component, len(FAULT_COMPONENTS))
-    quads = -(-check_size("count", count, 2**62) // 4)
-    first, *others = addresses_of(values=values, state=state, fault=fault)
-    arguments: tuple[Scalar, ...] = (first, ctypes.c_uint64(count), *others, ctypes.c_uint32(component))
-    return make_launch("check_finite", -(-quads // THREADS), THREADS, *arguments)
+    return every_family.check_finite(values=values, count=count, state=state, fault=fault, component=component)
 
 
 def latents(*, latents: int, tokens: int, vae_scale: float, batch: int, n: int, channels: int) -> Launch:
@@ -207,13 +205,6 @@ def latents(*, latents: int, tokens: int, vae_scale: float, batch: int, n: int, 
     pointers = addresses_of(latents=latents, tokens=tokens)
     sizes = words(batch=batch, n=n, channels=channels)
     return make_launch("latents", -(-items // THREADS), THREADS, *pointers, ctypes.c_float(vae_scale), *sizes)
-
-
-def pack(*, pixels: int, images: int, fault: int, batch: int, area: int) -> Launch:
-    """Turn images float32 (B, 3, area) in [-1, 1] into pixels uint8 (B, area, 3)."""
-    items = check_items("pixels", check_size("batch", batch) * check_size("area", area)) // 4 + batch
-    pointers = addresses_of(pixels=pixels, images=images, fault=fault)
-    return make_launch("pack", -(-items // THREADS), THREADS, *pointers, *words(batch=batch, area=area))
 
 
 _NOWHERE = ctypes.c_uint64(0)

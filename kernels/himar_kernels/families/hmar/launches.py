@@ -1,7 +1,7 @@
 """Describes one launch of each of the family's kernels as data, as hi_mar's launches do for its own.
 
-Pointers are addresses where the kernels run; `cuda/{code_draws,smooth,remask,pyramid}.cuh` say what a kernel does with
-its arguments. B images (`batch`), H halves (1, or 2 as [conditional; unconditional]), T cells of a scale, p its side, V
+Pointers are addresses where the kernels run; `cuda/{code_draws,smooth,remask,pyramid,past}.cuh` say what a kernel does
+with its arguments. B images (`batch`), H halves (1, or 2 as [conditional; unconditional]), T cells of a scale, p its side, V
 codes of C channels. Every function raises InputError for a size out of range or an address that is missing.
 """
 
@@ -28,6 +28,7 @@ from himar_kernels.shared.errors import InputError
 
 MOST_CODES = 4096
 """Codes whose logits one block sorts in its shared memory."""
+_MOST_PAST = 2**24  # of all scales but one
 _MOST_STEPS = 0xFFFF  # the draws' counter has 16 bits for each
 
 
@@ -145,6 +146,14 @@ def _drawn_cells(weight: float, top_p: float, batch: int, T: int, V: int) -> int
         raise InputError(f"top_p is {top_p:g}; it must be above 0 and at most 1, where 1 keeps every code.")
     check_size("V", V, MOST_CODES)
     return check_items("cells", check_size("batch", batch) * check_size("T", T, MOST_POSITIONS))
+
+
+def join_past(*, joined: int, past: int, own: int, N: int, P: int, T: int, C: int) -> Launch:
+    """Put own (N, T, C) after past (N, P, C) in each of N sequences: joined (N, P + T, C), which overlaps neither."""
+    rows = check_size("N", N) * (check_size("P", P, _MOST_PAST, least=0) + check_size("T", T, MOST_POSITIONS))
+    quads = check_items("quads of channels", rows * -(-check_size("C", C, MOST_CHANNELS) // 4))
+    pointers = addresses_of(joined=joined, past=past, own=own)
+    return make_launch("join_past", -(-quads // THREADS), THREADS, *pointers, *words(N=N, P=P, T=T, C=C))
 
 
 def _blocks(batch: int, side: int, C: int, name: str = "H") -> int:

@@ -13,6 +13,7 @@
 #include "index_lists.cuh"
 #include "low_head.cuh"
 #include "packing.cuh"
+#include "past.cuh"
 #include "pyramid.cuh"
 #include "ranks.cuh"
 #include "remask.cuh"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
 import numpy as np
 
-from himar_kernels import BundleError, ConfigError, InputError
+from himar_kernels import BundleError, ConfigError, EngineError, InputError
 from himar_kernels.families.hmar import Draws, PhiloxDraws, SamplingConfig, Scales, edit_sampling
 from himar_kernels.families.hmar.sampling import CHANGEABLE, choose_sampling
 from himar_kernels.families.hmar.sizes import ModelInfo
@@ -19,6 +20,8 @@ from himar_runtime.families.family import read_settings
 from himar_runtime.runner import Generated, Runner
 
 from .host import HostRunner, load_codebook
+
+log = logging.getLogger(__name__)
 
 _CODEBOOK = ("embedding", "weights", "biases")
 
@@ -104,8 +107,17 @@ class HmarFamily:
         )
 
     def runner(self, bundle: Bundle, networks: Networks) -> Runner:
-        """See RuntimeFamily.runner."""
-        return HostRunner(networks, hmar_model(bundle.manifest), load_codebook(bundle))
+        """Return the resident loop where the engines have a GPU lane, else the loop on the host, saying why."""
+        model, book = hmar_model(bundle.manifest), load_codebook(bundle)
+        if networks.lane is None:
+            return HostRunner(networks, model, book)
+        from .resident.runner import ResidentRunner
+
+        try:
+            return ResidentRunner(networks, networks.lane, model, book, bundle.manifest.max_batch)
+        except EngineError as error:
+            log.warning("the loop runs on the host, not on the GPU: %s", error)
+            return HostRunner(networks, model, book)
 
 
 FAMILY = HmarFamily()

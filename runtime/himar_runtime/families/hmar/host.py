@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,10 +24,13 @@ from .loop import Request, Step, run_scales
 
 @dataclass(frozen=True)
 class Preview:
-    """A generation between two scales; see `himar_runtime.result.Progress`."""
+    """A generation between two scales; see `himar_runtime.result.Progress`.
 
-    latent: NDArray[np.float32]
-    decoder: Engine
+    latent: gives the latent so far, float32 (B, Cv, H, H). decoder: gives the tokenizer's decoder.
+    """
+
+    latent: Callable[[], NDArray[np.float32]]
+    decoder: Callable[[], Engine]
 
     def low_latents(self) -> NDArray[np.float32]:
         """Refuse: HMAR has one latent, to which every scale adds."""
@@ -34,7 +38,7 @@ class Preview:
 
     def preview(self) -> NDArray[np.uint8]:
         """Return the images uint8 (B, H, W, 3) that the scales so far make, in full size."""
-        return decode(self.decoder, self.latent)
+        return decode(self.decoder(), self.latent())
 
 
 class HostRunner:
@@ -52,7 +56,7 @@ class HostRunner:
         def ask(step: Step, latent: NDArray[np.float32]) -> bool:
             if should_continue is None:
                 return True
-            preview = Preview(latent, decoder)
+            preview = Preview(lambda: latent, lambda: decoder)
             return should_continue(step, EditPreview(preview, request.edit) if request.edit else preview)
 
         kept = self._kept(request)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from himar_kernels.families.hi_mar import BASE_STEPS, STEP_STATE, Phase
 from himar_kernels.families.hi_mar.device_state import CHAIN_COLUMNS
 from himar_kernels.families.hi_mar.phases import ModelInfo, PhaseInfo
 from himar_runtime.decode import DECODE_BATCH
-from himar_runtime.queue.device import DeviceTensor, ResidentDevice
+from himar_runtime.queue.device import DeviceTensor, ResidentDevice, allocate_together
 
-_ALIGNMENT = 256
 _FLOAT, _WORD, _INDEX, _BYTE = 4, 4, 8, 1
 
 
@@ -66,13 +65,7 @@ class Buffers:
     @classmethod
     def allocate(cls, device: ResidentDevice, model: ModelInfo, batch: int, widths: Mapping[Phase, int]) -> Buffers:
         """Allocate everything for `batch` images as one block."""
-        sizes = _sizes(model, batch, widths)
-        offsets, end = {}, 0
-        for field in fields(cls):
-            offsets[field.name] = end
-            end += -(-sizes[field.name] // _ALIGNMENT) * _ALIGNMENT
-        start = device.allocate(end)
-        return cls(**{name: start + offset for name, offset in offsets.items()})
+        return cls(**allocate_together(device, _sizes(model, batch, widths)))
 
     def of(self, phase: PhaseInfo) -> PhaseBuffers:
         """Return the buffers of one phase."""
