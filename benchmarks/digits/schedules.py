@@ -2,7 +2,7 @@
 
 Run from the repository, after `make setup`; every row is a generation of its own by the eager sampler:
 
-    .venv/bin/python -m benchmarks.digits.schedules --weights runs/hmar-digits/hmar-digits.safetensors --guidance 1,2
+    .venv/bin/python -m benchmarks.digits.schedules --weights FILE.safetensors --guidance 0.5,1
 
 Figures are those of `himar evaluate --extractor digits`, against the training digits.
 """
@@ -41,8 +41,8 @@ def _numbers(context: click.Context, option: click.Parameter, value: str) -> lis
 
 @click.command()
 @click.option("--weights", type=click.Path(path_type=Path), default=SHIPPED["hmar"], help="[default: the shipped ones]")
-@click.option("--guidance", default="2", show_default=True, callback=_numbers, help="Values, each with every schedule.")
-@click.option("--top-p", default="0.9", show_default=True, callback=_numbers, help="Values, likewise.")
+@click.option("--guidance", default="0.5", show_default=True, callback=_numbers, help="Values for every schedule.")
+@click.option("--top-p", default="0.95", show_default=True, callback=_numbers, help="Values, likewise.")
 @click.option("--schedule", multiple=True, type=click.Choice(list(SCHEDULES)), help="Only these.  [default: all]")
 @click.option("--images", default=500, show_default=True, type=click.IntRange(min=8), help="Images of each row.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of the images.")

@@ -64,7 +64,7 @@ def test_the_command_leaves_a_tokenizer_and_a_model_that_fit(tmp_path, capsys):
     assert f"digits: wrote {out / MODEL_FILE}" in " ".join(capsys.readouterr().out.split())
     model = load_checkpoint(out / MODEL_FILE)
     assert model.config == CONFIG
-    assert model.config.default_sampling.masks
+    assert model.config.sampling["refined"].masks
     assert load_tokenizer(out / VAE_FILE, model.config).stride == 4
     with pytest.raises(SystemExit) as ended:
         main(command)
