@@ -35,7 +35,8 @@ class Board:
         labels = [image % model.config.classes for image in range(count)]
         device = next(model.parameters()).device
         family = model_family(model.family)
-        images = family.sample(model, vae.to(device), labels, seed=0, sampling=None, guidance=None, changes={})
+        sampling = family.choose_sampling(model, None, None, {}, "this model")
+        images = family.images(model, vae.to(device), labels, seed=0, sampling=sampling)
         self._writer.add_image("samples", to_sheet(images, _COLUMNS), step, dataformats="HWC")
         self._writer.flush()
 

@@ -32,8 +32,9 @@ from .config import ModelConfig
 from .loss_draws import LossSettings
 from .model import Network
 from .optimisation import Schedule
-from .tokenizer import Quantizer, Tokenizer, TokenizerConfig
+from .tokenizer import Quantizer, Tokenizer
 from .tokenizer_files import load_tokenizer, require_fit, save_tokenizer
+from .tokenizer_sizes import TokenizerConfig
 from .tokenizer_training import TokenizerTraining, shifts, train_tokenizer
 from .training_settings import TrainingSettings, changed_settings
 
@@ -85,8 +86,8 @@ class Recipe:
     @classmethod
     def changed(cls, options: Mapping[str, Any]) -> Recipe:
         """Return the recipe with the options of `himar train`, which apply to both networks. Raises ConfigError."""
-        phases = (changed_settings(DIGITS_PHASES[phase], DIGIT_IMAGES, options) for phase in DIGITS_PHASES)
-        return cls(*phases)
+        next_scale, masked = (changed_settings(each, DIGIT_IMAGES, options) for each in DIGITS_PHASES.values())
+        return cls(next_scale, masked)
 
 
 @dataclass(frozen=True)

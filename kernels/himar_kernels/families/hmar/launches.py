@@ -1,8 +1,8 @@
 """Describes one launch of each of the family's kernels as data, as hi_mar's launches do for its own.
 
 Pointers are addresses where the kernels run; `cuda/{code_draws,smooth,remask,pyramid,past}.cuh` say what a kernel does
-with its arguments. B images (`batch`), H halves (1, or 2 as [conditional; unconditional]), T cells of a scale, p its side, V
-codes of C channels. Every function raises InputError for a size out of range or an address that is missing.
+with its arguments. B images (`batch`), H halves (1, or 2 as [conditional; unconditional]), T cells of a scale, p its
+side, V codes of C channels. Every function raises InputError for a size out of range or an address that is missing.
 """
 
 from __future__ import annotations

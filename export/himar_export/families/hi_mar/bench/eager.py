@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from himar.families.hi_mar.model import HiMAR
 from himar.families.hi_mar.sampler import generate
+from himar.families.hi_mar.training import repeated_blocks
 from himar.families.hi_mar.transformer import Block
 from himar.images import to_pixels
-from himar.families.hi_mar.training import repeated_blocks
 from himar.vae.autoencoder import AutoencoderKL
 from himar_export.bench.eager import Guard, hold_cast, shared_copy
 from himar_export.bench.time_breakdown import Clock
