@@ -31,4 +31,5 @@ def eager_images(
     family = model_family(model.family)
     candidates = (each.with_name(f"{each.stem}-vae.safetensors") for each in (weights, SHIPPED[model.family]))
     vae = family.load_vae(next(path for path in candidates if path.exists()), model)
-    return family.sample(model, vae, labels, seed=seed, sampling=None, guidance=guidance, changes=changes or {})
+    sampling = family.choose_sampling(model, None, guidance, changes or {}, f"the model of {weights}")
+    return family.images(model, vae, labels, seed=seed, sampling=sampling)

@@ -53,8 +53,7 @@ def test_held_out_digits_pass_through_the_codes(model, tokenizer):
 
 def test_the_digits_asked_for_are_drawn(model, tokenizer):
     """A thousand, from the engines: benchmarks/digits/recognised.py."""
-    settings = {"seed": 0, "sampling": None, "guidance": None, "changes": {}}
-    images = FAMILY.sample(model, tokenizer, LABELS.tolist(), **settings)
+    images = FAMILY.images(model, tokenizer, LABELS.tolist(), seed=0, sampling=model.config.default_sampling)
     assert DigitClassifier().accuracy(images, LABELS) >= 0.94
     assert DigitClassifier().accuracy(images, (LABELS + 1) % 10) < 0.05
     assert len(np.unique(images.reshape(100, -1), axis=0)) > 90
