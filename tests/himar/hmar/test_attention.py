@@ -8,8 +8,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch.nn.attention import varlen
 
-import himar.families.hmar.attention as attention
 from himar.families.hmar.attention import EachScale, can_fuse, each_scale, fused_scales, packed_starts
 from tests.closeness import COMPONENT, assert_near
 
@@ -83,7 +83,7 @@ def slow_varlen(q, k, v, starts_q, starts_k, longest_q, longest_k, *, scale):
 
 @pytest.mark.parametrize("blocks", BLOCKS)
 def test_scales_are_packed_for_the_fused_kernel(monkeypatch, blocks):
-    monkeypatch.setattr(attention, "varlen_attn", slow_varlen)
+    monkeypatch.setattr(varlen, "varlen_attn", slow_varlen)
     arrays, sizes, scale = recorded(blocks)
     q, k, v = (torch.from_numpy(arrays[name]).requires_grad_() for name in "qkv")
     out = fused_scales(q, k, v, packed_starts(sizes, len(q)), max(sizes), scale)
@@ -118,8 +118,8 @@ def test_a_gpu_runs_all_scales_in_one_launch_and_agrees_with_the_dense_mask(monk
     ours.append(normal[2].requires_grad_())
     theirs = [each.detach().double().requires_grad_() for each in ours]
     launches = []
-    launch = attention.varlen_attn
-    monkeypatch.setattr(attention, "varlen_attn", lambda *a, **b: launches.append(1) or launch(*a, **b))
+    launch = varlen.varlen_attn
+    monkeypatch.setattr(varlen, "varlen_attn", lambda *a, **b: launches.append(1) or launch(*a, **b))
     attend = each_scale(sizes, 3, torch.device("cuda"))
     out, (expected, _) = attend(*ours), dense(*theirs, sizes, 1.0)
     assert len(launches) == (dtype != torch.float32)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention.varlen import varlen_attn
 
 _WIDEST, _AMPERE = 256, (8, 0)
 """Widest head and oldest GPU that the fused kernel takes."""
@@ -68,9 +67,12 @@ def fused_scales(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, longest: int, 
 
     starts: see `packed_starts`; longest: cells of the largest scale.
     """
+    from torch.nn.attention import varlen  # It imports a compiler, which sampling on a CPU need not wait for.
+
     rows, heads, length, width = q.shape
-    packed = (each.transpose(1, 2).reshape(rows * length, heads, width) for each in (q, k, v))
-    mixed = varlen_attn(*packed, starts, starts, longest, longest, scale=scale)
+    q, k, v = (each.transpose(1, 2).reshape(rows * length, heads, width) for each in (q, k, v))
+    mixed = varlen.varlen_attn(q, k, v, starts, starts, longest, longest, scale=scale)
+    assert isinstance(mixed, Tensor)
     return mixed.view(rows, length, heads, width).transpose(1, 2)
 
 
