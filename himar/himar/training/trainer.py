@@ -60,9 +60,10 @@ class Trainer:
         averaged = self.task.averaged is not None
         self._average = copy.deepcopy(model).eval().requires_grad_(False) if averaged else None
         model.recompute = execution.recompute
-        self._network = wrap(self.task.network().to(self._device), list(family.blocks(model)), execution, processes)
+        network = self.task.network().to(self._device)
+        self._network = wrap(network, family.blocks(model), family.shards(model), execution, processes)
         if execution.fsdp and self._average is not None:
-            shard(family.blocks(self._average))
+            shard(family.shards(self._average))
             shard_root(self._average)
         self._optimiser = Optimiser(
             self.task.groups(), settings.schedule, settings.clip, self.task.scaler(self._device.type)

@@ -94,6 +94,13 @@ class HmarTraining:
         """See TrainingFamily.blocks."""
         return (module for module in model.modules() if isinstance(module, Block))
 
+    def shards(self, model: nn.Module) -> Iterator[nn.Module]:
+        """See TrainingFamily.shards; the class's vectors are computed before the blocks run, by a part of each."""
+        for block in self.blocks(model):
+            assert isinstance(block, Block)
+            yield block.ada_lin.linear
+            yield block
+
 
 def require_start(masked: bool, start: nn.Module | None) -> None:
     """Raise ConfigError for a masked phase without weights to start from."""
