@@ -16,7 +16,7 @@ from .family import Start, training_family
 from .network import accumulating, fill, shard, shard_root, whole, wrap
 from .optimise import Optimiser, Progress
 from .processes import Processes
-from .settings import Execution, Settings, check_seed
+from .settings import DecaySchedule, Execution, Settings, check_seed
 from .state import TrainingState, generator_state, plain
 
 
@@ -90,12 +90,14 @@ class Trainer:
                 values = values + out.detach() / len(self._parts)
         values = self.processes.mean(values)
         self._optimiser.check(step, task.loss(values))
-        rates = self._optimiser.update(step)
+        rates = {"rate": self._optimiser.update(step)}
+        if isinstance(settings.schedule, DecaySchedule):
+            rates["weight decay"] = settings.schedule.weight_decay(step)
         if self._average is not None and task.averaged is not None:
             # A short run's average must forget its first weights sooner than the decay alone would.
             update_average(self._average, self.model, min(task.averaged, (step + 1) / (step + 10)))
         self.done += 1
-        return Progress(self.done, settings.schedule.steps, settings.batch, {**task.figures(values), "rate": rates})
+        return Progress(self.done, settings.schedule.steps, settings.batch, {**task.figures(values), **rates})
 
     def final_model(self) -> Any:
         """Return what the training is for: the average where the family has one, whole and in eval mode, else the model

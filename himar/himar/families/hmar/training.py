@@ -25,7 +25,7 @@ from himar_kernels import ConfigError
 from .checkpoints import open_checkpoint, training_form
 from .config import ModelConfig, read_config, resolve
 from .loss_draws import BatchDraws, draw_batch
-from .losses import cell_weights, masked_loss, next_scale_loss
+from .losses import cell_weights, masked_scores, next_scale_scores
 from .model import HMAR, initialise, start_masked
 from .optimisation import decays, trained_parameters
 from .tokenizer import Quantizer, Tokenizer
@@ -181,7 +181,7 @@ class HmarTask:
 
     def figures(self, values: Tensor) -> dict[str, float]:
         """See Task.figures."""
-        return {"loss": values[0].item()}
+        return {"loss": values[0].item(), "accuracy": values[1].item()}
 
     def released(self, trainer: Trainer) -> dict[str, Any]:
         """Return epoch, iter, trainer and args; the trained network is trainer["transformer_wo_ddp"] (§2)."""
@@ -213,14 +213,12 @@ class LossNetwork(nn.Module):
         self.weights: Tensor
 
     def forward(self, codes: Tensor, draws: BatchDraws) -> Tensor:
-        """Return the loss of codes (B, L) as (1,), float32."""
+        """Return loss and accuracy of codes (B, L) as (2,), float32."""
         half = autocast(self._settings.precision, codes.device)
         inputs = (self.model, self.quantizer, codes, draws.class_row)
         if self._settings.phase == "masked":
-            loss = masked_loss(*inputs, draws.masked, draws.kept, half)
-        else:
-            loss = next_scale_loss(*inputs, self.weights, draws.kept, half)
-        return loss[None]
+            return masked_scores(*inputs, draws.masked, draws.kept, half)
+        return next_scale_scores(*inputs, self.weights, draws.kept, half)
 
 
 FAMILY = HmarTraining()
