@@ -6,7 +6,7 @@
 A step is forward and backward of the next-scale network over all L cells, as the released benchmark times it, without
 the optimiser and the tokenizer. "scales" is what `himar train` runs: on a GPU in half precision one fused attention,
 else one per scale. "dense" is the same network with PyTorch's attention and a bias over L × L cells that is -inf
-between scales. Both give the same loss, which is checked; they take turns, and ratios are of medians and of fastest steps.
+between scales. Both give the same loss, which is checked; they take turns; ratios are of medians and of fastest steps.
 """
 
 from __future__ import annotations

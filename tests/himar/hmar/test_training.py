@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch._dynamo
 
 from himar.families.hmar.checkpoints import load_checkpoint
 from himar.families.hmar.loss_draws import LossSettings
@@ -150,3 +151,25 @@ def test_a_state_of_the_other_phase_is_refused(tmp_path):
     assert (tmp_path / STATE_FILE).exists()
     with pytest.raises(ConfigError, match=r"config\.masked was False when this training began and is True now"):
         train(tmp_path, "masked", start=begun, resume=True)
+
+
+def test_compiled_blocks_learn_the_same(tmp_path, monkeypatch):
+    # PyTorch's tracing and its joint graphs, without the C++ compiler behind them, which takes a minute.
+    compiled = []
+    original = torch.nn.Module.compile
+
+    def quickly(module, **options):
+        compiled.append(type(module).__name__)
+        original(module, backend="aot_eager", **options)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", quickly)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    changes = {"steps": 2, "loss": LossSettings(depth_drop=0.3)}
+    figures, weights = train(tmp_path / "compiled", execution=Execution(compile=True), **changes)
+    assert torch._dynamo.utils.counters["frames"]["ok"] > 0
+    assert compiled == ["Block"] * 3
+    expected, plain = train(tmp_path / "plain", **changes)
+    assert figures[2]["loss"] == pytest.approx(expected[2]["loss"], rel=1e-5)
+    for name, value in plain.items():
+        assert_near(weights[name], value, 100 * COMPONENT, name)
