@@ -74,7 +74,7 @@ def measure(
 
     execution = Execution(device, recompute=recompute, compile=compiled)
     model.recompute = recompute
-    network = wrap(LossNetwork(model, precision), list(repeated_blocks(model)), execution, Processes())
+    network = wrap(LossNetwork(model, precision), repeated_blocks(model), (), execution, Processes())
     ways: dict[str, Callable[[], Tensor]] = {
         "hoisted": lambda: losses_from(network(tokens, low_tokens, draws), model).total
     }

@@ -98,10 +98,11 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import himar.data.cache as cache
+import himar.data.shard_writer as writer
 from himar.data.folder import list_images
 images, vae, out, when = sys.argv[1:]
 if when == "writing":
-    whole = cache.write_safetensors
+    whole = writer.write_safetensors
     def write(path, *rest):
         if path.name.endswith("00001.safetensors"):
             left = path.parent / f".{path.name}.0a1b2c3d"
@@ -109,7 +110,7 @@ if when == "writing":
             (left / path.name).write_bytes(b"half")
             os.kill(os.getpid(), signal.SIGKILL)
         whole(path, *rest)
-    cache.write_safetensors = write
+    writer.write_safetensors = write
 settings = cache.CacheSettings(img_size=32, dtype="float32", shard_size=5, batch=3, readers=2)
 def kill(done, total):
     if when == "reading" and done >= 8:

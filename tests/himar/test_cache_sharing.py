@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-import himar.data.cache
-from himar.data.cache import cache_latents, run_name
+import himar.data.shard_writer
+from himar.data.cache import cache_latents
 from himar.data.cache_index import CacheError, read_index, read_record, write_index
 from himar.data.cache_reader import CachedLatents
 from himar.data.folder import list_images
+from himar.data.shard_writer import run_name
 from himar.folder_lock import LOCK_FILE, folder_lock, holder
 from himar.training.processes import Processes
 from tests.himar.small_cache import SETTINGS, VAE, contents, run, write_images
@@ -56,11 +57,11 @@ def test_each_process_makes_its_share_and_leaves_the_index_to_the_first(folder, 
     images, out = list_images(folder), tmp_path / "latents"
     made = []
     monkeypatch.setattr(
-        himar.data.cache, "write_safetensors",
+        himar.data.shard_writer, "write_safetensors",
         lambda path, *rest: (made.append(path.name), path.write_bytes(b"x")),
     )  # fmt: skip
     second = Processes(1, 2)
-    monkeypatch.setattr(himar.data.cache, "_PATIENCE", 0.3)
+    monkeypatch.setattr(himar.data.shard_writer, "_PATIENCE", 0.3)
     with pytest.raises(CacheError, match="the first process has not begun"):
         cache_latents(images, VAE, out, SETTINGS, processes=second)
     assert not out.exists()
@@ -78,7 +79,7 @@ def test_each_process_makes_its_share_and_leaves_the_index_to_the_first(folder, 
         assert len(read_index(out).shards) == 1
         raise EndOfFirstError
 
-    monkeypatch.setattr(himar.data.cache.time, "sleep", wait)
+    monkeypatch.setattr(himar.data.shard_writer.time, "sleep", wait)
     with pytest.raises(EndOfFirstError):
         cache_latents(images, VAE, out, SETTINGS, processes=Processes(0, 2))
     monkeypatch.undo()

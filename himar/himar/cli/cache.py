@@ -1,8 +1,9 @@
-"""Defines `himar cache-latents`: turns an image folder into the latents that training reads."""
+"""Defines `himar cache-latents`: turns an image folder into the latents, or codes, that training reads."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -13,25 +14,35 @@ from himar_kernels.shared.console import require_extra
 from himar_kernels.shared.options import THREADS, NamedPath, device_option
 
 from .notices import show_images, show_notice
+from .options import config_option
 from .progress import image_progress
 
 if TYPE_CHECKING:
     from ..data.cache_index import CacheIndex
+    from ..data.folder import ImageList
+    from ..data.shard_writer import OnImages
+    from ..training.processes import Processes
+
+    Pace = tuple[int, int, int, str]
+    Make = Callable[[ImageList, Pace, OnImages | None, Processes], CacheIndex]
 
 _LISTED = 10
 
 
 @click.command("cache-latents", epilog="Example: himar cache-latents imagenet/train --vae kl16.ckpt --out latents")
 @click.argument("images", required=False, type=NamedPath())
-@click.option("--vae", type=NamedPath(), help="KL-VAE checkpoint.")
+@click.option("--vae", type=NamedPath(), help="KL-VAE checkpoint, or HMAR's tokenizer.")
 @click.option("--out", required=True, type=NamedPath(), help="Folder of the cache.")
-@click.option("--img-size", type=click.IntRange(1, 16_384), help="Side of the centre crop in pixels.  [default: 256]")
+@click.option("--img-size", type=click.IntRange(1, 16_384), help="Side of the crops in pixels.  [default: 256]")
+@click.option("--config", callback=config_option, help="HMAR model whose scales the codes are for.  [by --img-size]")
+@click.option(
+    "--crops", type=click.IntRange(0, 1000), help="HMAR: random crops of an image; 0: the middle.  [default: 10]"
+)
 @click.option(
     "--dtype",
-    default="float16",
-    show_default=True,
     type=click.Choice(["float16", "float32"]),
-    help="Of the stored moments. float16 takes half the disk and rounds each value by at most 1 part in 2,048.",
+    help="Of the stored moments. float16 takes half the disk and rounds each value by at most 1 part in 2,048.  "
+    "[default: float16]",
 )
 @click.option("--shard-size", default=1024, show_default=True, type=click.IntRange(min=1), help="Images per file.")
 @click.option(
@@ -48,7 +59,9 @@ def cache_latents_command(
     vae: Path | None,
     out: Path,
     img_size: int | None,
-    dtype: Literal["float16", "float32"],
+    config: str | None,
+    crops: int | None,
+    dtype: Literal["float16", "float32"] | None,
     shard_size: int,
     batch: int,
     readers: int,
@@ -56,12 +69,13 @@ def cache_latents_command(
     check: bool,
     as_json: bool,
 ) -> None:
-    """Encode IMAGES with a VAE at both scales, plain and flipped, for training.
+    """Encode IMAGES for training: with a KL VAE at both scales, plain and flipped; with HMAR's tokenizer to codes.
 
     IMAGES is a folder with one subfolder per class, numbered in the order of their names (of their values, where all
     are whole numbers), or a text file with a path and a class number per line. A stopped run continues when it is
     started again; processes that torchrun starts share the work. Images that cannot be read are skipped and listed.
-    Photos are rotated as their EXIF data say; transparent images get a white background.
+    Photos are rotated as their EXIF data say; transparent images get a white background. Codes are of several random
+    crops of each image, as HMAR is trained on another one each time.
     """
     require_extra("model", "torch", "safetensors")
     if check:
@@ -71,23 +85,73 @@ def cache_latents_command(
         return
     if images is None or vae is None:
         raise click.UsageError("give IMAGES and --vae, or --check.")
-    from ..data.cache import CacheSettings, cache_latents
+    from ..data.code_cache import CROPS, holds_tokenizer
     from ..data.folder import list_images
     from ..data.released_cache import refuse_released_cache
     from ..device import use_threads
     from ..training.processes import announced_process
 
+    if holds_tokenizer(vae):
+        if dtype is not None:
+            raise click.UsageError("--dtype is of a KL VAE's moments; codes are whole numbers: leave it out.")
+        make = _codes(vae, out, img_size, config, CROPS if crops is None else crops)
+    else:
+        for option, value in (("config", config), ("crops", crops)):
+            if value is not None:
+                raise click.UsageError(f"--{option} is of HMAR's codes, and {vae} is not its tokenizer; leave it out.")
+        make = _latents(vae, out, img_size or 256, dtype or "float16")
     use_threads()
     refuse_released_cache(images)
     processes, own_device = announced_process(device)
     listed = list_images(images)
     if processes.first:
         show_images(listed)
-    settings = CacheSettings(img_size or 256, dtype, shard_size, batch, readers, own_device)
     with image_progress("images") if processes.first else nullcontext() as on_images:
-        index = cache_latents(listed, vae, out, settings, on_images, show_notice, processes)
+        index = make(listed, (shard_size, batch, readers, own_device), on_images, processes)
     if processes.first:
         _report(out, index, [], as_json)
+
+
+def _latents(vae: Path, out: Path, img_size: int, dtype: Literal["float16", "float32"]) -> Make:
+    from ..data.cache import CacheSettings, cache_latents
+
+    def make(images: ImageList, pace: Pace, on_images: OnImages | None, processes: Processes) -> CacheIndex:
+        settings = CacheSettings(img_size, dtype, *pace)
+        return cache_latents(images, vae, out, settings, on_images, show_notice, processes)
+
+    return make
+
+
+def _codes(vae: Path, out: Path, img_size: int | None, config: str | None, crops: int) -> Make:
+    from himar_kernels.families.hmar import Scales
+
+    from ..data.code_cache import CodeSettings, cache_codes, released_scales
+    from ..families.hmar.config import read_config
+
+    values = {} if config is None else read_config(config)
+    if config is not None and "patch_nums" not in values:
+        raise click.UsageError(f"{config} does not say the scales of an HMAR model; give one that has patch_nums.")
+    if config is None:
+        img_size = img_size or 256
+        scales = released_scales(img_size)
+    else:
+        scales = Scales(values["patch_nums"])
+
+    def make(images: ImageList, pace: Pace, on_images: OnImages | None, processes: Processes) -> CacheIndex:
+        return cache_codes(
+            images,
+            vae,
+            scales,
+            out,
+            CodeSettings(crops, *pace),
+            on_images,
+            show_notice,
+            processes,
+            groups=values.get("vae_groups"),
+            img_size=img_size,
+        )
+
+    return make
 
 
 def _check(out: Path, vae: Path | None, img_size: int | None, as_json: bool) -> None:
@@ -102,8 +166,9 @@ def _check(out: Path, vae: Path | None, img_size: int | None, as_json: bool) -> 
         problems.append(f"it is unfinished, {len(index.shards)} of {index.wanted_shards} shards")
     if not problems:
         from ..data.cache_reader import CachedLatents
+        from ..data.code_cache import CachedCodes
 
-        CachedLatents(out)
+        (CachedLatents if index.kind == "latents" else CachedCodes)(out)
     _report(out, index, problems, as_json)
     if problems:
         more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
@@ -128,6 +193,8 @@ def _report(out: Path, index: CacheIndex, problems: list[str], as_json: bool) ->
             "skipped": [{"path": entry.path, "reason": entry.reason} for entry in index.skipped],
             "problems": problems,
         }
+        if index.kind == "codes":
+            outcome |= {"patch_nums": list(index.patch_nums), "crops": index.crops}
         click.echo(json.dumps(outcome))
         return
     for entry in index.skipped[:_LISTED]:

@@ -15,12 +15,20 @@ from himar_kernels.shared.files import file_sha256, write_json
 from .tree import Skipped
 
 INDEX_FILE = "index.json"
-SCHEMA = (1, 1)
+Kind = Literal["latents", "codes"]
+SCHEMAS: Mapping[Kind, tuple[int, int]] = {"latents": (1, 1), "codes": (2, 0)}
+"""What an index says of itself; versions before codes read 1.x alone, and refuse them."""
+HELD: Mapping[Kind, str] = {
+    "latents": "latents of a KL VAE, which Hi-MAR trains on",
+    "codes": "codes of a multi-scale tokenizer, which HMAR trains on",
+}
 _ADDED: Mapping[str, Any] = {"turned": None, "transparent": None, "unreadable_classes": ()}
 """Keys since 1.1, and what their absence means."""
-DTYPES = ("float16", "float32")
+_OF_CODES: Mapping[str, Any] = {"kind": "latents", "patch_nums": (), "crops": 0}
+"""Keys of a cache of codes, and what they are for latents."""
+DTYPES: Mapping[Kind, tuple[str, ...]] = {"latents": ("float16", "float32"), "codes": ("int16", "int32")}
 
-_SHARD_NAME = re.compile(r"latents-\d{5,}\.safetensors")
+_SHARD_NAME = re.compile(r"(latents|codes)-\d{5,}\.safetensors")
 
 
 class CacheError(HimarError):
@@ -54,19 +62,20 @@ class CacheIndex:
     """What `index.json` says.
 
     vae_sha256: of the VAE's file; img_size: side of the crop in pixels (the low scale is its half); channels and
-    stride: of the VAE; dtype: of the stored moments; shard_size: listed images per shard; images: length of the
-    image list and fingerprint: its hash (`ImageList.fingerprint`); source: where the list came from;
+    stride: of the VAE; dtype: of the stored moments or codes; shard_size: listed images per shard; images: length
+    of the image list and fingerprint: its hash (`ImageList.fingerprint`); source: where the list came from;
     class_names: of the class numbers, in their order; shards: those written so far, shard i for the listed images
     i·shard_size …; skipped: files left out; turned: images that their EXIF orientation turned; transparent: images laid
     on white. None of both: begun by a version that did neither. unreadable_classes: those without an image, named when
-    the cache is complete.
+    the cache is complete. kind: what it holds; of codes also patch_nums: sides of their scales, and crops: random
+    crops of each image, 0 for the one in the middle alone.
     """
 
     vae_sha256: str
     img_size: int
     channels: int
     stride: int
-    dtype: Literal["float16", "float32"]
+    dtype: Literal["float16", "float32", "int16", "int32"]
     shard_size: int
     source: str
     images: int
@@ -77,6 +86,9 @@ class CacheIndex:
     turned: int | None = None
     transparent: int | None = None
     unreadable_classes: tuple[str, ...] = ()
+    kind: Kind = "latents"
+    patch_nums: tuple[int, ...] = ()
+    crops: int = 0
 
     @property
     def wanted_shards(self) -> int:
@@ -109,9 +121,9 @@ class CacheIndex:
         )
 
 
-def shard_name(number: int) -> str:
+def shard_name(number: int, kind: Kind = "latents") -> str:
     """Return the name of a shard's file."""
-    return f"latents-{number:05d}.safetensors"
+    return f"{kind}-{number:05d}.safetensors"
 
 
 def read_index(folder: Path) -> CacheIndex:
@@ -124,8 +136,9 @@ def read_index(folder: Path) -> CacheIndex:
         raise CacheError(f"{folder} holds no {INDEX_FILE}; make the cache with himar cache-latents.") from error
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise CacheError(f"{path} is damaged; delete the folder and make the cache again.") from error
-    if major > SCHEMA[0]:
-        raise CacheError(f"{path} has schema {major}, newer than {SCHEMA[0]}; use a newer himar.")
+    newest = SCHEMAS["codes" if values.get("kind") == "codes" else "latents"][0]
+    if major > newest:
+        raise CacheError(f"{path} has schema {major}, newer than {newest}; use a newer himar.")
     try:
         return _checked(values)
     except (KeyError, TypeError, ValueError) as error:
@@ -134,19 +147,22 @@ def read_index(folder: Path) -> CacheIndex:
 
 def write_index(folder: Path, index: CacheIndex) -> None:
     """Write `index.json` in one move. Raises CacheError."""
-    content = {"schema": ".".join(map(str, SCHEMA)), **asdict(index)}
+    values = asdict(index)
+    if index.kind == "latents":
+        values = {name: value for name, value in values.items() if name not in _OF_CODES}
+    content = {"schema": ".".join(map(str, SCHEMAS[index.kind])), **values}
     write_json(folder / INDEX_FILE, content, CacheError)
 
 
-def write_record(folder: Path, number: int, record: ShardRecord) -> None:
+def write_record(folder: Path, number: int, record: ShardRecord, kind: Kind = "latents") -> None:
     """Write what is known of a finished shard, in one move. Raises CacheError."""
-    write_json(_record(folder, number), asdict(record), CacheError)
+    write_json(_record(folder, number, kind), asdict(record), CacheError)
 
 
-def read_record(folder: Path, number: int) -> ShardRecord | None:
+def read_record(folder: Path, number: int, kind: Kind = "latents") -> ShardRecord | None:
     """Return what is known of a finished shard that the index does not have yet, None where it is not finished."""
     try:
-        values = json.loads(_record(folder, number).read_text(encoding="utf-8"))
+        values = json.loads(_record(folder, number, kind).read_text(encoding="utf-8"))
         shard, skipped = Shard(**values["shard"]), tuple(Skipped(**entry) for entry in values["skipped"])
         record = ShardRecord(shard, skipped, int(values["turned"]), int(values["transparent"]))
     except (OSError, ValueError, KeyError, TypeError):
@@ -154,14 +170,23 @@ def read_record(folder: Path, number: int) -> ShardRecord | None:
     return record if shard.file is None or (folder / shard.file).is_file() else None
 
 
-def remove_records(folder: Path, numbers: Iterable[int]) -> None:
+def remove_records(folder: Path, numbers: Iterable[int], kind: Kind = "latents") -> None:
     """Remove the records of shards that the index has."""
     for number in numbers:
-        _record(folder, number).unlink(missing_ok=True)
+        _record(folder, number, kind).unlink(missing_ok=True)
 
 
-def _record(folder: Path, number: int) -> Path:
-    return (folder / shard_name(number)).with_suffix(".json")
+def _record(folder: Path, number: int, kind: Kind) -> Path:
+    return (folder / shard_name(number, kind)).with_suffix(".json")
+
+
+def require_kind(folder: Path, index: CacheIndex, kind: Kind) -> None:
+    """Raise CacheError for a cache of something else."""
+    if index.kind != kind:
+        raise CacheError(
+            f"{folder} holds {HELD[index.kind]}; here it takes {HELD[kind].split(',')[0]}: choose another folder, or "
+            f"cache the images anew for this model."
+        )
 
 
 def require_same(folder: Path, index: CacheIndex, **wanted: Any) -> None:
@@ -197,9 +222,16 @@ def damaged_shards(folder: Path, index: CacheIndex) -> list[str]:
 
 
 def _checked(values: dict[str, Any]) -> CacheIndex:
-    added = {name: values.get(name, absent) for name, absent in _ADDED.items()}
+    added = {name: values.get(name, absent) for name, absent in {**_ADDED, **_OF_CODES}.items()}
     known = {**{name: values[name] for name in CacheIndex.__dataclass_fields__ if name not in added}, **added}
     known["unreadable_classes"] = tuple(map(str, known["unreadable_classes"]))
+    if known["kind"] not in DTYPES:
+        raise ValueError(f"kind is {known['kind']!r}")
+    known["patch_nums"] = tuple(known["patch_nums"])
+    if not all(type(side) is int and side > 0 for side in known["patch_nums"]):
+        raise ValueError(f"patch_nums is {known['patch_nums']!r}")
+    if type(known["crops"]) is not int or known["crops"] < 0:
+        raise ValueError(f"crops is {known['crops']!r}")
     for name in ("turned", "transparent"):
         if known[name] is not None and (type(known[name]) is not int or known[name] < 0):
             raise ValueError(f"{name} is {known[name]!r}")
@@ -210,7 +242,7 @@ def _checked(values: dict[str, Any]) -> CacheIndex:
     for name in ("img_size", "channels", "stride", "shard_size", "images"):
         if not isinstance(known[name], int) or known[name] < 1:
             raise ValueError(f"{name} is {known[name]!r}")
-    if index.dtype not in DTYPES or len(shards) > index.wanted_shards:
+    if index.dtype not in DTYPES[index.kind] or len(shards) > index.wanted_shards:
         raise ValueError(f"dtype {index.dtype!r}, {len(shards)} of {index.wanted_shards} shards")
     for shard in shards:
         if type(shard.count) is not int or shard.count < (0 if shard.file is None else 1):

@@ -154,7 +154,11 @@ class TrainingFamily(Protocol):
         ...
 
     def blocks(self, model: nn.Module) -> Iterator[nn.Module]:
-        """Yield the model's repeated blocks: each is compiled, and sharded, by itself."""
+        """Yield the model's repeated blocks, each of which is compiled by itself."""
+        ...
+
+    def shards(self, model: nn.Module) -> Iterator[nn.Module]:
+        """Yield the modules that are sharded by themselves, inner ones first; what runs as a whole is one of them."""
         ...
 
 

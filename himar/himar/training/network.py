@@ -20,17 +20,23 @@ def autocast(precision: Precision, device: torch.device) -> AbstractContextManag
     return nullcontext() if precision == "fp32" else torch.autocast(device.type, dtype=_AUTOCAST[precision])
 
 
-def wrap(network: nn.Module, blocks: Iterable[nn.Module], execution: Execution, processes: Processes) -> nn.Module:
+def wrap(
+    network: nn.Module,
+    blocks: Iterable[nn.Module],
+    shards: Iterable[nn.Module],
+    execution: Execution,
+    processes: Processes,
+) -> nn.Module:
     """Return the network to call; its own parameters become shards under `execution.fsdp`.
 
-    blocks: the repeated ones inside, each of which is compiled and sharded by itself.
+    blocks, shards: modules inside that are compiled, and sharded, by themselves (`TrainingFamily`).
     """
     if execution.compile:
         # Block by block: a run compiles a handful of small graphs, and sequence lengths change from step to step.
         for block in blocks:
             block.compile(dynamic=True)
     if execution.fsdp:
-        shard(blocks)
+        shard(shards)
         shard_root(network)
         return network
     if processes.count == 1:
@@ -38,12 +44,12 @@ def wrap(network: nn.Module, blocks: Iterable[nn.Module], execution: Execution, 
     return DistributedDataParallel(network, forward_sync_buffers=False)
 
 
-def shard(blocks: Iterable[nn.Module]) -> None:
-    """Shard each block's parameters over all processes (FSDP2)."""
+def shard(modules: Iterable[nn.Module]) -> None:
+    """Shard each module's parameters over all processes (FSDP2)."""
     from torch.distributed.fsdp import fully_shard
 
-    for block in blocks:
-        fully_shard(block)
+    for module in modules:
+        fully_shard(module)
 
 
 def shard_root(network: nn.Module) -> None:

@@ -147,6 +147,7 @@ def train_model(
     processes: Processes | None = None,
     state: Path | None = None,
     resume: bool = False,
+    start: Start | None = None,
 ) -> Any:
     """Train `model` from new weights and return what it is for, the averaged (EMA) model where
     there is one; a seed gives the same weights.
@@ -161,10 +162,21 @@ def train_model(
         processes: this one's place among those that train together.
         state: file that holds the run's state at its last snapshot; None keeps none.
         resume: continue from that file where it exists; the run is then bit for bit (on one CPU) unchanged.
+        start: weights to begin with instead of new ones.
 
     Raises TrainingError when a loss or gradient stops being finite (the last state stays), and as `prepare` does.
     """
-    trainer = prepare(model, data, settings, seed, execution=execution, processes=processes, state=state, resume=resume)
+    trainer = prepare(
+        model,
+        data,
+        settings,
+        seed,
+        execution=execution,
+        processes=processes,
+        state=state,
+        resume=resume,
+        start=start,
+    )
     return train(trainer, on_step, on_snapshot, state)
 
 
@@ -182,7 +194,7 @@ def prepare(
 ) -> Trainer:
     """Check everything that can be checked before the first step, and return the trainer; nothing is written.
 
-    Arguments are those of `train_model`; start: weights to begin with instead of new ones.
+    Arguments are those of `train_model`.
     Raises InputError when the data do not fit, ConfigError when a resumed run
     is not the one that began or the batch does not divide, CheckpointError when the state cannot be read, is not of
     this training, could not be written, or exists and `resume` is off.

@@ -16,7 +16,7 @@ from .family import Start, training_family
 from .network import accumulating, fill, shard, shard_root, whole, wrap
 from .optimise import Optimiser, Progress
 from .processes import Processes
-from .settings import Execution, Settings, check_seed
+from .settings import DecaySchedule, Execution, Settings, check_seed
 from .state import TrainingState, generator_state, plain
 
 
@@ -60,9 +60,10 @@ class Trainer:
         averaged = self.task.averaged is not None
         self._average = copy.deepcopy(model).eval().requires_grad_(False) if averaged else None
         model.recompute = execution.recompute
-        self._network = wrap(self.task.network().to(self._device), list(family.blocks(model)), execution, processes)
+        network = self.task.network().to(self._device)
+        self._network = wrap(network, family.blocks(model), family.shards(model), execution, processes)
         if execution.fsdp and self._average is not None:
-            shard(family.blocks(self._average))
+            shard(family.shards(self._average))
             shard_root(self._average)
         self._optimiser = Optimiser(
             self.task.groups(), settings.schedule, settings.clip, self.task.scaler(self._device.type)
@@ -89,12 +90,14 @@ class Trainer:
                 values = values + out.detach() / len(self._parts)
         values = self.processes.mean(values)
         self._optimiser.check(step, task.loss(values))
-        rates = self._optimiser.update(step)
+        rates = {"rate": self._optimiser.update(step)}
+        if isinstance(settings.schedule, DecaySchedule):
+            rates["weight decay"] = settings.schedule.weight_decay(step)
         if self._average is not None and task.averaged is not None:
             # A short run's average must forget its first weights sooner than the decay alone would.
             update_average(self._average, self.model, min(task.averaged, (step + 1) / (step + 10)))
         self.done += 1
-        return Progress(self.done, settings.schedule.steps, settings.batch, {**task.figures(values), "rate": rates})
+        return Progress(self.done, settings.schedule.steps, settings.batch, {**task.figures(values), **rates})
 
     def final_model(self) -> Any:
         """Return what the training is for: the average where the family has one, whole and in eval mode, else the model

@@ -21,6 +21,7 @@ from himar.families.hmar.tokenizer_training import (
 from himar.training.optimise import Schedule, TrainingError
 from himar_kernels import ConfigError
 from himar_kernels.families.hmar import Scales
+from tests.closeness import COMPONENT, assert_near
 
 SCALES = Scales((1, 2, 4))
 CONFIG = TokenizerConfig(
@@ -61,7 +62,7 @@ def test_codes_in_training_are_the_codes_of_encoding(tokenizer):
     latent = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(1))
     found = quantize(tokenizer.quantize, SCALES, latent)
     assert torch.equal(found.codes, tokenizer.quantize.encode(SCALES, latent))
-    torch.testing.assert_close(found.partial, tokenizer.quantize.latents(SCALES, found.codes))
+    assert_near(found.partial.detach(), tokenizer.quantize.latents(SCALES, found.codes).detach(), COMPONENT)
     assert torch.equal(found.f_hat, found.partial[-1])
     assert torch.equal(tokenizer.quantize.nearest(found.words), found.codes)
 
@@ -74,10 +75,10 @@ def test_the_decoder_s_gradient_passes_to_the_encoder_and_not_to_the_codes(token
     # With the codes' latent as its value, the decoder's gradient reaches the encoder's latent as it is.
     f_hat = found.f_hat.detach().requires_grad_()
     direct = tokenizer.decoder(tokenizer.post_quant_conv(f_hat))
-    torch.testing.assert_close(decoded, direct, rtol=1e-4, atol=1e-5)
+    assert_near(decoded.detach(), direct.detach(), COMPONENT)
     (expected,) = torch.autograd.grad(direct.square().sum(), f_hat)
     decoded.square().sum().backward()
-    torch.testing.assert_close(latent.grad, expected, rtol=1e-3, atol=1e-4)
+    assert_near(latent.grad, expected, COMPONENT)
     assert tokenizer.encoder.conv_in.weight.grad.abs().sum() > 0
     assert tokenizer.quantize.embedding.weight.grad is None
 

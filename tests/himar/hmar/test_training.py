@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch._dynamo
 
 from himar.families.hmar.checkpoints import load_checkpoint
 from himar.families.hmar.loss_draws import LossSettings
@@ -48,8 +49,10 @@ def train(folder, phase="next-scale", *, stop_at=None, resume=False, execution=N
     return figures, load_checkpoint(file).state_dict()
 
 
-@pytest.mark.parametrize("phase", PHASES)
-@pytest.mark.parametrize("changes", [{}, {"precision": "bf16"}, {"precision": "fp16", "order": "draws"}])
+@pytest.mark.parametrize(
+    ("phase", "changes"),
+    [("next-scale", {}), ("next-scale", {"precision": "bf16"}), ("masked", {"precision": "fp16", "order": "draws"})],
+)
 def test_a_resumed_run_is_bit_for_bit_the_one_that_never_stopped(tmp_path, phase, changes):
     changes = {**changes, "loss": LossSettings(depth_drop=0.3)}
     whole_figures, whole = train(tmp_path / "whole", phase, **changes)
@@ -85,8 +88,10 @@ def test_the_masked_phase_begins_with_the_next_scale_networks_tail(tmp_path):
 def test_a_training_learns(tmp_path):
     data = tiny.codes(4)
     for phase in PHASES:
-        figures, _ = train(tmp_path / phase, phase, steps=60, codes=data, loss=LossSettings(0.0, 0.0))
-        assert figures[60]["loss"] < 0.8 * figures[1]["loss"], phase
+        figures, _ = train(
+            tmp_path / phase, phase, steps=30, codes=data, snapshot_every=30, loss=LossSettings(0.0, 0.0)
+        )
+        assert figures[30]["loss"] < 0.8 * figures[1]["loss"], phase
 
 
 def test_masks_and_dropped_labels_follow_the_seed_and_the_decay_its_schedule(tmp_path):
@@ -150,3 +155,25 @@ def test_a_state_of_the_other_phase_is_refused(tmp_path):
     assert (tmp_path / STATE_FILE).exists()
     with pytest.raises(ConfigError, match=r"config\.masked was False when this training began and is True now"):
         train(tmp_path, "masked", start=begun, resume=True)
+
+
+def test_compiled_blocks_learn_the_same(tmp_path, monkeypatch):
+    # PyTorch's tracing and its joint graphs, without the C++ compiler behind them, which takes a minute.
+    compiled = []
+    original = torch.nn.Module.compile
+
+    def quickly(module, **options):
+        compiled.append(type(module).__name__)
+        original(module, backend="aot_eager", **options)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", quickly)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    changes = {"steps": 3, "loss": LossSettings(depth_drop=0.3)}
+    figures, weights = train(tmp_path / "compiled", execution=Execution(compile=True), **changes)
+    assert torch._dynamo.utils.counters["frames"]["ok"] > 0
+    assert compiled == ["Block"] * 3
+    expected, plain = train(tmp_path / "plain", **changes)
+    assert figures[3]["loss"] == pytest.approx(expected[3]["loss"], rel=1e-5)
+    for name, value in plain.items():
+        assert_near(weights[name], value, 100 * COMPONENT, name)

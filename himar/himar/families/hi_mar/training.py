@@ -118,6 +118,10 @@ class HiMarTraining:
         """See TrainingFamily.blocks."""
         return repeated_blocks(model)
 
+    def shards(self, model: nn.Module) -> Iterator[nn.Module]:
+        """See TrainingFamily.shards."""
+        return repeated_blocks(model)
+
 
 @dataclass(frozen=True)
 class Drawn:

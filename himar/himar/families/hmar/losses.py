@@ -61,11 +61,25 @@ def next_scale_loss(
         kept: (D, 2, B), factors of stochastic depth; None keeps every branch.
         autocast: half precision for the network, left for the loss itself.
     """
+    return next_scale_scores(model, quantize, codes, class_row, weights, kept, autocast)[0]
+
+
+def next_scale_scores(
+    model: HMAR,
+    quantize: Quantizer,
+    codes: Tensor,
+    class_row: Tensor,
+    weights: Tensor,
+    kept: Tensor | None = None,
+    autocast: Autocast | None = None,
+) -> Tensor:
+    """Return (2,): the loss of `next_scale_loss`, and the share of cells whose code the network finds most likely."""
     with torch.no_grad():
         ahead, _ = quantize.inputs(model.config.scales, codes)
     with autocast or nullcontext():
         logits = model.next_scale_logits(class_row, ahead, kept)
-    return (_cross_entropy(logits, codes) * weights).sum(dim=1).mean()
+    loss = (_cross_entropy(logits, codes) * weights).sum(dim=1).mean()
+    return torch.stack([loss, _accuracy(logits, codes)])
 
 
 def masked_loss(
@@ -81,11 +95,30 @@ def masked_loss(
 
     masked: boolean (L,), the same cells for every image, none of scale 0; others as in `next_scale_loss`.
     """
+    return masked_scores(model, quantize, codes, class_row, masked, kept, autocast)[0]
+
+
+def masked_scores(
+    model: HMAR,
+    quantize: Quantizer,
+    codes: Tensor,
+    class_row: Tensor,
+    masked: Tensor,
+    kept: Tensor | None = None,
+    autocast: Autocast | None = None,
+) -> Tensor:
+    """Return (2,): the loss of `masked_loss`, and the share of masked cells whose code is found most likely."""
     with torch.no_grad():
         ahead, own = quantize.inputs(model.config.scales, codes)
     with autocast or nullcontext():
         logits = model.masked_logits(class_row, ahead, own, masked, kept)
-    return _cross_entropy(logits[:, masked], codes[:, masked]).mean()
+    logits, codes = logits[:, masked], codes[:, masked]
+    return torch.stack([_cross_entropy(logits, codes).mean(), _accuracy(logits, codes)])
+
+
+@torch.no_grad()
+def _accuracy(logits: Tensor, codes: Tensor) -> Tensor:
+    return (logits.argmax(dim=-1) == codes).float().mean()
 
 
 def _cross_entropy(logits: Tensor, codes: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from himar_kernels import ConfigError
 
-from .attention import Attend, EachScale, own_scale
+from .attention import Attend, each_scale, own_scale
 from .config import ModelConfig
 from .transformer import Block, HeadNorm, Stack, embedding
 
@@ -101,7 +101,8 @@ class HMAR(nn.Module):
         class_row (B,); ahead: n_1 … n_{S-1} of the true codes, (B, L-T_0, Cv); kept: (D, 2, B), see `Block`.
         """
         cond, vectors = self._vectors(class_row, "next-scale")
-        return self._through(self.all_inputs(cond, ahead), vectors, "next-scale", self._each_scale(), kept)
+        x = self.all_inputs(cond, ahead)
+        return self._through(x, vectors, "next-scale", self._each_scale(x), kept)
 
     def masked_logits(
         self, class_row: Tensor, ahead: Tensor, own: Tensor, masked: Tensor, kept: Tensor | None = None
@@ -113,7 +114,7 @@ class HMAR(nn.Module):
         """
         cond, vectors = self._vectors(class_row, "masked")
         x = self.all_masked_inputs(cond, ahead, own, masked)
-        return self._through(x, vectors, "masked", self._each_scale(), kept)
+        return self._through(x, vectors, "masked", self._each_scale(x), kept)
 
     def all_inputs(self, cond: Tensor, ahead: Tensor) -> Tensor:
         """Return the next-scale network's tokens of all scales, (B, L, C)."""
@@ -213,8 +214,8 @@ class HMAR(nn.Module):
         start = scales.starts[first]
         return levels + self.pos_1LC[:, start : start + len(levels)]
 
-    def _each_scale(self) -> list[Attend]:
-        return [EachScale(self.config.scales.cells)] * self.config.depth
+    def _each_scale(self, x: Tensor) -> list[Attend]:
+        return [each_scale(self.config.scales.cells, len(x), x.device)] * self.config.depth
 
 
 @torch.no_grad()

@@ -26,7 +26,7 @@ from .checkpoints import open_checkpoint, training_form
 from .config import ModelConfig, read_config, resolve
 from .digits import Recipe, train_digits
 from .loss_draws import BatchDraws, draw_batch
-from .losses import cell_weights, masked_loss, next_scale_loss
+from .losses import cell_weights, masked_scores, next_scale_scores
 from .model import HMAR, initialise, start_masked
 from .optimisation import decays, trained_parameters
 from .tokenizer import Quantizer, Tokenizer
@@ -100,6 +100,13 @@ class HmarTraining:
     def blocks(self, model: nn.Module) -> Iterator[nn.Module]:
         """See TrainingFamily.blocks."""
         return (module for module in model.modules() if isinstance(module, Block))
+
+    def shards(self, model: nn.Module) -> Iterator[nn.Module]:
+        """See TrainingFamily.shards; the class's vectors are computed before the blocks run, by a part of each."""
+        for block in self.blocks(model):
+            assert isinstance(block, Block)
+            yield block.ada_lin.linear
+            yield block
 
 
 def require_start(masked: bool, start: nn.Module | None) -> None:
@@ -181,7 +188,7 @@ class HmarTask:
 
     def figures(self, values: Tensor) -> dict[str, float]:
         """See Task.figures."""
-        return {"loss": values[0].item()}
+        return {"loss": values[0].item(), "accuracy": values[1].item()}
 
     def released(self, trainer: Trainer) -> dict[str, Any]:
         """Return epoch, iter, trainer and args; the trained network is trainer["transformer_wo_ddp"] (§2)."""
@@ -213,14 +220,12 @@ class LossNetwork(nn.Module):
         self.weights: Tensor
 
     def forward(self, codes: Tensor, draws: BatchDraws) -> Tensor:
-        """Return the loss of codes (B, L) as (1,), float32."""
+        """Return loss and accuracy of codes (B, L) as (2,), float32."""
         half = autocast(self._settings.precision, codes.device)
         inputs = (self.model, self.quantizer, codes, draws.class_row)
         if self._settings.phase == "masked":
-            loss = masked_loss(*inputs, draws.masked, draws.kept, half)
-        else:
-            loss = next_scale_loss(*inputs, self.weights, draws.kept, half)
-        return loss[None]
+            return masked_scores(*inputs, draws.masked, draws.kept, half)
+        return next_scale_scores(*inputs, self.weights, draws.kept, half)
 
 
 FAMILY = HmarTraining()
