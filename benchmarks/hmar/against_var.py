@@ -9,8 +9,8 @@ Four sides take turns in one run: engines and eager, in HMAR's mode (masked step
 VAR's (keys and values of all coarser scales kept, no masked steps). Engines are compared with eager in their mode
 first, as `himar-export bench` does; what differs is not timed: exit code 1. Labels, seed, guidance and filters are the
 same, and decoding is included. A ratio is the median over rounds of the quotient within a round, with its 95 %
-interval; ? marks one that is inconclusive. Memory is the peak of a process of its own that loads one side and generates
-once, less what its libraries take; on a GPU it is the driver's.
+interval; ? marks one that is inconclusive. Memory is the peak of a generation in a process of its own, with weights but
+without libraries; engines load what their mode needs alone, eager the whole checkpoint. On a GPU it is the driver's.
 
 The paper's claims are of an A100 at depths 20 to 36, batch 4 to 16, 256 to 1024 pixels: over 1.75 times as fast with
 over 3 times less memory. Operations are nearly the same (`himar-export inspect --cost`): what differs is the cache.
@@ -115,7 +115,7 @@ def measure(
     if sources is not None:
         advance(f"batch {batch}: memory, in processes of their own", 0.8)
         for mode, each in settings.items():
-            found = peak_memory(sources, each, batch, threads)
+            found = peak_memory(sources, each, batch, threads, generation_alone=True)
             memory |= {side_name(way, mode): size for way, size in found.items()}
     return Result(
         batch,

@@ -75,33 +75,30 @@ def test_a_generation_costs_what_pytorch_counts_in_the_eager_sampler(name):
 
 
 def test_d16_costs_what_pytorch_counts_in_its_modules():
-    """On the meta device: the forwards of a guided run by their shapes, VAR's with all coarser cells in view."""
+    """On the meta device: forwards of both networks, and two of VAR's mode, whose second sees the first one's cells."""
     config, rows = resolve(read_config("hmar-d16"), {}), 2
     with torch.device("meta"):
         model = HMAR(config).requires_grad_(False)
         decoder = Tokenizer(tokenizer_of(config)).requires_grad_(False)
         class_row = torch.zeros(rows, dtype=torch.long)
         latent = torch.zeros(1, config.latent_channels, 16, 16)
-    conditions = model.conditions(class_row)
+    conditions, kept = model.conditions(class_row), Cache(config.depth).attends()
     assert networks.conditions(config, rows).flops == pytest.approx(
         counted(lambda: model.conditions(class_row)), rel=1e-3
     )
-    for cells in config.scales.cells:
+    expected = found = 0
+    for network, scale, var in (
+        ("next-scale", 9, False),
+        ("masked", 2, False),
+        ("next-scale", 0, True),
+        ("next-scale", 1, True),
+    ):
+        cells, past = config.scales.cells[scale], config.scales.starts[scale] if var else 0
+        attends = kept if var else None
         x = torch.zeros(rows, cells, config.width, device="meta")
-        expected = networks.trunk(config, rows, cells).flops + networks.tail(config, rows, cells).flops
-        expected -= networks.embedding(config, rows, cells).flops
-        for network in ("next-scale", "masked"):
-            found = counted(lambda x=x, network=network: model.run(x, conditions, network))
-            assert expected == pytest.approx(found, rel=1e-3)
-    attends = Cache(config.depth).attends()
-    found = expected = 0
-    for cells, past in zip(config.scales.cells, config.scales.starts, strict=True):
-        x = torch.zeros(rows, cells, config.width, device="meta")
-        found += counted(lambda x=x: model.run(x, conditions, "next-scale", attends))
-        expected += (
-            networks.trunk(config, rows, cells, past=past) + networks.tail(config, rows, cells, past=past)
-        ).flops
-        expected -= networks.embedding(config, rows, cells).flops
+        found += counted(lambda x=x, n=network, a=attends: model.run(x, conditions, n, a))
+        work = networks.trunk(config, rows, cells, past=past) + networks.tail(config, rows, cells, past=past)
+        expected += work.flops - networks.embedding(config, rows, cells).flops
     assert expected == pytest.approx(found, rel=1e-3)
     sizes = FAMILY.usual_decoder(config)
     shapes = {name: tuple(value.shape) for name, value in decoder.state_dict().items()}

@@ -131,6 +131,14 @@ def test_it_is_refitted(built, tmp_path):
     assert Bundle.open(out).manifest.raw["files"] == Bundle.open(built).manifest.raw["files"]
 
 
+def test_a_family_without_cost_and_bench_is_refused_by_them_in_a_sentence(built, capsys):
+    commands = {"cost": ["inspect", "--cost"], "bench": ["bench", "--checkpoint", str(built.parent / "toy.pth")]}
+    for part, command in commands.items():
+        assert main([*command, str(built)]) == 1
+        said = " ".join(capsys.readouterr().err.split())
+        assert f"of the family 'toy', which has no {part}; the families with one are 'hi_mar', 'hmar'." in said
+
+
 def test_without_its_line_a_bundle_names_the_family_that_is_missing(built, monkeypatch):
     recipe = Pipeline.load(built).generate([0]).recipes[0].to_dict()
     monkeypatch.delitem(FAMILIES, "toy")

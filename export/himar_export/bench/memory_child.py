@@ -5,12 +5,17 @@ The engines' process never imports torch, as a service's does not.
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from himar_runtime.families.family import Sampling, runtime_family
+
+if TYPE_CHECKING:
+    from himar_runtime import Bundle, Device, Networks
 
 
 def main(text: str) -> None:
@@ -30,7 +35,11 @@ def _engines(asked: dict[str, Any], sampling: Sampling) -> dict[str, int]:
     found = {"imported": resident_peak()}
     used = _device_used(device.index) if device.kind == "cuda" else 0
     bundle = Bundle.open(asked["bundle"])
-    networks = load_networks(bundle, device, asked["threads"])
+    if asked["components"] is None:
+        networks = load_networks(bundle, device, asked["threads"])
+    else:
+        networks = _load_some(bundle, device, asked)
+        forget_peak()
     if asked["vae"] is None:
         engines = {name: engine for name, engine in networks.engines.items() if name != VAE_DECODER}
         networks = Networks(engines, networks.lane)
@@ -60,12 +69,32 @@ def _eager(asked: dict[str, Any], sampling: Sampling) -> dict[str, int]:
         vae = None if vae is None else vae.eval().requires_grad_(False).to(device)
         networks = family.eager_networks(model, vae, asked["precisions"])
         del model, vae  # where weights were cast, nothing else of the float32 ones is needed
+        if asked["components"] is not None:
+            forget_peak()
         family.run_eager(networks, asked["labels"], sampling, asked["seed"])
     found["peak"] = resident_peak()
     if device.type == "cuda":
         found["device"] = _torch_used(device) - used
         found["allocated"] = torch.cuda.max_memory_allocated(device)
     return found
+
+
+def _load_some(bundle: Bundle, device: Device, asked: dict[str, Any]) -> Networks:
+    """Load the engines that are asked for and that the bundle has."""
+    from himar_runtime.engines.networks import Networks, load_engine, open_lane
+
+    components = bundle.manifest.components
+    names = [name for name in asked["components"] if name in components]
+    lane = open_lane(device, {components[name].backend for name in names})
+    engines = {name: load_engine(bundle, name, device, asked["threads"], None, lane) for name in names}
+    return Networks(engines, lane)
+
+
+def forget_peak() -> None:
+    """Let the peak begin at what is resident now, where the system can (Linux)."""
+    gc.collect()
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def resident_peak() -> int:
@@ -82,8 +111,6 @@ def resident_peak() -> int:
 
 
 def _import_onnxruntime() -> None:
-    import contextlib
-
     with contextlib.suppress(ImportError):  # a bundle for TensorRT needs none
         import onnxruntime  # noqa: F401
 

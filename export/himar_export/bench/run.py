@@ -228,8 +228,14 @@ def _components(
     return results
 
 
-def peak_memory(sources: Sources, workload: Workload, batch: int, threads: int) -> dict[str, Memory]:
-    """Generate `batch` images once on either side, each in a process of its own; EngineError when one fails."""
+def peak_memory(
+    sources: Sources, workload: Workload, batch: int, threads: int, *, generation_alone: bool = False
+) -> dict[str, Memory]:
+    """Generate `batch` images once on either side, each in a process of its own; EngineError when one fails.
+
+    generation_alone: the engines that the settings need alone are loaded, and what loading takes beyond the weights is
+    not in the peak (on Linux).
+    """
     asked = {
         "bundle": str(sources.bundle),
         "family": workload.bundle.manifest.family,
@@ -243,6 +249,7 @@ def peak_memory(sources: Sources, workload: Workload, batch: int, threads: int) 
         "seed": SEED,
         "sampling": workload.sampling.to_dict(),
         "precisions": dict(workload.eager_precisions),
+        "components": [name for name, _ in workload.family.parts(workload)] if generation_alone else None,
     }
     return {side: _memory_of_child({**asked, "side": side}) for side in (EAGER, ENGINES)}
 

@@ -86,9 +86,9 @@ def load(sources: Sources, threads: int) -> Workload:
     """
     where = Device.parse(sources.device)
     require_gpu(sources.device)
-    request = bundle_request(sources.bundle, 1, sources.sampling_name, sources.guidance, **sources.changes)
     opened = Bundle.open(sources.bundle)
     family = family_bench(opened.manifest.family)
+    request = bundle_request(sources.bundle, 1, sources.sampling_name, sources.guidance, **sources.changes)
     model: Any = open_model(sources.checkpoint, sources.config, weights=sources.weights)[0]
     same = model.family == opened.manifest.family
     if not same or replace(request.config, sampling=model.config.sampling) != model.config:

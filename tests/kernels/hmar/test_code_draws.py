@@ -150,3 +150,37 @@ def test_a_smooth_preview_mixes_survivors_alone() -> None:
         expected = np.exp(((1 + ratio) * logits[:3].astype(np.float64) + noise[:3]) / temperature)
         assert_near(mixed[:3], expected / expected.sum(), COMPONENT)
         assert mixed[3] == 0
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_filters_and_draws_over_survivors_are_those_over_all_codes(seed: int) -> None:
+    """Ties everywhere, rows with different numbers of survivors, the ends of [0, 1): every bit is the same."""
+    generator = np.random.default_rng(seed)
+    logits = np.round(generator.normal(size=(3, 5, 64)) * 1.5).astype(np.float32)
+    logits[0, 0, ::2] = np.float32(-0.0)  # equal to the zeros between
+    top_k, top_p = int(generator.integers(0, 65)), float(generator.uniform(0.05, 1))
+    keep = np.ones(logits.shape, np.bool_)
+    if top_k:
+        keep = logits >= np.sort(logits, axis=-1)[..., -top_k, None]
+    left = np.where(keep, logits, -np.inf)
+    order = np.argsort(left, axis=-1, kind="stable")
+    each = np.exp(left.astype(np.float64) - left.max(axis=-1, keepdims=True))
+    total = np.cumsum(np.take_along_axis(each, order, axis=-1), axis=-1)
+    stays = total > (1 - top_p) * total[..., -1:]
+    stays[..., -1] = True
+    np.put_along_axis(passed := np.empty_like(keep), order, stays, axis=-1)
+    assert np.array_equal(surviving(logits, top_k, top_p), keep & passed)
+
+    keep = generator.random(logits.shape) > 0.7
+    keep[..., 5] = True
+    uniforms = generator.random(logits.shape[:-1]).astype(np.float32)
+    uniforms[0, :2] = 0, np.float32(1 - 2**-24)
+    each = np.where(keep, np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)), 0.0)
+    total = np.cumsum(each, axis=-1)
+    whole = total[..., -1]
+    beyond = total > (uniforms.astype(np.float64) * whole)[..., None]
+    expected = np.where(beyond[..., -1], beyond.argmax(axis=-1), 63 - keep[..., ::-1].argmax(axis=-1))
+    codes, confidence = draw_codes(logits, keep, uniforms)
+    assert np.array_equal(codes, expected)
+    likely = np.take_along_axis(each, expected[..., None], axis=-1)[..., 0] / whole
+    assert np.array_equal(confidence, likely.astype(np.float32))
