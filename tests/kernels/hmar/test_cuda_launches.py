@@ -20,6 +20,7 @@ SIZES: dict[str, dict[str, Any]] = {
         "T": 16, "V": 4096,
     },
     "least_confident": {"count": 5, "batch": 2, "T": 9},
+    "least_confident_of_each": {"batch": 2, "T": 9},
     "show_masked": {"batch": 2, "halves": 2, "T": 9},
     "upsample_codes": {**GRID, "p": 3},
     "add_contribution": {**GRID, "k": 2},
@@ -29,6 +30,7 @@ SIZES: dict[str, dict[str, Any]] = {
 POINTERS = {
     "draw_codes": "codes confidence logits uniforms masked seed images fault",
     "least_confident": "chosen confidence among",
+    "least_confident_of_each": "chosen confidence among counts",
     "show_masked": "shown masked",
     "upsample_codes": "grid codes embedding up",
     "add_contribution": "own latent grid weights biases",
@@ -38,6 +40,7 @@ POINTERS = {
 OPTIONAL = {
     "draw_codes": ["uniforms", "masked"],
     "least_confident": ["among"],
+    "least_confident_of_each": ["among"],
     "add_contribution": ["latent"],
 }
 TYPES = {"u32": ctypes.c_uint32, "double": ctypes.c_double}
@@ -82,6 +85,7 @@ def test_every_launch_passes_what_its_kernel_takes_in_the_kernel_s_order(name):
         ("draw_codes", {"batch": 2**30}, "cells was asked"),
         ("least_confident", {"count": 10}, "count is 10; it must be 0 to 9"),
         ("least_confident", {"T": 0}, "T is 0"),
+        ("least_confident_of_each", {"T": 0}, "T is 0"),
         ("show_masked", {"halves": 3}, "halves is 3"),
         ("show_masked", {"T": 65537}, "T is 65537"),
         ("upsample_codes", {"p": 257}, "p is 257"),
