@@ -18,7 +18,7 @@ from himar_kernels.families.hmar import (
     recorded_cases,
     recorded_request,
 )
-from himar_runtime import Bundle, Device, Pipeline, load_networks
+from himar_runtime import Bundle, Device, Networks, Pipeline, load_networks
 from himar_runtime.families.hmar.host import HostRunner
 from himar_runtime.families.hmar.resident import runner
 from tests.closeness import RUN, SAME_ENGINES, assert_near, assert_same_pixels
@@ -318,6 +318,17 @@ def test_caches_are_allocated_when_a_request_first_needs_them(resident, monkeypa
     starts, tail, base = model.scales.starts, model.tail, model.base
     floats = (base + tail) * 2 * (starts[-1] + starts[-2]) + max(base, tail) * 2 * model.scales.cells[-1]
     assert len(sizes) == 1 and floats * rows * model.width * 4 <= sizes[0] <= floats * rows * model.width * 4 + 10 * 256
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+def test_all_scales_of_a_bundle_without_their_components_is_refused(hmar_bundle, host_kernels, on_device) -> None:
+    bundle = Bundle.open(hmar_bundle)
+    every = load_networks(bundle, Device("cpu"), 1)
+    networks = Networks({name: engine for name, engine in every.engines.items() if not name.startswith("var")})
+    pipeline = Pipeline(bundle, on_host_lane(networks, HostLane(host_kernels)) if on_device else networks)
+    assert isinstance(pipeline._runner, runner.ResidentRunner) == on_device
+    with pytest.raises(InputError, match=r"^all_scales is set, but this bundle has no component var_trunk; a model"):
+        pipeline.generate([1], sampling="var")
 
 
 def test_a_model_of_too_many_codes_runs_on_the_host(hmar_bundle, host_kernels, monkeypatch, caplog) -> None:

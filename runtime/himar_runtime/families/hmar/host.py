@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from himar_kernels import InputError
-from himar_kernels.families.hmar import Codebook, Kept, edit_cells, encode_latent
-from himar_kernels.families.hmar.sizes import ModelInfo
+from himar_kernels.families.hmar import Codebook, Kept, SamplingConfig, edit_cells, encode_latent
+from himar_kernels.families.hmar.sizes import VAR_TAIL, VAR_TRUNK, ModelInfo
 from himar_kernels.families.registry import VAE_ENCODER
 from himar_runtime.bundle.bundle import Bundle
 from himar_runtime.decode import decode
@@ -49,6 +49,7 @@ class HostRunner:
 
     def run(self, request: Request, should_continue: ShouldContinue | None) -> Generated | None:
         """See Runner.run."""
+        require_components(self._networks, request.sampling)
         decoder = self._networks.vae_decoder
         assert decoder is not None  # every bundle of the family has one
 
@@ -79,6 +80,16 @@ class HostRunner:
     def clone(self) -> HostRunner:
         """See Runner.clone."""
         return HostRunner(self._networks.clone(), self._model, self._book)
+
+
+def require_components(networks: Networks, sampling: SamplingConfig) -> None:
+    """Raise InputError unless the bundle has the networks that these settings run."""
+    for name in (VAR_TRUNK, VAR_TAIL):
+        if sampling.all_scales and name not in networks.engines:
+            raise InputError(
+                f"all_scales is set, but this bundle has no component {name}; a model has it whose blocks are not all "
+                f"in trunk or tail."
+            )
 
 
 def load_codebook(bundle: Bundle) -> Codebook:

@@ -27,7 +27,7 @@ from himar_runtime.queue.replays import Replays
 from himar_runtime.result import PreviewSource
 from himar_runtime.runner import Generated, ShouldContinue
 
-from ..host import HostRunner, Preview
+from ..host import HostRunner, Preview, require_components
 from ..loop import Request, Step
 from .buffers import FLOAT, Buffers, Vectors
 from .constants import Constants
@@ -70,6 +70,7 @@ class ResidentRunner:
 
         Smooth previews, which mix all codes' vectors, run on the host with the same engines.
         """
+        require_components(self._networks, request.sampling)
         self._lane.device.make_current()
         if request.sampling.smooth:
             return self._host.run(request, should_continue)
