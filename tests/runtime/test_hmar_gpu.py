@@ -88,6 +88,17 @@ def test_the_resident_loop_gives_the_loop_on_the_host(gpu_bundle, on_gpu, sampli
     assert_same(other, one)
 
 
+@pytest.mark.parametrize("sampling", ["masked", "var"])
+def test_edits_are_those_of_the_cpu(on_cpu, on_gpu, sampling: str) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (8, 144, 144, 3), np.uint8)
+    masks = np.zeros((8, 144, 144), np.bool_)
+    for place in range(8):
+        masks[place, : 15 + 16 * place, 30:] = True
+    cpu, gpu = (each.edit(images, masks, LABELS[:8], seed=5, sampling=sampling) for each in (on_cpu, on_gpu))
+    assert_same(gpu, cpu)
+    np.testing.assert_array_equal(gpu.images[~masks], images[~masks])
+
+
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 def test_three_runs_are_equal_bit_for_bit(on_gpu, sampling: str) -> None:
     """The first runs directly, the second records its graphs, the third replays them."""

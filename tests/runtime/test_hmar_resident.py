@@ -18,7 +18,7 @@ from himar_kernels.families.hmar import (
     recorded_cases,
     recorded_request,
 )
-from himar_runtime import Bundle, Device, Pipeline, load_networks
+from himar_runtime import Bundle, Device, Networks, Pipeline, load_networks
 from himar_runtime.families.hmar.host import HostRunner
 from himar_runtime.families.hmar.resident import runner
 from tests.closeness import RUN, SAME_ENGINES, assert_near, assert_same_pixels
@@ -119,6 +119,52 @@ def test_only_labels_go_in_and_codes_and_images_come_out(resident) -> None:
         )
         assert len(uploads) == 3 and max(uploads) < launched[0]  # classes, image indices, seed
         assert len(downloads) == 4 and min(downloads) > launched[-1]  # fault, codes, latents, pixels
+
+
+def holes() -> np.ndarray:
+    """A corner, a half, all but a border, a pixel, a stripe."""
+    masks = np.zeros((5, 144, 144), np.bool_)
+    masks[0, :20, :30] = masks[1, :, 72:] = masks[2, 30:110, 40:120] = masks[3, 0, 0] = masks[4, 60:70] = True
+    return masks
+
+
+@pytest.mark.parametrize(
+    ("sampling", "labels"), [("masked", [2, 5, 0, 6, 1]), ("masked", None), ("var", [2, 5, 0, 6, 1])]
+)
+def test_edits_are_those_of_the_loop_on_the_host(resident, host, sampling, labels) -> None:
+    """Counts of masked steps differ by image; five images are two chunks."""
+    images = np.random.default_rng(0).integers(0, 256, (5, 144, 144, 3), np.uint8)
+    pipeline = resident()
+    before = pipeline.generate([1, 2, 3], seed=3, sampling=sampling)
+    for draws in (PhiloxDraws(7), HostDraws(8)):
+        found, expected = (
+            each.edit(images, holes(), labels, draws=draws, sampling=sampling) for each in (pipeline, host)
+        )
+        same(found, expected)
+        np.testing.assert_array_equal(found.images[~holes()], images[~holes()])
+    again = pipeline.generate([1, 2, 3], seed=3, sampling=sampling)
+    np.testing.assert_array_equal(before.arrays["codes"], again.arrays["codes"])
+
+
+def test_steps_that_redraw_no_cell_of_an_edit_are_left_out(resident, host) -> None:
+    images, schedule = np.zeros((2, 144, 144, 3), np.uint8), [[1], [1, 3], [1, 1, 2, 5], [34, 1, 1], [79, 1, 1]]
+    masks = holes()[[0, 3]]
+    pipeline = resident()
+    found, expected = (each.edit(images, masks, [1, 2], seed=5, schedule=schedule) for each in (pipeline, host))
+    same(found, expected)
+    trace = lane_of(pipeline).trace
+    # At 6×6 one cell of 36 stands for none of the two or one that are drawn, and at 9×9 for none of a few either.
+    assert trace.count("masked_tail") == trace.count("himar_least_confident_of_each") < 8
+
+
+def test_previews_of_an_edit_show_what_is_kept(resident, host) -> None:
+    images, masks = np.full((1, 144, 144, 3), 77, np.uint8), holes()[:1]
+    seen: list[list[np.ndarray]] = [[], []]
+    for pipeline, previews in zip((resident(), host), seen, strict=True):
+        pipeline.edit(images, masks, [1], seed=3, on_step=lambda step, to=previews: to.append(step.preview()), **QUICK)
+    for found, expected in zip(*seen, strict=True):
+        assert_same_pixels(found, expected)
+        assert (found[~masks] == 77).all()
 
 
 def test_an_image_depends_on_its_seed_index_and_label_alone(resident) -> None:
@@ -272,6 +318,17 @@ def test_caches_are_allocated_when_a_request_first_needs_them(resident, monkeypa
     starts, tail, base = model.scales.starts, model.tail, model.base
     floats = (base + tail) * 2 * (starts[-1] + starts[-2]) + max(base, tail) * 2 * model.scales.cells[-1]
     assert len(sizes) == 1 and floats * rows * model.width * 4 <= sizes[0] <= floats * rows * model.width * 4 + 10 * 256
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+def test_all_scales_of_a_bundle_without_their_components_is_refused(hmar_bundle, host_kernels, on_device) -> None:
+    bundle = Bundle.open(hmar_bundle)
+    every = load_networks(bundle, Device("cpu"), 1)
+    networks = Networks({name: engine for name, engine in every.engines.items() if not name.startswith("var")})
+    pipeline = Pipeline(bundle, on_host_lane(networks, HostLane(host_kernels)) if on_device else networks)
+    assert isinstance(pipeline._runner, runner.ResidentRunner) == on_device
+    with pytest.raises(InputError, match=r"^all_scales is set, but this bundle has no component var_trunk; a model"):
+        pipeline.generate([1], sampling="var")
 
 
 def test_a_model_of_too_many_codes_runs_on_the_host(hmar_bundle, host_kernels, monkeypatch, caplog) -> None:

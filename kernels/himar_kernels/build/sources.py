@@ -26,6 +26,7 @@ KERNEL_NAMES = (
     "himar_draw_codes",
     "himar_mix_codes",
     "himar_least_confident",
+    "himar_least_confident_of_each",
     "himar_show_masked",
     "himar_upsample_codes",
     "himar_add_contribution",

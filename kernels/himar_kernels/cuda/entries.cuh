@@ -98,6 +98,10 @@ HIMAR_KERNEL(himar_least_confident, least_confident, 1,
              (u8* chosen, const float* confidence, const u8* among, u32 count, u32 batch, u32 T),
              (chosen, confidence, among, count, batch, T))
 
+HIMAR_KERNEL(himar_least_confident_of_each, least_confident_of_each, 1,
+             (u8* chosen, const float* confidence, const u8* among, const u32* counts, u32 batch, u32 T),
+             (chosen, confidence, among, counts, batch, T))
+
 HIMAR_KERNEL(himar_show_masked, show_masked, 1, (float* shown, const u8* masked, u32 batch, u32 halves, u32 T),
              (shown, masked, batch, halves, T))
 

@@ -197,3 +197,23 @@ def test_the_least_confident_cells_are_numpy_s(workspace, batch, T, count, some)
     among = rng.random((batch, T)) < 0.6 if some else None
     expected = least_confident(confidence, count, among)
     assert np.array_equal(chosen(workspace, confidence, count, among), expected.astype(np.uint8))
+
+
+@pytest.mark.parametrize("some", [False, True])
+def test_every_image_has_its_own_count(workspace, some):
+    rng = np.random.default_rng(8)
+    confidence = (rng.integers(1, 6, (5, 36)) / 8).astype(np.float32)
+    among = rng.random((5, 36)) < 0.5 if some else None
+    counts = np.array([0, 1, 7, 36, 12])  # none, and more than there are to choose from
+    cells = workspace.empty((5, 36), np.uint8)
+    workspace.run(
+        launches.least_confident_of_each(
+            chosen=cells,
+            confidence=workspace.put(confidence),
+            among=None if among is None else workspace.put(among.astype(np.uint8)),
+            counts=workspace.put(counts.astype(np.uint32)),
+            batch=5,
+            T=36,
+        )
+    )
+    assert np.array_equal(workspace.get(cells), least_confident(confidence, counts, among).astype(np.uint8))

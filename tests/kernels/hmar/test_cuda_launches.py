@@ -24,6 +24,7 @@ SIZES: dict[str, dict[str, Any]] = {
         "batch": 2, "halves": 2, "T": 16, "V": 4096, "C": 32,
     },
     "least_confident": {"count": 5, "batch": 2, "T": 9},
+    "least_confident_of_each": {"batch": 2, "T": 9},
     "show_masked": {"batch": 2, "halves": 2, "T": 9},
     "upsample_codes": {**GRID, "p": 3},
     "add_contribution": {**GRID, "k": 2},
@@ -34,6 +35,7 @@ POINTERS = {
     "draw_codes": "codes confidence logits uniforms masked seed images fault",
     "mix_codes": "words logits gumbel embedding seed images fault",
     "least_confident": "chosen confidence among",
+    "least_confident_of_each": "chosen confidence among counts",
     "show_masked": "shown masked",
     "upsample_codes": "grid codes embedding up",
     "add_contribution": "own latent grid weights biases",
@@ -44,6 +46,7 @@ OPTIONAL = {
     "draw_codes": ["uniforms", "masked"],
     "mix_codes": ["gumbel"],
     "least_confident": ["among"],
+    "least_confident_of_each": ["among"],
     "add_contribution": ["latent"],
 }
 TYPES = {"u32": ctypes.c_uint32, "double": ctypes.c_double}
@@ -93,6 +96,7 @@ def test_every_launch_passes_what_its_kernel_takes_in_the_kernel_s_order(name):
         ("show_masked", {"T": 0}, "T is 0"),
         ("least_confident", {"count": 10}, "count is 10; it must be 0 to 9"),
         ("least_confident", {"T": 0}, "T is 0"),
+        ("least_confident_of_each", {"T": 0}, "T is 0"),
         ("show_masked", {"halves": 3}, "halves is 3"),
         ("show_masked", {"T": 65537}, "T is 65537"),
         ("upsample_codes", {"p": 257}, "p is 257"),

@@ -98,6 +98,15 @@ def least_confident(
     return make_launch("least_confident", -(-cells // THREADS), THREADS, *pointers, *sizes)
 
 
+def least_confident_of_each(
+    *, chosen: int, confidence: int, among: int | None = None, counts: int, batch: int, T: int
+) -> Launch:
+    """Do as `least_confident` with a count for each image: counts uint32 (B)."""
+    cells = check_items("cells", check_size("batch", batch) * check_size("T", T, MOST_POSITIONS))
+    pointers = addresses_of(("among",), chosen=chosen, confidence=confidence, among=among, counts=counts)
+    return make_launch("least_confident_of_each", -(-cells // THREADS), THREADS, *pointers, *words(batch=batch, T=T))
+
+
 def show_masked(*, shown: int, masked: int, batch: int, halves: int, T: int) -> Launch:
     """Write masked, bool (B, T), as the networks take it: shown float32 (H·B, T), 1 at masked cells."""
     cells = check_items("cells", check_size("batch", batch) * check_size("T", T, MOST_POSITIONS))

@@ -38,6 +38,7 @@ Grid over_quads(u32 batch, u32 positions, u32 C) { return over(static_cast<u64>(
 #define HIMAR_GRID_draw_codes Grid{static_cast<u64>(batch) * T, kBlockWideThreads}
 #define HIMAR_GRID_mix_codes Grid{static_cast<u64>(batch) * T, kBlockWideThreads}
 #define HIMAR_GRID_least_confident over(static_cast<u64>(batch) * T)
+#define HIMAR_GRID_least_confident_of_each over(static_cast<u64>(batch) * T)
 #define HIMAR_GRID_show_masked over(static_cast<u64>(batch) * T)
 #define HIMAR_GRID_upsample_codes over(static_cast<u64>(batch) * C * H * H)
 #define HIMAR_GRID_add_contribution over(static_cast<u64>(batch) * C * H * H)

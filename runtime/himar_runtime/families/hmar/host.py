@@ -59,7 +59,7 @@ class HostRunner:
             preview = Preview(lambda: latent, lambda: decoder)
             return should_continue(step, EditPreview(preview, request.edit) if request.edit else preview)
 
-        kept = self._kept(request)
+        kept = self.kept(request)
         sampled = run_scales(self._networks, self._model, self._book, request, ask, kept=kept)
         if sampled is None:
             return None
@@ -69,7 +69,7 @@ class HostRunner:
         pixels = decode(decoder, sampled.latent)
         return Generated(sampled.latent, request.edit.paste(pixels) if request.edit else pixels, {"codes": codes})
 
-    def _kept(self, request: Request) -> Kept | None:
+    def kept(self, request: Request) -> Kept | None:
         """Return the codes of the images that are edited, and the cells to draw; None where whole images are made."""
         if request.edit is None:
             return None

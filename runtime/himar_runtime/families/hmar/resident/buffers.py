@@ -38,6 +38,8 @@ class Buffers:
     confidence: int  # float32 (B, T)
     masked: int  # uint8 (2, B, T): what a masked step redraws, and what the one after it does
     masked_next: int
+    edited: int  # uint8: (B, T_s) of each scale, one after the other; the cells that an edit draws
+    counts: int  # uint32: (B) of each forward; cells that the next step of an edit redraws
     grid: int  # float32 (B, Cv, H, H), a scale's codes at full size; at the end the latents that are decoded
     own: int  # float32 (B, Cv, H, H), what a scale adds to the latent
     latent: int  # float32 (B, Cv, H, H)
@@ -89,6 +91,8 @@ def _sizes(model: ModelInfo, batch: int) -> dict[str, int]:
         "confidence": B * T * FLOAT,
         "masked": B * T * BYTE,
         "masked_next": B * T * BYTE,
+        "edited": B * L * BYTE,
+        "counts": (L + len(model.scales)) * B * WORD,  # a forward draws at least one cell, or is a scale's first
         "grid": latent,
         "own": latent,
         "latent": latent,

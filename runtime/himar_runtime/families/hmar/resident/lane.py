@@ -6,6 +6,9 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from himar_kernels.families.hmar import PhiloxDraws
 from himar_kernels.families.hmar.sizes import ModelInfo
 from himar_runtime.queue.device import ResidentDevice, ResidentEngine
@@ -41,10 +44,14 @@ class Lane:
 
 @dataclass(frozen=True)
 class Work:
-    """A request that runs on a lane: B = `batch` images."""
+    """A request that runs on a lane: B = `batch` images.
+
+    redrawn: of an edit, by the number of a forward, how many cells of each image (B,) the step after it redraws.
+    """
 
     lane: Lane
     request: Request
+    redrawn: Mapping[int, NDArray[np.int64]] | None
 
     @property
     def batch(self) -> int:

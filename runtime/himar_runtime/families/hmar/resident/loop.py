@@ -9,11 +9,13 @@ decide which graph fits.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from himar_kernels.arithmetic.launches import check_finite
-from himar_kernels.families.hmar import Forward, launches
+from himar_kernels.families.hmar import Forward, Kept, edited_share, launches
 from himar_kernels.families.hmar.faults import FAULT_NUMBERS
 from himar_kernels.families.hmar.sizes import (
     CONDITIONS,
@@ -24,16 +26,17 @@ from himar_kernels.families.hmar.sizes import (
     VAR_TRUNK,
 )
 from himar_runtime.families.hmar.loop import Request
-from himar_runtime.families.hmar.resident.buffers import FLOAT, INDEX, WORD
+from himar_runtime.families.hmar.resident.buffers import BYTE, FLOAT, INDEX, WORD
 from himar_runtime.families.hmar.resident.lane import Lane, Work
 from himar_runtime.queue.device import DeviceTensor
+from himar_runtime.request import NO_CLASS
 
 
-def begin(lane: Lane, request: Request) -> Work:
-    """Upload what a request needs and queue what its classes alone decide."""
+def begin(lane: Lane, request: Request, forwards: Sequence[Forward], kept: Kept | None) -> Work:
+    """Upload what a request needs, of an edit what it keeps too, and queue what its classes alone decide."""
     buffers, device, model = lane.buffers, lane.device, lane.model
-    work = Work(lane, request)
-    labels = request.labels
+    work = Work(lane, request, None if kept is None else _upload_kept(lane, kept, forwards))
+    labels = np.where(request.labels == NO_CLASS, model.classes, request.labels)
     if request.sampling.guidance:
         labels = np.concatenate([labels, np.full_like(labels, model.classes)])
     device.upload(buffers.class_row, labels.astype(np.int64))
@@ -47,13 +50,35 @@ def begin(lane: Lane, request: Request) -> Work:
     return work
 
 
-def queue_scale(work: Work, forwards: list[Forward]) -> None:
+def _upload_kept(lane: Lane, kept: Kept, forwards: Sequence[Forward]) -> dict[int, NDArray[np.int64]]:
+    """Upload an edit's codes, the cells that it draws, and how many each masked step redraws, which is returned."""
+    scales, buffers = lane.model.scales, lane.buffers
+    spans = [scales.span(scale) for scale in range(len(scales))]
+    lane.device.upload(buffers.codes, np.concatenate([kept.codes[:, span].ravel() for span in spans]).astype(np.int64))
+    edited = [kept.edited[:, span] for span in spans]
+    lane.device.upload(buffers.edited, np.concatenate([cells.ravel() for cells in edited]).astype(np.uint8))
+    redrawn = {
+        forward.index: edited_share(
+            forward.remasked, scales.cells[forward.scale], edited[forward.scale].sum(axis=1, dtype=np.int64)
+        )
+        for forward in forwards
+    }
+    lane.device.upload(buffers.counts, np.stack([redrawn[forward.index] for forward in forwards]).astype(np.uint32))
+    return redrawn
+
+
+def queue_scale(work: Work, forwards: Sequence[Forward]) -> None:
     """Queue all forwards of one scale, and add its codes to the latent that the scales before it left."""
     for forward in forwards:
         key = (_tail(forward), work.request.sampling.all_scales, work.batch, forward.scale, forward.halves)
         # Masked steps read their cells from two places in turn.
         work.lane.replays.run((*key, forward.step % 2), functools.partial(_logits, work, forward))
-        _draw(work, forward)
+        masked = _masked(work, forward)
+        _draw(work, forward, masked)
+        if work.redrawn is not None and not work.redrawn[forward.index].any():
+            break
+        if forward.remasked:
+            _remask(work, forward, masked)
     scale, lane = forwards[0].scale, work.lane
     _contribute(work, scale, lane.buffers.latent)
 
@@ -153,11 +178,18 @@ def _contribute(work: Work, scale: int, latent: int | None) -> None:
     )  # fmt: skip
 
 
-def _draw(work: Work, forward: Forward) -> None:
-    """Queue guidance, filters and draws of a forward, and the choice of the cells that the next step redraws."""
+def _masked(work: Work, forward: Forward) -> int | None:
+    """Return where the cells are marked whose codes a forward draws; None draws all."""
+    buffers, scales = work.lane.buffers, work.lane.model.scales
+    if forward.step:
+        return buffers.masked_at(forward.step)
+    return None if work.redrawn is None else buffers.edited + work.batch * scales.starts[forward.scale] * BYTE
+
+
+def _draw(work: Work, forward: Forward, masked: int | None) -> None:
+    """Queue guidance, filters and draws of a forward."""
     lane, request, scale = work.lane, work.request, forward.scale
     buffers, sampling, T = lane.buffers, request.sampling, lane.model.scales.cells[scale]
-    masked = buffers.masked_at(forward.step) if forward.step else None
     uniforms = None
     if work.seed is None:
         uniforms = buffers.uniforms
@@ -170,10 +202,19 @@ def _draw(work: Work, forward: Forward) -> None:
             component=FAULT_NUMBERS[_tail(forward)], batch=work.batch, halves=forward.halves, T=T, V=lane.model.vocab,
         )
     )  # fmt: skip
-    if forward.remasked:
-        lane.device.launch(
-            launches.least_confident(
-                chosen=buffers.masked_at(forward.step + 1), confidence=buffers.confidence, among=masked,
-                count=forward.remasked, batch=work.batch, T=T,
-            )
+
+
+def _remask(work: Work, forward: Forward, masked: int | None) -> None:
+    """Queue the choice of the cells that the next step redraws, among those of this one."""
+    lane, buffers = work.lane, work.lane.buffers
+    chosen, T = buffers.masked_at(forward.step + 1), lane.model.scales.cells[forward.scale]
+    if work.redrawn is None:
+        launch = launches.least_confident(
+            chosen=chosen, confidence=buffers.confidence, among=masked, count=forward.remasked, batch=work.batch, T=T
+        )
+    else:
+        launch = launches.least_confident_of_each(
+            chosen=chosen, confidence=buffers.confidence, among=masked,
+            counts=buffers.counts + forward.index * work.batch * WORD, batch=work.batch, T=T,
         )  # fmt: skip
+    lane.device.launch(launch)

@@ -19,26 +19,20 @@ from himar_kernels.families.hmar.sizes import CONDITIONS, MASKED_TAIL, NEXT_SCAL
 from himar_kernels.families.registry import VAE_DECODER
 from himar_kernels.shared.errors import not_finite
 from himar_runtime.decode import DECODE_BATCH
+from himar_runtime.encode import EditPreview
 from himar_runtime.engines.engine import Engine
 from himar_runtime.engines.networks import Networks
 from himar_runtime.queue.device import DeviceTensor, ResidentDevice, ResidentEngine
 from himar_runtime.queue.replays import Replays
+from himar_runtime.result import PreviewSource
 from himar_runtime.runner import Generated, ShouldContinue
 
-from ..host import HostRunner, Preview
+from ..host import HostRunner, Preview, require_components
 from ..loop import Request, Step
 from .buffers import FLOAT, Buffers, Vectors
 from .constants import Constants
 from .lane import Lane, Work
 from .loop import begin, queue_scale
-
-
-def resident(request: Request) -> bool:
-    """Return whether the kernels do all that a request asks for.
-
-    They do not mix codes' vectors, as a smooth preview does, nor keep codes of an image that is edited.
-    """
-    return not request.sampling.smooth and request.edit is None
 
 
 class ResidentRunner:
@@ -74,10 +68,11 @@ class ResidentRunner:
     def run(self, request: Request, should_continue: ShouldContinue | None) -> Generated | None:
         """See Runner.run. The host waits at the end alone, or with `should_continue` one scale behind the device.
 
-        Requests that are not `resident` run on the host with the same engines.
+        Smooth previews, which mix all codes' vectors, run on the host with the same engines.
         """
+        require_components(self._networks, request.sampling)
         self._lane.device.make_current()
-        if not resident(request):
+        if request.sampling.smooth:
             return self._host.run(request, should_continue)
         try:
             generated = self._generate(request, should_continue)
@@ -100,9 +95,9 @@ class ResidentRunner:
         return ResidentRunner(networks, networks.lane, self._lane.model, self._book, self._lane.most)
 
     def _generate(self, request: Request, should_continue: ShouldContinue | None) -> Generated | None:
-        work = begin(self._lane, request)
-        behind: Callable[[], bool] | None = None
         forwards = plan(request.sampling, self._lane.model.scales)
+        work = begin(self._lane, request, forwards, self._host.kept(request))
+        behind: Callable[[], bool] | None = None
         for scale, own in itertools.groupby(forwards, lambda forward: forward.scale):
             queue_scale(work, list(own))
             if should_continue is None:
@@ -130,7 +125,10 @@ class ResidentRunner:
 
         def report() -> bool:
             wait()
-            answer = should_continue(Step(f"scale {scale + 1}"), Preview(latent, self._preview_decoder))
+            preview: PreviewSource = Preview(latent, self._preview_decoder)
+            if work.request.edit is not None:
+                preview = EditPreview(preview, work.request.edit)
+            answer = should_continue(Step(f"scale {scale + 1}"), preview)
             device.make_current()  # the callback is a user's, who may use another GPU
             return answer
 
@@ -178,7 +176,8 @@ class ResidentRunner:
         device.download(buffers.pixels, pixels)
         parts = np.split(codes, [batch * start for start in scales.starts[1:]])
         joined = np.concatenate([part.reshape(batch, -1) for part in parts], axis=1)
-        return Generated(latents, pixels, {"codes": joined})
+        edit = work.request.edit
+        return Generated(latents, pixels if edit is None else edit.paste(pixels), {"codes": joined})
 
     def _latents(self, batch: int) -> NDArray[np.float32]:
         side = self._lane.model.scales.side
