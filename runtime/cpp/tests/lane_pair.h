@@ -47,7 +47,7 @@ public:
         Made made;
         made.pixels.resize(lane.has_decoder() ? chunk.labels.size() * side * side * 3 : 0);
         made.finished = lane.run(chunk, sampling, should_continue, lane.has_decoder() ? made.pixels.data() : nullptr);
-        if (made.finished) made.latents = lane.latents(), made.preview_latents = lane.preview_latents();
+        if (made.finished) made.latents = lane.latents(), made.preview_latents = lane.low_latents();
         return made;
     }
 

@@ -195,6 +195,18 @@ def test_manifests_are_refused_in_pythons_words(
     assert str(ours.value).replace("'None'", "None").replace("null", "None") == str(theirs.value)
 
 
+def test_a_component_that_is_missing_is_named_in_pythons_words(
+    library: Any, tmp_path: Path, edit_manifest: Any
+) -> None:
+    bundle = write_hmar_bundle(tmp_path / "changed")
+    edit_manifest(bundle, lambda manifest: [manifest["components"].pop(name) for name in ("trunk", "vae_decoder")])
+    with pytest.raises(Exception, match="lacks the component trunk, vae_decoder") as theirs:
+        Pipeline.load(bundle)
+    with pytest.raises(RuntimeError) as ours:
+        library.generate(bundle, [1])
+    assert str(ours.value) == str(theirs.value)
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [

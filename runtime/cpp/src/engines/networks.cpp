@@ -1,5 +1,6 @@
 #include "engines/networks.h"
 
+#include <algorithm>
 #include <vector>
 
 #include "engines/ort/engine.h"
@@ -117,7 +118,8 @@ Networks load_networks(const Bundle& bundle, const LoadRequest& request) {
         if (components.count(name) == 0) missing.push_back(name);
     if (!missing.empty())
         throw BundleError(bundle.root().string() + " lacks the component " + joined(missing) + "; build the bundle again.");
-    if (components.count(kDecoder) > 0) names.emplace_back(kDecoder);
+    if (components.count(kDecoder) > 0 && std::find(names.begin(), names.end(), kDecoder) == names.end())
+        names.emplace_back(kDecoder);
     const Device device = check_request(request);
     bool any_ort = false;
     for (const std::string& name : names) {

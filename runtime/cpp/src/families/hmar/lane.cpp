@@ -20,9 +20,6 @@ HmarLane::HmarLane(Networks networks, const HmarModel& model, std::shared_ptr<co
       constants_(std::move(constants)),
       max_batch_(max_batch),
       stages_(model.stages()) {
-    if (networks_.decoder() == nullptr)
-        throw BundleError("the bundle lacks the component vae_decoder, which a model of the family 'hmar' has; build it "
-                          "again.");
     if (queue().runs_at_once()) return;
     queue().make_current();  // the calling thread may not have used this device before
     batch_ = max_batch;

@@ -56,6 +56,7 @@ const Sampling& of_this_family(const Settings& settings) { return static_cast<co
 std::vector<std::string> HmarModel::components() const {
     std::vector<std::string> names = {kConditions, kTrunk, kNextScaleTail};
     if (masked) names.emplace_back(kMaskedTail);
+    names.emplace_back("vae_decoder");
     return names;
 }
 
