@@ -154,7 +154,7 @@ class Pipeline:
     def _run(self, request: Request[Any, Any], on_step: OnStep | None) -> Result:
         with self._lock:
             if self._generating:
-                raise InputError("the pipeline was called from its own on_step; call a clone() of it instead.")
+                raise InputError("the pipeline was called from its own on_step; call it on a clone() instead.")
             self._generating = True
             try:
                 return self._generate(request, on_step)
