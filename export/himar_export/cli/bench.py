@@ -16,6 +16,7 @@ from himar_kernels.shared.files import require_writable_file, require_writable_f
 from himar_kernels.shared.options import (
     THREADS,
     THREADS_DEFAULT,
+    FamilyCommand,
     FiniteRange,
     NamedPath,
     device_option,
@@ -26,7 +27,10 @@ from ..report import print_json
 from .progress import progress_bar
 
 
-@click.command(epilog="Example: himar-export bench bundle --checkpoint model.pth --config himar-b --batch 1 --batch 8")
+@click.command(
+    cls=FamilyCommand,
+    epilog="Example: himar-export bench bundle --checkpoint model.pth --config himar-b --batch 1 --batch 8",
+)
 @click.argument("bundle", type=NamedPath())
 @click.option("--checkpoint", required=True, type=NamedPath(), help="What the bundle was built from.")
 @click.option("--config", callback=config_option, help="Preset or JSON file, as for build.")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,14 @@ from rich.console import Console
 
 from himar_kernels import InputError, to_sheet
 from himar_kernels.arithmetic.editing import place_on_canvas
+from himar_kernels.families.sampling_options import sampling_options
 from himar_kernels.labels import MOST_LABELS
 from himar_kernels.shared.files import new_folder
 from himar_kernels.shared.options import (
     SEED,
     THREADS,
     THREADS_DEFAULT,
+    FamilyCommand,
     NamedPath,
     chosen_labels,
     device_option,
@@ -55,14 +56,6 @@ def _place_option(context: click.Context, parameter: click.Parameter, text: str 
     return int(parts[0]), int(parts[1])
 
 
-def _schedule_option(context: click.Context, parameter: click.Parameter, text: str | None) -> Any:
-    """Read a JSON list of counts per scale."""
-    try:
-        return None if text is None else json.loads(text)
-    except (ValueError, RecursionError):
-        raise click.BadParameter(f"{text!r:.80} is not JSON; write lists of counts, as '[[1], [1, 3]]'.") from None
-
-
 def _edit_out_option(context: click.Context, parameter: click.Parameter, path: Path) -> Path:
     """Read a .png or a folder."""
     if path.suffix.lower() == ".npz":
@@ -71,7 +64,8 @@ def _edit_out_option(context: click.Context, parameter: click.Parameter, path: P
 
 
 @click.command(
-    epilog="Example: himar-export edit bundle --image cat.png --mask hole.png --class 207 --seed 7 --out edited.png"
+    cls=FamilyCommand,
+    epilog="Example: himar-export edit bundle --image cat.png --mask hole.png --class 207 --seed 7 --out edited.png",
 )
 @click.argument("bundle", type=NamedPath())
 @click.option("--image", required=True, type=NamedPath(), help="Image to edit: PNG, JPEG, WebP, BMP or TIFF.")
@@ -90,14 +84,7 @@ def _edit_out_option(context: click.Context, parameter: click.Parameter, path: P
 )  # fmt: skip
 @click.option("--count", default=1, show_default=True, type=click.IntRange(1, MOST_LABELS), help="Variants to draw.")
 @click.option("--seed", default=0, show_default=True, type=SEED, help="Same seed, same images.")
-@click.option("--sampling", "sampling_name", help="One of the named settings of the model; the first if not given.")
-@click.option("--guidance", type=float, help="Scale of classifier-free guidance; needs --class.")
-@click.option("--top-k", type=int, help="Codes that the first filter keeps; 0 keeps all.")
-@click.option("--top-p", type=float, help="Probability that the second filter keeps; 1 keeps all.")
-@click.option(
-    "--schedule", callback=_schedule_option, metavar="JSON",
-    help="Counts of cells per scale as for whole images, for example [[1],[1,3]]; an edit redraws its share of them.",
-)  # fmt: skip
+@sampling_options
 @click.option(
     "--out", required=True, type=NamedPath(), callback=_edit_out_option,
     help=".png: one image, or a row of all variants; otherwise a folder of PNGs.",
@@ -113,8 +100,8 @@ def edit(as_json: bool, sampling_name: str | None, **options: Any) -> None:
     """
     if options["mask"] is None and options["place"] is None:
         raise click.UsageError("Missing option '--mask'; only --place, which draws around a smaller image, needs none.")
-    changes = {name: options.pop(name) for name in ("top_k", "top_p", "schedule")}
-    request = EditRequest(**options, sampling_name=sampling_name, changes=changes)
+    own = {field.name: options.pop(field.name) for field in fields(EditRequest) if field.name in options}
+    request = EditRequest(**own, sampling_name=sampling_name, changes=options)
     with progress_bar(as_json) as advance:
         outcome = edit_image(request, advance)
     if as_json:

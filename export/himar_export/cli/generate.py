@@ -21,6 +21,7 @@ from himar_kernels.shared.options import (
     SEED,
     THREADS,
     THREADS_DEFAULT,
+    FamilyCommand,
     NamedPath,
     chosen_labels,
     device_option,
@@ -35,7 +36,10 @@ from ..report import print_json
 from .progress import progress_bar
 
 
-@click.command(epilog="Example: himar-export generate bundle --labels 207,360 --count 4 --seed 7 --out images.png")
+@click.command(
+    cls=FamilyCommand,
+    epilog="Example: himar-export generate bundle --labels 207,360 --count 4 --seed 7 --out images.png",
+)
 @click.argument("bundle", type=NamedPath())
 @click.option(
     "--labels",

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from himar.cli.options import config_option
 from himar_kernels.families.sampling_options import step_options
-from himar_kernels.shared.options import FiniteRange, NamedPath
+from himar_kernels.shared.options import FamilyCommand, FiniteRange, NamedPath
 from himar_runtime import Bundle, ComponentSpec, TensorSpec, read_recipes
 from himar_runtime.engines.tensorrt.library import BUILDS
 
@@ -33,8 +33,9 @@ _BATCH = click.IntRange(1, 2**20)
 
 
 @click.command(
+    cls=FamilyCommand,
     epilog="Example: himar-export inspect bundle, or "
-    "himar-export inspect --cost --config himar-b --fp16 --batch 128 --peak-tflops 790 --peak-gbps 4800"
+    "himar-export inspect --cost --config himar-b --fp16 --batch 128 --peak-tflops 790 --peak-gbps 4800",
 )
 @click.argument("path", required=False, type=NamedPath())
 @click.option("--cost", is_flag=True, help="Show a run's operations, bytes and shortest possible time instead.")

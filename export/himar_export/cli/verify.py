@@ -15,6 +15,7 @@ from himar_kernels.families.sampling_options import sampling_options
 from himar_kernels.shared.console import require_extra
 from himar_kernels.shared.options import (
     SEED,
+    FamilyCommand,
     NamedPath,
     chosen_labels,
     device_option,
@@ -51,7 +52,10 @@ def verify(bundle: Path, recording: Path | None, case: str | None, device: str, 
     return 0 if all(c.passed is not False for c in comparisons) else 1
 
 
-@click.command(epilog="Example: himar-export record model.pth --config himar-b --labels 1,2 --seed 3 --out run.npz")
+@click.command(
+    cls=FamilyCommand,
+    epilog="Example: himar-export record model.pth --config himar-b --labels 1,2 --seed 3 --out run.npz",
+)
 @click.argument("checkpoint", type=NamedPath())
 @click.option("--config", callback=config_option, help="Preset or JSON file, as for build.")
 @click.option("--vae", type=NamedPath(), help="KL-VAE checkpoint, to record its decoder too; HMAR's tokenizer.")

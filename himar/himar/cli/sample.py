@@ -9,14 +9,16 @@ import click
 
 from himar_kernels.families.sampling_options import sampling_options
 from himar_kernels.shared.console import require_extra
-from himar_kernels.shared.options import SEED, NamedPath, chosen_labels, label_option, png_option
+from himar_kernels.shared.options import SEED, FamilyCommand, NamedPath, chosen_labels, label_option, png_option
 
 from .options import TRAINING_SEED, config_option, weights_option
 
 _PATH = NamedPath()
 
 
-@click.command(epilog="Example: himar sample trained/digits.safetensors --labels 0-9 --seed 7 --out digits.png")
+@click.command(
+    cls=FamilyCommand, epilog="Example: himar sample trained/digits.safetensors --labels 0-9 --seed 7 --out digits.png"
+)
 @click.argument("checkpoint", type=_PATH)
 @click.option("--config", callback=config_option, help="Preset or JSON file; not needed for files that himar wrote.")
 @weights_option

@@ -52,6 +52,29 @@ class NamedPath(click.Path):
         return super().convert(value, param, ctx)
 
 
+class FamilyOption(click.Option):
+    """An option that models of one family alone take. family: its title."""
+
+    def __init__(self, *names: Any, family: str, **options: Any) -> None:
+        super().__init__(*names, **options)
+        self.family = family
+
+
+class FamilyCommand(click.Command):
+    """A command whose help lists the options of one family by themselves, after those of all."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """See click.Command."""
+        sections: dict[str, list[tuple[str, str]]] = {"Options": []}
+        for option in self.get_params(ctx):
+            title = f"Options of {option.family} alone" if isinstance(option, FamilyOption) else "Options"
+            if record := option.get_help_record(ctx):
+                sections.setdefault(title, []).append(record)
+        for title, records in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
 def label_option(context: click.Context, parameter: click.Parameter, text: str) -> list[int | str]:
     """Callback of --labels: read "0,3,5-9,cat"; names become numbers when the model is known (`chosen_labels`)."""
     try:

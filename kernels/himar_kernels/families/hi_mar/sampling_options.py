@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, get_args
 
 import click
 
 from himar_kernels.families.sampling_options import FamilyOptions
 from himar_kernels.shared.errors import InputError
+from himar_kernels.shared.options import FamilyOption
 
 from .sampling import SamplingConfig, Solver
 
@@ -21,45 +23,37 @@ def sampling_option(context: click.Context, parameter: click.Parameter, value: A
     return value
 
 
+_option = functools.partial(click.option, cls=FamilyOption, family="Hi-MAR")
+
 OPTIONS = FamilyOptions(
     steps=(
-        click.option("--low-guidance", type=float, callback=sampling_option, help="Hi-MAR: scale in phase low only."),
-        click.option("--high-guidance", type=float, callback=sampling_option, help="Hi-MAR: scale in phase high only."),
-        click.option(
-            "--guidance-schedule", type=click.Choice(["linear", "constant"]), help="Hi-MAR: over a phase's steps."
-        ),
-        click.option(
-            "--low-steps", type=int, callback=sampling_option, help="Hi-MAR: autoregressive steps of phase low."
-        ),
-        click.option(
-            "--high-steps", type=int, callback=sampling_option, help="Hi-MAR: autoregressive steps of phase high."
-        ),
-        click.option(
+        _option("--low-guidance", type=float, callback=sampling_option, help="Scale in phase low only."),
+        _option("--high-guidance", type=float, callback=sampling_option, help="Scale in phase high only."),
+        _option("--guidance-schedule", type=click.Choice(["linear", "constant"]), help="Over a phase's steps."),
+        _option("--low-steps", type=int, callback=sampling_option, help="Autoregressive steps of phase low."),
+        _option("--high-steps", type=int, callback=sampling_option, help="Autoregressive steps of phase high."),
+        _option(
             "--low-diffusion-steps",
             type=int,
             callback=sampling_option,
-            help="Hi-MAR: diffusion steps of phase low's head.",
+            help="Diffusion steps of phase low's head.",
         ),
-        click.option(
+        _option(
             "--high-diffusion-steps",
             type=int,
             callback=sampling_option,
-            help="Hi-MAR: diffusion steps of phase high's head.",
+            help="Diffusion steps of phase high's head.",
         ),
     ),
     # What changes nothing of the networks' work.
     others=(
-        click.option(
+        _option(
             "--temperature",
             type=float,
             callback=sampling_option,
-            help="Hi-MAR: factor on the noise of every reverse step.",
+            help="Factor on the noise of every reverse step.",
         ),
-        click.option(
-            "--low-solver", type=click.Choice(get_args(Solver)), help="Hi-MAR: solver of phase low's diffusion chain."
-        ),
-        click.option(
-            "--high-solver", type=click.Choice(get_args(Solver)), help="Hi-MAR: solver of phase high's diffusion chain."
-        ),
+        _option("--low-solver", type=click.Choice(get_args(Solver)), help="Solver of phase low's diffusion chain."),
+        _option("--high-solver", type=click.Choice(get_args(Solver)), help="Solver of phase high's diffusion chain."),
     ),
 )

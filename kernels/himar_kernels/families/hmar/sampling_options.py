@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from typing import Any
 
@@ -9,6 +10,7 @@ import click
 
 from himar_kernels.families.sampling_options import FamilyOptions
 from himar_kernels.shared.errors import InputError
+from himar_kernels.shared.options import FamilyOption
 
 from .sampling import SamplingConfig
 
@@ -33,31 +35,27 @@ def schedule_option(context: click.Context, parameter: click.Parameter, text: st
     return sampling_option(context, parameter, counts)
 
 
+_option = functools.partial(click.option, cls=FamilyOption, family="HMAR")
+
 OPTIONS = FamilyOptions(
     steps=(
-        click.option(
+        _option(
             "--schedule",
             callback=schedule_option,
             metavar="JSON",
-            help="HMAR: cells that each forward of a scale fixes, as '[[1], [1, 3]]'; '[]' is no masked steps.",
+            help="Cells that each forward of a scale fixes, as '[[1], [1, 3]]'; '[]' is no masked steps.",
         ),
-        click.option(
+        _option(
             "--mask-guidance",
             type=float,
             callback=sampling_option,
-            help="HMAR: factor on the guidance in masked steps; 0 leaves out half of their rows.",
+            help="Factor on the guidance in masked steps; 0 leaves out half of their rows.",
         ),
-        click.option(
-            "--all-scales", is_flag=True, default=None, help="HMAR: cells attend to all coarser scales too, as VAR's."
-        ),
+        _option("--all-scales", is_flag=True, default=None, help="Cells attend to all coarser scales too, as VAR's."),
     ),
     others=(
-        click.option("--top-k", type=int, callback=sampling_option, help="HMAR: codes that are kept; 0 keeps all."),
-        click.option(
-            "--top-p", type=float, callback=sampling_option, help="HMAR: probability that is kept; 1 keeps all."
-        ),
-        click.option(
-            "--smooth", is_flag=True, default=None, help="HMAR: mix codes' vectors in place of drawing codes."
-        ),
+        _option("--top-k", type=int, callback=sampling_option, help="Codes that are kept; 0 keeps all."),
+        _option("--top-p", type=float, callback=sampling_option, help="Probability that is kept; 1 keeps all."),
+        _option("--smooth", is_flag=True, default=None, help="Mix codes' vectors in place of drawing codes."),
     ),
 )
