@@ -85,8 +85,8 @@ class Recipe:
     @classmethod
     def changed(cls, options: Mapping[str, Any]) -> Recipe:
         """Return the recipe with the options of `himar train`, which apply to both networks. Raises ConfigError."""
-        phases = (changed_settings(DIGITS_PHASES[phase], DIGIT_IMAGES, options) for phase in DIGITS_PHASES)
-        return cls(*phases)
+        phases = {name: changed_settings(each, DIGIT_IMAGES, options) for name, each in DIGITS_PHASES.items()}
+        return cls(phases["next-scale"], phases["masked"])
 
 
 @dataclass(frozen=True)
