@@ -63,7 +63,7 @@ def main(
                 found = judge.figures(made, labels)
                 figures = (scale, share, found.distance, found.precision, found.recall, found.recognised, seconds)
                 table.add_row(name, *(f"{figure:.3g}" for figure in figures))
-    Console().print(table)
+    Console(width=120).print(table)
 
 
 if __name__ == "__main__":

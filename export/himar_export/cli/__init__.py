@@ -20,7 +20,10 @@ _VERBS = {
         "himar_export.cli.build:build",
         "Export CHECKPOINT to a bundle, verify it against the eager model, and keep it only if it matches",
     ),
-    "edit": ("himar_export.cli.edit:edit", "Draw a part of an image anew with the engines of BUNDLE"),
+    "edit": (
+        "himar_export.cli.edit:edit",
+        "Draw a part of an image anew with the engines of BUNDLE: in-painting, out-painting, another class",
+    ),
     "generate": ("himar_export.cli.generate:generate", "Make images of classes with the engines of BUNDLE"),
     "inspect": (
         "himar_export.cli.inspect:inspect",

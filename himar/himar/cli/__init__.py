@@ -15,7 +15,7 @@ __all__ = ["cli", "main"]
 _VERBS = {
     "cache-latents": (
         "himar.cli.cache:cache_latents_command",
-        "Encode IMAGES with a VAE at both scales, plain and flipped, for training",
+        "Encode IMAGES for training: with a KL VAE at both scales, plain and flipped; with HMAR's tokenizer to codes",
     ),
     "evaluate": ("himar.cli.evaluate:evaluate", "Measure images: FID, sFID, inception score, precision and recall"),
     "init": (
@@ -41,7 +41,7 @@ _VERBS = {
 )
 @click.version_option(package_name="himar", prog_name="himar")
 def cli() -> None:
-    """Train Hi-MAR models and sample from them in PyTorch.
+    """Train Hi-MAR and HMAR models and sample from them in PyTorch.
 
     Add --debug to any command to see the traceback of an error.
     """

@@ -81,6 +81,8 @@ def cache_latents_command(
     if check:
         if images is not None:
             raise click.UsageError("--check looks at --out alone; leave IMAGES out.")
+        if config is not None or crops is not None:
+            raise click.UsageError("--config and --crops say how to make a cache; leave them out with --check.")
         _check(out, vae, img_size, as_json)
         return
     if images is None or vae is None:

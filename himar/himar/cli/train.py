@@ -70,7 +70,7 @@ class TrainCommand(click.Command):
 @click.option("--accumulate", default=1, show_default=True, type=_BATCH, help="Parts of each process's batch.")
 @click.option("--recompute", is_flag=True, help="Keep fewer activations: blocks run again in the backward pass.")
 @click.option("--compile", "compiled", is_flag=True, help="Compile the blocks with torch.compile.")
-@click.option("--fsdp", is_flag=True, help="Shard weights and moments over torchrun's processes (for himar-h).")
+@click.option("--fsdp", is_flag=True, help="Shard weights and moments over torchrun's processes (himar-h, hmar-d30).")
 @click.option("--device", default="cpu", callback=device_option, help="cpu (default), cuda:0; cuda under torchrun.")
 @click.option("--snapshot-every", type=_WHOLE, help="Steps between snapshots.  [default: 1000; digits: 200]")
 @click.option("--keep-snapshots", is_flag=True, help="Keep every snapshot's weights, as NAME-STEP.safetensors.")

@@ -176,7 +176,8 @@ def test_the_command_writes_a_cache_that_training_reads(made, tmp_path, capsys):
     said = json.loads(capsys.readouterr().out)
     assert (said["patch_nums"], said["crops"], said["images"], said["complete"]) == ([1, 2, 3], 2, 13, True)
     assert run("cache-latents", "--out", out, "--check") == 0
-    capsys.readouterr()
+    assert run("cache-latents", "--out", out, "--check", "--crops", "2") == 2
+    assert "leave them out with --check" in capsys.readouterr().err
     common = ("train", "--config", made / "tiny.json", "--data", out, "--batch", "4", "--steps", "2", "--lr", "1e-3")
     assert run(*common, "--out", tmp_path / "a") == 1
     assert "HMAR trains on codes of a multi-scale tokenizer; give its checkpoint with --vae" in capsys.readouterr().err

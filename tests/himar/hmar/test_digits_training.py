@@ -21,6 +21,7 @@ from himar.training.optimise import OnStep, Progress
 from himar.training.processes import Processes
 from himar.training.settings import Execution
 from himar_kernels import CheckpointError, ConfigError
+from tests.closeness import assert_near
 
 CONFIG = resolve(read_config("hmar-digits"), {})
 
@@ -70,6 +71,21 @@ def test_the_command_leaves_a_tokenizer_and_a_model_that_fit(tmp_path, capsys):
         main(command)
     assert ended.value.code == 1
     assert "holds a training; resume it, or train into another folder" in " ".join(capsys.readouterr().err.split())
+
+
+def test_each_phase_has_its_board_and_released_layout_and_may_start_from_weights(tmp_path, whole, capsys):
+    out, start = tmp_path / "out", str(whole / MODEL_FILE)
+    outputs = ("--tensorboard", "--grid", "2", "--released-layout", "--start-from", start)
+    few = ("--steps", "1", "--batch", "4", "--lr", "1e-9")
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "--config", "hmar-digits", "--data", "digits", *few, *outputs, "--out", str(out)])
+    assert ended.value.code == 0, capsys.readouterr().err
+    for folder in (out, out / NEXT_SCALE_FOLDER):
+        assert (folder / "checkpoint-last.pth").stat().st_size > 0
+        assert list((folder / "tensorboard").glob("events*"))
+    # At a rate of nothing the next-scale network stays what it started from.
+    begun, ended_as = load_checkpoint(start), load_checkpoint(out / MODEL_FILE)
+    assert_near(ended_as.ns_head.weight, begun.ns_head.weight, 1e-3)
 
 
 def test_the_masked_network_learns_over_the_next_scale_network_which_stays(whole):

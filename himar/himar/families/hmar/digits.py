@@ -32,9 +32,8 @@ from .config import ModelConfig
 from .loss_draws import LossSettings
 from .model import Network
 from .optimisation import Schedule
-from .tokenizer import Quantizer, Tokenizer
+from .tokenizer import Quantizer, Tokenizer, TokenizerConfig
 from .tokenizer_files import load_tokenizer, require_fit, save_tokenizer
-from .tokenizer_sizes import TokenizerConfig
 from .tokenizer_training import TokenizerTraining, shifts, train_tokenizer
 from .training_settings import TrainingSettings, changed_settings
 
@@ -86,8 +85,8 @@ class Recipe:
     @classmethod
     def changed(cls, options: Mapping[str, Any]) -> Recipe:
         """Return the recipe with the options of `himar train`, which apply to both networks. Raises ConfigError."""
-        next_scale, masked = (changed_settings(each, DIGIT_IMAGES, options) for each in DIGITS_PHASES.values())
-        return cls(next_scale, masked)
+        phases = {name: changed_settings(each, DIGIT_IMAGES, options) for name, each in DIGITS_PHASES.items()}
+        return cls(phases["next-scale"], phases["masked"])
 
 
 @dataclass(frozen=True)
