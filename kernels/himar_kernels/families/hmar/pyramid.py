@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 from .scales import Scales
 
 F32 = NDArray[np.float32]
-_PAIR = ["einsum_path", (0, 1)]
-"""Two factors have one path: searching for it takes longer than a small product."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ def blend(book: Codebook, k: int, x: F32) -> F32:
     for row in range(3):
         for column in range(3):
             tap = padded[:, :, row : row + side, column : column + side]
-            total += np.einsum("oc,bchw->bohw", book.weights[k, :, :, row, column], tap, optimize=_PAIR)
+            total += np.einsum("oc,bchw->bohw", book.weights[k, :, :, row, column], tap, optimize=True)
     return np.float32(0.5) * (x + total + book.biases[k][:, None, None])
 
 
