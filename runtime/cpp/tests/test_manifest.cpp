@@ -172,9 +172,9 @@ TEST_CASE("a model's family is hi_mar where nothing is said, and one that is not
     CHECK(manifest.model->family == "hi_mar");
     CHECK(manifest.model->stages() == std::vector<std::string>{"low", "high"});
     CHECK(refusal([](Json& m) { m["model"]["family"] = "of_tomorrow"; }) ==
-          "manifest.json: model.family is 'of_tomorrow'; this himar knows 'hi_mar': install a newer himar.");
+          "manifest.json: model.family is 'of_tomorrow'; this himar knows 'hi_mar', 'hmar': install a newer himar.");
     for (const Json& none : {Json(nullptr), Json(1), Json(""), Json("HI_MAR"), Json::array({"hi_mar"})})
-        holds(refusal([&](Json& m) { m["model"]["family"] = none; }), "; this himar knows 'hi_mar': install a newer himar.");
+        holds(refusal([&](Json& m) { m["model"]["family"] = none; }), "; this himar knows 'hi_mar', 'hmar': install a newer himar.");
     // Nothing else of a model that nobody here knows is looked at.
     holds(refusal([](Json& m) { m.update({{"schema_version", "3.0"}, {"model", {{"family", "of_tomorrow"}}}}); }),
           "model.family is 'of_tomorrow'");

@@ -9,6 +9,7 @@
 #include "error.h"
 #include "families/hmar/lane.h"
 #include "families/hmar/sampling.h"
+#include "families/hmar/schedule_text.h"
 
 namespace himar::core::hmar {
 namespace {
@@ -17,7 +18,10 @@ namespace {
 constexpr std::int64_t kMostPixels = 1 << 15, kMostWidth = 1 << 20, kMostChannels = 1 << 12, kMostDepth = 1 << 12;
 
 [[noreturn]] void refuse_sides(const JsonReader& reader, const Json& sides, const std::string& why) {
-    throw BundleError(reader.source() + ": model.patch_nums is " + shown(sides) + "; " + why + ".");
+    constexpr std::size_t most = 80;
+    const std::string text = listed(sides);
+    throw BundleError(reader.source() + ": model.patch_nums is " +
+                      (text.size() <= most ? text : text.substr(0, most - 3) + "...") + "; " + why + ".");
 }
 
 Scales read_scales(const JsonReader& reader) {

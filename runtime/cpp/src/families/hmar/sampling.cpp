@@ -63,7 +63,7 @@ void Sampling::check_model(const Scales& scales, std::int64_t vocab) const {
                          std::to_string(scales.count()) + "; leave the others out.");
     for (std::size_t scale = 0; scale < schedule.size(); ++scale) {
         const auto start = [&] {
-            return "schedule of scale " + std::to_string(scale) + " is " + schedule_text(schedule[scale]) + ", ";
+            return "schedule of scale " + std::to_string(scale) + " is " + listed(schedule[scale]) + ", ";
         };
         const std::int64_t cells = scales.cells(scale), sum = sum_of(schedule[scale]);
         if (sum != cells)

@@ -10,7 +10,6 @@ namespace {
 
 constexpr std::size_t kMostShown = 80;
 
-// A value as Python writes it, which is how sentences about schedules show one. Nothing deep is written out.
 std::string written(const Json& value, int deep = 0) {
     if (value.is_string()) return in_quotes(value.get<std::string>());
     if (value.is_null()) return "None";
@@ -65,6 +64,6 @@ Schedule schedule_of_text(const std::string& text) {
     return schedule_of(value);
 }
 
-std::string schedule_text(const std::vector<std::int64_t>& counts) { return written(Json(counts)); }
+std::string listed(const Json& value) { return written(value); }
 
 }  // namespace himar::core::hmar

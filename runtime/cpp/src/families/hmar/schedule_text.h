@@ -14,6 +14,8 @@ Schedule schedule_of(const Json& value);
 // The same of a text of it.
 Schedule schedule_of_text(const std::string& text);
 
-std::string schedule_text(const std::vector<std::int64_t>& counts);  // "[1, 3]"
+// A value as Python writes it, "[1, 3]", which is how sentences of both runtimes show lists. Nothing deep is written out,
+// and little more than 80 characters of a list.
+std::string listed(const Json& value);
 
 }  // namespace himar::core::hmar
