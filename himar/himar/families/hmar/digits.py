@@ -32,8 +32,9 @@ from .config import ModelConfig
 from .loss_draws import LossSettings
 from .model import Network
 from .optimisation import Schedule
-from .tokenizer import Quantizer, Tokenizer, TokenizerConfig
+from .tokenizer import Quantizer, Tokenizer
 from .tokenizer_files import load_tokenizer, require_fit, save_tokenizer
+from .tokenizer_sizes import TokenizerConfig
 from .tokenizer_training import TokenizerTraining, shifts, train_tokenizer
 from .training_settings import TrainingSettings, changed_settings
 
