@@ -27,7 +27,7 @@ from himar.families.hmar.attention import Attend
 from himar.families.hmar.config import read_config, resolve
 from himar.families.hmar.losses import cell_weights, next_scale_loss
 from himar.families.hmar.model import HMAR, randomise
-from himar.families.hmar.tokenizer import Quantizer
+from himar.families.hmar.tokenizer.network import Quantizer
 from himar.training.network import autocast
 from himar.training.settings import Precision
 

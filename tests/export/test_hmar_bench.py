@@ -11,7 +11,7 @@ import torch
 
 from himar.families.hmar.checkpoints import load_checkpoint
 from himar.families.hmar.sampler import sample_codes
-from himar.families.hmar.tokenizer_files import load_tokenizer
+from himar.families.hmar.tokenizer.files import load_tokenizer
 from himar_export.bench.measurement import measure
 from himar_export.bench.time_breakdown import Clock, break_down_run
 from himar_export.bench.workload import Sources, load

@@ -15,8 +15,8 @@ from himar.families.hmar.config import ModelConfig, read_config, resolve
 from himar.families.hmar.model import HMAR, randomise
 from himar.families.hmar.presets import BENCHMARK
 from himar.families.hmar.sampler import sample_codes
-from himar.families.hmar.tokenizer import Tokenizer
-from himar.families.hmar.tokenizer_sizes import tokenizer_of
+from himar.families.hmar.tokenizer.network import Tokenizer
+from himar.families.hmar.tokenizer.sizes import tokenizer_of
 from himar.families.hmar.transformer import BLOCK_VECTORS, HEAD_VECTORS
 from himar_export.cli import main
 from himar_export.cost.cost import Held, Peaks

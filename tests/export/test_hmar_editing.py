@@ -12,7 +12,7 @@ from PIL import Image
 
 from himar.families.hmar.checkpoints import load_checkpoint
 from himar.families.hmar.editing import edit_codes, kept_codes
-from himar.families.hmar.tokenizer_files import load_tokenizer
+from himar.families.hmar.tokenizer.files import load_tokenizer
 from himar_export.cli import main
 from himar_kernels import InputError
 from himar_kernels.arithmetic.editing import check_edit, place_on_canvas

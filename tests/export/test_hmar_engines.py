@@ -10,7 +10,7 @@ import pytest
 
 from himar.families.hmar.checkpoints import load_checkpoint
 from himar.families.hmar.sampler import sample_codes
-from himar.families.hmar.tokenizer_files import load_tokenizer
+from himar.families.hmar.tokenizer.files import load_tokenizer
 from himar_export.cli import main
 from himar_kernels import InputError
 from himar_kernels.families.hmar import PhiloxDraws, recorded_cases

@@ -87,7 +87,7 @@ def cache_latents_command(
         return
     if images is None or vae is None:
         raise click.UsageError("give IMAGES and --vae, or --check.")
-    from ..data.code_cache import CROPS, holds_tokenizer
+    from ..data.codes.cache import CROPS, holds_tokenizer
     from ..data.folder import list_images
     from ..data.released_cache import refuse_released_cache
     from ..device import use_threads
@@ -127,7 +127,7 @@ def _latents(vae: Path, out: Path, img_size: int, dtype: Literal["float16", "flo
 def _codes(vae: Path, out: Path, img_size: int | None, config: str | None, crops: int) -> Make:
     from himar_kernels.families.hmar import Scales
 
-    from ..data.code_cache import CodeSettings, cache_codes, released_scales
+    from ..data.codes.cache import CodeSettings, cache_codes, released_scales
     from ..families.hmar.config import read_config
 
     values = {} if config is None else read_config(config)
@@ -168,7 +168,7 @@ def _check(out: Path, vae: Path | None, img_size: int | None, as_json: bool) -> 
         problems.append(f"it is unfinished, {len(index.shards)} of {index.wanted_shards} shards")
     if not problems:
         from ..data.cache_reader import CachedLatents
-        from ..data.code_cache import CachedCodes
+        from ..data.codes.cache import CachedCodes
 
         (CachedLatents if index.kind == "latents" else CachedCodes)(out)
     _report(out, index, problems, as_json)

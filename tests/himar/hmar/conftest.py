@@ -12,8 +12,9 @@ import torch
 from himar.families.hmar.checkpoints import load_checkpoint
 from himar.families.hmar.config import ModelConfig
 from himar.families.hmar.model import HMAR, randomise
-from himar.families.hmar.tokenizer import Tokenizer, TokenizerConfig
-from himar.families.hmar.tokenizer_files import load_tokenizer
+from himar.families.hmar.tokenizer.files import load_tokenizer
+from himar.families.hmar.tokenizer.network import Tokenizer
+from himar.families.hmar.tokenizer.sizes import TokenizerConfig
 from himar_kernels.families.hmar import load_recording
 
 GOLDEN = Path(__file__).parents[2] / "golden"

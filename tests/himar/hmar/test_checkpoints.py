@@ -12,8 +12,9 @@ from himar.families.hmar.checkpoints import load_checkpoint, measure, save_check
 from himar.families.hmar.config import ModelConfig, read_config, resolve
 from himar.families.hmar.model import HMAR, initialise, randomise
 from himar.families.hmar.presets import PRESETS
-from himar.families.hmar.tokenizer import Tokenizer, TokenizerConfig
-from himar.families.hmar.tokenizer_files import measure_tokenizer
+from himar.families.hmar.tokenizer.files import measure_tokenizer
+from himar.families.hmar.tokenizer.network import Tokenizer
+from himar.families.hmar.tokenizer.sizes import TokenizerConfig
 from himar_kernels import CheckpointError, ConfigError, InputError
 from himar_kernels.families.hmar import SamplingConfig
 

@@ -13,12 +13,12 @@ from PIL import Image
 
 import himar.data.shard_writer
 from himar.data.cache_index import CacheError, read_index
-from himar.data.code_cache import CachedCodes, CodeSettings, cache_codes, holds_tokenizer, released_scales
-from himar.data.code_images import ImageCodes, encode_crops
-from himar.data.codes import CodeSet, check_fit
+from himar.data.codes.cache import CachedCodes, CodeSettings, cache_codes, holds_tokenizer, released_scales
+from himar.data.codes.codes import CodeSet, check_fit
+from himar.data.codes.images import ImageCodes, encode_crops
 from himar.data.crop import read_crops
 from himar.data.folder import list_images
-from himar.families.hmar.tokenizer_files import save_tokenizer
+from himar.families.hmar.tokenizer.files import save_tokenizer
 from himar.training.processes import Processes
 from himar_kernels import ConfigError, InputError
 from himar_kernels.families.hmar import Scales

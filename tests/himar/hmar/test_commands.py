@@ -12,7 +12,7 @@ from PIL import Image
 from himar.cli import main
 from himar.families.hmar.checkpoints import load_checkpoint
 from himar.families.hmar.sampler import generate
-from himar.families.hmar.tokenizer_files import load_tokenizer
+from himar.families.hmar.tokenizer.files import load_tokenizer
 from himar.images import to_pixels
 from himar_kernels.families.hmar import PhiloxDraws
 from tests.closeness import assert_same_pixels

@@ -15,7 +15,7 @@ from himar.families.hmar import digits
 from himar.families.hmar.checkpoints import load_checkpoint
 from himar.families.hmar.config import read_config, resolve
 from himar.families.hmar.digits import MODEL_FILE, NEXT_SCALE_FOLDER, VAE_FILE, Recipe, digit_codes, train_digits
-from himar.families.hmar.tokenizer_files import load_tokenizer
+from himar.families.hmar.tokenizer.files import load_tokenizer
 from himar.training.family import Request
 from himar.training.optimise import OnStep, Progress
 from himar.training.processes import Processes

@@ -13,7 +13,7 @@ from himar.data.digits import DigitClassifier, load_digits_split
 from himar.families.hmar.checkpoints import load_checkpoint
 from himar.families.hmar.config import read_config, resolve
 from himar.families.hmar.family import FAMILY
-from himar.families.hmar.tokenizer_files import load_tokenizer
+from himar.families.hmar.tokenizer.files import load_tokenizer
 from himar.images import to_pixels
 
 WEIGHTS = Path(himar.__file__).parent / "weights"

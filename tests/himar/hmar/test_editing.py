@@ -8,7 +8,8 @@ import torch
 
 from himar.families.hmar.editing import edit, edit_codes, kept_codes
 from himar.families.hmar.sampler import sample_codes
-from himar.families.hmar.tokenizer import Tokenizer, TokenizerConfig
+from himar.families.hmar.tokenizer.network import Tokenizer
+from himar.families.hmar.tokenizer.sizes import TokenizerConfig
 from himar_kernels import ConfigError, InputError
 from himar_kernels.arithmetic.editing import check_edit
 from himar_kernels.families.hmar import PhiloxDraws, SamplingConfig, edit_cells, edited_share

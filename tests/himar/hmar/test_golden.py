@@ -8,7 +8,7 @@ import torch
 
 from himar.families.hmar.attention import EachScale, own_scale
 from himar.families.hmar.sampler import generate, sample_codes
-from himar.families.hmar.tokenizer import image_values
+from himar.families.hmar.tokenizer.network import image_values
 from himar_kernels.families.hmar import RecordedDraws, recorded_request, recorded_samples
 from tests.closeness import COMPONENT, RUN, assert_near
 

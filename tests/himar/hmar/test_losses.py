@@ -15,7 +15,7 @@ from himar.families.hmar.config import ModelConfig
 from himar.families.hmar.loss_draws import LossSettings, depth_factors, draw_batch, random_mask
 from himar.families.hmar.losses import cell_weights, masked_loss, next_scale_loss, scale_weights
 from himar.families.hmar.optimisation import BETAS, CLIP, EPS, Schedule, clip_factor, decays, trained_parameters
-from himar.families.hmar.tokenizer import image_values
+from himar.families.hmar.tokenizer.network import image_values
 from himar_kernels import ConfigError
 from himar_kernels.families.hmar import Scales
 from tests.closeness import COMPONENT, RUN, assert_near

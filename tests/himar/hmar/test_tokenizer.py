@@ -8,8 +8,9 @@ import torch
 
 from himar.families.hmar.config import ModelConfig
 from himar.families.hmar.sampler import sample_codes
-from himar.families.hmar.tokenizer import Tokenizer, TokenizerConfig, image_values
-from himar.families.hmar.tokenizer_files import load_tokenizer, save_tokenizer
+from himar.families.hmar.tokenizer.files import load_tokenizer, save_tokenizer
+from himar.families.hmar.tokenizer.network import Tokenizer, image_values
+from himar.families.hmar.tokenizer.sizes import TokenizerConfig
 from himar_kernels import CheckpointError, ConfigError, InputError
 from himar_kernels.families.hmar import PhiloxDraws, Scales, decode_codes, encode_latent
 from tests.closeness import COMPONENT, assert_near

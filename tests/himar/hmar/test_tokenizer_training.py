@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from himar.data.digits import half_size, load_digits_split
-from himar.families.hmar import tokenizer_training
-from himar.families.hmar.tokenizer import Tokenizer, TokenizerConfig
-from himar.families.hmar.tokenizer_training import (
+from himar.families.hmar.tokenizer import training as tokenizer_training
+from himar.families.hmar.tokenizer.network import Tokenizer
+from himar.families.hmar.tokenizer.sizes import TokenizerConfig
+from himar.families.hmar.tokenizer.training import (
     TokenizerTraining,
     quantize,
     restart_unused,

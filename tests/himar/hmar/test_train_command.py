@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from himar.families.hmar.checkpoints import load_checkpoint
-from himar.families.hmar.tokenizer_files import save_tokenizer
+from himar.families.hmar.tokenizer.files import save_tokenizer
 from himar.families.hmar.training_settings import TrainingSettings, changed_settings, released_settings
 from himar.training.family import trained_families
 from himar.training.optimise import LossScale

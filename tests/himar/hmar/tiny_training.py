@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 
-from himar.data.codes import CodeSet
+from himar.data.codes.codes import CodeSet
 from himar.families.hmar.config import ModelConfig, resolve
 from himar.families.hmar.model import HMAR
 from himar.families.hmar.optimisation import Schedule
-from himar.families.hmar.tokenizer import Tokenizer, TokenizerConfig
+from himar.families.hmar.tokenizer.network import Tokenizer
+from himar.families.hmar.tokenizer.sizes import TokenizerConfig
 from himar.families.hmar.training_settings import TrainingSettings
 from himar.training.family import Start
 

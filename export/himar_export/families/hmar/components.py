@@ -7,7 +7,7 @@ from torch import Tensor
 
 from himar.families.hmar.config import ModelConfig
 from himar.families.hmar.model import HMAR
-from himar.families.hmar.tokenizer import Tokenizer
+from himar.families.hmar.tokenizer.network import Tokenizer
 from himar_export.graph.component import Component
 from himar_export.graph.style import GraphStyle
 from himar_kernels.families.hmar import sizes

@@ -9,7 +9,7 @@ import numpy as np
 
 from himar.families.hmar.config import CONFIG_KEYS
 from himar.families.hmar.model import HMAR
-from himar.families.hmar.tokenizer import Tokenizer
+from himar.families.hmar.tokenizer.network import Tokenizer
 from himar_export.families.checks import Arrays
 from himar_export.graph.component import Component
 from himar_export.graph.precision_choice import Precision

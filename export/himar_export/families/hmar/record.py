@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from himar.families.hmar.model import HMAR
 from himar.families.hmar.sampler import Observed, sample_codes
-from himar.families.hmar.tokenizer import Tokenizer, image_values
+from himar.families.hmar.tokenizer.network import Tokenizer, image_values
 from himar_kernels.families.hmar import Draws, SamplingConfig
 
 Arrays = dict[str, NDArray[Any]]

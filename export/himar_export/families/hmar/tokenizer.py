@@ -6,7 +6,7 @@ import copy
 
 from torch import Tensor, nn
 
-from himar.families.hmar.tokenizer import Tokenizer
+from himar.families.hmar.tokenizer.network import Tokenizer
 from himar_export.graph.vae_decoder import VaeDecoder
 
 

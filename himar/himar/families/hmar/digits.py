@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from himar.data.codes import hash_of
+from himar.data.codes.codes import hash_of
 from himar.data.digits import Digits, load_digits_split
 from himar.loading.checkpoint_files import weights_sha256
 from himar.training.board import require_board
@@ -32,10 +32,10 @@ from .config import ModelConfig
 from .loss_draws import LossSettings
 from .model import Network
 from .optimisation import Schedule
-from .tokenizer import Quantizer, Tokenizer
-from .tokenizer_files import load_tokenizer, require_fit, save_tokenizer
-from .tokenizer_sizes import TokenizerConfig
-from .tokenizer_training import TokenizerTraining, shifts, train_tokenizer
+from .tokenizer.files import load_tokenizer, require_fit, save_tokenizer
+from .tokenizer.network import Quantizer, Tokenizer
+from .tokenizer.sizes import TokenizerConfig
+from .tokenizer.training import TokenizerTraining, shifts, train_tokenizer
 from .training_settings import TrainingSettings, changed_settings
 
 DIGIT_IMAGES = 1437
@@ -92,7 +92,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class DigitCodes:
-    """Digits as codes, each with its shifted copies; see `himar.data.codes.Codes`. codes: (n, copies, L)."""
+    """Digits as codes, each with its shifted copies; see `himar.data.codes.codes.Codes`. codes: (n, copies, L)."""
 
     codes: Tensor
     labels: Tensor

@@ -18,8 +18,8 @@ from himar_kernels.families.hmar import Draws, Kept, SamplingConfig, edit_cells,
 
 from .model import HMAR
 from .sampler import Sampled, sample_codes
-from .tokenizer import Tokenizer
-from .tokenizer_files import require_fit
+from .tokenizer.files import require_fit
+from .tokenizer.network import Tokenizer
 
 
 def edit(

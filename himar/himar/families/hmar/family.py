@@ -20,9 +20,9 @@ from .checkpoints import model_from, save_checkpoint
 from .config import describes, read_config, resolve
 from .model import HMAR, randomise
 from .sampler import generate
-from .tokenizer import Tokenizer
-from .tokenizer_files import load_tokenizer, save_tokenizer
-from .tokenizer_sizes import tokenizer_of
+from .tokenizer.files import load_tokenizer, save_tokenizer
+from .tokenizer.network import Tokenizer
+from .tokenizer.sizes import tokenizer_of
 
 
 class HmarFamily:

@@ -15,7 +15,7 @@ from himar_kernels import ConfigError
 from himar_kernels.families.hmar import Scales
 
 from .model import HMAR
-from .tokenizer import Quantizer
+from .tokenizer.network import Quantizer
 
 Weighting = Literal["plain", "equal", "lognorm"]
 Autocast = AbstractContextManager[object]

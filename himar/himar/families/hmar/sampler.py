@@ -15,8 +15,8 @@ from himar_kernels.families.hmar import Draws, Forward, Kept, SamplingConfig, ed
 from .attention import Attend, Cache
 from .code_draws import draw_codes, guided, least_confident, smooth_weights, surviving
 from .model import HMAR, Network
-from .tokenizer import Tokenizer, scale_tokens
-from .tokenizer_files import require_fit
+from .tokenizer.files import require_fit
+from .tokenizer.network import Tokenizer, scale_tokens
 
 
 @dataclass(frozen=True)

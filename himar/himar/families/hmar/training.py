@@ -13,7 +13,7 @@ import click
 import torch
 from torch import Tensor, nn
 
-from himar.data.codes import Codes, check_fit, code_fingerprint
+from himar.data.codes.codes import Codes, check_fit, code_fingerprint
 from himar.data.opening import Opening
 from himar.loading.checkpoint_files import weights_sha256
 from himar.training.family import Request, Start, Task
@@ -29,7 +29,7 @@ from .loss_draws import BatchDraws, draw_batch
 from .losses import cell_weights, masked_scores, next_scale_scores
 from .model import HMAR, initialise, start_masked
 from .optimisation import decays, trained_parameters
-from .tokenizer import Quantizer, Tokenizer
+from .tokenizer.network import Quantizer, Tokenizer
 from .training_settings import TrainingSettings, changed_settings, released_settings
 from .transformer import Block
 
@@ -69,7 +69,7 @@ class HmarTraining:
         self, source: Path, config: ModelConfig, vae: Path | None, opening: Opening
     ) -> tuple[Codes, Tokenizer]:
         """See TrainingFamily.open_data."""
-        from himar.data.code_source import open_codes
+        from himar.data.codes.source import open_codes
 
         return open_codes(source, config, vae, opening)
 

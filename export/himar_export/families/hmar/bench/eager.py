@@ -13,7 +13,7 @@ from torch import Tensor
 from himar.families.hmar.attention import Attend, own_scale
 from himar.families.hmar.model import HMAR, Network
 from himar.families.hmar.sampler import Forced, OnForward, sample_codes
-from himar.families.hmar.tokenizer import Tokenizer
+from himar.families.hmar.tokenizer.network import Tokenizer
 from himar.families.hmar.transformer import Block
 from himar.images import to_pixels
 from himar_export.bench.eager import Guard, hold_cast, shared_copy

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from himar.families.hmar.model import HMAR
-from himar.families.hmar.tokenizer import Tokenizer
+from himar.families.hmar.tokenizer.network import Tokenizer
 from himar_export.bench.component_runs import ComponentCall
 from himar_export.bench.generation import ROUNDING
 from himar_export.bench.time_breakdown import Clock

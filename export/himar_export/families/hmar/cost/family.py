@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from himar.families.hmar.config import ModelConfig, describes, read_config, resolve
-from himar.families.hmar.tokenizer_sizes import tokenizer_of
+from himar.families.hmar.tokenizer.sizes import tokenizer_of
 from himar_export.cost.decoder import DecoderSizes
 from himar_kernels.families.hmar.sampling import choose_sampling
 from himar_kernels.families.hmar.sizes import CONDITIONS, MASKED_TAIL, NEXT_SCALE_TAIL, TRUNK, VAR_TAIL, VAR_TRUNK
@@ -53,7 +53,7 @@ class HmarCost:
 
     def checkpoint_decoder(self, path: Path, config: ModelConfig) -> DecoderSizes:
         """See FamilyCost.checkpoint_decoder."""
-        from himar.families.hmar.tokenizer_files import load_tokenizer
+        from himar.families.hmar.tokenizer.files import load_tokenizer
 
         tokenizer = load_tokenizer(path, config)
         shapes = {name: tuple(value.shape) for name, value in tokenizer.state_dict().items()}

@@ -6,18 +6,18 @@ from pathlib import Path
 
 from himar_kernels import ConfigError
 
-from ..device import usable_device
-from ..families.hmar.config import ModelConfig
-from ..families.hmar.tokenizer import Tokenizer
-from ..families.hmar.tokenizer_files import load_tokenizer
-from ..loading.checkpoint_files import weights_sha256
-from .cache_index import INDEX_FILE
-from .code_cache import CachedCodes
-from .code_images import ImageCodes
+from ...device import usable_device
+from ...families.hmar.config import ModelConfig
+from ...families.hmar.tokenizer.files import load_tokenizer
+from ...families.hmar.tokenizer.network import Tokenizer
+from ...loading.checkpoint_files import weights_sha256
+from ..cache_index import INDEX_FILE
+from ..folder import list_images
+from ..opening import Opening, cache_notices, check_shared
+from ..released_cache import refuse_released_cache
+from .cache import CachedCodes
 from .codes import Codes, check_fit
-from .folder import list_images
-from .opening import Opening, cache_notices, check_shared
-from .released_cache import refuse_released_cache
+from .images import ImageCodes
 
 
 def open_codes(source: Path, config: ModelConfig, vae: Path | None, opening: Opening) -> tuple[Codes, Tokenizer]:

@@ -13,7 +13,7 @@ from himar_kernels import InputError
 from himar_kernels.families.hmar import Codebook, Scales
 from himar_kernels.families.hmar.scales import CONVOLUTIONS
 
-from .tokenizer_sizes import TokenizerConfig
+from .sizes import TokenizerConfig
 
 
 class SharedConvolutions(nn.Module):

@@ -14,9 +14,9 @@ from himar.loading.weight_sets import Network
 from himar.loading.weight_values import as_float32
 from himar_kernels import CheckpointError, ConfigError
 
-from .config import ModelConfig
-from .tokenizer import Tokenizer
-from .tokenizer_sizes import TokenizerConfig
+from ..config import ModelConfig
+from .network import Tokenizer
+from .sizes import TokenizerConfig
 
 _TOKENIZER = Network("multi-scale tokenizer", ("quantize.embedding.weight",), "himar strip FILE OUT --weights NAME")
 _COUNTER = "quantize.ema_vocab_hit_SV"

@@ -14,12 +14,12 @@ from torch import Tensor
 from himar_kernels import InputError
 from himar_kernels.families.hmar import Scales
 
-from ..device import full_precision
-from ..families.hmar.config import ModelConfig
-from ..families.hmar.tokenizer import Tokenizer, image_values
-from .crop import UnreadableImageError, check_image, read_crops
-from .file_check import OnFiles, require_readable
-from .folder import ImageList
+from ...device import full_precision
+from ...families.hmar.config import ModelConfig
+from ...families.hmar.tokenizer.network import Tokenizer, image_values
+from ..crop import UnreadableImageError, check_image, read_crops
+from ..file_check import OnFiles, require_readable
+from ..folder import ImageList
 
 _CHUNK = 8
 """Images that the tokenizer encodes at once; more take memory and no less time."""

@@ -13,8 +13,8 @@ from himar.training.optimise import OnStep, Optimiser, Progress, Schedule
 from himar_kernels import ConfigError
 from himar_kernels.families.hmar import Scales
 
-from .tokenizer import Quantizer, Tokenizer, scale_tokens
-from .tokenizer_sizes import TokenizerConfig
+from .network import Quantizer, Tokenizer, scale_tokens
+from .sizes import TokenizerConfig
 
 
 @dataclass(frozen=True)

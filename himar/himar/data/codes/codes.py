@@ -13,9 +13,9 @@ from torch import Tensor
 from himar_kernels import InputError
 from himar_kernels.families.hmar import Scales
 
-from ..families.hmar.config import ModelConfig
-from ..families.hmar.tokenizer import Quantizer
-from .order import check_classes, label_fingerprint, some_images
+from ...families.hmar.config import ModelConfig
+from ...families.hmar.tokenizer.network import Quantizer
+from ..order import check_classes, label_fingerprint, some_images
 
 
 class Codes(Protocol):

@@ -18,20 +18,20 @@ from torch import Tensor
 from himar_kernels import ConfigError
 from himar_kernels.families.hmar import Scales
 
-from ..device import usable_device
-from ..families.hmar.presets import SIDES
-from ..families.hmar.tokenizer import Quantizer, Tokenizer
-from ..families.hmar.tokenizer_files import load_tokenizer
-from ..loading.checkpoint_files import read_content, weights_file, weights_sha256
-from ..loading.weight_sets import find_sets
-from ..training.processes import Processes
-from .cache_index import CacheIndex, Kind
-from .cache_reader import CachedImages
-from .code_images import encode_crops
+from ...device import usable_device
+from ...families.hmar.presets import SIDES
+from ...families.hmar.tokenizer.files import load_tokenizer
+from ...families.hmar.tokenizer.network import Quantizer, Tokenizer
+from ...loading.checkpoint_files import read_content, weights_file, weights_sha256
+from ...loading.weight_sets import find_sets
+from ...training.processes import Processes
+from ..cache_index import CacheIndex, Kind
+from ..cache_reader import CachedImages
+from ..crop import Picture, read_crops
+from ..folder import ImageList
+from ..shard_writer import OnImages, OnNotice, write_cache
 from .codes import hash_of
-from .crop import Picture, read_crops
-from .folder import ImageList
-from .shard_writer import OnImages, OnNotice, write_cache
+from .images import encode_crops
 
 CROPS = 10
 """Random crops that a cache holds of each image where nothing else is said."""
@@ -142,7 +142,7 @@ class ImageCrops:
 
 
 class CachedCodes(CachedImages):
-    """Codes of n images, as `himar cache-latents` wrote them; see `himar.data.codes.Codes`."""
+    """Codes of n images, as `himar cache-latents` wrote them; see `himar.data.codes.codes.Codes`."""
 
     kind = "codes"
 

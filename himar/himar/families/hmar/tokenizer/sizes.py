@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from himar_kernels import ConfigError
 
-from .config import ModelConfig
+from ..config import ModelConfig
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Codes of images: made by a tokenizer, kept in a cache, and read by training."""
