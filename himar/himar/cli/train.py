@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,7 +12,16 @@ import click
 
 from himar_kernels.shared.console import require_extra
 from himar_kernels.shared.files import require_writable_folder
-from himar_kernels.shared.options import THREADS, THREADS_DEFAULT, FiniteRange, NamedPath, device_option, wrong_usage
+from himar_kernels.shared.options import (
+    THREADS,
+    THREADS_DEFAULT,
+    FamilyCommand,
+    FamilyOption,
+    FiniteRange,
+    NamedPath,
+    device_option,
+    wrong_usage,
+)
 
 from ..families.hi_mar.presets import VARIANTS
 from .notices import show_images, show_notice
@@ -24,9 +34,9 @@ if TYPE_CHECKING:
     from ..training.family import Request, TrainingFamily
     from ..training.processes import Processes
 
-_HI_MAR = ("variant", "ema", "dropout", "pivot_share", "pivot_warmup")
-_HMAR = ("phase", "weighting", "label_drop", "depth_drop", "lr_end", "weight_decay_end", "gate_init")
-"""Options of one family alone, for --help; the families' `options` decide."""
+# What a family takes is decided by its `options` (himar.training.family); these say so in the help.
+_hi_mar = functools.partial(click.option, cls=FamilyOption, family="Hi-MAR")
+_hmar = functools.partial(click.option, cls=FamilyOption, family="HMAR")
 
 _WHOLE = click.IntRange(1, 10**12)
 _COUNT = click.IntRange(0, 10**12)
@@ -37,20 +47,7 @@ _POSITIVE = FiniteRange(min=0, min_open=True)
 _EPOCHS = FiniteRange(0, 1e9, min_open=True)
 
 
-class TrainCommand(click.Command):
-    """A command whose help lists the options of one family by themselves."""
-
-    def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options, those of every family first."""
-        own = {name: title for title, names in (("Hi-MAR", _HI_MAR), ("HMAR", _HMAR)) for name in names}
-        for title in (None, "Hi-MAR", "HMAR"):
-            chosen = [each for each in self.get_params(context) if own.get(each.name or "") == title]
-            records = [record for each in chosen if (record := each.get_help_record(context))]
-            with formatter.section("Options" if title is None else f"Options of {title} alone"):
-                formatter.write_dl(records)
-
-
-@click.command("train", cls=TrainCommand, epilog="Example: himar train --config digits --data digits --out trained")
+@click.command("train", cls=FamilyCommand, epilog="Example: himar train --config digits --data digits --out trained")
 @click.option("--config", required=True, callback=config_option, help="Preset (himar-b, hmar-d16, …) or JSON file.")
 @click.option("--data", required=True, help="digits, a folder of cached latents or codes, or images: a folder or list.")
 @click.option("--vae", type=NamedPath(), help="KL-VAE, or HMAR's tokenizer: encodes images, decodes sample grids.")
@@ -81,31 +78,31 @@ class TrainCommand(click.Command):
 )
 @click.option("--seed", default=0, show_default=True, type=TRAINING_SEED, help="Seed of weights, order and noise.")
 @click.option("--threads", type=THREADS, help=f"CPU threads; {THREADS_DEFAULT}.")
-@click.option(
+@_hi_mar(
     "--variant",
     type=click.Choice(list(VARIANTS)),
     metavar="NAME",
     help="A row of the paper's table 5 at the preset's sizes, for example visual.",
 )
-@click.option("--ema", type=_BELOW_ONE, help="Decay of the averaged weights.  [default: 0.9999]")
-@click.option("--dropout", type=_BELOW_ONE, help="Of the transformer.  [default: 0.1]")
-@click.option("--pivot-share", type=_SHARE, help="Share of images whose phase high sees pivots.  [default: 0.25]")
-@click.option("--pivot-warmup", type=_COUNT, help="Epochs in which that share grows.  [default: 100]")
-@click.option(
+@_hi_mar("--ema", type=_BELOW_ONE, help="Decay of the averaged weights.  [default: 0.9999]")
+@_hi_mar("--dropout", type=_BELOW_ONE, help="Of the transformer.  [default: 0.1]")
+@_hi_mar("--pivot-share", type=_SHARE, help="Share of images whose phase high sees pivots.  [default: 0.25]")
+@_hi_mar("--pivot-warmup", type=_COUNT, help="Epochs in which that share grows.  [default: 100]")
+@_hmar(
     "--phase",
     type=click.Choice(["next-scale", "masked"]),
     help="Network to train; masked needs --start-from with the next-scale weights, which stay.  [default: next-scale]",
 )
-@click.option(
+@_hmar(
     "--weighting",
     type=click.Choice(["lognorm", "equal", "plain"]),
     help="Of the scales in the next-scale loss.  [default: lognorm]",
 )
-@click.option("--label-drop", type=_SHARE, help="Share of images trained without their class.  [default: 0.1]")
-@click.option("--depth-drop", type=_BELOW_ONE, help="Stochastic depth at the last block.  [default: depth/240]")
-@click.option("--lr-end", type=_SHARE, help="Share of --lr at the last step.  [default: 0.1; d24, d30: 0.01]")
-@click.option("--weight-decay-end", type=FiniteRange(min=0), help="At the last step.  [default: as before; d30: 0.08]")
-@click.option("--gate-init", type=_POSITIVE, help="Of the gates' weights.  [default: 1e-3; d24: 1e-4; d30: 1e-5]")
+@_hmar("--label-drop", type=_SHARE, help="Share of images trained without their class.  [default: 0.1]")
+@_hmar("--depth-drop", type=_BELOW_ONE, help="Stochastic depth at the last block.  [default: depth/240]")
+@_hmar("--lr-end", type=_SHARE, help="Share of --lr at the last step.  [default: 0.1; d24, d30: 0.01]")
+@_hmar("--weight-decay-end", type=FiniteRange(min=0), help="At the last step.  [default: as before; d30: 0.08]")
+@_hmar("--gate-init", type=_POSITIVE, help="Of the gates' weights.  [default: 1e-3; d24: 1e-4; d30: 1e-5]")
 def train_command(
     config: str,
     data: str,
