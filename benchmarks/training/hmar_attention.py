@@ -6,7 +6,8 @@
 A step is forward and backward of the next-scale network over all L cells, as the released benchmark times it, without
 the optimiser and the tokenizer. "scales" is what `himar train` runs: on a GPU in half precision one fused attention,
 else one per scale. "dense" is the same network with PyTorch's attention and a bias over L × L cells that is -inf
-between scales. Both give the same loss, which is checked; they take turns; ratios are of medians and of fastest steps.
+between scales. Times on the CPU are of its threads together, so that other programs do not count. Both give the same
+loss, which is checked; they take turns; ratios are of medians and of fastest steps.
 """
 
 from __future__ import annotations
@@ -70,14 +71,15 @@ def measure(config: str, batch: int, device: str, precision: Precision, repeats:
 
     times: dict[str, list[float]] = {name: [] for name in models}
     losses = {}
+    clock = time.perf_counter if device == "cuda" else time.process_time  # the latter leaves out what others run
     for turn in range(-WARMUP, repeats):
         for name in list(models) if turn % 2 else reversed(models):
-            start = time.perf_counter()
+            start = clock()
             losses[name] = step(name)
             if device == "cuda":
                 torch.cuda.synchronize()
             if turn >= 0:
-                times[name].append(time.perf_counter() - start)
+                times[name].append(clock() - start)
     if abs(losses["scales"] - losses["dense"]) > (1e-4 if precision == "fp32" else 1e-2) * abs(losses["dense"]):
         raise click.ClickException(f"the ways differ in their losses, so the times say nothing: {losses}.")
     ratios = {
