@@ -154,7 +154,7 @@ def test_the_command_draws_around_a_smaller_image(hmar_bundle, pipeline, files, 
         (["--guidance", "2"], {}, 1, "guidance is 2, but no class is given, and without one nothing guides an edit"),
         (["--schedule", "[[1],[1,2]]"], {}, 1, "schedule of scale 1 is [1, 2], which sums to 3, but the scale has 4"),
         (["--schedule", "1,3"], {}, 2, "'1,3' is not JSON; write lists of counts, as '[[1], [1, 3]]'."),
-        (["--top-p", "0"], {}, 1, "top_p is 0; it must be above 0 and at most 1"),
+        (["--top-p", "0"], {}, 2, "top_p is 0; it must be above 0 and at most 1"),
         (["--sampling", "fast"], {}, 1, "sampling 'fast' is not in this bundle; it has "),
         (
             [],
