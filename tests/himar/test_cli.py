@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 import himar.families.hi_mar.digits
+import himar.families.hi_mar.training
 from himar.cli import cli, main
 from himar.data.digits import Digits, load_digits_split
 from himar.families.hi_mar.checkpoints import load_checkpoint
@@ -52,7 +53,7 @@ def trained(tmp_path, config, monkeypatch, capsys) -> Path:
     train, held_out = load_digits_split()
     few = Digits(train.images[:12], train.labels[:12])
     monkeypatch.setattr(himar.families.hi_mar.digits, "load_digits_split", lambda: (few, held_out))
-    monkeypatch.setattr(himar.families.hi_mar.digits, "Recipe", lambda seed: Recipe(vae=SMALL_VAE, seed=seed))
+    monkeypatch.setattr(himar.families.hi_mar.training, "Recipe", lambda seed: Recipe(vae=SMALL_VAE, seed=seed))
     out = tmp_path / "trained"
     train_arguments = ("--config", config, "--data", "digits", "--out", out, "--steps", "2", "--batch", "3")
     assert run("train", *train_arguments) == 0
