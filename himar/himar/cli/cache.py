@@ -93,6 +93,7 @@ def cache_latents_command(
     from ..device import use_threads
     from ..training.processes import announced_process
 
+    use_threads()
     if holds_tokenizer(vae):
         if dtype is not None:
             raise click.UsageError("--dtype is of a KL VAE's moments; codes are whole numbers: leave it out.")
@@ -102,7 +103,6 @@ def cache_latents_command(
             if value is not None:
                 raise click.UsageError(f"--{option} is of HMAR's codes, and {vae} is not its tokenizer; leave it out.")
         make = _latents(vae, out, img_size or 256, dtype or "float16")
-    use_threads()
     refuse_released_cache(images)
     processes, own_device = announced_process(device)
     listed = list_images(images)
