@@ -19,6 +19,7 @@ from .registry import FAMILIES
 from .settings import scale_number
 
 Option = Callable[[Callable[..., Any]], Callable[..., Any]]
+Callback = Callable[[click.Context, click.Parameter, Any], Any]
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,22 @@ def guidance_option(context: click.Context, parameter: click.Parameter, value: f
         return None if value is None else scale_number(str(parameter.name), value)
     except InputError as error:
         raise click.BadParameter(str(error)) from None
+
+
+def setting_option(settings: Any) -> Callback:
+    """Return a callback of options that are named after fields: wrong usage for a value that `settings` refuse.
+
+    settings: any of the family's, with `with_changes`.
+    """
+
+    def checked(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
+        try:
+            settings.with_changes(**{str(parameter.name): value})
+        except InputError as error:
+            raise click.BadParameter(str(error)) from None
+        return value
+
+    return checked
 
 
 _SHARED = (

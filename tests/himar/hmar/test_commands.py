@@ -16,21 +16,7 @@ from himar.families.hmar.tokenizer.files import load_tokenizer
 from himar.images import to_pixels
 from himar_kernels.families.hmar import PhiloxDraws
 from tests.closeness import assert_same_pixels
-
-SIZES = {
-    "patch_nums": [1, 2, 3],
-    "width": 16,
-    "depth": 3,
-    "heads": 2,
-    "tail": 1,
-    "classes": 4,
-    "vocab": 32,
-    "latent_channels": 4,
-    "vae_ch": 8,
-    "vae_groups": 4,
-    "vae_stride": 4,
-    "sampling": {"default": {"guidance": 1.5, "top_k": 8, "top_p": 0.9, "schedule": [[1], [1, 3]]}},
-}
+from tests.himar.hmar.tiny_training import SIZES
 
 
 def run(*arguments) -> int:

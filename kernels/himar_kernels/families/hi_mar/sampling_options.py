@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, get_args
+from typing import get_args
 
 import click
 
-from himar_kernels.families.sampling_options import FamilyOptions
-from himar_kernels.shared.errors import InputError
+from himar_kernels.families.sampling_options import FamilyOptions, setting_option
 from himar_kernels.shared.options import FamilyOption
 
 from .sampling import SamplingConfig, Solver
 
-
-def sampling_option(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
-    """Callback of an option that replaces a value of a SamplingConfig."""
-    try:
-        SamplingConfig().with_changes(**{str(parameter.name): value})
-    except InputError as error:
-        raise click.BadParameter(str(error)) from None
-    return value
+sampling_option = setting_option(SamplingConfig())
+"""Callback of an option that replaces a value of a SamplingConfig."""
 
 
 _option = functools.partial(click.option, cls=FamilyOption, family="Hi-MAR")

@@ -8,20 +8,13 @@ from typing import Any
 
 import click
 
-from himar_kernels.families.sampling_options import FamilyOptions
-from himar_kernels.shared.errors import InputError
+from himar_kernels.families.sampling_options import FamilyOptions, setting_option
 from himar_kernels.shared.options import FamilyOption
 
 from .sampling import SamplingConfig
 
-
-def sampling_option(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
-    """Callback of an option that replaces a value of a SamplingConfig."""
-    try:
-        SamplingConfig().with_changes(**{str(parameter.name): value})
-    except InputError as error:
-        raise click.BadParameter(str(error)) from None
-    return value
+sampling_option = setting_option(SamplingConfig())
+"""Callback of an option that replaces a value of a SamplingConfig."""
 
 
 def schedule_option(context: click.Context, parameter: click.Parameter, text: str | None) -> Any:
