@@ -102,4 +102,5 @@ def check_fit(config: ModelConfig, latents: Latents) -> None:
             raise InputError(f"{name} latents have shape {tuple(shape)}; {patches}")
         if tuple(shape[1:]) != wanted:
             raise InputError(f"{name} latents have shape {tuple(shape)}; this model trains on (n, *{wanted}).")
-    check_classes(latents, config.classes)
+    if not config.from_text:
+        check_classes(latents, config.classes)

@@ -244,3 +244,20 @@ def _token(value: Any) -> str | None:
     """Return a token that stands as its text, or as an object with its `content`."""
     value = value.get("content") if isinstance(value, dict) else value
     return value if isinstance(value, str) else None
+
+
+def write_folder(vocabulary: Vocabulary, folder: Path) -> None:
+    """Write vocab.json, merges.txt and tokenizer_config.json as a Hugging Face folder has them."""
+    merges = "".join(f"{left} {right}\n" for left, right in vocabulary.merges)
+    names = {number: token for token, number in vocabulary.ids.items()}
+    settings = {
+        "tokenizer_class": "CLIPTokenizer",
+        "model_max_length": vocabulary.length,
+        "bos_token": START,
+        "eos_token": END,
+        "unk_token": END,
+        "pad_token": names[vocabulary.padding],
+    }
+    (folder / "vocab.json").write_text(json.dumps(vocabulary.ids, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / "merges.txt").write_text(f"{MERGES_HEADER}\n{merges}", encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")

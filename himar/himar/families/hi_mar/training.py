@@ -109,8 +109,13 @@ class HiMarTraining:
         """See TrainingFamily.model."""
         return HiMAR(config, settings.dropout)
 
-    def task(self, model: HiMAR, data: Latents, settings: TrainingSettings) -> Task:
-        """See TrainingFamily.task."""
+    def task(self, model: Any, data: Any, settings: TrainingSettings) -> Task:
+        """See TrainingFamily.task; a JointModel learns from CaptionedLatents."""
+        from .joint import JointModel, JointTask
+
+        if isinstance(model, JointModel):
+            check_fit(model.config, data.latents)
+            return JointTask(model, data, settings)
         check_fit(model.config, data)
         return HiMarTask(model, data, settings)
 
