@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 _hi_mar = functools.partial(click.option, cls=FamilyOption, family="Hi-MAR")
 _hmar = functools.partial(click.option, cls=FamilyOption, family="HMAR")
 
+_MADE = ("digits", "scenes")
+"""Data that himar makes from scikit-learn's digits, with recipes of their own."""
+
 _WHOLE = click.IntRange(1, 10**12)
 _COUNT = click.IntRange(0, 10**12)
 _BATCH = click.IntRange(1, 2**20)
@@ -49,7 +52,7 @@ _EPOCHS = FiniteRange(0, 1e9, min_open=True)
 
 @click.command("train", cls=FamilyCommand, epilog="Example: himar train --config digits --data digits --out trained")
 @click.option("--config", required=True, callback=config_option, help="Preset (himar-b, hmar-d16, …) or JSON file.")
-@click.option("--data", required=True, help="digits, a folder of cached latents or codes, or images: a folder or list.")
+@click.option("--data", required=True, help="digits, scenes, a folder of cached latents or codes, or images: a folder or list.")
 @click.option("--vae", type=NamedPath(), help="KL-VAE, or HMAR's tokenizer: encodes images, decodes sample grids.")
 @click.option("--out", required=True, type=NamedPath(), help="Folder for weights and training state.")
 @click.option("--start-from", type=NamedPath(), help="Checkpoint of the same sizes whose weights to start from.")
@@ -132,12 +135,12 @@ def train_command(
     torchrun --nproc-per-node 8 --no-python himar train … --device cuda. A stopped run continues with --resume as if it
     had not stopped.
     """
-    digits = data == "digits"
-    require_extra("model", "torch", "safetensors", *(["sklearn"] if digits else []))
-    if digits and vae is not None:
-        raise click.UsageError("--data digits trains its own VAE, or takes the one in --out; leave --vae out.")
-    if not data or not (digits or os.path.exists(data)):  # noqa: PTH110 - a name too long does not exist either
-        raise click.BadParameter(f"{data} is neither digits nor a path that exists.", param_hint="--data")
+    made = data in _MADE
+    require_extra("model", "torch", "safetensors", *(["sklearn"] if made else []))
+    if made and vae is not None:
+        raise click.UsageError(f"--data {data} trains its own VAE, or takes the one in --out; leave --vae out.")
+    if not data or not (made or os.path.exists(data)):  # noqa: PTH110 - a name too long does not exist either
+        raise click.BadParameter(f"{data} is neither {' nor '.join(_MADE)} nor a path that exists.", param_hint="--data")
     for kind in ("epochs", "warmup_epochs"):
         steps = kind.replace("epochs", "steps")
         if changes[kind] is not None and changes[steps] is not None:
@@ -147,7 +150,7 @@ def train_command(
         raise click.UsageError("--weights needs --start-from: it chooses among a checkpoint's weights.")
     if grid is not None and not tensorboard:
         raise click.UsageError("--grid needs --tensorboard.")
-    if grid and not digits and vae is None:
+    if grid and not made and vae is None:
         raise click.UsageError("--grid needs --vae, which decodes the images.")
 
     from ..device import use_threads
@@ -160,7 +163,7 @@ def train_command(
     name = family_of(config)
     family = training_family(name)
     _refuse_others(name, config, changes)
-    if digits and changes["phase"] is not None:
+    if data == "digits" and changes["phase"] is not None:
         raise click.UsageError("--data digits trains both phases; leave --phase out.")
     model_config = family.config(config, changes)
     require_writable_folder(out)
@@ -169,7 +172,7 @@ def train_command(
         execution = Execution(own_device, accumulate, recompute, compiled, fsdp)
         with wrong_usage():
             execution.require_processes(processes.count)
-        source = None if digits else Path(data)
+        source = None if made else Path(data)
         opened = (
             None if source is None else _open(family, source, model_config, vae, own_device, processes, out, resume)
         )
@@ -190,7 +193,7 @@ def train_command(
             settings = family.settings(model_config, None if opened is None else len(opened[0].labels), changes)
             processes.parts(settings.batch, accumulate)
         if opened is None:
-            written = family.train_digits(model_config, settings, request)
+            written = family.train_made(data, model_config, settings, request)
         else:
             written = _train(model_config, *opened, settings, request)
         stack.close()

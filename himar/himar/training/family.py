@@ -137,12 +137,15 @@ class TrainingFamily(Protocol):
     def settings(self, config: Any, images: int | None, options: Mapping[str, Any]) -> Any:
         """Return the released recipe's settings for so many images, with the options that were given.
 
-        images: None for the digits and their recipe. Raises ConfigError.
+        images: None for data that himar makes, digits or scenes, and their recipes. Raises ConfigError.
         """
         ...
 
-    def train_digits(self, config: Any, settings: Any, request: Request) -> Path:
-        """Train on the digits by the family's recipe, its autoencoder too; return the weights' file."""
+    def train_made(self, data: str, config: Any, settings: Any, request: Request) -> Path:
+        """Train on "digits" or "scenes" by the family's recipe, its autoencoder too; return the weights' file.
+
+        Raises ConfigError for data that the model does not learn from.
+        """
         ...
 
     def model(self, config: Any, settings: Any) -> Any:

@@ -121,7 +121,7 @@ PRESETS: Mapping[str, Values] = {
     # Coloured digits from captions (docs/scenes.md), with a text tower of its own; trained and shipped as the digits.
     "himar-scenes": {
         **{"context": "text", "buffer": 16, "context_width": 96, "cond_scale": 2, "img_size": 32, "channels": 16},
-        **{"width": 96, "enc_depth": 2, "dec_depth": 3, "heads": 4, "vae_stride": 8, "vae_scale": 1.1},
+        **{"width": 96, "enc_depth": 2, "dec_depth": 3, "heads": 4, "vae_stride": 8, "vae_scale": 0.95},
         **{"mlp_depth": 3, "mlp_width": 192, "dit_depth": 3, "dit_width": 128, "dit_heads": 4},
         "sampling": {
             "default": {

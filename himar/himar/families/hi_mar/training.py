@@ -88,8 +88,10 @@ class HiMarTraining:
         steps = asked_steps(options, DIGIT_IMAGES if images is None else images, recipe.batch)
         return changed_settings(recipe, **steps, **changes)
 
-    def train_digits(self, config: ModelConfig, settings: TrainingSettings, request: Request) -> Path:
-        """See TrainingFamily.train_digits."""
+    def train_made(self, data: str, config: ModelConfig, settings: TrainingSettings, request: Request) -> Path:
+        """See TrainingFamily.train_made."""
+        if data == "scenes":
+            return train_scenes(config, ScenesRecipe(model=settings), request)
         return train_digits(
             request.out,
             config,

@@ -82,8 +82,10 @@ class HmarTraining:
         released = released_settings(config.depth, options["phase"] or "next-scale", images, options["batch"])
         return changed_settings(released, images, options)
 
-    def train_digits(self, config: ModelConfig, settings: Recipe, request: Request) -> Path:
-        """See TrainingFamily.train_digits."""
+    def train_made(self, data: str, config: ModelConfig, settings: Recipe, request: Request) -> Path:
+        """See TrainingFamily.train_made."""
+        if data != "digits":
+            raise ConfigError(f"HMAR makes no images from text, so {data} cannot train it; use --data digits.")
         return train_digits(config, settings, request)
 
     def model(self, config: ModelConfig, settings: TrainingSettings) -> HMAR:
