@@ -16,6 +16,8 @@ from ..training.optimise import OnStep, Optimiser, Progress, Schedule
 from ..training.settings import Precision
 from .autoencoder import AutoencoderKL, VaeConfig
 
+_HALF_SIZE_WEIGHT = 0.2
+
 
 @dataclass(frozen=True)
 class VaeTraining:
@@ -23,7 +25,8 @@ class VaeTraining:
 
     config: its sizes; schedule: steps and learning rate; batch: images per step and resolution; kl_weight:
     weight of the mean KL divergence per latent value against the mean squared error per pixel value; precision: of the
-    convolutions.
+    convolutions; decoder: of a second stage, which trains the decoder alone on latents of the finished encoder, and mostly
+    at full size; None for none.
     """
 
     config: VaeConfig
@@ -31,6 +34,12 @@ class VaeTraining:
     batch: int
     kl_weight: float
     precision: Precision = "fp32"
+    decoder: Schedule | None = None
+
+    @property
+    def steps(self) -> int:
+        """Steps of both stages."""
+        return self.schedule.steps + (self.decoder.steps if self.decoder else 0)
 
 
 DIGITS_VAE = VaeTraining(
@@ -49,6 +58,7 @@ SCENES_VAE = VaeTraining(
     batch=32,
     kl_weight=5e-4,
     precision="bf16",
+    decoder=Schedule(steps=1500, peak=1.5e-3, warmup=50, decay="cosine"),
 )
 
 
@@ -62,17 +72,35 @@ def train_vae(training: VaeTraining, images: Tensor, seed: int, on_step: OnStep 
         vae = AutoencoderKL(training.config)
     generator = torch.Generator().manual_seed(seed)
     optimiser = Optimiser(vae.parameters(), training.schedule, clip=1.0)
-    small = half_size(images)
+    sizes = (images, half_size(images))
+
+    def report(step: int, figures: dict[str, float]) -> None:
+        if on_step:
+            on_step(Progress(step + 1, training.steps, training.batch, figures))
+
     for step in range(training.schedule.steps):
         chosen = torch.randint(len(images), (training.batch,), generator=generator)
         with autocast(training.precision, images.device):
-            pairs = [vae_losses(vae, size[chosen], generator) for size in (images, small)]
+            pairs = [vae_losses(vae, size[chosen], generator) for size in sizes]
         errors, divergences = zip(*pairs, strict=True)
         error, divergence = torch.stack(errors).mean(), torch.stack(divergences).mean()
         rate = optimiser.step(step, error + training.kl_weight * divergence)
-        if on_step:
-            figures = {"squared error": error.item(), "KL": divergence.item(), "rate": rate}
-            on_step(Progress(step + 1, training.schedule.steps, training.batch, figures))
+        report(step, {"squared error": error.item(), "KL": divergence.item(), "rate": rate})
+    if training.decoder is not None:
+        moments = [latent_moments(vae, size) for size in sizes]
+        decoder = [*vae.post_quant_conv.parameters(), *vae.decoder.parameters()]
+        optimiser = Optimiser(decoder, training.decoder, clip=1.0)
+        for step in range(training.decoder.steps):
+            chosen = torch.randint(len(images), (training.batch,), generator=generator)
+            errors = []
+            for size, latents, count in zip(sizes, moments, (training.batch, training.batch // 4), strict=True):
+                mean, deviation = latents[chosen[:count]].unbind(1)
+                with autocast(training.precision, images.device):
+                    decoded = vae.decode(mean + deviation * torch.randn(mean.shape, generator=generator))
+                errors.append(F.mse_loss(decoded.float(), size[chosen[:count]]))
+            # The images that users see are of the full size.
+            rate = optimiser.step(step, errors[0] + _HALF_SIZE_WEIGHT * errors[1])
+            report(training.schedule.steps + step, {"squared error": errors[0].item(), "rate": rate})
     return vae.eval().requires_grad_(False)
 
 

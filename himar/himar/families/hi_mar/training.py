@@ -33,6 +33,7 @@ from .losses import Losses, drawn_losses
 from .mlp_head import ResidualBlock
 from .model import HiMAR, initialise
 from .presets import vary
+from .scenes import SCENES, SCENES_MODEL, SceneRecipe, train_scenes
 from .training_settings import TrainingSettings, changed_settings, paper_settings, text_settings
 from .transformer import Block
 
@@ -84,18 +85,18 @@ class HiMarTraining:
 
     def settings(self, config: ModelConfig, images: int | None, options: Mapping[str, Any]) -> TrainingSettings:
         """See TrainingFamily.settings."""
-        if config.from_text:
-            recipe = text_settings()
+        if images is None:
+            recipe, images = (SCENES_MODEL, SCENES) if config.from_text else (DIGITS_MODEL, DIGIT_IMAGES)
         else:
-            recipe = DIGITS_MODEL if images is None else paper_settings(images, options["batch"] or 2048)
+            recipe = text_settings() if config.from_text else paper_settings(images, options["batch"] or 2048)
         changes = {name: options[name] for name in _CHANGES}
-        steps = asked_steps(options, DIGIT_IMAGES if images is None else images, recipe.batch)
+        steps = asked_steps(options, images, recipe.batch)
         return changed_settings(recipe, **steps, **changes)
 
     def train_made(self, data: str, config: ModelConfig, settings: TrainingSettings, request: Request) -> Path:
         """See TrainingFamily.train_made."""
         if data == "scenes":
-            return train_scenes(config, ScenesRecipe(model=settings), request)
+            return train_scenes(config, SceneRecipe(model=settings), request)
         return train_digits(
             request.out,
             config,
@@ -115,13 +116,8 @@ class HiMarTraining:
         """See TrainingFamily.model."""
         return HiMAR(config, settings.dropout)
 
-    def task(self, model: Any, data: Any, settings: TrainingSettings) -> Task:
-        """See TrainingFamily.task; a JointModel learns from CaptionedLatents."""
-        from .joint import JointModel, JointTask
-
-        if isinstance(model, JointModel):
-            check_fit(model.config, data.latents)
-            return JointTask(model, data, settings)
+    def task(self, model: HiMAR, data: Latents, settings: TrainingSettings) -> Task:
+        """See TrainingFamily.task."""
         check_fit(model.config, data)
         return HiMarTask(model, data, settings)
 

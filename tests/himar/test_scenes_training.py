@@ -1,0 +1,159 @@
+"""Training a model of scenes from nothing: one command, a model and its text tower, the same from the same seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from himar.cli import main
+from himar.data.scenes.pictures import make_scenes
+from himar.evaluation.scenes_judge import SceneJudge, score
+from himar.families.hi_mar import scenes
+from himar.families.hi_mar.checkpoints import load_checkpoint
+from himar.families.hi_mar.config import read_config, resolve
+from himar.families.hi_mar.loss_draws import FewPositions, LossSettings, draw_batch
+from himar.families.hi_mar.scenes import (
+    MODEL_FILE, SCENES_MODEL, TEXT_FOLDER, VAE_FILE, SceneRecipe, scenes_vocabulary, train_scenes,
+)  # fmt: skip
+from himar.images import sample_images, to_pixels
+from himar.text import encode, load_text_tower
+from himar.training.family import Request
+from himar.training.optimise import OnStep, Schedule
+from himar.training.processes import Processes
+from himar.training.settings import Execution
+from himar.training.state import STATE_FILE
+from himar.vae.layouts import load_vae
+from himar.vae.training import SCENES_VAE
+from himar_kernels import ConfigError, PhiloxDraws
+from himar_kernels.text import Tokenizer
+from tests.conftest import WEIGHTS
+
+CONFIG = resolve(read_config("himar-scenes"), {})
+SMALL = replace(CONFIG, width=32, heads=2, context_width=32, dit_width=32, mlp_width=32, dit_heads=2)
+SHIPPED = WEIGHTS / "scenes"
+
+
+def recipe(steps: int = 2) -> SceneRecipe:
+    vae = replace(
+        SCENES_VAE, schedule=Schedule(1, 1e-3), decoder=Schedule(1, 1e-3), batch=4
+    )
+    model = replace(SCENES_MODEL, schedule=Schedule(steps, 1e-3), batch=4, snapshot_every=1)
+    return SceneRecipe(vae, model, tower_layers=1, tower_heads=2, scenes=8)
+
+
+def request(out: Path, on_stage: Callable[[str], OnStep | None] = lambda stage: None, resume: bool = False) -> Request:
+    return Request(out, 0, Execution(), Processes(), resume, False, False, 0, False, on_stage, None)
+
+
+def contexts(folder: Path, texts: list[str]) -> torch.Tensor:
+    return encode(load_text_tower(folder), Tokenizer.open(folder).ids(texts)[0])
+
+
+def test_the_recipe_leaves_a_model_and_a_tower_that_fit(tmp_path):
+    stages: list[str] = []
+    written = train_scenes(SMALL, recipe(), request(tmp_path, lambda stage: stages.append(stage)))
+    assert stages == ["VAE", "model"]
+    assert {path.name for path in tmp_path.iterdir()} == {VAE_FILE, MODEL_FILE, TEXT_FOLDER, STATE_FILE}
+    model, folder = load_checkpoint(written), tmp_path / TEXT_FOLDER
+    assert model.config == SMALL
+    assert load_vae(tmp_path / VAE_FILE).stride == 8
+    rows = contexts(folder, ["", "a red three left of a blue seven"])
+    assert rows.shape == (2, 16, 32)
+    assert torch.allclose(model.empty_context[0], rows[0], atol=2e-3)
+    images = sample_images(model, load_vae(tmp_path / VAE_FILE), contexts=rows, draws=PhiloxDraws(0))
+    assert images.shape == (2, 32, 32, 3)
+
+
+def test_a_stopped_training_resumes_to_the_same_weights(tmp_path):
+    class Stopped(Exception):
+        pass
+
+    def stop(progress):
+        if progress.step == 3:
+            raise Stopped
+
+    def in_model(stage):
+        return stop if stage == "model" else None
+
+    train_scenes(SMALL, recipe(4), request(tmp_path / "whole"))
+    with pytest.raises(Stopped):
+        train_scenes(SMALL, recipe(4), request(tmp_path / "stopped", in_model))
+    train_scenes(SMALL, recipe(4), request(tmp_path / "stopped", resume=True))
+    for name in (MODEL_FILE, f"{TEXT_FOLDER}/model.safetensors", VAE_FILE):
+        assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_every_word_of_the_captions_is_one_token():
+    few = make_scenes(300, 0)
+    vocabulary = scenes_vocabulary(few, 16)
+    tokenizer = Tokenizer(vocabulary)
+    texts = [text for wordings in few.captions for text in wordings]
+    rows, cut = tokenizer.rows(texts)
+    assert not cut
+    assert all(len(row) == len(text.split()) + 2 for row, text in zip(rows, texts, strict=True))
+
+
+def test_few_positions_are_masked_as_of_classes():
+    generator = torch.Generator().manual_seed(0)
+
+    def masked(settings: LossSettings) -> list[int]:
+        return [int(draw_batch(CONFIG, torch.zeros(1, 16), settings, generator).low.masked.sum()) for _ in range(200)]
+
+    few = masked(FewPositions(low_mask_least=0.1, low_mask_deviation=0.6))
+    assert min(few.count(count) for count in (1, 2, 3, 4)) > 15
+    assert masked(LossSettings(low_mask_least=0.1, low_mask_deviation=0.6)).count(1) < 5
+
+
+def test_what_does_not_suit_scenes_is_refused_before_training(tmp_path, capsys):
+    with pytest.raises(ConfigError, match="channels is 4, but scenes need 16; use --config himar-scenes"):
+        train_scenes(replace(SMALL, channels=4), recipe(), request(tmp_path))
+    assert not list(tmp_path.iterdir())
+    for config, data, said in (
+        ("digits", "scenes", "context is class, but scenes need text"),
+        ("himar-scenes", "digits", "the digits have no captions"),
+        ("hmar-digits", "scenes", "HMAR makes no images from text"),
+    ):
+        assert main(["train", "--config", config, "--data", data, "--out", str(tmp_path / "out")]) == 1
+        assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_command_trains_scenes(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(scenes.SceneRecipe, "__init__", lambda self, model: _short(self, model))
+    options = ("--steps", "1", "--batch", "4", "--threads", "1")
+    assert main(["train", "--config", "himar-scenes", "--data", "scenes", "--out", str(tmp_path), *options]) == 0
+    assert "scenes: wrote" in capsys.readouterr().out
+    assert load_checkpoint(tmp_path / MODEL_FILE).config == CONFIG
+
+
+def _short(self: SceneRecipe, model) -> None:
+    for name, value in {**vars(recipe()), "model": model}.items():
+        object.__setattr__(self, name, value)
+
+
+def test_the_shipped_model_draws_what_captions_ask_for():
+    asked = make_scenes(40, 77, train=False)
+    model = load_checkpoint(SHIPPED / MODEL_FILE)
+    rows = contexts(SHIPPED / TEXT_FOLDER, [texts[0] for texts in asked.captions])
+    assert torch.allclose(model.empty_context, contexts(SHIPPED / TEXT_FOLDER, [""]), atol=2e-3)
+    images = sample_images(model, load_vae(SHIPPED / VAE_FILE), contexts=rows, draws=PhiloxDraws(0))
+    found = score(asked.scenes, SceneJudge().read(images))
+    assert found.objects >= 0.85
+    assert found.all >= 0.8
+
+
+def test_the_shipped_vae_keeps_scenes_readable():
+    real = make_scenes(60, 78, train=False)
+    vae = load_vae(SHIPPED / VAE_FILE)
+    with torch.no_grad():
+        back = to_pixels(vae.decode(vae.encode(real.images)[0]))
+    assert np.abs(back.astype(int) - to_pixels(real.images)).mean() < 5
+    assert score(real.scenes, SceneJudge().read(back)).all >= 0.93
+
+
+def test_the_shipped_files_are_small():
+    assert sum(path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file()) < 12e6
