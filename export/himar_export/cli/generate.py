@@ -65,7 +65,7 @@ from .progress import progress_bar
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
 def generate(
     bundle: Path,
-    labels: list[int | str],
+    labels: list[int | str] | None,
     prompts: tuple[str, ...],
     prompts_file: list[str] | None,
     count: int,
@@ -107,7 +107,7 @@ class GenerateRequest:
     """
 
     bundle: Path
-    labels: list[int | str]
+    labels: list[int | str] | None
     out: Path
     count: int = 1
     seed: int = 0
@@ -163,6 +163,7 @@ def _what(request: GenerateRequest, pipeline: Pipeline) -> dict[str, Any]:
         return {"prompts": [prompt for prompt in request.prompts for _ in range(request.count)]}
     if pipeline.bundle.manifest.model.context_shape is not None:
         return {"labels": request.labels}  # refused, whatever the names of classes
+    assert request.labels is not None  # or prompts
     numbers = chosen_labels(request.labels, pipeline.bundle.manifest.class_names, str(request.bundle))
     return {"labels": [label for label in numbers for _ in range(request.count)]}
 

@@ -115,7 +115,7 @@ def given_prompts(prompts: Sequence[str], from_file: Sequence[str] | None) -> li
     return [*prompts, *(from_file or ())] or None
 
 
-def require_one_of(labels: Sequence[int | str], prompts: Sequence[str] | None) -> None:
+def require_one_of(labels: Sequence[int | str] | None, prompts: Sequence[str] | None) -> None:
     """Raise click.UsageError unless either --labels or prompts were given."""
     if bool(labels) == (prompts is not None):
         given = "--labels and prompts are both given" if labels else "nothing says what to make"

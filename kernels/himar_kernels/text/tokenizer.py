@@ -93,7 +93,7 @@ class Tokenizer:
 
 
 def check_prompts(texts: Sequence[str]) -> None:
-    """Raise InputError: no list of prompts, an empty one, one that is not text or holds a start or end token as text."""
+    """Raise InputError: no prompts, one that is not text, one that holds a start or end token as text."""
     if isinstance(texts, str) or not isinstance(texts, Sequence):
         raise InputError(f"prompts is {texts!r}; give a list of texts, one per image.")
     if len(texts) == 0:

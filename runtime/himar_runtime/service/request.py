@@ -22,7 +22,7 @@ from ..request import image_indices
 
 Output = Literal["png", "latents"]
 
-_KEYS = ("labels", "prompts", "seed", "first_index", "sampling", "guidance")
+_KEYS = ("seed", "first_index", "sampling", "guidance")
 _DRAWN_SEED_BITS = 53  # exact as a double, so that every JSON reader gives the seed back unchanged
 
 _TOKEN = "[!#$%&'+.^_`|~0-9a-z-]+"
@@ -102,9 +102,9 @@ def _parse(body: bytes, manifest: Manifest) -> dict[str, Any]:
         raise InputError(f"the body is not valid JSON ({error}); send a JSON object.") from error
     if not isinstance(values, dict):
         raise InputError(f"the body is {_json(values)}; it must be a JSON object with {_wanted(manifest)}.")
-    known = (*_KEYS, *runtime_family(manifest.family).changeable, "output")
+    known = (_wanted(manifest), *_KEYS, *runtime_family(manifest.family).changeable, "output")
     for key in values:
-        if key not in known:
+        if key not in (*known, "labels", "prompts"):
             raise InputError(f"unknown key {key!r}; known keys: {', '.join(known)}.")
     return values
 

@@ -32,13 +32,9 @@ def recorded_name(head: str) -> str:
 def require_same_model(model: ModelInfo, arrays: Arrays) -> None:
     """Raise InputError unless the recorded arrays have this model's sizes."""
     S, N, C, D, L = model.low_positions, model.high_positions, model.channels, model.width, model.positions
-    if (model.context_shape is None) != ("t/contexts" not in arrays) and (
-        "t/contexts" in arrays or "t/labels" in arrays
-    ):
-        recorded, own = ("texts", "classes") if model.context_shape is None else ("classes", "texts")
-        raise InputError(
-            f"the recording is of another model: its images are made from {recorded}, this bundle's from {own}."
-        )
+    kind = "labels" if model.context_shape is None else "contexts"
+    if "t/tokens" in arrays and f"t/{kind}" not in arrays:
+        raise InputError(f"the recording is of another model: it has no t/{kind}, which this bundle's model takes.")
     wanted: dict[str, tuple[int | None, ...]] = {
         "t/contexts": (None, *(model.context_shape or ())),
         "text/tokens": (None, model.buffer),
