@@ -106,9 +106,7 @@ def main(
         _table(found)
 
 
-def _draw(
-    pipeline: Pipeline, scenes: SceneSet, scales: Sequence[float | None], seed: int, path: Path
-) -> None:
+def _draw(pipeline: Pipeline, scenes: SceneSet, scales: Sequence[float | None], seed: int, path: Path) -> None:
     first = SceneSet(scenes.scenes[:_COLUMNS], scenes.images[:_COLUMNS], scenes.captions[:_COLUMNS])
     images = np.concatenate([drawn(pipeline, first, scale, seed) for scale in scales])
     write_png(path, to_sheet(images.repeat(_ENLARGED, axis=1).repeat(_ENLARGED, axis=2), _COLUMNS), [])

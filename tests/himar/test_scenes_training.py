@@ -18,8 +18,14 @@ from himar.families.hi_mar.checkpoints import load_checkpoint
 from himar.families.hi_mar.config import read_config, resolve
 from himar.families.hi_mar.loss_draws import FewPositions, LossSettings, draw_batch
 from himar.families.hi_mar.scenes import (
-    MODEL_FILE, SCENES_MODEL, TEXT_FOLDER, VAE_FILE, SceneRecipe, scenes_vocabulary, train_scenes,
-)  # fmt: skip
+    MODEL_FILE,
+    SCENES_MODEL,
+    TEXT_FOLDER,
+    VAE_FILE,
+    SceneRecipe,
+    scenes_vocabulary,
+    train_scenes,
+)
 from himar.images import sample_images, to_pixels
 from himar.text import encode, load_text_tower
 from himar.training.family import Request
@@ -39,9 +45,7 @@ SHIPPED = WEIGHTS / "scenes"
 
 
 def recipe(steps: int = 2) -> SceneRecipe:
-    vae = replace(
-        SCENES_VAE, schedule=Schedule(1, 1e-3), decoder=Schedule(1, 1e-3), batch=4
-    )
+    vae = replace(SCENES_VAE, schedule=Schedule(1, 1e-3), decoder=Schedule(1, 1e-3), batch=4)
     model = replace(SCENES_MODEL, schedule=Schedule(steps, 1e-3), batch=4, snapshot_every=1)
     return SceneRecipe(vae, model, tower_layers=1, tower_heads=2, scenes=8)
 
@@ -70,18 +74,18 @@ def test_the_recipe_leaves_a_model_and_a_tower_that_fit(tmp_path):
 
 
 def test_a_stopped_training_resumes_to_the_same_weights(tmp_path):
-    class Stopped(Exception):
+    class StoppedError(Exception):
         pass
 
     def stop(progress):
         if progress.step == 3:
-            raise Stopped
+            raise StoppedError
 
     def in_model(stage):
         return stop if stage == "model" else None
 
     train_scenes(SMALL, recipe(4), request(tmp_path / "whole"))
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         train_scenes(SMALL, recipe(4), request(tmp_path / "stopped", in_model))
     train_scenes(SMALL, recipe(4), request(tmp_path / "stopped", resume=True))
     for name in (MODEL_FILE, f"{TEXT_FOLDER}/model.safetensors", VAE_FILE):

@@ -52,7 +52,9 @@ _EPOCHS = FiniteRange(0, 1e9, min_open=True)
 
 @click.command("train", cls=FamilyCommand, epilog="Example: himar train --config digits --data digits --out trained")
 @click.option("--config", required=True, callback=config_option, help="Preset (himar-b, hmar-d16, …) or JSON file.")
-@click.option("--data", required=True, help="digits, scenes, a folder of cached latents or codes, or images: a folder or list.")
+@click.option(
+    "--data", required=True, help="digits, scenes, a folder of cached latents or codes, or images: a folder or list."
+)
 @click.option("--vae", type=NamedPath(), help="KL-VAE, or HMAR's tokenizer: encodes images, decodes sample grids.")
 @click.option("--out", required=True, type=NamedPath(), help="Folder for weights and training state.")
 @click.option("--start-from", type=NamedPath(), help="Checkpoint of the same sizes whose weights to start from.")
@@ -140,7 +142,9 @@ def train_command(
     if made and vae is not None:
         raise click.UsageError(f"--data {data} trains its own VAE, or takes the one in --out; leave --vae out.")
     if not data or not (made or os.path.exists(data)):  # noqa: PTH110 - a name too long does not exist either
-        raise click.BadParameter(f"{data} is neither {' nor '.join(_MADE)} nor a path that exists.", param_hint="--data")
+        raise click.BadParameter(
+            f"{data} is neither {' nor '.join(_MADE)} nor a path that exists.", param_hint="--data"
+        )
     for kind in ("epochs", "warmup_epochs"):
         steps = kind.replace("epochs", "steps")
         if changes[kind] is not None and changes[steps] is not None:

@@ -25,8 +25,8 @@ class VaeTraining:
 
     config: its sizes; schedule: steps and learning rate; batch: images per step and resolution; kl_weight:
     weight of the mean KL divergence per latent value against the mean squared error per pixel value; precision: of the
-    convolutions; decoder: of a second stage, which trains the decoder alone on latents of the finished encoder, and mostly
-    at full size; None for none.
+    convolutions; decoder: schedule of a second stage, which trains the decoder alone on latents of the finished encoder
+    and weighs the full size more; None for none.
     """
 
     config: VaeConfig

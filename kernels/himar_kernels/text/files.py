@@ -39,12 +39,7 @@ def read_vocabulary(folder: Path) -> Vocabulary:
 
 def write_vocabulary(vocabulary: Vocabulary, root: Path) -> dict[str, Any]:
     """Write the files of a bundle's tokenizer below `root`; return the manifest's entry `tokenizer`."""
-    merges = "".join(f"{left} {right}\n" for left, right in vocabulary.merges)
-    texts = {
-        "vocabulary": json.dumps(vocabulary.ids, ensure_ascii=False) + "\n",
-        "merges": f"{MERGES_HEADER}\n{merges}",
-    }
-    for part, text in texts.items():
+    for part, text in _texts(vocabulary).items():
         path = root / _PARTS[part]
         path.parent.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8")
@@ -56,6 +51,29 @@ def write_vocabulary(vocabulary: Vocabulary, root: Path) -> dict[str, Any]:
         "end": vocabulary.end,
         "padding": vocabulary.padding,
         "repairs_text": vocabulary.repairs_text,
+    }
+
+
+def write_folder(vocabulary: Vocabulary, folder: Path) -> None:
+    """Write vocab.json, merges.txt and tokenizer_config.json as Hugging Face has them; the folder is made if need be."""
+    texts = _texts(vocabulary)
+    padding = next(token for token, number in vocabulary.ids.items() if number == vocabulary.padding)
+    settings = {
+        "tokenizer_class": "CLIPTokenizer",
+        "model_max_length": vocabulary.length,
+        **{"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": padding},
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.json").write_text(texts["vocabulary"], encoding="utf-8")
+    (folder / "merges.txt").write_text(texts["merges"], encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+
+
+def _texts(vocabulary: Vocabulary) -> dict[str, str]:
+    merges = "".join(f"{left} {right}\n" for left, right in vocabulary.merges)
+    return {
+        "vocabulary": json.dumps(vocabulary.ids, ensure_ascii=False) + "\n",
+        "merges": f"{MERGES_HEADER}\n{merges}",
     }
 
 
@@ -244,20 +262,3 @@ def _token(value: Any) -> str | None:
     """Return a token that stands as its text, or as an object with its `content`."""
     value = value.get("content") if isinstance(value, dict) else value
     return value if isinstance(value, str) else None
-
-
-def write_folder(vocabulary: Vocabulary, folder: Path) -> None:
-    """Write vocab.json, merges.txt and tokenizer_config.json as a Hugging Face folder has them."""
-    merges = "".join(f"{left} {right}\n" for left, right in vocabulary.merges)
-    names = {number: token for token, number in vocabulary.ids.items()}
-    settings = {
-        "tokenizer_class": "CLIPTokenizer",
-        "model_max_length": vocabulary.length,
-        "bos_token": START,
-        "eos_token": END,
-        "unk_token": END,
-        "pad_token": names[vocabulary.padding],
-    }
-    (folder / "vocab.json").write_text(json.dumps(vocabulary.ids, ensure_ascii=False) + "\n", encoding="utf-8")
-    (folder / "merges.txt").write_text(f"{MERGES_HEADER}\n{merges}", encoding="utf-8")
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")

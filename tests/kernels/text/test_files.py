@@ -7,7 +7,8 @@ import pytest
 
 from himar_kernels import BundleError, CheckpointError
 from himar_kernels.text import Tokenizer
-from himar_kernels.text.files import write_vocabulary
+from himar_kernels.text.files import read_vocabulary, write_folder, write_vocabulary
+from himar_kernels.text.training import LEAST_SIZE, train_vocabulary
 from himar_kernels.text.vocabulary import Vocabulary
 
 
@@ -166,3 +167,9 @@ def test_a_bundles_wrong_tokenizer_is_refused(bundle, values, said):
 def test_a_bundle_without_a_tokenizer_says_that_it_takes_contexts(bundle):
     with pytest.raises(BundleError, match="takes contexts alone; build it with `himar-export build --text FOLDER`"):
         Tokenizer.open(put(bundle, manifest={}))
+
+
+def test_a_folder_that_was_written_is_read_back(tmp_path):
+    vocabulary = train_vocabulary(["a red three", "a red two"], LEAST_SIZE + 4, 16)
+    write_folder(vocabulary, tmp_path / "text")
+    assert read_vocabulary(tmp_path / "text") == vocabulary

@@ -104,9 +104,7 @@ def train_scenes(config: ModelConfig, recipe: SceneRecipe, request: Request) -> 
         vocabulary=vocabulary.end + 1,
         positions=config.buffer,
     )
-    outputs = Outputs(
-        folder, MODEL_FILE, torch.float16, request.released, request.grid, request.board, request.keep
-    )
+    outputs = Outputs(folder, MODEL_FILE, torch.float16, request.released, request.grid, request.board, request.keep)
     return run_training(
         join(config, tower, data.empty_text),
         data,
