@@ -69,7 +69,7 @@ def test_the_recipe_leaves_a_model_and_a_tower_that_fit(tmp_path):
     rows = contexts(folder, ["", "a red three left of a blue seven"])
     assert rows.shape == (2, 16, 32)
     assert torch.allclose(model.empty_context[0], rows[0], atol=2e-3)
-    images = sample_images(model, load_vae(tmp_path / VAE_FILE), contexts=rows, draws=PhiloxDraws(0))
+    images = sample_images(model, load_vae(tmp_path / VAE_FILE), None, PhiloxDraws(0), contexts=rows)
     assert images.shape == (2, 32, 32, 3)
 
 
@@ -144,7 +144,7 @@ def test_the_shipped_model_draws_what_captions_ask_for():
     model = load_checkpoint(SHIPPED / MODEL_FILE)
     rows = contexts(SHIPPED / TEXT_FOLDER, [texts[0] for texts in asked.captions])
     assert torch.allclose(model.empty_context, contexts(SHIPPED / TEXT_FOLDER, [""]), atol=2e-3)
-    images = sample_images(model, load_vae(SHIPPED / VAE_FILE), contexts=rows, draws=PhiloxDraws(0))
+    images = sample_images(model, load_vae(SHIPPED / VAE_FILE), None, PhiloxDraws(0), contexts=rows)
     found = score(asked.scenes, SceneJudge().read(images))
     assert found.objects >= 0.85
     assert found.all >= 0.8

@@ -55,7 +55,7 @@ def write_vocabulary(vocabulary: Vocabulary, root: Path) -> dict[str, Any]:
 
 
 def write_folder(vocabulary: Vocabulary, folder: Path) -> None:
-    """Write vocab.json, merges.txt and tokenizer_config.json as Hugging Face has them; the folder is made if need be."""
+    """Write vocab.json, merges.txt and tokenizer_config.json as Hugging Face has them, into a folder."""
     texts = _texts(vocabulary)
     padding = next(token for token, number in vocabulary.ids.items() if number == vocabulary.padding)
     settings = {
