@@ -13,7 +13,7 @@ import torch
 from himar.cli import main
 from himar.data.scenes.pictures import make_scenes
 from himar.evaluation.scenes_judge import SceneJudge, score
-from himar.families.hi_mar import scenes
+from himar.families.hi_mar import training
 from himar.families.hi_mar.checkpoints import load_checkpoint
 from himar.families.hi_mar.config import read_config, resolve
 from himar.families.hi_mar.loss_draws import FewPositions, LossSettings, draw_batch
@@ -52,6 +52,12 @@ def recipe(steps: int = 2) -> SceneRecipe:
 
 def request(out: Path, on_stage: Callable[[str], OnStep | None] = lambda stage: None, resume: bool = False) -> Request:
     return Request(out, 0, Execution(), Processes(), resume, False, False, 0, False, on_stage, None)
+
+
+def run(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", *arguments])
+    return int(stopped.value.code or 0)
 
 
 def contexts(folder: Path, texts: list[str]) -> torch.Tensor:
@@ -122,21 +128,16 @@ def test_what_does_not_suit_scenes_is_refused_before_training(tmp_path, capsys):
         ("himar-scenes", "digits", "the digits have no captions"),
         ("hmar-digits", "scenes", "HMAR makes no images from text"),
     ):
-        assert main(["train", "--config", config, "--data", data, "--out", str(tmp_path / "out")]) == 1
+        assert run("--config", config, "--data", data, "--out", str(tmp_path / "out")) == 1
         assert said in " ".join(capsys.readouterr().err.split())
 
 
 def test_the_command_trains_scenes(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(scenes.SceneRecipe, "__init__", lambda self, model: _short(self, model))
+    monkeypatch.setattr(training, "SceneRecipe", lambda model: replace(recipe(), model=model))
     options = ("--steps", "1", "--batch", "4", "--threads", "1")
-    assert main(["train", "--config", "himar-scenes", "--data", "scenes", "--out", str(tmp_path), *options]) == 0
+    assert run("--config", "himar-scenes", "--data", "scenes", "--out", str(tmp_path), *options) == 0
     assert "scenes: wrote" in capsys.readouterr().out
     assert load_checkpoint(tmp_path / MODEL_FILE).config == CONFIG
-
-
-def _short(self: SceneRecipe, model) -> None:
-    for name, value in {**vars(recipe()), "model": model}.items():
-        object.__setattr__(self, name, value)
 
 
 def test_the_shipped_model_draws_what_captions_ask_for():
