@@ -28,8 +28,10 @@ std::vector<std::string> read_texts(const std::filesystem::path& path) {
     Json read;
     try {
         read = Json::parse(read_file(path));
-    } catch (const Json::exception& error) {
-        throw std::runtime_error(path.string() + " is not valid JSON in UTF-8 (" + error.what() + ").");
+    } catch (const Json::parse_error& error) {
+        throw std::runtime_error(path.string() + " is not valid JSON in UTF-8 (byte " + std::to_string(error.byte) + ").");
+    } catch (const Json::exception&) {
+        throw std::runtime_error(path.string() + " holds a number that is too large; write a list of texts.");
     }
     if (!read.is_array()) throw std::runtime_error(path.string() + " holds no JSON list; write the texts as one.");
     std::vector<std::string> texts;

@@ -39,8 +39,10 @@ Json read_object(const fs::path& path) {
     Json read;
     try {
         read = Json::parse(read_file(path), check_depth);
-    } catch (const Json::exception& error) {
-        throw BundleError(path.string() + " is not valid JSON (" + error.what() + "); fetch it again.");
+    } catch (const Json::parse_error& error) {
+        throw BundleError(path.string() + " is not valid JSON (byte " + std::to_string(error.byte) + "); fetch it again.");
+    } catch (const Json::exception&) {
+        throw BundleError(path.string() + " is not valid JSON (a number is too large); fetch it again.");
     }
     if (!read.is_object()) throw BundleError(path.string() + " holds no JSON object; fetch it again.");
     return read;
