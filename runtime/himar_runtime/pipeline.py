@@ -23,10 +23,12 @@ from .bundle.bundle import Bundle
 from .engines.engine import Device
 from .engines.networks import Networks, load_networks
 from .families.family import ModelSizes, Sampling, runtime_family
+from .prompts import Prompts
 from .recipe import EditedFrom, Recipe
 from .request import NO_CLASS, Request, image_indices
 from .result import PreviewSource, Progress, Result
 from .runner import Generated, Runner, StepDone
+from .texts import Texts, check_contexts
 
 log = logging.getLogger(__name__)
 
@@ -36,9 +38,13 @@ OnStep = Callable[[Progress], bool | None]
 class Pipeline:
     """A bundle's engines, ready to generate. One request at a time; `clone` gives more lanes."""
 
-    def __init__(self, bundle: Bundle, engines: Networks | Runner) -> None:
-        """Take an opened bundle and its engines, which get the loop that suits them, or a loop that runs them."""
+    def __init__(self, bundle: Bundle, engines: Networks | Runner, prompts: Prompts | None = None) -> None:
+        """Take an opened bundle and its engines, which get the loop that suits them, or a loop that runs them.
+
+        prompts: the bundle's tokenizer where another lane has it already.
+        """
         self.bundle = bundle
+        self._prompts = prompts or Prompts(bundle)
         self._family = runtime_family(bundle.manifest.family)
         self._runner = self._family.runner(bundle, engines) if isinstance(engines, Networks) else engines
         self._lock = threading.RLock()
@@ -67,12 +73,14 @@ class Pipeline:
 
     def clone(self) -> Pipeline:
         """Return another lane for another thread: it shares the weights and has its own buffers."""
-        return Pipeline(self.bundle, self._runner.clone())
+        return Pipeline(self.bundle, self._runner.clone(), self._prompts)
 
     def generate(
         self,
-        labels: Sequence[int] | NDArray[np.int64],
+        labels: Sequence[int] | NDArray[np.int64] | None = None,
         *,
+        prompts: Sequence[str] | None = None,
+        contexts: NDArray[np.float32] | Sequence[NDArray[np.float32]] | None = None,
         seed: int | None = None,
         draws: Any = None,
         sampling: str | Sampling | None = None,
@@ -81,16 +89,21 @@ class Pipeline:
         on_step: OnStep | None = None,
         **changes: Any,
     ) -> Result:
-        """Generate one image per label. Concurrent calls on one pipeline wait for each other.
+        """Generate one image per label, prompt or context. Concurrent calls on one pipeline wait for each other.
+
+        Exactly one of labels, prompts and contexts is given: labels to a model of classes, one of the others to a model
+        from text. Any count of them; more than the bundle's max_batch are run in chunks.
 
         Args:
-            labels: class numbers, any count; more than the bundle's max_batch are run in chunks.
-            seed: 0 … 2^64-1; None is 0. An image depends on its seed, index and label only.
+            labels: class numbers.
+            prompts: texts. `Result.truncated` tells which were too long for the model and lost their end.
+            contexts: float32 (B, K, W), what the model's text tower gives for texts (docs/text.md).
+            seed: 0 … 2^64-1; None is 0. An image depends on its seed, index and label (prompt, context) only.
             draws: source of randomness in place of a seed; of hi_mar himar_kernels.Draws.
             sampling: a setting's name in the bundle, or settings of your own; None is the bundle's default.
             guidance: guidance scale of the whole run, in the family's counting; of hi_mar, where 1.0 disables guidance,
                 of both phases.
-            first_index: image index of the first label.
+            first_index: image index of the first image.
             on_step: called after every autoregressive step, with a preview on request; returning False cancels.
             changes: single values in place of the settings', by the names of the family's own: of hi_mar those of
                 himar_kernels.families.hi_mar.sampling.SamplingChanges. None leaves a value.
@@ -101,11 +114,35 @@ class Pipeline:
         """
         manifest = self.bundle.manifest
         model: ModelSizes = manifest.model
-        checked = check_labels(labels, model.classes)
+        self._require_one(labels=labels, prompts=prompts, contexts=contexts)
+        texts = None
+        if labels is not None:
+            checked = check_labels(labels, model.classes)
+        else:
+            texts = self._texts(prompts, contexts, model)
+            checked = np.full(len(texts), NO_CLASS)
         settings = self._family.choose_sampling(model, manifest.sampling, sampling, guidance, changes)
         images = image_indices(len(checked), first_index)
-        request = Request(checked, images, settings, self._draws(seed, draws))
+        request = Request(checked, images, settings, self._draws(seed, draws), texts=texts)
         return self._run(request, on_step)
+
+    def _texts(self, prompts: Sequence[str] | None, contexts: object, model: ModelSizes) -> Texts:
+        if prompts is not None:
+            return self._prompts.texts(prompts)
+        assert model.context_shape is not None
+        return check_contexts(contexts, model.context_shape)
+
+    def _require_one(self, **given: object) -> None:
+        """Raise InputError unless one of labels, prompts and contexts is given, and one that the model takes."""
+        names = [name for name, value in given.items() if value is not None]
+        shape = self.bundle.manifest.model.context_shape
+        takes = "labels" if shape is None else "prompts, or contexts"
+        if len(names) != 1:
+            found = f"{' and '.join(names)} are" if names else "nothing is"
+            raise InputError(f"{found} given to say what to generate; give {takes}, as this bundle's model takes them.")
+        if (shape is None) != (names == ["labels"]):
+            kind = "of classes" if shape is None else "from text"
+            raise InputError(f"{names[0]} are given, but this bundle's model makes images {kind}; give {takes}.")
 
     def edit(
         self,
@@ -206,12 +243,15 @@ class Pipeline:
                 name: np.concatenate([empty, *(part.arrays[name] for part in finished)])
                 for name, empty in none.arrays.items()
             },
+            truncated=() if request.texts is None else request.texts.truncated,
         )
 
     def _recipes(self, request: Request[Any, Any], count: int) -> tuple[Recipe, ...]:
         seed = getattr(request.draws, "seed", None)
         family, version = self.bundle.manifest.family, himar_version()
         hashes = [None] * count if request.edit is None else request.edit[:count].hashes()
+        texts = Texts() if request.texts is None else request.texts[:count]
+        prompts, contexts = texts.prompts or [None] * count, texts.hashes() or [None] * count
         return tuple(
             Recipe(
                 seed,
@@ -222,8 +262,12 @@ class Pipeline:
                 version,
                 family,
                 None if edited is None else EditedFrom(*edited),
+                prompt,
+                context,
             )
-            for index, label, edited in zip(request.images[:count], request.labels[:count], hashes, strict=True)
+            for index, label, edited, prompt, context in zip(
+                request.images[:count], request.labels[:count], hashes, prompts, contexts, strict=True
+            )
         )
 
 
@@ -249,6 +293,7 @@ def split(request: Request[Any, Any], most: int) -> list[Request[Any, Any]]:
             labels=request.labels[part],
             images=request.images[part],
             edit=None if request.edit is None else request.edit[part],
+            texts=None if request.texts is None else request.texts[part],
         )
         for part in parts
     ]

@@ -14,6 +14,7 @@ from himar_kernels.arithmetic.editing import Edit
 from himar_kernels.families.registry import FAMILIES, HI_MAR
 
 from .families.family import Sampling, known_families, runtime_family
+from .texts import Texts
 
 
 @dataclass(frozen=True)
@@ -28,17 +29,20 @@ class EditedFrom:
 class Recipe:
     """How an image was made; `Pipeline.generate(**recipe.request())` of the same bundle makes it again.
 
-    An edited image is made again by `Pipeline.edit(**recipe.edit_request(image, mask))`.
+    An edited image is made again by `Pipeline.edit(**recipe.edit_request(image, mask))`, one from a context by
+    `generate(**recipe.context_request(context))`.
 
     Attributes:
         seed: of the draws; None when other draws than a seed's were given.
         index: image index that the draws counted by.
-        label: its class; None of an edit without a class.
+        label: its class; None of an image from a text, and of an edit without a class.
         sampling: the settings, complete, of the class of the model's family.
         bundle: id of the bundle (sha256 of its manifest).
         himar_version: of the runtime.
         family: of the model.
         edit: what an edit began with; None of an image that is wholly drawn.
+        prompt: the text that it was made from.
+        context_sha256: of the context that it was made from where no prompt was given: float32 (K, W), little-endian.
     """
 
     seed: int | None
@@ -49,14 +53,38 @@ class Recipe:
     himar_version: str
     family: str = HI_MAR
     edit: EditedFrom | None = None
+    prompt: str | None = None
+    context_sha256: str | None = None
 
     def request(self) -> dict[str, Any]:
-        """Return the arguments of `generate` for this image alone; InputError when it has no seed, or is an edit."""
+        """Return the arguments of `generate` for this image alone.
+
+        Raises InputError when it has no seed, is an edit, or was made from a context.
+        """
         if self.edit is not None:
             raise InputError(
                 "this image is an edit of another one, which takes that image and its mask; use edit_request."
             )
+        if self.context_sha256 is not None:
+            raise InputError("this image was made from a context, not from a prompt; use context_request.")
+        if self.prompt is not None:
+            return {"prompts": [self.prompt], **self._request()}
         return {"labels": [self.label], **self._request()}
+
+    def context_request(self, context: NDArray[np.float32]) -> dict[str, Any]:
+        """Return the arguments of `generate` that make this image again from its context (K, W).
+
+        Raises InputError when it is another context, or when this image was made from none or has no seed.
+        """
+        if self.context_sha256 is None:
+            raise InputError("this image was not made from a context; use request.")
+        (found,) = Texts(contexts=np.asarray(context)[None]).hashes()
+        if found != self.context_sha256:
+            raise InputError(
+                f"the context is not the one that the image was made from: its SHA-256 begins with {found!s:.12}, but "
+                f"the recipe says {self.context_sha256[:12]}."
+            )
+        return {"contexts": context[None], **self._request()}
 
     def edit_request(self, image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> dict[str, Any]:
         """Return the arguments of `edit` that make this image again.
@@ -83,14 +111,15 @@ class Recipe:
         return {"seed": self.seed, "sampling": self.sampling, "first_index": self.index}
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values; without the family where it is hi_mar, as readers before families expect."""
+        """Return plain JSON values, as early readers expect: without what an image was not made from, or hi_mar."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         values["sampling"] = self.sampling.to_dict()
         values["edit"] = None if self.edit is None else asdict(self.edit)
         if self.family == HI_MAR:
             del values["family"]
-        if self.edit is None:
-            del values["edit"]
+        for name in ("edit", "prompt", "context_sha256"):
+            if values[name] is None:
+                del values[name]
         return values
 
     @classmethod
@@ -105,6 +134,9 @@ class Recipe:
         try:
             sampling = runtime_family(family).sampling_from_dict(values["sampling"], source)
             edit = None if values.get("edit") is None else EditedFrom(**values["edit"])
+            for name in ("prompt", "context_sha256"):
+                if not isinstance(values.get(name), str | None):
+                    raise TypeError(f"{name} is {values[name]!r}, which is no text")
             return cls(**{**values, "sampling": sampling, "edit": edit})
         except (TypeError, KeyError, ConfigError) as error:
             raise InputError(f"{source} holds no recipe that this himar can read: {error}.") from error

@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from himar_kernels import InputError
 from himar_kernels.arithmetic.editing import Edit
 
+from .texts import Texts
+
 NO_CLASS = -1
-"""The label of an image that is edited without a class."""
+"""The label of an image that is made from a text, or edited without a class."""
 
 _MOST_IMAGES = 2**32
 
@@ -24,7 +26,8 @@ DrawsT = TypeVar("DrawsT")
 class Request(Generic[SamplingT, DrawsT]):
     """What to generate: labels int64 (B,), the image indices int64 (B,) that draws count by, and how.
 
-    edit: of which images a part is drawn anew; None makes whole images. A label of an edit may be NO_CLASS.
+    edit: of which images a part is drawn anew; None makes whole images. texts: what the images are made from, where
+    that is not their class. Labels are then NO_CLASS, and may be in an edit.
     """
 
     labels: NDArray[np.int64]
@@ -32,6 +35,7 @@ class Request(Generic[SamplingT, DrawsT]):
     sampling: SamplingT
     draws: DrawsT
     edit: Edit | None = None
+    texts: Texts | None = None
 
 
 def image_indices(count: int, first_index: int) -> NDArray[np.int64]:

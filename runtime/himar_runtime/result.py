@@ -80,10 +80,11 @@ class Result:
     Attributes:
         images: uint8 (B, H, W, 3), RGB; None when the bundle has no VAE decoder.
         latents: float32 (B, C, h, w), VAE scale removed.
-        labels: int64 (B,); -1 of an edit without a class.
+        labels: int64 (B,); -1 of an image from a text, and of an edit without a class.
         recipes: how each image was made.
         status: "complete" or "cancelled".
         arrays: what else the model's family gives, by name, the images along the first axis: of hi_mar "low_latents".
+        truncated: indices of the request's prompts that were longer than the model's context and lost their end.
     """
 
     images: NDArray[np.uint8] | None
@@ -92,6 +93,7 @@ class Result:
     recipes: tuple[Recipe, ...]
     status: Status
     arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    truncated: tuple[int, ...] = ()
 
     @property
     def low_latents(self) -> NDArray[np.float32]:
@@ -106,8 +108,8 @@ class Result:
     def save(self, folder: str | Path) -> list[Path]:
         """Write every image as a PNG that carries its recipe; return the paths.
 
-        The folder is made if it is missing; files are named SEED-INDEX-LABEL.png, an edit without a class
-        SEED-INDEX-edit.png, and replaced if they exist.
+        The folder is made if it is missing; files are named SEED-INDEX-LABEL.png, an image from a text
+        SEED-INDEX-text.png, an edit without a class SEED-INDEX-edit.png, and replaced if they exist.
         Raises InputError when the bundle has no decoder or the folder cannot be written.
         """
         if self.images is None:
@@ -118,7 +120,8 @@ class Result:
             folder.mkdir(parents=True, exist_ok=True)
             for pixels, recipe in zip(self.images, self.recipes, strict=True):
                 seed = "draws" if recipe.seed is None else recipe.seed
-                label = "edit" if recipe.label is None else recipe.label
+                unlabelled = "text" if recipe.edit is None else "edit"
+                label = unlabelled if recipe.label is None else recipe.label
                 paths.append(folder / f"{seed}-{recipe.index:05d}-{label}.png")
                 write_png(paths[-1], pixels, [recipe])
         except OSError as error:

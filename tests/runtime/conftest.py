@@ -188,8 +188,12 @@ def save_manifest(folder: Path, max_batch: int, **keys: Any) -> None:
         "max_batch": max_batch,
         "backend": {"name": "onnxruntime", "version": "1.31.0", "compute_capability": None},
         "files": {
-            path.name: {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "bytes": path.stat().st_size}
-            for path in sorted(folder.iterdir())
+            path.relative_to(folder).as_posix(): {
+                "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+                "bytes": path.stat().st_size,
+            }
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
         },
         "selftest": "selftest.npz",
         "provenance": {"note": "made by a test"},
@@ -225,6 +229,14 @@ def tiny_hmar_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.runtime.tiny_hmar import write_hmar_bundle
 
     return write_hmar_bundle(tmp_path_factory.mktemp("tiny-hmar") / "bundle")
+
+
+@pytest.fixture(scope="session")
+def tiny_text_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny bundle from text, which takes prompts, that no test changes."""
+    from tests.runtime.tiny_text import write_text_bundle
+
+    return write_text_bundle(tmp_path_factory.mktemp("tiny-text") / "bundle")
 
 
 @pytest.fixture(scope="session")

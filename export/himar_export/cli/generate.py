@@ -1,4 +1,4 @@
-"""Defines `himar-export generate`: images of classes from a bundle, to a PNG, a folder of PNGs or latents."""
+"""Defines `himar-export generate`: images of classes or texts from a bundle, to a PNG, a folder of PNGs or latents."""
 
 from __future__ import annotations
 
@@ -25,8 +25,12 @@ from himar_kernels.shared.options import (
     NamedPath,
     chosen_labels,
     device_option,
+    given_prompts,
     images_option,
     label_option,
+    prompt_options,
+    require_one_of,
+    warn_truncated,
 )
 from himar_runtime import Pipeline, Result, write_png
 from himar_runtime import Progress as StepProgress
@@ -43,25 +47,27 @@ from .progress import progress_bar
 @click.argument("bundle", type=NamedPath())
 @click.option(
     "--labels",
-    required=True,
     callback=label_option,
     help="Classes: numbers, ranges and names, for example 1,10-19,cat.",
 )
+@prompt_options
 @click.option(
-    "--count", default=1, show_default=True, type=click.IntRange(1, MOST_LABELS), help="Images of each class."
+    "--count", default=1, show_default=True, type=click.IntRange(1, MOST_LABELS), help="Images of each class or text."
 )
 @click.option("--seed", default=0, show_default=True, type=SEED, help="Same seed, same images.")
 @sampling_options
 @click.option(
     "--out", required=True, type=NamedPath(), callback=images_option,
-    help=".png: one image, or a grid with a row per class; .npz: latents; otherwise a folder of PNGs.",
+    help=".png: one image, or a grid with a row per class or text; .npz: latents; otherwise a folder of PNGs.",
 )  # fmt: skip
 @click.option("--device", default="cpu", show_default=True, callback=device_option, help="cpu, cuda or cuda:N.")
 @click.option("--threads", type=THREADS, help=f"CPU threads of the engines; {THREADS_DEFAULT}.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
 def generate(
     bundle: Path,
-    labels: list[int | str],
+    labels: list[int | str] | None,
+    prompts: tuple[str, ...],
+    prompts_file: list[str] | None,
     count: int,
     seed: int,
     sampling_name: str | None,
@@ -72,8 +78,12 @@ def generate(
     as_json: bool,
     **changes: Any,
 ) -> None:
-    """Make images of classes with the engines of BUNDLE."""
-    request = GenerateRequest(bundle, labels, out, count, seed, sampling_name, guidance, changes, device, threads)
+    """Make images of classes, or of texts, with the engines of BUNDLE."""
+    texts = given_prompts(prompts, prompts_file)
+    require_one_of(labels, texts)
+    request = GenerateRequest(
+        bundle, labels, out, count, seed, sampling_name, guidance, changes, device, threads, texts
+    )
     with progress_bar(as_json) as advance:
         outcome = generate_images(request, advance)
     if as_json:
@@ -91,12 +101,13 @@ def generate(
 class GenerateRequest:
     """What to make.
 
-    labels: class numbers and names; count: images of each; out: `.png`, `.npz` or a folder to create; sampling_name,
+    labels: class numbers and names; prompts: texts, of a model from text, None of one of classes; count: images of
+    each; out: `.png`, `.npz` or a folder to create; sampling_name,
     guidance, changes: as for `Pipeline.generate`.
     """
 
     bundle: Path
-    labels: list[int | str]
+    labels: list[int | str] | None
     out: Path
     count: int = 1
     seed: int = 0
@@ -105,10 +116,11 @@ class GenerateRequest:
     changes: Mapping[str, Any] = field(default_factory=dict)
     device: str = "cpu"
     threads: int | None = None
+    prompts: list[str] | None = None
 
 
 def generate_images(request: GenerateRequest, advance: Callable[[str, float], None]) -> dict[str, Any]:
-    """Generate, write, and return a summary: images, seconds of the generation alone, out.
+    """Generate, write, and return a summary: images, seconds of the generation alone, out; of prompts those cut, too.
 
     Image i of a request has index i, so label j's n-th image is the same whatever else is asked only for a fixed list
     of labels and count. Raises InputError for a request the bundle cannot fulfil.
@@ -125,11 +137,10 @@ def generate_images(request: GenerateRequest, advance: Callable[[str, float], No
     def on_step(event: StepProgress) -> None:
         advance(f"phase {event.phase}, step {event.step + 1}", event.done / event.total)
 
-    numbers = chosen_labels(request.labels, pipeline.bundle.manifest.class_names, str(request.bundle))
-    labels = [label for label in numbers for _ in range(request.count)]
+    what = _what(request, pipeline)
     start = time.perf_counter()
     result = pipeline.generate(
-        labels,
+        **what,
         seed=request.seed,
         sampling=request.sampling_name,
         guidance=request.guidance,
@@ -138,7 +149,23 @@ def generate_images(request: GenerateRequest, advance: Callable[[str, float], No
     )
     seconds = time.perf_counter() - start
     _write(request, result, kind)
-    return {"images": len(labels), "seconds": seconds, "out": str(request.out)}
+    summary = {"images": len(result.labels), "seconds": seconds, "out": str(request.out)}
+    if request.prompts is None:
+        return summary
+    truncated = sorted({place // request.count for place in result.truncated})
+    warn_truncated(truncated, pipeline.bundle.manifest.model.buffer)
+    return {**summary, "truncated": truncated}
+
+
+def _what(request: GenerateRequest, pipeline: Pipeline) -> dict[str, Any]:
+    """Return the labels or prompts of the images, each as often as it is asked for."""
+    if request.prompts is not None:
+        return {"prompts": [prompt for prompt in request.prompts for _ in range(request.count)]}
+    if pipeline.bundle.manifest.model.context_shape is not None:
+        return {"labels": request.labels}  # refused, whatever the names of classes
+    assert request.labels is not None  # or prompts
+    numbers = chosen_labels(request.labels, pipeline.bundle.manifest.class_names, str(request.bundle))
+    return {"labels": [label for label in numbers for _ in range(request.count)]}
 
 
 def _write(request: GenerateRequest, result: Result, kind: str) -> None:

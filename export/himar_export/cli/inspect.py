@@ -232,10 +232,18 @@ def _print_recipes(path: Path, recipes: list[dict[str, Any]]) -> None:
         console.print(f"{key:22} {value}", highlight=False, markup=False)
     for key, value in first.get("edit", {}).items():
         console.print(f"edited {key:7} sha256 {value[:16]}…", highlight=False, markup=False)
-    images = ", ".join(
-        f"{recipe['index']}:{'none' if recipe['label'] is None else recipe['label']}" for recipe in recipes
-    )
+    for recipe in (each for each in recipes if "prompt" in each):
+        console.print(f"{recipe['index']}: {recipe['prompt']}", highlight=False, markup=False, soft_wrap=True)
+    if "prompt" in first:
+        return
+    images = ", ".join(f"{recipe['index']}:{_shown(recipe)}" for recipe in recipes)
     console.print(f"index:label    {images}", highlight=False, markup=False)
+
+
+def _shown(recipe: Mapping[str, Any]) -> str:
+    if "context_sha256" in recipe:
+        return f"context {recipe['context_sha256'][:16]}…"
+    return "none" if recipe["label"] is None else str(recipe["label"])
 
 
 def built_for(backend: Mapping[str, Any]) -> str:

@@ -39,8 +39,11 @@ class ExportFamily(Protocol):
         """Return the configuration that a bundle was built with, its sampling settings too, as for a checkpoint."""
         ...
 
-    def record(self, model: Any, vae: Any, labels: Sequence[int], *, seed: int, sampling: Any, case: str) -> Arrays:
-        """Run the eager model and return the recording, the run under `case`; vae None: without its decoder."""
+    def record(self, model: Any, vae: Any, shown: Any, *, seed: int, sampling: Any, case: str) -> Arrays:
+        """Run the eager model and return the recording, the run under `case`; vae None: without its decoder.
+
+        shown: labels of the images, or in a model from text their contexts float32 (B, K, W).
+        """
         ...
 
     def record_selftest(self, model: Any, vae: Any, case: str) -> Arrays:

@@ -16,6 +16,8 @@ from torch import nn
 from himar.family import FamilyModel
 from himar_kernels.families.registry import HI_MAR
 from himar_kernels.shared.files import file_sha256
+from himar_kernels.text import Tokenizer
+from himar_kernels.text.files import write_vocabulary
 from himar_runtime import TensorSpec
 
 from ..families.family import export_family
@@ -67,6 +69,16 @@ class BundleWriter:
         """Store what the loop between the networks needs of the model, under `key` of the manifest's `model`."""
         self._manifest["model"][key] = self._stored(arrays)
 
+    def add_model_floats(self, key: str, file: str, array: NDArray[np.float32]) -> None:
+        """Write an array as raw little-endian float32 to a file of its own, which `key` of the `model` names."""
+        path = self._folder / file
+        path.write_bytes(np.ascontiguousarray(array, "<f4").tobytes())
+        self._manifest["model"][key] = {"file": file, "sha256": file_sha256(path)}
+
+    def add_tokenizer(self, tokenizer: Tokenizer) -> None:
+        """Write the files of the tokenizer of prompts, and what the manifest says of it."""
+        self._manifest["tokenizer"] = write_vocabulary(tokenizer.vocabulary, self._folder)
+
     def _stored(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
         """Put arrays into the weights file; return where each stands, as `Bundle.array` reads it."""
         return {
@@ -92,7 +104,7 @@ class BundleWriter:
 
         engines: component → its engine's entry; a component without one is run from its ONNX file by `backend`.
         """
-        files = sorted(path for path in self._folder.iterdir() if path.name != "manifest.json")
+        files = sorted(path for path in self._folder.rglob("*") if path.is_file() and path.name != "manifest.json")
         self._manifest = {
             "schema_version": self._schema,
             "himar_version": version("himar"),
@@ -102,7 +114,10 @@ class BundleWriter:
                 for name, entry in self._components.items()
             },
             "backend": dict(backend),
-            "files": {path.name: {"sha256": file_sha256(path), "bytes": path.stat().st_size} for path in files},
+            "files": {
+                path.relative_to(self._folder).as_posix(): {"sha256": file_sha256(path), "bytes": path.stat().st_size}
+                for path in files
+            },
             "selftest": "selftest.npz",
             "provenance": provenance,
         }

@@ -68,6 +68,7 @@ def emulated_bundle(folder: Path) -> Iterator[Path]:
                 del manifest["files"][entry["engine"]["file"]]
                 entry["engine"] = {"backend": "onnxruntime", "file": entry["file"]}
         for name in manifest["files"]:
+            (copy / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(folder / name, copy / name)
         for entry in halves:
             file = entry["file"]

@@ -106,6 +106,16 @@ class Task(Protocol):
         """Return what a step reports of the mean values over all processes."""
         ...
 
+    def finish(self, model: Any) -> None:
+        """Complete the model that a training is for, whole: what follows from its weights and is not learned itself."""
+        ...
+
+    def examples(self, model: Any, count: int) -> Tensor:
+        """Return what the board's images, sampled with a finished model, show: classes (count,), or texts' contexts
+        (count, K, W).
+        """
+        ...
+
     def released(self, trainer: Trainer) -> dict[str, Any]:
         """Return a checkpoint as the family's released trainer writes it; every process calls it."""
         ...

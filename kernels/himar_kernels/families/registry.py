@@ -29,6 +29,8 @@ VAE_DECODER = "vae_decoder"
 """The component that turns latents into pixels, in every family; a bundle that gives latents alone lacks it."""
 VAE_ENCODER = "vae_encoder"
 """The component that turns pixels into latents, which editing needs; bundles of families that edit have it."""
+TEXT_ENCODER = "text_encoder"
+"""The component that turns a prompt's tokens into its context; a bundle without it takes contexts alone."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from ..labels import label_numbers, mistakable_number, parse_labels
+from ..text.prompts_file import read_prompts
 from .errors import BuildError, ConfigError, InputError
 
 SEED = click.IntRange(0, 2**64 - 1)
@@ -25,6 +26,7 @@ _FILE_ENDING = re.compile(
     r"|tiff?|web[mp]|mp4|npy|npz|pth?|safetensors|json|txt|bz2|gz|tar|tgz|xz|zip)",
     re.IGNORECASE,
 )
+_MOST_NAMED = 20
 _MOST_GPUS = 4  # digits of a GPU's number
 
 
@@ -97,6 +99,48 @@ def chosen_labels(
         return label_numbers(labels, class_names, source)
     except InputError as error:
         raise click.BadParameter(str(error), param_hint=option) from error
+
+
+def prompt_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --prompt and --prompts-file to a command; `given_prompts` joins their values."""
+    command = click.option(
+        "--prompts-file", callback=_prompts_file_option, type=NamedPath(dir_okay=False),
+        help="File of texts: one a line, or a JSON list where its name ends in .json.",
+    )(command)  # fmt: skip
+    return click.option("--prompt", "prompts", multiple=True, help="Text of an image; may be repeated.")(command)
+
+
+def given_prompts(prompts: Sequence[str], from_file: Sequence[str] | None) -> list[str] | None:
+    """Return the values of --prompt, then those of --prompts-file; None where neither was given."""
+    return [*prompts, *(from_file or ())] or None
+
+
+def require_one_of(labels: Sequence[int | str] | None, prompts: Sequence[str] | None) -> None:
+    """Raise click.UsageError unless either --labels or prompts were given."""
+    if bool(labels) == (prompts is not None):
+        given = "--labels and prompts are both given" if labels else "nothing says what to make"
+        raise click.UsageError(
+            f"{given}; give --labels for a model of classes, --prompt or --prompts-file for one from text."
+        )
+
+
+def warn_truncated(truncated: Sequence[int], length: int) -> None:
+    """Warn on stderr of the prompts, counted from 0, that were cut to the model's `length` tokens."""
+    if truncated:
+        which = ", ".join(map(str, truncated[:_MOST_NAMED])) + (", …" if len(truncated) > _MOST_NAMED else "")
+        click.echo(
+            f"warning: longer than the {length} tokens that the model takes, so that their ends were cut: prompts "
+            f"{which} (counted from 0).",
+            err=True,
+        )
+
+
+def _prompts_file_option(context: click.Context, parameter: click.Parameter, path: Path | None) -> list[str] | None:
+    """Read the prompts of a file."""
+    try:
+        return None if path is None else read_prompts(path)
+    except InputError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 def device_option(context: click.Context, parameter: click.Parameter, text: str) -> str:

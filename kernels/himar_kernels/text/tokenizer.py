@@ -55,7 +55,7 @@ class Tokenizer:
 
     def rows(self, texts: Sequence[str]) -> tuple[list[list[int]], list[int]]:
         """Encode prompts as `ids` does, without padding; return a list for each, and the indices of those cut."""
-        self._check(texts)
+        check_prompts(texts)
         plain = [_repaired(text) for text in texts] if self.vocabulary.repairs_text else list(texts)
         rows = [each.ids for each in self.library.encode_batch(plain, add_special_tokens=False)]
         room = self.length - 2
@@ -91,25 +91,27 @@ class Tokenizer:
         )
         return library
 
-    def _check(self, texts: Sequence[str]) -> None:
-        if isinstance(texts, str) or not isinstance(texts, Sequence):
-            raise InputError(f"prompts is {texts!r}; give a list of texts, one per image.")
-        if len(texts) == 0:
-            raise InputError("prompts is empty; give at least one text.")
-        for place, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise InputError(f"prompt {place} is {text!r}, which is not text; write it as a string.")
-            try:
-                text.encode()
-            except UnicodeEncodeError as error:
+
+def check_prompts(texts: Sequence[str]) -> None:
+    """Raise InputError: no prompts, one that is not text, one that holds a start or end token as text."""
+    if isinstance(texts, str) or not isinstance(texts, Sequence):
+        raise InputError(f"prompts is {texts!r}; give a list of texts, one per image.")
+    if len(texts) == 0:
+        raise InputError("prompts is empty; give at least one text.")
+    for place, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InputError(f"prompt {place} is {text!r}, which is not text; write it as a string.")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"prompt {place} holds half a character at {error.start} (a lone surrogate); write it as UTF-8."
+            ) from error
+        for token in (START, END):
+            if token in text:
                 raise InputError(
-                    f"prompt {place} holds half a character at {error.start} (a lone surrogate); write it as UTF-8."
-                ) from error
-            for token in (START, END):
-                if token in text:
-                    raise InputError(
-                        f"prompt {place} holds {token}, which would end or start it for the model; leave it out."
-                    )
+                    f"prompt {place} holds {token}, which would end or start it for the model; leave it out."
+                )
 
 
 def tokenizers_library() -> Any:

@@ -91,6 +91,27 @@ class Bundle:
                 f"{self.root / MANIFEST_NAME} points at an array that is not there ({error}); build the bundle again."
             ) from error
 
+    def floats(self, entry: Mapping[str, Any], shape: tuple[int, ...], key: str) -> NDArray[np.float32]:
+        """Return the float32 array of a file that an entry {file, sha256} names: raw values, little-endian.
+
+        key: the entry's in the manifest. Raises BundleError when the file is not the one whose hash was checked, or of
+        another size.
+        """
+        source = self.root / MANIFEST_NAME
+        name, found = entry["file"], self.manifest.files.get(entry["file"])
+        if found is None:
+            raise BundleError(f"{source} names {name}, but gives no hash for it; build the bundle again.")
+        if found.sha256 != entry["sha256"]:
+            raise BundleError(
+                f"{source}: {key}.sha256 is not the sha256 of {name}; copy the bundle again or rebuild it."
+            )
+        if found.bytes != 4 * math.prod(shape):
+            raise BundleError(
+                f"{name} in {self.root} has {found.bytes} bytes, but {key} of shape {shape} takes "
+                f"{4 * math.prod(shape)}; build the bundle again."
+            )
+        return np.fromfile(self.path(name), "<f4").astype(np.float32).reshape(shape)
+
     def _verify_files(self) -> None:
         for relative, entry in self.manifest.files.items():
             path = self.path(relative)

@@ -1,21 +1,28 @@
-"""The bundle's manifest, schemas 1 to 3: what `manifest.json` says, read and checked without loading an engine.
+"""The bundle's manifest, schemas 1 to 4: what `manifest.json` says, read and checked without loading an engine.
 
-    schema_version  the first one that has all that the bundle uses: "1.0", "1.1", "1.2", "2.0" or "3.0". Unknown keys
-                    are kept (`Manifest.raw`) and ignored within a major version.
+    schema_version  the first one that has all that the bundle uses: "1.0", "1.1", "1.2", "2.0", "3.0" or "4.0".
+                    Unknown keys are kept (`Manifest.raw`) and ignored within a major version.
     himar_version   version of the toolkit that built the bundle
     model           family: of the model (himar_kernels.families.registry), absent in bundles of hi_mar; since 3.0 there
                     are others, which older readers have to refuse. The rest is the family's; of hi_mar it is
                     ModelInfo: sizes of the network; keys of other sizes are kept. Since 1.1 also its phases: pivots
                     ("none", "visual", "condition"), low_head, high_head ("mlp", "dit"); absent keys mean the released
-                    models' "condition", "mlp", "dit". With pivots "none" cond_scale is 0. class_names, where the model
-                    knows them: a list of as many strings as there are classes, "" for one without a name
+                    models' "condition", "mlp", "dit". With pivots "none" cond_scale is 0. Since 4.0 also its context,
+                    "class" where absent: with "text" images are made from contexts (K, W), K of `buffer`, W of
+                    context_width; classes is 0, and empty_context {file, sha256} the context of the empty prompt,
+                    K·W raw float32, little-endian. Readers before 4.0 would look for classes. class_names, where the
+                    model knows them: a list of as many strings as there are classes, "" for one without a name
     sampling        {name: SamplingConfig}, the first is the default
     solver_sampling since 1.2, absent where empty: further named settings, in which a phase has another solver than
                     "ddpm". Readers before 1.2 know no solvers and would take 8 steps of one for 8 of "ddpm"; so they
                     do not see these. Since 2.0 `sampling` may have solvers: where the default has one, every reader of
                     major version 1 has to refuse the bundle, and it is 2.0
     max_batch       images per run that the engines were built for
-    components      one transformer and one head for each phase, named by `ModelInfo.phases`, and vae_decoder or not.
+    tokenizer       of a bundle with a text_encoder: {vocabulary, merges: paths, sha256: {vocabulary, merges}, length:
+                    K, start, end, padding: ids, repairs_text: whether it is open_clip's, which repairs texts}
+    components      one transformer and one head for each phase, named by `ModelInfo.phases`, and vae_decoder or not;
+                    text_encoder, from tokens int64 (prompts, K) to context float32 (prompts, K, W), where prompts can
+                    be given, else contexts alone.
                     {name: {file, precision, inputs, outputs, profile, engine: {backend, file}, parts}}
                     precision: "fp32", "fp16", "bf16", "int8" (integer matmuls, for ONNX Runtime on a CPU);
                     inputs, outputs: [{name, dtype, shape}], a string in a shape names a dynamic axis;
@@ -49,8 +56,8 @@ from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
 from himar_kernels import BundleError
-from himar_kernels.families.registry import FAMILIES, HI_MAR
-from himar_runtime.bundle.schema import BackendInfo, ComponentSpec, FileEntry, TensorSpec
+from himar_kernels.families.registry import FAMILIES, HI_MAR, TEXT_ENCODER
+from himar_runtime.bundle.schema import BackendInfo, ComponentSpec, FileEntry, TensorSpec, TokenizerInfo
 from himar_runtime.families.family import runtime_family
 
 __all__ = [
@@ -62,11 +69,12 @@ __all__ = [
     "FileEntry",
     "Manifest",
     "TensorSpec",
+    "TokenizerInfo",
     "inside",
     "parse_manifest",
 ]
 
-SCHEMA_VERSION = "3.0"
+SCHEMA_VERSION = "4.0"
 MANIFEST_NAME = "manifest.json"
 DTYPES = ("float32", "float16", "int64")
 
@@ -77,7 +85,8 @@ class Manifest:
 
     family: of the model, a name of himar_kernels.families.registry; model: its sizes, of the family's own class (see
     himar_runtime.families.family.ModelSizes); sampling: settings of the family's own class, the first is the default;
-    raw: the JSON as it stands, unknown keys included; class_names: of the class numbers, None where they are not known.
+    raw: the JSON as it stands, unknown keys included; class_names: of the class numbers, None where they are not known;
+    tokenizer: of a bundle that takes prompts.
     """
 
     schema_version: str
@@ -93,6 +102,7 @@ class Manifest:
     provenance: Mapping[str, Any]
     raw: Mapping[str, Any]
     class_names: tuple[str, ...] | None = None
+    tokenizer: TokenizerInfo | None = None
 
 
 def parse_manifest(text: str | bytes, source: str) -> Manifest:
@@ -122,7 +132,9 @@ def parse_manifest(text: str | bytes, source: str) -> Manifest:
         provenance=_provenance(top.reader("provenance")),
         raw=top.values,
         class_names=_class_names(top.reader("model")),
+        tokenizer=_tokenizer(top.reader("tokenizer")) if "tokenizer" in top.values else None,
     )
+    _check_tokenizer(manifest, source)
     for path in _referenced(manifest):
         if path not in manifest.files:
             raise BundleError(f"{source} names {path}, but gives no hash for it; build the bundle again.")
@@ -175,6 +187,32 @@ def _class_names(reader: Reader) -> tuple[str, ...] | None:
             f"again."
         )
     return tuple(names)
+
+
+def _tokenizer(reader: Reader) -> TokenizerInfo:
+    vocabulary, merges = (inside(reader.get(name, str), reader.source) for name in ("vocabulary", "merges"))
+    start, end, padding = (reader.get(name, int) for name in ("start", "end", "padding"))
+    return TokenizerInfo(vocabulary, merges, reader.positive("length"), start, end, padding)
+
+
+def _check_tokenizer(manifest: Manifest, source: str) -> None:
+    """Raise BundleError unless a bundle with a text encoder has a tokenizer, and that one the model's length."""
+    tokenizer, shape = manifest.tokenizer, manifest.model.context_shape
+    if tokenizer is None and shape is not None and TEXT_ENCODER in manifest.components:
+        raise BundleError(f"{source} has a {TEXT_ENCODER}, but lacks tokenizer; build the bundle again.")
+    if tokenizer is None:
+        return
+    if shape is None or tokenizer.length != shape[0]:
+        takes = "no texts" if shape is None else f"contexts of {shape[0]} rows"
+        raise BundleError(
+            f"{source}: tokenizer.length is {tokenizer.length}, but the model takes {takes}; build the bundle again."
+        )
+    hashes = Reader(manifest.raw["tokenizer"], source, "tokenizer").reader("sha256")
+    for name, file in (("vocabulary", tokenizer.vocabulary), ("merges", tokenizer.merges)):
+        if file in manifest.files and hashes.get(name, str) != manifest.files[file].sha256:
+            raise BundleError(
+                f"{source}: tokenizer.sha256.{name} is not the sha256 of {file}; copy the bundle again or rebuild it."
+            )
 
 
 def _component(name: str, reader: Reader) -> ComponentSpec:
@@ -234,6 +272,8 @@ def _referenced(manifest: Manifest) -> list[str]:
     paths = [manifest.selftest]
     for component in manifest.components.values():
         paths += [component.file, component.engine_file]
+    if manifest.tokenizer is not None:
+        paths += [manifest.tokenizer.vocabulary, manifest.tokenizer.merges]
     return paths
 
 

@@ -52,6 +52,21 @@ class BackendInfo:
 
 
 @dataclass(frozen=True)
+class TokenizerInfo:
+    """How a bundle's prompts become tokens: a byte-pair vocabulary and its merges, by their files in the bundle.
+
+    length: K, tokens of every prompt. start, end, padding: ids of the special tokens.
+    """
+
+    vocabulary: str
+    merges: str
+    length: int
+    start: int
+    end: int
+    padding: int
+
+
+@dataclass(frozen=True)
 class FileEntry:
     """Hash and size that a file of the bundle must have."""
 

@@ -22,12 +22,19 @@ SettingsT = TypeVar("SettingsT")
 class ModelSizes(Protocol):
     """What every family's model says of itself.
 
-    classes: labels are 0 … classes-1. img_size: side of its images in pixels. networks: components that a bundle has to
-    have; optional: those that it may have; deferred: those that it may have and that are loaded when first needed.
+    classes: labels are 0 … classes-1. context_shape: K and W of the context (K, W) of the text that each image is made
+    from; None where images are of classes, else classes is 0. img_size: side of its images in pixels. networks:
+    components that a bundle has to have; optional: those that it may have; deferred: those that it may have and that
+    are loaded when first needed.
     """
 
     @property
     def classes(self) -> int:
+        """See the class."""
+        ...
+
+    @property
+    def context_shape(self) -> tuple[int, int] | None:
         """See the class."""
         ...
 

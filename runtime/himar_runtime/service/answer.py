@@ -41,6 +41,8 @@ def encode(request: ImagesRequest, result: Result, queued: float, generate: floa
         "images": [_image(request, result, place) for place in range(count)],
         "seconds": {"queued": round(queued, 6), "generate": round(generate, 6)},
     }
+    if request.prompts is not None:
+        values["truncated"] = list(result.truncated)
     return Answer(json.dumps(values).encode(), JSON, count)
 
 
@@ -53,7 +55,8 @@ def refusal(sentence: str) -> Answer:
 
 def _image(request: ImagesRequest, result: Result, place: int) -> dict[str, Any]:
     recipe = result.recipes[place]
-    image: dict[str, Any] = {"label": recipe.label, "index": recipe.index}
+    shown = {"label": recipe.label} if recipe.prompt is None else {"prompt": recipe.prompt}
+    image: dict[str, Any] = {**shown, "index": recipe.index}
     if request.output == "png":
         image["png"] = base64.b64encode(_png(result, place)).decode()
     else:

@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from himar_kernels import HimarError, InputError, PhiloxDraws, check_labels
+from himar_kernels.families.registry import TEXT_ENCODER
+from himar_kernels.text.tokenizer import check_prompts
 
 from ..bundle.manifest import Manifest
 from ..families.family import Sampling, runtime_family
@@ -20,7 +22,7 @@ from ..request import image_indices
 
 Output = Literal["png", "latents"]
 
-_KEYS = ("labels", "seed", "first_index", "sampling", "guidance")
+_KEYS = ("seed", "first_index", "sampling", "guidance")
 _DRAWN_SEED_BITS = 53  # exact as a double, so that every JSON reader gives the seed back unchanged
 
 _TOKEN = "[!#$%&'+.^_`|~0-9a-z-]+"
@@ -50,15 +52,17 @@ class ImagesRequest:
     """A checked request for images.
 
     Attributes:
-        labels: int64 (B,).
+        labels: int64 (B,); None of prompts.
+        prompts: texts; None of labels.
         seed: 0 … 2^64-1.
-        first_index: image index of the first label.
+        first_index: image index of the first image.
         sampling: the settings, complete.
         output: "png" or "latents" in a JSON answer.
         bare: answer with the PNG itself instead of JSON; B is 1.
     """
 
-    labels: NDArray[np.int64] = field(compare=False)
+    labels: NDArray[np.int64] | None = field(compare=False)
+    prompts: tuple[str, ...] | None
     seed: int
     first_index: int
     sampling: Sampling
@@ -71,7 +75,7 @@ def read_request(body: bytes, accept: str, manifest: Manifest, max_images: int) 
 
     Args:
         accept: the Accept header, "" if there is none.
-        max_images: most labels of one request.
+        max_images: most labels or prompts of one request.
 
     Raises InputError (400) for a value that is wrong, RefusalError for what has another status.
     """
@@ -97,33 +101,49 @@ def _parse(body: bytes, manifest: Manifest) -> dict[str, Any]:
     except ValueError as error:
         raise InputError(f"the body is not valid JSON ({error}); send a JSON object.") from error
     if not isinstance(values, dict):
-        raise InputError(f"the body is {_json(values)}; it must be a JSON object with labels.")
-    known = (*_KEYS, *runtime_family(manifest.family).changeable, "output")
+        raise InputError(f"the body is {_json(values)}; it must be a JSON object with {_wanted(manifest)}.")
+    known = (_wanted(manifest), *_KEYS, *runtime_family(manifest.family).changeable, "output")
     for key in values:
-        if key not in known:
+        if key not in (*known, "labels", "prompts"):
             raise InputError(f"unknown key {key!r}; known keys: {', '.join(known)}.")
     return values
 
 
 def _read(values: dict[str, Any], accept: str, manifest: Manifest, max_images: int) -> ImagesRequest:
-    labels = values.get("labels")
-    if "labels" not in values:
-        raise InputError('the body lacks "labels"; give a list of class numbers, one per image.')
-    if not isinstance(labels, list):
-        raise InputError(f"labels is {_json(labels)}; give a list of class numbers, one per image.")
-    if len(labels) > max_images:
-        raise RefusalError(
-            413, f"labels has {len(labels)} entries; ask for at most {max_images} images in one request."
-        )
+    name = _wanted(manifest)
+    each = "class numbers" if name == "labels" else "texts"
+    for other in ("labels", "prompts"):
+        if other != name and other in values:
+            kind = "of classes" if name == "labels" else "from text"
+            raise InputError(f"{other} is given, but this bundle's model makes images {kind}; give {name}.")
+    if name not in values:
+        raise InputError(f'the body lacks "{name}"; give a list of {each}, one per image.')
+    given = values[name]
+    if not isinstance(given, list):
+        raise InputError(f"{name} is {_json(given)}; give a list of {each}, one per image.")
+    if len(given) > max_images:
+        raise RefusalError(413, f"{name} has {len(given)} entries; ask for at most {max_images} images in one request.")
     _refuse_nulls(values)
-    model = manifest.model
-    checked = check_labels(labels, model.classes)
+    checked = check_labels(given, manifest.model.classes) if name == "labels" else None
+    prompts = _prompts(given, manifest) if name == "prompts" else None
     first_index = values.get("first_index", 0)
-    image_indices(len(checked), first_index)
+    image_indices(len(given), first_index)
     seed = PhiloxDraws(values["seed"] if "seed" in values else secrets.randbits(_DRAWN_SEED_BITS)).seed
     sampling = _sampling(values, manifest)
     output = _output(values, "vae_decoder" in manifest.components)
-    return ImagesRequest(checked, seed, first_index, sampling, output, _bare(accept, len(checked), output))
+    return ImagesRequest(checked, prompts, seed, first_index, sampling, output, _bare(accept, len(given), output, name))
+
+
+def _wanted(manifest: Manifest) -> str:
+    """Return the key that says what the images show."""
+    return "labels" if manifest.model.context_shape is None else "prompts"
+
+
+def _prompts(prompts: list[Any], manifest: Manifest) -> tuple[str, ...]:
+    if TEXT_ENCODER not in manifest.components:
+        raise InputError(f"this bundle has no {TEXT_ENCODER}, so it takes no prompts; serve one built with --text.")
+    check_prompts(prompts)
+    return tuple(prompts)
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -158,8 +178,10 @@ def _output(values: Mapping[str, Any], has_decoder: bool) -> Output:
     return output
 
 
-def _bare(accept: str, images: int, output: Output) -> bool:
+def _bare(accept: str, images: int, output: Output, name: str) -> bool:
     """Return whether to answer with the PNG itself: where it is possible, and preferred to JSON.
+
+    name: of the key with an entry for each image.
 
     Raises RefusalError (406) when the answer would be of a type that is not accepted.
     """
@@ -170,12 +192,15 @@ def _bare(accept: str, images: int, output: Output) -> bool:
         return False
     if png_quality == 0:
         raise RefusalError(
-            406, f"Accept is {accept!r}; answers are application/json, or image/png for one label: accept one of them."
+            406,
+            f"Accept is {accept!r}; answers are application/json, or image/png for one {name[:-1]}: accept one of "
+            "them.",
         )
     if output == "latents":
         raise RefusalError(406, "output is 'latents', which image/png cannot hold; ask for application/json.")
     raise RefusalError(
-        406, f"labels has {images} entries, and image/png holds one image; ask for application/json, or one label."
+        406,
+        f"{name} has {images} entries, and image/png holds one image; ask for application/json, or one {name[:-1]}.",
     )
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from himar_kernels import HimarError
+from himar_kernels.families.registry import TEXT_ENCODER
 
 from ..bundle.bundle import Bundle
 from ..engines.engine import Device
@@ -83,9 +84,12 @@ class Service:
 
     def describe(self) -> dict[str, Any]:
         """Return what GET /v1/model answers."""
+        shape = self.manifest.model.context_shape
+        takes = {} if shape is None else {"context": "text", "prompts": TEXT_ENCODER in self.manifest.components}
         return {
             "bundle": self.bundle_id,
             "classes": self.manifest.model.classes,
+            **takes,
             "image_size": self.manifest.model.img_size,
             "max_batch": self.manifest.max_batch,
             "has_decoder": "vae_decoder" in self.manifest.components,
@@ -252,6 +256,7 @@ class Lane:
         try:
             result = self._pipeline.generate(
                 request.labels,
+                prompts=request.prompts,
                 seed=request.seed,
                 sampling=request.sampling,
                 first_index=request.first_index,

@@ -26,6 +26,7 @@ class ToyModel:
     networks: tuple[str, ...] = ("puller", "vae_decoder")
     optional: tuple[str, ...] = ()
     deferred: tuple[str, ...] = ()
+    context_shape: None = None
 
 
 @dataclass(frozen=True)

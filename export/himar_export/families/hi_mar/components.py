@@ -40,18 +40,23 @@ def components(
 
 
 def _transformer(model: HiMAR, phase: PhaseInfo, max_batch: int, backend: str) -> Component:
-    """Class row, pivots where the phase takes them, tokens and index lists in; pivots left, and condition, out."""
+    """What rows show, pivots where the phase takes them, tokens and index lists in; pivots left, and condition, out."""
     c = model.config
     n, K, always = phase.positions, c.buffer, phase.always
     width = condition_width(phase_head(model, phase.name))
+    if c.context_shape is None:
+        shown = TensorSpec("class_row", "int64", ("rows",))
+    else:
+        shown = TensorSpec("context", "float32", ("rows", *c.context_shape))
     guide = (TensorSpec("pivots", "float32", ("rows", always, phase.pivot_width)),) if phase.pivot_width else ()
     tokens = TensorSpec(phase.tokens, "float32", ("rows", n, c.channels))
     left = (TensorSpec("pivots", "float32", ("rows", n, c.width)),) if phase.leaves_pivots else ()
     graph = TransformerSingle if c.single_scale else TransformerLow if phase.name == "low" else TransformerHigh
 
     def samples(rows: int) -> dict[str, Tensor]:
+        first = torch.arange(rows) % (c.classes + 1) if c.context_shape is None else _normal(rows, *c.context_shape)
         return {
-            "class_row": torch.arange(rows) % (c.classes + 1),
+            shown.name: first,
             **{spec.name: _normal(rows, *(int(size) for size in spec.shape[1:])) for spec in (*guide, tokens)},
             **_indices(c, rows, embedded=always + n, known=always + n // 2),
         }
@@ -59,7 +64,7 @@ def _transformer(model: HiMAR, phase: PhaseInfo, max_batch: int, backend: str) -
     return Component(
         phase.transformer,
         (
-            TensorSpec("class_row", "int64", ("rows",)),
+            shown,
             *guide,
             tokens,
             TensorSpec("visible", "int64", ("rows", "kept")),
@@ -68,7 +73,7 @@ def _transformer(model: HiMAR, phase: PhaseInfo, max_batch: int, backend: str) -
         (*left, TensorSpec("condition", "float32", ("rows", n, width))),
         {"rows": _rows(max_batch), "kept": (K + always, K + always + n // 2, K + always + n - 1)},
         lambda dtype: graph(model, GraphStyle.of(backend, dtype)),
-        ("cond_proj.", "z_proj.", "cond_embed.", "c_embedder."),
+        ("cond_proj.", "z_proj.", "cond_embed.", "c_embedder.", "text_proj."),
         samples,
     )
 

@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from himar.families.hi_mar.config import ModelConfig
 from himar.families.hi_mar.model import HiMAR
 from himar.vae.autoencoder import AutoencoderKL
@@ -34,7 +37,8 @@ class HiMarFamily:
         config = {name: value for name, value in model.config.to_dict().items() if name != "sampling"}
         released = {"mlp_head", "dit_head"} <= set(model_info(model.config).networks)
         settings, schema = sampling_keys(model.config.sampling)
-        return {**settings, "model": config}, max("1.0" if released else "1.1", schema)
+        own = "1.0" if released else "1.1"
+        return {**settings, "model": config}, max(own if model.config.context_shape is None else "4.0", schema)
 
     def components(
         self, model: HiMAR, vae: AutoencoderKL | None, max_batch: int, backend: str
@@ -43,9 +47,14 @@ class HiMarFamily:
         return components(model, vae, max_batch, backend)
 
     def annotate(self, writer: BundleWriter, model: HiMAR, vae: AutoencoderKL | None) -> None:
-        """Note where the matmuls that embed z stand: a recording holds raw z, and the heads take it embedded."""
+        """Note where the matmuls that embed z stand: a recording holds raw z, and the heads take it embedded.
+
+        Keep the context of the empty prompt, of which unconditional rows are.
+        """
         for phase in model_info(model.config).phases:
             writer.add_layer(phase.head, "condition_embedding", condition_embedding(phase_head(model, phase.name)))
+        if model.config.context_shape is not None:
+            writer.add_model_floats("empty_context", "empty-context.bin", model.empty_context[0].cpu().numpy())
 
     def config_of(self, manifest: Manifest) -> dict[str, Any]:
         """See ExportFamily.config_of."""
@@ -57,14 +66,14 @@ class HiMarFamily:
         self,
         model: HiMAR,
         vae: AutoencoderKL | None,
-        labels: Sequence[int],
+        shown: Sequence[int] | NDArray[np.float32],
         *,
         seed: int,
         sampling: SamplingConfig,
         case: str,
     ) -> Arrays:
         """See ExportFamily.record."""
-        return record(model, vae, labels, draws=PhiloxDraws(seed), sampling=sampling, case=case)
+        return record(model, vae, shown, draws=PhiloxDraws(seed), sampling=sampling, case=case)
 
     def record_selftest(self, model: HiMAR, vae: AutoencoderKL | None, case: str) -> Arrays:
         """See ExportFamily.record_selftest."""

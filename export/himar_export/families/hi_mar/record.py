@@ -4,7 +4,8 @@ The layout is that of tests/golden/README.md, so a recording made here and one o
 Variants keep it as far as they have its parts: what belongs to a head is named after its component (`dit_low/x` of
 dit_head_low), and noise has the shapes of the head's kind in whichever phase. A single scale has low_steps 0 and
 nothing of phase low. A phase whose solver is not "ddpm" has no noise but the initial one; CASE/low_solver and
-CASE/low_diffusion_steps (or high_…) say what it has.
+CASE/low_diffusion_steps (or high_…) say what it has. A model from text has CASE/contexts and t/contexts (B, K, W) in
+place of labels.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ class RecordingDraws:
 def record(
     model: HiMAR,
     vae: AutoencoderKL | None,
-    labels: Sequence[int],
+    shown: Sequence[int] | NDArray[np.float32],
     *,
     draws: Draws,
     sampling: SamplingConfig,
@@ -98,16 +99,22 @@ def record(
 ) -> Arrays:
     """Run the eager model and return a recording: the run under `case`, and one forward of every component.
 
-    Component arrays follow the golden layout: in `t/`, the last image's row is unconditional.
+    shown: a label of each image, or in a model from text their contexts (B, K, W). Component arrays follow the golden
+    layout: in `t/`, the last image's row is unconditional.
     """
     arrays: Arrays = {}
     info = model_info(model.config)
     recorder = RecordingDraws(draws, case, sampling, info.phases, arrays)
-    result = two_phase(model, labels, draws=recorder, sampling=sampling)
+    if info.context_shape is None:
+        what, values = "labels", np.asarray(shown, np.int64)
+        result = two_phase(model, values.tolist(), draws=recorder, sampling=sampling)
+    else:
+        what, values = "contexts", np.asarray(shown, np.float32)
+        result = two_phase(model, contexts=torch.from_numpy(values), draws=recorder, sampling=sampling)
     for step_number, step in enumerate(plan(sampling, info.low_positions, info.high_positions)):
         arrays[f"{case}/step{step_number:03d}/{step.phase}/guidance"] = np.array(step.guidance, np.float32)
     arrays |= {
-        f"{case}/labels": np.asarray(labels, np.int64),
+        f"{case}/{what}": values,
         f"{case}/temperature": np.array(sampling.temperature, np.float32),
         f"{case}/low_guidance": np.array(sampling.low_guidance, np.float32),
         f"{case}/high_guidance": np.array(sampling.high_guidance, np.float32),
@@ -119,7 +126,7 @@ def record(
     if not info.single_scale:
         arrays[f"{case}/low_latent"] = to_grid(result.low_tokens).numpy()
     shared = {
-        "labels": arrays[f"{case}/labels"],
+        what: values,
         "orders": arrays[f"{case}/orders"],
         "tokens": result.tokens.numpy(),
     }
@@ -161,12 +168,12 @@ def _recorded(tokens: NDArray[np.float32], kind: HeadKind) -> NDArray[np.float32
 def transformer_forwards(model: HiMAR, info: ModelInfo, shared: Arrays) -> Arrays:
     """Return mask (B, L; 1 = masked) and z (B, L, D) of each phase with half of its positions masked.
 
-    Phase low also has z with all masked. shared: labels, orders, tokens and, where there is a phase low, low_tokens and
-    pivots; the last row is taken as unconditional.
+    Phase low also has z with all masked. shared: labels or contexts, orders, tokens and, where there is a phase low,
+    low_tokens and pivots; the last row is taken as unconditional.
     """
     S, N = info.low_positions, info.high_positions
-    rows = torch.from_numpy(shared["labels"]).clone()
-    rows[-1] = info.classes
+    rows = torch.from_numpy(shared["labels" if info.context_shape is None else "contexts"]).clone()
+    rows[-1:] = model.unconditional(rows[-1:])
     batch = len(rows)
     known = known_positions(shared["orders"][:, S:] - S, (N + 1) // 2)
     pivots = None if info.single_scale else torch.from_numpy(shared["pivots"])
@@ -223,8 +230,15 @@ def record_selftest(model: HiMAR, vae: AutoencoderKL | None, case: str) -> Array
         low_diffusion_steps=SELFTEST_CHAIN,
         high_diffusion_steps=_affordable_chain(config, model_info(config).phase("high")),
     )
-    labels = [0, config.classes - 1]
-    return record(model, vae, labels, draws=PhiloxDraws(0), sampling=sampling, case=case)
+    shown = [0, config.classes - 1] if config.context_shape is None else _usual_contexts(model)
+    return record(model, vae, shown, draws=PhiloxDraws(0), sampling=sampling, case=case)
+
+
+def _usual_contexts(model: HiMAR) -> NDArray[np.float32]:
+    """Return two contexts as large as the empty one, without a text tower: that one with noise of its size."""
+    empty = model.empty_context.cpu().numpy()
+    noise = np.random.default_rng(0).standard_normal((2, *empty.shape[1:])).astype(np.float32)
+    return empty + noise * np.float32(empty.std() or 1)
 
 
 def _affordable_chain(config: ModelConfig, phase: PhaseInfo) -> int:

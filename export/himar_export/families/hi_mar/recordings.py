@@ -20,7 +20,7 @@ PHASE_ARRAYS: Mapping[Phase, str] = {"low": "phase1", "high": "phase2"}
 RECORDED_HEADS = ("mlp", "dit", "mlp_low", "mlp_high", "dit_low", "dit_high")
 """What a recording may call the heads' arrays; which of them, the model's phases say."""
 
-LAYOUT_KEYS = ("t", *PHASE_ARRAYS.values(), *RECORDED_HEADS, "schedule", "vae")
+LAYOUT_KEYS = ("t", "text", *PHASE_ARRAYS.values(), *RECORDED_HEADS, "schedule", "vae")
 """First parts of the names that belong to the layout, so that no run may be called so."""
 
 
@@ -32,7 +32,13 @@ def recorded_name(head: str) -> str:
 def require_same_model(model: ModelInfo, arrays: Arrays) -> None:
     """Raise InputError unless the recorded arrays have this model's sizes."""
     S, N, C, D, L = model.low_positions, model.high_positions, model.channels, model.width, model.positions
+    kind = "labels" if model.context_shape is None else "contexts"
+    if "t/tokens" in arrays and f"t/{kind}" not in arrays:
+        raise InputError(f"the recording is of another model: it has no t/{kind}, which this bundle's model takes.")
     wanted: dict[str, tuple[int | None, ...]] = {
+        "t/contexts": (None, *(model.context_shape or ())),
+        "text/tokens": (None, model.buffer),
+        "text/context": (None, *(model.context_shape or ())),
         "t/low_tokens": (None, S, C),
         "t/tokens": (None, N, C),
         "t/pivots": (None, S, model.phase("high").pivot_width),

@@ -18,7 +18,10 @@ from himar_export.graph.style import GraphStyle
 
 
 class _PhaseTransformer(nn.Module):
-    """Encoder and decoder of one phase over P embedded positions; see `index_lists` for the indices."""
+    """Encoder and decoder of one phase over P embedded positions; see `index_lists` for the indices.
+
+    What rows are to show is `shown`: class rows (R,), or contexts (R, K, W) of a model from text.
+    """
 
     def __init__(self, model: HiMAR, phase: int, embedded: int, style: GraphStyle) -> None:
         super().__init__()
@@ -29,8 +32,12 @@ class _PhaseTransformer(nn.Module):
         def table(parameter: Tensor, first: int, count: int) -> nn.Parameter:
             return nn.Parameter(parameter[0, first : first + count].detach().clone(), requires_grad=False)
 
-        classes = torch.cat([model.class_emb.weight, model.fake_latent]).detach()
-        self.class_rows = nn.Parameter(classes, requires_grad=False)
+        self.from_text = model.config.from_text
+        if self.from_text:
+            self.text_proj = matmul(model.text_proj, torch.float32)
+        else:
+            classes = torch.cat([model.class_emb.weight, model.fake_latent]).detach()
+            self.class_rows = nn.Parameter(classes, requires_grad=False)
         self.context_positions = table(model.encoder_pos_embed_learned, start, K)
         self.token_positions = table(model.encoder_pos_embed_learned, start + K, embedded)
         self.input_norm = Norm(model.z_proj_ln.weight, model.z_proj_ln.bias)
@@ -43,12 +50,11 @@ class _PhaseTransformer(nn.Module):
         self.decoder_norm = Norm(model.decoder_norm.weight, model.decoder_norm.bias)
         self.output_positions = table(model.diffusion_pos_embed_learned, 0, L)
 
-    def run(
-        self, class_row: Tensor, embedded: Tensor, visible: Tensor, sources: Tensor, first: int, count: int
-    ) -> Tensor:
+    def run(self, shown: Tensor, embedded: Tensor, visible: Tensor, sources: Tensor, first: int, count: int) -> Tensor:
         """Return z (R, count, D) of positions first … first+count-1; `embedded` (R, P, D) float32."""
         R, width = embedded.shape[0], embedded.shape[-1]
-        context = F.embedding(class_row, self.class_rows)[:, None] + self.context_positions
+        rows = self.text_proj(shown) if self.from_text else F.embedding(shown, self.class_rows)[:, None]
+        context = rows + self.context_positions
         sequence = torch.cat([context, embedded + self.token_positions], dim=1)
         x = F.embedding(visible.reshape(-1), self.input_norm(sequence).reshape(-1, width))
         for block in self.encoder:
@@ -75,10 +81,10 @@ class TransformerLow(_PhaseTransformer):
         self.cond_embed = matmul(condition_embedding(model.low_head), torch.float32)
 
     def forward(
-        self, class_row: Tensor, low_tokens: Tensor, visible: Tensor, sources: Tensor
+        self, shown: Tensor, low_tokens: Tensor, visible: Tensor, sources: Tensor
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Shapes as the component's contract says."""
-        z = self.run(class_row, self.cond_proj(low_tokens), visible, sources, 0, self.low_positions)
+        z = self.run(shown, self.cond_proj(low_tokens), visible, sources, 0, self.low_positions)
         condition = self.cond_embed(z)
         return (z, condition) if self.leaves_pivots else condition
 
@@ -96,11 +102,11 @@ class TransformerHigh(_PhaseTransformer):
         self.z_proj = matmul(model.z_proj, torch.float32)
         self.c_embedder = matmul(condition_embedding(model.high_head), torch.float32)
 
-    def forward(self, class_row: Tensor, pivots: Tensor, tokens: Tensor, visible: Tensor, sources: Tensor) -> Tensor:
+    def forward(self, shown: Tensor, pivots: Tensor, tokens: Tensor, visible: Tensor, sources: Tensor) -> Tensor:
         """Shapes as the component's contract says."""
         guide = self.cond_proj(pivots) if hasattr(self, "cond_proj") else self.cond_z_proj(pivots).float()
         embedded = torch.cat([guide, self.z_proj(tokens)], dim=1)
-        z = self.run(class_row, embedded, visible, sources, self.low_positions, self.high_positions)
+        z = self.run(shown, embedded, visible, sources, self.low_positions, self.high_positions)
         return self.c_embedder(z)
 
 
@@ -113,9 +119,9 @@ class TransformerSingle(_PhaseTransformer):
         self.z_proj = matmul(model.z_proj, torch.float32)
         self.c_embedder = matmul(condition_embedding(model.high_head), torch.float32)
 
-    def forward(self, class_row: Tensor, tokens: Tensor, visible: Tensor, sources: Tensor) -> Tensor:
+    def forward(self, shown: Tensor, tokens: Tensor, visible: Tensor, sources: Tensor) -> Tensor:
         """Shapes as the component's contract says."""
-        z = self.run(class_row, self.z_proj(tokens), visible, sources, 0, self.high_positions)
+        z = self.run(shown, self.z_proj(tokens), visible, sources, 0, self.high_positions)
         return self.c_embedder(z)
 
 

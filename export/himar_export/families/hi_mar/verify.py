@@ -22,8 +22,9 @@ from himar_kernels.families.hi_mar import (
     recorded_request,
 )
 from himar_kernels.families.hi_mar.phases import PhaseInfo
+from himar_kernels.families.registry import TEXT_ENCODER
 from himar_runtime import Bundle, Networks, Pipeline
-from himar_runtime.families.hi_mar.family import hi_mar_model
+from himar_runtime.families.hi_mar.family import empty_context, hi_mar_model
 
 from .recordings import PHASE_ARRAYS, Arrays, recorded_name
 
@@ -39,7 +40,8 @@ def replay_run(pipeline: Pipeline, arrays: Arrays, case: str) -> list[Comparison
     model = hi_mar_model(pipeline.bundle.manifest)
     steps = plan(request.sampling, model.low_positions, model.high_positions)
     guidance = np.array([step.guidance for step in steps], np.float32)
-    result = pipeline.generate(request.labels, draws=RecordedDraws(arrays, case), sampling=request.sampling)
+    shown = {"labels": request.labels} if request.contexts is None else {"contexts": request.contexts}
+    result = pipeline.generate(**shown, draws=RecordedDraws(arrays, case), sampling=request.sampling)
     low_limit, high_limit = run_limits(pipeline.bundle, request.sampling)
     scale = np.float32(model.vae_scale)
     comparisons = [compare(f"run {case}: guidance of every step", guidance, request.guidance, 0.0)]
@@ -81,6 +83,9 @@ def replay_components(bundle: Bundle, networks: Networks, arrays: Arrays) -> Ite
     if decoded is not None and networks.vae_decoder is not None:
         image = networks.vae_decoder.run({"latent": arrays[f"{decoded}latent"]})["image"]
         yield compare("vae_decoder: image", image, arrays[f"{decoded}decoded"], limits["vae_decoder"])
+    if "text/context" in arrays and TEXT_ENCODER in networks.engines:
+        context = networks[TEXT_ENCODER].run({"tokens": arrays["text/tokens"]})["context"]
+        yield compare(f"{TEXT_ENCODER}: context", context, arrays["text/context"], limits[TEXT_ENCODER])
     for phase in phases:
         if f"schedule/{recorded_name(phase.head)}/timesteps" in arrays:
             yield from _schedule(arrays, phase.head)
@@ -94,7 +99,7 @@ def _transformer(
     nothing = expected.endswith("all_masked")
     if nothing:
         known = np.zeros_like(known)
-    inputs = {"class_row": _class_rows(bundle, arrays), phase.tokens: arrays[f"t/{phase.tokens}"]}
+    inputs = {**_shown(bundle, arrays), phase.tokens: arrays[f"t/{phase.tokens}"]}
     if phase.pivot_width:
         inputs["pivots"] = arrays["t/pivots"]
     outputs = networks[phase.transformer].run({**inputs, **_indices(bundle, known)})
@@ -133,11 +138,12 @@ def _schedule(arrays: Arrays, head: str) -> Iterator[Comparison]:
             yield compare(f"{head}: {table}", getattr(chain, table), arrays[key], limit)
 
 
-def _class_rows(bundle: Bundle, arrays: Arrays) -> NDArray[np.int64]:
-    """Recorded labels, the last row unconditional (golden/README.md)."""
-    rows = np.array(arrays["t/labels"], np.int64)
-    rows[-1] = hi_mar_model(bundle.manifest).classes
-    return rows
+def _shown(bundle: Bundle, arrays: Arrays) -> dict[str, NDArray[Any]]:
+    """What a transformer's rows show: recorded labels or contexts, the last row unconditional (golden/README.md)."""
+    empty = empty_context(bundle)
+    rows = np.array(arrays["t/labels" if empty is None else "t/contexts"])
+    rows[-1] = hi_mar_model(bundle.manifest).classes if empty is None else empty
+    return {"class_row": rows.astype(np.int64)} if empty is None else {"context": rows.astype(np.float32)}
 
 
 def _indices(bundle: Bundle, known: NDArray[np.bool_]) -> dict[str, NDArray[np.int64]]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from himar_kernels.families.hi_mar import Phase
+from himar_kernels.families.registry import TEXT_ENCODER
 from himar_kernels.families.registry import VAE_DECODER as VAE_DECODER
 
 Pivots = Literal["none", "visual", "condition"]
@@ -93,6 +94,9 @@ class PhaseSizes:
     pivots: Pivots
     low_head: HeadKind
     high_head: HeadKind
+    buffer: int
+    context: Context = "class"
+    context_width: int = 0
 
     @property
     def phases(self) -> tuple[PhaseInfo, ...]:
@@ -128,8 +132,13 @@ class PhaseSizes:
 
     @property
     def deferred(self) -> tuple[str, ...]:
-        """Names of the components that are loaded when a request first needs them: none."""
-        return ()
+        """Names of the components that are loaded when a request first needs them: the tower of a text model."""
+        return () if self.context_shape is None else (TEXT_ENCODER,)
+
+    @property
+    def context_shape(self) -> tuple[int, int] | None:
+        """K and W of the context (K, W) that a text model has of each image; None where an image is of a class."""
+        return (self.buffer, self.context_width) if self.context == "text" else None
 
     @property
     def positions(self) -> int:
@@ -157,7 +166,8 @@ class ModelInfo(PhaseSizes):
     """The sizes that the loop needs (docs/model.md §1): names as in the model's configuration.
 
     pivots, low_head, high_head: what its phases are (see `phases`). With pivots "none" there is a single scale:
-    cond_scale is 0, and low_head says nothing.
+    cond_scale is 0, and low_head says nothing. context: what the context rows are made of, a class repeated, or a
+    text's rows of context_width; with "text" classes is 0, with "class" context_width.
     """
 
     width: int
@@ -171,3 +181,5 @@ class ModelInfo(PhaseSizes):
     pivots: Pivots = "condition"
     low_head: HeadKind = "mlp"
     high_head: HeadKind = "dit"
+    context: Context = "class"
+    context_width: int = 0

@@ -29,9 +29,10 @@ _MOST_STEPS = 65536
 class RecordedRequest:
     """What a recorded case asked for and what came out.
 
-    labels: int64 (B,). low_latent: float32 (B, C, s, s) and latent: (B, C, h, w), both tokens: the VAE scale
-    is still in; of a single scale s is 0. guidance: float32, the scale used in every autoregressive step, low_steps +
-    high_steps of them; of a single scale the high ones alone, and `sampling` keeps its defaults for phase low.
+    labels: int64 (B,), -1 of images from contexts; contexts: float32 (B, K, W), None of labels. low_latent: float32
+    (B, C, s, s) and latent: (B, C, h, w), both tokens: the VAE scale is still in; of a single scale s is 0. guidance:
+    float32, the scale used in every autoregressive step, low_steps + high_steps of them; of a single scale the high
+    ones alone, and `sampling` keeps its defaults for phase low.
     """
 
     labels: NDArray[np.int64]
@@ -39,6 +40,7 @@ class RecordedRequest:
     low_latent: NDArray[np.float32]
     latent: NDArray[np.float32]
     guidance: NDArray[np.float32]
+    contexts: NDArray[np.float32] | None = None
 
 
 class RecordedDraws:
@@ -153,8 +155,15 @@ def recorded_request(arrays: Arrays, case: str) -> RecordedRequest:
         guidance_schedule=str(_array(arrays, f"{case}/guidance_schedule", 0)),  # type: ignore[arg-type]
         temperature=_number(arrays, f"{case}/temperature"),
     )
+    contexts: NDArray[np.float32] | None = None
+    if f"{case}/contexts" in arrays:
+        contexts = _array(arrays, f"{case}/contexts", 3).astype(np.float32)
+        labels = np.full(len(contexts), -1)
+    else:
+        labels = _integers(arrays, f"{case}/labels", 1)
     return RecordedRequest(
-        labels=_integers(arrays, f"{case}/labels", 1),
+        labels=labels,
+        contexts=contexts,
         sampling=sampling,
         low_latent=low_latent,
         latent=latent,

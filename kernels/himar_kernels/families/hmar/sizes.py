@@ -74,6 +74,11 @@ class ModelInfo(ScaleSizes):
         """Names of the components that are loaded when a request first needs them: all scales in view, and editing."""
         return (VAR_TRUNK, VAR_TAIL, VAE_ENCODER)
 
+    @property
+    def context_shape(self) -> None:
+        """None: HMAR's images are of classes."""
+        return None
+
     def check_sampling(self, sampling: SamplingConfig) -> None:
         """Raise InputError unless the model can sample so: schedule, top_k, and a masked network for masked steps."""
         sampling.check_model(self.scales, self.vocab)

@@ -9,13 +9,14 @@ from dataclasses import fields
 from typing import Any, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from himar_kernels import BundleError, Draws, EngineError, InputError, PhiloxDraws
 from himar_kernels.families.hi_mar import SamplingConfig
-from himar_kernels.families.hi_mar.phases import HeadKind, ModelInfo, Pivots
+from himar_kernels.families.hi_mar.phases import Context, HeadKind, ModelInfo, Pivots
 from himar_kernels.families.hi_mar.sampling import CHANGEABLE, choose_sampling, require_phase_low
 from himar_runtime.bundle.bundle import Bundle
-from himar_runtime.bundle.manifest import Manifest, Reader
+from himar_runtime.bundle.manifest import Manifest, Reader, inside
 from himar_runtime.engines.networks import Networks
 from himar_runtime.families.family import read_settings
 from himar_runtime.runner import Generated, Runner
@@ -35,15 +36,20 @@ class HiMarFamily:
         pivots: Pivots = reader.choice("pivots", get_args(Pivots), ModelInfo.pivots)
         low_head: HeadKind = reader.choice("low_head", get_args(HeadKind), ModelInfo.low_head)
         high_head: HeadKind = reader.choice("high_head", get_args(HeadKind), ModelInfo.high_head)
-        names = [f.name for f in fields(ModelInfo) if f.name not in ("vae_scale", "pivots", "low_head", "high_head")]
+        context: Context = reader.choice("context", get_args(Context), ModelInfo.context)
+        others = ("vae_scale", "pivots", "low_head", "high_head", "context", "context_width")
+        names = [f.name for f in fields(ModelInfo) if f.name not in others]
+        if context == "text":
+            names = [*(name for name in names if name != "classes"), "context_width"]
+            _require_text(reader)
         sizes = {name: reader.positive(name) for name in names if name != "cond_scale" or pivots != "none"}
         if pivots == "none" and reader.get("cond_scale", int) != 0:
             raise BundleError(
                 f"{reader.source}: model.cond_scale is {reader.values['cond_scale']}, but model.pivots is 'none', "
                 f"which is a single scale; build the bundle again."
             )
-        values: dict[str, Any] = {"cond_scale": 0, **sizes, "vae_scale": reader.get("vae_scale", float)}
-        model = ModelInfo(**values, pivots=pivots, low_head=low_head, high_head=high_head)
+        values: dict[str, Any] = {"cond_scale": 0, "classes": 0, **sizes, "vae_scale": reader.get("vae_scale", float)}
+        model = ModelInfo(**values, pivots=pivots, low_head=low_head, high_head=high_head, context=context)
         if not 0 < model.vae_scale < math.inf:
             raise BundleError(f"{reader.source}: model.vae_scale is {model.vae_scale}; it must be a positive number.")
         if model.img_size % model.vae_stride:
@@ -104,16 +110,16 @@ class HiMarFamily:
 
     def runner(self, bundle: Bundle, networks: Networks) -> Runner:
         """Return the resident loop where the engines have a GPU lane, else the loop on the host, saying why."""
-        model = hi_mar_model(bundle.manifest)
+        model, empty = hi_mar_model(bundle.manifest), empty_context(bundle)
         if networks.lane is None:
-            return HostRunner(networks, model)
+            return HostRunner(networks, model, empty)
         from .resident.runner import ResidentRunner
 
         try:
-            return ResidentRunner(networks, networks.lane, model, bundle.manifest.max_batch)
+            return ResidentRunner(networks, networks.lane, model, bundle.manifest.max_batch, empty)
         except EngineError as error:
             log.warning("the loop runs on the host, not on the GPU: %s", error)
-            return HostRunner(networks, model)
+            return HostRunner(networks, model, empty)
 
 
 FAMILY = HiMarFamily()
@@ -124,6 +130,29 @@ def hi_mar_model(manifest: Manifest) -> ModelInfo:
     if not isinstance(manifest.model, ModelInfo):
         raise InputError(f"this bundle's model is of the family {manifest.family!r}, and this works on 'hi_mar' alone.")
     return manifest.model
+
+
+def empty_context(bundle: Bundle) -> NDArray[np.float32] | None:
+    """Return the context (K, W) of the empty prompt, of which unconditional rows are; None where images are of classes.
+
+    Raises BundleError when its file is not the one that the manifest describes.
+    """
+    shape = hi_mar_model(bundle.manifest).context_shape
+    if shape is None:
+        return None
+    return bundle.floats(bundle.manifest.raw["model"]["empty_context"], shape, "model.empty_context")
+
+
+def _require_text(reader: Reader) -> None:
+    """Raise BundleError unless a text model has no classes, and says where its empty context is."""
+    if reader.values.get("classes", 0) != 0:
+        raise BundleError(
+            f"{reader.source}: model.classes is {reader.values['classes']!r}, but model.context is 'text', which has "
+            f"none; build the bundle again."
+        )
+    empty = reader.reader("empty_context")
+    inside(empty.get("file", str), reader.source)
+    empty.get("sha256", str)
 
 
 def require_phases(

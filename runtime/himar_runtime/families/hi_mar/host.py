@@ -18,9 +18,11 @@ from .preview import Preview
 class HostRunner:
     """The loop on the host. See `himar_runtime.runner.Runner`."""
 
-    def __init__(self, networks: Networks, model: ModelInfo) -> None:
+    def __init__(self, networks: Networks, model: ModelInfo, empty: NDArray[np.float32] | None = None) -> None:
+        """empty: context (K, W) of the empty prompt; None where images are of classes."""
         self._networks = networks
         self._model = model
+        self._empty = empty
 
     def run(self, request: Request, should_continue: ShouldContinue | None) -> Generated | None:
         """See Runner.run."""
@@ -29,7 +31,7 @@ class HostRunner:
         def ask(step: Step, low: NDArray[np.float32]) -> bool:
             return should_continue is None or should_continue(step, Preview(self._model, low.copy, lambda: decoder))
 
-        tokens = run_two_phase(self._networks, self._model, request, ask)
+        tokens = run_two_phase(self._networks, self._model, request, ask, self._empty)
         if tokens is None:
             return None
         pixels = None if decoder is None else decode(decoder, to_latents(tokens.high, self._model.vae_scale))
@@ -37,7 +39,7 @@ class HostRunner:
 
     def clone(self) -> HostRunner:
         """See Runner.clone."""
-        return HostRunner(self._networks.clone(), self._model)
+        return HostRunner(self._networks.clone(), self._model, self._empty)
 
 
 def generated(

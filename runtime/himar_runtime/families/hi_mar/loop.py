@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,7 @@ from himar_kernels.families.hi_mar import (
     revealed_positions,
 )
 from himar_kernels.families.hi_mar.phases import ModelInfo, PhaseInfo
+from himar_kernels.families.registry import TEXT_ENCODER
 from himar_runtime.engines.engine import DeviceArray
 from himar_runtime.engines.networks import Networks
 from himar_runtime.request import Request as AnyRequest
@@ -37,6 +39,9 @@ log = logging.getLogger(__name__)
 
 
 Request = AnyRequest[SamplingConfig, Draws]
+
+Shown = tuple[str, NDArray[Any]]
+"""What rows are to show: the transformers' input that says it, and its values for [conditional; unconditional] rows."""
 
 
 @dataclass(frozen=True)
@@ -51,16 +56,21 @@ class Tokens:
 
 
 def run_two_phase(
-    networks: Networks, model: ModelInfo, request: Request, should_continue: Callable[[Step, NDArray[np.float32]], bool]
+    networks: Networks,
+    model: ModelInfo,
+    request: Request,
+    should_continue: Callable[[Step, NDArray[np.float32]], bool],
+    empty: NDArray[np.float32] | None = None,
 ) -> Tokens | None:
     """Generate the tokens of a request that fits the engines, through every phase that the model has.
 
     Args:
         should_continue: called after every autoregressive step with the low tokens (B, S, C) so far; False cancels.
+        empty: context (K, W) of the empty prompt, for a request of texts.
 
     Returns: the tokens, or None when cancelled. Raises EngineError when an engine fails or gives NaN.
     """
-    loop = _Loop(networks, model, request)
+    loop = _Loop(networks, model, request, empty)
     for step in plan(request.sampling, model.low_positions, model.high_positions):
         loop.step(step)
         log.debug("phase %s step %d revealed %d of %d positions", step.phase, step.index, step.revealed, step.masked)
@@ -72,7 +82,9 @@ def run_two_phase(
 class _Loop:
     """The growing state of a request, on the host: each phase's tokens (B, n, C) and the pivots (B, S, D)."""
 
-    def __init__(self, networks: Networks, model: ModelInfo, request: Request) -> None:
+    def __init__(
+        self, networks: Networks, model: ModelInfo, request: Request, empty: NDArray[np.float32] | None
+    ) -> None:
         batch = len(request.labels)
         sizes: dict[Phase, int] = {"low": model.low_positions, "high": model.high_positions}
         self._networks = networks
@@ -83,6 +95,7 @@ class _Loop:
         self._chains = phase_chains(request.sampling)
         self.tokens = {name: np.zeros((batch, n, model.channels), np.float32) for name, n in sizes.items()}
         self._pivots = np.zeros((batch, model.low_positions, model.width), np.float32)
+        self._shown = what_rows_show(networks, model, request, empty)
 
     def step(self, step: Step) -> None:
         """Run the phase's transformer, keep the pivots that it leaves, and sample with the phase's head."""
@@ -143,19 +156,29 @@ class _Loop:
             return {}
         return {"pivots": _rows(self.tokens["low"] if self._model.pivots == "visual" else self._pivots, step)}
 
-    def _context(self, phase: PhaseInfo, known: NDArray[np.bool_], step: Step) -> dict[str, NDArray[np.int64]]:
-        """The inputs that say what each row sees: its class and the index lists of its positions."""
-        labels = self._request.labels
-        if step.halves == 2:
-            labels = np.concatenate([labels, np.full_like(labels, self._model.classes)])
+    def _context(self, phase: PhaseInfo, known: NDArray[np.bool_], step: Step) -> dict[str, NDArray[Any]]:
+        """The inputs that say what each row sees: its class or text, and the index lists of its positions."""
+        name, rows = self._shown
         always = np.ones((len(known), phase.always), np.bool_)
         lists = index_lists(
             _rows(np.concatenate([always, known], axis=1), step), self._model.buffer, self._model.positions
         )
-        return {"class_row": labels, "visible": lists.visible, "sources": lists.sources}
+        return {name: rows[: step.halves * len(known)], "visible": lists.visible, "sources": lists.sources}
 
     def _sites(self, step: Step, positions: NDArray[np.int64]) -> Sites:
         return Sites(self._request.draws, step, self._request.images, positions, self._model.channels)
+
+
+def what_rows_show(networks: Networks, model: ModelInfo, request: Request, empty: NDArray[np.float32] | None) -> Shown:
+    """Return `class_row` int64 (2B), or `context` float32 (2B, K, W) of a text model, with its empty context (K, W).
+
+    Raises EngineError when the text encoder fails or gives NaN.
+    """
+    if request.texts is None:
+        return "class_row", np.concatenate([request.labels, np.full_like(request.labels, model.classes)])
+    assert empty is not None  # of every text model
+    contexts = request.texts.encoded(networks.engines.get(TEXT_ENCODER))
+    return "context", np.concatenate([contexts, np.broadcast_to(empty, contexts.shape)])
 
 
 def _rows(images: NDArray, step: Step) -> NDArray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -36,7 +37,8 @@ class Buffers:
     fault: int  # uint32
     steps: int  # STEP_STATE (T), one for every autoregressive step
     images: int  # uint32 (B), image indices
-    class_row: int  # int64 (2B)
+    class_row: int  # int64 (2B), or in a text model
+    context: int  # float32 (2B, K, W)
     timestep: int  # int64 (1), what the heads read
     low_timesteps: int  # int64 (n)
     high_timesteps: int
@@ -89,7 +91,8 @@ def _sizes(model: ModelInfo, batch: int, widths: Mapping[Phase, int]) -> dict[st
         "fault": _WORD,
         "steps": (S + N) * STEP_STATE.itemsize,  # a step reveals at least one position
         "images": B * _WORD,
-        "class_row": 2 * B * _INDEX,
+        "class_row": 0 if model.context_shape else 2 * B * _INDEX,
+        "context": 2 * B * math.prod(model.context_shape or (0,)) * _FLOAT,
         "timestep": _INDEX,
         "low_timesteps": BASE_STEPS * _INDEX,
         "high_timesteps": BASE_STEPS * _INDEX,

@@ -12,14 +12,14 @@ from himar_kernels import Launch
 from himar_kernels.families.hi_mar import STEP_STATE, Step, chain_table, launches, phase_chains, plan, step_state
 from himar_kernels.families.hi_mar.device_state import FAULT_COMPONENTS
 from himar_kernels.families.hi_mar.phases import PhaseInfo
-from himar_runtime.families.hi_mar.loop import Request
+from himar_runtime.families.hi_mar.loop import Request, Shown
 from himar_runtime.families.hi_mar.resident.lane import Lane, Work
 from himar_runtime.families.hi_mar.resident.noise import NoiseSource
 from himar_runtime.queue.device import DeviceTensor
 
 
-def begin(lane: Lane, request: Request) -> Work:
-    """Upload what a request's steps need and queue the orders of its images."""
+def begin(lane: Lane, request: Request, shown: Shown) -> Work:
+    """Upload what a request's steps need, with what its rows show, and queue the orders of its images."""
     buffers, device, model, sampling = lane.buffers, lane.device, lane.model, request.sampling
     noise = NoiseSource(device, buffers, model, request)
     chains = phase_chains(sampling)
@@ -30,8 +30,8 @@ def begin(lane: Lane, request: Request) -> Work:
     device.upload(buffers.steps, states)
     device.upload(buffers.state, states[:1])  # the orders need the seed
     device.upload(buffers.images, request.images.astype(np.uint32))
-    unconditional = np.full_like(request.labels, model.classes)
-    device.upload(buffers.class_row, np.concatenate([request.labels, unconditional]).astype(np.int64))
+    name, rows = shown
+    device.upload(getattr(buffers, name), rows)
     for phase in model.phases:
         device.upload(buffers.of(phase).timesteps, chains[phase.name].timesteps)
         device.upload(buffers.of(phase).chain, chain_table(chains[phase.name]))
@@ -181,7 +181,7 @@ def _tensors(work: Work, phase: PhaseInfo, step: Step) -> dict[str, DeviceTensor
         )
     )  # fmt: skip
     tensors = {
-        "class_row": buffers.tensor("class_row", rows),
+        **_shown(lane, rows),
         "visible": buffers.tensor("visible", rows, model.buffer + phase.always + n - step.masked),
         "sources": buffers.tensor("sources", rows, model.buffer + model.positions),
         phase.tokens: DeviceTensor(buffers.of(phase).tokens, (rows, n, C)),
@@ -193,6 +193,13 @@ def _tensors(work: Work, phase: PhaseInfo, step: Step) -> dict[str, DeviceTensor
         source = "low_tokens" if model.pivots == "visual" else "pivots"
         tensors["pivots"] = buffers.tensor(source, rows, phase.always, phase.pivot_width)
     return tensors
+
+
+def _shown(lane: Lane, rows: int) -> dict[str, DeviceTensor]:
+    """The transformers' input that says what rows show."""
+    shape = lane.model.context_shape
+    name = "class_row" if shape is None else "context"
+    return {name: lane.buffers.tensor(name, rows, *(shape or ()))}
 
 
 def _taken(work: Work, phase: PhaseInfo, H: int, r: int) -> list[Launch]:

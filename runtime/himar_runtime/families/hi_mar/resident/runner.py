@@ -23,7 +23,7 @@ from himar_runtime.queue.replays import Replays
 from himar_runtime.runner import Generated, ShouldContinue
 
 from ..host import generated
-from ..loop import Request
+from ..loop import Request, what_rows_show
 from ..preview import Preview
 from .buffers import Buffers
 from .lane import Lane, condition_width
@@ -33,9 +33,20 @@ from .loop import begin, queue_step
 class ResidentRunner:
     """One lane: its engines, buffers and recorded graphs. See `himar_runtime.runner.Runner`."""
 
-    def __init__(self, networks: Networks, device: ResidentDevice, model: ModelInfo, batch: int) -> None:
-        """Allocate the buffers for `batch` images; EngineError when the device has no room."""
+    def __init__(
+        self,
+        networks: Networks,
+        device: ResidentDevice,
+        model: ModelInfo,
+        batch: int,
+        empty: NDArray[np.float32] | None = None,
+    ) -> None:
+        """Allocate the buffers for `batch` images; EngineError when the device has no room.
+
+        empty: context (K, W) of the empty prompt; None where images are of classes.
+        """
         self._networks = networks
+        self._empty = empty
         self._previews: Engine | None = None
         self._batch = batch
         engines: dict[str, ResidentEngine] = networks.resident()
@@ -69,7 +80,7 @@ class ResidentRunner:
     def _generate(self, request: Request, should_continue: ShouldContinue | None) -> Generated | None:
         lane, batch = self._lane, len(request.labels)
         lane.device.make_current()
-        work = begin(lane, request)
+        work = begin(lane, request, what_rows_show(self._networks, lane.model, request, self._empty))
         behind: Callable[[], bool] | None = None
         for index, step in enumerate(plan(request.sampling, lane.model.low_positions, lane.model.high_positions)):
             queue_step(work, index, step)
@@ -88,7 +99,7 @@ class ResidentRunner:
         """See Runner.clone."""
         networks = self._networks.clone()
         assert networks.lane is not None  # a clone has a lane where its original has one
-        return ResidentRunner(networks, networks.lane, self._lane.model, self._batch)
+        return ResidentRunner(networks, networks.lane, self._lane.model, self._batch, self._empty)
 
     def _report(self, step: Step, should_continue: ShouldContinue, batch: int) -> Callable[[], bool]:
         """Mark the end of a step; return a function that waits for the mark and then asks whether to go on."""
