@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ROOMS = {
-    "kernels": ("himar_kernels", {"numpy", "click", "rich"}, set()),
+    "kernels": ("himar_kernels", {"numpy", "click", "rich", "tokenizers", "ftfy"}, set()),
     "himar": ("himar", None, {"himar_kernels"}),
     "runtime": ("himar_runtime", {"numpy", "onnxruntime", "PIL", "cuda"}, {"himar_kernels"}),
     "export": ("himar_export", None, {"himar_kernels", "himar", "himar_runtime"}),
@@ -62,7 +62,7 @@ def test_no_file_of_tensors_is_opened_as_numpy():
 def test_importing_the_kernels_and_the_runtime_loads_no_heavy_library():
     code = (
         "import sys, himar_kernels, himar_runtime;"
-        "heavy = {'torch', 'onnx', 'onnxruntime', 'PIL', 'click', 'rich'} & set(sys.modules);"
+        "heavy = {'torch', 'onnx', 'onnxruntime', 'PIL', 'click', 'rich', 'tokenizers'} & set(sys.modules);"
         "sys.exit(f'loaded {heavy}' if heavy else 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

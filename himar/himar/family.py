@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from himar_kernels import CheckpointError
 from himar_kernels.families.registry import FAMILIES, HI_MAR, family_part
@@ -98,12 +98,21 @@ class ModelFamily(Protocol):
         ...
 
     def images(
-        self, model: Any, vae: Any, labels: Sequence[int], *, seed: int, sampling: Any, first_index: int = 0
+        self,
+        model: Any,
+        vae: Any,
+        labels: Sequence[int] | None,
+        *,
+        seed: int,
+        sampling: Any,
+        first_index: int = 0,
+        contexts: Tensor | None = None,
     ) -> NDArray[np.uint8]:
-        """Sample one image per label with the eager model: uint8 (B, H, W, 3).
+        """Sample one image per label, or per context of a text, with the eager model: uint8 (B, H, W, 3).
 
-        first_index: image index of the first label; an image depends on its seed, index and label alone. Raises
-        InputError for a label out of range, or an image that is not finite.
+        labels, contexts: one of both, as the model takes them, the other None; contexts (B, K, W) floats. first_index:
+        image index of the first image; an image depends on its seed, index and label or context alone. Raises
+        InputError for what the model does not take, or an image that is not finite.
         """
         ...
 

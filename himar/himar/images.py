@@ -23,38 +23,43 @@ from .vae.autoencoder import AutoencoderKL, require_fit
 def sample_images(
     model: HiMAR,
     vae: AutoencoderKL,
-    labels: Sequence[int],
+    labels: Sequence[int] | None,
     draws: Draws,
     sampling: SamplingConfig | None = None,
     chunk: int = 100,
     first_index: int = 0,
+    *,
+    contexts: Tensor | None = None,
 ) -> NDArray[np.uint8]:
-    """Return one image per label, uint8 (B, H, W, 3); `chunk` images are made at once and do not change them.
+    """Return one image per label or context, uint8 (B, H, W, 3); `chunk` are made at once, which does not change them.
 
-    `first_index` is the image index of the first label: images depend on the draws' seed and their index alone.
-    Raises InputError for a label out of range or an image that is not finite, ConfigError when model and VAE do not
-    belong together.
+    labels, contexts: as for `generate`, of which one is None. `first_index` is the image index of the first image:
+    images depend on the draws' seed and their index alone. Raises InputError for labels or contexts that the model does
+    not take or an image that is not finite, ConfigError when model and VAE do not belong together.
     """
     require_fit(vae, model.config, "the VAE")
 
-    def some(labels: Sequence[int], first_index: int) -> Tensor:
-        return vae.decode(generate(model, labels, draws=draws, sampling=sampling, first_index=first_index))
+    def some(part: slice, first_index: int) -> Tensor:
+        own = None if labels is None else labels[part]
+        read = None if contexts is None else contexts[part]
+        latents = generate(model, own, contexts=read, draws=draws, sampling=sampling, first_index=first_index)
+        return vae.decode(latents)
 
-    return in_chunks(some, labels, chunk, first_index)
+    return in_chunks(some, len(labels or ()) if contexts is None else len(contexts), chunk, first_index)
 
 
 def in_chunks(
-    make: Callable[[Sequence[int], int], Tensor], labels: Sequence[int], chunk: int = 100, first_index: int = 0
+    make: Callable[[slice, int], Tensor], count: int, chunk: int = 100, first_index: int = 0
 ) -> NDArray[np.uint8]:
-    """Return what `make` gives for the labels, `chunk` at a time, as pixels: uint8 (B, H, W, 3).
+    """Return `count` images that `make` gives, `chunk` at a time, as pixels: uint8 (B, H, W, 3).
 
-    make: labels and the image index of the first to images (B, 3, H, W) in [-1, 1]. Raises InputError without labels,
-    and for an image that is not finite.
+    make: a part of the request and the image index of its first image to images (B, 3, H, W) in [-1, 1]. Raises
+    InputError for a count of 0, and for an image that is not finite.
     """
     parts = []
-    for first in range(0, len(labels), chunk):
+    for first in range(0, count, chunk):
         index = first_index + first
-        pixels = make(labels[first : first + chunk], index)
+        pixels = make(slice(first, min(first + chunk, count)), index)
         broken = ~pixels.isfinite().flatten(1).all(dim=1)
         if broken.any():
             raise InputError(
@@ -63,7 +68,7 @@ def in_chunks(
             )
         parts.append(to_pixels(pixels))
     if not parts:
-        raise InputError("labels is empty; give at least one class label.")
+        raise InputError("no image was asked for; give at least one class label, or one context.")
     return np.concatenate(parts)
 
 

@@ -37,6 +37,10 @@ _VERBS = {
         "himar_export.cli.build:refit",
         "Make a bundle like BUNDLE with the weights of CHECKPOINT, without building its engines again",
     ),
+    "tokens": (
+        "himar_export.cli.tokens:tokens",
+        "Print the token ids of texts as a JSON list of lists, without padding",
+    ),
     "verify": (
         "himar_export.cli.verify:verify",
         "Replay the self-test of BUNDLE, or a recorded run, and compare: exit code 0 only if everything matches",

@@ -40,7 +40,7 @@ from .progress import progress_bar
 
 def _class_option(context: click.Context, parameter: click.Parameter, text: str | None) -> int | str | None:
     """Read one class, a number or a name."""
-    labels = [] if text is None else label_option(context, parameter, text)
+    labels = label_option(context, parameter, text) or []
     if len(labels) > 1:
         raise click.BadParameter(f"{text!r} names {len(labels)} classes; give one.")
     return labels[0] if labels else None

@@ -25,10 +25,10 @@ _PATH = NamedPath()
 @click.option("--vae", type=_PATH, help="KL-VAE checkpoint; by default NAME-vae.safetensors next to NAME.")
 @click.option(
     "--labels",
-    required=True,
     callback=label_option,
     help="Classes, one image each: numbers, ranges and names, for example 0,3,5-9,cat.",
 )
+@click.option("--contexts", type=_PATH, help="Model from text: .npz with the texts' contexts (B, K, W), an image each.")
 @click.option("--seed", default=0, show_default=True, type=SEED, help="Seed of the images.")
 @sampling_options
 @click.option("--columns", default=10, show_default=True, type=click.IntRange(min=1), help="Images per row.")
@@ -38,7 +38,8 @@ def sample(
     config: str | None,
     weights: str | None,
     vae: Path | None,
-    labels: list[int | str],
+    labels: list[int | str] | None,
+    contexts: Path | None,
     seed: int,
     columns: int,
     out: Path,
@@ -46,10 +47,17 @@ def sample(
     guidance: float | None,
     **changes: Any,
 ) -> None:
-    """Sample images with the eager model, without engines."""
+    """Sample images with the eager model, without engines.
+
+    A model of classes takes --labels. A model from text takes --contexts, what its text tower makes of the texts: the
+    array `contexts` of an .npz file.
+    """
+    if (labels is None) == (contexts is None):
+        raise click.UsageError("give one of --labels and --contexts, as the model takes them.")
     require_extra("model", "torch", "safetensors")
     from himar_kernels.shared.files import require_writable_file
 
+    from ..data.contexts import read_contexts
     from ..device import use_threads
     from ..family import model_family, open_model
     from ..images import save_grid
@@ -59,11 +67,12 @@ def sample(
     model, _ = open_model(checkpoint, config, weights=weights)
     family = model_family(model.family)
     decoder = family.load_vae(vae or checkpoint.with_name(f"{checkpoint.stem}-vae.safetensors"), model)
-    numbers = chosen_labels(labels, model.class_names, str(checkpoint))
+    numbers = None if labels is None else chosen_labels(labels, model.class_names, str(checkpoint))
+    read = None if contexts is None else read_contexts(contexts)
     sampling = family.choose_sampling(model, sampling_name, guidance, changes, "this model")
-    images = family.images(model, decoder, numbers, seed=seed, sampling=sampling)
+    images = family.images(model, decoder, numbers, seed=seed, sampling=sampling, contexts=read)
     save_grid(out, images, columns)
-    click.echo(f"wrote {out}: {len(labels)} images")
+    click.echo(f"wrote {out}: {len(images)} images")
 
 
 @click.command(epilog="Example: himar init --config himar-b --seed 0 --out random-b.safetensors")

@@ -20,14 +20,14 @@ _SPLIT_SEED = 0
 
 @dataclass(frozen=True)
 class Digits:
-    """Images (n, 3, 32, 32) float32 in [-1, 1], RGB with equal channels, and labels (n,) int64, 0 to 9."""
+    """Images (n, 3, size, size) float32 in [-1, 1], RGB with equal channels, and labels (n,) int64, 0 to 9."""
 
     images: Tensor
     labels: Tensor
 
 
-def load_digits_split() -> tuple[Digits, Digits]:
-    """Return the 1,437 training digits and the 360 held-out ones: always the same split."""
+def load_digits_split(size: int = IMAGE_SIZE) -> tuple[Digits, Digits]:
+    """Return the 1,437 training digits and the 360 held-out ones, `size` pixels a side: always the same split."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -36,7 +36,7 @@ def load_digits_split() -> tuple[Digits, Digits]:
         np.arange(len(data.target)), test_size=_HELD_OUT, stratify=data.target, random_state=_SPLIT_SEED
     )
     small = torch.from_numpy(data.images).float()[:, None] / 16.0
-    large = F.interpolate(small, size=IMAGE_SIZE, mode="bicubic", align_corners=False)
+    large = F.interpolate(small, size=size, mode="bicubic", align_corners=False)
     images = (large.clamp(0, 1) * 2 - 1).expand(-1, 3, -1, -1)
     labels = torch.from_numpy(data.target).long()
     return Digits(images[train], labels[train]), Digits(images[held_out], labels[held_out])

@@ -41,6 +41,17 @@ class DigitNetwork(nn.Module):
         return pool, spatial, self.fc2(pool)
 
 
+def load_digit_network(file: Path = DIGITS_WEIGHTS) -> DigitNetwork:
+    """Load the shipped weights, frozen. Raises CheckpointError when they are missing or of another network."""
+    state, _ = read_state(file, key=None)
+    network = DigitNetwork()
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise CheckpointError(f"{file} does not hold the digits classifier; install himar again.") from error
+    return network.eval().requires_grad_(False)
+
+
 class DigitsExtractor:
     """Features of 32×32 digits. The shipped weights make its numbers the same everywhere."""
 
@@ -48,14 +59,9 @@ class DigitsExtractor:
 
     def __init__(self, file: Path = DIGITS_WEIGHTS, device: str = "cpu") -> None:
         """Load the weights. Raises CheckpointError when they are missing or of another network."""
-        state, _ = read_state(file, key=None)
-        self._network = DigitNetwork()
-        try:
-            self._network.load_state_dict(state)
-        except RuntimeError as error:
-            raise CheckpointError(f"{file} does not hold the digits classifier; install himar again.") from error
+        self._network = load_digit_network(file)
         self._device = usable_device(device)
-        self._network.to(self._device).eval().requires_grad_(False)
+        self._network.to(self._device)
         self.sha256 = file_sha256(file)
 
     @torch.inference_mode()

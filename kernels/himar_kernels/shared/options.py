@@ -75,10 +75,10 @@ class FamilyCommand(click.Command):
                 formatter.write_dl(records)
 
 
-def label_option(context: click.Context, parameter: click.Parameter, text: str) -> list[int | str]:
+def label_option(context: click.Context, parameter: click.Parameter, text: str | None) -> list[int | str] | None:
     """Callback of --labels: read "0,3,5-9,cat"; names become numbers when the model is known (`chosen_labels`)."""
     try:
-        return parse_labels(text)
+        return None if text is None else parse_labels(text)
     except InputError as error:
         raise click.BadParameter(str(error)) from None
 

@@ -21,7 +21,8 @@ from .model import HiMAR
 Shapes = Mapping[str, tuple[int, ...]]
 
 _CONFIG_KEY = "himar_config"
-_HIMAR = Network("Hi-MAR", ("class_emb.weight",))
+ANCHOR = "z_proj.weight"
+_HIMAR = Network("Hi-MAR", (ANCHOR,))
 """Under whatever prefix this name stands, there stands a Hi-MAR model."""
 
 
@@ -104,6 +105,7 @@ def measure(shapes: Shapes, source: str) -> dict[str, Any]:
     def depth(prefix: str) -> int:
         return len({name.split(".")[prefix.count(".")] for name in shapes if name.startswith(prefix)})
 
+    text = "text_proj.weight" in shapes
     variant = _variant(shapes)
     single = variant["pivots"] == "none"
     phases = 1 if single else 2
@@ -111,10 +113,10 @@ def measure(shapes: Shapes, source: str) -> dict[str, Any]:
     total = size("diffusion_pos_embed_learned", 1)
     size("mask_token", 1)
     sizes = {
-        "width": size("class_emb.weight", 1),
+        "width": size("text_proj.weight", 0) if text else size("class_emb.weight", 1),
         "enc_depth": depth("encoder_blocks."),
         "dec_depth": depth("decoder_blocks."),
-        "classes": size("class_emb.weight", 0),
+        **({"context_width": size("text_proj.weight", 1)} if text else {"classes": size("class_emb.weight", 0)}),
         "buffer": size("encoder_pos_embed_learned", 1) // phases - total,
         "cond_scale": math.isqrt(low),
         "grid": math.isqrt(max(total - low, 0)),
@@ -135,7 +137,8 @@ def measure(shapes: Shapes, source: str) -> dict[str, Any]:
             f"{source} is not a Hi-MAR checkpoint of the released layout: {low} low positions of {total} are not two "
             f"square token grids."
         )
-    return {**sizes, **variant}
+    absent = "classes" if text else "context_width"
+    return {"context": "text" if text else "class", **sizes, absent: 0, **variant}
 
 
 def _variant(shapes: Shapes) -> dict[str, str]:

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from himar_kernels import ConfigError, InputError
 from himar_kernels.families.hi_mar import SamplingConfig
-from himar_kernels.families.hi_mar.phases import HeadKind, PhaseSizes, Pivots
+from himar_kernels.families.hi_mar.phases import Context, HeadKind, PhaseSizes, Pivots
 
 from ..configuration import read_values
 from .presets import PRESETS
@@ -31,9 +31,12 @@ class ModelConfig(PhaseSizes):
     dit_*: the heads, 0 for a kind that no phase has; vae_stride: pixels per token side; vae_scale: tokens are VAE
     latents times this.
 
-    The last four choose a variant (`presets` says what each means); the defaults are the released models'. pivots: what
+    The next four choose a variant (`presets` says what each means); the defaults are the released models'. pivots: what
     guides phase high; low_head, high_head: diffusion head of each phase; scale_vector: how the transformer's blocks
     know their phase.
+
+    context: what an image is made from, a "class" or a "text" (docs/model.md §11); context_width: W, width of a text's
+    K context rows. A model from text has no classes, a model of classes no context_width: the other one is 0.
     """
 
     width: int
@@ -57,10 +60,13 @@ class ModelConfig(PhaseSizes):
     low_head: HeadKind = "mlp"
     high_head: HeadKind = "dit"
     scale_vector: ScaleVector = "learned"
+    context: Context = "class"
+    context_width: int = 0
 
     def __post_init__(self) -> None:
         _require_sizes(asdict(self), "")
         self._require_variant()
+        self._require_context()
         scale = self.vae_scale
         if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale <= sys.float_info.max:
             raise ConfigError(f"vae_scale is {str(scale)[:40]}; it must be a positive number.")
@@ -91,6 +97,22 @@ class ModelConfig(PhaseSizes):
             if missing:
                 raise ConfigError(f"{missing[0]} is 0, but a phase of this model has a {kind} head; give its size.")
 
+    def _require_context(self) -> None:
+        if self.from_text and self.classes:
+            raise ConfigError(f"classes is {self.classes}, but a model with context 'text' has none; leave it out.")
+        if self.from_text and not self.context_width:
+            raise ConfigError("context_width is 0, but the model's context is a text; give the width of its rows.")
+        if not self.from_text and self.context_width:
+            raise ConfigError(
+                f"context_width is {self.context_width}, but the model's context is a class; set context to 'text', or "
+                f"leave context_width out."
+            )
+
+    @property
+    def from_text(self) -> bool:
+        """Whether images are made from texts' contexts (K, W) instead of classes."""
+        return self.context == "text"
+
     @property
     def head_kinds(self) -> tuple[HeadKind, ...]:
         """Kind of each phase's head, phase low first where there is one."""
@@ -102,9 +124,14 @@ class ModelConfig(PhaseSizes):
         return next(iter(self.sampling.values()))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values; `resolve(dict, {})` reads them back."""
+        """Return plain JSON values; `resolve(dict, {})` reads them back.
+
+        A model of classes does not name its context, as readers before models from text expect.
+        """
         sampling = {name: settings.to_dict() for name, settings in self.sampling.items()}
-        return {**asdict(self), "sampling": sampling}
+        left_out = () if self.from_text else ("context", "context_width")
+        values = {name: value for name, value in asdict(self).items() if name not in left_out}
+        return {**values, "sampling": sampling}
 
 
 def read_config(source: str | Path | Mapping[str, Any] | ModelConfig, name: str = "config") -> dict[str, Any]:
@@ -136,10 +163,13 @@ def resolve(given: Mapping[str, Any], measured: Mapping[str, Any], source: str =
                 f"correct the configuration or use the checkpoint that it describes."
             )
         values[name] = size
+    if values.get("context") == "text":
+        values.setdefault("classes", 0)
     required = [name for name in ModelConfig.__dataclass_fields__ if name not in _OPTIONAL]
     kinds = [values.get("high_head", "dit")]
     kinds += [values.get("low_head", "mlp")] if values.get("pivots") != "none" else []
     required += [name for name in _HEAD_SIZES if name.split("_")[0] in kinds]
+    required += ["context_width"] if values.get("context") == "text" else []
     missing = [name for name in required if name not in values]
     if missing:
         raise ConfigError(f"{source} lacks {', '.join(missing)}, which the checkpoint's shapes cannot tell.")
@@ -173,15 +203,17 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "low_head": get_args(HeadKind),
     "high_head": get_args(HeadKind),
     "scale_vector": get_args(ScaleVector),
+    "context": get_args(Context),
 }
 _MOST_SIZE, _MOST_SIDE = 10_000_000, 1024
 """Beyond every model, so that a slip of the finger is refused at once; a side of tokens counts with its square."""
-_OPTIONAL = (*_HEAD_SIZES, *_CHOICES, "channels", "vae_stride", "vae_scale", "sampling")
+_OPTIONAL = (*_HEAD_SIZES, *_CHOICES, "context_width", "channels", "vae_stride", "vae_scale", "sampling")
 
 
 def _require_sizes(values: Mapping[str, Any], where: str) -> None:
+    may_be_0 = (*_HEAD_SIZES, "cond_scale", "context_width", *(["classes"] if values.get("context") == "text" else []))
     for name, value in values.items():
-        least = 0 if name in (*_HEAD_SIZES, "cond_scale") else 1
+        least = 0 if name in may_be_0 else 1
         most = _MOST_SIDE if name == "cond_scale" else _MOST_SIZE
         whole = isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
         if name in _CHOICES:

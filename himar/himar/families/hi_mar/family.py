@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from himar.images import sample_images
 from himar.loading.checkpoint_files import Weights
@@ -19,7 +19,7 @@ from himar_kernels import PhiloxDraws
 from himar_kernels.families.hi_mar import SamplingConfig
 from himar_kernels.families.hi_mar.sampling import choose_sampling, require_phase_low
 
-from .checkpoints import model_from, save_checkpoint
+from .checkpoints import ANCHOR, model_from, save_checkpoint
 from .config import check_steps, read_config, resolve
 from .model import HiMAR, randomise
 
@@ -28,11 +28,11 @@ class HiMarFamily:
     """See `himar.family.ModelFamily`."""
 
     title = "Hi-MAR"
-    anchor = "class_emb.weight"
+    anchor = ANCHOR
 
     def recognises(self, names: Collection[str]) -> bool:
         """See ModelFamily.recognises."""
-        return {self.anchor, "z_proj.weight"} <= set(names)
+        return self.anchor in names and ("class_emb.weight" in names or "text_proj.weight" in names)
 
     def model_from(self, read: Weights, path: Path, config: str | Path | Mapping[str, Any] | None) -> HiMAR:
         """See ModelFamily.model_from."""
@@ -71,14 +71,16 @@ class HiMarFamily:
         self,
         model: HiMAR,
         vae: AutoencoderKL,
-        labels: Sequence[int],
+        labels: Sequence[int] | None,
         *,
         seed: int,
         sampling: SamplingConfig,
         first_index: int = 0,
+        contexts: Tensor | None = None,
     ) -> NDArray[np.uint8]:
         """See ModelFamily.images."""
-        return sample_images(model, vae, labels, PhiloxDraws(seed), sampling, first_index=first_index)
+        draws = PhiloxDraws(seed)
+        return sample_images(model, vae, labels, draws, sampling, first_index=first_index, contexts=contexts)
 
     def load_vae(self, path: Path, model: HiMAR) -> AutoencoderKL:
         """See ModelFamily.load_vae."""

@@ -91,7 +91,7 @@ def initialise(model: HiMAR, seed: int) -> HiMAR:
 
     Linear layers Xavier-uniform, tables normal 0.02. Scale-aware blocks start as plain pre-norm blocks, with a
     sinusoidal scale vector as the identity (zero gates); the heads' modulations and last layers start at zero, as
-    usual for adaLN.
+    usual for adaLN. The empty context of a model from text is set to zero: it is its text tower's, not learned here.
     """
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():
@@ -117,6 +117,8 @@ def initialise(model: HiMAR, seed: int) -> HiMAR:
     for name, parameter in model.named_parameters():
         if "adaLN_modulation" in name or "_blocks_ada" in name or "final_layer.linear" in name:
             nn.init.zeros_(parameter)
+    if model.config.from_text:
+        model.empty_context.zero_()
     return model
 
 
@@ -124,11 +126,14 @@ def initialise(model: HiMAR, seed: int) -> HiMAR:
 def randomise(model: HiMAR, seed: int) -> HiMAR:
     """Give every parameter a value that matters, so that an export of random weights can be checked.
 
-    Starts from `initialise` and fills what that leaves at zero (modulations, last layers) with small normals.
+    Starts from `initialise` and fills what that leaves at zero (modulations, last layers) with small normals; an empty
+    context becomes a standard normal, as large as what a text tower's last LayerNorm gives.
     """
     initialise(model, seed)
     generator = torch.Generator().manual_seed(seed + 1)
     for parameter in model.parameters():
         if not parameter.any():
             nn.init.normal_(parameter, std=0.02, generator=generator)
+    if model.config.from_text:
+        nn.init.normal_(model.empty_context, generator=generator)
     return model

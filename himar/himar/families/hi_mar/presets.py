@@ -17,6 +17,10 @@ from both, and from the released weights, is in `VARIANTS`:
 
 Open: other divisions of the same parameters round to the same counts, for example one embedding shared by encoder
 and decoder with a larger table per block; whether row 2 keeps an unused `cond_z_proj` (245.3 M) cannot be told.
+
+`himar-s` makes images from text. The paper gives its steps and says that it is comparable with U-ViT-S/2 Deep (17
+blocks of width 512, 8 heads, 58.35 M parameters); no sizes, code or weights were published. All its other numbers, and
+the guidance to begin with, are our choice.
 """
 
 from __future__ import annotations
@@ -74,10 +78,19 @@ _MAR_H = {
 }
 _HIMAR_B = {**_MAR_B, **_DIT_B, "sampling": _paper(2.7, 2.5, 4)}
 
+# 77 × 768 is what CLIP ViT-L/14's text tower gives, the tower of the paper.
+_HIMAR_S = {
+    **{"context": "text", "buffer": 77, "context_width": 768, "cond_scale": 8, "img_size": 256, "channels": 16},
+    **{"width": 512, "enc_depth": 6, "dec_depth": 7, "heads": 8, "mlp_depth": 3, "mlp_width": 512},
+    **{"dit_depth": 3, "dit_width": 384, "dit_heads": 6},
+    "sampling": {"default": {"low_guidance": 2.0, "high_guidance": 2.0, "low_steps": 32, "high_steps": 4}},
+}
+
 _DIGITS_GUIDANCE = {"low_guidance": 2.0, "high_guidance": 2.0, "guidance_schedule": "constant"}
 
-# Sizes: docs/model.md §1; sampling: §6.
+# Sizes: docs/model.md §1; sampling: §6; of himar-s: §11.
 PRESETS: Mapping[str, Values] = {
+    "himar-s": _HIMAR_S,
     "himar-b": _HIMAR_B,
     "himar-l": {**_MAR_L, "dit_depth": 8, "dit_width": 512, "dit_heads": 8, "sampling": _paper(3.5, 3.5, 4)},
     "himar-h": {**_MAR_H, "dit_depth": 12, "dit_width": 768, "dit_heads": 12, "sampling": _paper(5.5, 3.2, 12)},

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from himar_kernels import Draws, check_labels
+from himar_kernels import Draws, InputError, check_labels
 from himar_kernels.families.hi_mar import (
     SamplingConfig,
     Sites,
@@ -23,6 +23,7 @@ from himar_kernels.families.hi_mar import (
     revealed_positions,
 )
 
+from .config import ModelConfig
 from .device_draws import DEVICE_NOISE_BLOCK, draws_on
 from .dit_head import DiTHead
 from .mlp_head import MLPHead
@@ -44,36 +45,40 @@ class TwoPhase:
 
 def generate(
     model: HiMAR,
-    labels: Sequence[int],
+    labels: Sequence[int] | None = None,
     *,
+    contexts: Tensor | None = None,
     draws: Draws,
     sampling: SamplingConfig | None = None,
     first_index: int = 0,
 ) -> Tensor:
-    """Sample one image's latent per label; `vae.decode` turns them into images.
+    """Sample one image's latent per label or context; `vae.decode` turns them into images.
 
     Args:
         model: the model, on any device.
-        labels: class of each image, 0 … classes-1.
+        labels: class of each image, 0 … classes-1; None for a model from text.
+        contexts: of each image's text (B, K, W), floats, as its tower gives them (docs/model.md §11); None for a model
+            of classes.
         draws: source of orders and noise.
         sampling: steps, guidance and temperature; None takes the model configuration's default.
-        first_index: image index of the first label; images depend on the draws' seed and their index alone.
+        first_index: image index of the first image; images depend on the draws' seed and their index alone.
 
     Returns:
         latents (B, C, h, w), VAE scale removed.
 
     Raises:
-        InputError: a label is out of range, or a phase has more steps than positions.
+        InputError: labels or contexts are not what the model takes, or a phase has more steps than positions.
     """
-    result = two_phase(model, labels, draws=draws, sampling=sampling, first_index=first_index)
+    result = two_phase(model, labels, contexts=contexts, draws=draws, sampling=sampling, first_index=first_index)
     return to_grid(result.tokens) / model.config.vae_scale
 
 
 @torch.inference_mode()
 def two_phase(
     model: HiMAR,
-    labels: Sequence[int],
+    labels: Sequence[int] | None = None,
     *,
+    contexts: Tensor | None = None,
     draws: Draws,
     sampling: SamplingConfig | None = None,
     first_index: int = 0,
@@ -83,9 +88,10 @@ def two_phase(
     sampling = sampling or config.default_sampling
     steps = plan(sampling, config.low_positions, config.high_positions)
     device = model.mask_token.device
-    images = np.arange(first_index, first_index + len(labels))
+    shown = _shown(config, labels, contexts).to(device)
+    images = np.arange(first_index, first_index + len(shown))
     draws = draws_on(draws, device)
-    loop = _Loop(model, draws, images, torch.from_numpy(check_labels(labels, config.classes)).to(device), sampling)
+    loop = _Loop(model, draws, images, shown, sampling)
 
     low_tokens = torch.zeros(len(images), config.low_positions, config.channels, device=device)
     pivots = torch.zeros(len(images), config.low_positions, config.width, device=device)
@@ -104,23 +110,21 @@ def two_phase(
 class _Loop:
     """One request's constants, and a step of each phase over its state."""
 
-    def __init__(
-        self, model: HiMAR, draws: Draws, images: np.ndarray, labels: Tensor, sampling: SamplingConfig
-    ) -> None:
+    def __init__(self, model: HiMAR, draws: Draws, images: np.ndarray, shown: Tensor, sampling: SamplingConfig) -> None:
         self.model = model
         self.draws = draws
         self.images = images
-        self.labels = labels
+        self.shown = shown
         self.temperature = sampling.temperature
         self.chains = phase_chains(sampling)
-        self.block = None if labels.device.type == "cpu" else DEVICE_NOISE_BLOCK
+        self.block = None if shown.device.type == "cpu" else DEVICE_NOISE_BLOCK
         self.timesteps = {phase: self._tensor(chain.timesteps) for phase, chain in self.chains.items()}
 
     def low_step(self, step: Step, order: np.ndarray, low_tokens: Tensor, pivots: Tensor) -> Tensor:
         """Reveal the step's low positions: return the tokens; capture their pivots in place."""
-        class_row, repeats = self._rows(step)
+        shown, repeats = self._rows(step)
         known = self._tensor(known_positions(order, step.masked))
-        z = self.model.transformer_low(class_row, low_tokens.repeat(repeats, 1, 1), known.repeat(repeats, 1))
+        z = self.model.transformer_low(shown, low_tokens.repeat(repeats, 1, 1), known.repeat(repeats, 1))
         columns = self._tensor(revealed_positions(order, step))
         rows = torch.arange(len(columns), device=z.device)[:, None]
         pivots[rows, columns] = z[rows, columns]
@@ -128,10 +132,10 @@ class _Loop:
 
     def high_step(self, step: Step, order: np.ndarray, pivots: Tensor, tokens: Tensor) -> Tensor:
         """Return the tokens with what the step samples; at a DiT head that is every masked position."""
-        class_row, repeats = self._rows(step)
+        shown, repeats = self._rows(step)
         known = self._tensor(known_positions(order, step.masked))
         guide = None if self.model.config.single_scale else pivots.repeat(repeats, 1, 1)
-        z = self.model.transformer_high(class_row, guide, tokens.repeat(repeats, 1, 1), known.repeat(repeats, 1))
+        z = self.model.transformer_high(shown, guide, tokens.repeat(repeats, 1, 1), known.repeat(repeats, 1))
         return self._sample(self.model.high_head, step, order, z[:, -order.shape[1] :], tokens)
 
     def _sample(self, head: MLPHead | DiTHead, step: Step, order: np.ndarray, z: Tensor, tokens: Tensor) -> Tensor:
@@ -180,10 +184,10 @@ class _Loop:
         return torch.where(known[..., None], tokens, x)
 
     def _rows(self, step: Step) -> tuple[Tensor, int]:
-        """Class rows [conditional; unconditional] under guidance, else conditional alone, and their multiple."""
+        """What rows show, [conditional; unconditional] under guidance, else conditional alone, and their multiple."""
         if step.halves == 1:
-            return self.labels, 1
-        return torch.cat([self.labels, torch.full_like(self.labels, self.model.config.classes)]), step.halves
+            return self.shown, 1
+        return torch.cat([self.shown, self.model.unconditional(self.shown)]), step.halves
 
     def _timestep(self, step: Step, k: int) -> Tensor:
         return self.timesteps[step.phase][k : k + 1]
@@ -191,7 +195,35 @@ class _Loop:
     def _tensor(self, array: np.ndarray | Tensor) -> Tensor:
         if isinstance(array, Tensor):
             return array
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self.labels.device)
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.shown.device)
+
+
+def _shown(config: ModelConfig, labels: Sequence[int] | None, contexts: Tensor | None) -> Tensor:
+    """Return class rows (B,), or contexts (B, K, W) as float32. Raises InputError unless they are the model's."""
+    if (labels is None) == (contexts is None):
+        given = "neither labels nor contexts were" if labels is None else "labels and contexts were both"
+        raise InputError(
+            f"{given} given; give {'contexts' if config.from_text else 'labels'}, as this model takes them."
+        )
+    if labels is not None:
+        if config.from_text:
+            raise InputError("labels were given, but this model makes images from text; give contexts.")
+        return torch.from_numpy(check_labels(labels, config.classes))
+    assert contexts is not None
+    if not config.from_text:
+        raise InputError("contexts were given, but this model makes images of classes; give labels.")
+    wanted = (config.buffer, config.context_width)
+    if contexts.ndim != 3 or contexts.shape[1:] != wanted or not len(contexts):
+        raise InputError(
+            f"contexts have shape {tuple(contexts.shape)}; this model takes (images, {wanted[0]}, {wanted[1]}), at "
+            f"least one: the last hidden state of its text tower."
+        )
+    if not contexts.is_floating_point():
+        raise InputError(f"contexts are {str(contexts.dtype).removeprefix('torch.')}; give floats, not token ids.")
+    broken = ~contexts.isfinite().flatten(1).all(dim=1)
+    if broken.any():
+        raise InputError(f"context {int(broken.int().argmax())} holds values that are not finite; compute it again.")
+    return contexts.float()
 
 
 def to_grid(tokens: Tensor) -> Tensor:

@@ -60,14 +60,17 @@ class Block(nn.Module):
 
 
 class MaskedTransformer(nn.Module):
-    """Predicts the condition of every position from a class and the visible tokens.
+    """Predicts the condition of every position from what the image is to show and the visible tokens.
 
-    Parameter names and shapes are the released checkpoints'; a variant lacks what it does not use. Class rows
-    index the class table extended by one row, `classes`, the unconditional context.
+    Parameter names and shapes are the released checkpoints'; a variant lacks what it does not use. What the image is
+    to show comes as one tensor, `shown`: class rows (R,), integers that index the class table extended by one row,
+    `classes`, the unconditional context; or, in a model from text, contexts (R, K, W), of which `empty_context`
+    (1, K, W), that of the empty text, is the unconditional one (docs/model.md §11).
 
     recompute: recompute every block's activations in the backward pass instead of keeping them.
     """
 
+    empty_context: Tensor
     encoder_blocks: nn.ModuleList
     encoder_task_emb: nn.Embedding
     encoder_blocks_ada: nn.Sequential
@@ -81,14 +84,19 @@ class MaskedTransformer(nn.Module):
         self.recompute = False
         width, K, L = config.width, config.buffer, config.positions
         phases = 1 if config.single_scale else 2
-        self.fake_latent = nn.Parameter(torch.empty(1, width))
+        if not config.from_text:
+            self.fake_latent = nn.Parameter(torch.empty(1, width))
         if not config.single_scale:
             self.cond_tokens = nn.Parameter(torch.empty(1, config.low_positions, config.channels))
         self.mask_token = nn.Parameter(torch.empty(1, mask_rows(config), width))
         self.encoder_pos_embed_learned = nn.Parameter(torch.empty(1, phases * (K + L), width))
         self.decoder_pos_embed_learned = nn.Parameter(torch.empty(1, phases * (K + L), width))
         self.diffusion_pos_embed_learned = nn.Parameter(torch.empty(1, L, width))
-        self.class_emb = embedding(config.classes, width)
+        if config.from_text:
+            self.text_proj = nn.Linear(config.context_width, width)
+            self.register_buffer("empty_context", torch.zeros(1, K, config.context_width))
+        else:
+            self.class_emb = embedding(config.classes, width)
         self.z_proj = nn.Linear(config.channels, width)
         self.z_proj_ln = nn.LayerNorm(width, eps=EPS)
         if config.pivots == "condition":
@@ -112,24 +120,24 @@ class MaskedTransformer(nn.Module):
             linear = nn.Linear(width, MODULATIONS[kind] * width)
             self.add_module(f"{name}_blocks_ada", nn.Sequential(nn.SiLU(), linear))
 
-    def transformer_low(self, class_row: Tensor, low_tokens: Tensor, known: Tensor) -> Tensor:
+    def transformer_low(self, shown: Tensor, low_tokens: Tensor, known: Tensor) -> Tensor:
         """Phase low: z of all L positions from the visible low tokens.
 
         Args:
-            class_row: (R,) integers, 0 … classes; `classes` is the unconditional row.
+            shown: class rows (R,), or contexts (R, K, W) of a model from text.
             low_tokens: (R, S, C); values at masked positions are ignored.
             known: (R, S) boolean, True where visible, equally many in every row.
 
         Returns:
             z (R, L, D); its first S rows are the candidates for pivots and the MLP head's condition.
         """
-        return self._run(class_row, self.cond_proj(low_tokens), known, LOW)
+        return self._run(shown, self.cond_proj(low_tokens), known, LOW)
 
-    def transformer_high(self, class_row: Tensor, pivots: Tensor | None, tokens: Tensor, known: Tensor) -> Tensor:
+    def transformer_high(self, shown: Tensor, pivots: Tensor | None, tokens: Tensor, known: Tensor) -> Tensor:
         """Phase high: z of all L positions from the pivots and the visible high tokens.
 
         Args:
-            class_row: (R,) integers, 0 … classes; `classes` is the unconditional row.
+            shown: class rows (R,), or contexts (R, K, W) of a model from text.
             pivots: (R, S, D), z of phase low captured when each position was revealed; with visual pivots the low
                 tokens (R, S, C); None with a single scale.
             tokens: (R, N, C); values at masked positions are ignored.
@@ -138,34 +146,42 @@ class MaskedTransformer(nn.Module):
         Returns:
             z (R, L, D); its last N rows are the condition of phase high's head.
         """
-        return self.run_high(class_row, None if pivots is None else self.guide(pivots), tokens, known)
+        return self.run_high(shown, None if pivots is None else self.guide(pivots), tokens, known)
 
     def guide(self, pivots: Tensor) -> Tensor:
         """Project pivots, (R, S, D) or visual (R, S, C), to the rows (R, S, D) that phase high sees."""
         return self.cond_proj(pivots) if self.config.pivots == "visual" else self.cond_z_proj(pivots)
 
-    def run_high(self, class_row: Tensor, low_rows: Tensor | None, tokens: Tensor, known: Tensor) -> Tensor:
+    def run_high(self, shown: Tensor, low_rows: Tensor | None, tokens: Tensor, known: Tensor) -> Tensor:
         """`transformer_high` from low rows already projected to (R, S, D); training mixes its own (§8)."""
         embedded = self.z_proj(tokens)
         if low_rows is not None:
             low_known = torch.ones(low_rows.shape[:2], dtype=torch.bool, device=known.device)
             embedded = torch.cat([low_rows, embedded], dim=1)
             known = torch.cat([low_known, known], dim=1)
-        return self._run(class_row, embedded, known, HIGH)
+        return self._run(shown, embedded, known, HIGH)
 
-    def context(self, class_row: Tensor) -> Tensor:
-        """Return the K equal context rows (R, K, D) of each class row."""
+    def context(self, shown: Tensor) -> Tensor:
+        """Return the context rows (R, K, D): K equal ones of each class row, or the projections of contexts."""
+        if self.config.from_text:
+            return self.text_proj(shown)
         table = torch.cat([self.class_emb.weight, self.fake_latent])
-        return nn.functional.embedding(class_row, table)[:, None].expand(-1, self.config.buffer, -1)
+        return nn.functional.embedding(shown, table)[:, None].expand(-1, self.config.buffer, -1)
 
-    def _run(self, class_row: Tensor, embedded: Tensor, known: Tensor, phase: int) -> Tensor:
+    def unconditional(self, shown: Tensor) -> Tensor:
+        """Return as many rows as are given that show nothing: the unconditional class row, or the empty context."""
+        if self.config.from_text:
+            return self.empty_context.to(shown.dtype).expand(len(shown), -1, -1)
+        return torch.full_like(shown, self.config.classes)
+
+    def _run(self, shown: Tensor, embedded: Tensor, known: Tensor, phase: int) -> Tensor:
         """Encode context and known positions, decode all; `embedded` (R, P, D) covers the first P positions."""
         K, L = self.config.buffer, self.config.positions
         rows = torch.arange(len(embedded), device=embedded.device)[:, None]
         visible = visible_indices(known, K)
         table = 0 if self.config.single_scale else phase
         offset = table * (K + L)
-        sequence = torch.cat([self.context(class_row), embedded], dim=1)
+        sequence = torch.cat([self.context(shown), embedded], dim=1)
         sequence = sequence + self.encoder_pos_embed_learned[:, offset : offset + sequence.shape[1]]
         x = self.z_proj_ln(sequence)[rows, visible]
         x = self._stack("encoder", x, phase)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from himar.images import in_chunks
 from himar.loading.checkpoint_files import Weights
+from himar_kernels import InputError
 from himar_kernels.families.hmar import PhiloxDraws, SamplingConfig
 from himar_kernels.families.hmar.sampling import choose_sampling
 
@@ -79,19 +80,22 @@ class HmarFamily:
         self,
         model: HMAR,
         vae: Tokenizer,
-        labels: Sequence[int],
+        labels: Sequence[int] | None,
         *,
         seed: int,
         sampling: SamplingConfig,
         first_index: int = 0,
+        contexts: Tensor | None = None,
     ) -> NDArray[np.uint8]:
-        """See ModelFamily.images."""
+        """See ModelFamily.images; there are no models from text."""
+        if labels is None or contexts is not None:
+            raise InputError("contexts were given, but HMAR makes images of classes; give labels.")
         draws = PhiloxDraws(seed)
 
-        def some(labels: Sequence[int], first_index: int) -> Tensor:
-            return generate(model, vae, labels, draws=draws, sampling=sampling, first_index=first_index)
+        def some(part: slice, first_index: int) -> Tensor:
+            return generate(model, vae, labels[part], draws=draws, sampling=sampling, first_index=first_index)
 
-        return in_chunks(some, labels, first_index=first_index)
+        return in_chunks(some, len(labels), first_index=first_index)
 
     def load_vae(self, path: Path, model: HMAR) -> Tokenizer:
         """See ModelFamily.load_vae; here it is the multi-scale tokenizer."""

@@ -15,6 +15,8 @@ from himar_kernels.families.registry import VAE_DECODER as VAE_DECODER
 
 Pivots = Literal["none", "visual", "condition"]
 HeadKind = Literal["mlp", "dit"]
+Context = Literal["class", "text"]
+"""What the K context rows show: a class, or a text's context as its tower gives it."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,24 @@
+"""Tiny models from text, one per variant, and contexts for them."""
+
+import torch
+
+from himar.families.hi_mar.config import read_config, resolve
+from himar.families.hi_mar.model import HiMAR
+from himar.families.hi_mar.presets import vary
+
+K, W = 5, 12
+SIZES = {
+    "context": "text", "context_width": W, "width": 32, "enc_depth": 1, "dec_depth": 1, "heads": 2, "buffer": K,
+    "cond_scale": 2, "img_size": 16, "vae_stride": 4, "vae_scale": 0.95, "channels": 4,
+    "mlp_depth": 1, "mlp_width": 32, "dit_depth": 1, "dit_width": 32, "dit_heads": 2,
+    "sampling": {"low_steps": 2, "high_steps": 3, "low_guidance": 2.0, "high_guidance": 2.0,
+                 "low_diffusion_steps": 4, "high_diffusion_steps": 4},
+}  # fmt: skip
+
+
+def build(variant: str | None = None) -> HiMAR:
+    return HiMAR(resolve(read_config(SIZES if variant is None else vary(SIZES, variant)), {}))
+
+
+def contexts(count: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(count, K, W, generator=torch.Generator().manual_seed(seed))
