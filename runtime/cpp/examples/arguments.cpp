@@ -79,6 +79,7 @@ Arguments read_arguments(int count, char** values) {
     options.insert(options.end(), {whole_option("top-k", g.top_k, 0, 1 << 30), scale_option("top_p", g.top_p),
                                    text_option("schedule", g.schedule), scale_option("mask_guidance", g.mask_guidance),
                                    switch_option("all_scales", g.all_scales), switch_option("smooth", g.smooth)});
+    for (Option& each : read.edit.options()) options.push_back(std::move(each));
     const std::vector<std::string> rest = read_options(count, values, options);
     if (read.help || read.version) return read;
     if (read.tokens.empty() != read.texts.empty())
@@ -88,19 +89,30 @@ Arguments read_arguments(int count, char** values) {
         return read;
     }
     read.bundle = bundle_of(rest);
+    read.edit.check(read.labels);
+    if (read.edit.given()) {
+        read_class(read.edit, read.count, nullptr);
+        return read;
+    }
     if (read.labels.empty()) throw UsageError("--labels is missing; write for example --labels 0,3,5-9.");
-    read_labels(read.labels, read.count, nullptr);
+    read_labels("--labels", read.labels, read.count, nullptr);
     return read;
 }
 
 const char* help_text() {
     return "himar-generate BUNDLE --labels 0,3,5-9 [options]: make images of classes with the engines of BUNDLE.\n"
+           "himar-generate BUNDLE --edit IMAGE.png --mask MASK.png [options]: draw a part of an image anew.\n"
            "himar-generate --tokens FOLDER --texts TEXTS.json: print the token ids of texts, a JSON list, by the tokenizer\n"
            "  of a CLIP model's FOLDER.\n"
            "\n"
            "  --labels LIST            classes: numbers, ranges, and names where the bundle has them: 3,5-9,tench;\n"
            "                           digits are always a number\n"
-           "  --count N                images of each class (1)\n"
+           "  --count N                images of each class, or variants of an edit (1)\n"
+           "  --edit IMAGE.png         draw a part of this image anew; all other pixels stay as they are\n"
+           "  --mask MASK.png          of the same size: white (128 or more) is drawn, black stays\n"
+           "  --place LEFT,TOP|centre  put a smaller image there on a canvas of the model's size, and draw around it too;\n"
+           "                           a mask is not needed then\n"
+           "  --class CLASS            class that an edit is to show; without it what fits the rest is drawn\n"
            "  --seed N                 same seed, same images (0)\n"
            "  --first-index N          image index of the first image (0)\n"
            "  --out FOLDER             write SEED-INDEX-LABEL.png there, each with its recipe; or FILE.png for one image\n"

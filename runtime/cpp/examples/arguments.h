@@ -5,6 +5,7 @@
 #include <string>
 
 #include "command_line.h"
+#include "edited.h"
 #include "himar/himar.hpp"
 
 struct Arguments {
@@ -12,7 +13,8 @@ struct Arguments {
     himar::LoadOptions load;
     himar::GenerateOptions generate;  // without its labels, which the bundle may have names for
     std::string labels;               // for read_labels
-    std::int64_t count = 1;           // images of each
+    EditArguments edit;               // instead of labels
+    std::int64_t count = 1;           // images of each label, or variants of an edit
     std::string out;                  // folder, or .png for one image; "" writes nothing
     std::int64_t repeat = 1;
     std::string tokens, texts;  // print the tokens of a file's texts: a tokenizer's folder, the file

@@ -41,6 +41,8 @@ def main(folder: Path) -> None:
     write_bundle(folder / "tiny", max_batch=4)
     write_bundle(folder / "no-decoder", decoder=False)
     write_hmar_bundle(folder / "tiny-hmar", max_batch=4)
+    write_hmar_bundle(folder / "tiny-hmar-no-encoder", encoder=False)
+    write_hmar_bundle(folder / "tiny-hmar-nan", poison={"vae_encoder": float("nan")})
     (folder / "tiny-python.json").write_text(json.dumps(python_latents(folder / "tiny")))
     for name in ("transformer_low", "transformer_high", "mlp_head", "dit_head", "vae_decoder"):
         write_bundle(folder / f"nan-{name}", poison={name: float("nan")})

@@ -267,6 +267,18 @@ typedef struct himar_generate_params {
 /* Set every field to its default. HIMAR_ERROR_INPUT for NULL. */
 HIMAR_API himar_status himar_generate_params_init(himar_generate_params *params);
 
+/* Images of which a part is drawn anew. Fill it with himar_edit_params_init, then set all fields. Only read. */
+typedef struct himar_edit_params {
+    size_t struct_size;     /* sizeof(himar_edit_params), set by the init function: keep it */
+    const uint8_t *images;  /* pixels, uint8 (B, H, W, 3), RGB, of the model's size */
+    int64_t image_shape[4]; /* of images: what himar_result_images gives fits */
+    const uint8_t *masks;   /* uint8 (B, H, W), or (1, H, W), which serves all images: pixels that are not 0 are drawn */
+    int64_t mask_shape[3];  /* of masks */
+} himar_edit_params;
+
+/* Set every field to its default. HIMAR_ERROR_INPUT for NULL. */
+HIMAR_API himar_status himar_edit_params_init(himar_edit_params *params);
+
 /* Write the parameters as one line of NUL-terminated text into `text` of `capacity` bytes, truncated if it does not
  * fit. `needed`, unless NULL, receives the size of the whole text with its NUL; `text` may be NULL if capacity is 0. */
 HIMAR_API himar_status himar_generate_params_to_string(const himar_generate_params *params, char *text,
@@ -321,6 +333,19 @@ HIMAR_API himar_status himar_pipeline_check(const himar_pipeline *pipeline, cons
 HIMAR_API himar_status himar_pipeline_generate(himar_pipeline *pipeline, const himar_generate_params *params,
                                                himar_result **result);
 
+/* Draw a part of each image anew, and leave the rest as it is, pixel by pixel (docs/editing.md). `params` are those of a
+ * generation, but for the labels: one class for each image, which it is to show, drawn with guidance; or none
+ * (label_count 0), to draw what fits the rest without a class and without guidance. An image depends on its seed, index,
+ * label, image and mask only. Statuses are those of himar_pipeline_generate; HIMAR_ERROR_INPUT also for images, masks and
+ * labels that do not fit, and where the model's family cannot edit or the bundle has no encoder. Previews show the images
+ * as they are outside the masks. */
+HIMAR_API himar_status himar_pipeline_edit(himar_pipeline *pipeline, const himar_generate_params *params,
+                                           const himar_edit_params *edit, himar_result **result);
+
+/* Check an edit as himar_pipeline_check does a generation. */
+HIMAR_API himar_status himar_pipeline_check_edit(const himar_pipeline *pipeline, const himar_generate_params *params,
+                                                 const himar_edit_params *edit);
+
 /* Free a result and everything its accessors returned. NULL is allowed. */
 HIMAR_API himar_status himar_result_free(himar_result *result);
 
@@ -338,11 +363,11 @@ HIMAR_API himar_status himar_result_low_latents(const himar_result *result, cons
  * model of another family. */
 HIMAR_API himar_status himar_result_codes(const himar_result *result, const int64_t **codes, int64_t shape[2]);
 
-/* Labels of the finished images, int64 (B). */
+/* Labels of the finished images, int64 (B); -1 of an edit without a class. */
 HIMAR_API himar_status himar_result_labels(const himar_result *result, const int64_t **labels, size_t *count);
 
-/* How image `index` was made, as JSON: seed, index, label, sampling, bundle, himar_version, and for models
- * of other families than hi_mar family. The text that himar's PNGs carry. HIMAR_ERROR_INPUT if there is no such image. */
+/* How image `index` was made, as JSON: seed, index, label, sampling, bundle, himar_version, for models of other families
+ * than hi_mar family, and of an edit the SHA-256 of the image and mask that it began with. The text that himar's PNGs carry. HIMAR_ERROR_INPUT if there is no such image. */
 HIMAR_API himar_status himar_result_recipe(const himar_result *result, size_t index, const char **json);
 
 /* Wall-clock seconds of the generation, and of the engines' runs within it: NaN on a GPU, where runs are queued and not

@@ -11,6 +11,7 @@
 #ifndef HIMAR_HIMAR_HPP
 #define HIMAR_HIMAR_HPP
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -134,16 +135,50 @@ public:
         Call call(options, info().family);
         himar_result* handle = nullptr;
         const himar_status status = himar_pipeline_generate(handle_.get(), call.params(), &handle);
-        Result result(handle, status == HIMAR_CANCELLED);
-        call.rethrow();
-        check(status);
-        return result;
+        return finished(call, status, handle);
+    }
+
+    // Draw anew the pixels of each image whose mask is not 0; see himar_pipeline_edit. images (B, H, W, 3), RGB; masks
+    // (B, H, W, 1), or one for all; options.labels may be empty. Throws as `generate` does.
+    Result edit(const View<std::uint8_t>& images, const View<std::uint8_t>& masks, const GenerateOptions& options) {
+        Call call(options, info().family);
+        const himar_edit_params edited = edit_params(images, masks);
+        himar_result* handle = nullptr;
+        const himar_status status = himar_pipeline_edit(handle_.get(), call.params(), &edited, &handle);
+        return finished(call, status, handle);
+    }
+
+    // Throws the Error that `edit` would throw, and runs nothing. Any thread, any time.
+    void check_edit(const View<std::uint8_t>& images, const View<std::uint8_t>& masks,
+                    const GenerateOptions& options) const {
+        const himar_edit_params edited = edit_params(images, masks);
+        check(himar_pipeline_check_edit(handle_.get(), Call(options, info().family).params(), &edited));
     }
 
     himar_pipeline* get() const noexcept { return handle_.get(); }
 
 private:
     explicit Pipeline(himar_pipeline* handle) : handle_(handle, himar_pipeline_free) {}
+
+    static Result finished(const Call& call, himar_status status, himar_result* handle) {
+        Result result(handle, status == HIMAR_CANCELLED);
+        call.rethrow();
+        check(status);
+        return result;
+    }
+
+    static himar_edit_params edit_params(const View<std::uint8_t>& images, const View<std::uint8_t>& masks) {
+        himar_edit_params edited;
+        check(himar_edit_params_init(&edited));
+        edited.images = images.data();
+        std::copy(images.shape().begin(), images.shape().end(), edited.image_shape);
+        if (masks.shape()[3] != 1)
+            throw Error(HIMAR_ERROR_INPUT, "masks have " + std::to_string(masks.shape()[3]) +
+                                               " values per pixel; give one, (B, H, W, 1).");
+        edited.masks = masks.data();
+        std::copy(masks.shape().begin(), masks.shape().begin() + 3, edited.mask_shape);
+        return edited;
+    }
 
     std::unique_ptr<himar_pipeline, himar_status (*)(himar_pipeline*)> handle_;
 };

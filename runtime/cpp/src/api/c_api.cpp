@@ -58,6 +58,17 @@ std::unique_ptr<himar_pipeline> handle_of(std::unique_ptr<Pipeline> core) {
     return handle;
 }
 
+// Run a request that has been read; its caller's functions are those of `params`.
+himar_status run(Pipeline& core, const Request& request, const himar_generate_params& params, himar_result*& out) {
+    OnStep on_step;
+    if (params.on_step != nullptr)
+        on_step = [on_step = params.on_step, user = params.user](const himar_progress& step) { return on_step(&step, user) != 0; };
+    auto made = std::make_unique<himar_result>();
+    made->core = core.generate(request, on_step);
+    out = made.release();
+    return out->core.cancelled ? HIMAR_CANCELLED : HIMAR_OK;
+}
+
 }  // namespace
 
 void keep_error(const char* sentence) noexcept {
@@ -183,14 +194,27 @@ himar_status himar_pipeline_generate(himar_pipeline* pipeline, const himar_gener
         Pipeline& core = *given(pipeline, "pipeline").core;
         given(params, "params");
         himar_result*& out = given(result, "result");
-        const Request request = read_request(*params, core.bundle().manifest());
-        const himar_generate_params p = *params;
-        OnStep on_step;
-        if (p.on_step != nullptr) on_step = [&](const himar_progress& step) { return p.on_step(&step, p.user) != 0; };
-        auto made = std::make_unique<himar_result>();
-        made->core = core.generate(request, on_step);
-        out = made.release();
-        return out->core.cancelled ? HIMAR_CANCELLED : HIMAR_OK;
+        return run(core, read_request(*params, core.bundle().manifest()), *params, out);
+    });
+}
+
+himar_status himar_pipeline_check_edit(const himar_pipeline* pipeline, const himar_generate_params* params,
+                                       const himar_edit_params* edit) {
+    return guarded([&] {
+        const Bundle& bundle = given(pipeline, "pipeline").core->bundle();
+        read_edit(given(params, "params"), given(edit, "edit"), bundle);
+        return HIMAR_OK;
+    });
+}
+
+himar_status himar_pipeline_edit(himar_pipeline* pipeline, const himar_generate_params* params,
+                                 const himar_edit_params* edit, himar_result** result) {
+    return guarded([&] {
+        Pipeline& core = *given(pipeline, "pipeline").core;
+        given(params, "params");
+        given(edit, "edit");
+        himar_result*& out = given(result, "result");
+        return run(core, read_edit(*params, *edit, core.bundle()), *params, out);
     });
 }
 

@@ -28,6 +28,10 @@ himar_generate_params known(const himar_generate_params& params) {
     return checked_params(params, "himar_generate_params", "himar_generate_params_init", offsetof(himar_generate_params, hmar));
 }
 
+himar_edit_params known(const himar_edit_params& params) {
+    return checked_params(params, "himar_edit_params", "himar_edit_params_init");
+}
+
 himar_draws read_draws(const himar_draws& draws, const Request& request, const Model& model) {
     const himar_draws known =
         checked(draws, "himar_draws", "set it to sizeof(himar_draws)", offsetof(himar_draws, uniforms));
@@ -49,6 +53,48 @@ std::vector<std::int64_t> read_labels(const himar_generate_params& params, std::
                              " of the list) is not a class of this model; classes are the whole numbers 0 to " +
                              std::to_string(classes - 1) + ".");
     return {params.labels, params.labels + params.label_count};
+}
+
+[[noreturn]] void refuse_size(const std::string& what, const std::int64_t* sides, const std::string& whose,
+                              std::int64_t side, const std::string& advice) {
+    throw InputError(what + " 0 has " + std::to_string(sides[1]) + " × " + std::to_string(sides[0]) + " pixels, but " +
+                     whose + std::to_string(side) + " × " + std::to_string(side) + "; " + advice + ".");
+}
+
+// Images and masks that fit a model whose images have this side, one label each or none.
+Edit read_images(const himar_edit_params& edit, std::int64_t side, std::size_t labels) {
+    const std::int64_t* const shape = edit.image_shape;
+    const auto need = [](const char* name, const std::uint8_t* pixels, std::int64_t count) {
+        if (pixels == nullptr || count < 1)
+            throw InputError(std::string(name) + " is empty; give at least one image and its mask.");
+        if (static_cast<std::uint64_t>(count) > kMostImages)
+            throw InputError(std::string(name) + " are " + std::to_string(count) + "; at most 2^32 can be counted.");
+    };
+    need("images", edit.images, shape[0]);
+    if (shape[3] != 3)
+        throw InputError("image 0 has type uint8 and shape (" + std::to_string(shape[1]) + ", " + std::to_string(shape[2]) +
+                         ", " + std::to_string(shape[3]) + "); give RGB pixels uint8 (height, width, 3), 0 to 255.");
+    if (shape[1] != side || shape[2] != side)
+        refuse_size("image", shape + 1, "the model's images have ", side,
+                    "crop or resize it first, or place a smaller image on a canvas");
+    need("masks", edit.masks, edit.mask_shape[0]);
+    const auto given = [&](const std::string& what) { return std::to_string(shape[0]) + " images and " + what + " are given; give "; };
+    if (edit.mask_shape[0] != shape[0] && edit.mask_shape[0] != 1)
+        throw InputError(given(std::to_string(edit.mask_shape[0]) + " masks") + "one mask per image, or one.");
+    if (labels != 0 && labels != static_cast<std::size_t>(shape[0]))
+        throw InputError(given(std::to_string(labels) + " labels") + "one label per image.");
+    if (edit.mask_shape[1] != side || edit.mask_shape[2] != side)
+        refuse_size("mask", edit.mask_shape + 1, "its image has ", side, "give a mask of the image's size");
+    const Edit read{edit.images, edit.masks, shape[0], side, edit.mask_shape[0] == 1};
+    read.check_masks();
+    return read;
+}
+
+void check_indices(const Request& request) {
+    const std::uint64_t last = kMostImages - request.labels.size();
+    if (request.first_index > last)
+        throw InputError("first_index is " + std::to_string(request.first_index) + "; it must be 0 to " +
+                         std::to_string(last) + ".");
 }
 
 const Settings& choose_setting(const char* name, const Manifest& manifest) {
@@ -99,15 +145,31 @@ LoadRequest read_load(const himar_load_params* params) {
 
 Request read_request(const himar_generate_params& params, const Manifest& manifest) {
     const himar_generate_params p = known(params);
-    Request request{read_labels(p, manifest.model->facts().classes), p.seed, p.first_index, nullptr, {}};
-    const std::uint64_t last = kMostImages - request.labels.size();
-    if (request.first_index > last)
-        throw InputError("first_index is " + std::to_string(request.first_index) + "; it must be 0 to " +
-                         std::to_string(last) + ".");
+    Request request{read_labels(p, manifest.model->facts().classes), p.seed, p.first_index, nullptr, {}, {}};
+    check_indices(request);
     const Settings& setting = choose_setting(p.sampling, manifest);
     refuse_other_settings(*manifest.model, p);
     request.settings = manifest.model->changed(setting, p);
     if (p.draws != nullptr) request.draws = read_draws(*p.draws, request, *manifest.model);
+    return request;
+}
+
+Request read_edit(const himar_generate_params& params, const himar_edit_params& edit, const Bundle& bundle) {
+    const himar_generate_params p = known(params);
+    const Model& model = *bundle.manifest().model;
+    const ModelFacts facts = model.facts();
+    const bool labelled = p.label_count > 0;
+    Request request{{}, p.seed, p.first_index, nullptr, {}, {}};
+    request.settings = model.changed_for_edit(choose_setting(p.sampling, bundle.manifest()), p, labelled);
+    refuse_other_settings(model, p);
+    if (bundle.manifest().components.count(kEncoder) == 0)
+        throw InputError(bundle.root().string() + " has no " + kEncoder + ", which reads the images to be edited; build "
+                         "the bundle again with this version of himar.");
+    if (labelled) request.labels = read_labels(p, facts.classes);
+    request.edit = read_images(known(edit), facts.image_size, request.labels.size());
+    request.labels.resize(static_cast<std::size_t>(request.edit->count), kNoClass);
+    check_indices(request);
+    if (p.draws != nullptr) request.draws = read_draws(*p.draws, request, model);
     return request;
 }
 
@@ -125,6 +187,13 @@ himar_status himar_load_params_init(himar_load_params* params) {
 himar_status himar_generate_params_init(himar_generate_params* params) {
     return guarded([&] {
         given(params, "params") = defaults<himar_generate_params>();
+        return HIMAR_OK;
+    });
+}
+
+himar_status himar_edit_params_init(himar_edit_params* params) {
+    return guarded([&] {
+        given(params, "params") = defaults<himar_edit_params>();
         return HIMAR_OK;
     });
 }

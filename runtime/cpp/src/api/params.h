@@ -8,8 +8,9 @@
 #include <optional>
 #include <vector>
 
-#include "bundle/manifest.h"
+#include "bundle/bundle.h"
 #include "engines/networks.h"
+#include "families/edit.h"
 #include "himar/himar.h"
 
 namespace himar::core {
@@ -20,6 +21,7 @@ struct Request {
     std::uint64_t first_index;  // image index of the first label
     std::shared_ptr<const Settings> settings;
     std::optional<himar_draws> draws;  // instead of the seed's
+    std::optional<Edit> edit;          // of the caller's memory
 };
 
 // A finished step of a request, over all of its chunks; see himar_progress.
@@ -30,5 +32,8 @@ LoadRequest read_load(const himar_load_params* params);
 
 // InputError, in the sentences of himar_runtime's `Pipeline.generate`.
 Request read_request(const himar_generate_params& params, const Manifest& manifest);
+
+// The same of `Pipeline.edit`: images and masks are the caller's, and the request lives no longer than they do.
+Request read_edit(const himar_generate_params& params, const himar_edit_params& edit, const Bundle& bundle);
 
 }  // namespace himar::core

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <optional>
 #include <utility>
 
 #include "bundle/json_reader.h"
@@ -34,12 +35,16 @@ std::string recipe(const Request& request, std::size_t place, const Bundle& bund
     Json values = {
         {"seed", request.draws ? Json() : Json(request.seed)},
         {"index", request.first_index + place},
-        {"label", request.labels[place]},
+        {"label", request.labels[place] == kNoClass ? Json() : Json(request.labels[place])},
         {"sampling", model.to_json(*request.settings)},
         {"bundle", bundle.id()},
         {"himar_version", HIMAR_VERSION_TEXT},
     };
     if (model.family != first_family()) values["family"] = model.family;  // as readers before families expect
+    if (request.edit) {
+        const auto image = static_cast<std::int64_t>(place);
+        values["edit"] = {{"image", request.edit->image_hash(image)}, {"mask", request.edit->mask_hash(image)}};
+    }
     return values.dump();
 }
 
@@ -85,7 +90,16 @@ Result Pipeline::generate(const Request& request, const OnStep& on_step) {
     himar_progress progress{};
     progress.struct_size = sizeof progress;
     progress.total = static_cast<std::int64_t>(sizes.size()) * model.steps(*request.settings);
-    Preview preview = [&] { return lane_->preview(); };
+    std::optional<Edit> edit;  // of the chunk
+    std::vector<std::uint8_t> pasted;
+    Preview preview = [&] {
+        PreviewPixels made = lane_->preview();
+        if (!edit) return made;
+        pasted.assign(made.pixels, made.pixels + edit->count * pixels_of_one);  // families that edit preview in full size
+        edit->paste(pasted.data());
+        made.pixels = pasted.data();
+        return made;
+    };
     progress.internal = &preview;
     Lane::ShouldContinue should_continue;
     if (on_step)
@@ -99,12 +113,14 @@ Result Pipeline::generate(const Request& request, const OnStep& on_step) {
         };
     std::size_t first = 0;
     for (const std::size_t size : sizes) {
+        const auto B = static_cast<std::int64_t>(size);
+        if (request.edit) edit = request.edit->part(static_cast<std::int64_t>(first), B);
         const Chunk chunk{{request.labels.begin() + static_cast<std::ptrdiff_t>(first),
                            request.labels.begin() + static_cast<std::ptrdiff_t>(first + size)},
                           request.first_index + first,
                           request.seed,
-                          request.draws ? &*request.draws : nullptr};
-        const auto B = static_cast<std::int64_t>(size);
+                          request.draws ? &*request.draws : nullptr,
+                          edit ? &*edit : nullptr};
         progress.images = B;
         const std::int64_t shape[4] = {B, facts.channels, facts.preview_size, facts.preview_size};
         std::copy(shape, shape + 4, progress.preview_shape);
@@ -113,6 +129,7 @@ Result Pipeline::generate(const Request& request, const OnStep& on_step) {
             result.cancelled = true;
             break;
         }
+        if (edit && result.has_images) edit->paste(pixels.data());
         append(result.images, pixels);
         append(result.latents, lane_->latents());
         append(result.low_latents, lane_->low_latents());

@@ -41,7 +41,7 @@ public:
     // Another lane for another thread: shared weights, own buffers. Any thread may call it, also during `generate`.
     std::unique_ptr<Pipeline> clone() const;
 
-    // Generate; concurrent calls wait for each other. InputError when called from its own callback.
+    // Generate, or edit; concurrent calls wait for each other. InputError when called from its own callback.
     Result generate(const Request& request, const OnStep& on_step);
 
     const Bundle& bundle() const { return *bundle_; }

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "families/edit.h"
 #include "himar/himar.h"
 
 namespace himar::core {
@@ -25,10 +26,11 @@ struct Settings {
 
 // What to generate in one run of the engines: as many labels as images, at most the bundle's max_batch.
 struct Chunk {
-    std::vector<std::int64_t> labels;
+    std::vector<std::int64_t> labels;  // kNoClass of an edit without classes
     std::uint64_t first_index;  // image index of the first label; the others follow
     std::uint64_t seed;
     const himar_draws* draws = nullptr;  // instead of the seed's
+    const Edit* edit = nullptr;          // what is kept of as many images; null where whole ones are made
 };
 
 // A finished autoregressive step, as callers are told of it.
@@ -53,7 +55,8 @@ public:
 
     virtual ~Lane() = default;
 
-    // Run a chunk; `latents`, `low_latents` and `codes` then hold its results, and `pixels` (B, H, W, 3) where it is given.
+    // Run a chunk; `latents`, `low_latents` and `codes` then hold its results, and `pixels` (B, H, W, 3) where it is given:
+    // of an edit what was drawn, before the images are pasted over it.
     // Returns false when cancelled. EngineError when an engine fails or gives NaN: on the host after the step, on a GPU
     // at the end.
     //
@@ -102,6 +105,11 @@ public:
 
     // A setting with the changes that a caller's parameters ask for, held against the model's sizes. InputError.
     virtual std::shared_ptr<const Settings> changed(const Settings& setting, const himar_generate_params& params) const = 0;
+
+    // The same for an edit; labelled: classes are given. InputError for settings that it cannot edit with, and where the
+    // family cannot edit at all.
+    virtual std::shared_ptr<const Settings> changed_for_edit(const Settings& setting, const himar_generate_params& params,
+                                                             bool labelled) const = 0;
 
     // InputError unless draws of the caller's have every function that a run with these settings calls.
     virtual void check_draws(const himar_draws& draws, const Settings& settings) const = 0;

@@ -71,6 +71,10 @@ std::shared_ptr<const Settings> HiMarModel::changed(const Settings& setting, con
     return std::make_shared<const Sampling>(std::move(sampling));
 }
 
+std::shared_ptr<const Settings> HiMarModel::changed_for_edit(const Settings&, const himar_generate_params&, bool) const {
+    throw InputError("a Hi-MAR model cannot edit images yet; edit with a bundle of an HMAR model.");
+}
+
 std::int64_t HiMarModel::steps(const Settings& settings) const {
     std::int64_t sum = 0;
     for (const PhaseInfo& phase : phases()) sum += of_this_family(settings).phase(phase.is_low).steps;

@@ -52,6 +52,8 @@ struct HiMarModel final : Model {
     std::vector<std::string> stages() const override;
     std::shared_ptr<const Settings> read_settings(const JsonReader& reader) const override;
     std::shared_ptr<const Settings> changed(const Settings& setting, const himar_generate_params& params) const override;
+    std::shared_ptr<const Settings> changed_for_edit(const Settings& setting, const himar_generate_params& params,
+                                                     bool labelled) const override;
     std::int64_t steps(const Settings& settings) const override;
     Json to_json(const Settings& settings) const override;
     void check_draws(const himar_draws& draws, const Settings& settings) const override;
