@@ -112,6 +112,24 @@ def hmar_bundle(bundles) -> Path:
 
 
 @pytest.fixture(scope="session")
+def text_checkpoint(bundles) -> Path:
+    """A tiny model from text with random weights; beside it the folder of its text tower and tokenizer, `clip`."""
+    from tests.tiny_clip import write_model_and_tower
+
+    with FileLock(bundles / "text.lock"):
+        if not (path := bundles / "text.safetensors").exists():
+            write_model_and_tower(path, bundles / "clip")
+    return path
+
+
+@pytest.fixture(scope="session")
+def text_bundle(bundles, text_checkpoint) -> Path:
+    """Of that model with tower, tokenizer and the digits' decoder: takes prompts and contexts."""
+    sides = "--vae", WEIGHTS / "digits-vae.safetensors", "--text", text_checkpoint.with_name("clip")
+    return build(bundles / "text", text_checkpoint, *sides, "--max-batch", "3")
+
+
+@pytest.fixture(scope="session")
 def host_kernels(tmp_path_factory) -> HostKernels:
     """The CUDA kernels compiled as host C++."""
     return HostKernels(tmp_path_factory.mktemp("host-kernels"))
