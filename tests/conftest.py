@@ -114,11 +114,14 @@ def hmar_bundle(bundles) -> Path:
 @pytest.fixture(scope="session")
 def text_checkpoint(bundles) -> Path:
     """A tiny model from text with random weights; beside it the folder of its text tower and tokenizer, `clip`."""
-    from tests.tiny_clip import write_model_and_tower
+    from himar import save_checkpoint
+    from tests.export import text_towers
 
-    with FileLock(bundles / "text.lock"):
+    with FileLock(bundles / "text-checkpoint.lock"):
         if not (path := bundles / "text.safetensors").exists():
-            write_model_and_tower(path, bundles / "clip")
+            tower = text_towers.tower()
+            text_towers.text_folder(bundles / "clip", tower)
+            save_checkpoint(text_towers.text_model(tower), path)
     return path
 
 

@@ -147,7 +147,7 @@ def _shown(
     from himar_kernels import InputError, check_labels
     from himar_runtime.texts import check_contexts
 
-    from ..make.text import load_text_side
+    from ..make.text import load_fitting_text
 
     shape = getattr(model.config, "context_shape", None)
     if labels is not None and shape is None:
@@ -159,7 +159,7 @@ def _shown(
     if contexts is not None:
         values = read_contexts(contexts).numpy()
     else:
-        side = load_text_side(text, model)
+        side = load_fitting_text(text, model)
         assert side is not None and prompts is not None
         tokens, truncated = side.tokenizer.ids(prompts)
         warn_truncated(truncated, side.tokenizer.length)
