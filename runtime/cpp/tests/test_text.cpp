@@ -209,16 +209,15 @@ TEST_SUITE("text") {
         const himar::Tokens tokens = opened.encode({"red", ""});
         CHECK(tokens.rows == std::vector<std::vector<std::int64_t>>{{kStartId, 513, kEndId}, {kStartId, kEndId}});
         CHECK(tokens.truncated.empty());
-        CHECK(sentence_of<himar::Error>([&] { opened.encode({std::string("a\0b", 3)}); }) ==
-              "prompt 0 holds a NUL character, which ends a text in C; leave it out.");
+        CHECK(opened.encode({std::string("a\0b", 3)}).rows[0].size() == 5);  // NUL is a character like others
         const char* prompts[] = {nullptr};
-        CHECK(himar_tokenizer_encode(nullptr, prompts, 1, nullptr, nullptr, nullptr) == HIMAR_ERROR_INPUT);
+        CHECK(himar_tokenizer_encode(nullptr, prompts, nullptr, 1, nullptr, nullptr, nullptr) == HIMAR_ERROR_INPUT);
         himar_tokenizer_info info{};
         himar_tokenizer* handle = nullptr;
         REQUIRE(himar_tokenizer_open(folder.path().c_str(), &handle) == HIMAR_OK);
         CHECK(himar_tokenizer_get_info(handle, &info) == HIMAR_ERROR_INPUT);
         CHECK(holds(himar_last_error(), "himar_tokenizer_info.struct_size is 0; it must be 40"));
-        CHECK(himar_tokenizer_encode(handle, prompts, 1, nullptr, nullptr, nullptr) == HIMAR_ERROR_INPUT);
+        CHECK(himar_tokenizer_encode(handle, prompts, nullptr, 1, nullptr, nullptr, nullptr) == HIMAR_ERROR_INPUT);
         CHECK(std::string(himar_last_error()) == "prompt 0 is NULL; give its text.");
         CHECK(himar_tokenizer_free(handle) == HIMAR_OK);
         CHECK(himar_tokenizer_open((folder.path() / "nowhere").c_str(), &handle) == HIMAR_ERROR_BUNDLE);

@@ -385,13 +385,15 @@ HIMAR_API himar_status himar_tokenizer_free(himar_tokenizer *tokenizer);
 /* Fill `info`. HIMAR_ERROR_INPUT for NULL or another struct_size. */
 HIMAR_API himar_status himar_tokenizer_get_info(const himar_tokenizer *tokenizer, himar_tokenizer_info *info);
 
-/* Encode `count` prompts, UTF-8. Any number of threads may use one tokenizer. Each of these may be NULL:
+/* Encode `count` prompts, UTF-8, of `bytes` (count) each, or NUL-terminated where that is NULL. Any number of threads may
+ * use one tokenizer. Each of these may be NULL:
  * ids        int64 (count, K): start, the prompt's tokens, end, then padding
  * sizes      (count): tokens of each row before the padding
  * truncated  (count): 1 for a prompt of which only the first K - 2 tokens were kept, else 0
  * HIMAR_ERROR_INPUT, naming the prompt by its place from 0: one that is not UTF-8, or holds a start or end token as text. */
-HIMAR_API himar_status himar_tokenizer_encode(const himar_tokenizer *tokenizer, const char *const *prompts, size_t count,
-                                              int64_t *ids, size_t *sizes, uint8_t *truncated);
+HIMAR_API himar_status himar_tokenizer_encode(const himar_tokenizer *tokenizer, const char *const *prompts,
+                                              const size_t *bytes, size_t count, int64_t *ids, size_t *sizes,
+                                              uint8_t *truncated);
 
 #ifdef __cplusplus
 }

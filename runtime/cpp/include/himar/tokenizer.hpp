@@ -1,4 +1,4 @@
-// Part of himar.hpp: CLIP's tokenizer, and prompts as C takes them.
+// Part of himar.hpp: CLIP's tokenizer.
 #ifndef HIMAR_TOKENIZER_HPP
 #define HIMAR_TOKENIZER_HPP
 
@@ -12,18 +12,6 @@
 #include "view.hpp"
 
 namespace himar {
-
-// Prompts as C takes them, valid while they live. Error for one with a NUL character, which would end it there.
-inline std::vector<const char*> c_prompts(const std::vector<std::string>& prompts) {
-    std::vector<const char*> pointers;
-    for (const std::string& prompt : prompts) {
-        if (prompt.find('\0') != std::string::npos)
-            throw Error(HIMAR_ERROR_INPUT, "prompt " + std::to_string(pointers.size()) +
-                                               " holds a NUL character, which ends a text in C; leave it out.");
-        pointers.push_back(prompt.c_str());
-    }
-    return pointers;
-}
 
 // Token ids of prompts, each from its start to its end token, without padding.
 struct Tokens {
@@ -49,12 +37,15 @@ public:
 
     // Throws Error as described at himar_tokenizer_encode.
     Tokens encode(const std::vector<std::string>& prompts) const {
-        const std::vector<const char*> pointers = c_prompts(prompts);
+        std::vector<const char*> pointers;
+        std::vector<std::size_t> bytes;
+        for (const std::string& prompt : prompts) pointers.push_back(prompt.data()), bytes.push_back(prompt.size());
         const std::size_t count = prompts.size(), length = static_cast<std::size_t>(info().length);
         std::vector<std::int64_t> ids(count * length);
         std::vector<std::size_t> sizes(count);
         std::vector<std::uint8_t> truncated(count);
-        check(himar_tokenizer_encode(handle_.get(), pointers.data(), count, ids.data(), sizes.data(), truncated.data()));
+        check(himar_tokenizer_encode(handle_.get(), pointers.data(), bytes.data(), count, ids.data(), sizes.data(),
+                                     truncated.data()));
         Tokens tokens;
         for (std::size_t place = 0; place < count; ++place) {
             const auto row = ids.begin() + static_cast<std::ptrdiff_t>(place * length);

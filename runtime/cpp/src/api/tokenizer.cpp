@@ -44,11 +44,11 @@ himar_status himar_tokenizer_get_info(const himar_tokenizer* tokenizer, himar_to
     });
 }
 
-himar_status himar_tokenizer_encode(const himar_tokenizer* tokenizer, const char* const* prompts, size_t count,
-                                    int64_t* ids, size_t* sizes, uint8_t* truncated) {
+himar_status himar_tokenizer_encode(const himar_tokenizer* tokenizer, const char* const* prompts,
+                                    const size_t* bytes, size_t count, int64_t* ids, size_t* sizes, uint8_t* truncated) {
     return guarded([&] {
         const text::Tokenizer& core = given(tokenizer, "tokenizer").core;
-        const text::Rows rows = core.rows(text::prompts_of(prompts, count));
+        const text::Rows rows = core.rows(text::prompts_of(prompts, bytes, count));
         if (ids != nullptr) std::copy(rows.ids.begin(), rows.ids.end(), ids);
         if (sizes != nullptr) std::copy(rows.sizes.begin(), rows.sizes.end(), sizes);
         if (truncated != nullptr) {

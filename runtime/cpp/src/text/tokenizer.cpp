@@ -20,11 +20,11 @@ void refuse_tokens(std::string_view prompt, std::size_t place) {
 
 }  // namespace
 
-std::vector<std::string_view> prompts_of(const char* const* prompts, std::size_t count) {
+std::vector<std::string_view> prompts_of(const char* const* prompts, const std::size_t* bytes, std::size_t count) {
     std::vector<std::string_view> views;
     for (std::size_t place = 0; prompts != nullptr && place < count; ++place) {
         if (prompts[place] == nullptr) throw InputError(prompt_at(place) + " is NULL; give its text.");
-        views.emplace_back(prompts[place]);
+        views.push_back(bytes == nullptr ? std::string_view(prompts[place]) : std::string_view(prompts[place], bytes[place]));
     }
     return views;
 }

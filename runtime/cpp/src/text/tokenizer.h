@@ -21,8 +21,8 @@ struct Rows {
     std::vector<std::size_t> truncated;    // indices of prompts of which the first length - 2 tokens were kept
 };
 
-// Prompts that C gives; InputError for one that is NULL.
-std::vector<std::string_view> prompts_of(const char* const* prompts, std::size_t count);
+// Prompts that C gives, NUL-terminated where `bytes` is null; InputError for one that is NULL.
+std::vector<std::string_view> prompts_of(const char* const* prompts, const std::size_t* bytes, std::size_t count);
 
 // Immutable, so threads share it.
 class Tokenizer {
