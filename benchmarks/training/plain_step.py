@@ -19,7 +19,7 @@ def plain_loss(model: HiMAR, tokens: Tensor, low_tokens: Tensor, draws: BatchDra
     low = draws.low
     assert low is not None
     positions = low_tokens.shape[1]
-    z = model.transformer_low(low.class_row, low_tokens, ~low.masked)[:, :positions]
+    z = model.transformer_low(model.without(draws.shown, low.dropped), low_tokens, ~low.masked)[:, :positions]
     # Timesteps and noise of masked positions are the step's; visible ones get any and are thrown away.
     t = torch.zeros(low.masked.shape, dtype=torch.long, device=tokens.device)
     noise = torch.zeros_like(low_tokens)
@@ -33,7 +33,8 @@ def plain_loss(model: HiMAR, tokens: Tensor, low_tokens: Tensor, draws: BatchDra
     without = ~low.masked | draws.hidden[:, None]
     pivots = model.cond_z_proj(z.detach())
     guide = torch.where(without[..., None], model.cond_proj(model.cond_tokens), pivots)
-    z = model.run_high(draws.high.class_row, guide, tokens, ~draws.high.masked)[:, positions:]
+    shown = model.without(draws.shown, draws.high.dropped)
+    z = model.run_high(shown, guide, tokens, ~draws.high.masked)[:, positions:]
     t, noise = draws.high.t[0], draws.high.noise[0]
     noised = add_noise(tokens, noise, t)
     prediction = model.dit_head.denoise(noised, t, model.dit_head.condition(z))

@@ -14,7 +14,7 @@ from himar.families.hi_mar.head_losses import add_noise, dit_head_loss, mlp_head
 from himar.families.hi_mar.loss_draws import (
     LossSettings,
     draw_batch,
-    drop_labels,
+    drop,
     high_mask_ratio,
     low_mask_ratio,
     random_mask,
@@ -133,9 +133,8 @@ def test_the_whole_models_loss_is_the_one_composed_by_hand_image_by_image():
     low_terms, high_terms = [], []
     with torch.no_grad():
         for i in range(3):
-            z = model.transformer_low(
-                draws.low.class_row[i : i + 1], low_tokens[i : i + 1], ~draws.low.masked[i : i + 1]
-            )
+            shown = labels[i : i + 1].where(~draws.low.dropped[i], torch.tensor(TINY.classes))
+            z = model.transformer_low(shown, low_tokens[i : i + 1], ~draws.low.masked[i : i + 1])
             positions = draws.low.masked[i].nonzero().flatten().tolist()
             for j, position in enumerate(positions):
                 t, noise = draws.low.t[0, i, j : j + 1], draws.low.noise[0, i, j : j + 1]
@@ -146,8 +145,9 @@ def test_the_whole_models_loss_is_the_one_composed_by_hand_image_by_image():
             for position in positions:
                 if not draws.hidden[i]:
                     guide[0, position] = model.cond_z_proj(z[0, position])
+            shown = labels[i : i + 1].where(~draws.high.dropped[i], torch.tensor(TINY.classes))
             visible = ~draws.high.masked[i : i + 1]
-            z = model.run_high(draws.high.class_row[i : i + 1], guide, tokens[i : i + 1], visible)
+            z = model.run_high(shown, guide, tokens[i : i + 1], visible)
             t, noise = draws.high.t[0, i : i + 1], draws.high.noise[0, i : i + 1]
             noised = add_noise(tokens[i : i + 1], noise, t)
             grids = (part.transpose(1, 2).unflatten(2, (4, 4)) for part in (noised, z[:, TINY.low_positions :]))
@@ -216,10 +216,11 @@ def test_masked_counts_round_up_and_rows_differ(ratio, masked):
 
 
 def test_labels_drop_with_their_probability():
-    labels = torch.arange(3).repeat(2000)
-    dropped = drop_labels(labels, 3, 0.1, torch.Generator().manual_seed(0))
-    assert (dropped == 3).float().mean().item() == pytest.approx(0.1, abs=0.02)
-    assert torch.equal(dropped[dropped != 3], labels[dropped != 3])
+    model, labels = HiMAR(TINY), torch.arange(3).repeat(2000)
+    dropped = drop(6000, 0.1, torch.Generator().manual_seed(0))
+    shown = model.without(labels, dropped)
+    assert (shown == 3).float().mean().item() == pytest.approx(0.1, abs=0.02)
+    assert torch.equal(shown[shown != 3], labels[shown != 3])
 
 
 @pytest.mark.parametrize(

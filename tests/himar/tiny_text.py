@@ -2,6 +2,7 @@
 
 import torch
 
+from himar.data.captioned.latents import CaptionedSet
 from himar.families.hi_mar.config import read_config, resolve
 from himar.families.hi_mar.model import HiMAR
 from himar.families.hi_mar.presets import vary
@@ -22,3 +23,14 @@ def build(variant: str | None = None) -> HiMAR:
 
 def contexts(count: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(count, K, W, generator=torch.Generator().manual_seed(seed))
+
+
+def captioned(images: int = 24, texts: torch.Tensor | None = None, empty: torch.Tensor | None = None) -> CaptionedSet:
+    """Latents of images with one, two or three captions in turn."""
+    generator = torch.Generator().manual_seed(0)
+    high = torch.randn(images, 2, 4, 4, 4, generator=generator)
+    low = torch.randn(images, 2, 4, 2, 2, generator=generator)
+    high[:, 1], low[:, 1] = 0.1, 0.1
+    first = torch.cat([torch.zeros(1, dtype=torch.int64), (torch.arange(images) % 3 + 1).cumsum(0)])
+    texts = contexts(int(first[-1]), seed=1) if texts is None else texts
+    return CaptionedSet(high, low, texts, first, contexts(1, seed=2)[0] if empty is None else empty)

@@ -6,10 +6,12 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import onnx
 import onnx_ir as ir
 import torch
+from torch import nn
 
 from himar_kernels import BuildError
 
@@ -20,6 +22,7 @@ from .elementwise import add_functions, join_sums_and_norms
 from .precision import value_type
 from .precision_choice import Precision
 from .quantise import quantise_matmuls
+from .repeated import prepare, write_out
 
 IR_VERSION = 10
 """Of every model that is written. Newer versions of the onnx packages choose what older runtimes refuse."""
@@ -41,23 +44,33 @@ def to_onnx(component: Component, precision: Precision, weights: WeightFile) -> 
         {i: axes[size] for i, size in enumerate(spec.shape) if isinstance(size, str)} or None
         for spec in component.inputs
     )
-    with _quiet(), torch.inference_mode():
+
+    def export(
+        module: nn.Module, inputs: tuple[Any, ...], names: list[str], axes: Any, outputs: list[str] | None = None
+    ) -> ir.Model:
         program = torch.onnx.export(
-            graph,
-            tuple(samples.values()),
-            input_names=[spec.name for spec in component.inputs],
-            output_names=[spec.name for spec in component.outputs],
-            dynamic_shapes=dynamic,
+            module,
+            inputs,
+            input_names=names,
+            output_names=outputs,
+            dynamic_shapes=axes,
             dynamo=True,
             opset_version=OPSET,
             verbose=False,
         )
-    if program is None:
-        raise BuildError(f"PyTorch's exporter returned nothing for {component.name}.")
-    if precision == "int8" and not quantise_matmuls(program.model, component.islands):
+        if program is None:
+            raise BuildError(f"PyTorch's exporter returned nothing for {component.name}.")
+        return program.model
+
+    with _quiet(), torch.inference_mode():
+        prepare(graph, tuple(samples.values()))
+        inputs, outputs = ([spec.name for spec in specs] for specs in (component.inputs, component.outputs))
+        exported = export(graph, tuple(samples.values()), inputs, dynamic, outputs)
+        write_out(exported, graph, export)
+    if precision == "int8" and not quantise_matmuls(exported, component.islands):
         raise BuildError(f"{component.name} has no matmul that could be in int8; build it with fp32.")
-    weights.move_out(component.name, program.model)
-    model = ir.to_proto(program.model)
+    weights.move_out(component.name, exported)
+    model = ir.to_proto(exported)
     _clean(model, component.name)
     if (dtype := value_type(precision)) != torch.float32:
         _softmax_in_float32(model)

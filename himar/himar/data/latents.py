@@ -16,7 +16,10 @@ from .order import check_classes, label_fingerprint, some_images
 
 
 class Latents(Protocol):
-    """Images as latents. A `LatentSet` in memory, `CachedLatents` on disk, `ImageLatents` from pixels, or your own."""
+    """Images as latents. A `LatentSet` in memory, `CachedLatents` on disk, `ImageLatents` from pixels, or your own.
+
+    Those with captions are `himar.data.captioned.latents.CaptionedLatents`.
+    """
 
     @property
     def labels(self) -> Tensor:
@@ -79,19 +82,20 @@ def sample_tokens(moments: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def fingerprint(latents: Latents) -> dict[str, object]:
-    """Return what tells one data set from another: its size, a hash of its labels, means of some images' tokens, and
-    the names of its classes where it has some.
+    """Return what tells one data set from another: its size, a hash of its labels, means of some images' tokens, the
+    names of its classes where it has some, and a hash of its texts where it has those.
 
     The means differ a little between machines, so they are compared with a tolerance.
     """
     high, low, _ = latents.draw(some_images(latents), 1.0, torch.Generator().manual_seed(0))
     scales = [scale for scale in (high, low) if scale.numel()]  # data of a single scale has no low tokens
     means = [mean for scale in scales for mean in scale.double().mean(dim=(1, 2)).tolist()]
-    return {**label_fingerprint(latents), "token_means": means}
+    texts = getattr(latents, "text_identity", None)
+    return {**label_fingerprint(latents), "token_means": means, **({} if texts is None else {"texts": texts})}
 
 
 def check_fit(config: ModelConfig, latents: Latents) -> None:
-    """Raise InputError unless the latents have the model's shapes and classes."""
+    """Raise InputError unless the latents have the model's shapes, and its classes or texts of its shape."""
     scales = [("high", latents.high_shape, config.grid)]
     if not config.single_scale:
         scales.append(("low", latents.low_shape, config.cond_scale))
@@ -102,4 +106,24 @@ def check_fit(config: ModelConfig, latents: Latents) -> None:
             raise InputError(f"{name} latents have shape {tuple(shape)}; {patches}")
         if tuple(shape[1:]) != wanted:
             raise InputError(f"{name} latents have shape {tuple(shape)}; this model trains on (n, *{wanted}).")
-    check_classes(latents, config.classes)
+    _check_texts(config, getattr(latents, "empty_text", None))
+    if not config.from_text:
+        check_classes(latents, config.classes)
+
+
+def _check_texts(config: ModelConfig, empty: Tensor | None) -> None:
+    if not config.from_text:
+        if empty is not None:
+            raise InputError("these images have captions and no classes; this model makes images of classes.")
+        return
+    if empty is None:
+        raise InputError(
+            "these images have no captions, and this model makes images from text; cache them with himar cache-latents "
+            "--captions."
+        )
+    wanted = (config.buffer, config.context_width)
+    if empty.is_floating_point() and tuple(empty.shape) != wanted:
+        raise InputError(
+            f"contexts of the captions are {tuple(empty.shape)}, and this model takes {wanted}; encode them with its "
+            f"text tower, or train a model of that buffer and context_width."
+        )

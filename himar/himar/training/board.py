@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from himar_kernels import ConfigError, to_sheet
 from himar_kernels.shared.files import require_writable_folder
@@ -30,13 +30,13 @@ class Board:
         for name, value in progress.figures.items():
             self._writer.add_scalar(name.replace(" ", "/"), value, progress.step)
 
-    def grid(self, model: Any, vae: nn.Module, count: int, step: int) -> None:
-        """Sample `count` images, the classes in turn and the same seed each time, and write them as one picture."""
-        labels = [image % model.config.classes for image in range(count)]
+    def grid(self, model: Any, vae: nn.Module, shown: Tensor, step: int) -> None:
+        """Sample images of `shown` (`Task.examples`), with the same seed each time, and write them as one picture."""
+        labels, contexts = (None, shown) if shown.is_floating_point() else (shown.tolist(), None)
         device = next(model.parameters()).device
         family = model_family(model.family)
         sampling = family.choose_sampling(model, None, None, {}, "this model")
-        images = family.images(model, vae.to(device), labels, seed=0, sampling=sampling)
+        images = family.images(model, vae.to(device), labels, seed=0, sampling=sampling, contexts=contexts)
         self._writer.add_image("samples", to_sheet(images, _COLUMNS), step, dataformats="HWC")
         self._writer.flush()
 

@@ -106,6 +106,10 @@ class Task(Protocol):
         """Return what a step reports of the mean values over all processes."""
         ...
 
+    def examples(self, count: int) -> Tensor:
+        """Return what the board's sampled images show: classes (count,), or contexts (count, K, W) of texts."""
+        ...
+
     def released(self, trainer: Trainer) -> dict[str, Any]:
         """Return a checkpoint as the family's released trainer writes it; every process calls it."""
         ...

@@ -26,6 +26,7 @@ from himar.families.hmar.transformer import (
 from himar_export.graph.attention import finding_heads, with_heads
 from himar_export.graph.elementwise import Elementwise
 from himar_export.graph.precision import Matmul, matmul
+from himar_export.graph.repeated import Repeated
 from himar_export.graph.shared_input import shared_input
 from himar_export.graph.style import GraphStyle
 
@@ -102,27 +103,21 @@ class BlockGraph(nn.Module):
         self.fc1 = matmul(block.ffn.fc1, style.dtype)
         self.fc2 = matmul(block.ffn.fc2, style.dtype)
 
-    def forward(self, x: Tensor, vectors: Tensor, past: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, ...]:
+    def forward(self, x: Tensor, vectors: Tensor, *past: Tensor) -> tuple[Tensor, ...]:
         """Map (R, T, C) to the same, followed by this scale's keys and values where coarser scales' are given.
 
-        vectors: (R, 6, C); past: keys and values (R, P, C) of all coarser scales.
+        vectors: (R, 6, C); past: keys and values (R, P, C) of all coarser scales, or nothing.
         """
         g1, g2, s1, s2, b1, b2 = (vector[:, None] for vector in vectors.unbind(1))
-        rows, cells, width = x.shape
-        q, k, v = (
-            part.with_bias().reshape(rows, cells, width)
-            for part in self.qkv.bias_pending(_modulated(x, s1, b1).reshape(-1, width))
-        )
+        q, k, v = (part.with_bias() for part in self.qkv.bias_pending(_modulated(x, s1, b1)))
         q, k = self._normal(q, self.sharpness).to(v.dtype), self._normal(k).to(v.dtype)
         own = (k.float(), v.float())
-        if past is not None:
+        if past:
             k, v = (torch.cat([before.to(v.dtype), now], dim=1) for before, now in zip(past, (k, v), strict=True))
         x = x + g1 * self.proj(self._attend(q, k, v)).float()
-        hidden = self.elementwise.activation(
-            self.fc1.bias_pending(_modulated(x, s2, b2).reshape(-1, width)), "gelu_tanh"
-        )
-        x = x + g2 * self.fc2(hidden).float().reshape(rows, cells, width)
-        return (x,) if past is None else (x, *own)
+        hidden = self.elementwise.activation(self.fc1.bias_pending(_modulated(x, s2, b2)), "gelu_tanh")
+        x = x + g2 * self.fc2(hidden).float()
+        return (x, *own) if past else (x,)
 
     def _normal(self, x: Tensor, factor: Tensor | None = None) -> Tensor:
         """Divide each head's part of (R, T, C) by its norm, in float32, and multiply it by its factor (heads, 1)."""
@@ -142,13 +137,15 @@ class BlocksGraph(nn.Module):
 
     def __init__(self, stack: Stack, style: GraphStyle) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(BlockGraph(block, style) for block in stack if isinstance(block, Block))
+        blocks = [block for block in stack if isinstance(block, Block)]
+        heads = blocks[0].attn.heads if blocks else 0
+        self.blocks = Repeated([BlockGraph(block, style) for block in blocks], (style, heads))
 
     def forward(self, x: Tensor, vectors: Tensor | None) -> Tensor:
         """Map (R, T, C) to the same; vectors (R, blocks, 6, C), None where there are no blocks."""
-        for place, block in enumerate(self.blocks):
+        for place in range(len(self.blocks)):
             assert vectors is not None
-            (x,) = block(x, vectors[:, place])
+            (x,) = self.blocks.run(place, x, vectors[:, place])
         return x
 
     def after(self, x: Tensor, vectors: Tensor | None, keys: Tensor, values: Tensor) -> tuple[Tensor, ...]:
@@ -157,9 +154,9 @@ class BlocksGraph(nn.Module):
         keys, values: those of the coarser scales, (R, blocks, P, C).
         """
         own = []
-        for place, block in enumerate(self.blocks):
+        for place in range(len(self.blocks)):
             assert vectors is not None
-            x, k, v = block(x, vectors[:, place], (keys[:, place], values[:, place]))
+            x, k, v = self.blocks.run(place, x, vectors[:, place], keys[:, place], values[:, place], results=3)
             own.append((k, v))
         return (x, *(torch.stack(part, dim=1) for part in zip(*own, strict=True)))
 

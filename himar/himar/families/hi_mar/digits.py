@@ -119,6 +119,8 @@ def digit_latents(vae: AutoencoderKL, digits: Digits) -> LatentSet:
 
 
 def _check_sizes(config: ModelConfig, vae: VaeTraining) -> None:
+    if config.from_text:
+        raise ConfigError("the digits have no captions, and this model makes images from text; use --config digits.")
     stride = vae.config.stride
     wanted = {
         "img_size": IMAGE_SIZE,

@@ -23,10 +23,11 @@ from .diffusion_draws import StartPractice, diffusion_draws
 class LossSettings:
     """What the loss draws at random.
 
-    label_drop: probability of the unconditional row, drawn per phase; pivot_share: probability that the high
-    phase of an image sees its pivots at the masked low positions (the released models reach 0.25);
-    low_mask_least, low_mask_deviation: smallest share of masked low positions, and standard deviation of that
-    share around 1; repeats: diffusion timesteps drawn per token of phase low and per image of phase high;
+    label_drop: probability that an image's class or text is dropped, drawn per phase; pivot_share: probability that the
+    high phase of an image sees its pivots at the masked low positions (the released models reach 0.25);
+    low_mask_least, low_mask_deviation: of models of classes (those from text mask by Beta(4, 1)), smallest share of
+    masked low positions, and standard deviation of that share around 1; repeats: diffusion timesteps drawn per token of
+    phase low and per image of phase high;
     start: extra practice of the reverse chain's first steps, None for none as in the paper.
     """
 
@@ -51,13 +52,13 @@ class LossSettings:
 class PhaseDraws:
     """One phase's numbers for B images with n positions.
 
-    class_row (B,): class, or `classes` where the label is dropped; masked (B, n) boolean, m True in each row.
+    dropped (B,) boolean: True where the phase sees the unconditional row; masked (B, n) boolean, m True in each row.
     t, noise, weight: diffusion timesteps, noise and loss weights for each of r repeats. For an MLP head
     (r, B, m), (r, B, m, C), (r, B, m), the masked positions in ascending order; for a DiT head (r, B), (r, B, n, C),
     (r, B).
     """
 
-    class_row: Tensor
+    dropped: Tensor
     masked: Tensor
     t: Tensor
     noise: Tensor
@@ -65,7 +66,7 @@ class PhaseDraws:
 
     def part(self, images: slice) -> PhaseDraws:
         """Take some images' numbers."""
-        rows = (self.class_row[images], self.masked[images])
+        rows = (self.dropped[images], self.masked[images])
         return PhaseDraws(*rows, self.t[:, images], self.noise[:, images], self.weight[:, images])
 
     def to(self, device: torch.device) -> PhaseDraws:
@@ -75,42 +76,54 @@ class PhaseDraws:
 
 @dataclass(frozen=True)
 class BatchDraws:
-    """Both phases' numbers; low is None with a single scale. hidden (B,): True where phase high sees no pivots."""
+    """Both phases' numbers, and what the images show.
+
+    low: None with a single scale; hidden (B,): True where phase high sees no pivots; shown: classes (B,), or of a model
+    from text contexts (B, K, W), or the token ids (B, K) from which they are still to be made.
+    """
 
     low: PhaseDraws | None
     high: PhaseDraws
     hidden: Tensor
+    shown: Tensor
 
     def part(self, images: slice) -> BatchDraws:
         """Take some images' numbers."""
         low = None if self.low is None else self.low.part(images)
-        return BatchDraws(low, self.high.part(images), self.hidden[images])
+        return BatchDraws(low, self.high.part(images), self.hidden[images], self.shown[images])
 
     def to(self, device: torch.device) -> BatchDraws:
         """Move to a device."""
         low = None if self.low is None else self.low.to(device)
-        return BatchDraws(low, self.high.to(device), self.hidden.to(device))
+        return BatchDraws(low, self.high.to(device), self.hidden.to(device), self.shown.to(device))
 
 
-def draw_batch(config: ModelConfig, labels: Tensor, settings: LossSettings, generator: torch.Generator) -> BatchDraws:
-    """Draw a step's numbers on the CPU: labels (B,), 0 … classes-1. A single scale masks as phase low does."""
-    batch, low = len(labels), None
-    ratio = low_mask_ratio(settings.low_mask_least, settings.low_mask_deviation, generator)
+def draw_batch(config: ModelConfig, shown: Tensor, settings: LossSettings, generator: torch.Generator) -> BatchDraws:
+    """Draw a step's numbers on the CPU; shown: as BatchDraws has it. A single scale masks as phase low does.
+
+    A model from text masks each phase by a ratio of its own from Beta(4, 1), as the paper's.
+    """
+    batch, low = len(shown), None
+    if config.from_text:
+        ratio = text_mask_ratio(generator)
+    else:
+        ratio = low_mask_ratio(settings.low_mask_least, settings.low_mask_deviation, generator)
     if not config.single_scale:
         masked = random_mask(batch, config.low_positions, ratio, generator)
-        class_row = drop_labels(labels, config.classes, settings.label_drop, generator)
-        low = _phase_draws(config, config.low_head, class_row, masked, settings, generator)
-        ratio = high_mask_ratio(generator)
+        dropped = drop(batch, settings.label_drop, generator)
+        low = _phase_draws(config, config.low_head, dropped, masked, settings, generator)
+        ratio = text_mask_ratio(generator) if config.from_text else high_mask_ratio(generator)
     masked = random_mask(batch, config.high_positions, ratio, generator)
-    class_row = drop_labels(labels, config.classes, settings.label_drop, generator)
+    dropped = drop(batch, settings.label_drop, generator)
     hidden = torch.rand(batch, generator=generator) >= settings.pivot_share
-    return BatchDraws(low, _phase_draws(config, config.high_head, class_row, masked, settings, generator), hidden)
+    high = _phase_draws(config, config.high_head, dropped, masked, settings, generator)
+    return BatchDraws(low, high, hidden, shown)
 
 
 def _phase_draws(
     config: ModelConfig,
     head: HeadKind,
-    class_row: Tensor,
+    dropped: Tensor,
     masked: Tensor,
     settings: LossSettings,
     generator: torch.Generator,
@@ -122,7 +135,7 @@ def _phase_draws(
         rows, shape = (*rows, int(masked[0].sum())), (config.channels,)
     count = math.prod(rows)
     t, noise, weight = diffusion_draws((count, *shape), settings.start, generator)
-    return PhaseDraws(class_row, masked, t.view(rows), noise.view(*rows, *shape), weight.view(rows))
+    return PhaseDraws(dropped, masked, t.view(rows), noise.view(*rows, *shape), weight.view(rows))
 
 
 def low_mask_ratio(least: float, deviation: float, generator: torch.Generator) -> float:
@@ -137,6 +150,11 @@ def high_mask_ratio(generator: torch.Generator) -> float:
     return math.cos(torch.rand((), generator=generator).item() * math.pi / 2)
 
 
+def text_mask_ratio(generator: torch.Generator) -> float:
+    """Draw a phase's share of masked positions of a model from text: Beta(4, 1), by its inverse CDF u^(1/4)."""
+    return torch.rand((), generator=generator, dtype=torch.float64).item() ** 0.25
+
+
 def random_mask(batch: int, positions: int, ratio: float, generator: torch.Generator) -> Tensor:
     """Return (batch, positions) boolean with ⌈ratio·positions⌉, at least 1, True at random in each row."""
     count = max(1, math.ceil(ratio * positions))
@@ -144,7 +162,6 @@ def random_mask(batch: int, positions: int, ratio: float, generator: torch.Gener
     return torch.zeros(batch, positions, dtype=torch.bool).scatter_(1, order[:, :count], True)
 
 
-def drop_labels(labels: Tensor, classes: int, probability: float, generator: torch.Generator) -> Tensor:
-    """Replace labels (B,) by the unconditional row, `classes`, each with the given probability."""
-    dropped = torch.rand(len(labels), generator=generator).to(labels.device) < probability
-    return torch.where(dropped, classes, labels)
+def drop(batch: int, probability: float, generator: torch.Generator) -> Tensor:
+    """Return which images (batch,) lose their class or text, each with the given probability."""
+    return torch.rand(batch, generator=generator) < probability

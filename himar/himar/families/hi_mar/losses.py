@@ -50,7 +50,7 @@ def model_losses(
     model: HiMAR,
     tokens: Tensor,
     low_tokens: Tensor,
-    labels: Tensor,
+    shown: Tensor,
     settings: LossSettings,
     generator: torch.Generator,
 ) -> Losses:
@@ -60,11 +60,11 @@ def model_losses(
         model: the model; its gradients flow from every loss, save through the pivots.
         tokens, low_tokens: (B, N, C) and (B, S, C), the same images' tokens at both resolutions; a single scale
             ignores the low ones.
-        labels: (B,), 0 … classes-1.
+        shown: labels (B,), 0 … classes-1, or contexts (B, K, W) of a model from text.
         settings: probabilities and repeats.
         generator: source of every random number but dropout's, a CPU generator.
     """
-    draws = draw_batch(model.config, labels.cpu(), settings, generator).to(tokens.device)
+    draws = draw_batch(model.config, shown.cpu(), settings, generator).to(tokens.device)
     return drawn_losses(model, tokens, low_tokens, draws)
 
 
@@ -74,20 +74,24 @@ def drawn_losses(
     low_tokens: Tensor,
     draws: BatchDraws,
     autocast: AbstractContextManager[object] | None = None,
+    empty: Tensor | None = None,
 ) -> Losses:
     """`model_losses` from numbers already drawn, on the tokens' device.
 
+    empty: see `MaskedTransformer.without`.
     autocast: half precision for the networks, entered here and left for the losses themselves, which stay float32.
     """
     none = tokens.new_zeros(())
     with autocast or nullcontext():
         low_prediction, low_rows = None, None
         if draws.low is not None:
-            z = model.transformer_low(draws.low.class_row, low_tokens, ~draws.low.masked)
+            shown = model.without(draws.shown, draws.low.dropped, empty)
+            z = model.transformer_low(shown, low_tokens, ~draws.low.masked)
             z = z[:, : low_tokens.shape[1]]
             low_prediction = _predict(model.low_head, z, low_tokens, draws.low)
             low_rows = _low_rows(model, z, low_tokens, draws)
-        z = model.run_high(draws.high.class_row, low_rows, tokens, ~draws.high.masked)[:, -tokens.shape[1] :]
+        shown = model.without(draws.shown, draws.high.dropped, empty)
+        z = model.run_high(shown, low_rows, tokens, ~draws.high.masked)[:, -tokens.shape[1] :]
         prediction = _predict(model.high_head, z, tokens, draws.high)
     low = (none, none)
     if draws.low is not None and low_prediction is not None:

@@ -6,12 +6,13 @@ import argparse
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 import torch
 from torch import Tensor, nn
 
+from himar.data.captioned.latents import CaptionedLatents
 from himar.data.latents import Latents, check_fit, fingerprint
 from himar.data.opening import Opening
 from himar.data.source import open_data
@@ -32,7 +33,7 @@ from .losses import Losses, drawn_losses
 from .mlp_head import ResidualBlock
 from .model import HiMAR, initialise
 from .presets import vary
-from .training_settings import TrainingSettings, changed_settings, paper_settings
+from .training_settings import TrainingSettings, changed_settings, paper_settings, text_settings
 from .transformer import Block
 
 _CHANGES = (
@@ -83,7 +84,10 @@ class HiMarTraining:
 
     def settings(self, config: ModelConfig, images: int | None, options: Mapping[str, Any]) -> TrainingSettings:
         """See TrainingFamily.settings."""
-        recipe = DIGITS_MODEL if images is None else paper_settings(images, options["batch"] or 2048)
+        if config.from_text:
+            recipe = text_settings()
+        else:
+            recipe = DIGITS_MODEL if images is None else paper_settings(images, options["batch"] or 2048)
         changes = {name: options[name] for name in _CHANGES}
         steps = asked_steps(options, DIGIT_IMAGES if images is None else images, recipe.batch)
         return changed_settings(recipe, **steps, **changes)
@@ -125,7 +129,7 @@ class HiMarTraining:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A step's tokens (B, N, C) and (B, S, C), and the losses' random numbers."""
+    """A step's tokens (B, N, C) and (B, S, C), and the losses' random numbers with what the images show."""
 
     tokens: Tensor
     low_tokens: Tensor
@@ -153,6 +157,9 @@ class HiMarTask:
         initialise(self._model, seed)
         if start is not None:
             self._model.load_state_dict(start.state_dict())
+        if self._model.config.from_text:
+            with torch.no_grad():
+                self._model.empty_context.copy_(cast(CaptionedLatents, self._latents).empty_text)
 
     def groups(self) -> list[dict[str, Any]]:
         """See Task.groups."""
@@ -169,9 +176,15 @@ class HiMarTask:
     def draw(self, chosen: Tensor, epoch: int, needed: Collection[slice], generator: torch.Generator) -> Drawn:
         """See Task.draw."""
         config, settings = self._model.config, self._settings
-        tokens, low_tokens, labels = self._latents.draw(chosen, config.vae_scale, generator)
+        tokens, low_tokens, shown = self._latents.draw(chosen, config.vae_scale, generator)
         losses = replace(settings.loss, pivot_share=settings.pivot_share(epoch))
-        return Drawn(tokens, low_tokens, draw_batch(config, labels, losses, generator))
+        return Drawn(tokens, low_tokens, draw_batch(config, shown, losses, generator))
+
+    def examples(self, count: int) -> Tensor:
+        """See Task.examples."""
+        if self._model.config.from_text:
+            return cast(CaptionedLatents, self._latents).examples(count).float()
+        return torch.arange(count) % self._model.config.classes
 
     def loss(self, values: Tensor) -> Tensor:
         """See Task.loss."""

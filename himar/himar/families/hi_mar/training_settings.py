@@ -74,6 +74,17 @@ def paper_settings(images: int, batch: int = 2048, epochs: float = 800, warmup_e
     return TrainingSettings(schedule, batch, pivot_warmup=100, order="epochs")
 
 
+def text_settings() -> TrainingSettings:
+    """Return the settings of a model from text (docs/model.md §11), as far as they are known.
+
+    The paper's: AdamW at 8e-4 with weight decay 0.03, 8,000 steps of warm-up, averages at 0.9999. U-ViT's, whose
+    protocol the paper follows: 256 images a step and a million steps. The rest is our choice: it is what models of
+    classes have.
+    """
+    schedule = Schedule(steps=1_000_000, peak=8e-4, warmup=8000)
+    return TrainingSettings(schedule, 256, weight_decay=0.03, pivot_warmup=100, order="epochs")
+
+
 def changed_settings(
     settings: TrainingSettings,
     *,

@@ -174,6 +174,14 @@ class MaskedTransformer(nn.Module):
             return self.empty_context.to(shown.dtype).expand(len(shown), -1, -1)
         return torch.full_like(shown, self.config.classes)
 
+    def without(self, shown: Tensor, dropped: Tensor, empty: Tensor | None = None) -> Tensor:
+        """Return what rows show, the unconditional row where `dropped` (R,) is True.
+
+        empty: (1, K, W) in place of the model's empty context, where the text tower is trained with the model.
+        """
+        unconditional = self.unconditional(shown) if empty is None else empty
+        return torch.where(dropped.view(-1, *[1] * (shown.ndim - 1)), unconditional, shown)
+
     def _run(self, shown: Tensor, embedded: Tensor, known: Tensor, phase: int) -> Tensor:
         """Encode context and known positions, decode all; `embedded` (R, P, D) covers the first P positions."""
         K, L = self.config.buffer, self.config.positions

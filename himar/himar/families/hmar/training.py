@@ -190,6 +190,10 @@ class HmarTask:
         """See Task.figures."""
         return {"loss": values[0].item(), "accuracy": values[1].item()}
 
+    def examples(self, count: int) -> Tensor:
+        """See Task.examples."""
+        return torch.arange(count) % self._model.config.classes
+
     def released(self, trainer: Trainer) -> dict[str, Any]:
         """Return epoch, iter, trainer and args; the trained network is trainer["transformer_wo_ddp"] (§2)."""
         settings = trainer.run["settings"]

@@ -1,0 +1,1 @@
+"""Latents of images with captions: what training from text reads."""
