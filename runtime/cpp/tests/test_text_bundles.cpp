@@ -132,6 +132,8 @@ TEST_SUITE("text_bundles") {
               "prompts are given, but this bundle's model makes images of classes; give labels.");
         CHECK(holds(refusal(text, prompts_of({"a <|endoftext|>"})), "prompt 0 holds <|endoftext|>"));
         CHECK(holds(refusal(text, prompts_of({"\xFF"})), "prompt 0 is not UTF-8 (byte 0)"));
+        CHECK(sentence_of<himar::Error>([&] { text.generate(prompts_of({"red", std::string("a\0b", 3)})); }) ==
+              "prompt 1 holds a NUL character, which ends a text in C; leave it out.");
         himar::GenerateOptions contexts = options_of({});
         contexts.contexts.assign(29, 0);
         CHECK(holds(refusal(text, contexts), "contexts holds 29 numbers; give float32 (images, 6, 5)"));

@@ -12,7 +12,6 @@
 
 #include "himar.h"
 #include "settings.hpp"
-#include "tokenizer.hpp"
 #include "view.hpp"
 
 namespace himar {
@@ -80,6 +79,18 @@ struct GenerateOptions : HiMarSettings, HmarSettings {
     Draws* draws = nullptr;  // instead of the seed's, which must stay 0; must outlive the call
     std::function<bool(const Progress&)> on_step;  // false cancels; its exceptions propagate out of `generate`
 };
+
+// Prompts as C takes them, valid while they live. Error for one with a NUL character, which would end it there.
+inline std::vector<const char*> c_prompts(const std::vector<std::string>& prompts) {
+    std::vector<const char*> pointers;
+    for (const std::string& prompt : prompts) {
+        if (prompt.find('\0') != std::string::npos)
+            throw Error(HIMAR_ERROR_INPUT, "prompt " + std::to_string(pointers.size()) +
+                                               " holds a NUL character, which ends a text in C; leave it out.");
+        pointers.push_back(prompt.c_str());
+    }
+    return pointers;
+}
 
 // Options as C takes them, for one call; valid while the options live. Exceptions must not pass through C: they are kept.
 class Call {

@@ -31,7 +31,7 @@ RequestTexts Prompts::read(const char* const* prompts, std::size_t count) {
     if (bundle_->manifest().components.count(kTextEncoder) == 0)
         throw InputError(bundle_->root().string() + " has no " + kTextEncoder +
                          ", so it takes contexts, not prompts; give contexts, or build it again with --text.");
-    const std::vector<std::string_view> views = text::prompts_of(prompts, count);
+    const std::vector<std::string_view> views = text::prompts_of(prompts, nullptr, count);
     text::Rows rows = tokenizer().rows(views);
     return {{views.begin(), views.end()}, nullptr, std::move(rows.ids), std::move(rows.truncated)};
 }
