@@ -57,6 +57,8 @@ Arguments read_arguments(int count, char** values) {
     himar::GenerateOptions& g = read.generate;
     std::vector<Option> options = {
         text_option("labels", read.labels),
+        {"prompt", [&](const auto&, const std::string& text) { read.prompts.push_back(text); }},
+        text_option("prompts-file", read.prompts_file),
         whole_option("count", read.count, 1, kMostLabels),
         {"seed", [&](const auto&, const std::string& text) { take_seed(g.seed, text); }},
         whole_option("first-index", g.first_index, 0, 0xFFFFFFFF),
@@ -88,7 +90,13 @@ Arguments read_arguments(int count, char** values) {
         return read;
     }
     read.bundle = bundle_of(rest);
-    if (read.labels.empty()) throw UsageError("--labels is missing; write for example --labels 0,3,5-9.");
+    const bool from_text = !read.prompts.empty() || !read.prompts_file.empty();
+    if (from_text && !read.labels.empty())
+        throw UsageError("--labels and prompts are both given; give --labels for a model of classes, --prompt or "
+                         "--prompts-file for one from text.");
+    if (from_text) return read;
+    if (read.labels.empty())
+        throw UsageError("--labels is missing; write for example --labels 0,3,5-9, or --prompt TEXT for a model from text.");
     read_labels(read.labels, read.count, nullptr);
     return read;
 }
@@ -96,14 +104,16 @@ Arguments read_arguments(int count, char** values) {
 const char* help_text() {
     return "himar-generate BUNDLE --labels 0,3,5-9 [options]: make images of classes with the engines of BUNDLE.\n"
            "himar-generate --tokens FOLDER --texts TEXTS.json: print the token ids of texts, a JSON list, by the tokenizer\n"
-           "  of a CLIP model's FOLDER.\n"
+           "  of a CLIP model's FOLDER, or of a bundle.\n"
            "\n"
            "  --labels LIST            classes: numbers, ranges, and names where the bundle has them: 3,5-9,tench;\n"
            "                           digits are always a number\n"
-           "  --count N                images of each class (1)\n"
+           "  --prompt TEXT            text of an image, of a model from text, in place of --labels; may be repeated\n"
+           "  --prompts-file FILE      texts: one a line, or a JSON list where the name ends in .json\n"
+           "  --count N                images of each class or text (1)\n"
            "  --seed N                 same seed, same images (0)\n"
            "  --first-index N          image index of the first image (0)\n"
-           "  --out FOLDER             write SEED-INDEX-LABEL.png there, each with its recipe; or FILE.png for one image\n"
+           "  --out FOLDER             write SEED-INDEX-LABEL.png (-text.png) there, each with its recipe; or FILE.png for one image\n"
            "  --repeat N               generate N times and report latency percentiles (1)\n"
            "  --sampling NAME          one of the bundle's settings; its first if not given\n"
            "  --guidance X             scale of guidance, as the model's family counts it\n"

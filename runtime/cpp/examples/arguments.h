@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "command_line.h"
 #include "himar/himar.hpp"
@@ -10,8 +11,10 @@
 struct Arguments {
     std::string bundle;
     himar::LoadOptions load;
-    himar::GenerateOptions generate;  // without its labels, which the bundle may have names for
+    himar::GenerateOptions generate;  // without its labels, which the bundle may have names for, and without its prompts
     std::string labels;               // for read_labels
+    std::vector<std::string> prompts;
+    std::string prompts_file;
     std::int64_t count = 1;           // images of each
     std::string out;                  // folder, or .png for one image; "" writes nothing
     std::int64_t repeat = 1;

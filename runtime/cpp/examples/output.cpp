@@ -68,7 +68,8 @@ void write_images(const fs::path& out, const himar::GenerateOptions& options, co
     for (std::size_t i = 0; i < labels.size(); ++i) {
         char index[32];
         std::snprintf(index, sizeof index, "%05llu", static_cast<unsigned long long>(options.first_index + i));
-        const std::string name = std::to_string(options.seed) + "-" + index + "-" + std::to_string(labels[i]) + ".png";
+        const std::string name = std::to_string(options.seed) + "-" + index + "-" +
+                                 (labels[i] < 0 ? "text" : std::to_string(labels[i])) + ".png";
         const auto image = images.image(static_cast<std::int64_t>(i));
         write_png(one ? out : out / name, image.data(), static_cast<std::uint32_t>(image.shape()[2]),
                   static_cast<std::uint32_t>(image.shape()[1]), result.recipe(i));

@@ -12,6 +12,6 @@ void prepare_output(const std::filesystem::path& out);
 // std::runtime_error when `out` is a .png and there is not one image.
 void check_output(const std::filesystem::path& out, std::size_t images);
 
-// Write every image of a result with its recipe: as SEED-INDEX-LABEL.png in a folder, or the only one as the .png.
+// Write every image of a result with its recipe: as SEED-INDEX-LABEL.png, or -text.png, in a folder, or the only one as the .png.
 // std::runtime_error when one cannot be written.
 void write_images(const std::filesystem::path& out, const himar::GenerateOptions& options, const himar::Result& result);

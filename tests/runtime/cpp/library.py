@@ -41,6 +41,10 @@ class _GenerateParams(ctypes.Structure):
         ("user", ctypes.c_void_p),
         ("draws", ctypes.c_void_p),
         ("hmar", ctypes.c_void_p),
+        ("prompts", ctypes.POINTER(ctypes.c_char_p)),
+        ("prompt_count", ctypes.c_size_t),
+        ("contexts", ctypes.c_void_p),
+        ("context_count", ctypes.c_size_t),
     )
 
 
@@ -193,6 +197,7 @@ class Images:
     low_latents: NDArray[np.float32] | None
     codes: NDArray[np.int64] | None
     recipes: list[str]
+    truncated: list[int]
 
 
 class Library:
@@ -206,11 +211,18 @@ class Library:
         self._thrown: list[Exception] = []
 
     def generate(
-        self, bundle: Path, labels: Sequence[int], draws: Any = None, threads: int = 1, **options: Any
+        self,
+        bundle: Path,
+        labels: Sequence[int] = (),
+        draws: Any = None,
+        threads: int = 1,
+        prompts: Sequence[str] | None = None,
+        contexts: NDArray[np.float32] | None = None,
+        **options: Any,
     ) -> Images:
         """Load, generate and free.
 
-        draws: instead of a seed. options: fields of himar_generate_params or of the settings of either family, with
+        draws: instead of a seed. prompts, contexts (B, K, W): instead of labels. options: fields of himar_generate_params or of the settings of either family, with
         Python's values for enumerations and schedules.
         """
         call = self._library
@@ -229,6 +241,12 @@ class Library:
         load.threads = threads
         params.labels = (ctypes.c_int64 * len(labels))(*labels)
         params.label_count = len(labels)
+        if prompts is not None:
+            params.prompts = (ctypes.c_char_p * len(prompts))(*(prompt.encode() for prompt in prompts))
+            params.prompt_count = len(prompts)
+        if contexts is not None:
+            params.contexts, params.context_count = contexts.ctypes.data, len(contexts)
+        count = len(labels) + params.prompt_count + params.context_count
         given = None if draws is None else _as_c(draws)
         params.draws = None if given is None else ctypes.addressof(given)
         params.hi_mar, params.hmar = ctypes.addressof(settings), ctypes.addressof(other)
@@ -253,7 +271,8 @@ class Library:
                 self._array(call.himar_result_latents, result, ctypes.c_float),
                 None if hmar else self._array(call.himar_result_low_latents, result, ctypes.c_float),
                 self._array(call.himar_result_codes, result, ctypes.c_int64, 2) if hmar else None,
-                [self._recipe(result, index) for index in range(len(labels))],
+                [self._recipe(result, index) for index in range(count)],
+                self._truncated(result),
             )
         finally:
             call.himar_result_free(result)
@@ -291,6 +310,11 @@ class Library:
         if not data:  # an array without values
             return np.zeros(tuple(shape), np.dtype(kind))
         return np.ctypeslib.as_array(data, tuple(shape)).copy()
+
+    def _truncated(self, result: ctypes.c_void_p) -> list[int]:
+        places, count = ctypes.POINTER(ctypes.c_size_t)(), ctypes.c_size_t()
+        self._check(self._library.himar_result_truncated(result, ctypes.byref(places), ctypes.byref(count)))
+        return [places[index] for index in range(count.value)]
 
     def _recipe(self, result: ctypes.c_void_p, index: int) -> str:
         text = ctypes.c_char_p()

@@ -60,6 +60,14 @@ public:
         return {data, {static_cast<std::int64_t>(count), 1, 1, 1}};
     }
 
+    // Places of the prompts that lost their end.
+    std::vector<std::size_t> truncated() const {
+        const std::size_t* places = nullptr;
+        std::size_t count = 0;
+        check(himar_result_truncated(handle_.get(), &places, &count));
+        return {places, places + count};
+    }
+
     // How an image was made, as JSON.
     std::string recipe(std::size_t index) const {
         const char* json = nullptr;
@@ -126,12 +134,12 @@ public:
 
     // Throws the Error that `generate` would throw for these options, and runs nothing. Any thread, any time.
     void check_options(const GenerateOptions& options) const {
-        check(himar_pipeline_check(handle_.get(), Call(options, info().family).params()));
+        check(himar_pipeline_check(handle_.get(), Call(options, info()).params()));
     }
 
     // Throws Error, or what `options.on_step` or `options.draws` threw.
     Result generate(const GenerateOptions& options) {
-        Call call(options, info().family);
+        Call call(options, info());
         himar_result* handle = nullptr;
         const himar_status status = himar_pipeline_generate(handle_.get(), call.params(), &handle);
         Result result(handle, status == HIMAR_CANCELLED);
