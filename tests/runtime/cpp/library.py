@@ -41,6 +41,10 @@ class _GenerateParams(ctypes.Structure):
         ("user", ctypes.c_void_p),
         ("draws", ctypes.c_void_p),
         ("hmar", ctypes.c_void_p),
+        ("prompts", ctypes.POINTER(ctypes.c_char_p)),
+        ("prompt_count", ctypes.c_size_t),
+        ("contexts", ctypes.c_void_p),
+        ("context_count", ctypes.c_size_t),
     )
 
 
@@ -204,6 +208,7 @@ class Images:
     codes: NDArray[np.int64] | None
     labels: list[int]
     recipes: list[str]
+    truncated: list[int]
 
 
 class Library:
@@ -236,16 +241,18 @@ class Library:
     def generate(
         self,
         bundle: Path,
-        labels: Sequence[int],
+        labels: Sequence[int] = (),
         draws: Any = None,
         threads: int = 1,
+        prompts: Sequence[str] | None = None,
+        contexts: NDArray[np.float32] | None = None,
         edit: _EditParams | None = None,
         **options: Any,
     ) -> Images:
         """Load, generate or edit, and free.
 
-        draws: instead of a seed. options: fields of himar_generate_params or of the settings of either family, with
-        Python's values for enumerations and schedules.
+        draws: instead of a seed. prompts, contexts (B, K, W): instead of labels. options: fields of
+        himar_generate_params or of the settings of either family, with Python's values for enumerations and schedules.
         """
         call = self._library
         manifest = json.loads((bundle / "manifest.json").read_text())
@@ -263,6 +270,12 @@ class Library:
         load.threads = threads
         params.labels = (ctypes.c_int64 * len(labels))(*labels)
         params.label_count = len(labels)
+        if prompts is not None:
+            params.prompts = (ctypes.c_char_p * len(prompts))(*(prompt.encode() for prompt in prompts))
+            params.prompt_count = len(prompts)
+        if contexts is not None:
+            params.contexts, params.context_count = contexts.ctypes.data, len(contexts)
+        count = len(labels) + params.prompt_count + params.context_count
         given = None if draws is None else _as_c(draws)
         params.draws = None if given is None else ctypes.addressof(given)
         params.hi_mar, params.hmar = ctypes.addressof(settings), ctypes.addressof(other)
@@ -292,7 +305,8 @@ class Library:
                 None if hmar else self._array(call.himar_result_low_latents, result, ctypes.c_float),
                 self._array(call.himar_result_codes, result, ctypes.c_int64, 2) if hmar else None,
                 made := self._labels(result),
-                [self._recipe(result, index) for index in range(len(made) or len(labels))],
+                [self._recipe(result, index) for index in range(len(made) or count)],
+                self._truncated(result),
             )
         finally:
             call.himar_result_free(result)
@@ -336,6 +350,11 @@ class Library:
         labels, count = ctypes.POINTER(ctypes.c_int64)(), ctypes.c_size_t()
         self._check(self._library.himar_result_labels(result, ctypes.byref(labels), ctypes.byref(count)))
         return labels[: count.value]
+
+    def _truncated(self, result: ctypes.c_void_p) -> list[int]:
+        places, count = ctypes.POINTER(ctypes.c_size_t)(), ctypes.c_size_t()
+        self._check(self._library.himar_result_truncated(result, ctypes.byref(places), ctypes.byref(count)))
+        return [places[index] for index in range(count.value)]
 
     def _recipe(self, result: ctypes.c_void_p, index: int) -> str:
         text = ctypes.c_char_p()

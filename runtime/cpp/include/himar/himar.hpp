@@ -61,6 +61,14 @@ public:
         return {data, {static_cast<std::int64_t>(count), 1, 1, 1}};
     }
 
+    // Places of the prompts that lost their end.
+    std::vector<std::size_t> truncated() const {
+        const std::size_t* places = nullptr;
+        std::size_t count = 0;
+        check(himar_result_truncated(handle_.get(), &places, &count));
+        return {places, places + count};
+    }
+
     // How an image was made, as JSON.
     std::string recipe(std::size_t index) const {
         const char* json = nullptr;
@@ -127,12 +135,12 @@ public:
 
     // Throws the Error that `generate` would throw for these options, and runs nothing. Any thread, any time.
     void check_options(const GenerateOptions& options) const {
-        check(himar_pipeline_check(handle_.get(), Call(options, info().family).params()));
+        check(himar_pipeline_check(handle_.get(), Call(options, info()).params()));
     }
 
     // Throws Error, or what `options.on_step` or `options.draws` threw.
     Result generate(const GenerateOptions& options) {
-        Call call(options, info().family);
+        Call call(options, info());
         himar_result* handle = nullptr;
         const himar_status status = himar_pipeline_generate(handle_.get(), call.params(), &handle);
         return finished(call, status, handle);
@@ -141,7 +149,7 @@ public:
     // Draw anew the pixels of each image whose mask is not 0; see himar_pipeline_edit. images (B, H, W, 3), RGB; masks
     // (B, H, W, 1), or one for all; options.labels may be empty. Throws as `generate` does.
     Result edit(const View<std::uint8_t>& images, const View<std::uint8_t>& masks, const GenerateOptions& options) {
-        Call call(options, info().family);
+        Call call(options, info());
         const himar_edit_params edited = edit_params(images, masks);
         himar_result* handle = nullptr;
         const himar_status status = himar_pipeline_edit(handle_.get(), call.params(), &edited, &handle);
@@ -152,7 +160,7 @@ public:
     void check_edit(const View<std::uint8_t>& images, const View<std::uint8_t>& masks,
                     const GenerateOptions& options) const {
         const himar_edit_params edited = edit_params(images, masks);
-        check(himar_pipeline_check_edit(handle_.get(), Call(options, info().family).params(), &edited));
+        check(himar_pipeline_check_edit(handle_.get(), Call(options, info()).params(), &edited));
     }
 
     himar_pipeline* get() const noexcept { return handle_.get(); }

@@ -1,6 +1,7 @@
 #include "api/params.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstring>
 #include <string>
@@ -25,7 +26,7 @@ himar_load_params known(const himar_load_params& params) {
 }
 
 himar_generate_params known(const himar_generate_params& params) {
-    return checked_params(params, "himar_generate_params", "himar_generate_params_init", offsetof(himar_generate_params, hmar));
+    return checked_params(params, "himar_generate_params", "himar_generate_params_init", {offsetof(himar_generate_params, hmar), offsetof(himar_generate_params, prompts)});
 }
 
 himar_edit_params known(const himar_edit_params& params) {
@@ -34,7 +35,7 @@ himar_edit_params known(const himar_edit_params& params) {
 
 himar_draws read_draws(const himar_draws& draws, const Request& request, const Model& model) {
     const himar_draws known =
-        checked(draws, "himar_draws", "set it to sizeof(himar_draws)", offsetof(himar_draws, uniforms));
+        checked(draws, "himar_draws", "set it to sizeof(himar_draws)", {offsetof(himar_draws, uniforms)});
     model.check_draws(known, *request.settings);
     if (request.seed != 0)
         throw InputError("both seed " + std::to_string(request.seed) +
@@ -53,6 +54,43 @@ std::vector<std::int64_t> read_labels(const himar_generate_params& params, std::
                              " of the list) is not a class of this model; classes are the whole numbers 0 to " +
                              std::to_string(classes - 1) + ".");
     return {params.labels, params.labels + params.label_count};
+}
+
+// InputError unless one of labels, prompts and contexts is given, and one that the model takes.
+void require_one(const himar_generate_params& params, const ModelFacts& facts) {
+    std::vector<std::string> names;
+    if (params.label_count > 0) names.emplace_back("labels");
+    if (params.prompts != nullptr || params.prompt_count > 0) names.emplace_back("prompts");
+    if (params.contexts != nullptr || params.context_count > 0) names.emplace_back("contexts");
+    const bool from_text = facts.is_from_text();
+    if (names.empty() && !from_text) return;  // no labels: read_labels says so
+    const std::string takes = from_text ? "prompts, or contexts" : "labels";
+    if (names.size() != 1)
+        throw InputError((names.empty() ? "nothing is" : joined(names, " and ") + " are") +
+                         " given to say what to generate; give " + takes + ", as this bundle's model takes them.");
+    if (from_text == (names.front() == "labels"))
+        throw InputError(names.front() + " are given, but this bundle's model makes images " +
+                         (from_text ? "from text" : "of classes") + "; give " + takes + ".");
+}
+
+RequestTexts read_contexts(const himar_generate_params& params, const ModelFacts& facts) {
+    const std::int64_t K = facts.context_length, W = facts.context_width;
+    const std::string shape = ", " + std::to_string(K) + ", " + std::to_string(W) + ")";
+    if (params.context_count == 0 || params.contexts == nullptr)
+        throw InputError("contexts has shape (0" + shape + "; give float32 (images" + shape +
+                         ", the last hidden state of the model's text tower, of at least one image.");
+    const auto size = static_cast<std::size_t>(K * W);
+    for (std::size_t i = 0; i < params.context_count; ++i)
+        if (!std::all_of(params.contexts + i * size, params.contexts + (i + 1) * size, [](float value) { return std::isfinite(value); }))
+            throw InputError("context " + std::to_string(i) + " holds values that are not finite; compute it again.");
+    RequestTexts texts;
+    texts.contexts = params.contexts;
+    return texts;
+}
+
+void check_count(std::size_t images) {
+    if (images > kMostImages)
+        throw InputError(std::to_string(images) + " images are asked for; at most 2^32 can be counted.");
 }
 
 [[noreturn]] void refuse_size(const std::string& what, const std::int64_t* sides, const std::string& whose,
@@ -109,6 +147,10 @@ const Settings& choose_setting(const char* name, const Manifest& manifest) {
 
 std::string text_or(const char* text, const char* other) { return text == nullptr ? other : in_quotes(text); }
 
+std::string counted(const char* name, std::size_t count) {
+    return count == 0 ? "" : std::string(" ") + name + "=" + std::to_string(count);
+}
+
 std::string described(const himar_generate_params& params) {
     std::string text = "labels=[";
     const std::size_t most = 16;
@@ -118,7 +160,8 @@ std::string described(const himar_generate_params& params) {
     return text + "] seed=" + std::to_string(params.seed) + " first_index=" + std::to_string(params.first_index) +
            " sampling=" + text_or(params.sampling, "first") + described_settings(params) +
            " on_step=" + (params.on_step == nullptr ? "none" : "given") +
-           " draws=" + (params.draws == nullptr ? "the seed's" : "given");
+           " draws=" + (params.draws == nullptr ? "the seed's" : "given") + counted("prompts", params.prompt_count) +
+           counted("contexts", params.context_count);
 }
 
 himar_status write_text(const std::string& whole, char* text, std::size_t capacity, std::size_t* needed) {
@@ -143,9 +186,20 @@ LoadRequest read_load(const himar_load_params* params) {
     return request;
 }
 
-Request read_request(const himar_generate_params& params, const Manifest& manifest) {
+Request read_request(const himar_generate_params& params, const Manifest& manifest, Prompts& prompts) {
     const himar_generate_params p = known(params);
-    Request request{read_labels(p, manifest.model->facts().classes), p.seed, p.first_index, nullptr, {}, {}};
+    const ModelFacts facts = manifest.model->facts();
+    require_one(p, facts);
+    Request request{{}, p.seed, p.first_index, nullptr, {}, {}, {}};
+    if (!facts.is_from_text()) {
+        request.labels = read_labels(p, facts.classes);
+    } else {
+        const bool are_prompts = p.prompts != nullptr || p.prompt_count > 0;
+        const std::size_t images = are_prompts ? p.prompt_count : p.context_count;
+        check_count(images);
+        request.texts = are_prompts ? prompts.read(p.prompts, p.prompt_count) : read_contexts(p, facts);
+        request.labels.resize(images, kNoClass);
+    }
     check_indices(request);
     const Settings& setting = choose_setting(p.sampling, manifest);
     refuse_other_settings(*manifest.model, p);
@@ -159,7 +213,9 @@ Request read_edit(const himar_generate_params& params, const himar_edit_params& 
     const Model& model = *bundle.manifest().model;
     const ModelFacts facts = model.facts();
     const bool labelled = p.label_count > 0;
-    Request request{{}, p.seed, p.first_index, nullptr, {}, {}};
+    if (p.prompt_count > 0 || p.context_count > 0)
+        throw InputError("prompts or contexts are given with an edit; give labels for what it is to show, or none.");
+    Request request{{}, p.seed, p.first_index, nullptr, {}, {}, {}};
     request.settings = model.changed_for_edit(choose_setting(p.sampling, bundle.manifest()), p, labelled);
     refuse_other_settings(model, p);
     if (bundle.manifest().components.count(kEncoder) == 0)

@@ -8,9 +8,8 @@
 
 namespace himar::core {
 
-// The component that reads the images of an edit, and the label of one without a class.
+// The component that reads the images of an edit.
 constexpr const char* kEncoder = "vae_encoder";
-constexpr std::int64_t kNoClass = -1;
 
 // Images and masks in the caller's memory, as long as a call lasts.
 struct Edit {
