@@ -13,6 +13,8 @@ inputs (bfloat16 has float32's range):
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -95,12 +97,12 @@ def finding_heads(
 ) -> Tensor:
     """Attend over (R, positions, D); scale: of the scores, None for 1 / √(D / heads); causal: as in `with_heads`."""
     if q.dtype != torch.float16:
-        return torch.onnx.ops.attention(
-            q, k, v, q_num_heads=heads, kv_num_heads=heads, scale=scale, is_causal=causal
-        )[0]
+        return torch.onnx.ops.attention(q, k, v, q_num_heads=heads, kv_num_heads=heads, scale=scale, is_causal=causal)[
+            0
+        ]
     if not torch.compiler.is_exporting():
         return finding_heads(q.float(), k.float(), v.float(), heads, scale, causal=causal).to(q.dtype)
-    attributes: dict[str, int | float] = {"num_heads": heads}
+    attributes: dict[str, Any] = {"num_heads": heads}
     if scale is not None:
         attributes["scale"] = scale
     if causal:

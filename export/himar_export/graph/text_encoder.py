@@ -47,7 +47,7 @@ class TextEncoder(nn.Module):
         super().__init__()
         c, embeddings = tower.config, tower.embeddings
         tables = (embeddings.token_embedding.weight, embeddings.position_embedding.weight)
-        self.tokens, self.positions = (
+        self.token_rows, self.position_rows = (
             nn.Parameter(to_half(table.detach(), style.dtype), requires_grad=False) for table in tables
         )
         blocks = [_BlockGraph(block, c.positions, style) for block in tower.encoder.layers if isinstance(block, Block)]
@@ -56,7 +56,7 @@ class TextEncoder(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Shapes as the component's contract says."""
-        x = F.embedding(tokens, self.tokens).float() + self.positions.float()
+        x = F.embedding(tokens, self.token_rows).float() + self.position_rows.float()
         for place in range(len(self.blocks)):
             (x,) = self.blocks.run(place, x)
         return self.last_norm(x)

@@ -18,6 +18,7 @@ from ..verify.compare import Comparison
 from ..verify.verify import SELFTEST_CASE, what_ran
 from .manifest import BundleWriter
 from .selftest import check_selftest
+from .text import PromptParts
 
 Progress = Callable[[str, float], None]
 
@@ -42,13 +43,16 @@ def add_graphs(
     parts: Sequence[Component],
     precisions: Mapping[str, Precision],
     progress: Progress,
+    text: PromptParts | None = None,
 ) -> None:
-    """Export every component, and close the weights file."""
+    """Export every component, and close the weights file; write the tokenizer of prompts."""
     for number, component in enumerate(parts):
         precision = precisions[component.name]
         progress(f"exporting {component.name} in {precision}", number / len(parts))
         writer.add_component(component, precision)
     export_family(model.family).annotate(writer, model, vae)
+    if text is not None:
+        writer.add_tokenizer(text.tokenizer)
     writer.close_weights()
 
 
@@ -57,6 +61,7 @@ def finish(
     writer: BundleWriter,
     model: FamilyModel,
     vae: Any,
+    text: PromptParts | None,
     precisions: Mapping[str, Precision],
     backend: Mapping[str, Any],
     engines: Mapping[str, Mapping[str, Any]],
@@ -71,7 +76,7 @@ def finish(
     """
     progress("recording the self-test from the eager model", 0.7)
     family = export_family(model.family)
-    selftest = family.record_selftest(model, vae, SELFTEST_CASE)
+    selftest = {**family.record_selftest(model, vae, SELFTEST_CASE), **(text.recording() if text else {})}
     write_npz(folder / "selftest.npz", selftest)
     writer.write_manifest(backend, engines, provenance)
     progress("verifying against the eager model", 0.85)
