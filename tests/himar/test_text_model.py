@@ -200,6 +200,6 @@ def test_the_command_refuses_files_without_contexts(checkpoint, tmp_path, capsys
 def test_the_command_takes_labels_or_contexts(checkpoint, tmp_path, capsys):
     out = tmp_path / "out.png"
     assert run("sample", checkpoint, "--out", out) == 2
-    assert "--labels and --contexts" in capsys.readouterr().err
+    assert "--labels, --prompt and --contexts" in capsys.readouterr().err
     assert run("sample", checkpoint, "--labels", "1", "--out", out) == 1
     assert "this model makes images from text" in capsys.readouterr().err

@@ -1,11 +1,17 @@
 """Tiny models from text, one per variant, and contexts for them."""
 
+import json
+from pathlib import Path
+
 import torch
 
 from himar.data.captioned.latents import CaptionedSet
 from himar.families.hi_mar.config import read_config, resolve
 from himar.families.hi_mar.model import HiMAR
 from himar.families.hi_mar.presets import vary
+from himar.text import TextConfig, TextTower, save_text_tower
+from himar_kernels.text.files import write_vocabulary
+from himar_kernels.text.training import LEAST_SIZE, train_vocabulary
 
 K, W = 5, 12
 SIZES = {
@@ -34,3 +40,23 @@ def captioned(images: int = 24, texts: torch.Tensor | None = None, empty: torch.
     first = torch.cat([torch.zeros(1, dtype=torch.int64), (torch.arange(images) % 3 + 1).cumsum(0)])
     texts = contexts(int(first[-1]), seed=1) if texts is None else texts
     return CaptionedSet(high, low, texts, first, contexts(1, seed=2)[0] if empty is None else empty)
+
+
+TEXTS = ("a red three", "a blue seven on the left", "two green ones above a red one", "")
+
+
+def write_text_folder(folder: Path, width: int = W, length: int = K, merges: int = 6, tokens: int = 0) -> Path:
+    """Write a folder with a small tower and a tokenizer for it; tokens: more of them for the tower alone."""
+    vocabulary = train_vocabulary(TEXTS, LEAST_SIZE + merges, length)
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        size = vocabulary.end + 1 + tokens
+        tower = TextTower(TextConfig(width, layers=1, heads=2, hidden=16, vocabulary=size, positions=length))
+    save_text_tower(tower, folder)
+    write_vocabulary(vocabulary, folder)
+    for name in ("vocab.json", "merges.txt"):
+        (folder / "tokenizer" / name).rename(folder / name)
+    (folder / "tokenizer").rmdir()
+    special = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps({"model_max_length": length, **special}))
+    return folder

@@ -33,6 +33,10 @@ _LISTED = 10
 @click.argument("images", required=False, type=NamedPath())
 @click.option("--vae", type=NamedPath(), help="KL-VAE checkpoint, or HMAR's tokenizer.")
 @click.option("--out", required=True, type=NamedPath(), help="Folder of the cache.")
+@click.option(
+    "--captions", type=NamedPath(), help="Captions of IMAGES as MS-COCO's, for a model from text; needs --text."
+)
+@click.option("--text", type=NamedPath(), help="Folder of the text tower (CLIP) and its tokenizer.")
 @click.option("--img-size", type=click.IntRange(1, 16_384), help="Side of the crops in pixels.  [default: 256]")
 @click.option("--config", callback=config_option, help="HMAR model whose scales the codes are for.  [by --img-size]")
 @click.option(
@@ -41,7 +45,8 @@ _LISTED = 10
 @click.option(
     "--dtype",
     type=click.Choice(["float16", "float32"]),
-    help="Of the stored moments. float16 takes half the disk and rounds each value by at most 1 part in 2,048.  "
+    help="Of the stored moments and contexts. float16 takes half the disk and rounds each value by at most 1 part in "
+    "2,048.  "
     "[default: float16]",
 )
 @click.option("--shard-size", default=1024, show_default=True, type=click.IntRange(min=1), help="Images per file.")
@@ -58,6 +63,8 @@ def cache_latents_command(
     images: Path | None,
     vae: Path | None,
     out: Path,
+    captions: Path | None,
+    text: Path | None,
     img_size: int | None,
     config: str | None,
     crops: int | None,
@@ -76,17 +83,26 @@ def cache_latents_command(
     started again; processes that torchrun starts share the work. Images that cannot be read are skipped and listed.
     Photos are rotated as their EXIF data say; transparent images get a white background. Codes are of several random
     crops of each image, as HMAR is trained on another one each time.
+
+    With --captions IMAGES is the folder that a captions file describes (train2014 of captions_train2014.json). The
+    contexts of all captions lie beside the latents, which are of the centre square alone, resized by Lanczos and not
+    flipped.
     """
     require_extra("model", "torch", "safetensors")
     if check:
         if images is not None:
             raise click.UsageError("--check looks at --out alone; leave IMAGES out.")
-        if config is not None or crops is not None:
-            raise click.UsageError("--config and --crops say how to make a cache; leave them out with --check.")
+        if any(option is not None for option in (config, crops, captions, text)):
+            raise click.UsageError(
+                "--config, --crops, --captions and --text say how to make a cache; leave them out with --check."
+            )
         _check(out, vae, img_size, as_json)
         return
     if images is None or vae is None:
         raise click.UsageError("give IMAGES and --vae, or --check.")
+    if (captions is None) != (text is None):
+        raise click.UsageError("--captions and --text go together: the text tower encodes the captions.")
+    from ..data.captions import read_captions
     from ..data.codes.cache import CROPS, holds_tokenizer
     from ..data.folder import list_images
     from ..data.released_cache import refuse_released_cache
@@ -95,6 +111,8 @@ def cache_latents_command(
 
     use_threads()
     if holds_tokenizer(vae):
+        if captions is not None:
+            raise click.UsageError(f"--captions are for a KL VAE's latents, and {vae} is HMAR's tokenizer.")
         if dtype is not None:
             raise click.UsageError("--dtype is of a KL VAE's moments; codes are whole numbers: leave it out.")
         make = _codes(vae, out, img_size, config, CROPS if crops is None else crops)
@@ -102,11 +120,11 @@ def cache_latents_command(
         for option, value in (("config", config), ("crops", crops)):
             if value is not None:
                 raise click.UsageError(f"--{option} is of HMAR's codes, and {vae} is not its tokenizer; leave it out.")
-        make = _latents(vae, out, img_size or 256, dtype or "float16")
+        make = _latents(vae, out, img_size or 256, dtype or "float16", text)
     refuse_released_cache(images)
     processes, own_device = announced_process(device)
-    listed = list_images(images)
-    if processes.first:
+    listed = list_images(images) if captions is None else read_captions(captions, images)
+    if processes.first and captions is None:
         show_images(listed)
     with image_progress("images") if processes.first else nullcontext() as on_images:
         index = make(listed, (shard_size, batch, readers, own_device), on_images, processes)
@@ -114,11 +132,15 @@ def cache_latents_command(
         _report(out, index, [], as_json)
 
 
-def _latents(vae: Path, out: Path, img_size: int, dtype: Literal["float16", "float32"]) -> Make:
+def _latents(vae: Path, out: Path, img_size: int, dtype: Literal["float16", "float32"], text: Path | None) -> Make:
     from ..data.cache import CacheSettings, cache_latents
+    from ..data.captioned.cache import cache_captioned
+    from ..data.captions import CaptionedList
 
     def make(images: ImageList, pace: Pace, on_images: OnImages | None, processes: Processes) -> CacheIndex:
         settings = CacheSettings(img_size, dtype, *pace)
+        if text is not None and isinstance(images, CaptionedList):
+            return cache_captioned(images, vae, text, out, settings, on_images, show_notice, processes)
         return cache_latents(images, vae, out, settings, on_images, show_notice, processes)
 
     return make
@@ -168,9 +190,10 @@ def _check(out: Path, vae: Path | None, img_size: int | None, as_json: bool) -> 
         problems.append(f"it is unfinished, {len(index.shards)} of {index.wanted_shards} shards")
     if not problems:
         from ..data.cache_reader import CachedLatents
+        from ..data.captioned.cache import CachedCaptioned
         from ..data.codes.cache import CachedCodes
 
-        (CachedLatents if index.kind == "latents" else CachedCodes)(out)
+        {"latents": CachedLatents, "codes": CachedCodes, "captioned": CachedCaptioned}[index.kind](out)
     _report(out, index, problems, as_json)
     if problems:
         more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
@@ -197,6 +220,8 @@ def _report(out: Path, index: CacheIndex, problems: list[str], as_json: bool) ->
         }
         if index.kind == "codes":
             outcome |= {"patch_nums": list(index.patch_nums), "crops": index.crops}
+        if index.kind == "captioned":
+            outcome |= {"text_sha256": index.text_sha256, "context": list(index.context)}
         click.echo(json.dumps(outcome))
         return
     for entry in index.skipped[:_LISTED]:
@@ -209,7 +234,7 @@ def _report(out: Path, index: CacheIndex, problems: list[str], as_json: bool) ->
     if not problems:
         changed = [(index.turned, "rotated by EXIF"), (index.transparent, "transparent, put on white")]
         changes = "".join(f", {count} {what}" for count, what in changed if count)
+        what = "with captions" if index.kind == "captioned" else f"of {len(index.class_names)} classes"
         click.echo(
-            f"{out}: {index.count} images of {len(index.class_names)} classes in {len(index.shards)} shards, "
-            f"{len(index.skipped)} skipped{changes}"
+            f"{out}: {index.count} images {what} in {len(index.shards)} shards, {len(index.skipped)} skipped{changes}"
         )

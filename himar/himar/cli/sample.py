@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,7 +11,11 @@ from himar_kernels.families.sampling_options import sampling_options
 from himar_kernels.shared.console import require_extra
 from himar_kernels.shared.options import SEED, FamilyCommand, NamedPath, chosen_labels, label_option, png_option
 
+from .notices import show_notice
 from .options import TRAINING_SEED, config_option, weights_option
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _PATH = NamedPath()
 
@@ -28,6 +32,8 @@ _PATH = NamedPath()
     callback=label_option,
     help="Classes, one image each: numbers, ranges and names, for example 0,3,5-9,cat.",
 )
+@click.option("--prompt", "prompts", multiple=True, help="Model from text: a text, one image each; needs --text.")
+@click.option("--text", type=_PATH, help="Folder of the text tower (CLIP) and its tokenizer.")
 @click.option("--contexts", type=_PATH, help="Model from text: .npz with the texts' contexts (B, K, W), an image each.")
 @click.option("--seed", default=0, show_default=True, type=SEED, help="Seed of the images.")
 @sampling_options
@@ -39,6 +45,8 @@ def sample(
     weights: str | None,
     vae: Path | None,
     labels: list[int | str] | None,
+    prompts: tuple[str, ...],
+    text: Path | None,
     contexts: Path | None,
     seed: int,
     columns: int,
@@ -49,11 +57,13 @@ def sample(
 ) -> None:
     """Sample images with the eager model, without engines.
 
-    A model of classes takes --labels. A model from text takes --contexts, what its text tower makes of the texts: the
-    array `contexts` of an .npz file.
+    A model of classes takes --labels. A model from text takes prompts and the folder of its text tower, or --contexts,
+    what the tower makes of texts: the array `contexts` of an .npz file.
     """
-    if (labels is None) == (contexts is None):
-        raise click.UsageError("give one of --labels and --contexts, as the model takes them.")
+    if (labels is not None) + bool(prompts) + (contexts is not None) != 1:
+        raise click.UsageError("give one of --labels, --prompt and --contexts, as the model takes them.")
+    if bool(prompts) != (text is not None):
+        raise click.UsageError("--prompt and --text go together: the text tower encodes the prompts.")
     require_extra("model", "torch", "safetensors")
     from himar_kernels.shared.files import require_writable_file
 
@@ -69,10 +79,28 @@ def sample(
     decoder = family.load_vae(vae or checkpoint.with_name(f"{checkpoint.stem}-vae.safetensors"), model)
     numbers = None if labels is None else chosen_labels(labels, model.class_names, str(checkpoint))
     read = None if contexts is None else read_contexts(contexts)
+    if text is not None:
+        read = _encoded(text, prompts, model.config)
     sampling = family.choose_sampling(model, sampling_name, guidance, changes, "this model")
     images = family.images(model, decoder, numbers, seed=seed, sampling=sampling, contexts=read)
     save_grid(out, images, columns)
     click.echo(f"wrote {out}: {len(images)} images")
+
+
+def _encoded(folder: Path, prompts: tuple[str, ...], config: Any) -> Tensor:
+    """Return the prompts' contexts, with a note on stderr for each that is cut."""
+    from himar_kernels import InputError
+
+    from ..text.encoder import TextEncoder
+
+    if not getattr(config, "from_text", False):
+        raise InputError("prompts were given, but this model makes images of classes; give --labels.")
+    encoder = TextEncoder.open(folder)
+    encoder.require_fit(config)
+    contexts, cut = encoder.encode(prompts)
+    for place in cut:
+        show_notice(f"prompt {place} has more than {encoder.tokenizer.length} tokens; what is beyond them is cut")
+    return contexts
 
 
 @click.command(epilog="Example: himar init --config himar-b --seed 0 --out random-b.safetensors")

@@ -55,13 +55,30 @@ _EPOCHS = FiniteRange(0, 1e9, min_open=True)
 @click.option("--start-from", type=NamedPath(), help="Checkpoint of the same sizes whose weights to start from.")
 @weights_option
 @click.option("--resume", is_flag=True, help="Continue from the state in --out; start anew if there is none.")
-@click.option("--epochs", type=_EPOCHS, help="Length in epochs.  [default: 800; HMAR: 200 to 350, masked 100]")
+@click.option(
+    "--epochs",
+    type=_EPOCHS,
+    help="Length in epochs.  [default: 800; from text 1 M steps; HMAR: 200 to 350, masked 100]",
+)
 @click.option("--steps", type=_WHOLE, help="Length in steps, instead of --epochs.")
 @click.option("--warmup-epochs", type=FiniteRange(0, 1e9), help="Warm-up in epochs.  [default: 100; HMAR: 1/50 of all]")
 @click.option("--warmup-steps", type=_COUNT, help="Linear warm-up in steps.")
-@click.option("--batch", type=_BATCH, help="Images per step over all processes.  [default: 2048; HMAR: 768, d30 1024]")
-@click.option("--lr", "rate", type=_POSITIVE, help="Highest rate.  [default: 1e-4 × batch/256; d24, d30: 0.8e-4 ×]")
-@click.option("--weight-decay", type=FiniteRange(min=0), help="Of matrices.  [default: 0.02; HMAR: 0.05, tables too]")
+@click.option(
+    "--batch",
+    type=_BATCH,
+    help="Images per step over all processes.  [default: 2048; from text 256; HMAR: 768, d30 1024]",
+)
+@click.option(
+    "--lr",
+    "rate",
+    type=_POSITIVE,
+    help="Highest rate.  [default: 1e-4 × batch/256; from text 8e-4; d24, d30: 0.8e-4 ×]",
+)
+@click.option(
+    "--weight-decay",
+    type=FiniteRange(min=0),
+    help="Of matrices.  [default: 0.02; from text 0.03; HMAR: 0.05, tables too]",
+)
 @click.option("--clip", type=_POSITIVE, help="Largest norm of the gradients.  [default: 3; HMAR: 2]")
 @click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Of the matmuls.  [default: fp32]")
 @click.option("--accumulate", default=1, show_default=True, type=_BATCH, help="Parts of each process's batch.")

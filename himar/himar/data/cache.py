@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -64,14 +64,20 @@ def cache_latents(
     Everything else, and more errors, are as for `write_cache`. Raises ConfigError for an unsuitable size, InputError
     when the moments are not finite, CheckpointError for the VAE's file.
     """
-    vae = load_vae(vae_file)
+    vae = load_fitting_vae(vae_file, settings)
+    content = Moments(vae.to(usable_device(settings.device)), weights_sha256(vae_file), settings)
+    return write_cache(images, content, folder, settings, on_images, on_notice, processes)
+
+
+def load_fitting_vae(file: Path, settings: CacheSettings) -> AutoencoderKL:
+    """Load a VAE. Raises CheckpointError for its file, ConfigError for a size of images that it cannot encode."""
+    vae = load_vae(file)
     if settings.img_size % (2 * vae.stride):
         raise ConfigError(
             f"img_size {settings.img_size} is not a multiple of {2 * vae.stride}; "
             f"the VAE has {vae.stride} pixels per latent side and the low scale is half as large."
         )
-    content = Moments(vae.to(usable_device(settings.device)), weights_sha256(vae_file), settings)
-    return write_cache(images, content, folder, settings, on_images, on_notice, processes)
+    return vae
 
 
 class Moments:
@@ -98,6 +104,10 @@ class Moments:
         """Encode crops (m, H, H, 3)."""
         return tuple(self._stored(part, first, last) for part in both_scales(self._vae, pixels))
 
+    def beside(self, rows: Sequence[int]) -> dict[str, Tensor]:
+        """Return nothing: there are no captions."""
+        return {}
+
     def _stored(self, moments: Tensor, first: str, last: str) -> Tensor:
         stored = moments.to(getattr(torch, self._settings.dtype))
         if not stored.isfinite().all():
@@ -109,15 +119,18 @@ class Moments:
 
 
 @torch.inference_mode()
-def both_scales(vae: AutoencoderKL, crops: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
-    """Crops (m, H, H, 3) -> moments at both scales, (m, 2, 2, C, h, w) and (m, 2, 2, C, h/2, w/2), on the CPU."""
+def both_scales(vae: AutoencoderKL, crops: NDArray[np.uint8], flip: bool = True) -> tuple[Tensor, Tensor]:
+    """Crops (m, H, H, 3) -> moments at both scales, (m, v, 2, C, h, w) and (m, v, 2, C, h/2, w/2), on the CPU.
+
+    v is 2, plain and flipped; without `flip` it is 1.
+    """
     device = next(vae.parameters()).device
     plain = torch.from_numpy(crops).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
-    both = torch.cat([plain, plain.flip(-1)])
+    views = torch.cat([plain, plain.flip(-1)]) if flip else plain
     scales = []
-    for scale in (both, half_size(both)):
+    for scale in (views, half_size(views)):
         with full_precision():
             mean, log_variance = vae.encode(scale)
         moments = torch.stack([mean, (0.5 * log_variance).exp()], dim=1)
-        scales.append(torch.stack(moments.chunk(2), dim=1).cpu())
+        scales.append(torch.stack(moments.chunk(2 if flip else 1), dim=1).cpu())
     return scales[0], scales[1]

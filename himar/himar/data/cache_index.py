@@ -15,20 +15,27 @@ from himar_kernels.shared.files import file_sha256, write_json
 from .tree import Skipped
 
 INDEX_FILE = "index.json"
-Kind = Literal["latents", "codes"]
-SCHEMAS: Mapping[Kind, tuple[int, int]] = {"latents": (1, 1), "codes": (2, 0)}
-"""What an index says of itself; versions before codes read 1.x alone, and refuse them."""
+Kind = Literal["latents", "codes", "captioned"]
+SCHEMAS: Mapping[Kind, tuple[int, int]] = {"latents": (1, 1), "codes": (2, 0), "captioned": (3, 0)}
+"""What an index says of itself; versions before codes read 1.x alone, those before captions 2.x, and refuse others."""
 HELD: Mapping[Kind, str] = {
     "latents": "latents of a KL VAE, which Hi-MAR trains on",
     "codes": "codes of a multi-scale tokenizer, which HMAR trains on",
+    "captioned": "latents of a KL VAE with contexts of captions, which Hi-MAR trains on from text",
 }
 _ADDED: Mapping[str, Any] = {"turned": None, "transparent": None, "unreadable_classes": ()}
 """Keys since 1.1, and what their absence means."""
 _OF_CODES: Mapping[str, Any] = {"kind": "latents", "patch_nums": (), "crops": 0}
 """Keys of a cache of codes, and what they are for latents."""
-DTYPES: Mapping[Kind, tuple[str, ...]] = {"latents": ("float16", "float32"), "codes": ("int16", "int32")}
+_OF_CAPTIONS: Mapping[str, Any] = {"kind": "latents", "text_sha256": "", "context": ()}
+"""Keys of a cache with captions, and what they are for others."""
+DTYPES: Mapping[Kind, tuple[str, ...]] = {
+    "latents": ("float16", "float32"),
+    "codes": ("int16", "int32"),
+    "captioned": ("float16", "float32"),
+}
 
-_SHARD_NAME = re.compile(r"(latents|codes)-\d{5,}\.safetensors")
+_SHARD_NAME = re.compile(r"(latents|codes|captioned)-\d{5,}\.safetensors")
 
 
 class CacheError(HimarError):
@@ -68,7 +75,8 @@ class CacheIndex:
     i·shard_size …; skipped: files left out; turned: images that their EXIF orientation turned; transparent: images laid
     on white. None of both: begun by a version that did neither. unreadable_classes: those without an image, named when
     the cache is complete. kind: what it holds; of codes also patch_nums: sides of their scales, and crops: random
-    crops of each image, 0 for the one in the middle alone.
+    crops of each image, 0 for the one in the middle alone; with captions text_sha256: of the text tower and its
+    tokenizer, and context: (K, W) of their contexts.
     """
 
     vae_sha256: str
@@ -89,6 +97,8 @@ class CacheIndex:
     kind: Kind = "latents"
     patch_nums: tuple[int, ...] = ()
     crops: int = 0
+    text_sha256: str = ""
+    context: tuple[int, ...] = ()
 
     @property
     def wanted_shards(self) -> int:
@@ -136,7 +146,7 @@ def read_index(folder: Path) -> CacheIndex:
         raise CacheError(f"{folder} holds no {INDEX_FILE}; make the cache with himar cache-latents.") from error
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise CacheError(f"{path} is damaged; delete the folder and make the cache again.") from error
-    newest = SCHEMAS["codes" if values.get("kind") == "codes" else "latents"][0]
+    newest = SCHEMAS.get(values.get("kind", "latents"), SCHEMAS["latents"])[0]
     if major > newest:
         raise CacheError(f"{path} has schema {major}, newer than {newest}; use a newer himar.")
     try:
@@ -147,9 +157,9 @@ def read_index(folder: Path) -> CacheIndex:
 
 def write_index(folder: Path, index: CacheIndex) -> None:
     """Write `index.json` in one move. Raises CacheError."""
-    values = asdict(index)
-    if index.kind == "latents":
-        values = {name: value for name, value in values.items() if name not in _OF_CODES}
+    of_kinds = {"codes": _OF_CODES, "captioned": _OF_CAPTIONS}
+    left_out = {name for each in of_kinds.values() for name in each} - of_kinds.get(index.kind, {}).keys()
+    values = {name: value for name, value in asdict(index).items() if name not in left_out}
     content = {"schema": ".".join(map(str, SCHEMAS[index.kind])), **values}
     write_json(folder / INDEX_FILE, content, CacheError)
 
@@ -222,7 +232,7 @@ def damaged_shards(folder: Path, index: CacheIndex) -> list[str]:
 
 
 def _checked(values: dict[str, Any]) -> CacheIndex:
-    added = {name: values.get(name, absent) for name, absent in {**_ADDED, **_OF_CODES}.items()}
+    added = {name: values.get(name, absent) for name, absent in {**_ADDED, **_OF_CODES, **_OF_CAPTIONS}.items()}
     known = {**{name: values[name] for name in CacheIndex.__dataclass_fields__ if name not in added}, **added}
     known["unreadable_classes"] = tuple(map(str, known["unreadable_classes"]))
     if known["kind"] not in DTYPES:
@@ -232,6 +242,12 @@ def _checked(values: dict[str, Any]) -> CacheIndex:
         raise ValueError(f"patch_nums is {known['patch_nums']!r}")
     if type(known["crops"]) is not int or known["crops"] < 0:
         raise ValueError(f"crops is {known['crops']!r}")
+    known["text_sha256"], known["context"] = str(known["text_sha256"]), tuple(known["context"])
+    of_captions = (2, True) if known["kind"] == "captioned" else (0, False)
+    if (len(known["context"]), bool(known["text_sha256"])) != of_captions or not all(
+        type(size) is int and size > 0 for size in known["context"]
+    ):
+        raise ValueError(f"context is {known['context']!r} by {known['text_sha256']!r:.20}")
     for name in ("turned", "transparent"):
         if known[name] is not None and (type(known[name]) is not int or known[name] < 0):
             raise ValueError(f"{name} is {known[name]!r}")

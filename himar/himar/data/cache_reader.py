@@ -15,7 +15,7 @@ from himar_kernels import InputError
 from .cache_index import CacheError, CacheIndex, Kind, Shard, read_index, require_kind, require_same
 from .latents import sample_tokens
 
-_STORED = {"float16": "F16", "float32": "F32", "int16": "I16", "int32": "I32"}
+STORED = {"float16": "F16", "float32": "F32", "int16": "I16", "int32": "I32"}
 """What safetensors calls the index's dtypes."""
 
 
@@ -92,7 +92,7 @@ class CachedImages:
     def _checked_labels(self, shard: Shard) -> Tensor:
         file = self._file(shard)
         wanted = {name: (shard.count, *shape) for name, shape in self.shapes().items()} | {"labels": (shard.count,)}
-        dtypes = dict.fromkeys(wanted, _STORED[self.index.dtype]) | {"labels": "I64"}
+        dtypes = dict.fromkeys(wanted, STORED[self.index.dtype]) | {"labels": "I64"}
         try:
             for name, shape in wanted.items():
                 part = file.get_slice(name)
@@ -105,7 +105,7 @@ class CachedImages:
             labels: Tensor = file.get_tensor("labels")
         except SafetensorError as error:
             raise CacheError(f"{self.folder / str(shard.file)} is not a shard of {self.kind}: {error}.") from error
-        classes = len(self.index.class_names)
+        classes = max(1, len(self.index.class_names))  # images with captions have none, and labels of 0
         if not 0 <= int(labels.min()) <= int(labels.max()) < classes:
             raise CacheError(
                 f"{shard.file}: labels run from {int(labels.min())} to {int(labels.max())}, but the index names "

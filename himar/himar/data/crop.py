@@ -98,6 +98,23 @@ def read_crop(path: Path, size: int) -> NDArray[np.uint8]:
     return read_picture(path, size).pixels
 
 
+def read_square(path: Path, size: int) -> Picture:
+    """Decode an image file and resize its centre square to `size` pixels (Lanczos), as U-ViT's protocol for MS-COCO has
+    it. Raises UnreadableImageError.
+    """
+
+    def read(image: Image.Image) -> Picture:
+        from PIL import Image
+
+        upright, turned = _upright(image)
+        side = min(upright.size)
+        left, top = (upright.width - side) // 2, (upright.height - side) // 2
+        flat, transparent = _flat(upright.crop((left, top, left + side, top + side)))
+        return Picture(np.asarray(flat.resize((size, size), Image.Resampling.LANCZOS)), turned, transparent)
+
+    return _decoded(path, read)
+
+
 def read_crops(path: Path, size: int, places: NDArray[np.float64]) -> Picture:
     """Decode an image file and cut squares out of it at random places, as HMAR's training does.
 

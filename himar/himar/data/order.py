@@ -45,12 +45,12 @@ class ChosenImages:
 
 
 def class_names_of(data: Labelled, classes: int | None = None) -> tuple[str, ...] | None:
-    """Return the names of a data set's classes, None where it has none.
+    """Return the names of a data set's classes, None where it has none, as captioned images.
 
     classes: of a model; as many names come out, "" for classes that the data does not have.
     """
     names = getattr(data, "class_names", None)
-    if names is None:
+    if not names:
         return None
     wanted = len(names) if classes is None else classes
     return (*names, *[""] * (wanted - len(names)))[:wanted]

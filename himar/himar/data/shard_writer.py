@@ -65,6 +65,9 @@ class Content(Protocol):
     def encode(self, pixels: NDArray[np.uint8], first: str, last: str) -> tuple[Tensor, ...]:
         """Return the tensors of some images, their crops stacked; first and last name them in errors (InputError)."""
 
+    def beside(self, rows: Sequence[int]) -> dict[str, Tensor]:
+        """Return what else a shard has of its images, by their rows in the list; may be nothing."""
+
 
 class Pace(Protocol):
     """How the work is cut: listed images per file, images encoded at once, threads that decode."""
@@ -276,7 +279,7 @@ def _encode(
         return {}, record
     joined = {name: torch.cat(every) for name, every in zip(content.tensors, zip(*parts, strict=True), strict=True)}
     labels = torch.tensor([images.labels[row] for row in kept])
-    return {**joined, "labels": labels, "rows": torch.tensor(kept)}, record
+    return {**joined, **content.beside(kept), "labels": labels, "rows": torch.tensor(kept)}, record
 
 
 def _read_ahead(

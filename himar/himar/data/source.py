@@ -23,6 +23,7 @@ from ..vae.layouts import load_vae
 from ..vae.training import latent_moments
 from .cache_index import INDEX_FILE
 from .cache_reader import CachedLatents
+from .captioned.cache import CachedCaptioned
 from .crop import UnreadableImageError, check_image, read_crop
 from .digits import half_size
 from .file_check import OnFiles, require_readable
@@ -48,7 +49,8 @@ def open_data(
 
     Args:
         source: a folder of `himar cache-latents`, one of the released code's latents, a folder with one subfolder of
-            images per class, or a list file. Images need the VAE; a cache of ours must have been made with it.
+            images per class, or a list file. Images need the VAE; a cache of ours must have been made with it. For a
+            model from text, a cache with captions.
         config: of the model that is trained.
         vae: KL-VAE checkpoint, which runs on `device`.
         processes: this one's place among those that share the reading.
@@ -65,10 +67,19 @@ def open_data(
         require_fit(decoder, config, str(vae))
     if (source / INDEX_FILE).is_file():
         sha256 = None if vae is None else weights_sha256(vae)
+        if config.from_text:
+            captioned = CachedCaptioned(source, vae_sha256=sha256, img_size=config.img_size)
+            on_notice(f"{len(captioned)} images with {int(captioned.first[-1])} captions")
+            return captioned, decoder
         cached = CachedLatents(source, vae_sha256=sha256, img_size=config.img_size)
         for sentence in cache_notices(source, cached):
             on_notice(sentence)
         return cached, decoder
+    if config.from_text:
+        raise ConfigError(
+            f"{source} holds no {INDEX_FILE}, and a model from text trains on latents with captions; make them with "
+            f"himar cache-latents --captions."
+        )
     released = is_released_cache(source)
     if decoder is None and not released:
         raise ConfigError(f"{source} holds images, not latents: give --vae, or cache them with himar cache-latents.")

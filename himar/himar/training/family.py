@@ -106,8 +106,14 @@ class Task(Protocol):
         """Return what a step reports of the mean values over all processes."""
         ...
 
-    def examples(self, count: int) -> Tensor:
-        """Return what the board's sampled images show: classes (count,), or contexts (count, K, W) of texts."""
+    def finish(self, model: Any) -> None:
+        """Complete the model that a training is for, whole: what follows from its weights and is not learned itself."""
+        ...
+
+    def examples(self, model: Any, count: int) -> Tensor:
+        """Return what the board's images, sampled with a finished model, show: classes (count,), or texts' contexts
+        (count, K, W).
+        """
         ...
 
     def released(self, trainer: Trainer) -> dict[str, Any]:

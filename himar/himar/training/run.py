@@ -125,7 +125,7 @@ def run_training(
                 if processes.first:
                     write_torch(outputs.folder / RELEASED_FILE, content)
             if board is not None and vae is not None and outputs.grid:
-                board.grid(final, vae, trainer.task.examples(outputs.grid), trainer.done)
+                board.grid(final, vae, trainer.task.examples(final, outputs.grid), trainer.done)
             _LOG.info("step %d: wrote %s", trainer.done, target)
 
         train(trainer, report, snapshot, state)

@@ -103,11 +103,15 @@ class Trainer:
         """Return what the training is for: the average where the family has one, whole and in eval mode, else the model
         that is trained. Every process must call it, and nobody change it.
         """
-        return self._whole(self.model if self._average is None else self._average)
+        model = self._whole(self.model if self._average is None else self._average)
+        self.task.finish(model)
+        return model
 
     def plain_model(self) -> Any:
         """Return the model that is trained, as `final_model` does."""
-        return self._whole(self.model)
+        model = self._whole(self.model)
+        self.task.finish(model)
+        return model
 
     def state(self) -> TrainingState:
         """Return all that the next step depends on; every process must call it."""

@@ -9,4 +9,4 @@ configure_package_config_file(cmake/himarConfig.cmake.in "${CMAKE_CURRENT_BINARY
   INSTALL_DESTINATION "${himar_config}")
 write_basic_package_version_file("${CMAKE_CURRENT_BINARY_DIR}/himarConfigVersion.cmake" COMPATIBILITY SameMinorVersion)
 install(FILES "${CMAKE_CURRENT_BINARY_DIR}/himarConfig.cmake" "${CMAKE_CURRENT_BINARY_DIR}/himarConfigVersion.cmake"
-  cmake/FindOnnxRuntime.cmake DESTINATION "${himar_config}")
+  cmake/FindOnnxRuntime.cmake cmake/FindUtf8proc.cmake DESTINATION "${himar_config}")

@@ -66,6 +66,8 @@ Arguments read_arguments(int count, char** values) {
         whole_option("threads", read.load.threads, 1, 4096),
         text_option("out", read.out),
         whole_option("repeat", read.repeat, 1, kMostLabels),
+        text_option("tokens", read.tokens),
+        text_option("texts", read.texts),
         flag("json", read.json),
         flag("help", read.help),
         flag("version", read.version),
@@ -79,6 +81,12 @@ Arguments read_arguments(int count, char** values) {
                                    switch_option("all_scales", g.all_scales), switch_option("smooth", g.smooth)});
     const std::vector<std::string> rest = read_options(count, values, options);
     if (read.help || read.version) return read;
+    if (read.tokens.empty() != read.texts.empty())
+        throw UsageError("--tokens and --texts go together; write --tokens FOLDER --texts TEXTS.json.");
+    if (!read.tokens.empty()) {
+        if (!rest.empty()) throw UsageError("--tokens takes no bundle beside its folder, but '" + rest.front() + "' is given.");
+        return read;
+    }
     read.bundle = bundle_of(rest);
     if (read.labels.empty()) throw UsageError("--labels is missing; write for example --labels 0,3,5-9.");
     read_labels(read.labels, read.count, nullptr);
@@ -87,6 +95,8 @@ Arguments read_arguments(int count, char** values) {
 
 const char* help_text() {
     return "himar-generate BUNDLE --labels 0,3,5-9 [options]: make images of classes with the engines of BUNDLE.\n"
+           "himar-generate --tokens FOLDER --texts TEXTS.json: print the token ids of texts, a JSON list, by the tokenizer\n"
+           "  of a CLIP model's FOLDER.\n"
            "\n"
            "  --labels LIST            classes: numbers, ranges, and names where the bundle has them: 3,5-9,tench;\n"
            "                           digits are always a number\n"

@@ -15,6 +15,7 @@ struct Arguments {
     std::int64_t count = 1;           // images of each
     std::string out;                  // folder, or .png for one image; "" writes nothing
     std::int64_t repeat = 1;
+    std::string tokens, texts;  // print the tokens of a file's texts: a tokenizer's folder, the file
     bool json = false, help = false, version = false;
 };
 

@@ -14,6 +14,7 @@
 #include "himar/himar.hpp"
 #include "labels.h"
 #include "output.h"
+#include "texts.h"
 
 namespace {
 
@@ -100,7 +101,9 @@ int main(int count, char** values) {
             if (arguments.version) std::fputs("\n", stdout);
             return 0;
         }
-        return generate(arguments);
+        if (arguments.tokens.empty()) return generate(arguments);
+        print_tokens(arguments.tokens, read_texts(arguments.texts));
+        return 0;
     } catch (const UsageError& error) {
         std::fprintf(stderr, "himar-generate: %s Try --help.\n", error.what());
         return 2;

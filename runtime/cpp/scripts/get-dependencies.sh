@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Puts what the C++ runtime is built with into a folder, without root: get-dependencies.sh FOLDER PYTHON
 #
-#   FOLDER/include  ONNX Runtime's C++ headers, nlohmann/json, doctest and cpp-httplib, from Debian's packages
-#   FOLDER/lib      libonnxruntime.so, a link to the library inside PYTHON's installed onnxruntime
+#   FOLDER/include  headers of ONNX Runtime, utf8proc, nlohmann/json, doctest and cpp-httplib, from Debian's packages
+#   FOLDER/lib      libonnxruntime.so, a link to the library inside PYTHON's installed onnxruntime; libutf8proc.a
 #
 # Headers of an older ONNX Runtime than the library's are fine: its C API keeps every older version. Debian has them
 # from release 13 (trixie) on; on Debian 12 they are taken from trixie's package, with apt's own checks of signatures.
@@ -36,12 +36,13 @@ mkdir -p "$folder/lib" "$folder/include"
 ln -sfn "$library" "$folder/lib/libonnxruntime.so.1"
 ln -sfn libonnxruntime.so.1 "$folder/lib/libonnxruntime.so"
 
-wanted=(onnxruntime/onnxruntime_cxx_api.h nlohmann/json.hpp doctest/doctest.h httplib.h)
+wanted=(include/onnxruntime/onnxruntime_cxx_api.h include/nlohmann/json.hpp include/doctest/doctest.h include/httplib.h
+  include/utf8proc.h lib/libutf8proc.a)
 missing=0
-for header in "${wanted[@]}"; do [ -f "$folder/include/$header" ] || missing=1; done
+for file in "${wanted[@]}"; do [ -f "$folder/$file" ] || missing=1; done
 [ $missing = 1 ] || exit 0
 
-command -v apt-get > /dev/null || say_why "the headers ${wanted[*]} come from Debian's packages, and there is no apt-get here; copy them into $folder/include, $by_hand."
+command -v apt-get > /dev/null || say_why "the files ${wanted[*]} come from Debian's packages, and there is no apt-get here; copy them into $folder, $by_hand."
 apt=$(mktemp -d)
 trap 'rm -rf "$apt"' EXIT
 mkdir -p "$apt/lists/partial" "$apt/cache/archives/partial" "$apt/packages"
@@ -56,13 +57,14 @@ options=(-qq -o Dir::Etc::SourceList="$apt/sources.list" -o Dir::Etc::SourcePart
   -o Dir::State::Lists="$apt/lists" -o Dir::Cache="$apt/cache" -o APT::Sandbox::User=root)
 apt-get "${options[@]}" update || say_why "Debian's package list of trixie cannot be had; go online, $by_hand."
 cd "$apt/packages"
-apt-get "${options[@]}" download libonnxruntime-dev nlohmann-json3-dev doctest-dev ||
-  say_why "Debian's packages libonnxruntime-dev, nlohmann-json3-dev and doctest-dev cannot be had; go online, $by_hand."
+apt-get "${options[@]}" download libonnxruntime-dev nlohmann-json3-dev doctest-dev libutf8proc-dev ||
+  say_why "Debian's packages libonnxruntime-dev, nlohmann-json3-dev, doctest-dev and libutf8proc-dev cannot be had; go online, $by_hand."
 apt-get "${options[@]}" source cpp-httplib > "$apt/source.log" 2>&1 ||
   say_why "Debian's source package cpp-httplib cannot be had ($(tail -n 1 "$apt/source.log")); go online, $by_hand."
 for package in *.deb; do dpkg-deb --extract "$package" "$apt/unpacked"; done
 cp -R "$apt/unpacked/usr/include/." "$folder/include/"
 cp cpp-httplib-*/httplib.h "$folder/include/"
-for header in "${wanted[@]}"; do
-  [ -f "$folder/include/$header" ] || say_why "Debian's packages no longer hold $header; $by_hand."
+find "$apt/unpacked/usr/lib" -name libutf8proc.a -exec cp {} "$folder/lib/" \;
+for file in "${wanted[@]}"; do
+  [ -f "$folder/$file" ] || say_why "Debian's packages no longer hold $file; $by_hand."
 done

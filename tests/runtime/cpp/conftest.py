@@ -38,8 +38,9 @@ def built() -> Path:
     for tool in ("cmake", "c++", "cc"):
         if shutil.which(tool) is None:
             pytest.skip(f"needs {tool}")
-    if not (DEPENDENCIES / "include" / "onnxruntime").exists():
-        pytest.skip("needs ONNX Runtime's C++ headers in build/cpp-deps: run `make cpp` once, which fetches them")
+    for header in ("onnxruntime", "utf8proc.h"):
+        if not (DEPENDENCIES / "include" / header).exists():
+            pytest.skip(f"needs {header} in build/cpp-deps/include: run `make cpp` once, which fetches it")
     BUILD.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{BUILD}.lock"):
         _run("cmake", "--preset", "release", f"-DHIMAR_PYTHON={sys.executable}", cwd=SOURCES)

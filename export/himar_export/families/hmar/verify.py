@@ -17,6 +17,7 @@ from himar_kernels.families.hmar import (
     RecordedDraws,
     decode_codes,
     encode_latent,
+    recorded_masks,
     recorded_request,
     recorded_samples,
 )
@@ -106,14 +107,20 @@ def teacher_forced(bundle: Bundle, networks: Networks, arrays: Recording) -> Ite
 
 
 def replay_forwards(bundle: Bundle, networks: Networks, arrays: Recording, case: str) -> Iterator[Comparison]:
-    """Compare every forward's logits, and the image of the recorded latent, with the recorded codes taken."""
+    """Compare every forward's logits, and the image of the recorded latent; codes and masked cells are the recorded."""
     model, limits = hmar_model(bundle.manifest), _limits(bundle)
     request = recorded_request(arrays, case)
     seen: list[Observed] = []
     asked = Request(request.labels, np.arange(len(request.labels)), request.sampling, RecordedDraws(arrays, case))
-    samples = recorded_samples(request)
     run_scales(
-        networks, model, load_codebook(bundle), asked, lambda step, latent: True, forced=samples, on_forward=seen.append
+        networks,
+        model,
+        load_codebook(bundle),
+        asked,
+        lambda step, latent: True,
+        forced=recorded_samples(request),
+        forced_masks=recorded_masks(request),
+        on_forward=seen.append,
     )
     pairs: dict[str, list[tuple[NDArray[Any], NDArray[Any]]]] = defaultdict(list)
     recorded = {(each.scale, each.step): each for each in request.forwards}

@@ -5,7 +5,7 @@ The released trainer cuts another square out of each image every time it comes; 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,6 +139,10 @@ class ImageCrops:
         """Encode crops (m, K, H, H, 3), those of an image at once."""
         parts = [encode_crops(self._tokenizer, self._scales, crops) for crops in pixels]
         return (torch.stack(parts).to(self._dtype),)
+
+    def beside(self, rows: Sequence[int]) -> dict[str, Tensor]:
+        """Return nothing: there are no captions."""
+        return {}
 
 
 class CachedCodes(CachedImages):

@@ -64,7 +64,7 @@ class ModelConfig(PhaseSizes):
     context_width: int = 0
 
     def __post_init__(self) -> None:
-        _require_sizes(asdict(self), "")
+        _require_sizes({name: getattr(self, name) for name in ModelConfig.__dataclass_fields__}, "")
         self._require_variant()
         self._require_context()
         scale = self.vae_scale

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from himar.images import sample_images
 from himar.loading.checkpoint_files import Weights
+from himar.text import save_text_tower
 from himar.vae.autoencoder import AutoencoderKL, require_fit
 from himar.vae.layouts import load_vae
 from himar_kernels import PhiloxDraws
@@ -21,6 +22,7 @@ from himar_kernels.families.hi_mar.sampling import choose_sampling, require_phas
 
 from .checkpoints import ANCHOR, model_from, save_checkpoint
 from .config import check_steps, read_config, resolve
+from .joint import JointHiMAR
 from .model import HiMAR, randomise
 
 
@@ -47,8 +49,11 @@ class HiMarFamily:
         return randomise(HiMAR(resolve(read_config(config), {}, str(config))), seed), None
 
     def save(self, path: Path, model: nn.Module, dtype: torch.dtype) -> None:
-        """See ModelFamily.save."""
+        """See ModelFamily.save; a text tower that was trained with the model goes into the folder NAME-text."""
         assert isinstance(model, HiMAR)
+        if isinstance(model, JointHiMAR):
+            save_text_tower(model.tower, path.with_name(f"{path.stem}-text"))
+            model = model.without_tower()
         save_checkpoint(model, path, dtype)
 
     def choose_sampling(

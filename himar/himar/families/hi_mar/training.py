@@ -17,6 +17,8 @@ from himar.data.latents import Latents, check_fit, fingerprint
 from himar.data.opening import Opening
 from himar.data.source import open_data
 from himar.loading.checkpoint_files import weights_sha256
+from himar.text import encode
+from himar.text.layers import Block as TowerBlock
 from himar.training.family import Request, Start, Task
 from himar.training.network import autocast
 from himar.training.optimise import LossScale
@@ -28,6 +30,7 @@ from .checkpoints import open_checkpoint
 from .config import ModelConfig, read_config, resolve
 from .digits import DIGIT_IMAGES, DIGITS_MODEL, Recipe, train_digits
 from .dit_head import DiTBlock
+from .joint import TOWER, JointConfig, JointHiMAR, initialise_tower, require_texts
 from .loss_draws import BatchDraws, draw_batch
 from .losses import Losses, drawn_losses
 from .mlp_head import ResidualBlock
@@ -111,11 +114,15 @@ class HiMarTraining:
 
     def model(self, config: ModelConfig, settings: TrainingSettings) -> HiMAR:
         """See TrainingFamily.model."""
+        if isinstance(config, JointConfig):
+            return JointHiMAR(config, settings.dropout)
         return HiMAR(config, settings.dropout)
 
     def task(self, model: HiMAR, data: Latents, settings: TrainingSettings) -> Task:
         """See TrainingFamily.task."""
         check_fit(model.config, data)
+        if model.config.from_text:
+            require_texts(model, cast(CaptionedLatents, data).empty_text)
         return HiMarTask(model, data, settings)
 
     def blocks(self, model: nn.Module) -> Iterator[nn.Module]:
@@ -157,7 +164,9 @@ class HiMarTask:
         initialise(self._model, seed)
         if start is not None:
             self._model.load_state_dict(start.state_dict())
-        if self._model.config.from_text:
+        if isinstance(self._model, JointHiMAR):
+            initialise_tower(self._model, seed)
+        elif self._model.config.from_text:
             with torch.no_grad():
                 self._model.empty_context.copy_(cast(CaptionedLatents, self._latents).empty_text)
 
@@ -180,11 +189,17 @@ class HiMarTask:
         losses = replace(settings.loss, pivot_share=settings.pivot_share(epoch))
         return Drawn(tokens, low_tokens, draw_batch(config, shown, losses, generator))
 
-    def examples(self, count: int) -> Tensor:
+    def finish(self, model: HiMAR) -> None:
+        """See Task.finish: the empty context of a text tower that learns."""
+        if isinstance(model, JointHiMAR):
+            model.settle()
+
+    def examples(self, model: HiMAR, count: int) -> Tensor:
         """See Task.examples."""
-        if self._model.config.from_text:
-            return cast(CaptionedLatents, self._latents).examples(count).float()
-        return torch.arange(count) % self._model.config.classes
+        if not model.config.from_text:
+            return torch.arange(count) % model.config.classes
+        texts = cast(CaptionedLatents, self._latents).examples(count)
+        return encode(model.tower, texts) if isinstance(model, JointHiMAR) else texts.float()
 
     def loss(self, values: Tensor) -> Tensor:
         """See Task.loss."""
@@ -210,8 +225,8 @@ class HiMarTask:
             **{"lr": settings["schedule"]["peak"], "seed": trainer.run["seed"], "steps_done": trainer.done},
         }
         return {
-            "model": {name: value.cpu() for name, value in plain.state_dict().items()},
-            "model_ema": {name: value.cpu() for name, value in averaged.state_dict().items()},
+            "model": _released_state(plain),
+            "model_ema": _released_state(averaged),
             "optimizer": trainer.optimiser_state(),
             "epoch": trainer.epoch,
             "scaler": trainer.scaler_state(),
@@ -219,8 +234,16 @@ class HiMarTask:
         }
 
 
+def _released_state(model: HiMAR) -> dict[str, Tensor]:
+    state = model.state_dict()
+    return {name: value.cpu() for name, value in state.items() if not name.startswith(TOWER)}
+
+
 class LossNetwork(nn.Module):
-    """Maps a part of the batch to the four losses, so that wrappers around it see the whole computation."""
+    """Maps a part of the batch to the four losses, so that wrappers around it see the whole computation.
+
+    With a text tower that learns, the draws show token ids, and every step's empty context is the tower's of that step.
+    """
 
     def __init__(self, model: HiMAR, precision: Precision) -> None:
         super().__init__()
@@ -229,8 +252,13 @@ class LossNetwork(nn.Module):
 
     def forward(self, tokens: Tensor, low_tokens: Tensor, draws: BatchDraws) -> Tensor:
         """Return low_mse, low_vb, high_mse, high_vb as (4,), float32."""
+        empty = None
+        if isinstance(self.model, JointHiMAR):
+            with autocast(self._precision, tokens.device):
+                contexts, empty = self.model.contexts(draws.shown)
+            draws = replace(draws, shown=contexts)
         half = autocast(self._precision, tokens.device)
-        losses = drawn_losses(self.model, tokens, low_tokens, draws, half)
+        losses = drawn_losses(self.model, tokens, low_tokens, draws, half, empty)
         return torch.stack([losses.low_mse, losses.low_vb, losses.high_mse, losses.high_vb])
 
 
@@ -241,8 +269,9 @@ def losses_from(values: Tensor, model: HiMAR) -> Losses:
 
 
 def repeated_blocks(model: nn.Module) -> Iterator[nn.Module]:
-    """All blocks of transformer and heads."""
-    return (module for module in model.modules() if isinstance(module, Block | DiTBlock | ResidualBlock))
+    """All blocks of transformer and heads, and of a text tower that is trained with them."""
+    kinds = (Block, DiTBlock, ResidualBlock, TowerBlock)
+    return (module for module in model.modules() if isinstance(module, kinds))
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -190,9 +190,12 @@ class HmarTask:
         """See Task.figures."""
         return {"loss": values[0].item(), "accuracy": values[1].item()}
 
-    def examples(self, count: int) -> Tensor:
+    def finish(self, model: HMAR) -> None:
+        """See Task.finish; everything is learned."""
+
+    def examples(self, model: HMAR, count: int) -> Tensor:
         """See Task.examples."""
-        return torch.arange(count) % self._model.config.classes
+        return torch.arange(count) % model.config.classes
 
     def released(self, trainer: Trainer) -> dict[str, Any]:
         """Return epoch, iter, trainer and args; the trained network is trainer["transformer_wo_ddp"] (§2)."""

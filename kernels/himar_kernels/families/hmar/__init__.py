@@ -22,6 +22,7 @@ from .recording import (
     RecordedRequest,
     load_recording,
     recorded_cases,
+    recorded_masks,
     recorded_request,
     recorded_samples,
 )
@@ -59,6 +60,7 @@ __all__ = [
     "nearest_codes",
     "plan",
     "recorded_cases",
+    "recorded_masks",
     "recorded_request",
     "recorded_samples",
     "recorded_settings",

@@ -164,6 +164,11 @@ def recorded_samples(request: RecordedRequest) -> dict[tuple[int, int], NDArray[
     return {(each.scale, each.step): each.drawn for each in request.forwards if each.drawn is not None}
 
 
+def recorded_masks(request: RecordedRequest) -> dict[tuple[int, int], NDArray[np.bool_]]:
+    """Return the cells that each masked forward redrew by (scale, step), for a replay that forces them."""
+    return {(each.scale, each.step): each.masked for each in request.forwards if each.masked is not None}
+
+
 def _forward(arrays: Arrays, name: str) -> RecordedForward:
     def optional(what: str, dimensions: int) -> Any:
         return _array(arrays, f"{name}/{what}", dimensions) if f"{name}/{what}" in arrays else None

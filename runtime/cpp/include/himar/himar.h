@@ -349,6 +349,39 @@ HIMAR_API himar_status himar_result_recipe(const himar_result *result, size_t in
  * waited for. Either may be NULL. */
 HIMAR_API himar_status himar_result_seconds(const himar_result *result, double *total, double *engines);
 
+/* A CLIP tokenizer, which turns prompts into rows of token ids. */
+typedef struct himar_tokenizer himar_tokenizer;
+
+/* What a tokenizer's rows are made of. */
+typedef struct himar_tokenizer_info {
+    size_t struct_size; /* set it to sizeof(himar_tokenizer_info) before the call */
+    int64_t length;     /* K, tokens of a row, start and end among them */
+    int64_t start, end; /* ids of the tokens around every prompt */
+    int64_t padding;    /* id behind the end token */
+} himar_tokenizer_info;
+
+/* Open the tokenizer of folder `path`: a CLIP model's in Hugging Face's layout, with vocab.json and merges.txt, merges.txt
+ * alone or tokenizer.json alone; padding and length come from tokenizer_config.json and its like, where they are.
+ * HIMAR_ERROR_BUNDLE if a file is missing, damaged or another tokenizer's; HIMAR_ERROR_INPUT for a tokenizer that repairs
+ * text by ftfy, which only himar's Python runtime does. */
+HIMAR_API himar_status himar_tokenizer_open(const char *path, himar_tokenizer **tokenizer);
+
+/* Free a tokenizer. NULL is allowed. */
+HIMAR_API himar_status himar_tokenizer_free(himar_tokenizer *tokenizer);
+
+/* Fill `info`. HIMAR_ERROR_INPUT for NULL or another struct_size. */
+HIMAR_API himar_status himar_tokenizer_get_info(const himar_tokenizer *tokenizer, himar_tokenizer_info *info);
+
+/* Encode `count` prompts, UTF-8, of `bytes` (count) each, or NUL-terminated where that is NULL. Any number of threads may
+ * use one tokenizer. Each of these may be NULL:
+ * ids        int64 (count, K): start, the prompt's tokens, end, then padding
+ * sizes      (count): tokens of each row before the padding
+ * truncated  (count): 1 for a prompt of which only the first K - 2 tokens were kept, else 0
+ * HIMAR_ERROR_INPUT, naming the prompt by its place from 0: one that is not UTF-8, or holds a start or end token as text. */
+HIMAR_API himar_status himar_tokenizer_encode(const himar_tokenizer *tokenizer, const char *const *prompts,
+                                              const size_t *bytes, size_t count, int64_t *ids, size_t *sizes,
+                                              uint8_t *truncated);
+
 #ifdef __cplusplus
 }
 #endif

@@ -22,6 +22,7 @@
 
 #include "callbacks.hpp"
 #include "himar.h"
+#include "tokenizer.hpp"
 #include "view.hpp"
 
 namespace himar {

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from himar_kernels.text.vocabulary import clip_ids
+
 CORPUS = Path(__file__).parent / "corpus"
 SEPARATOR = "\x1f"
 
@@ -86,16 +88,41 @@ def write(name: str, seeds: Mapping[str, str]) -> None:
     target = CORPUS / name
     target.mkdir(parents=True, exist_ok=True)
     for seed, text in seeds.items():
-        (target / seed).write_bytes(text.encode())
+        (target / seed).write_bytes(text.encode("utf-8", "surrogateescape"))
+
+
+def texts() -> dict[str, str]:
+    """Prompts, and files of a tokenizer's folder, each behind a line that names it (fuzz_text.cpp)."""
+    merges = [["r", "e"], ["re", "d</w>"]]
+    tokens = clip_ids([(left, right) for left, right in merges])
+    model = {"type": "BPE", "end_of_word_suffix": "</w>", "vocab": tokens, "merges": merges}
+    text = {"context_length": 77, "tokenizer_kwargs": {"clean": "lower"}}
+    return {
+        "caption": "text\nA red two, it's 12 of 3!",
+        "unicode": "text\nÉ e\u0301 İ ΣΑΣ 中文 \U0001f600 a\u0323\u0301 \u1100\u1161 \u00a0\u3000 \x00\x1c",
+        "long": "text\n" + "aaaa" * 40,
+        "start-token": "text\na <|startoftext|> b",
+        "not-utf8": "text\na \udcff b",
+        "merges": "merges.txt\n#version: 0.2\nr e\nre d</w>\n",
+        "merges-of-three": "merges.txt\nr e d\n",
+        "vocabulary": "vocab.json\n" + json.dumps(tokens),
+        "vocabulary-of-another": "vocab.json\n" + json.dumps(tokens | {"red</w>": 9}),
+        "tokenizer": "tokenizer.json\n" + json.dumps({"model": model, "added_tokens": [{"content": "<|endoftext|>"}]}),
+        "tokenizer-config": "tokenizer_config.json\n" + json.dumps({"pad_token": "!", "model_max_length": 12}),
+        "added": "tokenizer_config.json\n" + json.dumps({"added_tokens_decoder": {"1": {"content": "[PAD]"}}}),
+        "config": "config.json\n" + json.dumps({"text_config": {"max_position_embeddings": 9}}),
+        "open-clip": "open_clip_config.json\n" + json.dumps({"model_cfg": {"text_cfg": text}}),
+    }
 
 
 def main(bundle: Path) -> None:
-    """Both fuzzers' seeds."""
+    """All fuzzers' seeds."""
     real = json.loads((bundle / "manifest.json").read_text())
     manifest = small(json.loads(json.dumps(real)))
     one = one_component(manifest)
     at_blob = folder(one, l_mlp_head__onnx="../../blobs/x", b_x="x").replace(" mlp_head.onnx@", " x@")
     moved = json.loads(json.dumps(one).replace('"mlp_head.onnx"', '"deep/er/mlp_head.onnx"'))
+    write("text", texts())
     write(
         "manifest",
         {

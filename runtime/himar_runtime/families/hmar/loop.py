@@ -48,6 +48,7 @@ from himar_runtime.request import Request as AnyRequest
 Request = AnyRequest[SamplingConfig, Draws]
 F32 = NDArray[np.float32]
 Forced = Mapping[tuple[int, int], NDArray[np.int64]]
+ForcedMasks = Mapping[tuple[int, int], NDArray[np.bool_]]
 OnForward = Callable[["Observed"], None]
 
 
@@ -86,6 +87,7 @@ def run_scales(
     *,
     kept: Kept | None = None,
     forced: Forced | None = None,
+    forced_masks: ForcedMasks | None = None,
     on_forward: OnForward | None = None,
 ) -> Sampled | None:
     """Generate the codes of a request that fits the engines.
@@ -94,11 +96,12 @@ def run_scales(
         should_continue: called after every scale with the latent (B, Cv, H, H) so far; False cancels.
         kept: what an edit keeps; None draws every cell.
         forced: codes (B, T) by (scale, step) taken in place of those drawn, as recordings have them.
+        forced_masks: cells (B, T) by (scale, step) that a masked forward redraws, in place of the least confident.
         on_forward: is given each forward.
 
     Returns: codes and latent, or None when cancelled. Raises EngineError when an engine fails or gives NaN.
     """
-    loop = _Loop(networks, model, book, request, kept, forced or {}, on_forward)
+    loop = _Loop(networks, model, book, request, kept, forced or {}, forced_masks or {}, on_forward)
     forwards = plan(request.sampling, model.scales)
     codes: list[NDArray[np.int64]] = []
     for scale in range(len(model.scales)):
@@ -124,11 +127,13 @@ class _Loop:
         request: Request,
         kept: Kept | None,
         forced: Forced,
+        forced_masks: ForcedMasks,
         on_forward: OnForward | None,
     ) -> None:
         batch = len(request.labels)
         self._networks, self._model, self._book, self._request = networks, model, book, request
-        self._kept, self._forced, self._on_forward = kept, forced, on_forward
+        self._kept, self._on_forward = kept, on_forward
+        self._forced, self._forced_masks = forced, forced_masks
         self._past: dict[str, tuple[F32, F32]] = {}
         self.latent = np.zeros((batch, model.latent_channels, model.scales.side, model.scales.side), np.float32)
         labels = np.where(request.labels == NO_CLASS, model.classes, request.labels)
@@ -148,12 +153,15 @@ class _Loop:
         codes, masked = self._start(forwards[0].scale)
         edited = masked.sum(axis=1)
         for forward in forwards:
+            place = forward.scale, forward.step
+            if place in self._forced_masks:
+                masked = self._forced_masks[place][request.images]
             logits = self._logits(forward, self._words(forward, codes, masked), masked)
             keep = surviving(logits, sampling.top_k, sampling.top_p)
             uniforms = request.draws.uniforms(forward.scale, forward.step, request.images, cells)
             drawn, confidence = draw_codes(logits, keep, uniforms)
-            if (forward.scale, forward.step) in self._forced:
-                drawn = self._forced[forward.scale, forward.step][request.images]
+            if place in self._forced:
+                drawn = self._forced[place][request.images]
             codes = np.where(masked, drawn, codes)
             if forward.remasked:
                 masked = least_confident(confidence, edited_share(forward.remasked, cells, edited), masked)

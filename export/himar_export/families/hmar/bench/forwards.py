@@ -1,4 +1,4 @@
-"""Compares the engines with eager forward by forward, both taking the codes that eager drew.
+"""Compares the engines with eager forward by forward, both taking the codes and the masked cells of eager.
 
 Where a run's codes are not the same, one code that rounding turned has changed all that follow; so the logits of every
 forward decide, on the same codes.
@@ -41,12 +41,15 @@ def compared_forwards(workload: Workload, batch: int) -> list[Comparison]:
     plain = eager_networks(workload.model, workload.vae, {})
     expected: dict[tuple[int, int], NDArray[np.float32]] = {}
     drawn: dict[tuple[int, int], NDArray[np.int64]] = {}
+    masks: dict[tuple[int, int], NDArray[np.bool_]] = {}
 
     def observe(seen: EagerObserved) -> None:
         place = seen.forward.scale, seen.forward.step
         expected[place] = seen.logits.cpu().numpy()
         if seen.drawn is not None:
             drawn[place] = seen.drawn.cpu().numpy()
+        if seen.masked is not None:
+            masks[place] = seen.masked.cpu().numpy()
 
     outputs = run_eager(plain, labels, sampling, on_forward=observe)
     pairs: dict[str, list[tuple[NDArray[np.float32], NDArray[np.float32]]]] = defaultdict(list)
@@ -64,6 +67,7 @@ def compared_forwards(workload: Workload, batch: int) -> list[Comparison]:
         request,
         lambda step, latent: True,
         forced=drawn,
+        forced_masks=masks,
         on_forward=collect,
     )
     limits = {name: COMPONENT_LIMIT[each] for name, each in stated_precisions(workload.bundle).items()}
