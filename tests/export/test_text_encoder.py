@@ -26,7 +26,7 @@ from tests.himar import tiny_text
 
 from .text_towers import VOCABULARY, text_folder, text_model, tower
 
-LIMITS = {"fp32": COMPONENT, "fp16": 2e-3, "int8": 3e-2}
+LIMITS = {"fp32": COMPONENT, "fp16": 2e-3, "int8": 6e-2}
 
 
 def exported(folder: Path, made, precision: str, backend: str = "onnxruntime") -> onnxruntime.InferenceSession:
@@ -102,7 +102,7 @@ def test_verify_and_inspect_show_the_tower_and_the_tokenizer(bundle, capsys):
     assert main(["inspect", str(bundle)]) == 0
     printed = capsys.readouterr().out
     assert "tokenizer  CLIP's, 518 tokens, rows of 5 padded with 517\n" in printed
-    assert "text       model.safetensors  sha256 " in printed
+    assert "text       clip  sha256 " in printed
     assert "text_encoder" in printed
     manifest = json.loads((bundle / "manifest.json").read_text())
     assert manifest["components"]["text_encoder"]["profile"] == {"prompts": [1, 3, 3]}
@@ -117,9 +117,13 @@ def refused(capsys, *arguments: str | Path) -> str:
 @pytest.mark.parametrize(
     ("sizes", "vocabulary", "said"),
     [
-        ({"width": 16}, VOCABULARY, "has 16 as a context's width, and the model 12; give the tower of its training."),
-        ({"positions": 7}, replace(VOCABULARY, length=7), "has 7 as a context's rows, and the model 5"),
-        ({"vocabulary": 517}, VOCABULARY, "the tokenizer has 518 tokens and the tower 517; take both from one model."),
+        (
+            {"width": 16},
+            VOCABULARY,
+            "gives 5 rows of 16, but this model takes 5 of 12; give the tower that it was trained with.",
+        ),
+        ({"positions": 7}, replace(VOCABULARY, length=7), "gives 7 rows of 12, but this model takes 5 of 12"),
+        ({"vocabulary": 517}, VOCABULARY, "has 518 tokens and its text tower 517; take both from one model."),
     ],
 )
 def test_a_tower_of_other_sizes_is_refused(capsys, checkpoint, tmp_path, sizes, vocabulary, said):
@@ -131,7 +135,7 @@ def test_a_tower_of_other_sizes_is_refused(capsys, checkpoint, tmp_path, sizes, 
 def test_a_model_of_classes_takes_no_tower(capsys, small_checkpoint, folder, tmp_path):
     model = small_checkpoint(tmp_path / "classes.safetensors", 1)
     said = refused(capsys, "build", model, "--text", folder, "--out", tmp_path / "out")
-    assert said == "error: this model draws classes and takes no prompts; leave --text out."
+    assert said.endswith("is a text tower, but this model makes images of classes; leave --text out.")
 
 
 def test_a_refit_asks_for_the_tower_that_a_bundle_has(capsys, bundle, checkpoint, tmp_path):

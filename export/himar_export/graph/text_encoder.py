@@ -31,13 +31,13 @@ def text_encoder(tower: TextTower, max_batch: int, backend: str) -> Component:
         (TensorSpec("tokens", "int64", ("prompts", c.positions)),),
         (TensorSpec("context", "float32", ("prompts", c.positions, c.width)),),
         {"prompts": (1, max_batch, max_batch)},
-        lambda dtype: TextEncoder(tower, GraphStyle.of(backend, dtype)),
+        lambda dtype: TextEncoderGraph(tower, GraphStyle.of(backend, dtype)),
         (),
         lambda rows: {"tokens": torch.arange(rows * c.positions).reshape(rows, c.positions) % c.vocabulary},
     )
 
 
-class TextEncoder(nn.Module):
+class TextEncoderGraph(nn.Module):
     """Tokens (n, K) → last states (n, K, W). The stream and the norms are float32; embeddings are stored in `dtype`.
 
     Attention is causal by its operator's own attribute, so the graph holds no mask, and padding is not masked.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from himar.family import FamilyModel, model_family
+from himar.text.encoder import TextEncoder
 from himar_runtime.engines.ort.session import onnxruntime
 
 from ..families.family import export_family
@@ -18,7 +19,7 @@ from ..verify.compare import Comparison
 from ..verify.verify import SELFTEST_CASE, what_ran
 from .manifest import BundleWriter
 from .selftest import check_selftest
-from .text import PromptParts
+from .text import record_text
 
 Progress = Callable[[str, float], None]
 
@@ -43,7 +44,7 @@ def add_graphs(
     parts: Sequence[Component],
     precisions: Mapping[str, Precision],
     progress: Progress,
-    text: PromptParts | None = None,
+    text: TextEncoder | None = None,
 ) -> None:
     """Export every component, and close the weights file; write the tokenizer of prompts."""
     for number, component in enumerate(parts):
@@ -61,7 +62,7 @@ def finish(
     writer: BundleWriter,
     model: FamilyModel,
     vae: Any,
-    text: PromptParts | None,
+    text: TextEncoder | None,
     precisions: Mapping[str, Precision],
     backend: Mapping[str, Any],
     engines: Mapping[str, Mapping[str, Any]],
@@ -76,7 +77,7 @@ def finish(
     """
     progress("recording the self-test from the eager model", 0.7)
     family = export_family(model.family)
-    selftest = {**family.record_selftest(model, vae, SELFTEST_CASE), **(text.recording() if text else {})}
+    selftest = {**family.record_selftest(model, vae, SELFTEST_CASE), **(record_text(text) if text else {})}
     write_npz(folder / "selftest.npz", selftest)
     writer.write_manifest(backend, engines, provenance)
     progress("verifying against the eager model", 0.85)

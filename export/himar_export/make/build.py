@@ -21,6 +21,7 @@ from ..families.family import export_family
 from ..files import require_new
 from ..graph.component import Component
 from ..graph.precision_choice import Precision, check_precision, precision_of, require_runnable
+from ..graph.text_encoder import text_encoder
 from ..tensorrt.options import EngineOptions, check_suits
 from .assemble import BuildOutcome, Progress, add_graphs, finish, load_fitting_vae, onnxruntime_entry, within
 from .engines import TENSORRT_BACKENDS, build_engines, prepare_target
@@ -88,7 +89,7 @@ def build(request: BuildRequest, progress: Progress = lambda text, fraction: Non
         text = load_fitting_text(request.text, model)
         parts = export_family(model.family).components(model, vae, request.max_batch, request.backend)
         if text is not None:
-            parts = (*parts, text.component(request.max_batch, request.backend))
+            parts = (*parts, text_encoder(text.tower, request.max_batch, request.backend))
         precisions = _precisions(request, parts)
         writer = BundleWriter(folder, model, request.max_batch)
         add_graphs(writer, model, vae, parts, precisions, within(progress, 0.05, 0.5 if tensorrt else 0.7), text)

@@ -30,6 +30,7 @@ from ..families.family import export_family
 from ..files import require_new
 from ..graph.component import Component
 from ..graph.precision_choice import check_precision
+from ..graph.text_encoder import text_encoder
 from ..tensorrt.build import is_weight
 from .assemble import BuildOutcome, Progress, add_graphs, finish, load_fitting_vae, within
 from .build import provenance
@@ -112,7 +113,7 @@ def refit(request: RefitRequest, progress: Progress = lambda text, fraction: Non
         text = load_fitting_text(request.text, model)
         parts = family.components(model, vae, manifest.max_batch, backend["name"])
         if text is not None:
-            parts = (*parts, text.component(manifest.max_batch, backend["name"]))
+            parts = (*parts, text_encoder(text.tower, manifest.max_batch, backend["name"]))
         if {part.name for part in parts} != set(manifest.components):
             raise BuildError(
                 f"{request.bundle} has the components {', '.join(manifest.components)}, and this version of himar "

@@ -127,7 +127,7 @@ TEST_CASE("contexts of texts, with engines of the CPU") {
     const auto resident = model.make_lane(opened, std::move(networks));
     std::vector<float> contexts(static_cast<std::size_t>(3 * model.context_size()));
     for (std::size_t i = 0; i < contexts.size(); ++i) contexts[i] = 0.1f * static_cast<float>(i % 17) - 0.8f;
-    const Chunk chunk{{-1, -1, -1}, 5, 11, nullptr, {nullptr, contexts.data()}};
+    const Chunk chunk{{-1, -1, -1}, 5, 11, nullptr, nullptr, {nullptr, contexts.data()}};
     const Settings& setting = *opened.manifest().sampling.front().second;
     REQUIRE(host->run(chunk, setting, {}, nullptr));
     for (int run = 0; run < 3; ++run) {
