@@ -112,6 +112,27 @@ def hmar_bundle(bundles) -> Path:
 
 
 @pytest.fixture(scope="session")
+def text_checkpoint(bundles) -> Path:
+    """A tiny model from text with random weights; beside it the folder of its text tower and tokenizer, `clip`."""
+    from himar import save_checkpoint
+    from tests.export import text_towers
+
+    with FileLock(bundles / "text-checkpoint.lock"):
+        if not (path := bundles / "text.safetensors").exists():
+            tower = text_towers.tower()
+            text_towers.text_folder(bundles / "clip", tower)
+            save_checkpoint(text_towers.text_model(tower), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def text_bundle(bundles, text_checkpoint) -> Path:
+    """Of that model with tower, tokenizer and the digits' decoder: takes prompts and contexts."""
+    sides = "--vae", WEIGHTS / "digits-vae.safetensors", "--text", text_checkpoint.with_name("clip")
+    return build(bundles / "text", text_checkpoint, *sides, "--max-batch", "3")
+
+
+@pytest.fixture(scope="session")
 def host_kernels(tmp_path_factory) -> HostKernels:
     """The CUDA kernels compiled as host C++."""
     return HostKernels(tmp_path_factory.mktemp("host-kernels"))

@@ -123,7 +123,7 @@ def test_engines_cost_what_pytorch_counts_in_their_graphs(form):
     found, rows = {}, 2
     for name, part in graphs.items():
         graph, inputs = part.graph(torch.float32), part.sample_inputs(rows)
-        found[name] = counted(lambda g=graph, i=inputs: g(**i))
+        found[name] = counted(lambda g=graph, i=inputs: g(*i.values()))
     for phase in networks.config_phases(config):
         work = networks.transformer(config, phase, rows, phase.positions - phase.positions // 2)
         work += networks.condition(config, phase.kind, rows * phase.positions)

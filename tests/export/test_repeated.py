@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
@@ -12,6 +11,7 @@ from himar_export.graph.onnx_export import to_onnx
 from himar_export.graph.repeated import Repeated, _bodies
 from himar_export.make.weights import weight_file
 from himar_runtime import TensorSpec
+from tests.closeness import COMPONENT, assert_near
 
 WIDTH = 6
 
@@ -77,7 +77,7 @@ def test_every_block_has_its_own_weights_at_any_shape(tmp_path):
         x, before = torch.randn(rows, cells, WIDTH), torch.randn(rows, past, WIDTH)
         found = session.run(None, {"x": x.numpy(), "past": before.numpy()})
         for ours, theirs in zip(found, network(x, before), strict=True):
-            np.testing.assert_allclose(ours, theirs.detach().numpy(), rtol=1e-4, atol=1e-4)
+            assert_near(ours, theirs.detach().numpy(), COMPONENT)
 
 
 def test_the_names_of_weights_are_those_of_the_module(tmp_path):
@@ -106,7 +106,7 @@ def test_another_network_with_like_blocks_uses_the_same_export(tmp_path):
     assert _bodies == before
     x, past = torch.randn(2, 3, WIDTH), torch.randn(2, 5, WIDTH)
     found = session.run(["y"], {"x": x.numpy(), "past": past.numpy()})[0]
-    np.testing.assert_allclose(found, network(x, past)[0].detach().numpy(), rtol=1e-4, atol=1e-4)
+    assert_near(found, network(x, past)[0].detach().numpy(), COMPONENT)
 
 
 def test_blocks_that_say_they_differ_are_exported_apart(tmp_path):

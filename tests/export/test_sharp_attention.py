@@ -64,8 +64,8 @@ def in_float32(part, inputs, monkeypatch) -> tuple[list[np.ndarray], float]:
     largest = [0.0]
     attend = F.scaled_dot_product_attention
 
-    def recorded(q, k, v, scale=None):
-        assert scale is None
+    def recorded(q, k, v, scale=None, is_causal=False):
+        assert scale is None and not is_causal
         largest.append(float((q @ k.transpose(-1, -2)).abs().max() / q.shape[-1] ** 0.5))
         return attend(q, k, v)
 

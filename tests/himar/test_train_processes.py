@@ -1,11 +1,5 @@
 """Training in several processes: the same gradients and weights as in one, copied (DDP) or sharded (FSDP2)."""
 
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -16,28 +10,13 @@ from himar_kernels import ConfigError
 from tests.closeness import COMPONENT, RUN, assert_near
 from tests.himar import joint_training
 from tests.himar import tiny_training as tiny
+from tests.himar.two_processes import run_two
 
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory) -> dict:
     """What joint_training.py saves when two processes run it, started as torchrun does."""
-    folder = tmp_path_factory.mktemp("joint")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-m", joint_training.__name__, folder],
-            cwd=Path(__file__).parents[2],
-            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    errors = [process.communicate(timeout=120)[1] for process in running]
-    assert [process.returncode for process in running] == [0, 0], "\n".join(errors)
+    folder = run_two(joint_training.__name__, tmp_path_factory.mktemp("joint"))
     return torch.load(folder / "result.pt")
 
 

@@ -7,6 +7,7 @@ import torch
 
 from himar.data.captioned.latents import CaptionedSet
 from himar.families.hi_mar.config import read_config, resolve
+from himar.families.hi_mar.joint import JointConfig, join
 from himar.families.hi_mar.model import HiMAR
 from himar.families.hi_mar.presets import vary
 from himar.text import TextConfig, TextTower, save_text_tower
@@ -21,6 +22,10 @@ SIZES = {
     "sampling": {"low_steps": 2, "high_steps": 3, "low_guidance": 2.0, "high_guidance": 2.0,
                  "low_diffusion_steps": 4, "high_diffusion_steps": 4},
 }  # fmt: skip
+
+TOWER = TextConfig(W, layers=2, heads=2, hidden=24, vocabulary=20, positions=K)
+EMPTY = torch.tensor([18, 19, 19, 19, 19])
+"""Of a tower that is trained with a model: its sizes, and the tokens of the empty text."""
 
 
 def build(variant: str | None = None) -> HiMAR:
@@ -60,3 +65,17 @@ def write_text_folder(folder: Path, width: int = W, length: int = K, merges: int
     special = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
     (folder / "tokenizer_config.json").write_text(json.dumps({"model_max_length": length, **special}))
     return folder
+
+
+def ids(count: int = 48) -> torch.Tensor:
+    rows = torch.randint(18, (count, K), generator=torch.Generator().manual_seed(1))
+    rows[:, 0], rows[:, -1] = 18, 19
+    return rows
+
+
+def joint_data() -> CaptionedSet:
+    return captioned(texts=ids(), empty=EMPTY)
+
+
+def joint() -> JointConfig:
+    return join(build().config, TOWER, EMPTY)

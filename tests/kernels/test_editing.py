@@ -86,6 +86,7 @@ def test_one_mask_serves_all_images_and_a_list_each_its_own():
     ("images", "masks", "labels", "sentence"),
     [
         ([], [], None, "images is empty; give at least one image and its mask"),
+        (np.zeros((0, 12, 12, 3), np.uint8), HOLE, None, "images is empty; give at least one image and its mask"),
         ("cat.png", HOLE, None, "images is 'cat.png'; give a list of arrays"),
         (["cat.png"], HOLE, None, "image 0 is of type str; give a NumPy array"),
         ([IMAGE.astype(np.float32)], HOLE, None, "image 0 has type float32 and shape (12, 12, 3); give RGB pixels"),

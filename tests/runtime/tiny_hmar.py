@@ -119,6 +119,11 @@ GRAPHS = {
         wide = ConvTranspose <kernel_shape = [4, 4], strides = [4, 4]> (latent, pixels)
         image = Tanh(wide)
     }}""",
+    # A cell sees half of its neighbours too.
+    "vae_encoder": f"""
+    (float[images,3,12,12] image) => (float[images,{CV},3,3] latent) {{
+        latent = Conv <kernel_shape = [8, 8], strides = [4, 4], pads = [2, 2, 2, 2]> (image, patches)
+    }}""",
 }
 
 
@@ -135,6 +140,7 @@ def _weights(name: str) -> dict[str, np.ndarray]:
         **{"of_masked": normal(rows, TAIL, 6, C), "of_tail_head": normal(rows, 2, C)},
         **{"of_masked_head": normal(rows, 2, C), "embed": normal(CV, C) / 4, "places": normal(L, C) / 2},
         **{"mask_embed": normal(1, 1, C), "to_logits": 2 * normal(C, V), "pixels": normal(CV, 3, 4, 4) / 4},
+        "patches": normal(CV, 3, 8, 8) / 8,
     }
 
 
@@ -157,12 +163,14 @@ def write_hmar_bundle(
     *,
     masked: bool = True,
     var: bool = True,
+    encoder: bool = True,
     poison: Mapping[str, float] | None = None,
     max_batch: int = 3,
 ) -> Path:
-    """Write the bundle; masked, var: whether it has the masked network, and all scales in view."""
+    """Write the bundle; masked, var, encoder: whether it has the masked network, all scales in view, and edits."""
     folder.mkdir()
     left_out = [*([] if masked else ["masked_tail"]), *([] if var else ["var_trunk", "var_tail"])]
+    left_out += [] if encoder else ["vae_encoder"]
     models = {name: tiny_model(name, (poison or {}).get(name), masked) for name in GRAPHS if name not in left_out}
     random = np.random.default_rng(0)
     arrays = {

@@ -24,7 +24,10 @@ _VERBS = {
         "himar_export.cli.edit:edit",
         "Draw a part of an image anew with the engines of BUNDLE: in-painting, out-painting, another class",
     ),
-    "generate": ("himar_export.cli.generate:generate", "Make images of classes with the engines of BUNDLE"),
+    "generate": (
+        "himar_export.cli.generate:generate",
+        "Make images of classes, or of texts, with the engines of BUNDLE",
+    ),
     "inspect": (
         "himar_export.cli.inspect:inspect",
         "Show what is in a bundle and where its bytes go, or how a generated PNG was made, or what a run costs",

@@ -26,6 +26,7 @@ from .progress import progress_bar
 @click.option("--config", callback=config_option,
               help="Preset (himar-b, digits, hmar-d16, …) or a JSON file with what shapes cannot tell.")  # fmt: skip
 @click.option("--vae", type=NamedPath(), help="KL-VAE checkpoint; without it the bundle produces latents.")
+@click.option("--text", type=NamedPath(), help="Folder of a CLIP model, to take prompts; without it contexts alone.")
 @click.option("--fp32", "precision", flag_value="fp32", default=None, help="Float32 everywhere (default).")
 @click.option("--fp16", "precision", flag_value="fp16", help="Matmuls in float16; norms and sums stay float32.")
 @click.option("--bf16", "precision", flag_value="bf16", help="Matmuls in bfloat16; norms and sums stay float32.")
@@ -87,6 +88,7 @@ def build(out: Path, precision: str | None, as_json: bool, **options: Any) -> No
 @click.argument("bundle", type=NamedPath())
 @click.argument("checkpoint", type=NamedPath())
 @click.option("--vae", type=NamedPath(), help="KL-VAE checkpoint, where the bundle has a decoder.")
+@click.option("--text", type=NamedPath(), help="Folder of a CLIP model, where the bundle has a text tower.")
 @weights_option
 @click.option("--out", required=True, type=NamedPath(), help="Folder to create.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")

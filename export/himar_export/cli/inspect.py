@@ -149,13 +149,21 @@ def _print_summary(console: Console, bundle: Bundle) -> None:
         lines.append(f"for        {built_for(manifest.raw['backend'])}")
     if "verification_ran" in manifest.raw:
         lines.append(f"verified   {manifest.raw['verification_ran']}")
-    for name in ("checkpoint", "vae"):
+    for name in ("checkpoint", "vae", "text"):
         if name in provenance:
             lines.append(f"{name:10} {provenance[name]['file']}  sha256 {provenance[name]['sha256'][:16]}…")
+    if "tokenizer" in manifest.raw:
+        lines.append(_tokenizer(manifest.raw["tokenizer"]))
     if "vae_decoder" not in manifest.components:
         lines.append("no VAE decoder: this bundle produces latents, not images")
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _tokenizer(entry: Mapping[str, Any]) -> str:
+    repair = ", text repaired first" if entry["repairs_text"] else ""
+    rows = f"rows of {entry['length']} padded with {entry['padding']}"
+    return f"tokenizer  CLIP's, {entry['end'] + 1} tokens, {rows}{repair}"
 
 
 def _components(bundle: Bundle) -> Table:

@@ -19,8 +19,11 @@ from himar_kernels.shared.options import (
     NamedPath,
     chosen_labels,
     device_option,
+    given_prompts,
     label_option,
     npz_option,
+    prompt_options,
+    warn_truncated,
 )
 from himar_runtime import Bundle
 
@@ -62,10 +65,12 @@ def verify(bundle: Path, recording: Path | None, case: str | None, device: str, 
 @weights_option
 @click.option(
     "--labels",
-    required=True,
     callback=label_option,
     help="Classes: numbers, ranges and names, for example 1,10-19,cat.",
 )
+@click.option("--contexts", type=NamedPath(), help="Model from text: .npz with the texts' contexts (B, K, W).")
+@prompt_options
+@click.option("--text", type=NamedPath(file_okay=False), help="With prompts: folder of the text tower and tokenizer.")
 @click.option("--seed", default=0, show_default=True, type=SEED, help="Seed of the recorded draws.")
 @click.option("--case", default="run", show_default=True, callback=case_option, help="Name of the case.")
 @sampling_options
@@ -88,8 +93,12 @@ def record(as_json: bool, **options: Any) -> None:
 def _record_run(
     checkpoint: Path,
     out: Path,
-    labels: list[int | str],
+    labels: list[int | str] | None,
     *,
+    contexts: Path | None,
+    prompts: tuple[str, ...],
+    prompts_file: list[str] | None,
+    text: Path | None,
     config: str | None,
     vae: Path | None,
     weights: str | None,
@@ -102,20 +111,59 @@ def _record_run(
 ) -> Mapping[str, NDArray[Any]]:
     """Run the eager model and write the recording; returns it. Raises what loading and sampling raise."""
     from himar.family import model_family, open_model
-    from himar_kernels import check_labels
 
     from ..families.family import export_family
     from ..make.assemble import load_fitting_vae
 
+    texts = given_prompts(prompts, prompts_file)
+    if [labels is None, contexts is None, texts is None].count(False) != 1 or (texts is None) != (text is None):
+        raise click.UsageError(
+            "give one of --labels, --contexts, and --prompt or --prompts-file with --text, as the model takes them."
+        )
     require_new(out)
     advance("reading the checkpoint", 0.0)
     model, _ = open_model(checkpoint, config, weights=weights)
     family = model_family(model.family)
     decoder = load_fitting_vae(vae, model)
     sampling = family.choose_sampling(model, sampling_name, guidance, changes, f"the model of {checkpoint}")
-    numbers = chosen_labels(labels, model.class_names, str(checkpoint))
-    checked = check_labels(numbers, model.config.classes).tolist()
+    shown = _shown(model, checkpoint, labels, contexts, texts, text)
     advance("running the eager model", 0.1)
-    arrays = export_family(model.family).record(model, decoder, checked, seed=seed, sampling=sampling, case=case)
+    arrays = export_family(model.family).record(model, decoder, shown, seed=seed, sampling=sampling, case=case)
     write_npz(out, arrays)
     return arrays
+
+
+def _shown(
+    model: Any,
+    checkpoint: Path,
+    labels: list[int | str] | None,
+    contexts: Path | None,
+    prompts: list[str] | None,
+    text: Path | None,
+) -> list[int] | NDArray[Any]:
+    """Return the labels, or the contexts (B, K, W), of a run; InputError where the model takes others."""
+    from himar.data.contexts import read_contexts
+    from himar.text import encode
+    from himar_kernels import InputError, check_labels
+    from himar_runtime.texts import check_contexts
+
+    from ..make.text import load_fitting_text
+
+    shape = getattr(model.config, "context_shape", None)
+    if labels is not None and shape is None:
+        numbers = chosen_labels(labels, model.class_names, str(checkpoint))
+        return check_labels(numbers, model.config.classes).tolist()
+    if labels is not None or shape is None:
+        takes = "classes; give --labels" if shape is None else "texts; give --contexts, or --prompt with --text"
+        raise InputError(f"the model of {checkpoint} makes images from {takes}.")
+    if contexts is not None:
+        values = read_contexts(contexts).numpy()
+    else:
+        side = load_fitting_text(text, model)
+        assert side is not None and prompts is not None
+        tokens, truncated = side.tokenizer.ids(prompts)
+        warn_truncated(truncated, side.tokenizer.length)
+        values = encode(side.tower, tokens).cpu().numpy()
+    checked = check_contexts(values, shape).contexts
+    assert checked is not None
+    return checked

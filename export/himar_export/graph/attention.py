@@ -13,6 +13,8 @@ inputs (bfloat16 has float32's range):
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -37,11 +39,11 @@ class AttentionGraph(nn.Module):
     softmax, and that of the values is a part of the last matmul's: a softmax sums to 1. On a GPU a bias costs a pass.
     """
 
-    def __init__(self, attn: Attention, style: GraphStyle, *, apart: bool = False) -> None:
-        """apart: queries come from fewer positions than keys and values."""
+    def __init__(self, attn: Attention, style: GraphStyle, *, apart: bool = False, causal: bool = False) -> None:
+        """apart: queries come from fewer positions than keys and values; causal: none sees those after it."""
         super().__init__()
         q, k, v = parts_of(attn.qkv, 3)
-        self.heads, self.style, self.apart = attn.heads, style, apart
+        self.heads, self.style, self.apart, self.causal = attn.heads, style, apart, causal
         self._values_bias = v[1]
         if self.style.fuses_elementwise:
             k, v = ((weight, torch.zeros_like(bias)) for weight, bias in (k, v))
@@ -69,8 +71,8 @@ class AttentionGraph(nn.Module):
             q = q + parts[0].parts[1]  # after the reshape: a bias before it would become a part of the matmul again
         if self.style.splits_heads:
             q, k, v = (part.transpose(1, 2) for part in (q, k, v))
-            return with_heads(q, k, v).transpose(1, 2).reshape(-1, width)
-        return finding_heads(q, k, v, self.heads).reshape(-1, width)
+            return with_heads(q, k, v, causal=self.causal).transpose(1, 2).reshape(-1, width)
+        return finding_heads(q, k, v, self.heads, causal=self.causal).reshape(-1, width)
 
     def last(self, linear: nn.Linear, gate: Tensor | None) -> Matmul:
         """Return gate·(W·x + b), the last matmul, with the values' bias where it is due; gate (D,), None for 1."""
@@ -80,23 +82,35 @@ class AttentionGraph(nn.Module):
         return gated(linear.weight, bias, gate, self.style.dtype)
 
 
-def with_heads(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Tensor:
-    """Attend over (R, heads, positions, width of a head); scale: of the scores, None for 1 / √width."""
+def with_heads(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None, *, causal: bool = False) -> Tensor:
+    """Attend over (R, heads, positions, width of a head); scale: of the scores, None for 1 / √width.
+
+    causal: a position sees itself and those before it.
+    """
     if q.dtype != torch.float16:
-        return F.scaled_dot_product_attention(q, k, v, scale=scale)
-    return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), scale=scale).to(q.dtype)
+        return F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale)
+    return with_heads(q.float(), k.float(), v.float(), scale, causal=causal).to(q.dtype)
 
 
-def finding_heads(q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float | None = None) -> Tensor:
-    """Attend over (R, positions, D); scale: of the scores, None for 1 / √(D / heads)."""
+def finding_heads(
+    q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float | None = None, *, causal: bool = False
+) -> Tensor:
+    """Attend over (R, positions, D); scale: of the scores, None for 1 / √(D / heads); causal: as in `with_heads`."""
     if q.dtype != torch.float16:
-        return torch.onnx.ops.attention(q, k, v, q_num_heads=heads, kv_num_heads=heads, scale=scale)[0]
+        return torch.onnx.ops.attention(q, k, v, q_num_heads=heads, kv_num_heads=heads, scale=scale, is_causal=causal)[
+            0
+        ]
     if not torch.compiler.is_exporting():
-        return finding_heads(q.float(), k.float(), v.float(), heads, scale).to(q.dtype)
+        return finding_heads(q.float(), k.float(), v.float(), heads, scale, causal=causal).to(q.dtype)
+    attributes: dict[str, Any] = {"num_heads": heads}
+    if scale is not None:
+        attributes["scale"] = scale
+    if causal:
+        attributes["unidirectional"] = 1
     return torch.onnx.ops.symbolic(
         f"{ORT_DOMAIN}::MultiHeadAttention",
         (q, k, v),
-        {"num_heads": heads} if scale is None else {"num_heads": heads, "scale": scale},
+        attributes,
         dtype=q.dtype,
         shape=q.shape,
         version=_ORT_VERSION,

@@ -27,7 +27,7 @@ from .style import GraphStyle
 
 DOMAIN, VERSION = "himar", 1
 
-Activation = Literal["gelu", "gelu_tanh", "silu"]
+Activation = Literal["gelu", "gelu_tanh", "silu", "quick_gelu"]
 _ACTIVATIONS: Mapping[Activation, tuple[str, Callable[[Tensor], Tensor]]] = {
     "gelu": ("BiasGelu", F.gelu),
     "gelu_tanh": ("BiasGeluTanh", lambda x: F.gelu(x, approximate="tanh")),
@@ -42,14 +42,15 @@ _HALVES: Mapping[torch.dtype, tuple[str, int]] = {
 class Norm(nn.Module):
     """LayerNorm in float32 with given affine parameters (D,)."""
 
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor, eps: float = EPS) -> None:
         super().__init__()
+        self.eps = eps
         self.weight = nn.Parameter(weight.detach().clone().flatten(), requires_grad=False)
         self.bias = nn.Parameter(bias.detach().clone().flatten(), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map float32 (…, D) to the same."""
-        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, EPS)
+        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
 
 
 class PlainNorm(Norm):
@@ -79,7 +80,7 @@ class Elementwise:
     def norm(self, norm: Norm, x: Tensor) -> Tensor:
         """Return norm(x), in `dtype` where it is fused, else float32."""
         if self._exports:
-            return _node(_HALVES[self.style.dtype][0], (x, norm.weight, norm.bias), self.style.dtype, epsilon=EPS)
+            return _node(_HALVES[self.style.dtype][0], (x, norm.weight, norm.bias), self.style.dtype, epsilon=norm.eps)
         return norm(x)
 
     def modulated_norm(
@@ -88,7 +89,7 @@ class Elementwise:
         """Return norm(x)·scale + shift, in `dtype` where it is fused and not `to_float`, else float32."""
         if self._exports:
             name, dtype = ("ModulatedNormToFloat", torch.float32) if to_float else ("ModulatedNorm", self.style.dtype)
-            return _node(name, (x, norm.weight, norm.bias, *scale.parts, *shift.parts), dtype, epsilon=EPS)
+            return _node(name, (x, norm.weight, norm.bias, *scale.parts, *shift.parts), dtype, epsilon=norm.eps)
         return norm(x) * scale.with_bias() + shift.with_bias()
 
     def residual(self, x: Tensor, h: BiasPending) -> Tensor:
@@ -104,7 +105,10 @@ class Elementwise:
         return x + (gate.with_bias() * h.with_bias()).float()
 
     def activation(self, h: BiasPending, kind: Activation) -> Tensor:
-        """Return the activation of h, in `dtype`."""
+        """Return the activation of h, in `dtype`. quick_gelu, x·σ(1.702 x), is written out: CLIP alone has it."""
+        if kind == "quick_gelu":
+            x = h.with_bias()
+            return x * torch.sigmoid(1.702 * x)
         name, function = _ACTIVATIONS[kind]
         if self._exports:
             return _node(name, h.parts, self.style.dtype)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from himar.family import FamilyModel, model_family
+from himar.text.encoder import TextEncoder
 from himar_runtime.engines.ort.session import onnxruntime
 
 from ..families.family import export_family
@@ -18,6 +19,7 @@ from ..verify.compare import Comparison
 from ..verify.verify import SELFTEST_CASE, what_ran
 from .manifest import BundleWriter
 from .selftest import check_selftest
+from .text import record_text
 
 Progress = Callable[[str, float], None]
 
@@ -42,13 +44,16 @@ def add_graphs(
     parts: Sequence[Component],
     precisions: Mapping[str, Precision],
     progress: Progress,
+    text: TextEncoder | None = None,
 ) -> None:
-    """Export every component, and close the weights file."""
+    """Export every component, and close the weights file; write the tokenizer of prompts."""
     for number, component in enumerate(parts):
         precision = precisions[component.name]
         progress(f"exporting {component.name} in {precision}", number / len(parts))
         writer.add_component(component, precision)
     export_family(model.family).annotate(writer, model, vae)
+    if text is not None:
+        writer.add_tokenizer(text.tokenizer)
     writer.close_weights()
 
 
@@ -57,6 +62,7 @@ def finish(
     writer: BundleWriter,
     model: FamilyModel,
     vae: Any,
+    text: TextEncoder | None,
     precisions: Mapping[str, Precision],
     backend: Mapping[str, Any],
     engines: Mapping[str, Mapping[str, Any]],
@@ -71,7 +77,7 @@ def finish(
     """
     progress("recording the self-test from the eager model", 0.7)
     family = export_family(model.family)
-    selftest = family.record_selftest(model, vae, SELFTEST_CASE)
+    selftest = {**family.record_selftest(model, vae, SELFTEST_CASE), **(record_text(text) if text else {})}
     write_npz(folder / "selftest.npz", selftest)
     writer.write_manifest(backend, engines, provenance)
     progress("verifying against the eager model", 0.85)

@@ -21,10 +21,12 @@ from ..families.family import export_family
 from ..files import require_new
 from ..graph.component import Component
 from ..graph.precision_choice import Precision, check_precision, precision_of, require_runnable
+from ..graph.text_encoder import text_encoder
 from ..tensorrt.options import EngineOptions, check_suits
 from .assemble import BuildOutcome, Progress, add_graphs, finish, load_fitting_vae, onnxruntime_entry, within
 from .engines import TENSORRT_BACKENDS, build_engines, prepare_target
 from .manifest import BundleWriter
+from .text import load_fitting_text
 
 BACKENDS = ("onnxruntime", *TENSORRT_BACKENDS)
 MAX_BATCH_LIMIT = 1024
@@ -39,6 +41,8 @@ class BuildRequest:
         out: folder that the bundle becomes; it must not exist.
         config: preset, JSON file or mapping; None takes the one that the checkpoint carries.
         vae: KL-VAE checkpoint; None builds a bundle that gives latents.
+        text: folder of a CLIP model, whose text tower and tokenizer the bundle takes prompts with; None builds one that
+            takes contexts.
         precision: of every component that `component_precision` does not name.
         component_precision: component name → precision.
         max_batch: most images that one run of the engines takes; larger requests are run in chunks.
@@ -52,6 +56,7 @@ class BuildRequest:
     out: Path
     config: str | Path | Mapping[str, Any] | None = None
     vae: Path | None = None
+    text: Path | None = None
     precision: Precision = "fp32"
     component_precision: Mapping[str, str] = field(default_factory=dict)
     max_batch: int = 64
@@ -66,7 +71,8 @@ def build(request: BuildRequest, progress: Progress = lambda text, fraction: Non
     """Build and verify a bundle.
 
     Raises:
-        CheckpointError, ConfigError: the checkpoint, the VAE or the configuration do not fit (see their loaders).
+        CheckpointError, ConfigError: the checkpoint, the VAE, the text tower or the configuration do not fit (see their
+            loaders).
         BuildError: the output exists or cannot be written, a precision, backend or option is unknown or impossible
             here, a weight overflows, an engine cannot be built or is not of the precision that was asked for.
         VerificationError: what was built does not give the model's numbers; nothing is left behind.
@@ -80,17 +86,20 @@ def build(request: BuildRequest, progress: Progress = lambda text, fraction: Non
     with new_folder(request.out, BuildError) as folder:
         model, entry = open_model(request.checkpoint, request.config, weights=request.weights)
         vae = load_fitting_vae(request.vae, model)
+        text = load_fitting_text(request.text, model)
         parts = export_family(model.family).components(model, vae, request.max_batch, request.backend)
+        if text is not None:
+            parts = (*parts, text_encoder(text.tower, request.max_batch, request.backend))
         precisions = _precisions(request, parts)
         writer = BundleWriter(folder, model, request.max_batch)
-        add_graphs(writer, model, vae, parts, precisions, within(progress, 0.05, 0.5 if tensorrt else 0.7))
+        add_graphs(writer, model, vae, parts, precisions, within(progress, 0.05, 0.5 if tensorrt else 0.7), text)
         engines = {}
         if tensorrt:
             engines = build_engines(tensorrt, folder, parts, precisions, within(progress, 0.5, 0.7))
         backend = tensorrt.backend_entry() if tensorrt else onnxruntime_entry()
         device = "cuda" if engines and all("inspected" in entry for entry in engines.values()) else "cpu"
-        origin = provenance(request.checkpoint, request.vae, entry, request.command)
-        return finish(folder, writer, model, vae, precisions, backend, engines, origin, device, progress)
+        origin = provenance(request.checkpoint, request.vae, entry, request.command, request.text)
+        return finish(folder, writer, model, vae, text, precisions, backend, engines, origin, device, progress)
 
 
 def _check_request(request: BuildRequest) -> None:
@@ -112,12 +121,14 @@ def _precisions(request: BuildRequest, parts: Sequence[Component]) -> dict[str, 
     return chosen
 
 
-def provenance(checkpoint: Path, vae: Path | None, weights: str | None, command: tuple[str, ...]) -> dict[str, Any]:
+def provenance(
+    checkpoint: Path, vae: Path | None, weights: str | None, command: tuple[str, ...], text: Path | None = None
+) -> dict[str, Any]:
     """Return where a bundle comes from: its sources' hashes, the command line, the versions that made it.
 
     weights: the entry of the checkpoint that was used, None where it held one set of weights.
     """
-    sources = {"checkpoint": checkpoint, "vae": vae}
+    sources = {"checkpoint": checkpoint, "vae": vae, "text": text}
     return {
         **{
             name: {"file": Path(path).name, "sha256": weights_sha256(Path(path))}

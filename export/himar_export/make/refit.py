@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from himar.family import open_model
 from himar_kernels import BuildError, ConfigError
+from himar_kernels.families.registry import TEXT_ENCODER
 from himar_kernels.shared.files import new_folder
 from himar_runtime import Bundle
 from himar_runtime.bundle.schema import BackendInfo
@@ -29,6 +30,7 @@ from ..families.family import export_family
 from ..files import require_new
 from ..graph.component import Component
 from ..graph.precision_choice import check_precision
+from ..graph.text_encoder import text_encoder
 from ..tensorrt.build import is_weight
 from .assemble import BuildOutcome, Progress, add_graphs, finish, load_fitting_vae, within
 from .build import provenance
@@ -36,6 +38,7 @@ from .engine_cache import external_bytes
 from .engines import TENSORRT_BACKENDS
 from .gpu import find_gpu
 from .manifest import BundleWriter
+from .text import load_fitting_text
 
 _DATA_TYPES = {
     onnx.TensorProto.FLOAT: "FLOAT",
@@ -54,6 +57,7 @@ class RefitRequest:
         checkpoint: of the same sizes. The bundle's own configuration is used, with its sampling settings.
         out: folder that the new bundle becomes.
         vae: KL-VAE checkpoint, needed exactly when the bundle has a decoder.
+        text: folder of a CLIP model, needed exactly when the bundle has a text tower.
         weights, command: as for BuildRequest.
     """
 
@@ -61,6 +65,7 @@ class RefitRequest:
     checkpoint: Path
     out: Path
     vae: Path | None = None
+    text: Path | None = None
     weights: str | None = None
     command: tuple[str, ...] = ()
 
@@ -92,6 +97,11 @@ def refit(request: RefitRequest, progress: Progress = lambda text, fraction: Non
         raise ConfigError(
             f"{request.bundle} has {'no' if request.vae else 'a'} VAE decoder; {change}, or build a bundle anew."
         )
+    if (TEXT_ENCODER in manifest.components) != (request.text is not None):
+        change = "leave --text out" if request.text else "give its folder with --text"
+        raise ConfigError(
+            f"{request.bundle} has {'no' if request.text else 'a'} text tower; {change}, or build a bundle anew."
+        )
     progress("reading the checkpoint", 0.0)
     with new_folder(request.out, BuildError) as folder:
         model, entry = open_model(
@@ -100,7 +110,10 @@ def refit(request: RefitRequest, progress: Progress = lambda text, fraction: Non
         if model.class_names is None:
             model.class_names = manifest.class_names
         vae = load_fitting_vae(request.vae, model)
+        text = load_fitting_text(request.text, model)
         parts = family.components(model, vae, manifest.max_batch, backend["name"])
+        if text is not None:
+            parts = (*parts, text_encoder(text.tower, manifest.max_batch, backend["name"]))
         if {part.name for part in parts} != set(manifest.components):
             raise BuildError(
                 f"{request.bundle} has the components {', '.join(manifest.components)}, and this version of himar "
@@ -108,14 +121,14 @@ def refit(request: RefitRequest, progress: Progress = lambda text, fraction: Non
             )
         precisions = {part.name: check_precision(manifest.components[part.name].precision, part.name) for part in parts}
         writer = BundleWriter(folder, model, manifest.max_batch)
-        add_graphs(writer, model, vae, parts, precisions, within(progress, 0.05, 0.5))
+        add_graphs(writer, model, vae, parts, precisions, within(progress, 0.05, 0.5), text)
         for part in parts:
             require_same_structure(old.path(manifest.components[part.name].file), folder / f"{part.name}.onnx")
         entries = _refit_engines(old, folder, parts, within(progress, 0.5, 0.7)) if engines else {}
-        origin = provenance(request.checkpoint, request.vae, entry, request.command)
+        origin = provenance(request.checkpoint, request.vae, entry, request.command, request.text)
         origin["refitted"] = {"bundle": old.id, "checkpoint": manifest.provenance.get("checkpoint")}
         device = "cuda" if engines else "cpu"
-        return finish(folder, writer, model, vae, precisions, backend, entries, origin, device, progress)
+        return finish(folder, writer, model, vae, text, precisions, backend, entries, origin, device, progress)
 
 
 def require_same_structure(old: Path, new: Path) -> None:

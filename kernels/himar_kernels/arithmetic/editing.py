@@ -117,13 +117,12 @@ def place_on_canvas(image: Pixels, side: int, left: int, top: int) -> tuple[Pixe
 
 
 def _listed(given: Any, name: str) -> Sequence[Any]:
-    if isinstance(given, np.ndarray) and given.ndim > 0:
-        return list(given)
-    if isinstance(given, str) or not isinstance(given, Sequence):
+    is_array = isinstance(given, np.ndarray) and given.ndim > 0
+    if not is_array and (isinstance(given, str) or not isinstance(given, Sequence)):
         raise InputError(f"{name} is {given!r:.80}; give a list of arrays, or an array of them.")
     if not len(given):
         raise InputError(f"{name} is empty; give at least one image and its mask.")
-    return given
+    return list(given)
 
 
 def _array(given: Any, what: str, place: int) -> NDArray[Any]:

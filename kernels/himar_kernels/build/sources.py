@@ -31,6 +31,8 @@ KERNEL_NAMES = (
     "himar_upsample_codes",
     "himar_add_contribution",
     "himar_scale_words",
+    "himar_nearest_codes",
+    "himar_subtract",
     "himar_join_past",
 )
 

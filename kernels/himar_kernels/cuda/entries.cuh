@@ -8,6 +8,7 @@
 #include "high_head.cuh"
 #include "index_lists.cuh"
 #include "low_head.cuh"
+#include "nearest.cuh"
 #include "packing.cuh"
 #include "past.cuh"
 #include "pyramid.cuh"
@@ -118,6 +119,12 @@ HIMAR_KERNEL(himar_scale_words, scale_words, 1,
              (float* words, const float* latent, const float* own, const u8* masked, const float* down, u32 batch,
               u32 halves, u32 p, u32 side, u32 C),
              (words, latent, own, masked, down, batch, halves, p, side, C))
+
+HIMAR_KERNEL(himar_nearest_codes, nearest_codes, himar::kNearestWords,
+             (i64* codes, const float* words, const float* embedding, u32 N, u32 V, u32 C),
+             (codes, words, embedding, N, V, C))
+
+HIMAR_KERNEL(himar_subtract, subtract, 1, (float* rest, const float* part, u32 count), (rest, part, count))
 
 HIMAR_KERNEL(himar_join_past, join_past, 1,
              (float* joined, const float* past, const float* own, u32 N, u32 P, u32 T, u32 C),

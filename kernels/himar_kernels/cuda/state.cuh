@@ -37,7 +37,7 @@ HIMAR_AT(tickets, 40);
 
 // Components as a fault word counts them. A head that is not in its phase of the released models counts for itself.
 constexpr u32 kTransformerLow = 1, kTransformerHigh = 2, kMlpHead = 3, kDitHead = 4, kVaeDecoder = 5, kMlpHeadHigh = 6,
-              kDitHeadLow = 7;
+              kDitHeadLow = 7, kTextEncoderFault = 8;
 constexpr u32 kPhaseLow = 0;
 
 // The fault word: 0 while all is well, else component | step << 8 of a first value that was not finite.

@@ -37,6 +37,12 @@ std::string shown(double value) {
     return text;
 }
 
+std::string shown_short(double value) {
+    char text[32];
+    std::snprintf(text, sizeof text, "%g", value);
+    return text;
+}
+
 std::string lower(std::string text) {
     std::transform(text.begin(), text.end(), text.begin(), [](unsigned char each) { return std::tolower(each); });
     return text;

@@ -12,6 +12,9 @@ std::string in_quotes(const std::string& text);
 // A number as Python writes a float: the shortest text that reads back as it, "1.0", "nan", "inf".
 std::string shown(double value);
 
+// A number as Python's :g.
+std::string shown_short(double value);
+
 std::string lower(std::string text);  // of ASCII
 
 // Without the characters of `space` at both ends.

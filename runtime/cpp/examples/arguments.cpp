@@ -57,6 +57,8 @@ Arguments read_arguments(int count, char** values) {
     himar::GenerateOptions& g = read.generate;
     std::vector<Option> options = {
         text_option("labels", read.labels),
+        {"prompt", [&](const auto&, const std::string& text) { read.prompts.push_back(text); }},
+        text_option("prompts-file", read.prompts_file),
         whole_option("count", read.count, 1, kMostLabels),
         {"seed", [&](const auto&, const std::string& text) { take_seed(g.seed, text); }},
         whole_option("first-index", g.first_index, 0, 0xFFFFFFFF),
@@ -79,6 +81,7 @@ Arguments read_arguments(int count, char** values) {
     options.insert(options.end(), {whole_option("top-k", g.top_k, 0, 1 << 30), scale_option("top_p", g.top_p),
                                    text_option("schedule", g.schedule), scale_option("mask_guidance", g.mask_guidance),
                                    switch_option("all_scales", g.all_scales), switch_option("smooth", g.smooth)});
+    for (Option& each : read.edit.options()) options.push_back(std::move(each));
     const std::vector<std::string> rest = read_options(count, values, options);
     if (read.help || read.version) return read;
     if (read.tokens.empty() != read.texts.empty())
@@ -88,22 +91,42 @@ Arguments read_arguments(int count, char** values) {
         return read;
     }
     read.bundle = bundle_of(rest);
-    if (read.labels.empty()) throw UsageError("--labels is missing; write for example --labels 0,3,5-9.");
-    read_labels(read.labels, read.count, nullptr);
+    const bool from_text = !read.prompts.empty() || !read.prompts_file.empty();
+    read.edit.check(read.labels);
+    if (read.edit.given()) {
+        if (from_text) throw UsageError("--edit and prompts are both given; give --class for what an edit is to show.");
+        read_class(read.edit, read.count, nullptr);
+        return read;
+    }
+    if (from_text && !read.labels.empty())
+        throw UsageError("--labels and prompts are both given; give --labels for a model of classes, --prompt or "
+                         "--prompts-file for one from text.");
+    if (from_text) return read;
+    if (read.labels.empty())
+        throw UsageError("--labels is missing; write for example --labels 0,3,5-9, or --prompt TEXT for a model from text.");
+    read_labels("--labels", read.labels, read.count, nullptr);
     return read;
 }
 
 const char* help_text() {
     return "himar-generate BUNDLE --labels 0,3,5-9 [options]: make images of classes with the engines of BUNDLE.\n"
+           "himar-generate BUNDLE --edit IMAGE.png --mask MASK.png [options]: draw a part of an image anew.\n"
            "himar-generate --tokens FOLDER --texts TEXTS.json: print the token ids of texts, a JSON list, by the tokenizer\n"
-           "  of a CLIP model's FOLDER.\n"
+           "  of a CLIP model's FOLDER, or of a bundle.\n"
            "\n"
            "  --labels LIST            classes: numbers, ranges, and names where the bundle has them: 3,5-9,tench;\n"
            "                           digits are always a number\n"
-           "  --count N                images of each class (1)\n"
+           "  --prompt TEXT            text of an image, of a model from text, in place of --labels; may be repeated\n"
+           "  --prompts-file FILE      texts: one a line, or a JSON list where the name ends in .json\n"
+           "  --count N                images of each class or text, or variants of an edit (1)\n"
+           "  --edit IMAGE.png         draw a part of this image anew; all other pixels stay as they are\n"
+           "  --mask MASK.png          of the same size: white (128 or more) is drawn, black stays\n"
+           "  --place LEFT,TOP|centre  put a smaller image there on a canvas of the model's size, and draw around it too;\n"
+           "                           a mask is not needed then\n"
+           "  --class CLASS            class that an edit is to show; without it what fits the rest is drawn\n"
            "  --seed N                 same seed, same images (0)\n"
            "  --first-index N          image index of the first image (0)\n"
-           "  --out FOLDER             write SEED-INDEX-LABEL.png there, each with its recipe; or FILE.png for one image\n"
+           "  --out FOLDER             write SEED-INDEX-LABEL.png (-text.png) there, each with its recipe; or FILE.png for one image\n"
            "  --repeat N               generate N times and report latency percentiles (1)\n"
            "  --sampling NAME          one of the bundle's settings; its first if not given\n"
            "  --guidance X             scale of guidance, as the model's family counts it\n"

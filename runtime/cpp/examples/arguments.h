@@ -3,16 +3,21 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "command_line.h"
+#include "edited.h"
 #include "himar/himar.hpp"
 
 struct Arguments {
     std::string bundle;
     himar::LoadOptions load;
-    himar::GenerateOptions generate;  // without its labels, which the bundle may have names for
+    himar::GenerateOptions generate;  // without its labels, which the bundle may have names for, and without its prompts
     std::string labels;               // for read_labels
-    std::int64_t count = 1;           // images of each
+    std::vector<std::string> prompts;
+    std::string prompts_file;
+    EditArguments edit;               // instead of labels
+    std::int64_t count = 1;           // images of each, or variants of an edit
     std::string out;                  // folder, or .png for one image; "" writes nothing
     std::int64_t repeat = 1;
     std::string tokens, texts;  // print the tokens of a file's texts: a tokenizer's folder, the file

@@ -1,4 +1,4 @@
-// himar-generate: a bundle, labels and a seed → PNGs, with start-up time, latency percentiles and memory.
+// himar-generate: a bundle, labels or prompts and a seed → PNGs, with start-up time, latency percentiles and memory.
 #include <sys/resource.h>
 
 #include <algorithm>
@@ -7,10 +7,12 @@
 #include <csignal>
 #include <cstdio>
 #include <new>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "arguments.h"
+#include "edited.h"
 #include "himar/himar.hpp"
 #include "labels.h"
 #include "output.h"
@@ -61,22 +63,48 @@ void report(const Arguments& arguments, Times times, std::size_t images) {
         std::printf("%zu runs: first %.3f s, p50 %.3f s, p95 %.3f s, p99 %.3f s\n", times.runs.size(), first, p50, p95, p99);
 }
 
+// The prompts of the command line and of its file, each as often as it asks for.
+std::vector<std::string> prompts_of(const Arguments& arguments) {
+    std::vector<std::string> once = arguments.prompts, prompts;
+    if (!arguments.prompts_file.empty())
+        for (std::string& prompt : read_prompts(arguments.prompts_file)) once.push_back(std::move(prompt));
+    if (static_cast<std::int64_t>(once.size()) > kMostLabels / arguments.count)
+        throw UsageError("the prompts and --count ask for more than " + std::to_string(kMostLabels) +
+                         " images in one run; ask for fewer, and continue with --first-index.");
+    for (const std::string& prompt : once) prompts.insert(prompts.end(), static_cast<std::size_t>(arguments.count), prompt);
+    return prompts;
+}
+
 int generate(Arguments& arguments) {
     Times times;
     if (!arguments.out.empty()) prepare_output(arguments.out);
     himar::GenerateOptions& options = arguments.generate;
+    std::optional<EditedImages> edited;
+    if (arguments.edit.given()) edited.emplace(arguments.edit);
     const double start = now();
     himar::Pipeline pipeline = himar::Pipeline::load(arguments.bundle, arguments.load);
     times.start_up = now() - start;
     if (!arguments.out.empty() && pipeline.info().has_decoder == 0)
         throw himar::Error(HIMAR_ERROR_INPUT, arguments.bundle + " has no VAE decoder, so it produces latents, not images; "
                                               "build it again with --vae, or omit --out.");
-    options.labels = read_labels(arguments.labels, arguments.count, &pipeline);
-    if (!arguments.out.empty()) check_output(arguments.out, options.labels.size());
+    if (edited) {
+        edited->prepare(pipeline.info().image_size, arguments.count);
+        options.labels = read_class(arguments.edit, arguments.count, &pipeline);
+    } else if (arguments.labels.empty()) {
+        options.prompts = prompts_of(arguments);
+    } else {
+        options.labels = read_labels("--labels", arguments.labels, arguments.count, &pipeline);
+    }
+    const std::size_t images =
+        edited ? static_cast<std::size_t>(arguments.count) : options.labels.size() + options.prompts.size();
+    if (!arguments.out.empty()) check_output(arguments.out, images);
     options.on_step = [](const himar::Progress&) { return stop == 0; };
     for (std::int64_t run = 0; run < arguments.repeat; ++run) {
-        const himar::Result result = pipeline.generate(options);
-        if (run == 0 && !arguments.out.empty()) write_images(arguments.out, options, result);  // also what was done before Ctrl-C
+        const himar::Result result =
+            edited ? pipeline.edit(edited->images(), edited->masks(), options) : pipeline.generate(options);
+        if (run == 0) warn_truncated(result.truncated(), pipeline.info().context_length);
+        // Also what was done before Ctrl-C.
+        if (run == 0 && !arguments.out.empty()) write_images(arguments.out, options, result, arguments.edit.given());
         if (result.cancelled()) {
             std::fprintf(stderr, "stopped after %zu finished images.\n", result.labels().size());
             return 130;
@@ -84,7 +112,7 @@ int generate(Arguments& arguments) {
         times.runs.push_back(result.seconds());
         times.outside_engines.push_back(1 - result.engine_seconds() / result.seconds());
     }
-    report(arguments, times, options.labels.size());
+    report(arguments, times, images);
     return 0;
 }
 
@@ -108,8 +136,7 @@ int main(int count, char** values) {
         std::fprintf(stderr, "himar-generate: %s Try --help.\n", error.what());
         return 2;
     } catch (const std::bad_alloc&) {
-        std::fprintf(stderr, "himar-generate: no memory is left for %zu images; ask for fewer with --labels and --count.\n",
-                     arguments.generate.labels.size());
+        std::fprintf(stderr, "himar-generate: no memory is left for so many images; ask for fewer at once.\n");
         return 1;
     } catch (const std::exception& error) {
         std::fprintf(stderr, "himar-generate: %s\n", error.what());

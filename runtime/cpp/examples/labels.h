@@ -1,4 +1,4 @@
-// The classes that --labels asks for.
+// The classes that --labels, or of an edit --class, asks for.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +9,8 @@
 
 constexpr std::int64_t kMostLabels = 1'000'000;
 
-// "0,3,5-9,tench" as labels, each `count` times. Digits are numbers; anything else is a name of `pipeline`'s bundle, which
+// The value "0,3,5-9,tench" of `option` as labels, each `count` times. Digits are numbers; anything else is a name of `pipeline`'s bundle, which
 // may hold commas. Without a pipeline nobody knows the names, and only the numbers and how many there are are checked.
 // UsageError for a text that is neither, and for more than kMostLabels.
-std::vector<std::int64_t> read_labels(const std::string& text, std::int64_t count, const himar::Pipeline* pipeline);
+std::vector<std::int64_t> read_labels(const std::string& option, const std::string& text, std::int64_t count,
+                                      const himar::Pipeline* pipeline);

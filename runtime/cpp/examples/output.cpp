@@ -61,14 +61,16 @@ void check_output(const fs::path& out, std::size_t images) {
                                  " are asked for; give a folder.");
 }
 
-void write_images(const fs::path& out, const himar::GenerateOptions& options, const himar::Result& result) {
+void write_images(const fs::path& out, const himar::GenerateOptions& options, const himar::Result& result, bool edited) {
     const himar::View<std::uint8_t> images = result.images();
     const himar::View<std::int64_t> labels = result.labels();
     const bool one = is_png(out);
     for (std::size_t i = 0; i < labels.size(); ++i) {
         char index[32];
         std::snprintf(index, sizeof index, "%05llu", static_cast<unsigned long long>(options.first_index + i));
-        const std::string name = std::to_string(options.seed) + "-" + index + "-" + std::to_string(labels[i]) + ".png";
+        const char* const unlabelled = edited ? "edit" : "text";
+        const std::string label = labels[i] < 0 ? unlabelled : std::to_string(labels[i]);
+        const std::string name = std::to_string(options.seed) + "-" + index + "-" + label + ".png";
         const auto image = images.image(static_cast<std::int64_t>(i));
         write_png(one ? out : out / name, image.data(), static_cast<std::uint32_t>(image.shape()[2]),
                   static_cast<std::uint32_t>(image.shape()[1]), result.recipe(i));

@@ -12,6 +12,7 @@ void prepare_output(const std::filesystem::path& out);
 // std::runtime_error when `out` is a .png and there is not one image.
 void check_output(const std::filesystem::path& out, std::size_t images);
 
-// Write every image of a result with its recipe: as SEED-INDEX-LABEL.png in a folder, or the only one as the .png.
-// std::runtime_error when one cannot be written.
-void write_images(const std::filesystem::path& out, const himar::GenerateOptions& options, const himar::Result& result);
+// Write every image of a result with its recipe: as SEED-INDEX-LABEL.png in a folder, without a class as SEED-INDEX-text.png,
+// or of an edit SEED-INDEX-edit.png, or the only one as the .png. std::runtime_error when one cannot be written.
+void write_images(const std::filesystem::path& out, const himar::GenerateOptions& options, const himar::Result& result,
+                  bool edited);

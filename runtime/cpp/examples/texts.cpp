@@ -9,6 +9,7 @@
 #include <stdexcept>
 
 #include "himar/himar.hpp"
+#include "text.h"
 
 using Json = nlohmann::json;
 
@@ -42,6 +43,30 @@ std::vector<std::string> read_texts(const std::filesystem::path& path) {
         texts.push_back(text.get<std::string>());
     }
     return texts;
+}
+
+std::vector<std::string> read_prompts(const std::filesystem::path& path) {
+    std::vector<std::string> prompts;
+    if (himar::core::lower(path.extension().string()) == ".json") {
+        prompts = read_texts(path);
+    } else {
+        std::string text = read_file(path);
+        if (text.rfind("\xEF\xBB\xBF", 0) == 0) text.erase(0, 3);  // a byte-order mark
+        for (const std::string& line : himar::core::split(text, "\n"))
+            if (std::string prompt = himar::core::trimmed(line, " \t\r\v\f"); !prompt.empty()) prompts.push_back(std::move(prompt));
+    }
+    if (prompts.empty()) throw std::runtime_error(path.string() + " holds no prompt; write one a line, or a JSON list of texts.");
+    return prompts;
+}
+
+void warn_truncated(const std::vector<std::size_t>& places, std::int64_t length) {
+    constexpr std::size_t most = 20;
+    if (places.empty()) return;
+    std::string which;
+    for (std::size_t i = 0; i < places.size() && i < most; ++i) which += (i == 0 ? "" : ", ") + std::to_string(places[i]);
+    if (places.size() > most) which += ", …";
+    std::fprintf(stderr, "warning: longer than the %lld tokens that the model takes, so that their ends were cut: prompts %s "
+                         "(counted from 0).\n", static_cast<long long>(length), which.c_str());
 }
 
 void print_tokens(const std::string& folder, const std::vector<std::string>& texts) {

@@ -39,11 +39,12 @@ std::string png_of(const Result& result, std::size_t index) {
 }
 
 std::string images_json(const Result& result, std::uint64_t seed, bool latents, double queued) {
+    const bool from_prompts = result.labels().size() > 0 && Json::parse(result.recipe(0)).contains("prompt");
     Json images = Json::array();
-    const View<std::int64_t> labels = result.labels();
-    for (std::size_t i = 0; i < labels.size(); ++i) {
+    for (std::size_t i = 0; i < result.labels().size(); ++i) {
         Json recipe = Json::parse(result.recipe(i));
-        Json image = {{"label", labels[i]}, {"index", recipe["index"]}};
+        const char* const shown = recipe.contains("prompt") ? "prompt" : "label";
+        Json image = {{shown, recipe[shown]}, {"index", recipe["index"]}};
         if (latents) {
             add_latents(image, result.latents(), i);
         } else {
@@ -53,22 +54,25 @@ std::string images_json(const Result& result, std::uint64_t seed, bool latents, 
         image["recipe"] = std::move(recipe);
         images.push_back(std::move(image));
     }
-    return dumped({{"seed", seed},
+    Json answer = {{"seed", seed},
                    {"images", std::move(images)},
-                   {"seconds", {{"queued", queued}, {"generate", result.seconds()}}}});
+                   {"seconds", {{"queued", queued}, {"generate", result.seconds()}}}};
+    if (from_prompts) answer["truncated"] = result.truncated();
+    return dumped(answer);
 }
 
 std::string error_json(const std::string& sentence) { return dumped({{"error", sentence}}); }
 
 std::string model_json(const himar_pipeline_info& info, std::size_t lanes) {
-    return dumped({{"bundle", info.bundle_id},
-                   {"classes", info.classes},
-                   {"image_size", info.image_size},
-                   {"max_batch", info.max_batch},
-                   {"has_decoder", info.has_decoder != 0},
-                   {"sampling", core::split(info.sampling, ", ")},
-                   {"lanes", lanes},
-                   {"version", himar_version()}});
+    Json model = {{"bundle", info.bundle_id}, {"classes", info.classes}};
+    if (info.context_length > 0) model.update({{"context", "text"}, {"prompts", info.takes_prompts != 0}});
+    model.update({{"image_size", info.image_size},
+                  {"max_batch", info.max_batch},
+                  {"has_decoder", info.has_decoder != 0},
+                  {"sampling", core::split(info.sampling, ", ")},
+                  {"lanes", lanes},
+                  {"version", himar_version()}});
+    return dumped(model);
 }
 
 }  // namespace himar::service

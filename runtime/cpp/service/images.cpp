@@ -82,7 +82,8 @@ std::shared_ptr<Job> Images::accept(const std::string& body, const std::string& 
     check(pipelines_.front(), request.options);
     if (!form.latents && info().has_decoder == 0)
         throw Refusal(400, "this bundle has no VAE decoder, so it gives no PNG; ask for \"output\": \"latents\".");
-    form.bare_png = is_bare(accepted, request.options.labels.size(), form.latents);
+    const std::size_t images = request.options.labels.size() + request.options.prompts.size();
+    form.bare_png = is_bare(accepted, images, form.latents);
     auto job = std::make_shared<Job>(std::move(request.options));
     switch (lanes_.submit(job)) {
         case Lanes::Accepted::kFull: throw Refusal(429, "every queue is full; ask again in a second.");
@@ -100,10 +101,10 @@ bool Images::is_bare(const std::string& accept, std::size_t images, bool latents
     if (accepted.json > 0) return false;
     if (accepted.png == 0)
         throw Refusal(406, "Accept is '" + accept.substr(0, 200) +
-                               "'; answers are application/json, or image/png for one label: accept one of them.");
+                               "'; answers are application/json, or image/png for one image: accept one of them.");
     if (latents) throw Refusal(406, "latents cannot be answered as image/png; accept application/json.");
-    throw Refusal(406, "an answer of type image/png holds one image, but labels holds " + std::to_string(images) +
-                           "; ask for one label, or accept application/json.");
+    throw Refusal(406, "an answer of type image/png holds one image, but " + std::to_string(images) +
+                           " are asked for; ask for one, or accept application/json.");
 }
 
 void Images::give_up_if_due(const std::shared_ptr<Job>& job, Clock::time_point end, const std::function<bool()>& gone) {

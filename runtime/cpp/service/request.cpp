@@ -16,14 +16,20 @@ using core::alternatives;
 using core::joined;
 using Json = nlohmann::json;
 
-constexpr const char* kExample = "send for example {\"labels\": [3, 7]}.";
+// The key that says what the images show.
+const char* wanted(const himar_pipeline_info& info) { return info.context_length > 0 ? "prompts" : "labels"; }
 
-// The keys of a request to a model of a family.
-std::vector<std::string> keys_of(const std::string& family) {
+std::string example(const himar_pipeline_info& info) {
+    return info.context_length > 0 ? "send for example {\"prompts\": [\"a red three\"]}."
+                                   : "send for example {\"labels\": [3, 7]}.";
+}
+
+// The keys of a request to a model.
+std::vector<std::string> keys_of(const himar_pipeline_info& info) {
 #define HIMAR_NAME(kind, name) #name,
-    if (family == "hmar")
-        return {"labels", "seed", "first_index", "sampling", "guidance", HIMAR_HMAR_SETTINGS(HIMAR_NAME) "output"};
-    return {"labels", "seed", "first_index", "sampling", "guidance", HIMAR_HI_MAR_SETTINGS(HIMAR_NAME) "output"};
+    if (std::string(info.family) == "hmar")
+        return {wanted(info), "seed", "first_index", "sampling", "guidance", HIMAR_HMAR_SETTINGS(HIMAR_NAME) "output"};
+    return {wanted(info), "seed", "first_index", "sampling", "guidance", HIMAR_HI_MAR_SETTINGS(HIMAR_NAME) "output"};
 #undef HIMAR_NAME
 }
 
@@ -56,34 +62,59 @@ bool fits(const Json& value) {
     return number >= 0;
 }
 
-Json object_of(const std::string& body, const std::vector<std::string>& keys) {
+Json object_of(const std::string& body, const himar_pipeline_info& info) {
+    const std::vector<std::string> keys = keys_of(info);
     Json read;
     try {
         read = Json::parse(body);
     } catch (const Json::parse_error& error) {
         const bool not_utf8 = std::string(error.what()).find("UTF-8") != std::string::npos;
         throw Refusal(400, std::string("the body is not ") + (not_utf8 ? "UTF-8" : "valid JSON") + " (byte " +
-                               std::to_string(error.byte) + "); " + kExample);
+                               std::to_string(error.byte) + "); " + example(info));
     } catch (const Json::exception&) {
-        throw Refusal(400, std::string("the body holds a number that is too large; ") + kExample);
+        throw Refusal(400, "the body holds a number that is too large; " + example(info));
     }
-    if (!read.is_object()) throw Refusal(400, "the body is " + shown(read) + "; it must be a JSON object: " + kExample);
+    if (!read.is_object()) throw Refusal(400, "the body is " + shown(read) + "; it must be a JSON object: " + example(info));
     for (const auto& [key, value] : read.items()) {
         if (std::find(keys.begin(), keys.end(), key) != keys.end()) continue;
+        if (key == "labels" || key == "prompts")
+            throw Refusal(400, key + " is given, but this bundle's model makes images " +
+                                   (key == "labels" ? "from text" : "of classes") + "; give " + wanted(info) + ".");
         throw Refusal(400, shown(Json(key)) + " is not a key of a request; the keys are " + joined(keys) + ".");
     }
     return read;
 }
 
-std::vector<std::int64_t> labels_of(const Json& read, std::size_t most_images, std::int64_t classes) {
-    const auto found = read.find("labels");
-    if (found == read.end()) throw Refusal(400, std::string("the body lacks \"labels\"; ") + kExample);
-    if (!found->is_array()) refuse("labels", *found, "a list of class numbers");
+// The list that has an entry for each image.
+const Json& list_of(const Json& read, std::size_t most_images, const himar_pipeline_info& info) {
+    const std::string key = wanted(info), each = info.context_length > 0 ? "texts" : "class numbers";
+    const auto found = read.find(key);
+    const std::string advice = "give a list of " + each + ", one per image.";
+    if (found == read.end()) throw Refusal(400, "the body lacks \"" + key + "\"; " + advice);
+    if (!found->is_array()) throw Refusal(400, key + " is " + shown(*found) + "; " + advice);
     if (found->size() > most_images)
-        throw Refusal(413, "labels holds " + std::to_string(found->size()) + " classes; a request may ask for at most " +
-                               std::to_string(most_images) + " images: send several requests.");
+        throw Refusal(413, key + " has " + std::to_string(found->size()) + " entries; ask for at most " +
+                               std::to_string(most_images) + " images in one request.");
+    return *found;
+}
+
+std::vector<std::string> prompts_of(const Json& listed, const himar_pipeline_info& info) {
+    if (info.takes_prompts == 0)
+        throw Refusal(400, "this bundle has no text_encoder, so it takes no prompts; serve one built with --text.");
+    if (listed.empty()) throw Refusal(400, "prompts is empty; give at least one text.");
+    std::vector<std::string> prompts;
+    for (const Json& prompt : listed) {
+        if (!prompt.is_string())
+            throw Refusal(400, "prompt " + std::to_string(prompts.size()) + " is " + shown(prompt) +
+                                   ", which is not text; write it as a string.");
+        prompts.push_back(prompt.get<std::string>());
+    }
+    return prompts;
+}
+
+std::vector<std::int64_t> labels_of(const Json& listed, std::int64_t classes) {
     std::vector<std::int64_t> labels;
-    for (const Json& label : *found) {
+    for (const Json& label : listed) {
         if (!fits<std::int64_t>(label))
             throw Refusal(400, "label " + shown(label) + " (number " + std::to_string(labels.size()) +
                                    " of the list) is not a class of this model; classes are the whole numbers 0 to " +
@@ -190,14 +221,17 @@ void take(const Json& read, const char* key, Value& to, Read read_value, const M
 }  // namespace
 
 ImageRequest read_image_request(const std::string& body, std::size_t most_images, const himar_pipeline_info& info) {
-    const std::string family = info.family;
-    const Json read = object_of(body, keys_of(family));
+    const Json read = object_of(body, info);
+    const Json& listed = list_of(read, most_images, info);
     ImageRequest request;
     GenerateOptions& options = request.options;
-    options.labels = labels_of(read, most_images, info.classes);
+    if (info.context_length > 0)
+        options.prompts = prompts_of(listed, info);
+    else
+        options.labels = labels_of(listed, info.classes);
     options.seed = random_seed();
     take(read, "seed", options.seed, seed_of);
-    take(read, "first_index", options.first_index, first_index_of, options.labels.size());
+    take(read, "first_index", options.first_index, first_index_of, listed.size());
     take(read, "sampling", options.sampling, text_of);
     take(read, "guidance", options.guidance, scale_of, info);
 #define HIMAR_TAKE(kind, name) take(read, #name, options.name, kind##_of, info);

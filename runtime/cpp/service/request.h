@@ -21,7 +21,7 @@ struct ImageRequest {
 };
 
 // Read the body. Refusal 400 names the key, the value and what to do, in the runtime's own sentences where the value is
-// one that C cannot take; 413 when there are more than `most_images` labels. All else is left to the runtime.
+// one that C cannot take; 413 when there are more than `most_images` labels or prompts. All else is left to the runtime.
 ImageRequest read_image_request(const std::string& body, std::size_t most_images, const himar_pipeline_info& info);
 
 // A seed of 53 random bits, which every JSON reader keeps whole.

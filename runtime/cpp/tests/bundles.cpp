@@ -23,7 +23,7 @@ TemporaryFolder::~TemporaryFolder() {
     fs::remove_all(folder_, ignored);
 }
 
-Copy::Copy() : path_(beside() / "bundle") { fs::copy(bundle("tiny"), path_, fs::copy_options::recursive); }
+Copy::Copy(const std::string& name) : path_(beside() / "bundle") { fs::copy(bundle(name), path_, fs::copy_options::recursive); }
 
 void Copy::edit(const std::function<void(Json&)>& change) const {
     std::ifstream from(path_ / "manifest.json");

@@ -14,7 +14,7 @@
 
 using Json = nlohmann::ordered_json;
 
-// Folder of a bundle by name: "tiny", "no-decoder", "nan-COMPONENT".
+// Folder of a bundle by name: "tiny", "tiny-text", "no-decoder", "nan-COMPONENT" …
 std::filesystem::path bundle(const std::string& name);
 
 // A bundle's pipeline on one thread of the CPU.
@@ -48,10 +48,10 @@ private:
     std::filesystem::path folder_;
 };
 
-// A copy of the tiny bundle, which stands `beside` nothing else.
+// A copy of a bundle, which stands `beside` nothing else.
 class Copy : public TemporaryFolder {
 public:
-    Copy();
+    explicit Copy(const std::string& name = "tiny");
 
     const std::filesystem::path& path() const { return path_; }
     void edit(const std::function<void(Json&)>& change) const;  // the manifest

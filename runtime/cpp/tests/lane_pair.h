@@ -28,9 +28,9 @@ class Pair {
 public:
     explicit Pair(const std::string& name = "tiny", const std::string& refusal = "")
         : opened_(Bundle::open(bundle(name))),
-          host(load(), model(), max_batch()),
+          host(load(), model(), max_batch(), empty()),
           device(std::make_shared<TracingQueue>()),
-          resident(traced(load(), device, refusal), model(), max_batch()) {}
+          resident(traced(load(), device, refusal), model(), max_batch(), empty()) {}
 
     ~Pair() { CHECK(device->kept_inside()); }
 
@@ -53,6 +53,11 @@ public:
 
 private:
     Networks load() const { return load_networks(opened_, {"cpu", "", 1}); }
+    std::shared_ptr<const std::vector<float>> empty() const {
+        if (!model().is_from_text()) return nullptr;
+        const std::vector<std::int64_t> shape = {model().buffer, model().context_width};
+        return std::make_shared<const std::vector<float>>(opened_.floats(model().empty_context, shape, "model.empty_context"));
+    }
     std::int64_t max_batch() const { return opened_.manifest().max_batch; }
 
     Bundle opened_;

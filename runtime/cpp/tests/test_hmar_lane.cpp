@@ -6,65 +6,17 @@
 #include <thread>
 #include <vector>
 
-#include "bundle/bundle.h"
 #include "bundles.h"
-#include "closeness.h"
 #include "error.h"
-#include "families/hmar/lane.h"
-#include "tracing_queue.h"
+#include "hmar_lanes.h"
 
 using namespace himar::core;
 using namespace himar::core::hmar;
 
 namespace {
 
-struct Made {
-    bool finished;
-    std::vector<float> latents;
-    std::vector<std::int64_t> codes;
-    std::vector<std::uint8_t> pixels;
-};
-
-// The bundle on two lanes: on the CPU's queue, and on one that behaves like a GPU's.
-class Lanes {
-public:
-    Lanes() : opened_(Bundle::open(bundle("tiny-hmar"))), device(std::make_shared<TracingQueue>()) {
-        host = model().make_lane(opened_, load());
-        resident = model().make_lane(opened_, traced(load(), device));
-    }
-    ~Lanes() { CHECK(device->kept_inside()); }
-
-    const HmarModel& model() const { return static_cast<const HmarModel&>(*opened_.manifest().model); }
-    Sampling setting() const { return static_cast<const Sampling&>(*opened_.manifest().sampling.front().second); }
-
-    Made run(Lane& lane, const Chunk& chunk, const Sampling& sampling, const Lane::ShouldContinue& ask = {}) const {
-        const auto side = static_cast<std::size_t>(model().image_side());
-        Made made{};
-        made.pixels.resize(chunk.labels.size() * side * side * 3);
-        made.finished = lane.run(chunk, sampling, ask, made.pixels.data());
-        if (made.finished) made.latents = lane.latents(), made.codes = lane.codes();
-        return made;
-    }
-
-private:
-    Networks load() const { return load_networks(opened_, {"cpu", "", 1}); }
-
-    Bundle opened_;
-
-public:
-    std::shared_ptr<TracingQueue> device;
-    std::unique_ptr<Lane> host, resident;
-};
-
-void same(const Made& made, const Made& wanted) {
-    REQUIRE((made.finished && wanted.finished));
-    CHECK(made.codes == wanted.codes);
-    CHECK(relative(made.latents, wanted.latents) <= kSameEngines);
-    CHECK(pixels_apart(made.pixels, wanted.pixels) <= 1);
-}
-
 // Every kind of forward.
-std::vector<Sampling> settings(const Lanes& lanes) {
+std::vector<Sampling> settings(const HmarLanes& lanes) {
     std::vector<Sampling> all(6, lanes.setting());
     all[1].guidance = 0;
     all[2].mask_guidance = 0, all[2].top_k = 0, all[2].top_p = 1;
@@ -79,7 +31,7 @@ std::vector<Sampling> settings(const Lanes& lanes) {
 TEST_SUITE_BEGIN("hmar_lane");
 
 TEST_CASE("both queues give the same codes, whatever ran before") {
-    Lanes lanes;
+    HmarLanes lanes;
     const Chunk chunks[] = {{{1, 2}, 0, 3}, {{4, 0, 1, 3}, 7, 5}, {{3}, 4294967295u, 9}};
     for (const Sampling& sampling : settings(lanes))
         for (const Chunk& chunk : chunks)
@@ -87,7 +39,7 @@ TEST_CASE("both queues give the same codes, whatever ran before") {
 }
 
 TEST_CASE("an image is the same in any chunk, and a smooth preview has no codes") {
-    Lanes lanes;
+    HmarLanes lanes;
     for (const Sampling& sampling : settings(lanes)) {
         const Made all = lanes.run(*lanes.host, {{4, 0, 1}, 7, 5}, sampling);
         const Made last = lanes.run(*lanes.host, {{1}, 9, 5}, sampling);
@@ -97,7 +49,7 @@ TEST_CASE("an image is the same in any chunk, and a smooth preview has no codes"
 }
 
 TEST_CASE("nothing waits for the device before the end") {
-    Lanes lanes;
+    HmarLanes lanes;
     lanes.device->trace.clear();
     lanes.run(*lanes.resident, {{1, 2}, 0, 3}, lanes.setting());
     const auto& trace = lanes.device->trace;
@@ -113,7 +65,7 @@ TEST_CASE("nothing waits for the device before the end") {
 }
 
 TEST_CASE("progress comes one scale behind with that scale's latent, and can cancel") {
-    Lanes lanes;
+    HmarLanes lanes;
     const Chunk chunk{{1, 2}, 0, 3};
     const auto size = static_cast<std::ptrdiff_t>(2 * 2 * 9);
     std::vector<std::vector<float>> wanted, found;
@@ -141,7 +93,7 @@ TEST_CASE("progress comes one scale behind with that scale's latent, and can can
 }
 
 TEST_CASE("lanes run at once, and load what is deferred once") {
-    Lanes lanes;
+    HmarLanes lanes;
     const Sampling sampling = settings(lanes)[3];
     const Chunk chunk{{1, 2, 3}, 0, 3};
     std::vector<std::unique_ptr<Lane>> all;

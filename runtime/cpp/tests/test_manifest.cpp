@@ -110,8 +110,8 @@ TEST_CASE("every key is needed, and of its type") {
 }
 
 TEST_CASE("values out of range are refused with the value") {
-    holds(refusal([](Json& m) { m["schema_version"] = "4.0"; }), "has schema version 4.0, but this himar reads versions up to 3.x");
-    holds(refusal([](Json& m) { m["schema_version"] = "99999999999999999999.0"; }), "but this himar reads versions up to 3.x");
+    holds(refusal([](Json& m) { m["schema_version"] = "5.0"; }), "has schema version 5.0, but this himar reads versions up to 4.x");
+    holds(refusal([](Json& m) { m["schema_version"] = "99999999999999999999.0"; }), "but this himar reads versions up to 4.x");
     holds(refusal([](Json& m) { m["schema_version"] = "one"; }), "schema_version is 'one'; it must be like '1.0'.");
     holds(refusal([](Json& m) { m["schema_version"] = "0.9"; }), "schema_version is '0.9'");
     holds(refusal([](Json& m) { m["model"]["vae_scale"] = -1; }), "model.vae_scale is -1.0; it must be a positive number.");

@@ -15,13 +15,24 @@ using himar::service::Refusal;
 
 namespace {
 
-ImageRequest read(const std::string& body, std::size_t most_images = 3, const char* family = "hi_mar") {
+himar_pipeline_info info_of(const char* family) {
     himar_pipeline_info info{};
     info.family = family;
     info.classes = 5;
     info.latent_size = 4;
     info.low_latent_size = 2;
-    return himar::service::read_image_request(body, most_images, info);
+    return info;
+}
+
+ImageRequest read(const std::string& body, std::size_t most_images = 3, const char* family = "hi_mar") {
+    return himar::service::read_image_request(body, most_images, info_of(family));
+}
+
+// Of a model from text.
+ImageRequest read_text(const std::string& body, bool has_encoder = true) {
+    himar_pipeline_info info = info_of("hi_mar");
+    info.classes = 0, info.context_length = 6, info.context_width = 5, info.takes_prompts = has_encoder ? 1 : 0;
+    return himar::service::read_image_request(body, 3, info);
 }
 
 std::string refusal_of_hmar(const std::string& body) {
@@ -104,7 +115,7 @@ TEST_CASE("a body that cannot be meant is refused with the key and the value") {
     holds(said("[1]"), "the body is a list; it must be a JSON object");
     holds(said(R"({"label": [1]})"), "\"label\" is not a key of a request; the keys are labels, seed,");
     holds(said("{}"), "the body lacks \"labels\"");
-    holds(said(R"({"labels": 7})"), "labels is 7; it must be a list of class numbers.");
+    holds(said(R"({"labels": 7})"), "labels is 7; give a list of class numbers, one per image.");
     holds(said(R"({"labels": [1, 2.0]})"), "label 2.0 (number 1 of the list) is not a class of this model; classes are "
                                            "the whole numbers 0 to 4.");
     holds(said(R"({"labels": [9223372036854775808]})"), "label 9223372036854775808 (number 0 of the list)");
@@ -131,6 +142,21 @@ TEST_CASE("nesting without end is refused, not followed") {
     const std::string deep(500000, '[');
     CHECK(code_of(deep) == 400);
     CHECK(code_of("{\"labels\": " + deep + std::string(deep.size(), ']') + "}") == 400);
+}
+
+TEST_CASE("prompts stand in place of labels where the model is from text") {
+    const auto said = [](const std::string& body) { return sentence_of<Refusal>([&] { read_text(body); }); };
+    CHECK(read_text(R"({"prompts": ["red", "\u00fc"]})").options.prompts == std::vector<std::string>{"red", "\xC3\xBC"});
+    holds(said(R"({"prompts": []})"), "prompts is empty; give at least one text.");
+    holds(said(R"({"prompts": "red"})"), "prompts is \"red\"; give a list of texts, one per image.");
+    holds(said(R"({"prompts": ["red", 7]})"), "prompt 1 is 7, which is not text; write it as a string.");
+    holds(said(R"({"prompts": ["a", "b", "c", "d"]})"), "prompts has 4 entries; ask for at most 3 images in one request.");
+    holds(said("{}"), "the body lacks \"prompts\"; give a list of texts, one per image.");
+    holds(said(R"({"labels": [1]})"), "labels is given, but this bundle's model makes images from text; give prompts.");
+    holds(said(R"({"prompts": ["a"], "label": 1})"), "the keys are prompts, seed,");
+    holds(sentence_of<Refusal>([] { read(R"({"prompts": ["a"]})"); }),
+          "prompts is given, but this bundle's model makes images of classes; give labels.");
+    holds(sentence_of<Refusal>([] { read_text(R"({"prompts": ["a"]})", false); }), "has no text_encoder, so it takes no prompts");
 }
 
 TEST_CASE("more labels than the limit are too large a request") {

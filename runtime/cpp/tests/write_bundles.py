@@ -11,6 +11,7 @@ from himar_runtime import Pipeline
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 from tests.runtime.conftest import write_bundle
 from tests.runtime.tiny_hmar import write_hmar_bundle
+from tests.runtime.tiny_text import write_text_bundle
 
 # Requests whose latents the C++ loops must give too.
 REQUESTS: tuple[dict[str, Any], ...] = (
@@ -41,6 +42,11 @@ def main(folder: Path) -> None:
     write_bundle(folder / "tiny", max_batch=4)
     write_bundle(folder / "no-decoder", decoder=False)
     write_hmar_bundle(folder / "tiny-hmar", max_batch=4)
+    write_hmar_bundle(folder / "tiny-hmar-no-encoder", encoder=False)
+    write_hmar_bundle(folder / "tiny-hmar-nan", poison={"vae_encoder": float("nan")})
+    write_text_bundle(folder / "tiny-text", max_batch=4)
+    write_text_bundle(folder / "contexts-alone", encoder=False)
+    write_text_bundle(folder / "nan-text_encoder", poison={"text_encoder": float("nan")})
     (folder / "tiny-python.json").write_text(json.dumps(python_latents(folder / "tiny")))
     for name in ("transformer_low", "transformer_high", "mlp_head", "dit_head", "vae_decoder"):
         write_bundle(folder / f"nan-{name}", poison={name: float("nan")})

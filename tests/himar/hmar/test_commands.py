@@ -62,7 +62,7 @@ def test_sample_draws_the_images_of_the_sampler(weights, tmp_path):
 def test_a_preset_of_the_family_is_one_for_every_command(capsys, tmp_path):
     assert run("init", "--config", "hmar-d17", "--out", tmp_path / "x.safetensors") == 2
     error = " ".join(capsys.readouterr().err.split())
-    assert "'hmar-d17' is neither a preset (himar-b, " in error
+    assert "'hmar-d17' is neither a preset (himar-s, himar-b, " in error
     assert "hmar-d16" in error
 
 

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +11,7 @@ from himar.loading.files import read_state
 from himar.training.processes import Processes
 from himar.training.settings import Execution
 from tests.closeness import RUN, assert_near
+from tests.himar.two_processes import run_two
 
 from . import joint_training
 
@@ -22,24 +19,7 @@ from . import joint_training
 @pytest.fixture(scope="module")
 def together(tmp_path_factory) -> Path:
     """The folder where two processes that were started as torchrun does have saved what they learned."""
-    folder = tmp_path_factory.mktemp("joint")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-m", joint_training.__name__, folder],
-            cwd=Path(__file__).parents[3],
-            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    errors = [process.communicate(timeout=240)[1] for process in running]
-    assert [process.returncode for process in running] == [0, 0], "\n".join(errors)
-    return folder
+    return run_two(joint_training.__name__, tmp_path_factory.mktemp("joint"))
 
 
 @pytest.fixture(scope="module")

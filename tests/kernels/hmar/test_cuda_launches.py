@@ -29,6 +29,8 @@ SIZES: dict[str, dict[str, Any]] = {
     "upsample_codes": {**GRID, "p": 3},
     "add_contribution": {**GRID, "k": 2},
     "scale_words": {"batch": 2, "halves": 2, "p": 3, "side": 8, "C": 32},
+    "nearest_codes": {"N": 18, "V": 4096, "C": 32},
+    "subtract": {"count": 4096},
     "join_past": {"N": 24, "P": 14, "T": 9, "C": 64},
 }  # fmt: skip
 POINTERS = {
@@ -40,6 +42,8 @@ POINTERS = {
     "upsample_codes": "grid codes embedding up",
     "add_contribution": "own latent grid weights biases",
     "scale_words": "words latent own masked down",
+    "nearest_codes": "codes words embedding",
+    "subtract": "rest part",
     "join_past": "joined past own",
 }
 OPTIONAL = {
@@ -109,6 +113,9 @@ def test_every_launch_passes_what_its_kernel_takes_in_the_kernel_s_order(name):
         ("scale_words", {"halves": 0}, "halves is 0"),
         ("scale_words", {"own": None}, "own and masked are given together"),
         ("scale_words", {"masked": None}, "own and masked are given together"),
+        ("nearest_codes", {"V": 4097}, "V is 4097; it must be 1 to 4096"),
+        ("nearest_codes", {"N": 2**27}, "values was asked"),
+        ("subtract", {"count": 0}, "count is 0"),
         ("join_past", {"N": 0}, "N is 0"),
         ("join_past", {"P": -1}, "P is -1"),
         ("join_past", {"T": 0}, "T is 0"),

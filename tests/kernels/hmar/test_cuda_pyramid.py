@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from himar_kernels.families.hmar import Codebook, Scales, contribution, launches, masked_words, scale_input
+from himar_kernels.families.hmar.pyramid import encode_latent, nearest_codes
 from tests.closeness import assert_near
 
 BATCH, V, C = 2, 19, 5
@@ -114,3 +115,35 @@ def test_a_result_depends_not_on_the_batch(workspace):
     together, _ = contributed(workspace, book, scales, 2, codes)
     alone = [contributed(workspace, book, scales, 2, codes[b : b + 1])[0] for b in range(3)]
     assert np.array_equal(together, np.concatenate(alone))
+
+
+def found_nearest(workspace, embedding, words):
+    (count, channels), codes = words.shape, workspace.empty((len(words),), np.int64)
+    places = {"words": workspace.put(words), "embedding": workspace.put(embedding)}
+    workspace.run(launches.nearest_codes(codes=codes, **places, N=count, V=len(embedding), C=channels))
+    return workspace.get(codes)
+
+
+@pytest.mark.parametrize("codes", [1, 19, 700])
+def test_the_nearest_code_is_found_and_of_equally_near_ones_the_lower(workspace, codes):
+    rng = np.random.default_rng(5)
+    embedding = rng.integers(-2, 3, (codes, 3)).astype(np.float32)  # many stand twice, or as near
+    words = rng.integers(-6, 7, (40, 3)).astype(np.float32) / 2
+    assert np.array_equal(found_nearest(workspace, embedding, words), nearest_codes(embedding, words))
+
+
+@pytest.mark.parametrize("scales", SCALES, ids=str)
+def test_a_latent_is_encoded_scale_by_scale(workspace, scales):
+    rng = np.random.default_rng(6)
+    book = book_of(rng)
+    latent = rng.normal(size=(BATCH, C, scales.side, scales.side)).astype(np.float32)
+    expected = encode_latent(book, scales, latent)
+    rest, found = workspace.put(latent), []
+    for scale in range(len(scales)):
+        words = words_of(workspace, scales, scale, workspace.get(rest))
+        found.append(found_nearest(workspace, book.embedding, words.reshape(-1, C)).reshape(BATCH, -1))
+        own, _ = contributed(workspace, book, scales, scale, found[-1])
+        workspace.run(launches.subtract(rest=rest, part=workspace.put(own), count=own.size))
+        latent = latent - own
+        assert np.array_equal(workspace.get(rest), latent)
+    assert np.array_equal(np.concatenate(found, axis=1), expected)

@@ -41,6 +41,20 @@ class _GenerateParams(ctypes.Structure):
         ("user", ctypes.c_void_p),
         ("draws", ctypes.c_void_p),
         ("hmar", ctypes.c_void_p),
+        ("prompts", ctypes.POINTER(ctypes.c_char_p)),
+        ("prompt_count", ctypes.c_size_t),
+        ("contexts", ctypes.c_void_p),
+        ("context_count", ctypes.c_size_t),
+    )
+
+
+class _EditParams(ctypes.Structure):
+    _fields_ = (
+        ("struct_size", ctypes.c_size_t),
+        ("images", ctypes.POINTER(ctypes.c_uint8)),
+        ("image_shape", ctypes.c_int64 * 4),
+        ("masks", ctypes.POINTER(ctypes.c_uint8)),
+        ("mask_shape", ctypes.c_int64 * 3),
     )
 
 
@@ -192,7 +206,9 @@ class Images:
     latents: NDArray[np.float32]
     low_latents: NDArray[np.float32] | None
     codes: NDArray[np.int64] | None
+    labels: list[int]
     recipes: list[str]
+    truncated: list[int]
 
 
 class Library:
@@ -205,13 +221,38 @@ class Library:
         self._on_step: Any = None
         self._thrown: list[Exception] = []
 
-    def generate(
-        self, bundle: Path, labels: Sequence[int], draws: Any = None, threads: int = 1, **options: Any
+    def edit(
+        self,
+        bundle: Path,
+        images: NDArray[np.uint8],
+        masks: NDArray[Any],
+        labels: Sequence[int] = (),
+        **options: Any,
     ) -> Images:
-        """Load, generate and free.
+        """Load, edit images (B, H, W, 3) under masks (B or 1, h, w), and free; without labels without a class."""
+        edit = _EditParams()
+        self._check(self._library.himar_edit_params_init(ctypes.byref(edit)))
+        assert edit.struct_size == ctypes.sizeof(edit), "himar_edit_params has other fields than this test"
+        marked = np.ascontiguousarray(masks).astype(np.uint8)
+        edit.images, edit.masks = (array.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8)) for array in (images, marked))
+        edit.image_shape[:], edit.mask_shape[:] = images.shape, marked.shape
+        return self.generate(bundle, labels, edit=edit, **options)
 
-        draws: instead of a seed. options: fields of himar_generate_params or of the settings of either family, with
-        Python's values for enumerations and schedules.
+    def generate(
+        self,
+        bundle: Path,
+        labels: Sequence[int] = (),
+        draws: Any = None,
+        threads: int = 1,
+        prompts: Sequence[str] | None = None,
+        contexts: NDArray[np.float32] | None = None,
+        edit: _EditParams | None = None,
+        **options: Any,
+    ) -> Images:
+        """Load, generate or edit, and free.
+
+        draws: instead of a seed. prompts, contexts (B, K, W): instead of labels. options: fields of
+        himar_generate_params or of the settings of either family, with Python's values for enumerations and schedules.
         """
         call = self._library
         manifest = json.loads((bundle / "manifest.json").read_text())
@@ -229,6 +270,12 @@ class Library:
         load.threads = threads
         params.labels = (ctypes.c_int64 * len(labels))(*labels)
         params.label_count = len(labels)
+        if prompts is not None:
+            params.prompts = (ctypes.c_char_p * len(prompts))(*(prompt.encode() for prompt in prompts))
+            params.prompt_count = len(prompts)
+        if contexts is not None:
+            params.contexts, params.context_count = contexts.ctypes.data, len(contexts)
+        count = len(labels) + params.prompt_count + params.context_count
         given = None if draws is None else _as_c(draws)
         params.draws = None if given is None else ctypes.addressof(given)
         params.hi_mar, params.hmar = ctypes.addressof(settings), ctypes.addressof(other)
@@ -245,7 +292,11 @@ class Library:
         pipeline, result = ctypes.c_void_p(), ctypes.c_void_p()
         self._check(call.himar_pipeline_load(str(bundle).encode(), ctypes.byref(load), ctypes.byref(pipeline)))
         try:
-            self._check(call.himar_pipeline_generate(pipeline, ctypes.byref(params), ctypes.byref(result)))
+            if edit is None:
+                self._check(call.himar_pipeline_generate(pipeline, ctypes.byref(params), ctypes.byref(result)))
+            else:
+                arguments = ctypes.byref(params), ctypes.byref(edit), ctypes.byref(result)
+                self._check(call.himar_pipeline_edit(pipeline, *arguments))
             if self._thrown:
                 raise self._thrown.pop()
             return Images(
@@ -253,7 +304,9 @@ class Library:
                 self._array(call.himar_result_latents, result, ctypes.c_float),
                 None if hmar else self._array(call.himar_result_low_latents, result, ctypes.c_float),
                 self._array(call.himar_result_codes, result, ctypes.c_int64, 2) if hmar else None,
-                [self._recipe(result, index) for index in range(len(labels))],
+                made := self._labels(result),
+                [self._recipe(result, index) for index in range(len(made) or count)],
+                self._truncated(result),
             )
         finally:
             call.himar_result_free(result)
@@ -272,8 +325,8 @@ class Library:
         self._on_step = _OnStep(on_step)  # lives as long as it may be called
         return ctypes.cast(self._on_step, ctypes.c_void_p)
 
-    def previews(self, bundle: Path, labels: Sequence[int], seed: int, **options: Any) -> list[NDArray[np.uint8]]:
-        """The preview after every step, uint8 (B, P, P, 3)."""
+    def previews(self, bundle: Path, *arguments: Any, **options: Any) -> list[NDArray[np.uint8]]:
+        """The preview after every step, uint8 (B, P, P, 3): of `generate`, or of `edit` where images are given too."""
         seen: list[NDArray[np.uint8]] = []
 
         def look(progress: _Progress) -> None:
@@ -282,7 +335,8 @@ class Library:
             self._check(preview(ctypes.byref(progress), ctypes.byref(pixels), shape))
             seen.append(np.ctypeslib.as_array(pixels, tuple(shape)).copy())
 
-        self.generate(bundle, labels, seed=seed, on_step=self.callback(look), **options)
+        run = self.generate if len(arguments) == 1 else self.edit
+        run(bundle, *arguments, on_step=self.callback(look), **options)
         return seen
 
     def _array(self, accessor: Any, result: ctypes.c_void_p, kind: Any, axes: int = 4) -> NDArray[Any]:
@@ -291,6 +345,16 @@ class Library:
         if not data:  # an array without values
             return np.zeros(tuple(shape), np.dtype(kind))
         return np.ctypeslib.as_array(data, tuple(shape)).copy()
+
+    def _labels(self, result: ctypes.c_void_p) -> list[int]:
+        labels, count = ctypes.POINTER(ctypes.c_int64)(), ctypes.c_size_t()
+        self._check(self._library.himar_result_labels(result, ctypes.byref(labels), ctypes.byref(count)))
+        return labels[: count.value]
+
+    def _truncated(self, result: ctypes.c_void_p) -> list[int]:
+        places, count = ctypes.POINTER(ctypes.c_size_t)(), ctypes.c_size_t()
+        self._check(self._library.himar_result_truncated(result, ctypes.byref(places), ctypes.byref(count)))
+        return [places[index] for index in range(count.value)]
 
     def _recipe(self, result: ctypes.c_void_p, index: int) -> str:
         text = ctypes.c_char_p()

@@ -95,7 +95,7 @@ def test_previews_are_pythons(library: Any, digits_bundle: Path) -> None:
 
 def test_refusals_are_pythons_sentences(library: Any, make_bundle: Any, edit_manifest: Any) -> None:
     changes = {
-        "schema": lambda m: m.update(schema_version="4.0"),
+        "schema": lambda m: m.update(schema_version="5.0"),
         "path": lambda m: m.update(selftest="../selftest.npz"),
         "lacks": lambda m: m["model"].pop("width"),
         "setting": lambda m: m["sampling"]["plain"].update(low_steps=0),

@@ -48,7 +48,7 @@ class HiMarChecks:
         """See FamilyChecks.describe."""
         model = hi_mar_model(manifest)
         return [
-            f"model      {model.classes} classes, {_tokens(model)}, images {model.img_size}×{model.img_size}, "
+            f"model      {_shown(model)}, {_tokens(model)}, images {model.img_size}×{model.img_size}, "
             f"width {model.width}",
             *(f"phase {phase.name:4} {phase.transformer} → {_left(phase)}{phase.head}" for phase in model.phases),
         ]
@@ -83,6 +83,12 @@ def int8_advice(manifest: Manifest) -> str | None:
         f"int8 is coarse for the diffusion chains of {', '.join(repr(name) for name in short)}: take at least 100 "
         f"diffusion steps, or a solver such as dpm++ (docs/int8.md)."
     )
+
+
+def _shown(model: ModelInfo) -> str:
+    if model.context_shape is None:
+        return f"{model.classes} classes"
+    return f"from text, contexts of {model.buffer} rows of {model.context_width}"
 
 
 def _tokens(model: ModelInfo) -> str:

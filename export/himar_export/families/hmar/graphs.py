@@ -109,14 +109,20 @@ class BlockGraph(nn.Module):
         vectors: (R, 6, C); past: keys and values (R, P, C) of all coarser scales, or nothing.
         """
         g1, g2, s1, s2, b1, b2 = (vector[:, None] for vector in vectors.unbind(1))
-        q, k, v = (part.with_bias() for part in self.qkv.bias_pending(_modulated(x, s1, b1)))
+        rows, cells, width = x.shape
+        q, k, v = (
+            part.with_bias().reshape(rows, cells, width)
+            for part in self.qkv.bias_pending(_modulated(x, s1, b1).reshape(-1, width))
+        )
         q, k = self._normal(q, self.sharpness).to(v.dtype), self._normal(k).to(v.dtype)
         own = (k.float(), v.float())
         if past:
             k, v = (torch.cat([before.to(v.dtype), now], dim=1) for before, now in zip(past, (k, v), strict=True))
         x = x + g1 * self.proj(self._attend(q, k, v)).float()
-        hidden = self.elementwise.activation(self.fc1.bias_pending(_modulated(x, s2, b2)), "gelu_tanh")
-        x = x + g2 * self.fc2(hidden).float()
+        hidden = self.elementwise.activation(
+            self.fc1.bias_pending(_modulated(x, s2, b2).reshape(-1, width)), "gelu_tanh"
+        )
+        x = x + g2 * self.fc2(hidden).float().reshape(rows, cells, width)
         return (x, *own) if past else (x,)
 
     def _normal(self, x: Tensor, factor: Tensor | None = None) -> Tensor:

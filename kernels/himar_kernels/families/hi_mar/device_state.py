@@ -46,9 +46,10 @@ CHAIN_COLUMNS = (
 SOLVER_COLUMNS = (*CHAIN_COLUMNS[:4], "x_weight", "start_weight", "previous_weight")
 
 # Component c of a fault word is FAULT_COMPONENTS[c - 1]. The first heads are those of the released models, MLP in phase
-# low and DiT in phase high; the last two are heads of the other kind in a phase.
+# low and DiT in phase high; the two after the decoder are heads of the other kind in a phase.
 FAULT_COMPONENTS = (
     "transformer_low", "transformer_high", "mlp_head", "dit_head", "vae_decoder", "mlp_head_high", "dit_head_low",
+    "text_encoder",
 )  # fmt: skip
 
 HEAD_FAULTS: Mapping[tuple[str, Phase], str] = {

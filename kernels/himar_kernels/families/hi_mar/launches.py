@@ -190,7 +190,7 @@ def dit_step(
 
 
 def check_finite(*, values: int, count: int, state: int, fault: int, component: int) -> Launch:
-    """Note a fault of `component`, 1 to 7 as FAULT_COMPONENTS counts, unless all `count` float32 values are finite."""
+    """Note a fault of `component`, 1 to 8 as FAULT_COMPONENTS counts, unless all `count` float32 values are finite."""
     check_size("component", component, len(FAULT_COMPONENTS))
     return every_family.check_finite(values=values, count=count, state=state, fault=fault, component=component)
 

@@ -1,8 +1,9 @@
 """Describes one launch of each of the family's kernels as data, as hi_mar's launches do for its own.
 
-Pointers are addresses where the kernels run; `cuda/{code_draws,smooth,remask,pyramid,past}.cuh` say what a kernel does
-with its arguments. B images (`batch`), H halves (1, or 2 as [conditional; unconditional]), T cells of a scale, p its
-side, V codes of C channels. Every function raises InputError for a size out of range or an address that is missing.
+Pointers are addresses where the kernels run; `cuda/{code_draws,smooth,remask,pyramid,nearest,past}.cuh` say what a
+kernel does with its arguments. B images (`batch`), H halves (1, or 2 as [conditional; unconditional]), T cells of a
+scale, p its side, V codes of C channels. Every function raises InputError for a size out of range or an address that is
+missing.
 """
 
 from __future__ import annotations
@@ -145,6 +146,20 @@ def scale_words(
     pointers = addresses_of(("own", "masked"), words=words, latent=latent, own=own, masked=masked, down=down)
     sizes = _uint32(batch, check_halves(halves), p, side, C)
     return make_launch("scale_words", blocks, THREADS, *pointers, *sizes)
+
+
+def nearest_codes(*, codes: int, words: int, embedding: int, N: int, V: int, C: int) -> Launch:
+    """Find the code int64 (N) whose vector in embedding (V, C) is nearest to each of words (N, C)."""
+    check_size("V", V, MOST_CODES)
+    check_items("values", check_size("N", N) * check_size("C", C, MOST_CHANNELS))
+    pointers = addresses_of(codes=codes, words=words, embedding=embedding)
+    return make_launch("nearest_codes", N, BLOCK_WIDE_THREADS, *pointers, *_uint32(N, V, C))
+
+
+def subtract(*, rest: int, part: int, count: int) -> Launch:
+    """Subtract `part` from `rest`, both float32 of `count` values."""
+    blocks = -(-check_items("values", check_size("count", count)) // THREADS)
+    return make_launch("subtract", blocks, THREADS, *addresses_of(rest=rest, part=part), *words(count=count))
 
 
 def _drawn_cells(weight: float, top_p: float, batch: int, T: int, V: int) -> int:

@@ -71,6 +71,8 @@ private:
 // model refuses what only the other has.
 struct GenerateOptions : HiMarSettings, HmarSettings {
     std::vector<std::int64_t> labels;
+    std::vector<std::string> prompts;  // of a model from text, in place of labels
+    std::vector<float> contexts;       // (B, K, W), in place of prompts
     std::uint64_t seed = 0;
     std::uint64_t first_index = 0;
     std::optional<std::string> sampling;
@@ -78,17 +80,33 @@ struct GenerateOptions : HiMarSettings, HmarSettings {
     std::function<bool(const Progress&)> on_step;  // false cancels; its exceptions propagate out of `generate`
 };
 
+// Prompts as C takes them, valid while they live. Error for one with a NUL character, which would end it there.
+inline std::vector<const char*> c_prompts(const std::vector<std::string>& prompts) {
+    std::vector<const char*> pointers;
+    for (const std::string& prompt : prompts) {
+        if (prompt.find('\0') != std::string::npos)
+            throw Error(HIMAR_ERROR_INPUT, "prompt " + std::to_string(pointers.size()) +
+                                               " holds a NUL character, which ends a text in C; leave it out.");
+        pointers.push_back(prompt.c_str());
+    }
+    return pointers;
+}
+
 // Options as C takes them, for one call; valid while the options live. Exceptions must not pass through C: they are kept.
 class Call {
 public:
-    // family: the model's, which takes the guidance.
-    Call(const GenerateOptions& options, const std::string& family)
-        : options_(&options),
-          hi_mar_(family == "hmar" ? options.without_guidance() : options.HiMarSettings::to_c()),
-          hmar_(options.HmarSettings::to_c(family == "hmar" ? options.guidance : std::nullopt)) {
+    // info: of the model, whose family takes the guidance.
+    Call(const GenerateOptions& options, const himar_pipeline_info& info)
+        : options_(&options), prompts_(c_prompts(options.prompts)), is_hmar_(std::string(info.family) == "hmar"),
+          hi_mar_(is_hmar_ ? options.without_guidance() : options.HiMarSettings::to_c()),
+          hmar_(options.HmarSettings::to_c(is_hmar_ ? options.guidance : std::nullopt)) {
         check(himar_generate_params_init(&params_));
-        params_.labels = options.labels.data();
+        params_.labels = options.labels.empty() ? nullptr : options.labels.data();
         params_.label_count = options.labels.size();
+        params_.prompts = prompts_.empty() ? nullptr : prompts_.data();
+        params_.prompt_count = prompts_.size();
+        params_.contexts = options.contexts.empty() ? nullptr : options.contexts.data();
+        params_.context_count = count_contexts(options.contexts.size(), info);
         params_.seed = options.seed;
         params_.first_index = options.first_index;
         params_.sampling = options.sampling ? options.sampling->c_str() : nullptr;
@@ -109,6 +127,18 @@ public:
     }
 
 private:
+    // How many contexts so many numbers are; a model of classes refuses any.
+    static std::size_t count_contexts(std::size_t numbers, const himar_pipeline_info& info) {
+        const auto one = static_cast<std::size_t>(info.context_length * info.context_width);
+        if (one == 0) return numbers == 0 ? 0 : 1;
+        if (numbers % one != 0)
+            throw Error(HIMAR_ERROR_INPUT, "contexts holds " + std::to_string(numbers) + " numbers; give float32 (images, " +
+                                               std::to_string(info.context_length) + ", " +
+                                               std::to_string(info.context_width) +
+                                               "), the last hidden state of the model's text tower.");
+        return numbers / one;
+    }
+
     // 0, which cancels or refuses, when `body` throws.
     template <class Body>
     int kept(Body body) noexcept {
@@ -158,6 +188,8 @@ private:
     }
 
     const GenerateOptions* options_;
+    std::vector<const char*> prompts_;
+    bool is_hmar_;
     himar_hi_mar_settings hi_mar_;
     himar_hmar_settings hmar_;
     himar_generate_params params_;

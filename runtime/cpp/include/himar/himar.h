@@ -249,23 +249,41 @@ typedef struct himar_hmar_settings {
 /* Set every field to its default. HIMAR_ERROR_INPUT for NULL. */
 HIMAR_API himar_status himar_hmar_settings_init(himar_hmar_settings *settings);
 
-/* What to generate. Fill it with himar_generate_params_init, then set labels and whatever else differs. */
+/* What to generate. Fill it with himar_generate_params_init, then set labels, prompts or contexts, one of the three, and
+ * whatever else differs. */
 typedef struct himar_generate_params {
     size_t struct_size;     /* sizeof(himar_generate_params), set by the init function: keep it */
-    const int64_t *labels;  /* one class number per image, 0 … classes-1 */
+    const int64_t *labels;  /* one class number per image, 0 … classes-1, of a model of classes */
     size_t label_count;     /* at least 1; more than the bundle's max_batch run in chunks */
     uint64_t seed;          /* default 0 */
-    uint64_t first_index;   /* image index of the first label: an image depends only on seed, index and label */
+    uint64_t first_index;   /* image index of the first image, which depends only on seed, index and label (or text) */
     const char *sampling;   /* name of one of the bundle's sampling settings; NULL for the first */
     const himar_hi_mar_settings *hi_mar; /* changes to that setting of a hi_mar model; NULL for none */
     himar_step_callback on_step;         /* NULL for none */
     void *user;                          /* passed to on_step */
     const himar_draws *draws; /* numbers instead of the seed's, which must stay 0; NULL to draw from the seed */
     const himar_hmar_settings *hmar; /* changes to that setting of an hmar model; NULL for none */
+    /* Of a model from text, in place of labels: prompts, where the bundle has a text encoder, or contexts. */
+    const char *const *prompts; /* one text per image, UTF-8; NULL for none */
+    size_t prompt_count;
+    const float *contexts; /* float32 (context_count, K, W), the last hidden state of the model's text tower; NULL for none */
+    size_t context_count;
 } himar_generate_params;
 
 /* Set every field to its default. HIMAR_ERROR_INPUT for NULL. */
 HIMAR_API himar_status himar_generate_params_init(himar_generate_params *params);
+
+/* Images of which a part is drawn anew. Fill it with himar_edit_params_init, then set all fields. Only read. */
+typedef struct himar_edit_params {
+    size_t struct_size;     /* sizeof(himar_edit_params), set by the init function: keep it */
+    const uint8_t *images;  /* pixels, uint8 (B, H, W, 3), RGB, of the model's size */
+    int64_t image_shape[4]; /* of images: what himar_result_images gives fits */
+    const uint8_t *masks;   /* uint8 (B, H, W), or (1, H, W), which serves all images: pixels that are not 0 are drawn */
+    int64_t mask_shape[3];  /* of masks */
+} himar_edit_params;
+
+/* Set every field to its default. HIMAR_ERROR_INPUT for NULL. */
+HIMAR_API himar_status himar_edit_params_init(himar_edit_params *params);
 
 /* Write the parameters as one line of NUL-terminated text into `text` of `capacity` bytes, truncated if it does not
  * fit. `needed`, unless NULL, receives the size of the whole text with its NUL; `text` may be NULL if capacity is 0. */
@@ -290,7 +308,7 @@ HIMAR_API himar_status himar_pipeline_free(himar_pipeline *pipeline);
 /* A bundle's model. */
 typedef struct himar_pipeline_info {
     size_t struct_size;       /* set it to sizeof(himar_pipeline_info) before the call */
-    int64_t classes;          /* labels are 0 … classes-1 */
+    int64_t classes;          /* labels are 0 … classes-1; 0 for a model from text */
     int64_t image_size;       /* H = W, pixels */
     int64_t channels;         /* C */
     int64_t latent_size;      /* h = w */
@@ -302,6 +320,9 @@ typedef struct himar_pipeline_info {
     /* since interface 2 */
     const char *family;       /* "hi_mar" or "hmar": which settings struct himar_generate_params takes */
     const char *stages;       /* names of the stages in order, separated by ", " */
+    int64_t context_length;   /* K, rows of an image's context; 0 for a model of classes */
+    int64_t context_width;    /* W */
+    int32_t takes_prompts;    /* 0: the bundle has no text encoder, so it takes labels or contexts alone */
 } himar_pipeline_info;
 
 /* Fill `info`, or what fits of it into an earlier header's smaller struct. HIMAR_ERROR_INPUT for NULL or a struct_size
@@ -316,10 +337,23 @@ HIMAR_API himar_status himar_pipeline_get_class_name(const himar_pipeline *pipel
  * HIMAR_OK. Nothing runs; any thread may call it at any time, even during a generation. */
 HIMAR_API himar_status himar_pipeline_check(const himar_pipeline *pipeline, const himar_generate_params *params);
 
-/* Generate one image per label; see himar_generate_params. Calls on one pipeline wait for each other.
+/* Generate one image per label, prompt or context; see himar_generate_params. Calls on one pipeline wait for each other.
  * HIMAR_OK and HIMAR_CANCELLED return a result; every other status leaves `result` untouched. */
 HIMAR_API himar_status himar_pipeline_generate(himar_pipeline *pipeline, const himar_generate_params *params,
                                                himar_result **result);
+
+/* Draw a part of each image anew, and leave the rest as it is, pixel by pixel (docs/editing.md). `params` are those of a
+ * generation, but for the labels: one class for each image, which it is to show, drawn with guidance; or none
+ * (label_count 0), to draw what fits the rest without a class and without guidance. An image depends on its seed, index,
+ * label, image and mask only. Statuses are those of himar_pipeline_generate; HIMAR_ERROR_INPUT also for images, masks and
+ * labels that do not fit, and where the model's family cannot edit or the bundle has no encoder. Previews show the images
+ * as they are outside the masks. */
+HIMAR_API himar_status himar_pipeline_edit(himar_pipeline *pipeline, const himar_generate_params *params,
+                                           const himar_edit_params *edit, himar_result **result);
+
+/* Check an edit as himar_pipeline_check does a generation. */
+HIMAR_API himar_status himar_pipeline_check_edit(const himar_pipeline *pipeline, const himar_generate_params *params,
+                                                 const himar_edit_params *edit);
 
 /* Free a result and everything its accessors returned. NULL is allowed. */
 HIMAR_API himar_status himar_result_free(himar_result *result);
@@ -338,11 +372,16 @@ HIMAR_API himar_status himar_result_low_latents(const himar_result *result, cons
  * model of another family. */
 HIMAR_API himar_status himar_result_codes(const himar_result *result, const int64_t **codes, int64_t shape[2]);
 
-/* Labels of the finished images, int64 (B). */
+/* Labels of the finished images, int64 (B); -1 of images from texts and of edits without a class. */
 HIMAR_API himar_status himar_result_labels(const himar_result *result, const int64_t **labels, size_t *count);
 
-/* How image `index` was made, as JSON: seed, index, label, sampling, bundle, himar_version, and for models
- * of other families than hi_mar family. The text that himar's PNGs carry. HIMAR_ERROR_INPUT if there is no such image. */
+/* Places, from 0, of the request's prompts that were longer than the model's context and lost their end. */
+HIMAR_API himar_status himar_result_truncated(const himar_result *result, const size_t **places, size_t *count);
+
+/* How image `index` was made, as JSON: seed, index, label, sampling, bundle, himar_version, for models of other
+ * families than hi_mar family, of texts prompt, or context_sha256 of a context's float32 values, little-endian, and of
+ * an edit the SHA-256 of the image and mask that it began with. The text that himar's PNGs carry. HIMAR_ERROR_INPUT if
+ * there is no such image. */
 HIMAR_API himar_status himar_result_recipe(const himar_result *result, size_t index, const char **json);
 
 /* Wall-clock seconds of the generation, and of the engines' runs within it: NaN on a GPU, where runs are queued and not
@@ -361,7 +400,8 @@ typedef struct himar_tokenizer_info {
 } himar_tokenizer_info;
 
 /* Open the tokenizer of folder `path`: a CLIP model's in Hugging Face's layout, with vocab.json and merges.txt, merges.txt
- * alone or tokenizer.json alone; padding and length come from tokenizer_config.json and its like, where they are.
+ * alone or tokenizer.json alone; padding and length come from tokenizer_config.json and its like, where they are. Or a
+ * bundle's, which is checked as himar_pipeline_load does.
  * HIMAR_ERROR_BUNDLE if a file is missing, damaged or another tokenizer's; HIMAR_ERROR_INPUT for a tokenizer that repairs
  * text by ftfy, which only himar's Python runtime does. */
 HIMAR_API himar_status himar_tokenizer_open(const char *path, himar_tokenizer **tokenizer);

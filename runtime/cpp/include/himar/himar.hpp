@@ -11,6 +11,7 @@
 #ifndef HIMAR_HIMAR_HPP
 #define HIMAR_HIMAR_HPP
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -58,6 +59,14 @@ public:
         std::size_t count = 0;
         check(himar_result_labels(handle_.get(), &data, &count));
         return {data, {static_cast<std::int64_t>(count), 1, 1, 1}};
+    }
+
+    // Places of the prompts that lost their end.
+    std::vector<std::size_t> truncated() const {
+        const std::size_t* places = nullptr;
+        std::size_t count = 0;
+        check(himar_result_truncated(handle_.get(), &places, &count));
+        return {places, places + count};
     }
 
     // How an image was made, as JSON.
@@ -126,24 +135,58 @@ public:
 
     // Throws the Error that `generate` would throw for these options, and runs nothing. Any thread, any time.
     void check_options(const GenerateOptions& options) const {
-        check(himar_pipeline_check(handle_.get(), Call(options, info().family).params()));
+        check(himar_pipeline_check(handle_.get(), Call(options, info()).params()));
     }
 
     // Throws Error, or what `options.on_step` or `options.draws` threw.
     Result generate(const GenerateOptions& options) {
-        Call call(options, info().family);
+        Call call(options, info());
         himar_result* handle = nullptr;
         const himar_status status = himar_pipeline_generate(handle_.get(), call.params(), &handle);
-        Result result(handle, status == HIMAR_CANCELLED);
-        call.rethrow();
-        check(status);
-        return result;
+        return finished(call, status, handle);
+    }
+
+    // Draw anew the pixels of each image whose mask is not 0; see himar_pipeline_edit. images (B, H, W, 3), RGB; masks
+    // (B, H, W, 1), or one for all; options.labels may be empty. Throws as `generate` does.
+    Result edit(const View<std::uint8_t>& images, const View<std::uint8_t>& masks, const GenerateOptions& options) {
+        Call call(options, info());
+        const himar_edit_params edited = edit_params(images, masks);
+        himar_result* handle = nullptr;
+        const himar_status status = himar_pipeline_edit(handle_.get(), call.params(), &edited, &handle);
+        return finished(call, status, handle);
+    }
+
+    // Throws the Error that `edit` would throw, and runs nothing. Any thread, any time.
+    void check_edit(const View<std::uint8_t>& images, const View<std::uint8_t>& masks,
+                    const GenerateOptions& options) const {
+        const himar_edit_params edited = edit_params(images, masks);
+        check(himar_pipeline_check_edit(handle_.get(), Call(options, info()).params(), &edited));
     }
 
     himar_pipeline* get() const noexcept { return handle_.get(); }
 
 private:
     explicit Pipeline(himar_pipeline* handle) : handle_(handle, himar_pipeline_free) {}
+
+    static Result finished(const Call& call, himar_status status, himar_result* handle) {
+        Result result(handle, status == HIMAR_CANCELLED);
+        call.rethrow();
+        check(status);
+        return result;
+    }
+
+    static himar_edit_params edit_params(const View<std::uint8_t>& images, const View<std::uint8_t>& masks) {
+        himar_edit_params edited;
+        check(himar_edit_params_init(&edited));
+        edited.images = images.data();
+        std::copy(images.shape().begin(), images.shape().end(), edited.image_shape);
+        if (masks.shape()[3] != 1)
+            throw Error(HIMAR_ERROR_INPUT, "masks have " + std::to_string(masks.shape()[3]) +
+                                               " values per pixel; give one, (B, H, W, 1).");
+        edited.masks = masks.data();
+        std::copy(masks.shape().begin(), masks.shape().begin() + 3, edited.mask_shape);
+        return edited;
+    }
 
     std::unique_ptr<himar_pipeline, himar_status (*)(himar_pipeline*)> handle_;
 };

@@ -58,6 +58,17 @@ std::unique_ptr<himar_pipeline> handle_of(std::unique_ptr<Pipeline> core) {
     return handle;
 }
 
+// Run a request that has been read; its caller's functions are those of `params`.
+himar_status run(Pipeline& core, const Request& request, const himar_generate_params& params, himar_result*& out) {
+    OnStep on_step;
+    if (params.on_step != nullptr)
+        on_step = [on_step = params.on_step, user = params.user](const himar_progress& step) { return on_step(&step, user) != 0; };
+    auto made = std::make_unique<himar_result>();
+    made->core = core.generate(request, on_step);
+    out = made.release();
+    return out->core.cancelled ? HIMAR_CANCELLED : HIMAR_OK;
+}
+
 }  // namespace
 
 void keep_error(const char* sentence) noexcept {
@@ -132,7 +143,8 @@ himar_status himar_pipeline_get_info(const himar_pipeline* pipeline, himar_pipel
     return guarded([&] {
         const himar_pipeline& handle = given(pipeline, "pipeline");
         const std::size_t size = given(info, "info").struct_size;
-        if (size != sizeof *info && size != offsetof(himar_pipeline_info, family))  // as interface 1 had it
+        if (size != sizeof *info && size != offsetof(himar_pipeline_info, context_length) &&
+            size != offsetof(himar_pipeline_info, family))  // as interface 1 had it
             throw InputError("himar_pipeline_info.struct_size is " + std::to_string(size) + "; it must be " +
                              std::to_string(sizeof *info) + ": set it to sizeof(himar_pipeline_info).");
         const Bundle& bundle = handle.core->bundle();
@@ -150,6 +162,9 @@ himar_status himar_pipeline_get_info(const himar_pipeline* pipeline, himar_pipel
         out.sampling = handle.sampling_names.c_str();
         out.family = manifest.model->family.c_str();
         out.stages = handle.stage_names.c_str();
+        out.context_length = facts.context_length;
+        out.context_width = facts.context_width;
+        out.takes_prompts = facts.is_from_text() && manifest.components.count(kTextEncoder) == 1 ? 1 : 0;
         out.struct_size = size;
         std::memcpy(static_cast<void*>(info), &out, size);
         return HIMAR_OK;
@@ -161,6 +176,8 @@ himar_status himar_pipeline_get_class_name(const himar_pipeline* pipeline, int64
         const Manifest& manifest = given(pipeline, "pipeline").core->bundle().manifest();
         const char*& out = given(name, "name");
         const std::int64_t classes = manifest.model->facts().classes;
+        if (classes == 0)
+            throw InputError("this bundle's model makes images from text, so there are no classes; give prompts, or contexts.");
         if (label < 0 || label >= classes)
             throw InputError("label is " + std::to_string(label) + "; classes are the whole numbers 0 to " +
                              std::to_string(classes - 1) + ".");
@@ -171,8 +188,8 @@ himar_status himar_pipeline_get_class_name(const himar_pipeline* pipeline, int64
 
 himar_status himar_pipeline_check(const himar_pipeline* pipeline, const himar_generate_params* params) {
     return guarded([&] {
-        const Manifest& manifest = given(pipeline, "pipeline").core->bundle().manifest();
-        read_request(given(params, "params"), manifest);
+        const Pipeline& core = *given(pipeline, "pipeline").core;
+        read_request(given(params, "params"), core.bundle().manifest(), core.prompts());
         return HIMAR_OK;
     });
 }
@@ -183,14 +200,27 @@ himar_status himar_pipeline_generate(himar_pipeline* pipeline, const himar_gener
         Pipeline& core = *given(pipeline, "pipeline").core;
         given(params, "params");
         himar_result*& out = given(result, "result");
-        const Request request = read_request(*params, core.bundle().manifest());
-        const himar_generate_params p = *params;
-        OnStep on_step;
-        if (p.on_step != nullptr) on_step = [&](const himar_progress& step) { return p.on_step(&step, p.user) != 0; };
-        auto made = std::make_unique<himar_result>();
-        made->core = core.generate(request, on_step);
-        out = made.release();
-        return out->core.cancelled ? HIMAR_CANCELLED : HIMAR_OK;
+        return run(core, read_request(*params, core.bundle().manifest(), core.prompts()), *params, out);
+    });
+}
+
+himar_status himar_pipeline_check_edit(const himar_pipeline* pipeline, const himar_generate_params* params,
+                                       const himar_edit_params* edit) {
+    return guarded([&] {
+        const Bundle& bundle = given(pipeline, "pipeline").core->bundle();
+        read_edit(given(params, "params"), given(edit, "edit"), bundle);
+        return HIMAR_OK;
+    });
+}
+
+himar_status himar_pipeline_edit(himar_pipeline* pipeline, const himar_generate_params* params,
+                                 const himar_edit_params* edit, himar_result** result) {
+    return guarded([&] {
+        Pipeline& core = *given(pipeline, "pipeline").core;
+        given(params, "params");
+        given(edit, "edit");
+        himar_result*& out = given(result, "result");
+        return run(core, read_edit(*params, *edit, core.bundle()), *params, out);
     });
 }
 
@@ -258,6 +288,16 @@ himar_status himar_result_labels(const himar_result* result, const int64_t** lab
         const std::int64_t*& out = given(labels, "labels");
         given(count, "count") = core.labels.size();
         out = core.labels.data();
+        return HIMAR_OK;
+    });
+}
+
+himar_status himar_result_truncated(const himar_result* result, const size_t** places, size_t* count) {
+    return guarded([&] {
+        const Result& core = core_of(result);
+        const size_t*& out = given(places, "places");
+        given(count, "count") = core.truncated.size();
+        out = core.truncated.data();
         return HIMAR_OK;
     });
 }

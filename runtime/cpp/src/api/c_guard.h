@@ -1,9 +1,11 @@
 // The border between the library's exceptions and the C interface's statuses.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstring>
 #include <exception>
+#include <initializer_list>
 #include <new>
 #include <string>
 
@@ -52,11 +54,12 @@ int number_of(const Enumeration& value) {
 }
 
 // A struct as this library knows it, the fields that an earlier header lacked as 0. InputError for a struct_size that no
-// header of this interface had; `earlier` is that of the first one, `advice` how to set it.
+// header of this interface had; `earlier` are those of the others, `advice` how to set it.
 template <class Params>
-Params checked(const Params& params, const char* name, const std::string& advice, std::size_t earlier = sizeof(Params)) {
+Params checked(const Params& params, const char* name, const std::string& advice,
+               std::initializer_list<std::size_t> earlier = {}) {
     const std::size_t size = params.struct_size;
-    if (size != sizeof params && size != earlier)
+    if (size != sizeof params && std::find(earlier.begin(), earlier.end(), size) == earlier.end())
         throw InputError(std::string(name) + ".struct_size is " + std::to_string(size) + "; it must be " +
                          std::to_string(sizeof params) + ": " + advice + ".");
     Params known{};
@@ -67,7 +70,8 @@ Params checked(const Params& params, const char* name, const std::string& advice
 
 // The same of parameters that `init` fills.
 template <class Params>
-Params checked_params(const Params& params, const char* name, const char* init, std::size_t earlier = sizeof(Params)) {
+Params checked_params(const Params& params, const char* name, const char* init,
+                      std::initializer_list<std::size_t> earlier = {}) {
     return checked(params, name,
                    std::string("call ") + init + " first, and compile with the header of the library that is linked",
                    earlier);

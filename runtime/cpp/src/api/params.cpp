@@ -1,6 +1,7 @@
 #include "api/params.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstring>
 #include <string>
@@ -25,12 +26,16 @@ himar_load_params known(const himar_load_params& params) {
 }
 
 himar_generate_params known(const himar_generate_params& params) {
-    return checked_params(params, "himar_generate_params", "himar_generate_params_init", offsetof(himar_generate_params, hmar));
+    return checked_params(params, "himar_generate_params", "himar_generate_params_init", {offsetof(himar_generate_params, hmar), offsetof(himar_generate_params, prompts)});
+}
+
+himar_edit_params known(const himar_edit_params& params) {
+    return checked_params(params, "himar_edit_params", "himar_edit_params_init");
 }
 
 himar_draws read_draws(const himar_draws& draws, const Request& request, const Model& model) {
     const himar_draws known =
-        checked(draws, "himar_draws", "set it to sizeof(himar_draws)", offsetof(himar_draws, uniforms));
+        checked(draws, "himar_draws", "set it to sizeof(himar_draws)", {offsetof(himar_draws, uniforms)});
     model.check_draws(known, *request.settings);
     if (request.seed != 0)
         throw InputError("both seed " + std::to_string(request.seed) +
@@ -51,6 +56,85 @@ std::vector<std::int64_t> read_labels(const himar_generate_params& params, std::
     return {params.labels, params.labels + params.label_count};
 }
 
+// InputError unless one of labels, prompts and contexts is given, and one that the model takes.
+void require_one(const himar_generate_params& params, const ModelFacts& facts) {
+    std::vector<std::string> names;
+    if (params.label_count > 0) names.emplace_back("labels");
+    if (params.prompts != nullptr || params.prompt_count > 0) names.emplace_back("prompts");
+    if (params.contexts != nullptr || params.context_count > 0) names.emplace_back("contexts");
+    const bool from_text = facts.is_from_text();
+    if (names.empty() && !from_text) return;  // no labels: read_labels says so
+    const std::string takes = from_text ? "prompts, or contexts" : "labels";
+    if (names.size() != 1)
+        throw InputError((names.empty() ? "nothing is" : joined(names, " and ") + " are") +
+                         " given to say what to generate; give " + takes + ", as this bundle's model takes them.");
+    if (from_text == (names.front() == "labels"))
+        throw InputError(names.front() + " are given, but this bundle's model makes images " +
+                         (from_text ? "from text" : "of classes") + "; give " + takes + ".");
+}
+
+RequestTexts read_contexts(const himar_generate_params& params, const ModelFacts& facts) {
+    const std::int64_t K = facts.context_length, W = facts.context_width;
+    const std::string shape = ", " + std::to_string(K) + ", " + std::to_string(W) + ")";
+    if (params.context_count == 0 || params.contexts == nullptr)
+        throw InputError("contexts has shape (0" + shape + "; give float32 (images" + shape +
+                         ", the last hidden state of the model's text tower, of at least one image.");
+    const auto size = static_cast<std::size_t>(K * W);
+    for (std::size_t i = 0; i < params.context_count; ++i)
+        if (!std::all_of(params.contexts + i * size, params.contexts + (i + 1) * size, [](float value) { return std::isfinite(value); }))
+            throw InputError("context " + std::to_string(i) + " holds values that are not finite; compute it again.");
+    RequestTexts texts;
+    texts.contexts = params.contexts;
+    return texts;
+}
+
+void check_count(std::size_t images) {
+    if (images > kMostImages)
+        throw InputError(std::to_string(images) + " images are asked for; at most 2^32 can be counted.");
+}
+
+[[noreturn]] void refuse_size(const std::string& what, const std::int64_t* sides, const std::string& whose,
+                              std::int64_t side, const std::string& advice) {
+    throw InputError(what + " 0 has " + std::to_string(sides[1]) + " × " + std::to_string(sides[0]) + " pixels, but " +
+                     whose + std::to_string(side) + " × " + std::to_string(side) + "; " + advice + ".");
+}
+
+// Images and masks that fit a model whose images have this side, one label each or none.
+Edit read_images(const himar_edit_params& edit, std::int64_t side, std::size_t labels) {
+    const std::int64_t* const shape = edit.image_shape;
+    const auto need = [](const char* name, const std::uint8_t* pixels, std::int64_t count) {
+        if (pixels == nullptr || count < 1)
+            throw InputError(std::string(name) + " is empty; give at least one image and its mask.");
+        if (static_cast<std::uint64_t>(count) > kMostImages)
+            throw InputError(std::string(name) + " are " + std::to_string(count) + "; at most 2^32 can be counted.");
+    };
+    need("images", edit.images, shape[0]);
+    if (shape[3] != 3)
+        throw InputError("image 0 has type uint8 and shape (" + std::to_string(shape[1]) + ", " + std::to_string(shape[2]) +
+                         ", " + std::to_string(shape[3]) + "); give RGB pixels uint8 (height, width, 3), 0 to 255.");
+    if (shape[1] != side || shape[2] != side)
+        refuse_size("image", shape + 1, "the model's images have ", side,
+                    "crop or resize it first, or place a smaller image on a canvas");
+    need("masks", edit.masks, edit.mask_shape[0]);
+    const auto given = [&](const std::string& what) { return std::to_string(shape[0]) + " images and " + what + " are given; give "; };
+    if (edit.mask_shape[0] != shape[0] && edit.mask_shape[0] != 1)
+        throw InputError(given(std::to_string(edit.mask_shape[0]) + " masks") + "one mask per image, or one.");
+    if (labels != 0 && labels != static_cast<std::size_t>(shape[0]))
+        throw InputError(given(std::to_string(labels) + " labels") + "one label per image.");
+    if (edit.mask_shape[1] != side || edit.mask_shape[2] != side)
+        refuse_size("mask", edit.mask_shape + 1, "its image has ", side, "give a mask of the image's size");
+    const Edit read{edit.images, edit.masks, shape[0], side, edit.mask_shape[0] == 1};
+    read.check_masks();
+    return read;
+}
+
+void check_indices(const Request& request) {
+    const std::uint64_t last = kMostImages - request.labels.size();
+    if (request.first_index > last)
+        throw InputError("first_index is " + std::to_string(request.first_index) + "; it must be 0 to " +
+                         std::to_string(last) + ".");
+}
+
 const Settings& choose_setting(const char* name, const Manifest& manifest) {
     if (name == nullptr) return *manifest.sampling.front().second;
     std::vector<std::string> known;
@@ -63,6 +147,10 @@ const Settings& choose_setting(const char* name, const Manifest& manifest) {
 
 std::string text_or(const char* text, const char* other) { return text == nullptr ? other : in_quotes(text); }
 
+std::string counted(const char* name, std::size_t count) {
+    return count == 0 ? "" : std::string(" ") + name + "=" + std::to_string(count);
+}
+
 std::string described(const himar_generate_params& params) {
     std::string text = "labels=[";
     const std::size_t most = 16;
@@ -72,7 +160,8 @@ std::string described(const himar_generate_params& params) {
     return text + "] seed=" + std::to_string(params.seed) + " first_index=" + std::to_string(params.first_index) +
            " sampling=" + text_or(params.sampling, "first") + described_settings(params) +
            " on_step=" + (params.on_step == nullptr ? "none" : "given") +
-           " draws=" + (params.draws == nullptr ? "the seed's" : "given");
+           " draws=" + (params.draws == nullptr ? "the seed's" : "given") + counted("prompts", params.prompt_count) +
+           counted("contexts", params.context_count);
 }
 
 himar_status write_text(const std::string& whole, char* text, std::size_t capacity, std::size_t* needed) {
@@ -97,17 +186,46 @@ LoadRequest read_load(const himar_load_params* params) {
     return request;
 }
 
-Request read_request(const himar_generate_params& params, const Manifest& manifest) {
+Request read_request(const himar_generate_params& params, const Manifest& manifest, Prompts& prompts) {
     const himar_generate_params p = known(params);
-    Request request{read_labels(p, manifest.model->facts().classes), p.seed, p.first_index, nullptr, {}};
-    const std::uint64_t last = kMostImages - request.labels.size();
-    if (request.first_index > last)
-        throw InputError("first_index is " + std::to_string(request.first_index) + "; it must be 0 to " +
-                         std::to_string(last) + ".");
+    const ModelFacts facts = manifest.model->facts();
+    require_one(p, facts);
+    Request request{{}, p.seed, p.first_index, nullptr, {}, {}, {}};
+    if (!facts.is_from_text()) {
+        request.labels = read_labels(p, facts.classes);
+    } else {
+        const bool are_prompts = p.prompts != nullptr || p.prompt_count > 0;
+        const std::size_t images = are_prompts ? p.prompt_count : p.context_count;
+        check_count(images);
+        request.texts = are_prompts ? prompts.read(p.prompts, p.prompt_count) : read_contexts(p, facts);
+        request.labels.resize(images, kNoClass);
+    }
+    check_indices(request);
     const Settings& setting = choose_setting(p.sampling, manifest);
     refuse_other_settings(*manifest.model, p);
     request.settings = manifest.model->changed(setting, p);
     if (p.draws != nullptr) request.draws = read_draws(*p.draws, request, *manifest.model);
+    return request;
+}
+
+Request read_edit(const himar_generate_params& params, const himar_edit_params& edit, const Bundle& bundle) {
+    const himar_generate_params p = known(params);
+    const Model& model = *bundle.manifest().model;
+    const ModelFacts facts = model.facts();
+    const bool labelled = p.label_count > 0;
+    if (p.prompt_count > 0 || p.context_count > 0)
+        throw InputError("prompts or contexts are given with an edit; give labels for what it is to show, or none.");
+    Request request{{}, p.seed, p.first_index, nullptr, {}, {}, {}};
+    request.settings = model.changed_for_edit(choose_setting(p.sampling, bundle.manifest()), p, labelled);
+    refuse_other_settings(model, p);
+    if (bundle.manifest().components.count(kEncoder) == 0)
+        throw InputError(bundle.root().string() + " has no " + kEncoder + ", which reads the images to be edited; build "
+                         "the bundle again with this version of himar.");
+    if (labelled) request.labels = read_labels(p, facts.classes);
+    request.edit = read_images(known(edit), facts.image_size, request.labels.size());
+    request.labels.resize(static_cast<std::size_t>(request.edit->count), kNoClass);
+    check_indices(request);
+    if (p.draws != nullptr) request.draws = read_draws(*p.draws, request, model);
     return request;
 }
 
@@ -125,6 +243,13 @@ himar_status himar_load_params_init(himar_load_params* params) {
 himar_status himar_generate_params_init(himar_generate_params* params) {
     return guarded([&] {
         given(params, "params") = defaults<himar_generate_params>();
+        return HIMAR_OK;
+    });
+}
+
+himar_status himar_edit_params_init(himar_edit_params* params) {
+    return guarded([&] {
+        given(params, "params") = defaults<himar_edit_params>();
         return HIMAR_OK;
     });
 }

@@ -8,18 +8,22 @@
 #include <optional>
 #include <vector>
 
-#include "bundle/manifest.h"
+#include "api/prompts.h"
+#include "bundle/bundle.h"
 #include "engines/networks.h"
+#include "families/edit.h"
 #include "himar/himar.h"
 
 namespace himar::core {
 
 struct Request {
-    std::vector<std::int64_t> labels;
+    std::vector<std::int64_t> labels;  // kNoClass of texts
     std::uint64_t seed;
-    std::uint64_t first_index;  // image index of the first label
+    std::uint64_t first_index;  // image index of the first image
     std::shared_ptr<const Settings> settings;
     std::optional<himar_draws> draws;  // instead of the seed's
+    std::optional<Edit> edit;          // of the caller's memory
+    RequestTexts texts{};
 };
 
 // A finished step of a request, over all of its chunks; see himar_progress.
@@ -28,7 +32,11 @@ using OnStep = std::function<bool(const himar_progress&)>;
 // Read and check parameters, null for the defaults. InputError for a struct_size that no header of this interface had.
 LoadRequest read_load(const himar_load_params* params);
 
-// InputError, in the sentences of himar_runtime's `Pipeline.generate`.
-Request read_request(const himar_generate_params& params, const Manifest& manifest);
+// InputError, in the sentences of himar_runtime's `Pipeline.generate`; prompts: those of the bundle. Contexts are the
+// caller's, and the request lives no longer than they do.
+Request read_request(const himar_generate_params& params, const Manifest& manifest, Prompts& prompts);
+
+// The same of `Pipeline.edit`: images and masks are the caller's, and the request lives no longer than they do.
+Request read_edit(const himar_generate_params& params, const himar_edit_params& edit, const Bundle& bundle);
 
 }  // namespace himar::core

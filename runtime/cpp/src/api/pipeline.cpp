@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <chrono>
+#include <optional>
 #include <utility>
 
 #include "bundle/json_reader.h"
+#include "bundle/sha256.h"
 #include "engines/networks.h"
 #include "error.h"
 
@@ -28,19 +30,34 @@ private:
     std::atomic<std::thread::id>& thread_;
 };
 
+static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "a context is hashed as it lies in memory");
+
+// SHA-256 of the context of image `place`.
+std::string context_hash(const Request& request, std::size_t place, const ModelFacts& facts) {
+    const auto size = static_cast<std::size_t>(facts.context_length * facts.context_width);
+    const char* const bytes = reinterpret_cast<const char*>(request.texts.from(place, facts).contexts);
+    return sha256({bytes, size * sizeof(float)});
+}
+
 // How image `place` of a request was made, as the JSON that himar_runtime.Recipe writes.
 std::string recipe(const Request& request, std::size_t place, const Bundle& bundle) {
     const Model& model = *bundle.manifest().model;
     Json values = {
         {"seed", request.draws ? Json() : Json(request.seed)},
         {"index", request.first_index + place},
-        {"label", request.labels[place]},
+        {"label", request.labels[place] == kNoClass ? Json() : Json(request.labels[place])},
         {"sampling", model.to_json(*request.settings)},
         {"bundle", bundle.id()},
         {"himar_version", HIMAR_VERSION_TEXT},
     };
     if (model.family != first_family()) values["family"] = model.family;  // as readers before families expect
-    return values.dump();
+    if (request.edit) {
+        const auto image = static_cast<std::int64_t>(place);
+        values["edit"] = {{"image", request.edit->image_hash(image)}, {"mask", request.edit->mask_hash(image)}};
+    }
+    if (!request.texts.prompts.empty()) values["prompt"] = request.texts.prompts[place];
+    if (request.texts.contexts != nullptr) values["context_sha256"] = context_hash(request, place, model.facts());
+    return values.dump(-1, ' ', true);  // in ASCII, as PNG's text chunks need
 }
 
 }  // namespace
@@ -52,19 +69,20 @@ std::vector<std::size_t> chunk_sizes(std::size_t images, std::size_t most) {
     return sizes;
 }
 
-Pipeline::Pipeline(std::shared_ptr<const Bundle> bundle, std::unique_ptr<Lane> lane)
-    : bundle_(std::move(bundle)), lane_(std::move(lane)) {}
+Pipeline::Pipeline(std::shared_ptr<const Bundle> bundle, std::shared_ptr<Prompts> prompts, std::unique_ptr<Lane> lane)
+    : bundle_(std::move(bundle)), prompts_(std::move(prompts)), lane_(std::move(lane)) {}
 
 std::unique_ptr<Pipeline> Pipeline::load(const std::filesystem::path& path, const LoadRequest& request) {
     check_request(request);
     auto bundle = std::make_shared<const Bundle>(Bundle::open(path));
     const Manifest& manifest = bundle->manifest();
     auto lane = manifest.model->make_lane(*bundle, load_networks(*bundle, request));
-    return std::unique_ptr<Pipeline>(new Pipeline(std::move(bundle), std::move(lane)));
+    auto prompts = std::make_shared<Prompts>(bundle);
+    return std::unique_ptr<Pipeline>(new Pipeline(std::move(bundle), std::move(prompts), std::move(lane)));
 }
 
 std::unique_ptr<Pipeline> Pipeline::clone() const {
-    return std::unique_ptr<Pipeline>(new Pipeline(bundle_, lane_->clone()));
+    return std::unique_ptr<Pipeline>(new Pipeline(bundle_, prompts_, lane_->clone()));
 }
 
 Result Pipeline::generate(const Request& request, const OnStep& on_step) {
@@ -82,10 +100,20 @@ Result Pipeline::generate(const Request& request, const OnStep& on_step) {
     Result result;
     result.model = facts;
     result.has_images = lane_->has_decoder();
+    result.truncated = request.texts.truncated;
     himar_progress progress{};
     progress.struct_size = sizeof progress;
     progress.total = static_cast<std::int64_t>(sizes.size()) * model.steps(*request.settings);
-    Preview preview = [&] { return lane_->preview(); };
+    std::optional<Edit> edit;  // of the chunk
+    std::vector<std::uint8_t> pasted;
+    Preview preview = [&] {
+        PreviewPixels made = lane_->preview();
+        if (!edit) return made;
+        pasted.assign(made.pixels, made.pixels + edit->count * pixels_of_one);  // families that edit preview in full size
+        edit->paste(pasted.data());
+        made.pixels = pasted.data();
+        return made;
+    };
     progress.internal = &preview;
     Lane::ShouldContinue should_continue;
     if (on_step)
@@ -99,12 +127,15 @@ Result Pipeline::generate(const Request& request, const OnStep& on_step) {
         };
     std::size_t first = 0;
     for (const std::size_t size : sizes) {
+        const auto B = static_cast<std::int64_t>(size);
+        if (request.edit) edit = request.edit->part(static_cast<std::int64_t>(first), B);
         const Chunk chunk{{request.labels.begin() + static_cast<std::ptrdiff_t>(first),
                            request.labels.begin() + static_cast<std::ptrdiff_t>(first + size)},
                           request.first_index + first,
                           request.seed,
-                          request.draws ? &*request.draws : nullptr};
-        const auto B = static_cast<std::int64_t>(size);
+                          request.draws ? &*request.draws : nullptr,
+                          edit ? &*edit : nullptr,
+                          request.texts.from(first, facts)};
         progress.images = B;
         const std::int64_t shape[4] = {B, facts.channels, facts.preview_size, facts.preview_size};
         std::copy(shape, shape + 4, progress.preview_shape);
@@ -113,6 +144,7 @@ Result Pipeline::generate(const Request& request, const OnStep& on_step) {
             result.cancelled = true;
             break;
         }
+        if (edit && result.has_images) edit->paste(pixels.data());
         append(result.images, pixels);
         append(result.latents, lane_->latents());
         append(result.low_latents, lane_->low_latents());

@@ -23,6 +23,7 @@ struct Result {
     std::vector<float> low_latents;    // (B, C, s, s), VAE scale removed; empty for a family that has none
     std::vector<std::int64_t> codes;   // (B, L); empty for a family that has none
     std::vector<std::int64_t> labels;  // (B) of the finished images
+    std::vector<std::size_t> truncated;  // places of the request's prompts that lost their end
     std::vector<std::string> recipes;  // (B), JSON
     ModelFacts model{};
     bool has_images = false;
@@ -41,18 +42,20 @@ public:
     // Another lane for another thread: shared weights, own buffers. Any thread may call it, also during `generate`.
     std::unique_ptr<Pipeline> clone() const;
 
-    // Generate; concurrent calls wait for each other. InputError when called from its own callback.
+    // Generate, or edit; concurrent calls wait for each other. InputError when called from its own callback.
     Result generate(const Request& request, const OnStep& on_step);
 
     const Bundle& bundle() const { return *bundle_; }
+    Prompts& prompts() const { return *prompts_; }  // shared by the lanes
 
     // True in the thread that is inside `generate` of this pipeline, that is in its callback.
     bool generates_here() const { return generating_.load() == std::this_thread::get_id(); }
 
 private:
-    Pipeline(std::shared_ptr<const Bundle> bundle, std::unique_ptr<Lane> lane);
+    Pipeline(std::shared_ptr<const Bundle> bundle, std::shared_ptr<Prompts> prompts, std::unique_ptr<Lane> lane);
 
     std::shared_ptr<const Bundle> bundle_;
+    std::shared_ptr<Prompts> prompts_;
     std::unique_ptr<Lane> lane_;
     std::mutex one_at_a_time_;
     std::atomic<std::thread::id> generating_{};

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "api/c_guard.h"
+#include "api/prompts.h"
 
 struct himar_tokenizer {
     himar::core::text::Tokenizer core;
@@ -11,11 +12,20 @@ struct himar_tokenizer {
 
 using namespace himar::core;
 
+namespace {
+
+text::Vocabulary vocabulary_of(const std::filesystem::path& folder) {
+    if (std::filesystem::is_regular_file(folder / "manifest.json")) return read_vocabulary(Bundle::open(folder));
+    return text::read_vocabulary(folder);
+}
+
+}  // namespace
+
 himar_status himar_tokenizer_open(const char* path, himar_tokenizer** tokenizer) {
     return guarded([&] {
         given(path, "path");
         himar_tokenizer*& out = given(tokenizer, "tokenizer");
-        out = new himar_tokenizer{text::Tokenizer(text::read_vocabulary(path))};
+        out = new himar_tokenizer{text::Tokenizer(vocabulary_of(path))};
         return HIMAR_OK;
     });
 }

@@ -8,6 +8,7 @@
 
 #include "bundle/sha256.h"
 #include "error.h"
+#include "text.h"
 
 namespace himar::core {
 namespace {
@@ -98,6 +99,29 @@ std::vector<float> Bundle::floats(const ArrayEntry& entry) const {
                           std::to_string(bytes) + " bytes at " + std::to_string(entry.offset) + " of " + entry.file +
                           "); build the bundle again.");
     return values;
+}
+
+std::vector<float> Bundle::floats(const HashedFile& entry, const std::vector<std::int64_t>& shape,
+                                  const std::string& key) const {
+    const std::string source = (root_ / kManifest).string();
+    const auto found = manifest_.files.find(entry.file);
+    if (found == manifest_.files.end())
+        throw BundleError(source + " names " + entry.file + ", but gives no hash for it; build the bundle again.");
+    if (found->second.sha256 != entry.sha256)
+        throw BundleError(source + ": " + key + ".sha256 is not the sha256 of " + entry.file +
+                          "; copy the bundle again or rebuild it.");
+    std::int64_t count = 1;
+    std::vector<std::string> sides;
+    for (const std::int64_t side : shape) {
+        count *= side;
+        sides.push_back(std::to_string(side));
+    }
+    const std::int64_t bytes = count * static_cast<std::int64_t>(sizeof(float));
+    if (found->second.bytes != bytes)
+        throw BundleError(entry.file + " in " + root_.string() + " has " + std::to_string(found->second.bytes) +
+                          " bytes, but " + key + " of shape (" + joined(sides) + ") takes " + std::to_string(bytes) +
+                          "; build the bundle again.");
+    return floats(ArrayEntry{entry.file, 0, count});
 }
 
 void Bundle::verify_files() const {

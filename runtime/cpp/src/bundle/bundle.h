@@ -29,6 +29,10 @@ public:
     // The floats of an array in one of its files; BundleError where they are not there.
     std::vector<float> floats(const ArrayEntry& entry) const;
 
+    // The floats of this shape that a file holds alone; `key` is the manifest's that names it. BundleError where it is not
+    // the file whose hash was checked, or has another size.
+    std::vector<float> floats(const HashedFile& entry, const std::vector<std::int64_t>& shape, const std::string& key) const;
+
 private:
     Bundle(std::filesystem::path root, Manifest manifest, std::string id);
     void verify_files() const;

@@ -10,8 +10,9 @@
 namespace himar::core {
 namespace {
 
-constexpr int kReadableMajor = 3, kMostDepth = 32;
-constexpr const char* kReadable = "3";
+constexpr int kReadableMajor = 4, kMostDepth = 32;
+constexpr const char* kReadable = "4";
+constexpr std::int64_t kMostTokens = 1 << 20;
 constexpr std::int64_t kMostBatch = 1 << 20;  // more overflow the kernels' 32-bit item numbers
 
 // True for two whole numbers with a dot between them. No std::regex: it recurses once per character.
@@ -116,6 +117,39 @@ ComponentSpec read_component(const std::string& name, const JsonReader& reader) 
     return component;
 }
 
+TokenizerInfo read_tokenizer(const JsonReader& reader) {
+    const JsonReader hashes = reader.object("sha256");
+    const auto file = [&](const char* name) {
+        return HashedFile{inside(reader.text(name), reader.source()), hashes.text(name)};
+    };
+    const auto repairs = reader.values().find("repairs_text");
+    return {file("vocabulary"), file("merges"), reader.positive("length", kMostTokens), reader.whole("start"),
+            reader.whole("end"), reader.whole("padding"),
+            repairs != reader.values().end() && repairs->is_boolean() && repairs->get<bool>()};
+}
+
+// BundleError unless a bundle with a text encoder has a tokenizer, and that one the model's length and files' hashes.
+void check_tokenizer(const Manifest& manifest, const std::string& source) {
+    const ModelFacts facts = manifest.model->facts();
+    if (!manifest.tokenizer) {
+        if (facts.is_from_text() && manifest.components.count(kTextEncoder) > 0)
+            throw BundleError(source + " has a " + kTextEncoder + ", but lacks tokenizer; build the bundle again.");
+        return;
+    }
+    if (!facts.is_from_text() || manifest.tokenizer->length != facts.context_length)
+        throw BundleError(source + ": tokenizer.length is " + std::to_string(manifest.tokenizer->length) +
+                          ", but the model takes " +
+                          (facts.is_from_text() ? "contexts of " + std::to_string(facts.context_length) + " rows" : "no texts") +
+                          "; build the bundle again.");
+    for (const auto& [name, named] : {std::pair("vocabulary", manifest.tokenizer->vocabulary),
+                                      std::pair("merges", manifest.tokenizer->merges)}) {
+        const auto found = manifest.files.find(named.file);
+        if (found != manifest.files.end() && found->second.sha256 != named.sha256)
+            throw BundleError(source + ": tokenizer.sha256." + name + " is not the sha256 of " + named.file +
+                              "; copy the bundle again or rebuild it.");
+    }
+}
+
 std::string read_capability(const JsonReader& reader, const Json& value) {
     if (!value.is_string() || !is_dotted(value.get<std::string>()))
         throw BundleError(reader.source() + ": backend names the compute capability " + shown(value) +
@@ -172,10 +206,14 @@ Manifest parse_manifest(std::string_view text, const std::string& source) {
         manifest.files[inside(path, source)] = {entry.text("sha256"), entry.whole("bytes")};
     manifest.selftest = inside(top.text("selftest"), source);
     top.object("provenance");
+    if (top.values().contains("tokenizer")) manifest.tokenizer = read_tokenizer(top.object("tokenizer"));
+    check_tokenizer(manifest, source);
 
     std::vector<std::string> referenced = {manifest.selftest};
     for (const auto& [name, component] : manifest.components)
         referenced.insert(referenced.end(), {component.file, component.engine_file});
+    if (manifest.tokenizer)
+        referenced.insert(referenced.end(), {manifest.tokenizer->vocabulary.file, manifest.tokenizer->merges.file});
     for (const std::string& path : referenced)
         if (manifest.files.count(path) == 0)
             throw BundleError(source + " names " + path + ", but gives no hash for it; build the bundle again.");

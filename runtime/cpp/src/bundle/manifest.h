@@ -1,4 +1,4 @@
-// What a bundle's manifest.json says, schemas 1 to 3, read and checked without loading an engine.
+// What a bundle's manifest.json says, schemas 1 to 4, read and checked without loading an engine.
 //
 // The schema, its checks and its sentences are those of himar_runtime/manifest.py; unknown keys are ignored.
 #pragma once
@@ -58,6 +58,13 @@ struct FileEntry {
     std::int64_t bytes;
 };
 
+// The files of a bundle's tokenizer, and how prompts become rows of ids.
+struct TokenizerInfo {
+    HashedFile vocabulary, merges;
+    std::int64_t length, start, end, padding;
+    bool repairs_text;
+};
+
 struct Manifest {
     std::string schema_version, himar_version;
     std::shared_ptr<const Model> model;
@@ -68,6 +75,7 @@ struct Manifest {
     BackendInfo backend;
     std::map<std::string, FileEntry> files;
     std::string selftest;
+    std::optional<TokenizerInfo> tokenizer;  // of a bundle that takes prompts
 };
 
 // Read and check a manifest; every BundleError names `source` and the key that is wrong.

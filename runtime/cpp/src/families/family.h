@@ -9,26 +9,46 @@
 #include <string>
 #include <vector>
 
+#include "families/edit.h"
 #include "himar/himar.h"
 
 namespace himar::core {
 
 using Json = nlohmann::ordered_json;
 class Bundle;
+
+// The component that turns tokens (prompts, K) into contexts (prompts, K, W); a bundle without it takes contexts alone.
+constexpr const char* kTextEncoder = "text_encoder";
 class JsonReader;
 struct Networks;
+
+// A file of the bundle as a part of the manifest names it.
+struct HashedFile {
+    std::string file, sha256;
+};
 
 // The settings of one generation, checked; which there are is the family's.
 struct Settings {
     virtual ~Settings() = default;
 };
 
+// The label of an image that is of no class.
+constexpr std::int64_t kNoClass = -1;
+
+// What images of a model from text are made from; K and W are those of its contexts. Both null for a model of classes.
+struct Texts {
+    const std::int64_t* tokens = nullptr;  // (B, K) of prompts, for the text encoder
+    const float* contexts = nullptr;       // (B, K, W), in place of tokens
+};
+
 // What to generate in one run of the engines: as many labels as images, at most the bundle's max_batch.
 struct Chunk {
-    std::vector<std::int64_t> labels;
+    std::vector<std::int64_t> labels;  // kNoClass of texts, and of an edit without classes
     std::uint64_t first_index;  // image index of the first label; the others follow
     std::uint64_t seed;
     const himar_draws* draws = nullptr;  // instead of the seed's
+    const Edit* edit = nullptr;          // what is kept of as many images; null where whole ones are made
+    Texts texts{};
 };
 
 // A finished autoregressive step, as callers are told of it.
@@ -53,7 +73,8 @@ public:
 
     virtual ~Lane() = default;
 
-    // Run a chunk; `latents`, `low_latents` and `codes` then hold its results, and `pixels` (B, H, W, 3) where it is given.
+    // Run a chunk; `latents`, `low_latents` and `codes` then hold its results, and `pixels` (B, H, W, 3) where it is given:
+    // of an edit what was drawn, before the images are pasted over it.
     // Returns false when cancelled. EngineError when an engine fails or gives NaN: on the host after the step, on a GPU
     // at the end.
     //
@@ -85,6 +106,9 @@ struct ModelFacts {
     std::int64_t preview_size;     // 0 for a model without previews
     std::int64_t low_latent_size;  // 0 for a model without low-resolution latents
     std::int64_t codes;            // L of an image; 0 for a model that draws none
+    std::int64_t context_length = 0, context_width = 0;  // K and W of a model from text, 0 for one of classes
+
+    bool is_from_text() const { return context_length > 0; }
 };
 
 // A bundle's model as its manifest describes it; immutable, so threads share it.
@@ -102,6 +126,11 @@ public:
 
     // A setting with the changes that a caller's parameters ask for, held against the model's sizes. InputError.
     virtual std::shared_ptr<const Settings> changed(const Settings& setting, const himar_generate_params& params) const = 0;
+
+    // The same for an edit; labelled: classes are given. InputError for settings that it cannot edit with, and where the
+    // family cannot edit at all.
+    virtual std::shared_ptr<const Settings> changed_for_edit(const Settings& setting, const himar_generate_params& params,
+                                                             bool labelled) const = 0;
 
     // InputError unless draws of the caller's have every function that a run with these settings calls.
     virtual void check_draws(const himar_draws& draws, const Settings& settings) const = 0;

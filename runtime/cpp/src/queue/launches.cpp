@@ -43,6 +43,8 @@ Grid over_quads(u32 batch, u32 positions, u32 C) { return over(static_cast<u64>(
 #define HIMAR_GRID_upsample_codes over(static_cast<u64>(batch) * C * H * H)
 #define HIMAR_GRID_add_contribution over(static_cast<u64>(batch) * C * H * H)
 #define HIMAR_GRID_scale_words over(static_cast<u64>(batch) * C * p * p)
+#define HIMAR_GRID_nearest_codes Grid{N, kBlockWideThreads}
+#define HIMAR_GRID_subtract over(count)
 #define HIMAR_GRID_join_past over_quads(N, P + T, C)
 
 // Compiled with -ffp-contract=off: nothing may fuse a multiplication with an addition (kernels/himar_kernels/cuda/diffusion.cuh).

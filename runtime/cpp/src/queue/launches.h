@@ -12,6 +12,7 @@
 #include "high_head.cuh"
 #include "index_lists.cuh"
 #include "low_head.cuh"
+#include "nearest.cuh"
 #include "packing.cuh"
 #include "past.cuh"
 #include "pyramid.cuh"

@@ -20,6 +20,10 @@ namespace {
 void check_hi_mar(const Manifest& manifest) {
     for (const auto& [name, setting] : manifest.sampling) static_cast<const hi_mar::Sampling&>(*setting).check();
     const hi_mar::HiMarModel& model = static_cast<const hi_mar::HiMarModel&>(*manifest.model);
+    if (model.is_from_text() ? model.classes != 0 : model.classes < 1) std::abort();
+    if (model.is_from_text()) inside(model.empty_context.file, "read");
+    if (manifest.tokenizer)
+        for (const HashedFile& file : {manifest.tokenizer->vocabulary, manifest.tokenizer->merges}) inside(file.file, "read");
     if (model.grid() < 1 || model.low_positions() > 1 << 16 || model.high_positions() > 1 << 16) std::abort();
 }
 

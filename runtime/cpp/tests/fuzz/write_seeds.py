@@ -67,6 +67,18 @@ def of_phases(manifest: dict[str, Any], **phases: Any) -> dict[str, Any]:
     return manifest | {"schema_version": "1.1", "model": manifest["model"] | phases}
 
 
+def from_text(manifest: dict[str, Any]) -> dict[str, Any]:
+    """Of a model from text."""
+    named = {"file": "mlp_head.onnx", "sha256": manifest["files"]["mlp_head.onnx"]["sha256"]}
+    text = {"classes": 0, "context": "text", "context_width": 5, "empty_context": named}
+    tokenizer = {
+        **{"vocabulary": named["file"], "merges": named["file"], "length": manifest["model"]["buffer"]},
+        **{"sha256": {"vocabulary": named["sha256"], "merges": named["sha256"]}},
+        **{"start": 515, "end": 516, "padding": 516, "repairs_text": False},
+    }
+    return manifest | {"schema_version": "4.0", "model": manifest["model"] | text, "tokenizer": tokenizer}
+
+
 def of_hmar(manifest: dict[str, Any]) -> dict[str, Any]:
     """Of the family hmar."""
     shapes = {"embedding": [11, 2], "weights": [4, 2, 2, 3, 3], "biases": [4, 2]}
@@ -134,6 +146,7 @@ def main(bundle: Path) -> None:
             "single-scale": json.dumps(of_phases(one, pivots="none", cond_scale=0, high_head="mlp")),
             "visual": json.dumps(of_phases(one, pivots="visual", low_head="dit", high_head="mlp")),
             "hmar": json.dumps(of_hmar(one)),
+            "text": json.dumps(from_text(one)),
         },
     )
     write(

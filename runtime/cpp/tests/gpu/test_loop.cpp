@@ -116,6 +116,38 @@ TEST_CASE("with engines of the CPU: loop and kernels alone") {
     }
 }
 
+TEST_CASE("contexts of texts, with engines of the CPU") {
+    const Bundle opened = Bundle::open(bundle("tiny-text"));
+    const auto& model = static_cast<const hi_mar::HiMarModel&>(*opened.manifest().model);
+    const auto host = model.make_lane(opened, load_networks(opened, {"cpu", "", 1}));
+    const auto device = cuda::CudaQueue::open(0, false);
+    Networks networks = load_networks(opened, {"cpu", "", 1});
+    networks.queue = device;
+    for (auto& [name, engine] : networks.engines) engine = std::make_unique<CopyingEngine>(std::move(engine), device);
+    const auto resident = model.make_lane(opened, std::move(networks));
+    std::vector<float> contexts(static_cast<std::size_t>(3 * model.context_size()));
+    for (std::size_t i = 0; i < contexts.size(); ++i) contexts[i] = 0.1f * static_cast<float>(i % 17) - 0.8f;
+    const Chunk chunk{{-1, -1, -1}, 5, 11, nullptr, nullptr, {nullptr, contexts.data()}};
+    const Settings& setting = *opened.manifest().sampling.front().second;
+    REQUIRE(host->run(chunk, setting, {}, nullptr));
+    for (int run = 0; run < 3; ++run) {
+        REQUIRE(resident->run(chunk, setting, {}, nullptr));
+        CHECK(relative(resident->latents(), host->latents()) <= kSameEngines);
+    }
+}
+
+TEST_CASE("prompts, with ONNX Runtime's CUDA provider") {
+    if (!ort_has_cuda()) {
+        MESSAGE("not run: the ONNX Runtime of this build has no CUDA provider");
+        return;
+    }
+    himar::GenerateOptions options = options_of({}, 7);
+    options.prompts = {"red", "two red", ""};
+    const himar::Result wanted = load(bundle("tiny-text")).generate(options);
+    himar::Pipeline gpu = himar::Pipeline::load(bundle("tiny-text").string(), {"cuda:0", std::nullopt, 0});
+    for (int run = 0; run < 3; ++run) CHECK(relative(gpu.generate(options).latents(), wanted.latents()) <= 1e-4);
+}
+
 TEST_CASE("with ONNX Runtime's CUDA provider") {
     if (!ort_has_cuda()) {
         MESSAGE("not run: the ONNX Runtime of this build has no CUDA provider");

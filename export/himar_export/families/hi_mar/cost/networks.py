@@ -55,6 +55,8 @@ def _up_to_the_last_block(config: ModelConfig, phase: PhaseInfo, rows: int, mask
     embedded = config.buffer + phase.always + phase.positions
     encoded = embedded - masked
     work = matmul(rows * phase.positions, config.channels, D)
+    if config.context_shape is not None:
+        work += matmul(rows * config.buffer, config.context_width, D)
     if phase.pivot_width:
         work += guide(config, rows * phase.always, held)
     # Position tables of encoder and decoder, mask tokens, and what is added to the phase's z.

@@ -12,6 +12,7 @@ Buffers::Buffers(const HiMarModel& model, std::int64_t batch, const std::vector<
     const std::int64_t positions = std::max(model.low_positions(), model.high_positions());
     check_items(batch * positions * std::max<std::int64_t>(model.channels, 3));
     check_items(batch * model.img_size * model.img_size);
+    check_items(batch * model.context_size());
     block_ = queue.allocate(place_all(nullptr, model, widths));
     place_all(block_.get(), model, widths);
 }
@@ -40,7 +41,9 @@ std::size_t Buffers::place_all(void* block, const HiMarModel& model, const std::
     layout.take(steps, S + N);  // a step reveals at least one position
     layout.take(fault, 1);
     layout.take(images, B);
-    layout.take(class_row, 2 * B);
+    layout.take(class_row, model.is_from_text() ? 0 : 2 * B);
+    layout.take(tokens, model.is_from_text() ? B * model.buffer : 0);
+    layout.take(context, 2 * B * model.context_size());
     layout.take(timestep, 1);
     layout.take(this->revealed, B * most);
     layout.take(visible, 2 * B * (model.buffer + S + N));

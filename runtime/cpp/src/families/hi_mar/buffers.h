@@ -33,7 +33,9 @@ public:
     StepState* steps;       // (T), one for every autoregressive step
     u32* fault;
     u32* images;            // (B), image indices
-    i64* class_row;         // (2B)
+    i64* class_row;         // (2B), or of a model from text
+    i64* tokens;            // (B, K)
+    float* context;         // (2B, K, W of a context)
     i64* timestep;          // (1), what the heads read
     u32* revealed;          // (B, n)
     i64* visible;           // (2B, K + S + N)

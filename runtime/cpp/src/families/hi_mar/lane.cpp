@@ -39,10 +39,12 @@ std::int64_t condition_width(const Engine& head) {
 
 }  // namespace
 
-HiMarLane::HiMarLane(Networks networks, const HiMarModel& model, std::int64_t max_batch)
+HiMarLane::HiMarLane(Networks networks, const HiMarModel& model, std::int64_t max_batch,
+                     std::shared_ptr<const std::vector<float>> empty)
     : QueuedLane(std::move(networks)),
       model_(model),
       max_batch_(max_batch),
+      empty_(std::move(empty)),
       replays_(queue(), [this] { return networks_.without_recording(); }) {
     for (const PhaseInfo& phase : model_.phases()) {
         Engine& head = *networks_.find(phase.head);
@@ -108,10 +110,8 @@ std::vector<Step> HiMarLane::begin(const Chunk& chunk, const Sampling& sampling)
         states.push_back(state_of(step, stages_[step.stage].chain.length(), chunk.seed, sampling.temperature));
     queue().upload(b.steps, states.data(), states.size() * sizeof(StepState));
     queue().upload(b.state, states.data(), sizeof(StepState));  // the orders need the seed
-    std::vector<i64> rows(chunk.labels.begin(), chunk.labels.end());
-    rows.resize(2 * chunk.labels.size(), model_.classes);  // the row of no class
-    queue().upload(b.class_row, rows.data(), rows.size() * sizeof(i64));
     queue().clear(b.fault, sizeof(u32));
+    show(chunk);
     noise_.emplace(queue(), b, model_.channels, chunk);
     for (std::size_t number = 0; number < stages_.size(); ++number) {
         const Stage& stage = stages_[number];
@@ -123,8 +123,40 @@ std::vector<Step> HiMarLane::begin(const Chunk& chunk, const Sampling& sampling)
         queue().clear(own.tokens, bytes_of_floats(2 * batch_ * n * model_.channels));
         if (stage.phase.leaves_pivots) queue().clear(b.pivots, bytes_of_floats(2 * batch_ * n * model_.width));
     }
+    if (chunk.texts.tokens != nullptr) encode_texts();
     for (std::size_t number = 0; number < stages_.size(); ++number) noise_->order(number, stages_[number].phase);
     return steps;
+}
+
+// Upload what the transformers' rows [conditional; unconditional] are to show: a class and that of none, or the contexts of
+// a text and of the empty prompt. Of prompts the tokens, for encode_texts.
+void HiMarLane::show(const Chunk& chunk) {
+    const Buffers& b = *buffers_;
+    if (!model_.is_from_text()) {
+        std::vector<i64> rows(chunk.labels.begin(), chunk.labels.end());
+        rows.resize(2 * chunk.labels.size(), model_.classes);  // the row of no class
+        return queue().upload(b.class_row, rows.data(), rows.size() * sizeof(i64));
+    }
+    const std::int64_t one = model_.context_size();
+    const Texts& texts = chunk.texts;
+    if (texts.contexts != nullptr)
+        queue().upload(b.context, texts.contexts, bytes_of_floats(batch_ * one));
+    else
+        queue().upload(b.tokens, texts.tokens, static_cast<std::size_t>(batch_ * model_.buffer) * sizeof(i64));
+    float* const unconditional = b.context + batch_ * one;
+    queue().upload(unconditional, empty_->data(), bytes_of_floats(one));
+    for (std::int64_t image = 1; image < batch_; ++image)
+        queue().copy(unconditional + image * one, unconditional, bytes_of_floats(one));
+}
+
+// Queue the text encoder, which makes contexts of the tokens. EngineError when it gives values that are not finite: on the
+// host at once.
+void HiMarLane::encode_texts() {
+    const Buffers& b = *buffers_;
+    const std::int64_t K = model_.buffer, W = model_.context_width;
+    run_engine(*networks_.need(kTextEncoder), {{"tokens", b.tokens, {batch_, K}}, {"context", b.context, {batch_, K, W}}});
+    queue().launch(launches::check_finite(b.context, static_cast<u64>(batch_ * K * W), b.state, b.fault, kTextEncoderFault));
+    if (queue().runs_at_once()) check_fault();
 }
 
 // EngineError, naming component, phase and step, where a kernel met a value that was not finite.
@@ -133,7 +165,7 @@ void HiMarLane::check_fault() {
     queue().download(&word, buffers_->fault, sizeof word);
     if (word == 0) return;
     const u32 number = word & 0xFF;
-    std::string component = "vae_decoder", where;
+    std::string component = number == kTextEncoderFault ? kTextEncoder : "vae_decoder", where;
     for (const Stage& stage : stages_) {
         const bool is_low = stage.phase.is_low, is_mlp = stage.phase.kind == HeadKind::kMlp;
         const bool is_transformer = number == (is_low ? kTransformerLow : kTransformerHigh);

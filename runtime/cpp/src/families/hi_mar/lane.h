@@ -21,13 +21,15 @@ namespace himar::core::hi_mar {
 
 class HiMarLane final : public QueuedLane {
 public:
-    // BundleError when a head's condition has no fixed width.
-    HiMarLane(Networks networks, const HiMarModel& model, std::int64_t max_batch);
+    // empty: context (K, W) of the empty prompt, null for a model of classes. BundleError when a head's condition has no
+    // fixed width.
+    HiMarLane(Networks networks, const HiMarModel& model, std::int64_t max_batch,
+              std::shared_ptr<const std::vector<float>> empty = nullptr);
     ~HiMarLane() override;
 
     PreviewPixels preview() override;
     std::unique_ptr<Lane> clone() const override {
-        return std::make_unique<HiMarLane>(networks_.clone(), model_, max_batch_);
+        return std::make_unique<HiMarLane>(networks_.clone(), model_, max_batch_, empty_);
     }
 
     // Why segments run without graphs; empty while they do not.
@@ -45,6 +47,8 @@ private:
     void reserve(std::int64_t batch);
     bool generate(const Chunk& chunk, const Settings& settings, std::uint8_t* pixels) override;
     std::vector<Step> begin(const Chunk& chunk, const Sampling& sampling);
+    void show(const Chunk& chunk);
+    void encode_texts();
     void check_fault();
 
     // The steps: steps.cpp.
@@ -59,6 +63,7 @@ private:
 
     HiMarModel model_;
     std::int64_t max_batch_;
+    std::shared_ptr<const std::vector<float>> empty_;
     std::vector<Stage> stages_;
     std::optional<Buffers> buffers_;
     std::shared_ptr<float> staged_;  // two previews (batch, C, s, s) in the host's memory

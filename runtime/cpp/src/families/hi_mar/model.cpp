@@ -27,6 +27,17 @@ Enumeration choice(const JsonReader& reader, const char* key, const std::vector<
                       joined(known, "', '") + "': install a newer himar.");
 }
 
+// The context of a model from text, which has no classes.
+void read_text(const JsonReader& reader, HiMarModel& model) {
+    const auto classes = reader.values().find("classes");
+    if (classes != reader.values().end() && *classes != 0)
+        throw BundleError(reader.source() + ": model.classes is " + shown(*classes) +
+                          ", but model.context is 'text', which has none; build the bundle again.");
+    model.context_width = reader.positive("context_width", kMostWidth);
+    const JsonReader empty = reader.object("empty_context");
+    model.empty_context = {inside(empty.text("file"), reader.source()), empty.text("sha256")};
+}
+
 const Sampling& of_this_family(const Settings& settings) { return static_cast<const Sampling&>(settings); }
 
 }  // namespace
@@ -54,6 +65,16 @@ std::vector<std::string> HiMarModel::components() const {
     return names;
 }
 
+ModelFacts HiMarModel::facts() const {
+    ModelFacts facts{classes, img_size, channels, grid(), cond_scale, cond_scale, 0};
+    if (is_from_text()) facts.context_length = buffer, facts.context_width = context_width;
+    return facts;
+}
+
+std::vector<std::string> HiMarModel::deferred() const {
+    return is_from_text() ? std::vector<std::string>{kTextEncoder} : std::vector<std::string>();
+}
+
 std::vector<std::string> HiMarModel::stages() const {
     std::vector<std::string> names;
     for (const PhaseInfo& phase : phases()) names.emplace_back(phase.name());
@@ -71,6 +92,10 @@ std::shared_ptr<const Settings> HiMarModel::changed(const Settings& setting, con
     return std::make_shared<const Sampling>(std::move(sampling));
 }
 
+std::shared_ptr<const Settings> HiMarModel::changed_for_edit(const Settings&, const himar_generate_params&, bool) const {
+    throw InputError("a Hi-MAR model cannot edit images yet; edit with a bundle of an HMAR model.");
+}
+
 std::int64_t HiMarModel::steps(const Settings& settings) const {
     std::int64_t sum = 0;
     for (const PhaseInfo& phase : phases()) sum += of_this_family(settings).phase(phase.is_low).steps;
@@ -86,7 +111,11 @@ void HiMarModel::check_draws(const himar_draws& draws, const Settings&) const {
 }
 
 std::unique_ptr<Lane> HiMarModel::make_lane(const Bundle& bundle, Networks networks) const {
-    return std::make_unique<HiMarLane>(std::move(networks), *this, bundle.manifest().max_batch);
+    std::shared_ptr<const std::vector<float>> empty;
+    if (is_from_text())
+        empty = std::make_shared<const std::vector<float>>(
+            bundle.floats(empty_context, {buffer, context_width}, "model.empty_context"));
+    return std::make_unique<HiMarLane>(std::move(networks), *this, bundle.manifest().max_batch, std::move(empty));
 }
 
 std::shared_ptr<Model> read_model(const JsonReader& reader) {
@@ -96,7 +125,10 @@ std::shared_ptr<Model> read_model(const JsonReader& reader) {
     model.low_head = choice(reader, "low_head", {"mlp", "dit"}, HeadKind::kMlp);
     model.high_head = choice(reader, "high_head", {"mlp", "dit"}, HeadKind::kDit);
     model.width = reader.positive("width", kMostWidth);
-    model.classes = reader.positive("classes", kMostWidth);
+    if (choice(reader, "context", {"class", "text"}, 0) != 0)
+        read_text(reader, model);
+    else
+        model.classes = reader.positive("classes", kMostWidth);
     model.buffer = reader.positive("buffer", kMostPixels);
     if (!model.single_scale())
         model.cond_scale = reader.positive("cond_scale", kMostSide);

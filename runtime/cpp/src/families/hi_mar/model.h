@@ -38,7 +38,11 @@ struct HiMarModel final : Model {
     double vae_scale = 1;
     Pivots pivots = Pivots::kCondition;
     HeadKind low_head = HeadKind::kMlp, high_head = HeadKind::kDit;
+    std::int64_t context_width = 0;  // W of a model from text, which has no classes; 0 for one of classes
+    HashedFile empty_context{};      // of the empty prompt, (K, W), K of `buffer`
 
+    bool is_from_text() const { return context_width > 0; }
+    std::int64_t context_size() const { return buffer * context_width; }    // K·W; 0 for a model of classes
     std::int64_t grid() const { return img_size / vae_stride; }             // side of the latents
     std::int64_t low_positions() const { return cond_scale * cond_scale; }  // S
     std::int64_t high_positions() const { return grid() * grid(); }         // N
@@ -47,11 +51,14 @@ struct HiMarModel final : Model {
 
     std::vector<PhaseInfo> phases() const;  // in order; a single scale has phase high alone
 
-    ModelFacts facts() const override { return {classes, img_size, channels, grid(), cond_scale, cond_scale, 0}; }
+    ModelFacts facts() const override;
     std::vector<std::string> components() const override;
     std::vector<std::string> stages() const override;
+    std::vector<std::string> deferred() const override;
     std::shared_ptr<const Settings> read_settings(const JsonReader& reader) const override;
     std::shared_ptr<const Settings> changed(const Settings& setting, const himar_generate_params& params) const override;
+    std::shared_ptr<const Settings> changed_for_edit(const Settings& setting, const himar_generate_params& params,
+                                                     bool labelled) const override;
     std::int64_t steps(const Settings& settings) const override;
     Json to_json(const Settings& settings) const override;
     void check_draws(const himar_draws& draws, const Settings& settings) const override;

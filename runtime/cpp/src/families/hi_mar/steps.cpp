@@ -36,7 +36,8 @@ void HiMarLane::queue_transformer(const Step& step) {
         queue().launch(launches::index_lists(b.visible, b.sources, b.revealed, b.phases[step.stage].ranks, b.state,
                                              word(B), word(H), word(K), word(phase.always), word(n), word(L)));
         const Place tensors[] = {
-            {"class_row", b.class_row, {H * B}},
+            model_.is_from_text() ? Place("context", b.context, {H * B, K, model_.context_width})
+                                  : Place("class_row", b.class_row, {H * B}),
             {"visible", b.visible, {H * B, K + phase.always + n - step.masked}},
             {"sources", b.sources, {H * B, K + L}},
             {phase.tokens, b.phases[step.stage].tokens, {H * B, n, C}},

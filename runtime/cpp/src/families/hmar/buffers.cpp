@@ -80,6 +80,9 @@ std::size_t Buffers::place_all(void* block, const HmarModel& model) {
     layout.take(shown, 2 * B * T);
     layout.take(masked[0], B * T);
     layout.take(masked[1], B * T);
+    layout.take(edited, B * L);
+    // A forward fixes at least one cell, or is a scale's first.
+    layout.take(redrawn, B * (L + static_cast<std::int64_t>(model.scales.count())));
     layout.take(confidence, B * T);
     layout.take(uniforms, B * T);
     layout.take(x, 2 * B * T * C);

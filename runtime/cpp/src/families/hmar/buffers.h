@@ -53,6 +53,8 @@ public:
     float* words;         // (2B, T, Cv)
     float* shown;         // (2B, T), masked cells as the trunk takes them
     u8* masked[2];        // (B, T), of this step and of the next
+    u8* edited;           // (B, T_s) of one scale after the other, cells that an edit draws
+    u32* redrawn;         // (B) of each forward, cells that the next step of an edit redraws
     float* confidence;    // (B, T)
     float* uniforms;      // (B, T), given by the caller
     float* x;             // (2B, T, C)
@@ -60,7 +62,7 @@ public:
     float* grid;          // (B, Cv, H, H)
     float* own;           // (B, Cv, H, H)
     float* latent;        // (B, Cv, H, H)
-    float* image;         // (kDecodeBatch, 3, 16H, 16H)
+    float* image;         // (kDecodeBatch, 3, 16H, 16H), also of an edit's images
     u8* pixels;           // (B, 16H, 16H, 3)
 
 private:

@@ -64,6 +64,13 @@ void change(Sampling& sampling, const himar_hmar_settings& settings) {
     sampling.check();
 }
 
+void check_unguided(const himar_hmar_settings& settings) {
+    const double guidance = known(settings).guidance;
+    if (is_given(guidance) && guidance != 0)
+        throw InputError("guidance is " + shown_short(guidance) + ", but no class is given, and without one nothing "
+                         "guides an edit; give a class, or leave guidance out.");
+}
+
 std::vector<std::string> changes(const himar_generate_params& params) {
     std::vector<std::string> names;
     if (params.hmar == nullptr) return names;

@@ -5,7 +5,7 @@
 
 namespace himar::core::hmar {
 
-constexpr u32 kConditionsFault = 1, kNextScaleFault = 2, kMaskedFault = 3;
-static_assert(kMaskedFault < kVaeDecoder, "a number for each");
+constexpr u32 kConditionsFault = 1, kNextScaleFault = 2, kMaskedFault = 3, kEncoderFault = 4;
+static_assert(kEncoderFault < kVaeDecoder, "a number for each");
 
 }  // namespace himar::core::hmar

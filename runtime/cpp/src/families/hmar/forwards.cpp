@@ -21,7 +21,7 @@ u32 fault_of(const Forward& forward) { return forward.step > 0 ? kMaskedFault : 
 void HmarLane::queue_scale(const std::vector<Forward>& forwards, const Sampling& sampling, const Chunk& chunk) {
     const Buffers& b = *buffers_;
     const std::size_t scale = forwards.front().scale;
-    masked_ = nullptr;
+    masked_ = redrawn_.empty() ? nullptr : b.edited + batch_ * model_.scales.start(scale);
     for (const Forward& forward : forwards) {
         queue_words(forward);
         if (sampling.all_scales)
@@ -33,13 +33,27 @@ void HmarLane::queue_scale(const std::vector<Forward>& forwards, const Sampling&
             return queue_contribution(scale, b.places, smooth_->mixed, b.latent);
         }
         queue_draw(forward, sampling, chunk);
-        if (forward.remasked == 0) continue;
-        u8* const chosen = b.masked[masked_ == b.masked[0] ? 1 : 0];
-        queue().launch(launches::least_confident(chosen, b.confidence, masked_, word(forward.remasked), word(batch_),
-                                                 word(model_.scales.cells(scale))));
-        masked_ = chosen;
+        if (!queue_remask(forward)) break;
     }
     queue_contribution(scale, codes_of(scale), constants_->embedding, b.latent);
+}
+
+// Choose the cells that the next step redraws, among those of this one; false where no image has any.
+bool HmarLane::queue_remask(const Forward& forward) {
+    const Buffers& b = *buffers_;
+    const u32 T = word(model_.scales.cells(forward.scale));
+    u8* const chosen = b.masked[masked_ == b.masked[0] ? 1 : 0];
+    if (redrawn_.empty()) {
+        if (forward.remasked == 0) return false;
+        queue().launch(launches::least_confident(chosen, b.confidence, masked_, word(forward.remasked), word(batch_), T));
+    } else {
+        const std::size_t place = forward.index * static_cast<std::size_t>(batch_);
+        const auto counts = redrawn_.begin() + static_cast<std::ptrdiff_t>(place);
+        if (std::all_of(counts, counts + batch_, [](u32 count) { return count == 0; })) return false;
+        queue().launch(launches::least_confident_of_each(chosen, b.confidence, masked_, b.redrawn + place, word(batch_), T));
+    }
+    masked_ = chosen;
+    return true;
 }
 
 // The input words: the latent averaged down, in a masked step with the scale's own contribution at visible cells; 0 at scale

@@ -30,9 +30,9 @@ HmarLane::~HmarLane() { settle(); }
 
 bool HmarLane::generate(const Chunk& chunk, const Settings& settings, std::uint8_t* pixels) {
     const auto& sampling = static_cast<const Sampling&>(settings);
-    begin(chunk, sampling);
-    const Buffers& b = *buffers_;
     const std::vector<Forward> forwards = plan(sampling, model_.scales);
+    begin(chunk, sampling, forwards);
+    const Buffers& b = *buffers_;
     const std::int64_t latent = batch_ * model_.latent_channels * model_.scales.side() * model_.scales.side();
     auto next = forwards.begin();
     for (std::size_t scale = 0; scale < model_.scales.count(); ++scale) {
@@ -84,7 +84,7 @@ void HmarLane::reserve(const Sampling& sampling) {
 }
 
 // Upload what the chunk's forwards need, and run `conditions`.
-void HmarLane::begin(const Chunk& chunk, const Sampling& sampling) {
+void HmarLane::begin(const Chunk& chunk, const Sampling& sampling, const std::vector<Forward>& forwards) {
     batch_ = static_cast<std::int64_t>(chunk.labels.size());
     reserve(sampling);
     const Buffers& b = *buffers_;
@@ -94,9 +94,15 @@ void HmarLane::begin(const Chunk& chunk, const Sampling& sampling) {
     for (std::size_t i = 0; i < chunk.labels.size(); ++i) images_.push_back(static_cast<u32>(chunk.first_index + i));
     queue().upload(b.images, images_.data(), images_.size() * sizeof(u32));
     std::vector<i64> rows(chunk.labels.begin(), chunk.labels.end());
+    std::replace(rows.begin(), rows.end(), i64{kNoClass}, i64{model_.classes});
     rows.resize(2 * chunk.labels.size(), model_.classes);  // the row of no class
     queue().upload(b.class_row, rows.data(), rows.size() * sizeof(i64));
     queue().clear(b.fault, sizeof(u32));
+    redrawn_.clear();
+    if (chunk.edit != nullptr) {
+        upload_edited(*chunk.edit, forwards);
+        queue_encoding(*chunk.edit);
+    }
     queue().clear(b.latent, bytes_of_floats(batch_ * model_.latent_channels * model_.scales.side() * model_.scales.side()));
     queue_conditions(sampling.guidance != 0 ? 2 : 1);
 }
@@ -146,6 +152,7 @@ void HmarLane::check_fault() {
         case kConditionsFault: refuse_values(kConditions, "");
         case kNextScaleFault: refuse_values(kNextScaleTail, at);
         case kMaskedFault: refuse_values(kMaskedTail, at);
+        case kEncoderFault: refuse_values(kEncoder, "");
         default: refuse_values("vae_decoder", "");
     }
 }

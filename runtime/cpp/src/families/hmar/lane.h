@@ -39,10 +39,15 @@ private:
 
     bool generate(const Chunk& chunk, const Settings& settings, std::uint8_t* pixels) override;
     void reserve(const Sampling& sampling);
-    void begin(const Chunk& chunk, const Sampling& sampling);
+    void begin(const Chunk& chunk, const Sampling& sampling, const std::vector<Forward>& forwards);
     void queue_conditions(std::int64_t halves);
     void fetch_results(std::uint8_t* pixels);
     void check_fault();
+
+    // What an edit keeps and draws: editing.cpp.
+    void upload_edited(const Edit& edit, const std::vector<Forward>& forwards);
+    void queue_encoder(const Edit& edit);
+    void queue_encoding(const Edit& edit);
 
     // One forward and what becomes of its logits: forwards.cpp.
     void queue_scale(const std::vector<Forward>& forwards, const Sampling& sampling, const Chunk& chunk);
@@ -50,6 +55,7 @@ private:
     void queue_network(const Forward& forward);
     void queue_all_scales(const Forward& forward);
     void queue_past(VarStage& stage, const Forward& forward);
+    bool queue_remask(const Forward& forward);
     void queue_draw(const Forward& forward, const Sampling& sampling, const Chunk& chunk);
     void queue_mix(const Forward& forward, const Sampling& sampling, const Chunk& chunk);
     void queue_contribution(std::size_t scale, const i64* codes, const float* embedding, float* latent);
@@ -67,7 +73,8 @@ private:
     // Of the chunk under way.
     std::int64_t batch_ = 0;
     std::vector<u32> images_;
-    const u8* masked_ = nullptr;  // cells that this step redraws
+    std::vector<u32> redrawn_;    // of an edit, (B) of each forward: cells that the next step redraws
+    const u8* masked_ = nullptr;  // cells that this step draws; null where it draws all
 };
 
 }  // namespace himar::core::hmar

@@ -84,6 +84,16 @@ std::shared_ptr<const Settings> HmarModel::changed(const Settings& setting, cons
     return std::make_shared<const Sampling>(std::move(sampling));
 }
 
+std::shared_ptr<const Settings> HmarModel::changed_for_edit(const Settings& setting, const himar_generate_params& params,
+                                                            bool labelled) const {
+    if (!labelled && params.hmar != nullptr) check_unguided(*params.hmar);
+    Sampling sampling = of_this_family(*changed(setting, params));
+    if (sampling.smooth)
+        throw InputError("smooth is set, but a smooth preview draws no codes; leave smooth out to edit an image.");
+    if (!labelled) sampling.guidance = 0;
+    return std::make_shared<const Sampling>(std::move(sampling));
+}
+
 void HmarModel::check_draws(const himar_draws& draws, const Settings& settings) const {
     const bool smooth = of_this_family(settings).smooth;
     if (smooth ? draws.gumbel == nullptr : draws.uniforms == nullptr)

@@ -31,10 +31,12 @@ struct HmarModel final : Model {
         return {classes, image_side(), latent_channels, scales.side(), scales.side(), 0, scales.tokens()};
     }
     std::vector<std::string> components() const override;
-    std::vector<std::string> deferred() const override { return {kVarTrunk, kVarTail}; }
+    std::vector<std::string> deferred() const override { return {kVarTrunk, kVarTail, kEncoder}; }
     std::vector<std::string> stages() const override;
     std::shared_ptr<const Settings> read_settings(const JsonReader& reader) const override;
     std::shared_ptr<const Settings> changed(const Settings& setting, const himar_generate_params& params) const override;
+    std::shared_ptr<const Settings> changed_for_edit(const Settings& setting, const himar_generate_params& params,
+                                                     bool labelled) const override;
     void check_draws(const himar_draws& draws, const Settings& settings) const override;
     std::int64_t steps(const Settings&) const override { return static_cast<std::int64_t>(scales.count()); }
     Json to_json(const Settings& settings) const override;

@@ -1,26 +1,19 @@
 #include "families/hmar/sampling.h"
 
 #include <algorithm>
-#include <cstdio>
 
 #include "bundle/json_reader.h"
 #include "error.h"
 #include "families/hmar/schedule_text.h"
 #include "families/setting_values.h"
+#include "text.h"
 
 namespace himar::core::hmar {
 namespace {
 
-// As Python's :g.
-std::string short_number(double value) {
-    char text[32];
-    std::snprintf(text, sizeof text, "%g", value);
-    return text;
-}
-
 void check_share(double top_p) {
     if (!(top_p > 0 && top_p <= 1))
-        throw InputError("top_p is " + short_number(top_p) +
+        throw InputError("top_p is " + shown_short(top_p) +
                          "; it must be above 0 and at most 1, where 1 keeps every code.");
 }
 
@@ -115,7 +108,8 @@ std::vector<Forward> plan(const Sampling& sampling, const Scales& scales) {
             const double guidance = sampling.guidance * (step > 0 ? sampling.mask_guidance : scales.ratio(scale));
             redrawn -= counts[step];
             const bool both = guidance != 0 || (sampling.all_scales && sampling.guidance != 0);
-            forwards.push_back({scale, static_cast<std::int64_t>(step), guidance, redrawn, both ? 2 : 1});
+            forwards.push_back({scale, static_cast<std::int64_t>(step), guidance, redrawn, both ? 2 : 1,
+                                forwards.size()});
         }
     }
     return forwards;

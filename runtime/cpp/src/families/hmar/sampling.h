@@ -39,6 +39,9 @@ Sampling read_sampling(const JsonReader& reader);
 // Change what a caller's settings give. InputError for a value out of range.
 void change(Sampling& sampling, const himar_hmar_settings& given);
 
+// InputError where a caller's settings ask for guidance, of an edit without a class.
+void check_unguided(const himar_hmar_settings& given);
+
 // One forward. It draws a code for every cell of its scale.
 struct Forward {
     std::size_t scale;
@@ -46,6 +49,7 @@ struct Forward {
     double guidance;        // t: 1+t weighs the conditional logits, -t the unconditional ones
     std::int64_t remasked;  // cells that the next step redraws; 0 at the last forward of a scale
     std::int64_t halves;    // 2 where rows are [conditional; unconditional]
+    std::size_t index;      // among all of a run
 };
 
 // All forwards of a run, in order; the settings fit the scales.
