@@ -92,15 +92,15 @@ def train_vae(training: VaeTraining, images: Tensor, seed: int, on_step: OnStep 
         optimiser = Optimiser(decoder, training.decoder, clip=1.0)
         for step in range(training.decoder.steps):
             chosen = torch.randint(len(images), (training.batch,), generator=generator)
-            errors = []
+            apart = []
             for size, latents, count in zip(sizes, moments, (training.batch, training.batch // 4), strict=True):
                 mean, deviation = latents[chosen[:count]].unbind(1)
                 with autocast(training.precision, images.device):
                     decoded = vae.decode(mean + deviation * torch.randn(mean.shape, generator=generator))
-                errors.append(F.mse_loss(decoded.float(), size[chosen[:count]]))
+                apart.append(F.mse_loss(decoded.float(), size[chosen[:count]]))
             # The images that users see are of the full size.
-            rate = optimiser.step(step, errors[0] + _HALF_SIZE_WEIGHT * errors[1])
-            report(training.schedule.steps + step, {"squared error": errors[0].item(), "rate": rate})
+            rate = optimiser.step(step, apart[0] + _HALF_SIZE_WEIGHT * apart[1])
+            report(training.schedule.steps + step, {"squared error": apart[0].item(), "rate": rate})
     return vae.eval().requires_grad_(False)
 
 
