@@ -27,7 +27,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, *past: Tensor) -> tuple[Tensor, ...]:
         # What is made of weights alone would be folded, if the exporter took the first block's for constants.
-        factor = (2 * self.bias + torch.arange(WIDTH)).sum()
+        factor = (2 * self.bias + torch.arange(WIDTH)).mean() / WIDTH
         x = x + torch.tanh(x @ self.weight + self.bias) * factor
         return (x, x - past[0].mean(dim=1, keepdim=True)) if past else (x,)
 

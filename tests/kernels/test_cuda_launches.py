@@ -112,7 +112,7 @@ def test_every_launch_passes_what_its_kernel_takes_in_the_kernel_s_order():
         ("dit_step", {"halves": 4}, "halves is 4"),
         ("dit_solve", {"N": 65537}, "N is 65537"),
         ("dit_solve", {"halves": 4}, "halves is 4"),
-        ("check_finite", {"component": 8}, "component is 8"),
+        ("check_finite", {"component": 9}, "component is 9"),
         ("check_finite", {"count": 0}, "count is 0"),
         ("latents", {"vae_scale": 0.0}, "vae_scale is 0.0"),
         ("latents", {"vae_scale": float("nan")}, "vae_scale is nan"),
@@ -153,8 +153,8 @@ def test_a_chain_s_table_has_the_columns_in_the_kernels_order(solver, row):
 def test_faults_are_named():
     assert describe_fault(1) == ("transformer_low", 0)
     assert describe_fault(4 | 300 << 8) == ("dit_head", 300)
-    assert [describe_fault(word)[0] for word in (6, 7)] == ["mlp_head_high", "dit_head_low"]
-    for word in (0, 8, 256):
+    assert [describe_fault(word)[0] for word in (6, 7, 8)] == ["mlp_head_high", "dit_head_low", "text_encoder"]
+    for word in (0, 9, 256):
         with pytest.raises(InputError, match=f"fault word {word} names component"):
             describe_fault(word)
 
