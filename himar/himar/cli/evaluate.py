@@ -15,17 +15,13 @@ from click.core import ParameterSource
 
 from himar_kernels.families.sampling_options import guidance_option
 from himar_kernels.shared.console import require_extra
-from himar_kernels.shared.files import require_writable_file, require_writable_folder
+from himar_kernels.shared.files import require_writable_file
 from himar_kernels.shared.options import SEED, NamedPath, device_option, npz_option
 
-from .options import config_option
-from .progress import image_progress
-
-if TYPE_CHECKING:
-    from ..evaluation.extractor import Extractor, OnImages
-    from ..evaluation.measure import Report
+from .making import make, refuse_making, require_making
 from .notices import show_skipped
-from .options import weights_option
+from .options import config_option, weights_option
+from .progress import image_progress
 
 if TYPE_CHECKING:
     from ..evaluation.extractor import Extractor, OnImages
@@ -56,14 +52,34 @@ def _shard(context: click.Context, parameter: click.Parameter, text: str | None)
 @click.option("--neighbours", "-k", default=3, show_default=True, type=click.IntRange(min=1), help="k of precision.")
 @click.option("--batch", default=64, show_default=True, type=_AT_ONCE, help="Images per extractor run.")
 @click.option("--device", default="cpu", show_default=True, callback=device_option, help="cpu or cuda:0.")
+@click.option(
+    "--crop",
+    type=click.IntRange(8, 8192),
+    metavar="PIXELS",
+    help="Of images in folders take the centre square, resized to so many pixels (Lanczos); 256 for MS-COCO.",
+)
 @click.option("--save-statistics", type=_PATH, callback=npz_option, help="Write SOURCE's statistics (.npz).")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as one JSON object.")
 @click.option(
-    "--images", type=click.IntRange(1, 10_000_000), help="Checkpoint: how many images to make; 50000 in papers."
+    "--images",
+    type=click.IntRange(1, 10_000_000),
+    help="Checkpoint: how many images to make; 50000 in papers.  [default with --captions: 30000]",
 )
 @click.option("--per-class", is_flag=True, help="Checkpoint: equally many images of every class (the default).")
 @click.option("--random-classes", is_flag=True, help="Checkpoint: draw each image's class at random instead.")
-@click.option("--out", type=_PATH, callback=npz_option, help="Checkpoint: the .npz of the images.")
+@click.option(
+    "--captions",
+    type=_PATH,
+    help="Model from text: captions as MS-COCO's JSON; one of each of --images images is drawn.",
+)
+@click.option("--compbench", type=_PATH, help="Model from text: file of T2I-CompBench's prompts, one a line.")
+@click.option(
+    "--images-per-prompt",
+    type=click.IntRange(1, 100_000),
+    help="With --compbench: images of each prompt.  [default: 10]",
+)
+@click.option("--text", type=_PATH, help="Model from text: folder of the text tower (CLIP) and its tokenizer.")
+@click.option("--out", type=_PATH, help="Checkpoint: the .npz of the images; with --compbench their folder.")
 @click.option(
     "--config", callback=config_option, help="Checkpoint: preset or JSON file; not needed for files that himar wrote."
 )
@@ -82,6 +98,7 @@ def evaluate(
     neighbours: int,
     batch: int,
     device: str,
+    crop: int | None,
     save_statistics: Path | None,
     as_json: bool,
     **making: Any,
@@ -91,6 +108,9 @@ def evaluate(
     SOURCE is a folder of images, an ADM-style .npz, or a checkpoint, from which --images images are sampled first, into
     --out. Many processes can share that work (--shard 1/8 … 8/8, then --merge); a stopped one continues when it is
     started again. Images made by a bundle's engines are measured as a folder or .npz.
+
+    A model from text makes images of --captions, or those of T2I-CompBench for its own scripts: --compbench PROMPTS.txt
+    --out FOLDER. Both need --text.
     """
     require_extra("model", "torch", "safetensors")
     if extractor == "digits" and inception is not None:
@@ -102,13 +122,11 @@ def evaluate(
     is_checkpoint = looks_like_checkpoint(source)
     wants_numbers = bool(not is_checkpoint or against or save_statistics or inception or extractor == "digits")
     if is_checkpoint:
-        _require_making(making)
-        if making["shard"] and wants_numbers:
-            raise click.UsageError("--shard only makes images; measure them with --merge.")
+        require_making(making, wants_numbers)
     else:
-        given = [name for name, value in making.items() if value is not None and value is not False]
-        if given:
-            raise click.UsageError(f"--{given[0].replace('_', '-')} is for checkpoints; {source} is not one.")
+        refuse_making(making, source)
+    if crop is not None and all(path.is_file() for path in _measured(None if is_checkpoint else source, against)):
+        raise click.UsageError("--crop is for folders of images, and none is measured.")
     if not wants_numbers:
         _refuse_measuring(("neighbours", "batch"))
     from ..device import use_threads
@@ -120,15 +138,15 @@ def evaluate(
         require_writable_file(save_statistics)
     changed = None
     if features is not None:
-        changed = _check_images(None if is_checkpoint else source, against, features)
+        changed = _check_images(None if is_checkpoint else source, against, features, crop)
     if is_checkpoint:
-        made = _make(source, device, **making)
+        made = make(source, device, making)
         source = making["out"]
         if features is None:
             click.echo(json.dumps(made) if as_json else f"{made['written']}: {made['images']} images")
             return
     assert features is not None
-    report = _measure(source, against, features, neighbours, batch, device, save_statistics)
+    report = _measure(source, against, features, neighbours, batch, device, crop, save_statistics)
     if changed is not None:
         report = replace(report, turned=changed.turned, transparent=changed.transparent)
     if as_json:
@@ -137,60 +155,16 @@ def evaluate(
         _show(report)
 
 
+def _measured(*paths: Path | None) -> list[Path]:
+    return [path for path in paths if path is not None]
+
+
 def _refuse_measuring(names: tuple[str, ...]) -> None:
     """Refuse options of a measurement where images are only made."""
     source = click.get_current_context().get_parameter_source
     for name in names:
         if source(name) is ParameterSource.COMMANDLINE:
             raise click.UsageError(f"--{name} is for measuring; add --against or --extractor digits, or leave it out.")
-
-
-def _require_making(making: dict[str, Any]) -> None:
-    if making["images"] is None or making["out"] is None:
-        raise click.UsageError("a checkpoint needs --images (how many to make) and --out (an .npz file).")
-    if making["shard"] and making["merge"]:
-        raise click.UsageError("--shard makes images and --merge joins them; give one of the two.")
-
-
-def _make(source: Path, device: str, **making: Any) -> dict[str, Any]:
-    from himar_kernels import InputError
-
-    from ..device import usable_device
-    from ..evaluation.samples import SampleRun, make_parts, merge_parts
-    from ..family import model_family, open_model
-    from ..loading.checkpoint_files import weights_sha256
-
-    out: Path = making["out"]
-    if out.exists():
-        raise InputError(f"{out} exists; measure it with himar evaluate {out}, or choose another --out.")
-    require_writable_folder(out.parent)
-    where = usable_device(device)
-    model, entry = open_model(source, making["config"], weights=making["weights"])
-    family = model_family(model.family)
-    vae_file = making["vae"] or source.with_name(f"{source.stem}-vae.safetensors")
-    vae = family.load_vae(vae_file, model)
-    sampling = family.choose_sampling(model, None, making["guidance"], {}, f"the model of {source}")
-    run = SampleRun(
-        model_sha256=weights_sha256(source),
-        vae_sha256=weights_sha256(vae_file),
-        config={**model.config.to_dict(), "img_size": model.config.img_size},
-        sampling=sampling.to_dict(),
-        images=making["images"],
-        seed=making["seed"] or 0,
-        per_class=not making["random_classes"],
-        chunk=making["chunk"] or 64,
-        weights=entry,
-    )
-    parts = out.with_name(f"{out.name}.parts")
-    shard, shards = making["shard"] or (1, 1)
-    if not making["merge"]:
-        with image_progress("sampling") as on_images:
-            make_parts(run, model.to(where), vae.to(where), parts, shard, shards, on_images)
-    if making["shard"]:
-        own = sum(len(run.indices(part)) for part in range(shard - 1, run.parts, shards))
-        return {"written": str(parts), "images": own, "shard": f"{shard}/{shards}"}
-    merge_parts(run, parts, out)
-    return {"written": str(out), "images": run.images, "shard": None}
 
 
 def _extractor(kind: str, inception: Path | None, device: str) -> Extractor:
@@ -210,7 +184,7 @@ def _extractor(kind: str, inception: Path | None, device: str) -> Extractor:
     return InceptionExtractor(inception, device)
 
 
-def _check_images(source: Path | None, against: Path | None, extractor: Extractor) -> Changed | None:
+def _check_images(source: Path | None, against: Path | None, extractor: Extractor, crop: int | None) -> Changed | None:
     """Read every file that will be measured, and say what is left out; return what was done to those of SOURCE."""
     from ..evaluation.image_sets import open_images
     from ..evaluation.measure import check_reference
@@ -218,12 +192,12 @@ def _check_images(source: Path | None, against: Path | None, extractor: Extracto
     changed = None
     with _stages() as on_stage:
         if source is not None:
-            images = open_images(source)
+            images = open_images(source, crop)
             show_skipped(images.skipped)
             if images.files:
                 changed = images.check(on_stage("checking the images"))
         if against is not None:
-            reference = check_reference(against, extractor, on_stage("checking the reference"))
+            reference = check_reference(against, extractor, on_stage("checking the reference"), crop)
             if reference is not None:
                 show_skipped(reference.skipped)
     return changed
@@ -236,15 +210,16 @@ def _measure(
     neighbours: int,
     batch: int,
     device: str,
+    crop: int | None,
     save_statistics: Path | None,
 ) -> Report:
     from ..evaluation.image_sets import open_images
     from ..evaluation.measure import measure, open_reference, statistics_of
     from ..evaluation.statistics_files import write_statistics
 
-    images = open_images(source)
+    images = open_images(source, crop)
     with _stages() as on_stage:
-        reference = open_reference(against, extractor, batch, on_stage) if against else None
+        reference = open_reference(against, extractor, batch, on_stage, crop) if against else None
         report, features = measure(
             images, extractor, reference, k=neighbours, batch=batch, device=device, on_stage=on_stage
         )

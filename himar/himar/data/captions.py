@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from himar_kernels import InputError
 
@@ -40,13 +40,34 @@ class CaptionedList(ImageList):
         return self
 
 
+class Captions(NamedTuple):
+    """What a captions file says, by ascending id of the images: ids, file names, and captions, at least one each."""
+
+    ids: tuple[int, ...]
+    names: tuple[str, ...]
+    captions: tuple[tuple[str, ...], ...]
+
+
 def read_captions(path: Path, folder: Path) -> CaptionedList:
-    """Read a captions file and find its images in a folder.
+    """Read a captions file and find its images in a folder, such as train2014.
+
+    Raises InputError as `read_texts` does, and when an image is not in the folder.
+    """
+    ids, names, captions = read_texts(path)
+    _require_all(
+        (name for name in names if not (folder / name).is_file()),
+        f"of {path} that {folder} does not have",
+        "give the folder that the file describes",
+    )
+    return CaptionedList(folder, names, (0,) * len(ids), (), ids=ids, captions=captions)
+
+
+def read_texts(path: Path) -> Captions:
+    """Read a captions file without its images.
 
     path: JSON with "images" (each with id and file_name) and "annotations" (each with image_id and caption), as
-    captions_train2014.json; what else it holds is not looked at. folder: with the image files, as train2014.
-    Raises InputError, which names the image, when the file is missing, damaged or of another layout, when an image has
-    no caption or a caption no image, and when an image is not in the folder.
+    captions_train2014.json; what else it holds is not looked at. Raises InputError, which names the image, when the
+    file is missing, damaged or of another layout, and when an image has no caption or a caption no image.
     """
     content = _json(path)
     images, annotations = (_entries(content, key, path) for key in ("images", "annotations"))
@@ -72,15 +93,8 @@ def read_captions(path: Path, folder: Path) -> CaptionedList:
         f"without a caption in {path}",
         "write captions for them, or take them out of its images",
     )
-    _require_all(
-        (names[identity] for identity in ids if not (folder / names[identity]).is_file()),
-        f"of {path} that {folder} does not have",
-        "give the folder that the file describes",
-    )
     ordered = tuple(tuple(captions[identity]) for identity in ids)
-    return CaptionedList(
-        folder, tuple(names[identity] for identity in ids), (0,) * len(ids), (), ids=tuple(ids), captions=ordered
-    )
+    return Captions(tuple(ids), tuple(names[identity] for identity in ids), ordered)
 
 
 _OF_IMAGES: tuple[tuple[str, type], ...] = (("id", int), ("file_name", str))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from himar_kernels import InputError
 
-from ..data.crop import UnreadableImageError, check_image, read_pixels
+from ..data.crop import UnreadableImageError, check_image, read_pixels, read_square
 from ..data.file_check import OnFiles, require_readable
 from ..data.tree import Skipped, left_out, list_tree
 
@@ -33,13 +33,17 @@ class Changed:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images of one size: source, how many, their height and width; of a folder also its files and what it left out."""
+    """Images of one size: source, how many, their height and width; of a folder also its files and what it left out.
+
+    cropped: of every file the centre square is taken, resized to `size`, so that files may be of any size.
+    """
 
     source: Path
     count: int
     size: tuple[int, int]
     files: tuple[Path, ...] = ()
     skipped: tuple[Skipped, ...] = ()
+    cropped: bool = False
 
     def check(self, on_files: OnFiles | None = None) -> Changed:
         """Read every file before the long work, and return how many are shown other than they are stored.
@@ -51,7 +55,7 @@ class ImageSet:
 
         def check(path: Path) -> None:
             found = check_image(path)
-            if found.size != self.size:
+            if not self.cropped and found.size != self.size:
                 raise InputError(_other_size(found.size, self.size))
             with lock:
                 counts["turned"] += found.turned
@@ -66,7 +70,7 @@ class ImageSet:
 
     def _from_files(self, batch: int) -> Iterator[NDArray[np.uint8]]:
         for first in range(0, self.count, batch):
-            yield np.stack([_pixels(path, self.size) for path in self.files[first : first + batch]])
+            yield np.stack([_pixels(path, self.size, self.cropped) for path in self.files[first : first + batch]])
 
     def _from_archive(self, batch: int) -> Iterator[NDArray[np.uint8]]:
         with _open_images(self.source) as (stream, _):
@@ -79,13 +83,16 @@ class ImageSet:
                 yield np.frombuffer(data, np.uint8).reshape(shape).copy()  # writable, as torch requires
 
 
-def open_images(source: Path) -> ImageSet:
+def open_images(source: Path, crop: int | None = None) -> ImageSet:
     """Open a folder of images, at any depth, or a `.npz` whose arr_0 is uint8 (n, H, W, 3).
 
-    Raises InputError when there is nothing or nothing of that layout, or when a class folder is empty.
+    crop: of a folder's images the centre square of the short side is taken and resized to so many pixels (Lanczos), as
+    U-ViT's protocol for MS-COCO has it; it changes nothing of an archive. Files are in the order of their names, which
+    for MS-COCO is that of its ids. Raises InputError when there is nothing or nothing of that layout, or when a class
+    folder is empty.
     """
     if source.is_dir():
-        return _open_folder(source)
+        return _open_folder(source, crop)
     if not source.is_file():
         raise InputError(f"{source} does not exist; give a folder of images or an ADM-style .npz.")
     if source.suffix != ".npz":
@@ -110,7 +117,7 @@ def archive_names(path: Path) -> list[str]:
         raise InputError(f"{path} is damaged or not an .npz file ({error}); write it again.") from error
 
 
-def _open_folder(folder: Path) -> ImageSet:
+def _open_folder(folder: Path, crop: int | None) -> ImageSet:
     if (folder / "manifest.json").is_file():
         raise InputError(f"{folder} is a bundle of engines; generate its images first and measure those.")
     tree = list_tree(folder)
@@ -123,12 +130,13 @@ def _open_folder(folder: Path) -> ImageSet:
     if not tree.files:
         raise InputError(f"{folder} holds no images.")
     files = tuple(folder / name for name in tree.files)
-    return ImageSet(folder, len(files), _pixels(files[0], None).shape[:2], files, tree.skipped)
+    size = _pixels(files[0], None).shape[:2] if crop is None else (crop, crop)
+    return ImageSet(folder, len(files), size, files, tree.skipped, crop is not None)
 
 
-def _pixels(path: Path, size: tuple[int, int] | None) -> NDArray[np.uint8]:
+def _pixels(path: Path, size: tuple[int, int] | None, cropped: bool = False) -> NDArray[np.uint8]:
     try:
-        pixels = read_pixels(path)
+        pixels = read_square(path, size[0]).pixels if size and cropped else read_pixels(path)
     except UnreadableImageError as error:
         raise InputError(f"{path} is not a readable image ({error}); remove or replace it.") from error
     if size is not None and pixels.shape[:2] != size:

@@ -62,31 +62,37 @@ def statistics_of(features: Features) -> Statistics:
     return Statistics(fit_gaussian(features.pool), fit_gaussian(features.spatial))
 
 
-def check_reference(source: Path, extractor: Extractor, on_images: OnImages | None = None) -> ImageSet | None:
+def check_reference(
+    source: Path, extractor: Extractor, on_images: OnImages | None = None, crop: int | None = None
+) -> ImageSet | None:
     """Raise InputError as `open_reference` would, as far as can be told before any feature is computed.
 
-    Every file of a folder is read, `on_images` told of it. Returns the images, None where there are statistics alone.
+    Every file of a folder is read, `on_images` told of it; crop: see `open_images`. Returns the images, None where
+    there are statistics alone.
     """
     if source.is_file() and source.suffix == ".npz" and has_statistics(source):
         read_statistics(source, extractor.sha256)
         if not holds_images(source):
             return None
-    images = open_images(source)
+    images = open_images(source, crop)
     images.check(on_images)
     return images
 
 
-def open_reference(source: Path, extractor: Extractor, batch: int, on_stage: OnStage | None = None) -> Reference:
+def open_reference(
+    source: Path, extractor: Extractor, batch: int, on_stage: OnStage | None = None, crop: int | None = None
+) -> Reference:
     """Read a statistics file, with ADM's images for precision and recall if it has them, or measure a folder or `.npz`.
 
-    Statistics in a file are used rather than those of its images, which are only some of them. Raises InputError.
+    Statistics in a file are used rather than those of its images, which are only some of them; crop: see `open_images`.
+    Raises InputError.
     """
     given = None
     if source.is_file() and source.suffix == ".npz" and has_statistics(source):
         given = read_statistics(source, extractor.sha256)
         if not holds_images(source):
             return Reference(source, given, None, None)
-    images = open_images(source)
+    images = open_images(source, crop)
     features = _features(images, extractor, batch, on_stage, "reference")
     return Reference(source, given or statistics_of(features), features, images.size)
 

@@ -1,13 +1,15 @@
-"""Makes the images of the 50,000-image protocol: in parts that processes share and a killed run keeps."""
+"""Makes the images of an evaluation, of classes or texts: in parts that processes share and a killed run keeps."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import zipfile
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +21,14 @@ from himar_kernels.shared.files import new_file, refusal, remove_unfinished, req
 from ..family import FamilyModel, model_family
 from .extractor import OnImages
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..text.encoder import TextEncoder
+
 RUN_FILE = "run.json"
+PROMPTS = "prompts"
+"""Array of the texts beside the images."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +37,8 @@ class SampleRun:
 
     model_sha256, vae_sha256: of the weights' files; config: the model's; sampling: steps and guidance; images: how
     many; seed: of all of them; per_class: equally many of every class (image i shows class i mod classes) instead of
-    classes drawn at random; chunk: images per part; weights: the entry of the model's file, where it holds several.
+    classes drawn at random; chunk: images per part; weights: the entry of the model's file, where it holds several;
+    prompts: of a model from text, one per image; text_sha256: of the text tower that encodes them.
     """
 
     model_sha256: str
@@ -40,11 +50,18 @@ class SampleRun:
     per_class: bool = True
     chunk: int = 64
     weights: str | None = None
+    prompts: tuple[str, ...] | None = None
+    text_sha256: str | None = None
 
     def __post_init__(self) -> None:
         if self.images < 1 or self.chunk < 1:
             raise InputError(f"{self.images} images in parts of {self.chunk} were asked for; both must be at least 1.")
-        if self.per_class and self.images % self.config["classes"]:
+        if self.prompts is not None:
+            if len(self.prompts) != self.images:
+                raise InputError(
+                    f"{self.images} images were asked for with {len(self.prompts)} prompts; give one each."
+                )
+        elif self.per_class and self.images % self.config["classes"]:
             raise InputError(
                 f"{self.images} images cannot be shared equally by {self.config['classes']} classes; ask for a "
                 f"multiple of {self.config['classes']}, or for random classes."
@@ -71,6 +88,13 @@ class SampleRun:
         """Image indices of a part."""
         return range(part * self.chunk, min((part + 1) * self.chunk, self.images))
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values that tell this run from others; the prompts by their sha256."""
+        values = asdict(self)
+        prompts = values.pop("prompts")
+        digest = None if prompts is None else hashlib.sha256(json.dumps(prompts).encode()).hexdigest()
+        return {**values, "prompts_sha256": digest}
+
 
 def make_parts(
     run: SampleRun,
@@ -80,12 +104,13 @@ def make_parts(
     shard: int = 1,
     shards: int = 1,
     on_images: OnImages | None = None,
+    encoder: TextEncoder | None = None,
 ) -> None:
     """Make the images of one shard, 1 … shards: every shards-th part that `folder` does not have yet.
 
-    An image depends on the run's seed and its index only, so shards never overlap and a killed one can continue.
-    Each part is written in one move. Raises InputError for a shard out of range, a folder of another run, or one that
-    cannot be written.
+    An image depends on the run's seed, its index and its class or prompt only, so shards never overlap and a killed one
+    can continue. encoder: of the prompts, where the run has some. Each part is written in one move. Raises InputError
+    for a shard out of range, a folder of another run, or one that cannot be written.
     """
     if not 1 <= shard <= shards:
         raise InputError(f"shard is {shard}/{shards}; it must be 1/{shards} to {shards}/{shards}.")
@@ -93,15 +118,23 @@ def make_parts(
     sampling = family.sampling_from_dict(model, run.sampling)
     require_writable_folder(folder)
     _claim(folder, run)
-    labels = run.labels()
+    labels = run.labels() if run.prompts is None else None
     mine = range(shard - 1, run.parts, shards)
     total = sum(len(run.indices(part)) for part in mine)
     done = 0
     for part in mine:
         indices = run.indices(part)
         if not _is_whole(_part(folder, part), len(indices), run.size):
-            chosen = labels[indices.start : indices.stop].tolist()
-            images = family.images(model, vae, chosen, seed=run.seed, sampling=sampling, first_index=indices.start)
+            chosen = None if labels is None else labels[indices.start : indices.stop].tolist()
+            images = family.images(
+                model,
+                vae,
+                chosen,
+                seed=run.seed,
+                sampling=sampling,
+                first_index=indices.start,
+                contexts=_contexts(run, indices, encoder),
+            )
             _write_part(_part(folder, part), images)
         done += len(indices)
         if on_images:
@@ -109,10 +142,28 @@ def make_parts(
 
 
 def merge_parts(run: SampleRun, folder: Path, out: Path) -> None:
-    """Write all parts as one ADM-style `.npz`, arr_0 the images and arr_1 their classes, then delete the parts.
-
-    Raises InputError when parts are missing or the file cannot be written.
+    """Write all parts as one ADM-style `.npz`, then delete the parts: arr_0 the images, arr_1 their classes or
+    `prompts` their texts. Raises InputError when parts are missing or the file cannot be written.
     """
+    require_whole(run, folder)
+    name, shown = ("arr_1", run.labels()) if run.prompts is None else (PROMPTS, np.array(run.prompts, dtype=np.str_))
+    remove_unfinished(out)  # what a killed merge left, which may be 10 GB
+    # Straight from part to part: 50,000 images at once would take 10 GB of memory. ZipInfo carries no time of day,
+    # so that the same images are the same file.
+    with new_file(out) as unfinished, zipfile.ZipFile(unfinished, "w", zipfile.ZIP_STORED) as archive:
+        with archive.open(zipfile.ZipInfo("arr_0.npy"), "w", force_zip64=True) as stream:
+            shape = (run.images, run.size, run.size, 3)
+            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(stream, header)
+            for images in read_parts(run, folder):
+                stream.write(images.tobytes())
+        with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w") as stream:
+            np.save(stream, shown)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def require_whole(run: SampleRun, folder: Path) -> None:
+    """Raise InputError unless a folder holds every part of a run."""
     _require_same(folder, run)
     whole = (_is_whole(_part(folder, part), len(run.indices(part)), run.size) for part in range(run.parts))
     missing = [part for part, is_whole in enumerate(whole) if not is_whole]
@@ -122,19 +173,19 @@ def merge_parts(run: SampleRun, folder: Path, out: Path) -> None:
             f"let every shard finish first."
         )
 
-    remove_unfinished(out)  # what a killed merge left, which may be 10 GB
-    # Straight from part to part: 50,000 images at once would take 10 GB of memory. ZipInfo carries no time of day,
-    # so that the same images are the same file.
-    with new_file(out) as unfinished, zipfile.ZipFile(unfinished, "w", zipfile.ZIP_STORED) as archive:
-        with archive.open(zipfile.ZipInfo("arr_0.npy"), "w", force_zip64=True) as stream:
-            shape = (run.images, run.size, run.size, 3)
-            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(stream, header)
-            for part in range(run.parts):
-                stream.write(np.load(_part(folder, part)).tobytes())
-        with archive.open(zipfile.ZipInfo("arr_1.npy"), "w") as stream:
-            np.save(stream, run.labels())
-    shutil.rmtree(folder, ignore_errors=True)
+
+def read_parts(run: SampleRun, folder: Path) -> Iterator[NDArray[np.uint8]]:
+    """Yield the images of every part in order, uint8 (m, size, size, 3)."""
+    for part in range(run.parts):
+        yield np.load(_part(folder, part))
+
+
+def _contexts(run: SampleRun, indices: range, encoder: TextEncoder | None) -> Tensor | None:
+    if run.prompts is None:
+        return None
+    assert encoder is not None
+    contexts, _ = encoder.encode(run.prompts[indices.start : indices.stop])
+    return contexts
 
 
 def _claim(folder: Path, run: SampleRun) -> None:
@@ -147,7 +198,7 @@ def _claim(folder: Path, run: SampleRun) -> None:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(refusal(folder, error)) from error
-        write_json(path, asdict(run))
+        write_json(path, run.to_dict())
     _require_same(folder, run)
 
 
@@ -159,7 +210,7 @@ def _require_same(folder: Path, run: SampleRun) -> None:
         raise InputError(f"{folder} has no {RUN_FILE}; let every shard make its images first.") from error
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read ({error}); delete {folder} or choose another --out.") from error
-    wanted = json.loads(json.dumps(asdict(run)))
+    wanted = json.loads(json.dumps(run.to_dict()))
     for name, value in wanted.items():
         if not isinstance(found, dict) or found.get(name) != value:
             raise InputError(f"{folder} holds parts of a run with another {name}; delete it or choose another --out.")
