@@ -17,7 +17,10 @@ _VERBS = {
         "himar.cli.cache:cache_latents_command",
         "Encode IMAGES for training: with a KL VAE at both scales, plain and flipped; with HMAR's tokenizer to codes",
     ),
-    "evaluate": ("himar.cli.evaluate:evaluate", "Measure images: FID, sFID, inception score, precision and recall"),
+    "evaluate": (
+        "himar.cli.evaluate:evaluate",
+        "Measure images: FID, sFID, inception score, precision, recall; CLIP score",
+    ),
     "init": (
         "himar.cli.sample:init",
         "Write random weights in the released layout, to try an export at real size without a trained model",

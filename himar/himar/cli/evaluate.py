@@ -19,11 +19,12 @@ from himar_kernels.shared.files import require_writable_file
 from himar_kernels.shared.options import SEED, NamedPath, device_option, npz_option
 
 from .making import make, refuse_making, require_making
-from .notices import show_skipped
+from .notices import show_notice, show_skipped
 from .options import config_option, weights_option
 from .progress import image_progress
 
 if TYPE_CHECKING:
+    from ..evaluation.clip_score import ClipScore, ClipScorer
     from ..evaluation.extractor import Extractor, OnImages
     from ..evaluation.image_sets import Changed
     from ..evaluation.measure import Report
@@ -49,8 +50,11 @@ def _shard(context: click.Context, parameter: click.Parameter, text: str | None)
 @click.option("--against", type=_PATH, help="Reference: image folder, .npz of images, or ADM's reference .npz.")
 @click.option("--extractor", type=click.Choice(["inception", "digits"]), default="inception", show_default=True)
 @click.option("--inception", type=_PATH, help="The FID weights, pt_inception-2015-12-05-6726825d.pth.")
+@click.option(
+    "--clip", type=_PATH, help="CLIP model's folder: score how well images show the prompts that stand beside them."
+)
 @click.option("--neighbours", "-k", default=3, show_default=True, type=click.IntRange(min=1), help="k of precision.")
-@click.option("--batch", default=64, show_default=True, type=_AT_ONCE, help="Images per extractor run.")
+@click.option("--batch", default=64, show_default=True, type=_AT_ONCE, help="Images per extractor or CLIP run.")
 @click.option("--device", default="cpu", show_default=True, callback=device_option, help="cpu or cuda:0.")
 @click.option(
     "--crop",
@@ -95,6 +99,7 @@ def evaluate(
     against: Path | None,
     extractor: Literal["inception", "digits"],
     inception: Path | None,
+    clip: Path | None,
     neighbours: int,
     batch: int,
     device: str,
@@ -103,14 +108,15 @@ def evaluate(
     as_json: bool,
     **making: Any,
 ) -> None:
-    """Measure images: FID, sFID, inception score, precision and recall.
+    """Measure images: FID, sFID, inception score, precision and recall, and the CLIP score of images from text.
 
     SOURCE is a folder of images, an ADM-style .npz, or a checkpoint, from which --images images are sampled first, into
     --out. Many processes can share that work (--shard 1/8 … 8/8, then --merge); a stopped one continues when it is
     started again. Images made by a bundle's engines are measured as a folder or .npz.
 
     A model from text makes images of --captions, or those of T2I-CompBench for its own scripts: --compbench PROMPTS.txt
-    --out FOLDER. Both need --text.
+    --out FOLDER. Both need --text. --clip scores images of captions, and an .npz with the texts of its images in the
+    array prompts; alone, it needs no Inception weights.
     """
     require_extra("model", "torch", "safetensors")
     if extractor == "digits" and inception is not None:
@@ -120,20 +126,24 @@ def evaluate(
     from ..loading.checkpoint_files import looks_like_checkpoint
 
     is_checkpoint = looks_like_checkpoint(source)
-    wants_numbers = bool(not is_checkpoint or against or save_statistics or inception or extractor == "digits")
+    asked = bool(against or save_statistics or inception or extractor == "digits")
+    wants_features = asked or not (is_checkpoint or clip)
     if is_checkpoint:
-        require_making(making, wants_numbers)
+        require_making(making, wants_features or clip is not None)
+        if clip is not None and making["captions"] is None:
+            raise click.UsageError("--clip scores images by their prompts; make them with --captions.")
     else:
         refuse_making(making, source)
     if crop is not None and all(path.is_file() for path in _measured(None if is_checkpoint else source, against)):
         raise click.UsageError("--crop is for folders of images, and none is measured.")
-    if not wants_numbers:
-        _refuse_measuring(("neighbours", "batch"))
+    if not wants_features:
+        _refuse_measuring(("neighbours",) if clip else ("neighbours", "batch"))
     from ..device import use_threads
 
     use_threads()
     # Before hours of sampling or features: what the measurement will need.
-    features = _extractor(extractor, inception, device) if wants_numbers else None
+    features = _extractor(extractor, inception, device) if wants_features else None
+    scorer = None if clip is None else _scorer(clip, None if is_checkpoint else source, device)
     if save_statistics is not None:
         require_writable_file(save_statistics)
     changed = None
@@ -142,17 +152,23 @@ def evaluate(
     if is_checkpoint:
         made = make(source, device, making)
         source = making["out"]
-        if features is None:
+        if features is None and scorer is None:
             click.echo(json.dumps(made) if as_json else f"{made['written']}: {made['images']} images")
             return
-    assert features is not None
-    report = _measure(source, against, features, neighbours, batch, device, crop, save_statistics)
-    if changed is not None:
-        report = replace(report, turned=changed.turned, transparent=changed.transparent)
+    score = None if scorer is None else _score(source, scorer, batch)
+    report = None
+    if features is not None:
+        report = _measure(source, against, features, neighbours, batch, device, crop, save_statistics)
+        if changed is not None:
+            report = replace(report, turned=changed.turned, transparent=changed.transparent)
     if as_json:
-        click.echo(json.dumps(report.to_dict()))
-    else:
+        values = {"source": str(source)} if report is None else report.to_dict()
+        click.echo(json.dumps(values if score is None else {**values, "clip": score.to_dict()}))
+        return
+    if report is not None:
         _show(report)
+    if score is not None:
+        _show_score(source, score)
 
 
 def _measured(*paths: Path | None) -> list[Path]:
@@ -182,6 +198,25 @@ def _extractor(kind: str, inception: Path | None, device: str) -> Extractor:
             f"releases and give it with --inception, or use --extractor digits for digits."
         )
     return InceptionExtractor(inception, device)
+
+
+def _scorer(folder: Path, source: Path | None, device: str) -> ClipScorer:
+    """Load the CLIP model, and check that images which are there already have prompts."""
+    from ..evaluation.clip_score import ClipScorer, read_image_prompts
+    from ..evaluation.image_sets import open_images
+
+    if source is not None:
+        open_images(source)
+        read_image_prompts(source)
+    return ClipScorer(folder, device)
+
+
+def _score(source: Path, scorer: ClipScorer, batch: int) -> ClipScore:
+    from ..evaluation.clip_score import read_image_prompts
+    from ..evaluation.image_sets import open_images
+
+    with image_progress("CLIP score") as on_images:
+        return scorer(open_images(source), read_image_prompts(source), batch, on_images)
 
 
 def _check_images(source: Path | None, against: Path | None, extractor: Extractor, crop: int | None) -> Changed | None:
@@ -270,3 +305,13 @@ def _show(report: Report) -> None:
     Console(highlight=False).print(table)
     for warning in report.warnings:
         click.echo(f"warning: {warning}.", err=True)
+
+
+def _show_score(source: Path, score: ClipScore) -> None:
+    of_paper = 2.5 * score.score / score.scale
+    click.echo(f"{source}, {score.images} images with prompts, CLIP model of sha256 {score.clip_sha256[:12]}…")
+    click.echo(f"CLIP score {score.score:.3f} (mean of {score.scale:g}·max(cos, 0); with 2.5 {of_paper:.4f})")
+    if score.cut:
+        show_notice(
+            f"longer than this CLIP model takes, so that their ends are cut: {score.cut} of {score.images} prompts"
+        )

@@ -43,17 +43,7 @@ class TextEncoder:
         Raises ConfigError when they are not of one model: another number of tokens, or rows of another length.
         """
         tower, tokenizer = load_text_tower(folder), Tokenizer.open(folder)
-        tokens = tokenizer.end + 1
-        if tokens != tower.config.vocabulary:
-            raise ConfigError(
-                f"the tokenizer of {folder} has {tokens} tokens and its text tower {tower.config.vocabulary}; take "
-                f"both from one model."
-            )
-        if tokenizer.length != tower.config.positions:
-            raise ConfigError(
-                f"the tokenizer of {folder} makes rows of {tokenizer.length} tokens and its text tower takes "
-                f"{tower.config.positions}; take both from one model."
-            )
+        require_tokenizer(tokenizer, tower, folder)
         digest = hashlib.sha256(weights_sha256(folder).encode())
         vocabulary = tokenizer.vocabulary
         digest.update(repr((vocabulary.merges, vocabulary.padding, vocabulary.repairs_text)).encode())
@@ -85,3 +75,18 @@ class TextEncoder:
         """Return the contexts (n, K, W) of texts and the indices of those cut. Raises InputError as Tokenizer.ids."""
         ids, cut = self.tokenizer.ids(texts)
         return self.contexts(ids), cut
+
+
+def require_tokenizer(tokenizer: Tokenizer, tower: TextTower, folder: Path) -> None:
+    """Raise ConfigError unless a folder's tokenizer has the tokens and the length of rows of its text tower."""
+    tokens = tokenizer.end + 1
+    if tokens != tower.config.vocabulary:
+        raise ConfigError(
+            f"the tokenizer of {folder} has {tokens} tokens and its text tower {tower.config.vocabulary}; take both "
+            f"from one model."
+        )
+    if tokenizer.length != tower.config.positions:
+        raise ConfigError(
+            f"the tokenizer of {folder} makes rows of {tokenizer.length} tokens and its text tower takes "
+            f"{tower.config.positions}; take both from one model."
+        )

@@ -55,7 +55,15 @@ def load_text_tower(folder: str | Path) -> TextTower:
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is not a folder; give the one with a CLIP model's config.json and weights.")
     read = read_weights(folder, network=_TOWER)
-    state = {name: value for name, value in read.state.items() if name.startswith(_PARTS) and name != _NO_WEIGHT}
+    return text_tower_of(read, read.state, folder)
+
+
+def text_tower_of(read: Weights, state: Mapping[str, Tensor], folder: Path) -> TextTower:
+    """Return the text tower, float32 and frozen, of what was read of a folder; state: its weights, prefix taken off.
+
+    Raises CheckpointError as `load_text_tower`.
+    """
+    state = {name: value for name, value in state.items() if name.startswith(_PARTS) and name != _NO_WEIGHT}
     if _TOKENS not in state:
         raise CheckpointError(
             f"{read.file} holds no text tower in Hugging Face's layout: it has no {_TOKENS}, with text_model. or "
