@@ -108,6 +108,18 @@ def test_prompts_that_are_cut_are_counted(room, tmp_path, capsys):
     )
 
 
+def test_a_tower_that_the_model_was_not_trained_with_is_told(room, tmp_path, capsys):
+    one = write_captions(tmp_path / "one.json")
+    assert make(room, tmp_path / "c.npz", "--images", "2", captions=one) == 0
+    assert "away from the model's own; the model was trained with another tower" in capsys.readouterr().err
+    model = load_checkpoint(room / "model.safetensors")
+    model.empty_context.data.copy_(TextEncoder.open(room / "text").encode([""])[0])
+    save_checkpoint(model, tmp_path / "own.safetensors")
+    options = ("--vae", VAE, "--captions", one, "--text", room / "text", "--images", "2")
+    assert run("evaluate", tmp_path / "own.safetensors", *options, "--out", tmp_path / "own.npz") == 0
+    assert "warning" not in capsys.readouterr().err
+
+
 def test_what_does_not_fit_is_one_sentence_and_leaves_nothing(room, model, tmp_path, capsys):
     out = tmp_path / "out" / "c.npz"
     out.parent.mkdir()

@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-import torch
-
 from himar.family import FamilyModel
 from himar.text.encoder import TextEncoder
 from himar_kernels import ConfigError
@@ -15,8 +13,6 @@ from himar_kernels.shared.console import NOTICES
 from ..families.checks import Arrays
 
 _RECORDED = ("", "a red three left of a blue seven")
-_FOREIGN = 0.05
-"""Relative distance of two contexts of the empty prompt beyond which rounding, in half precision too, is not why."""
 
 
 def load_fitting_text(folder: Path | None, model: FamilyModel) -> TextEncoder | None:
@@ -31,16 +27,8 @@ def load_fitting_text(folder: Path | None, model: FamilyModel) -> TextEncoder | 
         raise ConfigError(f"{folder} is a text tower, but this model makes images of classes; leave --text out.")
     text = TextEncoder.open(folder)
     text.require_fit(model.config)
-    own = getattr(model, "empty_context", None)
-    if isinstance(own, torch.Tensor):
-        apart, size = text.encode([""])[0] - own.cpu(), own.cpu().norm()
-        share = float(apart.norm() / size) if size > 0 else float("inf")
-        if share > _FOREIGN:
-            NOTICES.log(
-                logging.INFO,
-                f"warning: {folder} gives the empty prompt a context {share:.0%} away from the model's own; the model "
-                f"was trained with another tower or another padding, and prompts may mean nothing to it.",
-            )
+    if foreign := text.foreign_to(model):
+        NOTICES.log(logging.INFO, f"warning: {foreign}")
     return text
 
 

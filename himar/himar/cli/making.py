@@ -157,6 +157,8 @@ def _encoder(source: Path, model: FamilyModel, folder: Path | None, prompts: Any
 
     encoder = TextEncoder.open(folder)
     encoder.require_fit(model.config)
+    if foreign := encoder.foreign_to(model):
+        click.echo(f"warning: {foreign}", err=True)
     different = list(dict.fromkeys(prompts))
     cut = sum(
         len(encoder.tokenizer.rows(different[at : at + _COUNTED_AT_ONCE])[1])

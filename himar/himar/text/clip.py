@@ -23,7 +23,7 @@ from ..loading.own_files import require_layout
 from ..loading.weight_sets import Network
 from ..loading.weight_values import as_float32
 from .files import agreeing_sizes, count_layers, text_tower_of
-from .tower import TextTower, encode
+from .tower import TextTower
 from .vision import VisionConfig, VisionTower
 
 _TEXT, _VISION = "text_model.", "vision_model."
@@ -68,15 +68,16 @@ class Clip(nn.Module):
 
     @torch.no_grad()
     def text_features(self, ids: NDArray[np.int64]) -> Tensor:
-        """Map rows of token ids (n, K), an end token in each, to unit vectors (n, P), on the model's device.
+        """Map rows of the model's own token ids (n, K), an end token in each, to unit vectors (n, P), on its device.
 
-        The state at the first end token stands for its text. Raises InputError as `himar.text.encode`.
+        The state at the first end token stands for its text. What follows the last of these is nothing to it and is
+        left out: captions are mostly a fifth of a row.
         """
         projection = self.get_buffer("text_projection")
+        ends = torch.from_numpy((ids == self.text.config.vocabulary - 1).argmax(axis=1))
+        needed = torch.from_numpy(ids[:, : int(ends.max()) + 1]).to(projection.device)
         with full_precision():
-            states = encode(self.text, ids)
-            ends = (ids == self.text.config.vocabulary - 1).argmax(axis=1)
-            pooled = states[torch.arange(len(ids)), torch.from_numpy(ends)]
+            pooled = self.text(needed)[torch.arange(len(ids)), ends]
             return F.normalize(pooled @ projection.T, dim=1)
 
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from ..families.hi_mar.config import ModelConfig
 
 _AT_ONCE = 64
+_FOREIGN = 0.05
+"""Relative distance of two contexts of the empty prompt beyond which rounding, in half precision too, is not why."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,23 @@ class TextEncoder:
                 f"the text tower of {self.folder} gives {self.shape[0]} rows of {self.shape[1]}, but this model takes "
                 f"{wanted[0]} of {wanted[1]}; give the tower that it was trained with."
             )
+
+    def foreign_to(self, model: object) -> str | None:
+        """Return a sentence where a model that fits carries another context of the empty prompt, else None.
+
+        It was trained with another tower then. A model without such a context tells nothing.
+        """
+        own = getattr(model, "empty_context", None)
+        if not isinstance(own, Tensor):
+            return None
+        apart, size = self.encode([""])[0] - own.cpu(), own.cpu().norm()
+        share = float(apart.norm() / size) if size > 0 else float("inf")
+        if share <= _FOREIGN:
+            return None
+        return (
+            f"{self.folder} gives the empty prompt a context {share:.0%} away from the model's own; the model was "
+            f"trained with another tower or another padding, and prompts may mean nothing to it."
+        )
 
     def contexts(self, ids: NDArray[np.int64]) -> Tensor:
         """Return the contexts (n, K, W) of rows of ids, float32 on the CPU."""
