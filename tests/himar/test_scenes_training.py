@@ -14,7 +14,9 @@ from himar.data.scenes.pictures import make_scenes
 from himar.families.hi_mar import training
 from himar.families.hi_mar.checkpoints import load_checkpoint
 from himar.families.hi_mar.config import read_config, resolve
+from himar.families.hi_mar.joint import TOWER_RATE, JointHiMAR, join
 from himar.families.hi_mar.loss_draws import FewPositions, LossSettings, draw_batch
+from himar.families.hi_mar.model import initialise
 from himar.families.hi_mar.scenes import (
     MODEL_FILE,
     SCENES_MODEL,
@@ -24,16 +26,18 @@ from himar.families.hi_mar.scenes import (
     scenes_vocabulary,
     train_scenes,
 )
+from himar.families.hi_mar.training import parameter_groups
 from himar.images import sample_images
-from himar.text import encode, load_text_tower
+from himar.text import TextConfig, encode, load_text_tower
+from himar.text.reading import ReadingTraining, train_to_read
 from himar.training.family import Request
-from himar.training.optimise import OnStep, Schedule
+from himar.training.optimise import OnStep, Optimiser, Schedule
 from himar.training.processes import Processes
 from himar.training.settings import Execution
 from himar.training.state import STATE_FILE
 from himar.vae.layouts import load_vae
 from himar.vae.training import SCENES_VAE
-from himar_kernels import ConfigError, PhiloxDraws
+from himar_kernels import ConfigError, InputError, PhiloxDraws
 from himar_kernels.text import Tokenizer
 from tests.closeness import assert_near
 from tests.conftest import WEIGHTS
@@ -46,7 +50,8 @@ SHIPPED = WEIGHTS / "scenes"
 def recipe(steps: int = 2) -> SceneRecipe:
     vae = replace(SCENES_VAE, schedule=Schedule(1, 1e-3), decoder=Schedule(1, 1e-3), batch=4)
     model = replace(SCENES_MODEL, schedule=Schedule(steps, 1e-3), batch=4, snapshot_every=1)
-    return SceneRecipe(vae, model, tower_layers=1, tower_heads=2, scenes=8)
+    reading = ReadingTraining(Schedule(2, 1e-3), batch=4)
+    return SceneRecipe(vae, reading, model, tower_layers=1, tower_heads=2, scenes=8)
 
 
 def request(out: Path, on_stage: Callable[[str], OnStep | None] = lambda stage: None, resume: bool = False) -> Request:
@@ -66,7 +71,7 @@ def contexts(folder: Path, texts: list[str]) -> torch.Tensor:
 def test_the_recipe_leaves_a_model_and_a_tower_that_fit(tmp_path):
     stages: list[str] = []
     written = train_scenes(SMALL, recipe(), request(tmp_path, lambda stage: stages.append(stage)))
-    assert stages == ["VAE", "model"]
+    assert stages == ["VAE", "text tower", "model"]
     assert {path.name for path in tmp_path.iterdir()} == {VAE_FILE, MODEL_FILE, TEXT_FOLDER, STATE_FILE}
     model, folder = load_checkpoint(written), tmp_path / TEXT_FOLDER
     assert model.config == SMALL
@@ -105,6 +110,33 @@ def test_every_word_of_the_captions_is_one_token():
     rows, cut = tokenizer.rows(texts)
     assert not cut
     assert all(len(row) == len(text.split()) + 2 for row, text in zip(rows, texts, strict=True))
+
+
+def test_a_tower_learns_to_read_and_says_so():
+    ids = torch.randint(0, 6, (400, 5), generator=torch.Generator().manual_seed(0))
+    facts = torch.stack([ids[:, 1], ids[:, 3] % 2], dim=1)
+    config = TextConfig(width=24, layers=1, heads=2, hidden=48, vocabulary=6, positions=5)
+    shares: list[float] = []
+    training = ReadingTraining(Schedule(150, 5e-3, 10, "cosine"), batch=64)
+    tower = train_to_read(config, ids, facts, training, 0, lambda progress: shares.append(progress.figures["read"]))
+    assert shares[0] < 0.6 < 0.97 < shares[-1]
+    again = train_to_read(config, ids, facts, training, 0)
+    assert all(torch.equal(*pair) for pair in zip(tower.parameters(), again.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("facts", [torch.zeros(3, 1).long(), torch.zeros(4).long(), torch.full((4, 1), -1)])
+def test_facts_that_texts_cannot_have_are_refused(facts):
+    config = TextConfig(width=4, layers=1, heads=1, hidden=4, vocabulary=6, positions=5)
+    with pytest.raises(InputError, match="4 texts came with facts of shape"):
+        train_to_read(config, torch.zeros(4, 5).long(), facts, ReadingTraining(Schedule(1, 1e-3)), 0)
+
+
+def test_the_tower_learns_at_a_rate_of_its_own():
+    config = join(SMALL, TextConfig(32, 1, 2, 64, 40, 16), torch.zeros(16).long())
+    groups = parameter_groups(initialise(JointHiMAR(config), 0), 0.02)
+    optimiser = Optimiser(groups, Schedule(1, 1e-3))
+    optimiser.step(0, sum(parameter.sum() for group in groups for parameter in group["params"]))
+    assert [group["lr"] for group in optimiser.adam.param_groups] == [1e-3, 1e-3, 1e-3 * TOWER_RATE]
 
 
 def test_few_positions_are_masked_as_of_classes():

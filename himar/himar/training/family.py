@@ -80,7 +80,7 @@ class Task(Protocol):
         ...
 
     def groups(self) -> list[dict[str, Any]]:
-        """Return AdamW's parameter groups; one with "decays" takes its weight decay from the schedule at each step."""
+        """Return AdamW's parameter groups as `Optimiser` takes them."""
         ...
 
     def network(self) -> nn.Module:

@@ -84,7 +84,7 @@ class Optimiser:
 
     Args:
         groups: parameters, or parameter groups with their own weight decay; those with "decays" set take that of the
-            schedule at each step.
+            schedule at each step; "rate_factor" multiplies a group's learning rate.
         schedule: learning rate by step.
         clip: largest norm of all gradients together.
         scaler: scales the loss so that float16 gradients do not vanish; None for float32 and bfloat16.
@@ -128,7 +128,7 @@ class Optimiser:
         """
         rate = self._schedule.rate(number)
         for group in self.adam.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("rate_factor", 1.0)
             if group.get("decays") and isinstance(self._schedule, DecaySchedule):
                 group["weight_decay"] = self._schedule.weight_decay(number)
         if self.scaler is not None:

@@ -63,6 +63,17 @@ class Scene:
         pairs, triples = held_out()
         return not pairs.intersection(self.items) and self.triple not in triples
 
+    @property
+    def facts(self) -> tuple[int, ...]:
+        """What its captions say, as numbers: layout, then digit and colour of each of two places.
+
+        A layout that is none, and digit and colour of a place without an item, are numbers of their own.
+        """
+        layouts, colours = (*get_args(Layout), None), list(COLOURS)
+        items = [(item.digit, colours.index(item.colour)) for item in self.items]
+        empty = [(_DIGITS, len(colours))] * (2 - len(items))
+        return (layouts.index(self.layout), *(number for item in items + empty for number in item))
+
 
 @functools.cache
 def held_out() -> tuple[frozenset[Item], frozenset[tuple[int, int, Layout]]]:

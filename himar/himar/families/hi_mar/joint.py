@@ -30,6 +30,8 @@ from .model import HiMAR
 
 TOWER = "tower."
 """Prefix of the tower's parameters in the module that learns."""
+TOWER_RATE = 0.25
+"""The tower's learning rate, relative to the model's: it is to go on reading what it has read."""
 
 
 @dataclass(frozen=True)

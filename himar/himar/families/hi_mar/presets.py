@@ -126,8 +126,8 @@ PRESETS: Mapping[str, Values] = {
         "sampling": {
             "default": {
                 **_DIGITS_GUIDANCE,
-                **{"low_steps": 4, "high_steps": 2, **in_phases("low", "high", diffusion_steps=32)},
-                "temperature": 0.85,
+                **{"low_steps": 4, "high_steps": 2, **in_phases("low", "high", diffusion_steps=8)},
+                **in_phases("low", "high", solver="dpm++"),
             },
         },
     },

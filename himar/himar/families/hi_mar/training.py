@@ -30,7 +30,7 @@ from .checkpoints import open_checkpoint
 from .config import ModelConfig, read_config, resolve
 from .digits import DIGIT_IMAGES, DIGITS_MODEL, Recipe, train_digits
 from .dit_head import DiTBlock
-from .joint import TOWER, JointConfig, JointHiMAR, initialise_tower, require_texts
+from .joint import TOWER, TOWER_RATE, JointConfig, JointHiMAR, initialise_tower, require_texts
 from .loss_draws import BatchDraws, draw_batch
 from .losses import Losses, drawn_losses
 from .mlp_head import ResidualBlock
@@ -165,11 +165,12 @@ class HiMarTask:
     def begin(self, seed: int, start: nn.Module | None) -> None:
         """See Task.begin."""
         initialise(self._model, seed)
-        if start is not None:
-            self._model.load_state_dict(start.state_dict())
+        joint = isinstance(self._model, JointHiMAR)
         if isinstance(self._model, JointHiMAR):
             initialise_tower(self._model, seed)
-        elif self._model.config.from_text:
+        if start is not None:
+            self._model.load_state_dict(start.state_dict())
+        if self._model.config.from_text and not joint:
             with torch.no_grad():
                 self._model.empty_context.copy_(cast(CaptionedLatents, self._latents).empty_text)
 
@@ -278,13 +279,21 @@ def repeated_blocks(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Split parameters: weight decay for matrices of the transformer, none for biases, 1-D and both heads."""
+    """Split parameters: weight decay for matrices of the transformer, none for biases, 1-D and both heads.
+
+    A text tower that is trained with the model is a group of its own, without decay, at TOWER_RATE.
+    """
     decayed: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
+    tower: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         plain = parameter.ndim < 2 or name.endswith(".bias") or "diffloss" in name
-        (others if plain else decayed).append(parameter)
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+        (tower if name.startswith(TOWER) else others if plain else decayed).append(parameter)
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    return [*groups, {"params": tower, "weight_decay": 0.0, "rate_factor": TOWER_RATE}] if tower else groups
 
 
 FAMILY = HiMarTraining()
