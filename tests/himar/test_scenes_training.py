@@ -10,12 +10,14 @@ import pytest
 import torch
 
 from himar.cli import main
+from himar.data.captioned.latents import CaptionedSet
 from himar.data.scenes.pictures import make_scenes
 from himar.families.hi_mar import training
 from himar.families.hi_mar.checkpoints import load_checkpoint
 from himar.families.hi_mar.config import read_config, resolve
-from himar.families.hi_mar.joint import TOWER_RATE, JointHiMAR, join
+from himar.families.hi_mar.joint import TOWER_RATE, JointHiMAR, initialise_tower, join
 from himar.families.hi_mar.loss_draws import FewPositions, LossSettings, draw_batch
+from himar.families.hi_mar.means import MeansTraining, train_means
 from himar.families.hi_mar.model import initialise
 from himar.families.hi_mar.scenes import (
     MODEL_FILE,
@@ -51,7 +53,8 @@ def recipe(steps: int = 2) -> SceneRecipe:
     vae = replace(SCENES_VAE, schedule=Schedule(1, 1e-3), decoder=Schedule(1, 1e-3), batch=4)
     model = replace(SCENES_MODEL, schedule=Schedule(steps, 1e-3), batch=4, snapshot_every=1)
     reading = ReadingTraining(Schedule(2, 1e-3), batch=4)
-    return SceneRecipe(vae, reading, model, tower_layers=1, tower_heads=2, scenes=8)
+    means = MeansTraining(Schedule(2, 1e-3), batch=4)
+    return SceneRecipe(vae, reading, means, model, tower_layers=1, tower_heads=2, scenes=8)
 
 
 def request(out: Path, on_stage: Callable[[str], OnStep | None] = lambda stage: None, resume: bool = False) -> Request:
@@ -71,7 +74,7 @@ def contexts(folder: Path, texts: list[str]) -> torch.Tensor:
 def test_the_recipe_leaves_a_model_and_a_tower_that_fit(tmp_path):
     stages: list[str] = []
     written = train_scenes(SMALL, recipe(), request(tmp_path, lambda stage: stages.append(stage)))
-    assert stages == ["VAE", "text tower", "model"]
+    assert stages == ["VAE", "text tower", "transformer", "model"]
     assert {path.name for path in tmp_path.iterdir()} == {VAE_FILE, MODEL_FILE, TEXT_FOLDER, STATE_FILE}
     model, folder = load_checkpoint(written), tmp_path / TEXT_FOLDER
     assert model.config == SMALL
@@ -129,6 +132,27 @@ def test_facts_that_texts_cannot_have_are_refused(facts):
     config = TextConfig(width=4, layers=1, heads=1, hidden=4, vocabulary=6, positions=5)
     with pytest.raises(InputError, match="4 texts came with facts of shape"):
         train_to_read(config, torch.zeros(4, 5).long(), facts, ReadingTraining(Schedule(1, 1e-3)), 0)
+
+
+def test_a_transformer_learns_the_means_and_leaves_the_heads():
+    random = torch.Generator().manual_seed(0)
+    texts = torch.arange(1, 3)[:, None].expand(2, 16).contiguous()
+    latents = (
+        torch.randn(2, 1, 16, 4, 4, generator=random).expand(-1, 2, -1, -1, -1)
+        * torch.tensor([1, 0])[:, None, None, None]
+    )
+    data = CaptionedSet(latents, latents[..., :2, :2], texts, torch.tensor([0, 1, 2]), torch.zeros(16).long())
+    model = initialise(JointHiMAR(join(SMALL, TextConfig(32, 1, 2, 64, 40, 16), data.empty_text)), 0)
+    initialise_tower(model, 0)
+    heads = {name: value.clone() for name, value in model.state_dict().items() if "diffloss" in name}
+    errors: list[float] = []
+    loss = FewPositions(low_mask_least=1.0, label_drop=0.0)
+    training = MeansTraining(Schedule(60, 3e-3, 5), batch=8)
+    train_means(model, data, loss, training, 0, lambda progress: errors.append(progress.figures["low error"]))
+    # Two images that differ by their text alone: their mean leaves half of the variance, the text none.
+    assert errors[0] > 0.8
+    assert errors[-1] < 0.1
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in heads.items())
 
 
 def test_the_tower_learns_at_a_rate_of_its_own():

@@ -83,20 +83,31 @@ def drawn_losses(
     """
     none = tokens.new_zeros(())
     with autocast or nullcontext():
-        low_prediction, low_rows = None, None
-        if draws.low is not None:
-            shown = model.without(draws.shown, draws.low.dropped, empty)
-            z = model.transformer_low(shown, low_tokens, ~draws.low.masked)
-            z = z[:, : low_tokens.shape[1]]
-            low_prediction = _predict(model.low_head, z, low_tokens, draws.low)
-            low_rows = _low_rows(model, z, low_tokens, draws)
-        shown = model.without(draws.shown, draws.high.dropped, empty)
-        z = model.run_high(shown, low_rows, tokens, ~draws.high.masked)[:, -tokens.shape[1] :]
+        low_z, z = conditions(model, tokens, low_tokens, draws, empty)
+        low_prediction = None
+        if low_z is not None and draws.low is not None:
+            low_prediction = _predict(model.low_head, low_z, low_tokens, draws.low)
         prediction = _predict(model.high_head, z, tokens, draws.high)
     low = (none, none)
     if draws.low is not None and low_prediction is not None:
         low = _loss(low_prediction.float(), low_tokens, draws.low)
     return Losses(*low, *_loss(prediction.float(), tokens, draws.high), single_scale=draws.low is None)
+
+
+def conditions(
+    model: HiMAR, tokens: Tensor, low_tokens: Tensor, draws: BatchDraws, empty: Tensor | None = None
+) -> tuple[Tensor | None, Tensor]:
+    """Return z of the low positions (B, S, D), None with a single scale, and of the high ones (B, N, D).
+
+    Arguments are those of `drawn_losses`; gradients flow save through the pivots.
+    """
+    low_z, low_rows = None, None
+    if draws.low is not None:
+        shown = model.without(draws.shown, draws.low.dropped, empty)
+        low_z = model.transformer_low(shown, low_tokens, ~draws.low.masked)[:, : low_tokens.shape[1]]
+        low_rows = _low_rows(model, low_z, low_tokens, draws)
+    shown = model.without(draws.shown, draws.high.dropped, empty)
+    return low_z, model.run_high(shown, low_rows, tokens, ~draws.high.masked)[:, -tokens.shape[1] :]
 
 
 def _low_rows(model: HiMAR, z: Tensor, low_tokens: Tensor, draws: BatchDraws) -> Tensor:

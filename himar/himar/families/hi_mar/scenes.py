@@ -1,4 +1,4 @@
-"""Trains a model of scenes and its text tower from nothing: VAE, vocabulary, a tower that reads, then both as one.
+"""Trains a model of scenes and its text tower from nothing: VAE, tower and transformer by themselves, then all as one.
 
 It made the weights in himar/himar/weights/scenes.
 """
@@ -34,6 +34,7 @@ from himar_kernels.text.vocabulary import Vocabulary
 from .config import ModelConfig
 from .joint import JointConfig, JointHiMAR, join
 from .loss_draws import FewPositions
+from .means import MeansTraining, train_means
 from .model import initialise
 from .training_settings import TrainingSettings
 
@@ -46,8 +47,10 @@ VAE_FILE, MODEL_FILE, TEXT_FOLDER = "scenes-vae.safetensors", "scenes.safetensor
 
 SCENES_READING = ReadingTraining(Schedule(steps=600, peak=1e-3, warmup=100, decay="cosine"))
 
+SCENES_MEANS = MeansTraining(Schedule(steps=800, peak=2e-3, warmup=100, decay="cosine"))
+
 SCENES_MODEL = TrainingSettings(
-    schedule=Schedule(steps=10_000, peak=2e-3, warmup=200, decay="cosine"),
+    schedule=Schedule(steps=7000, peak=2e-3, warmup=200, decay="cosine"),
     batch=64,
     ema=0.998,
     dropout=0.0,
@@ -60,13 +63,14 @@ SCENES_MODEL = TrainingSettings(
 
 @dataclass(frozen=True)
 class SceneRecipe:
-    """The settings of the three trainings, the tower's sizes and the number of scenes.
+    """The settings of the four trainings, the tower's sizes and the number of scenes.
 
     tower_layers, tower_heads: of the tower, whose width and rows are the model's context.
     """
 
     vae: VaeTraining = SCENES_VAE
     reading: ReadingTraining = SCENES_READING
+    means: MeansTraining = SCENES_MEANS
     model: TrainingSettings = SCENES_MODEL
     tower_layers: int = 3
     tower_heads: int = 4
@@ -128,16 +132,18 @@ def train_scenes(config: ModelConfig, recipe: SceneRecipe, request: Request) -> 
 
 
 def _start(joint: JointConfig, data: CaptionedSet, scenes: SceneSet, recipe: SceneRecipe, request: Request) -> Start:
-    """Return a tower that reads, with a new model or the one that was given; a resumed run's state has both."""
+    """Return a model whose tower reads and whose transformer tells means; a resumed run's state has both."""
     model, given = JointHiMAR(joint), request.start
     initialise(model, request.seed)
+    if given is not None:
+        model.load_state_dict(given.model.state_dict(), strict=False)
     if not (request.resume and (request.out / STATE_FILE).exists()):
         facts = torch.tensor([scene.facts for scene in scenes.scenes]).repeat_interleave(data.first.diff(), dim=0)
         on_step = request.on_stage("text tower")
-        model.tower = train_to_read(joint.tower, data.texts, facts, recipe.reading, request.seed, on_step).train()
-    if given is not None:
-        model.load_state_dict(given.model.state_dict(), strict=False)
-    identity = f"reading {recipe.reading}, seed {request.seed}"
+        model.tower = train_to_read(joint.tower, data.texts, facts, recipe.reading, request.seed, on_step)
+        on_step = request.on_stage("transformer")
+        train_means(model, data, recipe.model.loss, recipe.means, request.seed, on_step)
+    identity = f"{recipe.reading}, {recipe.means}, seed {request.seed}"
     return Start(model, identity if given is None else f"{identity}, {given.identity}")
 
 
