@@ -15,6 +15,8 @@ from himar.cli.options import config_option
 from himar_kernels.families.sampling_options import step_options
 from himar_kernels.shared.options import FamilyCommand, FiniteRange, NamedPath
 from himar_runtime import Bundle, ComponentSpec, TensorSpec, read_recipes
+from himar_runtime.engines.ort.packed import keeps_packed, packed_bytes, packed_directory
+from himar_runtime.engines.ort.session import onnxruntime
 from himar_runtime.engines.tensorrt.library import BUILDS
 
 from ..families.checks import family_checks
@@ -147,6 +149,12 @@ def _print_summary(console: Console, bundle: Bundle) -> None:
     ]
     if manifest.backend.name in TENSORRT_BACKENDS:
         lines.append(f"for        {built_for(manifest.raw['backend'])}")
+    if manifest.backend.name == "onnxruntime" and keeps_packed():
+        kept = packed_bytes(bundle, onnxruntime())
+        lines.append(
+            f"packed     {len(kept)} of {len(manifest.components)} components, {readable(sum(kept.values()))} in "
+            f"{packed_directory()}"
+        )
     if "verification_ran" in manifest.raw:
         lines.append(f"verified   {manifest.raw['verification_ran']}")
     for name in ("checkpoint", "vae", "text"):

@@ -128,9 +128,10 @@ def load_engine(
         )
     if wanted == "onnxruntime":
         from .ort.engine import OrtEngine
+        from .ort.packed import contents
 
         file = spec.engine_file if spec.backend == "onnxruntime" else spec.file
-        return OrtEngine.load(bundle.path(file), spec, device, threads, lane)
+        return OrtEngine.load(bundle.path(file), spec, device, threads, lane, contents(bundle, file))
     if wanted not in GPU_BACKENDS:
         raise EngineError(
             f"{name} in {bundle.root} is an engine for {wanted!r}, which this himar does not know: build the bundle "

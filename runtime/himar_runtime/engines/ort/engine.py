@@ -91,7 +91,13 @@ class OrtEngine:
 
     @classmethod
     def load(
-        cls, path: Path, spec: ComponentSpec, device: Device, threads: int | None, lane: CudaDevice | None = None
+        cls,
+        path: Path,
+        spec: ComponentSpec,
+        device: Device,
+        threads: int | None,
+        lane: CudaDevice | None = None,
+        content: tuple[str, ...] | None = None,
     ) -> OrtEngine:
         """Create the session.
 
@@ -99,10 +105,12 @@ class OrtEngine:
             threads: of the CPU that a call uses; None takes `default_threads`. Small networks share their rows out
                 among them, large ones each operator.
             lane: the GPU lane on whose stream the session queues its work; None gives it streams of its own.
+            content: hashes of the graph and its weights, by which it is kept with packed weights where that is asked
+                for (`packed`); None never keeps it.
 
         Raises EngineError: ONNX Runtime is absent or lacks CUDA, no such GPU, the model does not load.
         """
-        session, workers = create_session(path, spec, device, threads, lane)
+        session, workers = create_session(path, spec, device, threads, lane, content)
         log.debug("loaded %s on %s", spec.name, device)
         return cls(session, spec, device, lane=lane, workers=workers)
 

@@ -18,6 +18,7 @@ from himar_kernels.shared.cpu_threads import default_threads
 from himar_runtime.bundle.schema import ComponentSpec
 
 from ..engine import Device, first_line
+from .packed import PackedGraph, keeps_packed
 from .row_parallel import MOST_WEIGHTS, Workers, shared_rows
 
 if TYPE_CHECKING:
@@ -36,7 +37,12 @@ SPIN_MICROSECONDS = 100
 
 
 def create_session(
-    path: Path, spec: ComponentSpec, device: Device, threads: int | None, lane: CudaDevice | None
+    path: Path,
+    spec: ComponentSpec,
+    device: Device,
+    threads: int | None,
+    lane: CudaDevice | None,
+    content: tuple[str, ...] | None = None,
 ) -> tuple[Any, Workers | None]:
     """Load a graph; see `OrtEngine.load`.
 
@@ -52,24 +58,25 @@ def create_session(
             f"{spec.name} is in int8, which is for the CPU only; load the bundle on 'cpu', or build it with --fp16."
         )
     ort = onnxruntime()
-    options = ort.SessionOptions()
-    options.log_severity_level = _ERRORS_ONLY
     cores = default_threads() if threads is None else check_threads(threads)
     small = spec.weight_bytes is not None and spec.weight_bytes <= MOST_WEIGHTS and shared_rows(spec) is not None
     workers = Workers(cores) if device.kind == "cpu" and small and cores > 1 else None
-    if workers is not None:
-        options.intra_op_num_threads = 1
-    elif threads is not None or cores < (os.cpu_count() or 1):
-        options.intra_op_num_threads = cores  # else ONNX Runtime's own choice, a thread for each physical core
-    # To sleep between two operators costs more than most operators; to spin for longer than between two of them
-    # would take the core from the next engine, and from the host between two runs.
-    spins = _version(ort) >= (1, 26)  # older ones spin for milliseconds
-    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spins else "0")
-    options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN_MICROSECONDS))
-    if device.kind == "cuda" and spec.precision in ("fp16", "bf16"):
-        use_fused_operators(options)
+
+    def options() -> Any:
+        made = _options(ort, 1 if workers is not None else cores, always=workers is not None or threads is not None)
+        if device.kind == "cuda" and spec.precision in ("fp16", "bf16"):
+            use_fused_operators(made)
+        return made
+
+    def load(graph: Path, made: Any) -> Any:
+        return _load(ort, graph, made, spec, device, lane)
+
+    session = None
+    if content is not None and device.kind == "cpu" and keeps_packed():
+        packed = PackedGraph.of(ort, content)
+        session = packed and packed.session(ort, path, options, load, spec.weight_bytes)
     try:
-        session = _load(ort, path, options, spec, device, lane)
+        session = session or load(path, options())
     except EngineError:
         raise
     except Exception as error:
@@ -82,6 +89,20 @@ def create_session(
             f"that CUDA 13 and cuDNN 9 are installed, or use device='cpu'."
         )
     return session, workers
+
+
+def _options(ort: ModuleType, threads: int, always: bool) -> Any:
+    """Return a session's options; always: also where ONNX Runtime's own number of threads is the same."""
+    options = ort.SessionOptions()
+    options.log_severity_level = _ERRORS_ONLY
+    if always or threads < (os.cpu_count() or 1):
+        options.intra_op_num_threads = threads  # else ONNX Runtime's own choice, a thread for each physical core
+    # To sleep between two operators costs more than most operators; to spin for longer than between two of them
+    # would take the core from the next engine, and from the host between two runs.
+    spins = _version(ort) >= (1, 26)  # older ones spin for milliseconds
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spins else "0")
+    options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN_MICROSECONDS))
+    return options
 
 
 def _load(
