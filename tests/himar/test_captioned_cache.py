@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from himar import save_checkpoint
 from himar.data.cache import CacheSettings
 from himar.data.cache_index import CacheError
 from himar.data.cache_reader import CachedLatents
@@ -124,8 +125,13 @@ def test_the_commands_cache_check_and_train(folder, tmp_path, capsys):
     sample = ("sample", tmp_path / "run" / "model.safetensors", "--vae", VAE, "--out", png)
     long = "a very long text " * 9
     assert run(*sample, "--text", folder / "text", "--prompt", "a red three", "--prompt", long) == 0
-    assert f"prompt 1 has more than {K} tokens" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert f"prompt 1 has more than {K} tokens" in told and "warning" not in told
     assert png.exists()
+    other = tmp_path / "other.safetensors"
+    save_checkpoint(randomise(build(), 0), other)
+    assert run("sample", other, *sample[2:], "--text", folder / "text", "--prompt", "a red three") == 0
+    assert "away from the model's own; the model was trained with another tower" in capsys.readouterr().err
 
 
 def test_captions_that_are_cut_are_told(folder, tmp_path):

@@ -33,11 +33,11 @@ def tokens(folder: Path, texts: Path) -> None:
 
 def _texts(path: Path) -> list[str]:
     try:
-        texts = json.loads(path.read_text(encoding="utf-8"))
+        texts = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not valid JSON in UTF-8 ({error}).") from error
+        raise InputError(f"{path} is not valid JSON in UTF-8 ({error}); write a list of texts.") from error
     if not isinstance(texts, list):
         raise InputError(f"{path} holds no JSON list; write the texts as one.")
     return texts

@@ -17,6 +17,8 @@ from .options import TRAINING_SEED, config_option, weights_option
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..family import FamilyModel
+
 _PATH = NamedPath()
 
 
@@ -80,23 +82,25 @@ def sample(
     numbers = None if labels is None else chosen_labels(labels, model.class_names, str(checkpoint))
     read = None if contexts is None else read_contexts(contexts)
     if text is not None:
-        read = _encoded(text, prompts, model.config)
+        read = _encoded(text, prompts, model)
     sampling = family.choose_sampling(model, sampling_name, guidance, changes, "this model")
     images = family.images(model, decoder, numbers, seed=seed, sampling=sampling, contexts=read)
     save_grid(out, images, columns)
     click.echo(f"wrote {out}: {len(images)} images")
 
 
-def _encoded(folder: Path, prompts: tuple[str, ...], config: Any) -> Tensor:
-    """Return the prompts' contexts, with a note on stderr for each that is cut."""
+def _encoded(folder: Path, prompts: tuple[str, ...], model: FamilyModel) -> Tensor:
+    """Return the prompts' contexts; on stderr a warning of a tower not the model's, and a note for each prompt cut."""
     from himar_kernels import InputError
 
     from ..text.encoder import TextEncoder
 
-    if not getattr(config, "from_text", False):
+    if not getattr(model.config, "from_text", False):
         raise InputError("prompts were given, but this model makes images of classes; give --labels.")
     encoder = TextEncoder.open(folder)
-    encoder.require_fit(config)
+    encoder.require_fit(model.config)
+    if foreign := encoder.foreign_to(model):
+        click.echo(f"warning: {foreign}", err=True)
     contexts, cut = encoder.encode(prompts)
     for place in cut:
         show_notice(f"prompt {place} has more than {encoder.tokenizer.length} tokens; what is beyond them is cut")

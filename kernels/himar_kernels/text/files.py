@@ -177,7 +177,7 @@ def _length(folder: _Folder, settings: Mapping[str, Any], opened: Mapping[str, A
     lengths = {
         name: int(value)
         for name, value in named.items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and value <= _MOST_TOKENS
+        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _MOST_TOKENS
     }
     if len(set(lengths.values())) > 1:
         said = " and ".join(f"{value} ({name})" for name, value in lengths.items())

@@ -73,6 +73,7 @@ def test_a_bundles_tokenizer_is_read_from_its_manifest(bundle):
         ({"vocab": {"a": 0}}, r"lacks <\|startoftext\|>; take both from one CLIP model"),
         ({"vocab": []}, "vocab.json holds no JSON object"),
         ({"config": {"max_position_embeddings": 1}}, "1 tokens; it needs 2 at least"),
+        ({"config": {"max_position_embeddings": -5}}, "-5 tokens; it needs 2 at least"),
         (
             {"config": {"max_position_embeddings": 32}, "tokenizer_config": {"model_max_length": 77}},
             r"77 \(tokenizer_config.json\) and 32 \(config.json\) tokens",
@@ -89,6 +90,12 @@ def test_a_bundles_tokenizer_is_read_from_its_manifest(bundle):
 def test_a_folder_of_another_tokenizer_is_refused(folder, files, said):
     with pytest.raises(CheckpointError, match=said):
         Tokenizer.open(put(folder, **files))
+
+
+@pytest.mark.parametrize("length", [float("inf"), float("-inf"), float("nan"), -1e30, 1e30])
+def test_a_length_that_is_no_length_counts_as_none(folder, length):
+    put(folder, tokenizer_config={"model_max_length": length})
+    assert Tokenizer.open(folder).length == 77
 
 
 @pytest.mark.parametrize(

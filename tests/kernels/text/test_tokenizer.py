@@ -114,13 +114,16 @@ def test_the_command_prints_ids_and_says_what_it_cut(capsys, clip_folder, tokeni
     printed = capsys.readouterr()
     assert json.loads(printed.out) == tokenizer.rows(texts)[0]
     assert printed.err == "text 1 is cut to 77 tokens.\n"
+    (tmp_path / "texts.json").write_text(json.dumps(texts), encoding="utf-8-sig")  # with a byte order mark
+    assert main(["tokens", str(clip_folder), "--texts", str(tmp_path / "texts.json")]) == 0
+    assert capsys.readouterr().out == printed.out
 
 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
         ('{"a": 1}', "holds no JSON list"),
-        ("[", "is not valid JSON"),
+        ("[", "; write a list of texts."),
         ("[3]", "prompt 0 is 3"),
         (None, "cannot be read"),
     ],
