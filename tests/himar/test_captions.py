@@ -41,7 +41,7 @@ def test_the_fingerprint_tells_captions_and_not_the_order_of_images(images, tmp_
             {"images": [*IMAGES[:2], {"id": 25, "file_name": "no.png"}]},
             r"1 image of .* does not have: no.png; give the",
         ),
-        ({"images": IMAGES[:2]}, "annotation 2 is of image 25, which the file does not list"),
+        ({"images": IMAGES[:2]}, "annotation 2 is of image 25, which the file does not list; list it, or"),
         ({"images": [*IMAGES, IMAGES[0]]}, "two images of id 30, c.png and c.png"),
         ({"images": [{"id": 9, "file_name": "../a.png"}]}, r"image 9 is ../a.png, which leads out of its folder"),
         ({"images": [{"id": 9, "file_name": "/a.png"}]}, r"which leads out of its folder"),
@@ -50,6 +50,14 @@ def test_the_fingerprint_tells_captions_and_not_the_order_of_images(images, tmp_
         ({"annotations": []}, 'it has no list "annotations"'),
         ({"annotations": [*CAPTIONS, {"image_id": 9}]}, "caption of annotation 6 is None, not text"),
         ({"annotations": [*CAPTIONS, {"image_id": 9, "caption": " \n"}]}, "annotation 6, of image 9, is blank"),
+        (
+            {"annotations": [*CAPTIONS, {"image_id": 9, "caption": "a <|endoftext|>"}]},
+            r"annotation 6, of image 9, holds <\|endoftext\|>, which would end or start it for the model; leave it out",
+        ),
+        (
+            {"annotations": [*CAPTIONS, {"image_id": 9, "caption": "a\ud800"}]},
+            r"annotation 6, of image 9, holds half a character at 1 \(a lone surrogate\); write it as UTF-8",
+        ),
     ],
 )
 def test_what_does_not_fit_together_is_refused(images, tmp_path, changes, text):

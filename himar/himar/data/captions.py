@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from himar_kernels import InputError
+from himar_kernels.text.tokenizer import prompt_problem
 
 from .folder import ImageList
 
@@ -67,7 +68,8 @@ def read_texts(path: Path) -> Captions:
 
     path: JSON with "images" (each with id and file_name) and "annotations" (each with image_id and caption), as
     captions_train2014.json; what else it holds is not looked at. Raises InputError, which names the image, when the
-    file is missing, damaged or of another layout, and when an image has no caption or a caption no image.
+    file is missing, damaged or of another layout, when an image has no caption or a caption no image, and
+    when a caption is no prompt (see `prompt_problem`).
     """
     content = _json(path)
     images, annotations = (_entries(content, key, path) for key in ("images", "annotations"))
@@ -83,9 +85,14 @@ def read_texts(path: Path) -> Captions:
     for place, entry in enumerate(annotations):
         identity, caption = (_value(entry, key, kind, f"annotation {place}", path) for key, kind in _OF_CAPTIONS)
         if identity not in captions:
-            raise InputError(f"{path}: annotation {place} is of image {identity}, which the file does not list.")
+            raise InputError(
+                f"{path}: annotation {place} is of image {identity}, which the file does not list; list it, or take "
+                f"the annotation out."
+            )
         if not caption.strip():
             raise InputError(f"{path}: annotation {place}, of image {identity}, is blank; write it or take it out.")
+        if problem := prompt_problem(caption):
+            raise InputError(f"{path}: annotation {place}, of image {identity}, {problem}.")
         captions[identity].append(caption)
     ids = sorted(names)
     _require_all(

@@ -101,17 +101,18 @@ def check_prompts(texts: Sequence[str]) -> None:
     for place, text in enumerate(texts):
         if not isinstance(text, str):
             raise InputError(f"prompt {place} is {text!r}, which is not text; write it as a string.")
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise InputError(
-                f"prompt {place} holds half a character at {error.start} (a lone surrogate); write it as UTF-8."
-            ) from error
-        for token in (START, END):
-            if token in text:
-                raise InputError(
-                    f"prompt {place} holds {token}, which would end or start it for the model; leave it out."
-                )
+        if problem := prompt_problem(text):
+            raise InputError(f"prompt {place} {problem}.")
+
+
+def prompt_problem(text: str) -> str:
+    """Say why a text is no prompt and what to do, as "holds …; …" without a full stop; "" where it is one."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return f"holds half a character at {error.start} (a lone surrogate); write it as UTF-8"
+    found = next((token for token in (START, END) if token in text), None)
+    return "" if found is None else f"holds {found}, which would end or start it for the model; leave it out"
 
 
 def tokenizers_library() -> Any:
