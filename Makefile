@@ -1,4 +1,4 @@
-# make demo   set everything up, build the digits bundle, verify it, draw 10x10 digits, engine against eager time
+# make demo   set everything up, build the bundles of digits and scenes, draw both, engine against eager time
 # make test   set everything up, lint, check types, run every test that needs no GPU
 # make test-cpus  run the numerical tests with the kernels of other CPUs and on one and two threads: a table, an hour or two
 # make test-runtimes   run the tests of the engines on the oldest, pinned and newest ONNX Runtime and onnx packages
@@ -11,6 +11,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 DIGITS := himar/himar/weights/digits.safetensors
 VAE    := himar/himar/weights/digits-vae.safetensors
+SCENES := himar/himar/weights/scenes
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-cpus test-runtimes test-packages cpp cuda lint types format clean
@@ -32,6 +33,8 @@ demo: setup
 	$(BIN)/himar-export build $(DIGITS) --config digits --vae $(VAE) --out demo/digits
 	$(BIN)/himar-export verify demo/digits
 	$(BIN)/himar-export generate demo/digits --labels 0-9 --count 10 --seed 7 --out demo/digits.png
+	$(BIN)/himar-export build $(SCENES)/scenes.safetensors --vae $(SCENES)/scenes-vae.safetensors --text $(SCENES)/scenes-text --out demo/scenes
+	$(BIN)/himar-export generate demo/scenes --prompts-file examples/scenes.txt --count 8 --seed 7 --out demo/scenes.png
 	$(BIN)/himar-export bench demo/digits --checkpoint $(DIGITS) --vae $(VAE) --batch 1 --batch 16 --repeats 12
 
 test: setup lint types

@@ -14,11 +14,13 @@ each of those scales.
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
+import matplotlib.pyplot as plt
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
@@ -27,12 +29,13 @@ from himar.data.scenes.pictures import SceneSet, make_scenes
 from himar.data.scenes.scene import Scene, held_out
 from himar.evaluation.scenes_judge import SceneJudge, Scores, score
 from himar.images import to_pixels
-from himar_kernels import to_sheet
-from himar_runtime import Pipeline, write_png
+from himar_kernels import InputError
+from himar_kernels.shared.files import new_file
+from himar_runtime import Pipeline
 
 SCENE_SEED = 1_000_000
 """Of the scenes that are asked for; training takes others."""
-_ENLARGED, _COLUMNS = 3, 10
+_COLUMNS = 8
 
 
 def measured(
@@ -108,8 +111,20 @@ def main(
 
 def _draw(pipeline: Pipeline, scenes: SceneSet, scales: Sequence[float | None], seed: int, path: Path) -> None:
     first = SceneSet(scenes.scenes[:_COLUMNS], scenes.images[:_COLUMNS], scenes.captions[:_COLUMNS])
-    images = np.concatenate([drawn(pipeline, first, scale, seed) for scale in scales])
-    write_png(path, to_sheet(images.repeat(_ENLARGED, axis=1).repeat(_ENLARGED, axis=2), _COLUMNS), [])
+    figure, axes = plt.subplots(
+        len(scales), _COLUMNS, figsize=(1.25 * _COLUMNS, 1.3 * len(scales) + 0.6), squeeze=False
+    )
+    for row, scale in zip(axes, scales, strict=True):
+        for place, image in zip(row, drawn(pipeline, first, scale, seed), strict=True):
+            place.imshow(image, interpolation="nearest")
+            place.set(xticks=[], yticks=[])
+        if scale is not None:
+            row[0].set_ylabel(f"guidance {scale:g}", fontsize=8)
+    for place, texts in zip(axes[0], first.captions, strict=True):
+        place.set_title(textwrap.fill(texts[0], 15), fontsize=8)
+    with new_file(path, InputError) as temporary:
+        figure.savefig(temporary, dpi=120, format="png", bbox_inches="tight")
+    plt.close(figure)
 
 
 def _table(found: dict[str, Any]) -> None:

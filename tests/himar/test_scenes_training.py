@@ -6,12 +6,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from himar.cli import main
 from himar.data.captioned.latents import CaptionedSet
 from himar.data.scenes.pictures import make_scenes
+from himar.evaluation.scenes_judge import SceneJudge, score
 from himar.families.hi_mar import training
 from himar.families.hi_mar.checkpoints import load_checkpoint
 from himar.families.hi_mar.config import read_config, resolve
@@ -29,7 +31,7 @@ from himar.families.hi_mar.scenes import (
     train_scenes,
 )
 from himar.families.hi_mar.training import parameter_groups
-from himar.images import sample_images
+from himar.images import sample_images, to_pixels
 from himar.text import TextConfig, encode, load_text_tower
 from himar.text.reading import ReadingTraining, train_to_read
 from himar.training.family import Request
@@ -193,3 +195,27 @@ def test_the_command_trains_scenes(tmp_path, capsys, monkeypatch):
     assert run("--config", "himar-scenes", "--data", "scenes", "--out", str(tmp_path), *options) == 0
     assert "scenes: wrote" in capsys.readouterr().out
     assert load_checkpoint(tmp_path / MODEL_FILE).config == CONFIG
+
+
+def test_the_shipped_model_draws_what_captions_ask_for():
+    asked = make_scenes(60, 77, train=False)
+    model = load_checkpoint(SHIPPED / MODEL_FILE)
+    rows = contexts(SHIPPED / TEXT_FOLDER, [texts[0] for texts in asked.captions])
+    assert_near(model.empty_context, contexts(SHIPPED / TEXT_FOLDER, [""]), 1e-3)
+    images = sample_images(model, load_vae(SHIPPED / VAE_FILE), None, PhiloxDraws(0), contexts=rows)
+    found = score(asked.scenes, SceneJudge().read(images))
+    assert found.objects >= 0.85
+    assert found.all >= 0.8
+
+
+def test_the_shipped_vae_keeps_scenes_readable():
+    real = make_scenes(60, 78, train=False)
+    vae = load_vae(SHIPPED / VAE_FILE)
+    with torch.no_grad():
+        back = to_pixels(vae.decode(vae.encode(real.images)[0]))
+    assert np.abs(back.astype(int) - to_pixels(real.images)).mean() < 5
+    assert score(real.scenes, SceneJudge().read(back)).all >= 0.93
+
+
+def test_the_shipped_files_are_small():
+    assert sum(path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file()) < 12e6
