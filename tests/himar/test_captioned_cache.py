@@ -1,6 +1,7 @@
 """Captions and their images become a cache that training from text reads; what does not fit together is refused."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -164,9 +165,7 @@ def test_a_tokenizer_of_another_length_is_refused(tmp_path):
 
 
 def test_a_caption_with_an_end_token_is_refused_before_anything_is_written(folder, tmp_path):
-    bad = [{"image_id": image["id"], "caption": "a <|endoftext|> b"} for image in ANNOTATIONS["images"]]
-    captions = write_captions(tmp_path / "captions.json", annotations=bad)
-    images = read_captions(captions, folder / "train2014")
+    images = replace(listed(folder), captions=(("a <|endoftext|> b",),) * 3)  # a captions file is refused when read
     with pytest.raises(InputError, match=r"holds <\|endoftext\|>"):
         cache_captioned(images, VAE, folder / "text", tmp_path / "cache", SETTINGS)
     assert not (tmp_path / "cache").exists()
