@@ -19,7 +19,7 @@ _VERBS = {
     ),
     "evaluate": (
         "himar.cli.evaluate:evaluate",
-        "Measure images: FID, sFID, inception score, precision, recall; CLIP score",
+        "Measure images: FID, sFID, inception score, precision and recall, and the CLIP score of images from text",
     ),
     "init": (
         "himar.cli.sample:init",
