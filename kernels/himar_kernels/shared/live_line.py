@@ -43,10 +43,14 @@ def live_line(progress: Progress) -> Iterator[None]:
     printer.start()
     try:
         with progress:
-            yield
+            try:
+                yield
+            finally:  # While the display is there: what it leaves behind it would wipe out a line that comes late.
+                before.flush()
+                os.dup2(terminal.fileno(), _STDERR)
+                printer.join(_PATIENCE)
     finally:
-        before.flush()
-        os.dup2(terminal.fileno(), _STDERR)
+        os.dup2(terminal.fileno(), _STDERR)  # Also where the display could not be begun.
         printer.join(_PATIENCE)
         if not printer.is_alive():
             console.file = before
