@@ -74,6 +74,23 @@ def test_a_contribution_is_the_spread_of_its_codes_vectors(book) -> None:
     assert np.array_equal(spread(book, SCALES["144"], 1, book.embedding[codes]), expected)
 
 
+@pytest.mark.parametrize("size", SCALES)
+def test_an_image_is_the_same_bit_for_bit_in_any_batch(book, size) -> None:
+    scales, random = SCALES[size], np.random.default_rng(0)
+    codes = random.integers(len(book.embedding), size=(5, scales.tokens))
+    together = decode_codes(book, scales, codes)
+    for batch in (1, 2, 3, 4):
+        np.testing.assert_array_equal(decode_codes(book, scales, codes[:batch]), together[:, :batch])
+    for scale in range(len(scales)):
+        part = scales.span(scale)
+        for batch in (1, 2, 3):
+            grid = contribution(book, scales, scale, codes[:, part])
+            np.testing.assert_array_equal(contribution(book, scales, scale, codes[:batch, part]), grid[:batch])
+            np.testing.assert_array_equal(
+                scale_input(scales, scale, grid[:batch]), scale_input(scales, scale, grid)[:batch]
+            )
+
+
 def test_of_two_codes_equally_near_the_lower_is_taken() -> None:
     table = np.float32([[5, 5], [1, 0], [0, 1], [1, 0]])
     words = np.float32([[0.5, 0.5], [1, 0], [9, 9]])

@@ -37,13 +37,14 @@ def spread(book: Codebook, scales: Scales, scale: int, words: F32) -> F32:
 
 def blend(book: Codebook, k: int, x: F32) -> F32:
     """Return Φ(x) = ½·x + ½·conv_k(x) of a grid (B, Cv, H, H)."""
-    side = x.shape[-1]
+    batch, channels, side = x.shape[:3]
     padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
     total = np.zeros_like(x)
     for row in range(3):
         for column in range(3):
-            tap = padded[:, :, row : row + side, column : column + side]
-            total += np.einsum("oc,bchw->bohw", book.weights[k, :, :, row, column], tap, optimize=True)
+            tap = padded[:, :, row : row + side, column : column + side].reshape(batch, channels, -1)
+            # A product per image: one of all images would round an image by the size of its batch.
+            total += (np.ascontiguousarray(book.weights[k, :, :, row, column]) @ tap).reshape(x.shape)
     return np.float32(0.5) * (x + total + book.biases[k][:, None, None])
 
 
