@@ -34,15 +34,10 @@ def live_line(progress: Progress) -> Iterator[None]:
     terminal = os.fdopen(os.dup(_STDERR), "w", encoding=console.encoding, errors="replace")
     before = console.file
     before.flush()
-    reading, writing = os.pipe()
-    os.dup2(writing, _STDERR)
-    os.close(writing)
-    console.file = terminal
-    printer = Thread(target=_print_lines, args=(os.fdopen(reading, encoding="utf-8", errors="replace"), console))
-    printer.daemon = True
-    printer.start()
+    console.file, printer = terminal, None
     try:
         with progress:
+            printer = _print_stderr(console)
             try:
                 yield
             finally:  # While the display is there: what it leaves behind it would wipe out a line that comes late.
@@ -50,11 +45,20 @@ def live_line(progress: Progress) -> Iterator[None]:
                 os.dup2(terminal.fileno(), _STDERR)
                 printer.join(_PATIENCE)
     finally:
-        os.dup2(terminal.fileno(), _STDERR)  # Also where the display could not be begun.
-        printer.join(_PATIENCE)
-        if not printer.is_alive():
+        if printer is None or not printer.is_alive():
             console.file = before
             terminal.close()
+
+
+def _print_stderr(console: Console) -> Thread:
+    """Make the process's stderr a pipe whose lines a thread prints, until nothing has the pipe open."""
+    reading, writing = os.pipe()
+    os.dup2(writing, _STDERR)
+    os.close(writing)
+    lines = os.fdopen(reading, encoding="utf-8", errors="replace")
+    printer = Thread(target=_print_lines, args=(lines, console), daemon=True)
+    printer.start()
+    return printer
 
 
 def _is_own_stderr(console: Console) -> bool:
