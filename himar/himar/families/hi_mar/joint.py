@@ -17,7 +17,7 @@ is frozen in the paper's.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from himar.text import TextConfig, TextTower, encode
 from himar_kernels import ConfigError, InputError
 
 from .config import ModelConfig
+from .loss_draws import BatchDraws
 from .model import HiMAR
 
 TOWER = "tower."
@@ -98,6 +99,17 @@ class JointHiMAR(HiMAR):
         state = {name: value for name, value in self.state_dict().items() if not name.startswith(TOWER)}
         model.load_state_dict(state, assign=True)
         return model.eval().requires_grad_(False)
+
+
+def with_contexts(model: HiMAR, draws: BatchDraws) -> tuple[BatchDraws, Tensor | None]:
+    """Return draws that show contexts in place of token ids, and the empty text's (1, K, W), with gradients.
+
+    A model whose tower is not trained with it keeps its draws and its own empty context: None.
+    """
+    if not isinstance(model, JointHiMAR):
+        return draws, None
+    contexts, empty = model.contexts(draws.shown)
+    return replace(draws, shown=contexts), empty
 
 
 def require_texts(model: HiMAR, empty: Tensor) -> None:

@@ -7,7 +7,7 @@ transformer in minutes which word changes which token. Not in the paper; for mod
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from himar.data.latents import Latents
 from himar.training.optimise import OnStep, Optimiser, Progress, Schedule
 
-from .joint import TOWER, TOWER_RATE, JointHiMAR
+from .joint import TOWER, TOWER_RATE, with_contexts
 from .loss_draws import BatchDraws, LossSettings, draw_batch
 from .losses import conditions
 from .model import HiMAR
@@ -39,7 +39,7 @@ def train_means(
     layer on z at the masked tokens, summed over both phases; the layers are thrown away. The same seed gives the same
     weights. Raises TrainingError when the loss stops being finite.
     """
-    config = model.config
+    config, images = model.config, len(data.labels)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         readers = nn.ModuleList(nn.Linear(config.width, config.channels) for _ in range(2))
@@ -53,7 +53,7 @@ def train_means(
     generator = torch.Generator().manual_seed(seed)
     model.train()
     for step in range(training.schedule.steps):
-        chosen = torch.randint(len(data.labels), (training.batch,), generator=generator)
+        chosen = torch.randint(images, (training.batch,), generator=generator)
         tokens, low_tokens, shown = data.draw(chosen, config.vae_scale, generator)
         draws = draw_batch(config, shown, loss, generator)
         errors = _errors(model, readers, tokens, low_tokens, draws)
@@ -66,10 +66,7 @@ def train_means(
 def _errors(
     model: HiMAR, readers: nn.ModuleList, tokens: Tensor, low_tokens: Tensor, draws: BatchDraws
 ) -> dict[str, Tensor]:
-    empty = None
-    if isinstance(model, JointHiMAR):
-        contexts, empty = model.contexts(draws.shown)
-        draws = replace(draws, shown=contexts)
+    draws, empty = with_contexts(model, draws)
     low, high = conditions(model, tokens, low_tokens, draws, empty)
     errors = {}
     if low is not None and draws.low is not None:

@@ -30,7 +30,7 @@ from .checkpoints import open_checkpoint
 from .config import ModelConfig, read_config, resolve
 from .digits import DIGIT_IMAGES, DIGITS_MODEL, Recipe, train_digits
 from .dit_head import DiTBlock
-from .joint import TOWER, TOWER_RATE, JointConfig, JointHiMAR, initialise_tower, require_texts
+from .joint import TOWER, TOWER_RATE, JointConfig, JointHiMAR, initialise_tower, require_texts, with_contexts
 from .loss_draws import BatchDraws, draw_batch
 from .losses import Losses, drawn_losses
 from .mlp_head import ResidualBlock
@@ -165,12 +165,11 @@ class HiMarTask:
     def begin(self, seed: int, start: nn.Module | None) -> None:
         """See Task.begin."""
         initialise(self._model, seed)
-        joint = isinstance(self._model, JointHiMAR)
         if isinstance(self._model, JointHiMAR):
             initialise_tower(self._model, seed)
         if start is not None:
             self._model.load_state_dict(start.state_dict())
-        if self._model.config.from_text and not joint:
+        if self._model.config.from_text and not isinstance(self._model, JointHiMAR):
             with torch.no_grad():
                 self._model.empty_context.copy_(cast(CaptionedLatents, self._latents).empty_text)
 
@@ -256,11 +255,8 @@ class LossNetwork(nn.Module):
 
     def forward(self, tokens: Tensor, low_tokens: Tensor, draws: BatchDraws) -> Tensor:
         """Return low_mse, low_vb, high_mse, high_vb as (4,), float32."""
-        empty = None
-        if isinstance(self.model, JointHiMAR):
-            with autocast(self._precision, tokens.device):
-                contexts, empty = self.model.contexts(draws.shown)
-            draws = replace(draws, shown=contexts)
+        with autocast(self._precision, tokens.device):
+            draws, empty = with_contexts(self.model, draws)
         half = autocast(self._precision, tokens.device)
         losses = drawn_losses(self.model, tokens, low_tokens, draws, half, empty)
         return torch.stack([losses.low_mse, losses.low_vb, losses.high_mse, losses.high_vb])
