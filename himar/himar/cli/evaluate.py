@@ -134,7 +134,8 @@ def evaluate(
             raise click.UsageError("--clip scores images by their prompts; make them with --captions.")
     else:
         refuse_making(making, source)
-    if crop is not None and all(path.is_file() for path in _measured(None if is_checkpoint else source, against)):
+    given = (None if is_checkpoint else source, against)
+    if crop is not None and all(path.is_file() for path in given if path is not None):
         raise click.UsageError("--crop is for folders of images, and none is measured.")
     if not wants_features:
         _refuse_measuring(("neighbours",) if clip else ("neighbours", "batch"))
@@ -169,10 +170,6 @@ def evaluate(
         _show(report)
     if score is not None:
         _show_score(source, score)
-
-
-def _measured(*paths: Path | None) -> list[Path]:
-    return [path for path in paths if path is not None]
 
 
 def _refuse_measuring(names: tuple[str, ...]) -> None:

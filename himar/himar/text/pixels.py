@@ -43,11 +43,11 @@ class PixelSettings:
         values = {} if path is None else _values(path)
         if path is None or not values:
             return cls(size, size)
-        for name, wanted in ((_BICUBIC, "resample"), (1 / 255, "rescale_factor"), *((True, each) for each in _STEPS)):
-            found = values.get(wanted, name)
-            if type(found) not in (bool, int, float) or abs(found - name) > 1e-6:
+        for name, wanted in (("resample", _BICUBIC), ("rescale_factor", 1 / 255), *((step, True) for step in _STEPS)):
+            found = values.get(name, wanted)
+            if type(found) not in (bool, int, float) or abs(found - wanted) > 1e-6:
                 raise CheckpointError(
-                    f"{path} says {wanted} {found!r:.60}; himar prepares images as CLIP, with {name}."
+                    f"{path} says {name} {found!r:.60}; himar prepares images as CLIP, with {wanted}."
                 )
         crop = _side(values.get("crop_size", size), ("height", "width"), "crop_size", path)
         short = _side(values.get("size", size), ("shortest_edge",), "size", path)
