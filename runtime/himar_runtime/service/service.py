@@ -234,11 +234,14 @@ class Lane:
 
     def _work(self) -> None:
         while (job := self._next()) is not None:
+            outcome = None
             try:
-                self._run(job)
-            finally:
+                outcome = self._run(job)
+            finally:  # Before the client can hear of it: whoever has an answer finds a free lane.
                 with self._changed:
                     self._busy = False
+            if outcome is not None:
+                job.deliver(outcome)
 
     def _next(self) -> Job | None:
         with self._changed:
@@ -248,7 +251,8 @@ class Lane:
             self._busy = True
             return self._waiting.popleft()
 
-    def _run(self, job: Job) -> None:
+    def _run(self, job: Job) -> Answer | HimarError | None:
+        """Return a job's answer, or why there is none; None when it was cancelled."""
         start = time.monotonic()
         job.queued = start - job.accepted
         self._metrics.queue_seconds.observe(job.queued)
@@ -263,15 +267,14 @@ class Lane:
                 on_step=job.should_continue,
             )
             if result.status == "complete":
-                job.deliver(encode(request, result, job.queued, time.monotonic() - start))
+                return encode(request, result, job.queued, time.monotonic() - start)
+            return None
         except HimarError as error:
-            job.deliver(error)
+            return error
         except Exception as error:
             # The lane must live on: the next request may be fine.
             log.exception("a request failed unexpectedly")
-            job.deliver(
-                RefusalError(500, f"the request failed with an unexpected {type(error).__name__}; see the log.")
-            )
+            return RefusalError(500, f"the request failed with an unexpected {type(error).__name__}; see the log.")
 
 
 class Lanes:
