@@ -21,7 +21,7 @@ from benchmarks.studies.solvers_settings import trials
 from benchmarks.studies.study import Study, run, study_options
 from himar_kernels.shared.console import run_cli
 
-STUDY = Study(trials(), lambda record: table(record, trials()), plot)
+STUDY = Study("solvers", trials(), lambda record: table(record, trials()), plot)
 
 
 @click.command(epilog="Example: python -m benchmarks.studies.solvers demo/digits --out docs/solvers/digits")

@@ -48,11 +48,12 @@ class Setting:
 class Study:
     """Settings, the one named `DEFAULT` among them, and what shows a record of them.
 
-    A record has weights, images, seeds; points (setting → seed → figures), flops and seconds (setting → number; seconds
-    as shares of the default's), and held_out (figures). table: record → Markdown. plot: draws a record to a file,
-    returned.
+    A record has study (its name), weights, images, seeds; points (setting → seed → figures), flops and seconds (setting
+    → number; seconds as shares of the default's), and held_out (figures). table: record → Markdown. plot: draws a
+    record to a file and returns it.
     """
 
+    name: str
     settings: Sequence[Setting]
     table: Callable[[Mapping[str, Any]], str]
     plot: Callable[[Path, Mapping[str, Any]], Path]
@@ -104,7 +105,7 @@ def run(
     require_writable(target, report, drawing)
     pipeline = Pipeline.load(bundle, threads=threads)
     weights = pipeline.bundle.manifest.provenance["checkpoint"]["sha256"]
-    record = read(target, study.settings, {"weights": weights, "images": images, "seeds": seeds})
+    record = read(target, study, {"weights": weights, "images": images, "seeds": seeds})
     _require_shown(target, record, wanted, rounds is not None)
     record["flops"] = {setting.name: flops(bundle, setting) for setting in study.settings}
     if rounds is None:
@@ -125,14 +126,15 @@ def chosen(settings: Sequence[Setting], only: Sequence[str]) -> list[Setting]:
     return [known[name] for name in only] if only else list(known.values())
 
 
-def read(path: Path, settings: Sequence[Setting], asked: Mapping[str, Any]) -> dict[str, Any]:
+def read(path: Path, study: Study, asked: Mapping[str, Any]) -> dict[str, Any]:
     """Return the record in a file, without settings that the study no longer has; an empty one where there is none.
 
     asked: what its figures have in common. Raises InputError for a file that is not a record of the study, or one of
     other weights, images or seeds.
     """
+    asked = {"study": study.name, **asked}
     record = read_study(path, asked, _check) or {**asked, "points": {}, "seconds": {}}
-    names = {setting.name for setting in settings}
+    names = {setting.name for setting in study.settings}
     for part in ("points", "seconds"):
         record[part] = {name: value for name, value in record[part].items() if name in names}
     return record

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks.studies.report import table, worse
+from benchmarks.studies.solvers import STUDY
 from benchmarks.studies.solvers_settings import trials
 from benchmarks.studies.study import DEFAULT, chosen, read
 from himar_kernels import InputError
@@ -64,10 +65,10 @@ def test_every_setting_is_one_that_the_digits_can_run_and_has_a_name_of_its_own(
 
 def test_a_record_goes_on_without_settings_that_the_study_no_longer_has(tmp_path: Path) -> None:
     path = tmp_path / "digits.json"
-    known = {"weights": "ab", "images": 300, "seeds": 3, "points": {DEFAULT: {}, "gone": {}}, "seconds": {}}
-    path.write_text(json.dumps(known))
     asked = {"weights": "ab", "images": 300, "seeds": 3}
-    assert read(path, trials(), asked)["points"] == {DEFAULT: {}}
+    known = {"study": "solvers", **asked, "points": {DEFAULT: {}, "gone": {}}, "seconds": {}}
+    path.write_text(json.dumps(known))
+    assert read(path, STUDY, asked)["points"] == {DEFAULT: {}}
     for other in ({"weights": "cd"}, {"images": 200}, {"seeds": 4}):
         with pytest.raises(InputError, match=r"was measured with .*; choose another --out"):
-            read(path, trials(), {**asked, **other})
+            read(path, STUDY, {**asked, **other})

@@ -53,8 +53,8 @@ def said(capsys: pytest.CaptureFixture[str], command: Any, *arguments: object, c
 
 def solver_record(bundle: Path, path: Path, **changes: Any) -> str:
     weights = Bundle.open(bundle).manifest.provenance["checkpoint"]["sha256"]
-    known = {"weights": weights, "images": 300, "seeds": 1, "points": {DEFAULT: {"0": FIGURES}}, "seconds": {}}
-    path.write_text(json.dumps({**known, "held_out": FIGURES, **changes}))
+    known = {"study": "solvers", "weights": weights, "images": 300, "seeds": 1, "seconds": {}, "held_out": FIGURES}
+    path.write_text(json.dumps({**known, "points": {DEFAULT: {"0": FIGURES}}, **changes}))
     return path.read_text()
 
 
@@ -64,6 +64,7 @@ def solver_record(bundle: Path, path: Path, **changes: Any) -> str:
         ({"images": 200}, "was measured with images 200, not 300; choose another --out."),
         ({"seeds": 3}, "was measured with seeds 3, not 1; choose another --out."),
         ({"weights": "ab"}, "was measured with weights 'ab', not '"),
+        ({"study": "steps"}, "was measured with study 'steps', not 'solvers'; choose another --out."),
         ({"points": 3}, "is not a record of this study (TypeError("),
         ({"points": {DEFAULT: {"0": {**FIGURES, "recall": "0.6"}}}}, "is not a record of this study (TypeError("),
         ({"seconds": {DEFAULT: None}}, "is not a record of this study (TypeError("),
