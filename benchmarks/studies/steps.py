@@ -54,7 +54,7 @@ def settings() -> list[Steps]:
 def tables(record: Mapping[str, Any]) -> str:
     """Return a table per phase as Markdown."""
     return "\n".join(
-        f"{LOW} + {HIGH} steps are the default; {fixed}.\n\n{table(record, series)}"
+        f"{LOW} + {HIGH} steps are the default; {fixed}.\n\n{table(record, series, ['distance'])}"
         for fixed, series in (
             (f"here phase high takes {HIGH}", LOW_STEPS),
             (f"here phase low takes {LOW}", HIGH_STEPS),
