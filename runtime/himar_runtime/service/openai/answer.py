@@ -64,7 +64,8 @@ def partial_image(asked: Generation, index: int, pixels: NDArray[np.uint8]) -> b
 def failure(status: int, sentence: str, param: str | None = None, code: str | None = None) -> bytes:
     """Return the body that tells of a request that was refused or failed."""
     kind = _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
-    values = {"message": shortened(sentence), "type": kind, "param": param, "code": code or _CODES.get(status)}
+    shown = None if param is None else shortened(param)
+    values = {"message": shortened(sentence), "type": kind, "param": shown, "code": code or _CODES.get(status)}
     return json.dumps({"error": values}).encode()
 
 

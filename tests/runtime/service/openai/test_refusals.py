@@ -9,7 +9,15 @@ from typing import Any
 
 import openai
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from himar_kernels import InputError
+from himar_runtime import Bundle
+from himar_runtime.service.answer import LONGEST_SENTENCE
+from himar_runtime.service.openai.answer import failure
+from himar_runtime.service.openai.request import read_generation
+from himar_runtime.service.request import RefusalError
 from tests.runtime.service.openai.conftest import ask, client_of
 
 TAKEN = (
@@ -120,6 +128,33 @@ def test_the_client_raises_what_was_wrong(client: openai.OpenAI) -> None:
         client.images.generate(prompt="1", stream=True, n=2)
 
 
+LEAVES = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from(["auto", "low", "png", "1"])
+)
+BODIES = st.dictionaries(
+    st.sampled_from(TAKEN.split(", ")) | st.text(),
+    LEAVES | st.lists(LEAVES, max_size=2) | st.dictionaries(st.text(), LEAVES, max_size=2),
+    max_size=4,
+)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@given(values=BODIES)
+def test_any_object_is_read_or_refused(values: dict[str, Any], named_path: Path) -> None:
+    manifest = Bundle.open(named_path).manifest
+    body = json.dumps({"prompt": "1", **values}).encode()
+    try:
+        found = read_generation(body, manifest, ("fishes",), max_images=8)
+    except RefusalError as error:
+        assert error.status in (400, 404) and error.code is not None
+        told = json.loads(failure(error.status, str(error), error.param, error.code))["error"]
+        assert 10 < len(told["message"]) <= LONGEST_SENTENCE and len(told["param"]) <= LONGEST_SENTENCE
+    except InputError as error:
+        assert "not valid JSON" in str(error)  # NaN
+    else:
+        assert found.images.labels is not None and 1 <= len(found.images.labels) <= 8
+
+
 def test_a_bundle_without_names_takes_numbers(server: Any, not_in_cpp: None) -> None:
     assert ask(server, {"prompt": "4"}).status == 200
     refused = ask(server, {"prompt": "cock"}).json["error"]
@@ -172,7 +207,7 @@ def test_full_queues_are_to_be_tried_again(not_in_cpp: None, start_server: Any, 
 
 def test_what_takes_too_long_is_not_sent_again(not_in_cpp: None, start_server: Any, slow_path: Path) -> None:
     server = start_server(slow_path, "--timeout", "0.5")
-    with pytest.raises(openai.InternalServerError, match="no answer within 0.5 s") as late:
+    with pytest.raises(openai.InternalServerError, match=r"no answer within 0\.5 s") as late:
         client_of(server, max_retries=5).images.generate(prompt="1")
     assert (late.value.status_code, late.value.response.headers["x-should-retry"]) == (504, "false")
     assert server.metrics()["himar_requests_total{code=504}"] == 1
