@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,7 +78,7 @@ def drift(
         numbers = chosen_labels(labels, model.class_names, str(checkpoint))
     elif read is None and not getattr(model.config, "from_text", False):
         numbers = [place * model.config.classes // _IMAGES for place in range(_IMAGES)]
-    with image_progress("every evaluation", "evaluations") as on_evaluation:
+    with _evaluations() as on_evaluation:
         report = measured.measure(
             model.to(on), numbers, read, seed=seed, sampling=sampling, on_evaluation=on_evaluation
         )
@@ -84,6 +86,20 @@ def drift(
         click.echo(json.dumps({**asdict(report), "seed": seed, "sampling": sampling.to_dict()}, indent=1))
     else:
         _show(checkpoint, report)
+
+
+@contextmanager
+def _evaluations() -> Iterator[Callable[[int, int], None]]:
+    """Yield a callback of (done, total) whose live line begins with the first call: a refusal shows none."""
+    with ExitStack() as stack:
+        lines: list[Callable[[int, int], None]] = []
+
+        def on_evaluation(done: int, total: int) -> None:
+            if not lines:
+                lines.append(stack.enter_context(image_progress("every evaluation", "evaluations")))
+            lines[0](done, total)
+
+        yield on_evaluation
 
 
 def _show(checkpoint: Path, report: DriftReport) -> None:
