@@ -72,13 +72,14 @@ class Loaded:
 
 def load(bundle: Path, request: dict[str, Any], threads: int) -> None:
     """Load a bundle, make an image of class 0, print what was seen as JSON and wait for the end of the input."""
-    from himar_runtime import Bundle, Device, Pipeline, load_networks
+    from himar_runtime import Device, Pipeline, load_networks
+    from himar_runtime.engines.networks import open_bundle
     from himar_runtime.engines.ort.session import onnxruntime
 
     onnxruntime()
     before = memory(os.getpid())
     start, used = time.perf_counter(), time.process_time()
-    opened = Bundle.open(bundle)
+    opened = open_bundle(bundle, Device("cpu"))
     hashed = time.perf_counter() - start
     pipeline = Pipeline(opened, load_networks(opened, Device("cpu"), threads))
     seconds, used = time.perf_counter() - start, time.process_time() - used

@@ -152,7 +152,8 @@ def test_another_library_cpu_or_weights_is_another_entry(bundle_path, make_bundl
         get_build_info = staticmethod(onnxruntime.get_build_info)
 
     ours, other = (
-        contents(Bundle.open(path), "mlp_head.onnx") for path in (bundle_path, make_bundle(poison={"mlp_head": 2.0}))
+        contents(Bundle.open(path), "mlp_head.onnx").hashes
+        for path in (bundle_path, make_bundle(poison={"mlp_head": 2.0}))
     )
     machine = cpu()
     assert ours is not None and other is not None and machine is not None
@@ -163,7 +164,7 @@ def test_another_library_cpu_or_weights_is_another_entry(bundle_path, make_bundl
         key(Other, ours, machine),  # type: ignore[arg-type]
     }
     assert len(names) == 4
-    assert contents(Bundle.open(bundle_path), "unknown.onnx") is None
+    assert contents(Bundle.open(bundle_path), "unknown.onnx").hashes is None
 
 
 def test_processes_that_start_together_pack_once(bundle_path, expected, cache) -> None:
