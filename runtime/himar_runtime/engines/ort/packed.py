@@ -35,6 +35,7 @@ from himar_kernels.shared.files import file_sha256, new_folder, remove_unfinishe
 
 from ...bundle.bundle import Bundle
 from ...cache import cache_directory
+from ..engine import first_line
 from .entries import ENTRY, making, remove_oldest, use
 
 log = logging.getLogger(__name__)
@@ -194,7 +195,9 @@ class PackedGraph:
         except Exception as error:  # ONNX Runtime's errors have no type in common
             if held is not None:
                 os.close(held)
-            log.warning("%s cannot be kept packed in %s, loading it without: %s", path.name, self.folder, error)
+            log.warning(
+                "%s cannot be kept packed in %s, loading it without: %s", path.name, self.folder, first_line(error)
+            )
             return None
 
     def bytes(self) -> int | None:
