@@ -146,7 +146,9 @@ class PackedGraph:
 
     @classmethod
     def of(cls, ort: ModuleType, content: Content) -> PackedGraph | None:
-        """Return the entry of a graph on this machine; None, which is logged, where there can be none."""
+        """Return the entry of a graph on this machine; None where there can be none: a graph without a hash, or logged."""
+        if content.hashes is None:
+            return None
         machine, version = cpu(), tuple(int(part) for part in re.findall("[0-9]+", ort.__version__)[:2])
         if version < LEAST_VERSION:
             _say_once(
@@ -154,7 +156,7 @@ class PackedGraph:
                 f"{'.'.join(map(str, LEAST_VERSION))} or later, and this is {ort.__version__}"
             )
             return None
-        if machine is None or content.hashes is None:
+        if machine is None:
             _say_once("weights are not kept packed: this system does not tell what its CPU can do")
             return None
         return cls(packed_directory() / key(ort, content.hashes, machine))
