@@ -146,7 +146,7 @@ class PackedGraph:
 
     @classmethod
     def of(cls, ort: ModuleType, content: Content) -> PackedGraph | None:
-        """Return the entry of a graph on this machine; None where there can be none: a graph without a hash, or logged."""
+        """Return the entry of a graph on this machine; None for one without a hash, and, logged, where none can be."""
         if content.hashes is None:
             return None
         machine, version = cpu(), tuple(int(part) for part in re.findall("[0-9]+", ort.__version__)[:2])
