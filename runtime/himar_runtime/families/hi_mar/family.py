@@ -60,7 +60,7 @@ class HiMarFamily:
 
     def read_sampling(self, top: Reader) -> dict[str, SamplingConfig]:
         """See RuntimeFamily.read_sampling."""
-        return read_settings(SamplingConfig, top, "solver_sampling")
+        return read_settings(SamplingConfig, top, "solver_sampling", "forecast_sampling")
 
     def sampling_from_dict(self, values: Mapping[str, Any], source: str) -> SamplingConfig:
         """See RuntimeFamily.sampling_from_dict."""
@@ -98,6 +98,10 @@ class HiMarFamily:
     def steps(self, model: ModelInfo, sampling: SamplingConfig) -> int:
         """See RuntimeFamily.steps."""
         return sampling.high_steps + (0 if model.single_scale else sampling.low_steps)
+
+    def shown(self, model: ModelInfo, sampling: SamplingConfig) -> range:
+        """See RuntimeFamily.shown: from the end of phase low on; of a single scale always."""
+        return range(1 if model.single_scale else sampling.low_steps, self.steps(model, sampling))
 
     def no_images(self, model: ModelInfo) -> Generated:
         """See RuntimeFamily.no_images."""
