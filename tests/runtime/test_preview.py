@@ -88,3 +88,11 @@ def test_a_preview_that_is_not_finite_is_an_error_of_the_preview(make_bundle: An
 def test_a_progress_of_no_generation_has_no_preview() -> None:
     with pytest.raises(InputError, match="belongs to no generation"):
         Progress("low", 0, 1, 5, 1).preview()
+
+
+@pytest.mark.parametrize(
+    ("event", "text"),
+    [(Progress("low", 3, 4, 10, 2), "phase low, step 4"), (Progress("scale 3", 0, 3, 10, 2), "scale 3")],
+)
+def test_a_step_says_which_one_it_was(event: Progress, text: str) -> None:
+    assert str(event) == text
