@@ -21,10 +21,6 @@ Status = Literal["complete", "cancelled"]
 class PreviewSource(Protocol):
     """A generation under way, between two steps; see Progress for what the methods return."""
 
-    def __str__(self) -> str:
-        """Say which step it was, for a person: counted from 1, and a scale by itself, which has one step."""
-        return self.phase if " " in self.phase else f"phase {self.phase}, step {self.step + 1}"
-
     def low_latents(self) -> NDArray[np.float32]:
         """See Progress.low_latents."""
         ...
@@ -100,6 +96,10 @@ class Result:
     truncated: tuple[int, ...] = ()
 
     @property
+    def __str__(self) -> str:
+        """Say which step it was, for a person: counted from 1, and a scale by itself, which has one step."""
+        return self.phase if " " in self.phase else f"phase {self.phase}, step {self.step + 1}"
+
     def low_latents(self) -> NDArray[np.float32]:
         """Low-resolution latents of hi_mar's phase low, VAE scale removed: float32 (B, C, s, s); s is 0 without one.
 
