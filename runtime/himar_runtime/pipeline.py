@@ -7,7 +7,7 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -222,22 +222,26 @@ class Pipeline:
         total = len(chunks) * self._family.steps(self.bundle.manifest.model, request.sampling)
         done = itertools.count(1)
         finished: list[Generated] = []
+        watch = Stopwatch()
         for chunk in chunks:
 
             def should_continue(step: StepDone, preview: PreviewSource, images: int = len(chunk.labels)) -> bool:
                 assert on_step is not None
+                watch.lap(step.phase)
                 answer = on_step(Progress(step.phase, step.index, next(done), total, images, preview))
+                watch.skip()
                 return answer is None or bool(answer)
 
             generated = self._runner.run(chunk, None if on_step is None else should_continue)
             if generated is None:
                 break
+            watch.lap("decode")
             finished.append(generated)
-        result = self._result(request, finished)
+        result = self._result(request, finished, {} if on_step is None else watch.seconds)
         log.info("%s: %d images in %.2f s", result.status, len(result.labels), time.perf_counter() - start)
         return result
 
-    def _result(self, request: Request[Any, Any], finished: list[Generated]) -> Result:
+    def _result(self, request: Request[Any, Any], finished: list[Generated], seconds: Mapping[str, float]) -> Result:
         """Join the finished chunks; the empty arrays give the shapes when there are none."""
         none = self._family.no_images(self.bundle.manifest.model)
         pixels = [none.pixels, *(part.pixels for part in finished)]
@@ -254,6 +258,7 @@ class Pipeline:
                 for name, empty in none.arrays.items()
             },
             truncated=() if request.texts is None else request.texts.truncated,
+            seconds=seconds,
         )
 
     def _recipes(self, request: Request[Any, Any], count: int) -> tuple[Recipe, ...]:
@@ -288,6 +293,28 @@ def _origins(request: Request[Any, Any], count: int) -> tuple[list[int | None], 
         return [None] * count, images.tolist()
     seeds, indices = request.draws.origins(images)
     return [seeds] * count if isinstance(seeds, int) else seeds.tolist(), indices.tolist()
+
+
+class Stopwatch:
+    """Adds up the time between events by what it was spent on.
+
+    Attributes:
+        seconds: of each name, in the order in which they were first met.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._since = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        """Add the time since the last event to a name's."""
+        now = time.perf_counter()
+        self.seconds[name] = self.seconds.get(name, 0.0) + now - self._since
+        self._since = now
+
+    def skip(self) -> None:
+        """Leave out the time since the last event."""
+        self._since = time.perf_counter()
 
 
 def _joined(parts: Sequence[NDArray[np.uint8] | None]) -> NDArray[np.uint8]:

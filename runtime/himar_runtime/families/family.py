@@ -137,6 +137,13 @@ class RuntimeFamily(Protocol):
         """Return how many autoregressive steps one run takes, each of which ends with a report."""
         ...
 
+    def shown(self, model: Any, sampling: Any) -> range:
+        """Return after which counts of steps of one run `Progress.so_far` is worth a look: a rough image, not finished.
+
+        Empty where there are no previews.
+        """
+        ...
+
     def no_images(self, model: Any) -> Generated:
         """Return what a run of no images leaves: arrays of the right shapes and 0 images."""
         ...

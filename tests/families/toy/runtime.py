@@ -56,7 +56,7 @@ class NoPreview:
         """See PreviewSource."""
         raise InputError("a toy model has no low-resolution latents.")
 
-    preview = low_latents
+    preview = so_far = low_latents
 
 
 class ToyRunner:
@@ -129,6 +129,10 @@ class ToyFamily:
     def steps(self, model: ToyModel, sampling: ToySampling) -> int:
         """See RuntimeFamily."""
         return sampling.steps
+
+    def shown(self, model: ToyModel, sampling: ToySampling) -> range:
+        """See RuntimeFamily."""
+        return range(0)
 
     def no_images(self, model: ToyModel) -> Generated:
         """See RuntimeFamily."""

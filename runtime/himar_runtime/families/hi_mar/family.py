@@ -103,6 +103,10 @@ class HiMarFamily:
         """See RuntimeFamily.steps."""
         return sampling.high_steps + (0 if model.single_scale else sampling.low_steps)
 
+    def shown(self, model: ModelInfo, sampling: SamplingConfig) -> range:
+        """See RuntimeFamily.shown: from the end of phase low on; of a single scale always."""
+        return range(1 if model.single_scale else sampling.low_steps, self.steps(model, sampling))
+
     def no_images(self, model: ModelInfo) -> Generated:
         """See RuntimeFamily.no_images."""
         return generated(

@@ -101,6 +101,10 @@ class HmarFamily:
         """See RuntimeFamily.steps: a report for every scale."""
         return len(model.scales)
 
+    def shown(self, model: ModelInfo, sampling: SamplingConfig) -> range:
+        """See RuntimeFamily.shown: after every scale but the last."""
+        return range(1, len(model.scales))
+
     def no_images(self, model: ModelInfo) -> Generated:
         """See RuntimeFamily.no_images."""
         side = model.scales.side
