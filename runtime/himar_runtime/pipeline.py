@@ -21,7 +21,7 @@ from himar_kernels.families.registry import VAE_DECODER, VAE_ENCODER
 
 from .bundle.bundle import Bundle
 from .engines.engine import Device
-from .engines.networks import Networks, load_networks
+from .engines.networks import Networks, load_networks, open_bundle
 from .families.family import ModelSizes, Sampling, runtime_family
 from .prompts import Prompts
 from .recipe import EditedFrom, Recipe
@@ -65,7 +65,7 @@ class Pipeline:
             InputError: `threads` is not a number of threads.
         """
         where = Device.parse(device)
-        bundle = Bundle.open(path)
+        bundle = open_bundle(path, where)
         start = time.perf_counter()
         networks = load_networks(bundle, where, threads)
         log.info("loaded %s on %s in %.1f s", bundle.root, where, time.perf_counter() - start)
@@ -82,6 +82,7 @@ class Pipeline:
         prompts: Sequence[str] | None = None,
         contexts: NDArray[np.float32] | Sequence[NDArray[np.float32]] | None = None,
         seed: int | None = None,
+        seeds: Sequence[int] | None = None,
         draws: Any = None,
         sampling: str | Sampling | None = None,
         guidance: float | None = None,
@@ -99,7 +100,9 @@ class Pipeline:
             prompts: texts. `Result.truncated` tells which were too long for the model and lost their end.
             contexts: float32 (B, K, W), what the model's text tower gives for texts (docs/text.md).
             seed: 0 … 2^64-1; None is 0. An image depends on its seed, index and label (prompt, context) only.
-            draws: source of randomness in place of a seed; of hi_mar himar_kernels.Draws.
+            seeds: in place of a seed, one for each image; each image is then the one of its seed at first_index, as a
+                request for it alone makes it.
+            draws: source of randomness in place of seeds; of hi_mar himar_kernels.Draws.
             sampling: a setting's name in the bundle, or settings of your own; None is the bundle's default.
             guidance: guidance scale of the whole run, in the family's counting; of hi_mar, where 1.0 disables guidance,
                 of both phases.
@@ -122,6 +125,13 @@ class Pipeline:
             texts = self._texts(prompts, contexts, model)
             checked = np.full(len(texts), NO_CLASS)
         settings = self._family.choose_sampling(model, manifest.sampling, sampling, guidance, changes)
+        if seeds is not None:
+            if seed is not None or draws is not None:
+                raise InputError(f"both seeds and {'seed' if draws is None else 'draws'} are given; give one of them.")
+            if len(seeds) != len(checked):
+                raise InputError(f"{len(seeds)} seeds are given for {len(checked)} images; give one for each.")
+            draws = self._family.image_draws(seeds, [int(image_indices(1, first_index)[0])] * len(seeds))
+            first_index = 0  # the draws know each image's own
         images = image_indices(len(checked), first_index)
         request = Request(checked, images, settings, self._draws(seed, draws), texts=texts)
         return self._run(request, on_step)
@@ -252,7 +262,7 @@ class Pipeline:
         )
 
     def _recipes(self, request: Request[Any, Any], count: int) -> tuple[Recipe, ...]:
-        seed = getattr(request.draws, "seed", None)
+        seeds, indices = _origins(request, count)
         family, version = self.bundle.manifest.family, himar_version()
         hashes = [None] * count if request.edit is None else request.edit[:count].hashes()
         texts = Texts() if request.texts is None else request.texts[:count]
@@ -260,7 +270,7 @@ class Pipeline:
         return tuple(
             Recipe(
                 seed,
-                int(index),
+                index,
                 None if label == NO_CLASS else int(label),
                 request.sampling,
                 self.bundle.id,
@@ -270,10 +280,19 @@ class Pipeline:
                 prompt,
                 context,
             )
-            for index, label, edited, prompt, context in zip(
-                request.images[:count], request.labels[:count], hashes, prompts, contexts, strict=True
+            for seed, index, label, edited, prompt, context in zip(
+                seeds, indices, request.labels[:count], hashes, prompts, contexts, strict=True
             )
         )
+
+
+def _origins(request: Request[Any, Any], count: int) -> tuple[list[int | None], list[int]]:
+    """Return the seed (None of other draws) and the image index of each of a request's first images."""
+    images = request.images[:count]
+    if not hasattr(request.draws, "origins"):
+        return [None] * count, images.tolist()
+    seeds, indices = request.draws.origins(images)
+    return [seeds] * count if isinstance(seeds, int) else seeds.tolist(), indices.tolist()
 
 
 class Stopwatch:

@@ -52,6 +52,10 @@ class Progress:
     images: int
     source: PreviewSource | None = field(default=None, repr=False, compare=False)
 
+    def __str__(self) -> str:
+        """Say which step it was, for a person: counted from 1, and a scale by itself, which has one step."""
+        return self.phase if " " in self.phase else f"phase {self.phase}, step {self.step + 1}"
+
     def low_latents(self) -> NDArray[np.float32]:
         """Return the low-resolution latents float32 (B, C, s, s) of these images, VAE scale removed.
 

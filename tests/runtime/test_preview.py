@@ -92,6 +92,14 @@ def test_a_progress_of_no_generation_has_no_preview() -> None:
         Progress("low", 0, 1, 5, 1).preview()
 
 
+@pytest.mark.parametrize(
+    ("event", "text"),
+    [(Progress("low", 3, 4, 10, 2), "phase low, step 4"), (Progress("scale 3", 0, 3, 10, 2), "scale 3")],
+)
+def test_a_step_says_which_one_it_was(event: Progress, text: str) -> None:
+    assert str(event) == text
+
+
 def test_images_so_far_grow_to_full_size_with_phase_high(make_bundle: Any) -> None:
     pipeline = Pipeline.load(make_bundle(), threads=1)
     seen: list[tuple[str, Any]] = []

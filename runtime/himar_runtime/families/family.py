@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -124,6 +124,13 @@ class RuntimeFamily(Protocol):
 
     def draws(self, seed: int) -> Any:
         """Return the counter-based draws of a seed; InputError outside 0 … 2^64-1."""
+        ...
+
+    def image_draws(self, seeds: Sequence[int], indices: Sequence[int]) -> Any:
+        """Return the draws of images that have a seed and an index each; a request's `images` then count them from 0.
+
+        Raises InputError for a seed outside 0 … 2^64-1, or another count of indices.
+        """
         ...
 
     def steps(self, model: Any, sampling: Any) -> int:

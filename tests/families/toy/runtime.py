@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from himar_kernels import InputError, PhiloxDraws
+from himar_kernels import ImageDraws, InputError, PhiloxDraws
 from himar_runtime import Bundle, Networks
 from himar_runtime.bundle.manifest import Reader
 from himar_runtime.decode import decode
@@ -121,6 +121,10 @@ class ToyFamily:
     def draws(self, seed: int) -> PhiloxDraws:
         """See RuntimeFamily."""
         return PhiloxDraws(seed)
+
+    def image_draws(self, seeds: Sequence[int], indices: Sequence[int]) -> ImageDraws:
+        """See RuntimeFamily."""
+        return ImageDraws(seeds, indices)
 
     def steps(self, model: ToyModel, sampling: ToySampling) -> int:
         """See RuntimeFamily."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from himar_kernels import BundleError, Draws, EngineError, InputError, PhiloxDraws
+from himar_kernels import BundleError, Draws, EngineError, ImageDraws, InputError, PhiloxDraws
 from himar_kernels.families.hi_mar import SamplingConfig
 from himar_kernels.families.hi_mar.phases import Context, HeadKind, ModelInfo, Pivots
 from himar_kernels.families.hi_mar.sampling import CHANGEABLE, choose_sampling, require_phase_low
@@ -94,6 +94,10 @@ class HiMarFamily:
     def draws(self, seed: int) -> Draws:
         """See RuntimeFamily.draws."""
         return PhiloxDraws(seed)
+
+    def image_draws(self, seeds: Sequence[int], indices: Sequence[int]) -> Draws:
+        """See RuntimeFamily.image_draws."""
+        return ImageDraws(seeds, indices)
 
     def steps(self, model: ModelInfo, sampling: SamplingConfig) -> int:
         """See RuntimeFamily.steps."""
