@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import http.client
 import io
 import json
 import signal
@@ -19,8 +20,10 @@ import uvicorn
 from PIL import Image
 
 from himar_runtime import Pipeline
+from himar_runtime.service.openai import routes
 from himar_runtime.service.openai.stream import EventStream
-from himar_runtime.service.service import ClientGoneError
+from himar_runtime.service.server import create_app
+from himar_runtime.service.service import ClientGoneError, Service, Settings
 from tests.runtime.service.openai.conftest import ask, client_of
 
 PARTIAL, COMPLETED = "image_generation.partial_image", "image_generation.completed"
@@ -194,6 +197,40 @@ def test_a_client_that_takes_no_event_in_time_counts_as_gone(not_in_cpp: None) -
 
     asyncio.run(run())
     assert ended == ["closed", "gone"]
+
+
+def test_comments_keep_a_quiet_stream_alive(
+    not_in_cpp: None, named_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server's application in this process, so that silence need not last ten seconds."""
+    monkeypatch.setattr(routes, "_SECONDS_OF_SILENCE", 0.001)
+    found: dict[str, Any] = {}
+
+    def ask_for_streams(port: int) -> None:
+        body = json.dumps({"prompt": "1", "stream": True})
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        connection.request("POST", "/v1/images/generations", body, {"Content-Type": "application/json"})
+        found["bytes"] = connection.getresponse().read()
+        client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0)
+        found["events"] = [event.type for event in client.images.generate(prompt="1", stream=True)]
+
+    async def run() -> None:
+        service = Service(Settings(named_path, threads=1))
+        try:
+            server = uvicorn.Server(uvicorn.Config(create_app(service), http="h11", lifespan="off", log_config=None))
+            with socket.create_server(("127.0.0.1", 0)) as listener:
+                serving = asyncio.create_task(server.serve([listener]))
+                await asyncio.to_thread(ask_for_streams, listener.getsockname()[1])
+                server.should_exit = True
+                await serving
+        finally:
+            service.close()
+
+    asyncio.run(run())
+    *comments, last, nothing = found["bytes"].decode().split("\n\n")
+    assert set(comments) == {": no news yet"} and nothing == ""
+    assert last.startswith(f"event: {COMPLETED}\ndata: ")
+    assert found["events"] == [COMPLETED]
 
 
 def test_a_drain_ends_a_stream_with_its_reason(not_in_cpp: None, start_server: Any, slow_path: Path) -> None:
