@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 from matplotlib.axes import Axes
 
 from benchmarks.studies.ablation_runs import OWN, SHORT
 from benchmarks.studies.measure import Figures
+from benchmarks.studies.report import row, spread
 from himar_export.bench.plots import BLUE, GREY, ORANGE, panels, save
 from himar_kernels.shared.files import write_json, write_text
 
@@ -65,15 +66,15 @@ def markdown(results: Sequence[Result], floor: Figures) -> str:
             f"{runs[0]['parameters'] / 1e6:.2f} M",
             str(len(runs)),
             f"{low} + {own['high_steps']}",
-            spread(runs, OWN, "distance", 1),
-            spread(runs, OWN, "precision", 2),
-            spread(runs, OWN, "recall", 2),
-            spread(runs, OWN, "recognised", 1, 100),
-            spread(runs, SHORT, "distance", 1),
-            spread(runs, SHORT, "recognised", 1, 100),
+            spread(values(runs, OWN, "distance"), 1),
+            spread(values(runs, OWN, "precision"), 2),
+            spread(values(runs, OWN, "recall"), 2),
+            spread(values(runs, OWN, "recognised", 100), 1),
+            spread(values(runs, SHORT, "distance"), 1),
+            spread(values(runs, SHORT, "recognised", 100), 1),
             f"{PAPER_FID[variant]:.2f}",
         ]
-        lines.append(f"| {' | '.join(cells)} |")
+        lines.append(row(cells))
     return "\n".join(lines) + "\n"
 
 
@@ -86,13 +87,6 @@ def by_variant(results: Sequence[Result]) -> dict[str, list[Result]]:
 def values(runs: Sequence[Result], steps: str, figure: str, factor: float = 1.0) -> list[float]:
     """Return one figure of every run, at the variant's own or the short sampling."""
     return [factor * run["figures"][steps][figure] for run in runs]
-
-
-def spread(runs: Sequence[Result], steps: str, figure: str, digits: int, factor: float = 1.0) -> str:
-    """Return "mean ± standard deviation"; of one run alone its value."""
-    numbers = values(runs, steps, figure, factor)
-    text = f"{mean(numbers):.{digits}f}"
-    return text if len(numbers) == 1 else f"{text} ± {stdev(numbers):.{digits}f}"
 
 
 def plot(path: Path, results: Sequence[Result], floor: Figures) -> Path:
@@ -123,14 +117,14 @@ def plot(path: Path, results: Sequence[Result], floor: Figures) -> Path:
 def _rows(axes: Axes, groups: Mapping[str, Sequence[Result]], name: str, factor: float, floor: float) -> None:
     sets = ((OWN, BLUE, "o", -0.13, "own sampling steps"), (SHORT, ORANGE, "D", 0.13, "10 sampling steps"))
     for steps, colour, marker, offset, label in sets:
-        for row, runs in enumerate(groups.values()):
+        for place, runs in enumerate(groups.values()):
             if steps == SHORT and runs[0]["samplings"][OWN] == runs[0]["samplings"][SHORT]:
                 continue
             numbers = values(runs, steps, name, factor)
-            heights = [row + offset] * len(numbers)
+            heights = [place + offset] * len(numbers)
             axes.plot(numbers, heights, marker, color=colour, alpha=0.65, markersize=5.5, label=label, zorder=3)
             label = "_nolegend_"
-            axes.plot([mean(numbers)] * 2, [row + offset - 0.11, row + offset + 0.11], color=colour, linewidth=2.5)
+            axes.plot([mean(numbers)] * 2, [place + offset - 0.11, place + offset + 0.11], color=colour, linewidth=2.5)
     axes.axvline(floor, color=GREY, linestyle="--", linewidth=1.2, label="real held-out digits")
     axes.grid(axis="x", color="#dddddd", linewidth=0.7)
     axes.set_axisbelow(True)

@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
 import click
@@ -31,6 +30,7 @@ from benchmarks.studies.record import (
     require_numbers,
     require_writable,
 )
+from benchmarks.studies.report import row, spread
 from himar_kernels import InputError
 from himar_kernels.shared.console import run_cli
 from himar_kernels.shared.files import write_json, write_text
@@ -89,18 +89,18 @@ def main(full: Path, int8: Path, out: Path, images: int, seeds: int, threads: in
 def table(study: Mapping[str, Any]) -> str:
     """Return the table as Markdown: a row per setting and precision, mean ± standard deviation over the seeds."""
     headings = ["setting", "precision", "distance", "precision", "recall", "recognised, %", "levels of 255 apart"]
-    lines = [_row(headings), _row(["---", "---"] + ["---:"] * (len(headings) - 2))]
+    lines = [row(headings), row(["---", "---"] + ["---:"] * (len(headings) - 2))]
     for name, points in study["points"].items():
         for kind in ("fp32", "int8"):
             cells = [
-                _spread([factor * point[kind][figure] for point in points.values()], digits)
+                spread([factor * point[kind][figure] for point in points.values()], digits)
                 for figure, (factor, digits) in FIGURES.items()
             ]
-            apart = _spread([point["levels_apart"] for point in points.values()], 1) if kind == "int8" else ""
-            lines.append(_row([name if kind == "fp32" else "", kind, *cells, apart]))
+            apart = spread([point["levels_apart"] for point in points.values()], 1) if kind == "int8" else ""
+            lines.append(row([name if kind == "fp32" else "", kind, *cells, apart]))
     floor = study["held_out"]
-    real = [_spread([factor * floor[figure]], digits) for figure, (factor, digits) in FIGURES.items()]
-    lines.append(_row([f"{floor['images']} real held-out digits", "", *real, ""]))
+    real = [spread([factor * floor[figure]], digits) for figure, (factor, digits) in FIGURES.items()]
+    lines.append(row([f"{floor['images']} real held-out digits", "", *real, ""]))
     return "\n".join(lines) + "\n"
 
 
@@ -137,15 +137,6 @@ def _check_form(study: Mapping[str, Any]) -> None:
             require_numbers(point, "levels_apart")
             for kind in ("fp32", "int8"):
                 require_numbers(point[kind], *FIGURES)
-
-
-def _spread(found: Sequence[float], digits: int) -> str:
-    mean = f"{fmean(found):.{digits}f}"
-    return mean if len(found) == 1 else f"{mean} ± {stdev(found):.{digits}f}"
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":

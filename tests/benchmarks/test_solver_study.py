@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks.studies import solvers as solver_study
-from benchmarks.studies.solvers_report import table, worse
-from benchmarks.studies.solvers_settings import DEFAULT, trials
+from benchmarks.studies.report import beyond, table, worse
+from benchmarks.studies.solvers import STUDY
+from benchmarks.studies.solvers_settings import trials
+from benchmarks.studies.study import DEFAULT, chosen, read
 from himar_kernels import InputError
 from himar_kernels.families.hi_mar import SamplingConfig
 from himar_kernels.families.hi_mar.sampling import choose_sampling
@@ -42,10 +43,25 @@ def test_the_table_has_complete_settings_alone_with_their_share_of_the_work() ->
     found = study(**{name: (20.0, 0.9)})
     found["held_out"] |= found["points"][DEFAULT]["0"]
     found["points"][trials()[2].name] = {"0": found["points"][DEFAULT]["0"]}  # of one seed
-    rows = table(found).splitlines()
+    rows = table(found, trials()).splitlines()
     assert len(rows) == 2 + 2 + 1
-    assert rows[3].startswith(f"| {name} | 20.0% |  | 21.0 ± 1.0 | 0.700 ± 0.000 |")
+    assert rows[3].startswith(f"| {name} | 20.0% | 21.0 ± 1.0 | 0.700 ± 0.000 |")
     assert rows[3].endswith("| nothing |")
+    assert not any("seconds" in row for row in rows)
+    timed = table({**found, "seconds": {DEFAULT: 1.0, name: 0.25}}, trials()).splitlines()
+    assert timed[0].startswith("| setting | FLOPs | seconds |") and timed[3].startswith(f"| {name} | 20.0% | 25.0% |")
+    assert len({row.count("|") for row in timed}) == 1
+
+
+def test_differences_are_those_of_the_same_seed() -> None:
+    name = trials()[1].name
+    found = study(**{name: (32.5, 0.9)})
+    found["held_out"] |= found["points"][DEFAULT]["0"]
+    found["points"][name]["2"]["distance"] += 0.3
+    found["points"][name] = dict(reversed(found["points"][name].items()))  # another order of the same seeds
+    assert beyond(found, name, "distance") == pytest.approx([2.8, 2.5, 2.5])
+    usual, other, real = (row.split(" | ") for row in table(found, trials(), ["distance"]).splitlines()[2:])
+    assert other[-2] == "+2.6 ± 0.2" and usual[-2] == "" and len(usual) == len(other) == len(real)
 
 
 def test_every_setting_is_one_that_the_digits_can_run_and_has_a_name_of_its_own() -> None:
@@ -55,14 +71,15 @@ def test_every_setting_is_one_that_the_digits_can_run_and_has_a_name_of_its_own(
     for trial in trials():
         choose_sampling({"default": usual}, None, None, trial.changes).check_positions(16, 64)
     with pytest.raises(InputError, match="there is no setting 'euler 4'; there are 'default'"):
-        solver_study._chosen(["euler 4"])
+        chosen(trials(), ["euler 4"])
 
 
 def test_a_record_goes_on_without_settings_that_the_study_no_longer_has(tmp_path: Path) -> None:
     path = tmp_path / "digits.json"
-    known = {"weights": "ab", "images": 300, "seeds": 3, "points": {DEFAULT: {}, "gone": {}}, "seconds": {}}
+    asked = {"weights": "ab", "images": 300, "seeds": 3}
+    known = {"study": "solvers", **asked, "points": {DEFAULT: {}, "gone": {}}, "seconds": {}}
     path.write_text(json.dumps(known))
-    assert solver_study._read(path, "ab", 300, 3)["points"] == {DEFAULT: {}}
-    for other in (("cd", 300, 3), ("ab", 200, 3), ("ab", 300, 4)):
+    assert read(path, STUDY, asked)["points"] == {DEFAULT: {}}
+    for other in ({"weights": "cd"}, {"images": 200}, {"seeds": 4}):
         with pytest.raises(InputError, match=r"was measured with .*; choose another --out"):
-            solver_study._read(path, *other)
+            read(path, STUDY, {**asked, **other})

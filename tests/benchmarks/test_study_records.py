@@ -13,7 +13,9 @@ from benchmarks.studies import int8 as int8_study
 from benchmarks.studies import measure as digits_measure
 from benchmarks.studies import record as study_record
 from benchmarks.studies import solvers as solver_study
-from benchmarks.studies.solvers_settings import DEFAULT, trials
+from benchmarks.studies import study as one_bundle_study
+from benchmarks.studies.solvers_settings import trials
+from benchmarks.studies.study import DEFAULT
 from himar.families.hi_mar.presets import VARIANTS
 from himar_kernels import ConfigError, InputError
 from himar_kernels.shared.console import run_cli
@@ -51,8 +53,8 @@ def said(capsys: pytest.CaptureFixture[str], command: Any, *arguments: object, c
 
 def solver_record(bundle: Path, path: Path, **changes: Any) -> str:
     weights = Bundle.open(bundle).manifest.provenance["checkpoint"]["sha256"]
-    known = {"weights": weights, "images": 300, "seeds": 1, "points": {DEFAULT: {"0": FIGURES}}, "seconds": {}}
-    path.write_text(json.dumps({**known, "held_out": FIGURES, **changes}))
+    known = {"study": "solvers", "weights": weights, "images": 300, "seeds": 1, "seconds": {}, "held_out": FIGURES}
+    path.write_text(json.dumps({**known, "points": {DEFAULT: {"0": FIGURES}}, **changes}))
     return path.read_text()
 
 
@@ -62,6 +64,7 @@ def solver_record(bundle: Path, path: Path, **changes: Any) -> str:
         ({"images": 200}, "was measured with images 200, not 300; choose another --out."),
         ({"seeds": 3}, "was measured with seeds 3, not 1; choose another --out."),
         ({"weights": "ab"}, "was measured with weights 'ab', not '"),
+        ({"study": "steps"}, "was measured with study 'steps', not 'solvers'; choose another --out."),
         ({"points": 3}, "is not a record of this study (TypeError("),
         ({"points": {DEFAULT: {"0": {**FIGURES, "recall": "0.6"}}}}, "is not a record of this study (TypeError("),
         ({"seconds": {DEFAULT: None}}, "is not a record of this study (TypeError("),
@@ -100,7 +103,7 @@ def test_solver_study_refuses_a_table_without_the_default_or_without_what_is_tim
 
 
 def test_solver_study_keeps_the_whole_name_of_out(digits_bundle, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(solver_study, "_flops", lambda *_: 1e9)
+    monkeypatch.setattr(one_bundle_study, "flops", lambda *_: 1e9)
     solver_record(digits_bundle, tmp_path / "v1.2.json")
     asked = [str(digits_bundle), "--out", str(tmp_path / "v1.2"), "--seeds", "1", "--only", DEFAULT]
     assert run_cli(solver_study.main, asked) == 0

@@ -8,7 +8,7 @@ Rows are [conditional; unconditional] under guidance, else conditional alone.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,9 +23,9 @@ from himar_kernels.families.hi_mar import (
     Step,
     index_lists,
     known_positions,
-    phase_chains,
     plan,
     revealed_positions,
+    step_chain,
 )
 from himar_kernels.families.hi_mar.phases import ModelInfo, PhaseInfo
 from himar_kernels.families.registry import TEXT_ENCODER
@@ -59,13 +59,14 @@ def run_two_phase(
     networks: Networks,
     model: ModelInfo,
     request: Request,
-    should_continue: Callable[[Step, NDArray[np.float32]], bool],
+    should_continue: Callable[[Step, Mapping[Phase, NDArray[np.float32]]], bool],
     empty: NDArray[np.float32] | None = None,
 ) -> Tokens | None:
     """Generate the tokens of a request that fits the engines, through every phase that the model has.
 
     Args:
-        should_continue: called after every autoregressive step with the low tokens (B, S, C) so far; False cancels.
+        should_continue: called after every autoregressive step with each phase's tokens (B, n, C) so far; False
+            cancels.
         empty: context (K, W) of the empty prompt, for a request of texts.
 
     Returns: the tokens, or None when cancelled. Raises EngineError when an engine fails or gives NaN.
@@ -74,7 +75,7 @@ def run_two_phase(
     for step in plan(request.sampling, model.low_positions, model.high_positions):
         loop.step(step)
         log.debug("phase %s step %d revealed %d of %d positions", step.phase, step.index, step.revealed, step.masked)
-        if not should_continue(step, loop.tokens["low"]):
+        if not should_continue(step, loop.tokens):
             return None
     return Tokens(loop.tokens["low"], loop.tokens["high"])
 
@@ -92,7 +93,6 @@ class _Loop:
         self._request = request
         self._phases = {phase.name: phase for phase in model.phases}
         self._orders = {name: request.draws.order(name, sizes[name], request.images) for name in self._phases}
-        self._chains = phase_chains(request.sampling)
         self.tokens = {name: np.zeros((batch, n, model.channels), np.float32) for name, n in sizes.items()}
         self._pivots = np.zeros((batch, model.low_positions, model.width), np.float32)
         self._shown = what_rows_show(networks, model, request, empty)
@@ -129,7 +129,8 @@ class _Loop:
         require_finite(rows, phase.transformer, step)
         tokens = sample_revealed(
             self._networks[phase.head],
-            self._chains[phase.name],
+            step_chain(self._request.sampling, step),
+            self._request.sampling.evaluations(phase.name),
             self._sites(step, revealed),
             rows,
             self._request.sampling.temperature,
@@ -142,7 +143,8 @@ class _Loop:
         positions = np.broadcast_to(np.arange(known.shape[1]), known.shape)
         self.tokens[phase.name] = sample_all(
             self._networks[phase.head],
-            self._chains[phase.name],
+            step_chain(self._request.sampling, step),
+            self._request.sampling.evaluations(phase.name),
             self._sites(step, positions),
             condition,
             self.tokens[phase.name],
