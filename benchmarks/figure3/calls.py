@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 import numpy as np
 
 from benchmarks.figure3.host import Call
-from himar_kernels.families.hi_mar import SamplingConfig, phase_chains, plan
+from himar_kernels.families.hi_mar import SamplingConfig, plan
 from himar_kernels.families.hi_mar.phases import VAE_DECODER, ModelInfo
 from himar_runtime.decode import DECODE_BATCH
 
@@ -17,14 +17,15 @@ Series = tuple[str, int]
 
 def calls_of(model: ModelInfo, sampling: SamplingConfig, batch: int, decodes: bool) -> Counter[Call]:
     """Return how often a generation of `batch` images makes every call, by its shape (docs/model.md §6)."""
-    phases, chains = {phase.name: phase for phase in model.phases}, phase_chains(sampling)
+    phases = {phase.name: phase for phase in model.phases}
     calls: Counter[Call] = Counter()
     for step in plan(sampling, model.low_positions, model.high_positions):
         phase = phases[step.phase]
         rows = batch * step.halves
         calls[Call(phase.transformer, rows, phase.positions - step.masked)] += 1
-        samples = rows * step.revealed if phase.kind == "mlp" else rows
-        calls[Call(phase.head, samples)] += len(chains[step.phase])
+        samples = batch * (step.revealed if phase.kind == "mlp" else 1)
+        for halves in sampling.evaluations(step.phase).halves(step.diffusion_steps, step.halves):
+            calls[Call(phase.head, halves * samples)] += 1
     if decodes:
         whole, rest = divmod(batch, DECODE_BATCH)
         calls[Call(VAE_DECODER, DECODE_BATCH)] += whole

@@ -1,5 +1,6 @@
 """The same seed gives the same image: whatever the batch, the chunks, and from eager or engines."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,49 @@ def test_solvers_are_those_of_the_eager_model_in_both_loops(pipeline, digits_bun
     assert all(comparison.passed for comparison in comparisons)
     names = [comparison.name for comparison in comparisons]
     assert {"mlp_head: timesteps", "dit_head: alphas_cumprod", "run run: latent"} <= set(names)
+
+
+SHORT = {"low_steps": 4, "high_steps": 2, "low_guidance": 2.0, "high_guidance": 2.5}
+CHEAPER = {
+    "forecast": {"low_diffusion_steps": 24, "high_diffusion_steps": 30, "low_forecast": 3, "high_forecast": 4},
+    "order 2 of a solver": {
+        **{"low_diffusion_steps": 14, "high_diffusion_steps": 16, "low_forecast": 2, "high_forecast": 2},
+        **{"forecast_order": 2, "forecast_first": 3, "forecast_last": 1, "low_solver": "dpm++", "high_solver": "ddim"},
+    },
+    "condition cache": {"low_diffusion_steps": 12, "high_diffusion_steps": 14, "guidance_interval": 3},
+    "both": {
+        **{"low_diffusion_steps": 24, "high_diffusion_steps": 30, "low_forecast": 3, "high_forecast": 4},
+        **{"forecast_order": 0, "guidance_interval": 2},
+    },
+    "lists": {
+        **{"low_diffusion_counts": (20, 12, 6, 6), "high_diffusion_counts": (30, 12), "low_guidances": (1, 1.5, 2, 3)},
+        **{"least_guidance": 1.6, "high_forecast": 4, "forecast_first": 4},
+    },
+}
+EVERY = {
+    **{"low_forecast": 1, "high_forecast": 1, "forecast_order": 1, "forecast_first": 8, "forecast_last": 3},
+    **{"guidance_interval": 1, "least_guidance": 0.0, "high_diffusion_counts": (), "low_diffusion_counts": ()},
+}
+
+
+@pytest.mark.parametrize("name", CHEAPER)
+def test_chains_that_leave_evaluations_out_are_the_eager_model_s_in_both_loops(pipeline, host_kernels, tmp_path, name):
+    model = load_checkpoint(WEIGHTS / "digits.safetensors")
+    lane = HostLane(host_kernels)
+    resident = Pipeline(pipeline.bundle, on_host_lane(load_networks(pipeline.bundle, Device("cpu"), 1), lane))
+    sampling = SamplingConfig(**SHORT, **CHEAPER[name])
+    arrays = record(model, None, LABELS[:3], draws=PhiloxDraws(SEED), sampling=sampling, case="run")
+    assert recorded_request(arrays, "run").sampling == sampling
+    expected = to_latents(arrays["run/latent"], model)
+    for each in (pipeline, resident):
+        for draws in (PhiloxDraws(SEED), RecordedDraws(arrays, "run")):
+            assert_near(each.generate(LABELS[:3], draws=draws, sampling=sampling).latents, expected, RUN)
+        alone = each.generate(LABELS[1:2], seed=SEED, first_index=1, sampling=sampling)
+        assert_same_pixels(alone.images[0], each.generate(LABELS[:3], seed=SEED, sampling=sampling).images[1])
+    np.savez(tmp_path / "run.npz", **arrays)
+    assert all(comparison.passed for comparison in verify_recording(pipeline.bundle, tmp_path / "run.npz"))
+    whole = pipeline.generate(LABELS[:3], seed=SEED, sampling=replace(sampling, **EVERY)).latents
+    assert np.abs(whole - expected).max() > 1e-3  # something was left out
 
 
 def to_latents(latent: np.ndarray, model) -> np.ndarray:

@@ -38,7 +38,7 @@ def denoised(recorded: bool) -> np.ndarray:
     tokens = put(np.zeros((2 * BATCH, N, C), np.float32))
     ranks = put(np.zeros((BATCH, N), np.uint32))
     images = put(np.arange(BATCH, dtype=np.uint32))
-    state = put(step_state(11, Step("high", 0, 200, 150, 50, 2.5), STEPS, 1.0))
+    state = put(step_state(11, Step("high", 0, 200, 150, 50, 2.5, STEPS), 1.0))
     walk = {
         "x": put(prediction),
         "initial": put(prediction[:BATCH]),

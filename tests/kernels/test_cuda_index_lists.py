@@ -13,7 +13,7 @@ def check(
     workspace, batch: int, halves: int, context: int, always: int, n: int, beyond: int, masked: int, reveals: int
 ):
     order = PhiloxDraws(n).order("high", n, np.arange(batch))
-    step = Step("high", 0, masked, masked - reveals, reveals, 2.0)
+    step = Step("high", 0, masked, masked - reveals, reveals, 2.0, 250)
     known = np.concatenate([np.ones((batch, always), bool), known_positions(order, masked)], axis=1)
     positions = always + n + beyond
     expected = index_lists(np.concatenate([known] * halves), context, positions)

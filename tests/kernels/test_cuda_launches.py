@@ -34,6 +34,8 @@ SIZES: dict[str, dict[str, Any]] = {
     "start_high": HIGH,
     "dit_step": HIGH,
     "dit_solve": HIGH,
+    "keep_prediction": {"rows": 6, "halves": 2, "evaluated": 1, "order": 1, "outputs": 2, "C": 16},
+    "forecast": {"rows": 6, "halves": 2, "order": 1, "outputs": 2, "C": 16},
     "check_finite": {"count": 1000, "component": 2},
     "latents": {"vae_scale": 0.2, "batch": 2, "n": 64, "channels": 16},
     "pack": {"batch": 2, "area": 1024},
@@ -48,6 +50,8 @@ POINTERS = {
     "start_high": "x initial timestep state timesteps chain tokens ranks images noise",
     "dit_step": "x timestep tokens state timesteps chain prediction initial ranks images noise fault",
     "dit_solve": "x start timestep tokens state timesteps chain prediction initial ranks fault",
+    "keep_prediction": "settled differences gap state prediction",
+    "forecast": "settled differences state",
     "check_finite": "values state fault",
     "latents": "latents tokens",
     "pack": "pixels images fault",
@@ -112,6 +116,13 @@ def test_every_launch_passes_what_its_kernel_takes_in_the_kernel_s_order():
         ("dit_step", {"halves": 4}, "halves is 4"),
         ("dit_solve", {"N": 65537}, "N is 65537"),
         ("dit_solve", {"halves": 4}, "halves is 4"),
+        ("keep_prediction", {"order": 3}, "order is 3"),
+        ("keep_prediction", {"outputs": 3}, "outputs is 3"),
+        ("keep_prediction", {"evaluated": 0}, "evaluated is 0"),
+        ("keep_prediction", {"halves": 1, "evaluated": 2}, "evaluated is 2; it must be 1 to 1"),
+        ("forecast", {"rows": 0}, "rows is 0"),
+        ("forecast", {"rows": 2**29}, "quads of channels was asked"),
+        ("forecast", {"halves": 3}, "halves is 3"),
         ("check_finite", {"component": 9}, "component is 9"),
         ("check_finite", {"count": 0}, "count is 0"),
         ("latents", {"vae_scale": 0.0}, "vae_scale is 0.0"),
@@ -164,15 +175,15 @@ def test_faults_are_named():
     [
         ({"seed": 2**64}, "seed is 18446744073709551616"),
         ({"seed": -1}, "seed is -1"),
-        ({"step": Step("low", 65536, 4, 3, 1, 1.0)}, "step 65536"),
-        ({"step": Step("low", 0, 4, 4, 0, 1.0)}, "reveals 0 of 4"),
-        ({"step": Step("low", 0, 4, 1, 5, 1.0)}, "reveals 5 of 4"),
-        ({"chain_length": 1}, "chain of 1"),
-        ({"chain_length": 1001}, "chain of 1001"),
+        ({"step": Step("low", 65536, 4, 3, 1, 1.0, 10)}, "step 65536"),
+        ({"step": Step("low", 0, 4, 4, 0, 1.0, 10)}, "reveals 0 of 4"),
+        ({"step": Step("low", 0, 4, 1, 5, 1.0, 10)}, "reveals 5 of 4"),
+        ({"step": Step("low", 0, 4, 3, 1, 1.0, 1)}, "chain of 1"),
+        ({"step": Step("low", 0, 4, 3, 1, 1.0, 1001)}, "chain of 1001"),
     ],
 )
 def test_a_state_that_the_kernels_cannot_count_is_refused(changes, named):
     assert STEP_STATE.itemsize == 64
-    fits = {"seed": 0, "step": Step("low", 0, 4, 3, 1, 1.0), "chain_length": 10, "temperature": 1.0}
+    fits = {"seed": 0, "step": Step("low", 0, 4, 3, 1, 1.0, 10), "temperature": 1.0}
     with pytest.raises(InputError, match=named):
         step_state(**{**fits, **changes})

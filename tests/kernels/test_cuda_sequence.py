@@ -11,6 +11,7 @@ import pytest
 from himar_kernels import PhiloxDraws
 from himar_kernels.families.hi_mar import (
     Chain,
+    SamplingConfig,
     Step,
     chain_table,
     dit_reverse_step,
@@ -30,6 +31,14 @@ IMAGES = np.arange(4, 4 + BATCH)
 CHAIN = Chain.build(STEPS)
 DRAWS = PhiloxDraws(SEED)
 TEMPERATURE = 0.95
+SAMPLING = SamplingConfig(
+    low_steps=4,
+    low_guidance=3.0,
+    low_diffusion_steps=STEPS,
+    high_steps=3,
+    high_guidance=2.5,
+    high_diffusion_steps=STEPS,
+)
 
 
 def head(x: np.ndarray, timestep: int, outputs: int) -> np.ndarray:
@@ -53,7 +62,7 @@ class Device:
         self.fault, self.always = workspace.fault(), seen
 
     def common(self, step: Step) -> dict[str, int]:
-        state = self.workspace.put(step_state(SEED, step, STEPS, TEMPERATURE))
+        state = self.workspace.put(step_state(SEED, step, TEMPERATURE))
         return {"state": state, "batch": BATCH, "halves": HALVES}
 
     def lists(self, step: Step, common: dict[str, int]) -> int:
@@ -120,7 +129,7 @@ def test_phase_low_from_its_first_step_to_its_last(workspace, assert_close):
     rng = np.random.default_rng(0)
     pivots = workspace.put(np.zeros((2 * BATCH, S, D), np.float32))
     tokens, expected_pivots = np.zeros((BATCH, S, C), np.float32), np.zeros((BATCH, S, D), np.float32)
-    for step in plan_phase("low", S, 4, 3.0, "linear"):
+    for step in plan_phase(SAMPLING, "low", S):
         common, r = device.common(step), step.revealed
         revealed = device.lists(step, common)
         rows = HALVES * BATCH * r
@@ -171,7 +180,7 @@ def test_phase_high_from_its_first_step_to_its_last(workspace, assert_close):
     tokens = np.zeros((BATCH, N, C), np.float32)
     x, prediction = (workspace.empty((HALVES * BATCH, N, C)) for _ in range(2))
     initial = workspace.empty((BATCH, N, C))
-    for step in plan_phase("high", N, 3, 2.5, "linear"):
+    for step in plan_phase(SAMPLING, "high", N):
         common = device.common(step)
         device.lists(step, common)
         walk = {"x": x, "initial": initial, "timestep": device.timestep, "timesteps": device.timesteps, "N": N, "C": C}
@@ -187,8 +196,8 @@ def test_phase_high_from_its_first_step_to_its_last(workspace, assert_close):
 
 @pytest.mark.parametrize("phase", ["low", "high"])
 def test_a_state_that_no_kernel_has_touched_starts_at_the_end_of_the_chain(phase):
-    step = Step(phase, 2, 7, 4, 3, 1.5)
-    state = step_state(5, step, STEPS, 0.5)
+    step = Step(phase, 2, 7, 4, 3, 1.5, STEPS)
+    state = step_state(5, step, 0.5)
     assert state.nbytes == 64
     assert (state["k"], state["masked"], state["revealed"], state["step"]) == (STEPS - 1, 7, 3, 2)
     assert state["phase"] == (phase == "high")

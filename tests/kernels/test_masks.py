@@ -10,7 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from himar_kernels import InputError
-from himar_kernels.families.hi_mar import index_lists, known_positions, load_recording, plan_phase, revealed_positions
+from himar_kernels.families.hi_mar import (
+    SamplingConfig,
+    index_lists,
+    known_positions,
+    load_recording,
+    plan_phase,
+    revealed_positions,
+)
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -67,7 +74,7 @@ def test_recorded_masks_are_the_first_entries_of_the_recorded_orders(name: str) 
 def test_steps_reveal_every_position_once_and_ascending() -> None:
     order = np.stack([np.random.default_rng(image).permutation(64) for image in range(3)])
     seen = np.zeros((3, 64), int)
-    for step in plan_phase("high", 64, 5, 1.0, "linear"):
+    for step in plan_phase(SamplingConfig(high_steps=5), "high", 64):
         positions = revealed_positions(order, step)
         assert positions.shape == (3, step.revealed)
         assert np.all(np.diff(positions, axis=1) > 0)

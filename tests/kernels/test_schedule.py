@@ -55,7 +55,7 @@ def test_counts_of_the_released_schedule() -> None:
 @given(st.integers(1, 700).flatmap(lambda n: st.tuples(st.just(n), st.integers(1, n))))
 def test_every_step_reveals_something_and_all_is_revealed(sizes: tuple[int, int]) -> None:
     positions, steps = sizes
-    plan_of_phase = plan_phase("high", positions, steps, 2.5, "linear")
+    plan_of_phase = plan_phase(SamplingConfig(high_steps=steps, high_guidance=2.5), "high", positions)
     assert len(plan_of_phase) == steps
     assert min(step.revealed for step in plan_of_phase) >= 1
     assert sum(step.revealed for step in plan_of_phase) == positions
@@ -90,6 +90,6 @@ def test_unknown_guidance_schedule_is_refused() -> None:
 
 def test_a_single_scale_has_phase_high_alone() -> None:
     sampling = SamplingConfig(low_steps=32, high_steps=5, high_guidance=3.0)
-    assert plan(sampling, 0, 25) == plan_phase("high", 25, 5, 3.0, "linear")
+    assert plan(sampling, 0, 25) == plan_phase(SamplingConfig(high_steps=5, high_guidance=3.0), "high", 25)
     with pytest.raises(InputError, match="phase high has only 4 positions"):
         plan(sampling, 0, 4)

@@ -20,6 +20,8 @@ KERNEL_NAMES = (
     "himar_start_high",
     "himar_dit_step",
     "himar_dit_solve",
+    "himar_keep_prediction",
+    "himar_forecast",
     "himar_check_finite",
     "himar_latents",
     "himar_pack",

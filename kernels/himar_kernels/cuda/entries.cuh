@@ -5,6 +5,7 @@
 // the launches.py of the families fill; H = halves, B = batch, other letters as the bodies explain them.
 #include "code_draws.cuh"
 #include "conditions.cuh"
+#include "forecast.cuh"
 #include "high_head.cuh"
 #include "index_lists.cuh"
 #include "low_head.cuh"
@@ -69,6 +70,16 @@ HIMAR_KERNEL(himar_dit_solve, dit_solve, 1,
               u32 batch, u32 halves, u32 N, u32 C),
              (x, start, timestep, tokens, state, timesteps, chain, prediction, initial, ranks, fault, batch, halves, N,
               C))
+
+HIMAR_KERNEL(himar_keep_prediction, keep_prediction, 1,
+             (float* settled, float* differences, float* gap, StepState* state, const float* prediction, u32 rows,
+              u32 halves, u32 evaluated, u32 order, u32 outputs, u32 C),
+             (settled, differences, gap, state, prediction, rows, halves, evaluated, order, outputs, C))
+
+HIMAR_KERNEL(himar_forecast, forecast, 1,
+             (float* settled, const float* differences, const StepState* state, u32 rows, u32 halves, u32 order,
+              u32 outputs, u32 C),
+             (settled, differences, state, rows, halves, order, outputs, C))
 
 HIMAR_KERNEL(himar_check_finite, check_finite, 1,
              (const float* values, u64 count, const StepState* state, u32* fault, u32 component),

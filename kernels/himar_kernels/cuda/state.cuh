@@ -5,7 +5,7 @@
 
 namespace himar {
 
-// One autoregressive step of one phase. The host writes it before the step; only k and tickets change on the device.
+// One autoregressive step of one phase. The host writes it before the step; only k, tickets and what follows them change on the device.
 struct StepState {
     u64 seed;
     u32 phase;         // 0 low, 1 high
@@ -16,8 +16,10 @@ struct StepState {
     u32 k;             // index in the chain of the next reverse step, n-1 … 0
     float guidance;
     float temperature;
-    u32 tickets;  // blocks that have finished the launch under way
-    u32 pad[5];
+    u32 tickets;       // blocks that have finished the launch under way
+    u32 evaluations;   // of the head in this chain, which keep_prediction counts; 0 where nothing is forecast
+    u32 evaluated_at;  // k of the last of them
+    u32 pad[3];
 };
 static_assert(sizeof(StepState) == 64, "Python's STEP_STATE has 64 bytes");
 #ifndef __CUDACC_RTC__  // NVRTC 13.0 knows no offsetof; nvcc and the host's compiler check the same text
@@ -32,6 +34,8 @@ HIMAR_AT(k, 28);
 HIMAR_AT(guidance, 32);
 HIMAR_AT(temperature, 36);
 HIMAR_AT(tickets, 40);
+HIMAR_AT(evaluations, 44);
+HIMAR_AT(evaluated_at, 48);
 #undef HIMAR_AT
 #endif
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, TypeVar
 
@@ -42,6 +42,13 @@ def scale_number(name: str, value: Any) -> float:
     if not math.isfinite(number) or number < 0:
         raise InputError(f"{name} is {number}; it must be a finite number of at least 0.")
     return number
+
+
+def list_of(name: str, values: Any, check: Callable[[str, Any], T]) -> tuple[T, ...]:
+    """Return a list's values, each checked under its own name; InputError where it is no list, or for a value."""
+    if isinstance(values, str | bytes | Mapping) or not hasattr(values, "__iter__"):
+        raise InputError(f"{name} is {values!r}; it must be a list.")
+    return tuple(check(f"{name}[{place}]", value) for place, value in enumerate(values))
 
 
 def settings_from_dict(kind: type[T], values: Mapping[str, Any], source: str) -> T:

@@ -75,7 +75,8 @@ def int8_advice(manifest: Manifest) -> str | None:
         chains = phase_chains(sampling)
         for phase in hi_mar_model(manifest).phases:
             rounded = manifest.components[phase.head].precision == "int8"
-            if rounded and chains[phase.name].first_step_gain > INT8_GAIN and name not in short:
+            gain = max(chain.first_step_gain for chain in chains[phase.name])
+            if rounded and gain > INT8_GAIN and name not in short:
                 short.append(name)
     if not short:
         return None

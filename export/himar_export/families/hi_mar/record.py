@@ -10,6 +10,7 @@ place of labels.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -63,7 +64,7 @@ class RecordingDraws:
         prefix = self._prefix(phase, step)
         kind = self._phases[phase].kind
         self._arrays[f"{prefix}/init_noise"] = _recorded(initial, kind)
-        chain = self._chains[phase]
+        chain = self._chains[phase][step]
         if isinstance(chain, Chain):
             down = range(len(chain) - 1, -1, -1)
             noise = self._inner.noise(phase, step, down, images, positions, channels)
@@ -135,15 +136,17 @@ def record(
     arrays |= {f"t/{name}": array for name, array in shared.items()}
     chains = phase_chains(sampling)
     for phase in info.phases:
-        if not isinstance(chains[phase.name], Chain):
-            arrays[f"{case}/{phase.name}_solver"] = np.array(getattr(sampling, f"{phase.name}_solver"))
-            arrays[f"{case}/{phase.name}_diffusion_steps"] = np.array(len(chains[phase.name]))
+        if sampling.solver(phase.name) != "ddpm":
+            arrays[f"{case}/{phase.name}_solver"] = np.array(sampling.solver(phase.name))
+            arrays[f"{case}/{phase.name}_diffusion_steps"] = np.array(len(chains[phase.name][0]))
+    if sampling.needs_evaluations:
+        arrays[f"{case}/sampling"] = np.array(json.dumps(sampling.to_dict()))
     with torch.inference_mode():
         arrays |= transformer_forwards(model, info, shared)
         for phase in info.phases:
             arrays |= head_forward(model, phase, arrays)
             name = recorded_name(phase.head)
-            arrays |= _schedule(name, chains[phase.name])
+            arrays |= _schedule(name, chains[phase.name][0])
             if f"{case}/{phase.name}_solver" in arrays:
                 arrays[f"schedule/{name}/solver"] = arrays[f"{case}/{phase.name}_solver"]
         if vae is not None:

@@ -61,7 +61,7 @@ def run_limits(bundle: Bundle, sampling: SamplingConfig) -> tuple[float | None, 
     for phase in hi_mar_model(bundle.manifest).phases:  # what a phase gets wrong, the next one starts from
         worst = max((precisions[name] for name in (phase.transformer, phase.head)), key=RUN_LIMIT.__getitem__)
         # A solver's chain hardly magnifies its first step's rounding; that of every step is left.
-        gain = max(1.0, chains[phase.name].first_step_gain / RUN_REFERENCE_GAIN)
+        gain = max(1.0, *(chain.first_step_gain / RUN_REFERENCE_GAIN for chain in chains[phase.name]))
         limit = max(limit, RUN_LIMIT[worst] * (1.0 if worst == "fp32" else gain))
         limits[phase.name] = limit if limit <= RUN_MEANINGLESS else None
     return limits["low"], limits["high"]

@@ -11,16 +11,18 @@ from torch import Tensor
 
 from himar_kernels import Draws, InputError, check_labels
 from himar_kernels.families.hi_mar import (
+    AnyChain,
+    Predictions,
     SamplingConfig,
     Sites,
     Step,
     dit_head_step,
     known_positions,
     mlp_head_step,
-    phase_chains,
     plan,
     renoise_known,
     revealed_positions,
+    step_chain,
 )
 
 from .config import ModelConfig
@@ -115,10 +117,9 @@ class _Loop:
         self.draws = draws
         self.images = images
         self.shown = shown
+        self.sampling = sampling
         self.temperature = sampling.temperature
-        self.chains = phase_chains(sampling)
         self.block = None if shown.device.type == "cpu" else DEVICE_NOISE_BLOCK
-        self.timesteps = {phase: self._tensor(chain.timesteps) for phase, chain in self.chains.items()}
 
     def low_step(self, step: Step, order: np.ndarray, low_tokens: Tensor, pivots: Tensor) -> Tensor:
         """Reveal the step's low positions: return the tokens; capture their pivots in place."""
@@ -147,7 +148,6 @@ class _Loop:
     def _revealed(self, head: MLPHead, step: Step, order: np.ndarray, z: Tensor, tokens: Tensor) -> Tensor:
         """MLP head: sample each revealed position's token by itself."""
         _, repeats = self._rows(step)
-        chain = self.chains[step.phase]
         revealed = revealed_positions(order, step)
         columns = self._tensor(revealed)
         rows = torch.arange(len(columns), device=z.device)[:, None]
@@ -157,18 +157,18 @@ class _Loop:
         sites = Sites(self.draws, step, self.images, revealed, tokens.shape[-1], self.block)
         x = self._tensor(sites.initial_noise()).flatten(0, 1)
         start: Tensor | None = None
+        chain = step_chain(self.sampling, step)
+        predictions = _Evaluated(self.sampling, step, chain, head, condition, sites.channels)
         for k, drawn in sites.down(chain):
-            prediction = head.denoise(x.repeat(repeats, 1), self._timestep(step, k), condition)
+            prediction, guidance = predictions.at(k, x)
             noise = None if drawn is None else self._tensor(drawn).flatten(0, 1)
-            x, start = mlp_head_step(chain, k, x, prediction, step.guidance, noise, self.temperature, start)
+            x, start = mlp_head_step(chain, k, x, prediction, guidance, noise, self.temperature, start)
         tokens = tokens.clone()
         tokens[rows, columns] = x.view(*columns.shape, sites.channels)
         return tokens
 
     def _all(self, head: DiTHead, step: Step, order: np.ndarray, z: Tensor, tokens: Tensor) -> Tensor:
         """DiT head: denoise all positions around the known ones; every masked position takes its result."""
-        _, repeats = self._rows(step)
-        chain = self.chains[step.phase]
         known = self._tensor(known_positions(order, step.masked))
         condition = head.condition(z)
         positions = np.broadcast_to(np.arange(order.shape[1]), order.shape)
@@ -176,11 +176,13 @@ class _Loop:
         initial = self._tensor(sites.initial_noise())
         x = initial
         start: Tensor | None = None
+        chain = step_chain(self.sampling, step)
+        predictions = _Evaluated(self.sampling, step, chain, head, condition, sites.channels)
         for k, drawn in sites.down(chain):
             x = renoise_known(chain, k, x, tokens, initial, known)
-            prediction = head.denoise(x.repeat(repeats, 1, 1), self._timestep(step, k), condition)
+            prediction, guidance = predictions.at(k, x)
             noise = None if drawn is None else self._tensor(drawn)
-            x, start = dit_head_step(chain, k, x, prediction, step.guidance, noise, self.temperature, start)
+            x, start = dit_head_step(chain, k, x, prediction, guidance, noise, self.temperature, start)
         return torch.where(known[..., None], tokens, x)
 
     def _rows(self, step: Step) -> tuple[Tensor, int]:
@@ -189,13 +191,40 @@ class _Loop:
             return self.shown, 1
         return torch.cat([self.shown, self.model.unconditional(self.shown)]), step.halves
 
-    def _timestep(self, step: Step, k: int) -> Tensor:
-        return self.timesteps[step.phase][k : k + 1]
-
     def _tensor(self, array: np.ndarray | Tensor) -> Tensor:
         if isinstance(array, Tensor):
             return array
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.shown.device)
+
+
+class _Evaluated:
+    """The predictions of a head down one chain, evaluated where the settings ask for it."""
+
+    def __init__(
+        self,
+        sampling: SamplingConfig,
+        step: Step,
+        chain: AnyChain,
+        head: MLPHead | DiTHead,
+        condition: Tensor,
+        channels: int,
+    ) -> None:
+        """condition: (H·rows, …), [conditional; unconditional] under guidance; channels: C of the state."""
+        evaluations = sampling.evaluations(step.phase)
+        self.head, self.condition = head, condition
+        self.rows = len(condition) // step.halves
+        self.halves = evaluations.halves(len(chain), step.halves)
+        self.timesteps = torch.from_numpy(chain.timesteps).to(condition.device)
+        self.predictions = Predictions(evaluations, step.guidance, channels)
+
+    def at(self, k: int, x: Tensor) -> tuple[Tensor, float]:
+        """Return the prediction at k of the state x (rows, …, C), and the guidance still to be applied to it."""
+        halves, prediction = self.halves[k], None
+        if halves:
+            repeated = x.repeat(halves, *[1] * (x.ndim - 1))
+            condition = self.condition[: halves * self.rows]
+            prediction = self.head.denoise(repeated, self.timesteps[k : k + 1], condition)
+        return self.predictions.at(k, prediction, self.rows)
 
 
 def _shown(config: ModelConfig, labels: Sequence[int] | None, contexts: Tensor | None) -> Tensor:

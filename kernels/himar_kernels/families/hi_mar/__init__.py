@@ -8,21 +8,33 @@ from himar_kernels.shared.recordings import load_recording
 
 from .device_state import STEP_STATE, chain_table, describe_fault, step_state
 from .diffusion import BASE_STEPS, Chain, dit_reverse_step, guided, mlp_reverse_step, renoise_known
+from .forecast import Evaluations, Predictions
 from .index_lists import IndexLists, index_lists, known_positions, revealed_positions
 from .recording import RecordedDraws, RecordedRequest, recorded_cases, recorded_request
 from .sampling import GuidanceSchedule, SamplingConfig, Solver
 from .schedule import Step, guidance_at, masked_counts, plan, plan_phase
 from .sites import Sites
-from .solvers import AnyChain, SolverChain, build_chain, dit_head_step, mlp_head_step, phase_chains, solver_step
+from .solvers import (
+    AnyChain,
+    SolverChain,
+    build_chain,
+    dit_head_step,
+    mlp_head_step,
+    phase_chains,
+    solver_step,
+    step_chain,
+)
 
 __all__ = [
     "BASE_STEPS",
     "STEP_STATE",
     "AnyChain",
     "Chain",
+    "Evaluations",
     "GuidanceSchedule",
     "IndexLists",
     "Phase",
+    "Predictions",
     "RecordedDraws",
     "RecordedRequest",
     "SamplingConfig",
@@ -51,5 +63,6 @@ __all__ = [
     "renoise_known",
     "revealed_positions",
     "solver_step",
+    "step_chain",
     "step_state",
 ]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from himar_kernels.arithmetic.draws import Phase
 from himar_kernels.shared.errors import InputError
 
-from .diffusion import BASE_STEPS, Chain
+from .diffusion import Chain, check_chain_length
 from .schedule import Step
 from .solvers import AnyChain
 
@@ -23,9 +23,10 @@ STEP_STATE = np.dtype(
     {
         "names": [
             "seed", "phase", "step", "masked", "revealed", "chain_length", "k", "guidance", "temperature", "tickets",
+            "evaluations", "evaluated_at",
         ],
-        "formats": ["<u8", "<u4", "<u4", "<u4", "<u4", "<u4", "<u4", "<f4", "<f4", "<u4"],
-        "offsets": [0, 8, 12, 16, 20, 24, 28, 32, 36, 40],
+        "formats": ["<u8", "<u4", "<u4", "<u4", "<u4", "<u4", "<u4", "<f4", "<f4", "<u4", "<u4", "<u4"],
+        "offsets": [0, 8, 12, 16, 20, 24, 28, 32, 36, 40, 44, 48],
         "itemsize": 64,
     }
 )  # fmt: skip
@@ -65,10 +66,10 @@ _MOST_STEP = 0xFFFF
 _MOST_SEED = 2**64 - 1
 
 
-def step_state(seed: int, step: Step, chain_length: int, temperature: float) -> NDArray[Any]:
+def step_state(seed: int, step: Step, temperature: float) -> NDArray[Any]:
     """Return the state that a step's kernels start from: one STEP_STATE record, shape ().
 
-    k starts at chain_length - 1. Raises InputError for a seed, step or chain that the kernels cannot count.
+    k starts at the end of the step's chain. Raises InputError for a seed, step or chain that the kernels cannot count.
     """
     if not 0 <= seed <= _MOST_SEED:
         raise InputError(f"the seed is {seed}; it must be 0 to 2^64-1.")
@@ -76,16 +77,15 @@ def step_state(seed: int, step: Step, chain_length: int, temperature: float) -> 
         raise InputError(f"step {step.index} is requested from the draws; it must be 0 to {_MOST_STEP}.")
     if not 1 <= step.revealed <= step.masked:
         raise InputError(f"a step reveals {step.revealed} of {step.masked} masked positions; it must be 1 to all.")
-    if not 2 <= chain_length <= BASE_STEPS:
-        raise InputError(f"a chain of {chain_length} diffusion steps was asked for; it must be 2 to {BASE_STEPS}.")
+    check_chain_length(step.diffusion_steps)
     state = np.zeros((), STEP_STATE)
     state["seed"] = seed
     state["phase"] = PHASE_CODES[step.phase]
     state["step"] = step.index
     state["masked"] = step.masked
     state["revealed"] = step.revealed
-    state["chain_length"] = chain_length
-    state["k"] = chain_length - 1
+    state["chain_length"] = step.diffusion_steps
+    state["k"] = step.diffusion_steps - 1
     state["guidance"] = step.guidance
     state["temperature"] = temperature
     return state

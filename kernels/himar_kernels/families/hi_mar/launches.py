@@ -15,6 +15,7 @@ import math
 from himar_kernels.arithmetic import launches as every_family
 from himar_kernels.arithmetic.launches import pack
 from himar_kernels.families.hi_mar.device_state import FAULT_COMPONENTS
+from himar_kernels.families.hi_mar.forecast import MOST_ORDER
 from himar_kernels.launch import (
     BLOCK_WIDE_THREADS,
     MOST_CHANNELS,
@@ -33,8 +34,9 @@ from himar_kernels.launch import (
 from himar_kernels.shared.errors import InputError
 
 __all__ = [
-    "Launch", "check_finite", "dit_solve", "dit_step", "index_lists", "latents", "mlp_solve", "mlp_step", "pack",
-    "ranks", "reveal_conditions", "reveal_low", "reveal_pivots", "start_high", "start_low",
+    "Launch", "check_finite", "dit_solve", "dit_step", "forecast", "index_lists", "keep_prediction", "latents",
+    "mlp_solve", "mlp_step", "pack", "ranks", "reveal_conditions", "reveal_low", "reveal_pivots", "start_high",
+    "start_low",
 ]  # fmt: skip
 
 
@@ -324,3 +326,47 @@ def dit_solve(
         prediction=prediction, initial=initial, ranks=ranks, fault=fault,
     )  # fmt: skip
     return make_launch("dit_solve", blocks, THREADS, *pointers, *words(batch=batch, halves=halves, N=N, C=C))
+
+
+def keep_prediction(
+    *,
+    settled: int,
+    differences: int,
+    gap: int,
+    state: int,
+    prediction: int,
+    rows: int,
+    halves: int,
+    evaluated: int,
+    order: int,
+    outputs: int,
+    C: int,
+) -> Launch:
+    """Settle the prediction (E·rows, outputs·C) of E = `evaluated` halves, and keep what forecasts are made from.
+
+    settled (H·rows, outputs·C), differences (order + 1, rows, outputs·C), gap (rows, C): see forecast.cuh. outputs: 1
+    of a DiT head, 2 of an MLP head.
+    """
+    blocks = _kept_blocks(rows, halves, order, outputs, C)
+    if not 1 <= evaluated <= halves:
+        raise InputError(f"evaluated is {evaluated}; it must be 1 to {halves}, as many halves as there are.")
+    pointers = addresses_of(settled=settled, differences=differences, gap=gap, state=state, prediction=prediction)
+    sizes = words(rows=rows, halves=halves, evaluated=evaluated, order=order, outputs=outputs, C=C)
+    return make_launch("keep_prediction", blocks, THREADS, *pointers, *sizes)
+
+
+def forecast(
+    *, settled: int, differences: int, state: int, rows: int, halves: int, order: int, outputs: int, C: int
+) -> Launch:
+    """Forecast settled (H·rows, outputs·C) at an index at which the head is not evaluated, from the differences."""
+    blocks = _kept_blocks(rows, halves, order, outputs, C)
+    pointers = addresses_of(settled=settled, differences=differences, state=state)
+    sizes = words(rows=rows, halves=halves, order=order, outputs=outputs, C=C)
+    return make_launch("forecast", blocks, THREADS, *pointers, *sizes)
+
+
+def _kept_blocks(rows: int, halves: int, order: int, outputs: int, C: int) -> int:
+    check_size("order", order, MOST_ORDER, least=0)
+    check_size("outputs", outputs, 2)
+    check_size("rows", rows)
+    return quad_blocks(rows, halves, outputs, C)

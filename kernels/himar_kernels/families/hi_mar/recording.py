@@ -5,6 +5,7 @@ The layout is that of tests/golden/README.md: one .npz holds several cases, each
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,6 +156,8 @@ def recorded_request(arrays: Arrays, case: str) -> RecordedRequest:
         guidance_schedule=str(_array(arrays, f"{case}/guidance_schedule", 0)),  # type: ignore[arg-type]
         temperature=_number(arrays, f"{case}/temperature"),
     )
+    if f"{case}/sampling" in arrays:
+        sampling = SamplingConfig.from_dict(_settings(arrays, f"{case}/sampling"), f"{case}/sampling")
     contexts: NDArray[np.float32] | None = None
     if f"{case}/contexts" in arrays:
         contexts = _array(arrays, f"{case}/contexts", 3).astype(np.float32)
@@ -205,6 +208,17 @@ def _chain(arrays: Arrays, case: str, phase: Phase, prefix: str) -> dict[str, An
         return {f"{phase}_diffusion_steps": len(_noise(arrays, f"{prefix}/noise", 1))}
     steps = _count(arrays, f"{case}/{phase}_diffusion_steps")
     return {f"{phase}_solver": str(_array(arrays, f"{case}/{phase}_solver", 0)), f"{phase}_diffusion_steps": steps}
+
+
+def _settings(arrays: Arrays, name: str) -> dict[str, Any]:
+    """A case's settings as JSON, where it has some that the arrays beside it do not tell."""
+    try:
+        settings = json.loads(str(_array(arrays, name, 0)))
+    except ValueError:
+        settings = None
+    if not isinstance(settings, dict):
+        raise InputError(f"{name} is {str(arrays[name])!r}; it must be a JSON object of sampling settings.")
+    return settings
 
 
 def _low_steps(arrays: Arrays, case: str) -> int:

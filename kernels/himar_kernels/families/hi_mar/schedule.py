@@ -26,7 +26,8 @@ class Step:
         masked: m_i, positions still masked before the step.
         masked_after: m_{i+1} as the guidance formula takes it; at the last step it is 1, not 0.
         revealed: positions the step fixes; at the last step all `masked` that are left.
-        guidance: scale of classifier-free guidance in this step.
+        guidance: scale of classifier-free guidance in this step; 1 where it is below the settings' least_guidance.
+        diffusion_steps: length of the head's chain in this step.
     """
 
     phase: Phase
@@ -35,6 +36,7 @@ class Step:
     masked_after: int
     revealed: int
     guidance: float
+    diffusion_steps: int
 
     @property
     def halves(self) -> int:
@@ -71,15 +73,27 @@ def guidance_at(schedule: GuidanceSchedule, scale: float, positions: int, masked
     raise InputError(f"guidance_schedule is {schedule!r}; it must be 'linear' or 'constant'.")
 
 
-def plan_phase(phase: Phase, positions: int, steps: int, scale: float, schedule: GuidanceSchedule) -> tuple[Step, ...]:
-    """Return the steps of one phase, in order."""
-    counts = masked_counts(positions, steps)
+def plan_phase(sampling: SamplingConfig, phase: Phase, positions: int) -> tuple[Step, ...]:
+    """Return the steps of one phase of n = `positions`, in order."""
+    lengths = sampling.diffusion_counts(phase)
+    counts = masked_counts(positions, len(lengths))
     plan = []
     for index, (masked, masked_after) in enumerate(itertools.pairwise(counts)):
-        revealed = masked if index == steps - 1 else masked - masked_after
-        guidance = guidance_at(schedule, scale, positions, masked_after)
-        plan.append(Step(phase, index, masked, masked_after, revealed, guidance))
+        revealed = masked if index == len(lengths) - 1 else masked - masked_after
+        guidance = _guidance(sampling, phase, index, positions, masked_after)
+        plan.append(Step(phase, index, masked, masked_after, revealed, guidance, lengths[index]))
     return tuple(plan)
+
+
+def _guidance(sampling: SamplingConfig, phase: Phase, index: int, positions: int, masked_after: int) -> float:
+    """The scale of a step: of the phase's list or its schedule, and 1 where that is below the least."""
+    scale, scales = sampling.low_guidance, sampling.low_guidances
+    if phase == "high":
+        scale, scales = sampling.high_guidance, sampling.high_guidances
+    chosen = guidance_at(sampling.guidance_schedule, scale, positions, masked_after)
+    if scales:
+        chosen = scales[index]
+    return chosen if chosen >= sampling.least_guidance else 1.0
 
 
 def plan(sampling: SamplingConfig, low_positions: int, high_positions: int) -> tuple[Step, ...]:
@@ -88,9 +102,5 @@ def plan(sampling: SamplingConfig, low_positions: int, high_positions: int) -> t
     S = 0 is a single scale: phase high alone.
     """
     sampling.check_positions(low_positions, high_positions)
-    schedule = sampling.guidance_schedule
-    low: tuple[Step, ...] = ()
-    if low_positions:
-        low = plan_phase("low", low_positions, sampling.low_steps, sampling.low_guidance, schedule)
-    high = plan_phase("high", high_positions, sampling.high_steps, sampling.high_guidance, schedule)
-    return low + high
+    low = plan_phase(sampling, "low", low_positions) if low_positions else ()
+    return low + plan_phase(sampling, "high", high_positions)

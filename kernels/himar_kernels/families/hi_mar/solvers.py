@@ -16,6 +16,7 @@ The last step, at k = 0, lands on x̂0: a = c = 0, b = 1. An MLP head's learned 
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +38,7 @@ from .diffusion import (
     start_of,
 )
 from .sampling import SamplingConfig, Solver
+from .schedule import Step
 
 # λ, half the log signal-to-noise ratio, where chains begin and where their last step stands. The released spacing
 # begins at -10.4, where x̂0 magnifies an error of the noise prediction 31,600 times. DPM-Solver++'s authors begin at
@@ -94,16 +96,23 @@ class SolverChain(NoiseLevels):
 AnyChain = Chain | SolverChain
 
 
+@functools.lru_cache(maxsize=64)
 def build_chain(solver: Solver, steps: int) -> AnyChain:
     """Return the n-step chain of a solver's name; "ddpm" is the paper's reverse step. Raises InputError."""
     return Chain.build(steps) if solver == "ddpm" else SolverChain.build(solver, steps)
 
 
-def phase_chains(sampling: SamplingConfig) -> dict[Phase, AnyChain]:
-    """Return the chain that each phase's head goes down."""
+def step_chain(sampling: SamplingConfig, step: Step) -> AnyChain:
+    """Return the chain that the head goes down in an autoregressive step."""
+    return build_chain(sampling.solver(step.phase), step.diffusion_steps)
+
+
+def phase_chains(sampling: SamplingConfig) -> dict[Phase, tuple[AnyChain, ...]]:
+    """Return the chains that each phase's head goes down, one for each autoregressive step."""
+    phases: tuple[Phase, ...] = ("low", "high")
     return {
-        "low": build_chain(sampling.low_solver, sampling.low_diffusion_steps),
-        "high": build_chain(sampling.high_solver, sampling.high_diffusion_steps),
+        phase: tuple(build_chain(sampling.solver(phase), count) for count in sampling.diffusion_counts(phase))
+        for phase in phases
     }
 
 

@@ -1,7 +1,8 @@
 """The diffusion loops of both kinds of heads: from an autoregressive step's condition to tokens (docs/model.md §5).
 
-The condition is bound once per autoregressive step; only the state and the timestep travel per diffusion
-step. State, guidance and updates are float32 on the host whatever the engines' precision.
+The condition is bound once per autoregressive step, and again where another number of halves runs; only the state and
+the timestep travel per diffusion step. State, guidance and updates are float32 on the host whatever the engines'
+precision.
 """
 
 from __future__ import annotations
@@ -9,13 +10,27 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from himar_kernels.families.hi_mar import AnyChain, Sites, Step, dit_head_step, mlp_head_step, renoise_known
+from himar_kernels.families.hi_mar import (
+    AnyChain,
+    Evaluations,
+    Predictions,
+    Sites,
+    Step,
+    dit_head_step,
+    mlp_head_step,
+    renoise_known,
+)
 from himar_kernels.shared.errors import not_finite
 from himar_runtime.engines.engine import Engine, Tensor
 
 
 def sample_revealed(
-    engine: Engine, chain: AnyChain, sites: Sites, condition: NDArray[np.float32], temperature: float
+    engine: Engine,
+    chain: AnyChain,
+    evaluations: Evaluations,
+    sites: Sites,
+    condition: NDArray[np.float32],
+    temperature: float,
 ) -> NDArray[np.float32]:
     """Sample the tokens of the revealed positions, one by one, with an MLP head.
 
@@ -25,13 +40,13 @@ def sample_revealed(
     Returns: tokens (B, r, C). Raises EngineError when they are not finite.
     """
     shape = (*sites.positions.shape, sites.channels)
-    engine.bind({"condition": condition})
+    head = _Head(engine, chain, evaluations, sites, condition)
     x = sites.initial_noise().reshape(-1, sites.channels)
     start: NDArray[np.float32] | None = None
     for k, noise in sites.down(chain):
-        prediction = _predict(engine, chain, k, x, len(condition) // len(x))
+        prediction, guidance = head.predict(k, x)
         noise = None if noise is None else noise.reshape(x.shape)
-        x, start = mlp_head_step(chain, k, x, prediction, sites.step.guidance, noise, temperature, start)
+        x, start = mlp_head_step(chain, k, x, prediction, guidance, noise, temperature, start)
     require_finite(x, engine.spec.name, sites.step)
     return x.reshape(shape)
 
@@ -39,6 +54,7 @@ def sample_revealed(
 def sample_all(
     engine: Engine,
     chain: AnyChain,
+    evaluations: Evaluations,
     sites: Sites,
     condition: Tensor,
     tokens: NDArray[np.float32],
@@ -53,14 +69,15 @@ def sample_all(
 
     Returns: tokens (B, n, C), the known ones unchanged. Raises EngineError when they are not finite.
     """
-    engine.bind({"condition": condition})
+    head = _Head(engine, chain, evaluations, sites, condition)
     initial = sites.initial_noise()
     x = initial
     start: NDArray[np.float32] | None = None
     for k, noise in sites.down(chain):
-        x = renoise_known(chain, k, x, tokens, initial, known)
-        prediction = _predict(engine, chain, k, x, condition.shape[0] // len(x))
-        x, start = dit_head_step(chain, k, x, prediction, sites.step.guidance, noise, temperature, start)
+        if head.halves[k]:  # nothing else reads what known positions hold
+            x = renoise_known(chain, k, x, tokens, initial, known)
+        prediction, guidance = head.predict(k, x)
+        x, start = dit_head_step(chain, k, x, prediction, guidance, noise, temperature, start)
     require_finite(x, engine.spec.name, sites.step)
     return np.where(known[..., None], tokens, x)
 
@@ -71,6 +88,34 @@ def require_finite(values: NDArray[np.float32], component: str, step: Step) -> N
         raise not_finite(component, f" in phase {step.phase}, step {step.index}")
 
 
-def _predict(engine: Engine, chain: AnyChain, k: int, x: NDArray[np.float32], halves: int) -> NDArray[np.float32]:
-    rows = np.concatenate([x] * halves)  # both halves see the same state
-    return engine.run({"x": rows, "timestep": chain.timesteps[k : k + 1]})["prediction"]
+class _Head:
+    """An engine down one chain, run where the settings ask for it: see `Evaluations.halves`."""
+
+    def __init__(
+        self, engine: Engine, chain: AnyChain, evaluations: Evaluations, sites: Sites, condition: Tensor
+    ) -> None:
+        self._engine = engine
+        self._chain = chain
+        self._condition = condition
+        self._rows = condition.shape[0] // sites.step.halves
+        self._bound = 0
+        self._predictions = Predictions(evaluations, sites.step.guidance, sites.channels)
+        self.halves = evaluations.halves(len(chain), sites.step.halves)
+
+    def predict(self, k: int, x: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
+        """Return the prediction at k of the state x (rows, …, C), and the guidance still to be applied to it."""
+        halves, prediction = self.halves[k], None
+        if halves:
+            if halves != self._bound:
+                self._bind(halves)
+            rows = np.concatenate([x] * halves)  # both halves see the same state
+            timestep = self._chain.timesteps[k : k + 1]
+            prediction = self._engine.run({"x": rows, "timestep": timestep})["prediction"]
+        return self._predictions.at(k, prediction, self._rows)
+
+    def _bind(self, halves: int) -> None:
+        condition, rows = self._condition, halves * self._rows
+        if rows < condition.shape[0]:
+            condition = (condition if isinstance(condition, np.ndarray) else condition.numpy())[:rows]
+        self._engine.bind({"condition": condition})
+        self._bound = halves

@@ -23,9 +23,9 @@ from himar_kernels.families.hi_mar import (
     Step,
     index_lists,
     known_positions,
-    phase_chains,
     plan,
     revealed_positions,
+    step_chain,
 )
 from himar_kernels.families.hi_mar.phases import ModelInfo, PhaseInfo
 from himar_kernels.families.registry import TEXT_ENCODER
@@ -92,7 +92,6 @@ class _Loop:
         self._request = request
         self._phases = {phase.name: phase for phase in model.phases}
         self._orders = {name: request.draws.order(name, sizes[name], request.images) for name in self._phases}
-        self._chains = phase_chains(request.sampling)
         self.tokens = {name: np.zeros((batch, n, model.channels), np.float32) for name, n in sizes.items()}
         self._pivots = np.zeros((batch, model.low_positions, model.width), np.float32)
         self._shown = what_rows_show(networks, model, request, empty)
@@ -129,7 +128,8 @@ class _Loop:
         require_finite(rows, phase.transformer, step)
         tokens = sample_revealed(
             self._networks[phase.head],
-            self._chains[phase.name],
+            step_chain(self._request.sampling, step),
+            self._request.sampling.evaluations(phase.name),
             self._sites(step, revealed),
             rows,
             self._request.sampling.temperature,
@@ -142,7 +142,8 @@ class _Loop:
         positions = np.broadcast_to(np.arange(known.shape[1]), known.shape)
         self.tokens[phase.name] = sample_all(
             self._networks[phase.head],
-            self._chains[phase.name],
+            step_chain(self._request.sampling, step),
+            self._request.sampling.evaluations(phase.name),
             self._sites(step, positions),
             condition,
             self.tokens[phase.name],

@@ -107,4 +107,5 @@ def latent_limit(workload: Workload, eager_error: float) -> float | None:
 
 def _gain(workload: Workload, sampling: SamplingConfig) -> float:
     chains = phase_chains(sampling)
-    return max(chains[phase.name].first_step_gain for phase in hi_mar_model(workload.bundle.manifest).phases)
+    phases = hi_mar_model(workload.bundle.manifest).phases
+    return max(chain.first_step_gain for phase in phases for chain in chains[phase.name])

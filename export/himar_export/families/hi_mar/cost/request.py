@@ -15,7 +15,8 @@ Three ways of doing the same request are counted:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from himar.families.hi_mar.config import ModelConfig, check_steps
@@ -69,9 +70,12 @@ class HiMarRequest(CostRequest):
                 if name.startswith(f"{phase}_")
             }
             solver = f" of {own['solver']}" if "solver" in own else ""
-            parts.append(
-                f"{own['steps']} {phase} steps × {own['diffusion_steps']}{solver}, guidance {own['guidance']:g}"
-            )
+            chain = _listed(own.get("diffusion_counts") or [own["diffusion_steps"]])
+            guidance = _listed(own.get("guidances") or [own["guidance"]])
+            forecast = f", every {own['forecast']}th evaluated" if "forecast" in own else ""
+            parts.append(f"{own['steps']} {phase} steps × {chain}{solver}, guidance {guidance}{forecast}")
+        if self.sampling.guidance_interval > 1:
+            parts.append(f"both halves in one of {self.sampling.guidance_interval} evaluations")
         return "; ".join(parts)
 
     @property
@@ -83,24 +87,31 @@ class HiMarRequest(CostRequest):
         )
 
 
-def _step_costs(
-    request: HiMarRequest, phase: PhaseInfo, step: Step, peaks: Peaks
-) -> tuple[ComponentCost, ComponentCost]:
-    """Transformer and head of one autoregressive step."""
+def _listed(values: Sequence[float]) -> str:
+    return "/".join(f"{value:g}" for value in values)
+
+
+def _step_costs(request: HiMarRequest, phase: PhaseInfo, step: Step, peaks: Peaks) -> Iterator[ComponentCost]:
+    """Transformer and head of one autoregressive step, the head's runs by how many halves they have."""
     config, kind = request.config, phase.kind
     rows = request.batch * step.halves
     tokens = step.revealed if kind == "mlp" else phase.positions
-    timesteps = rows * (tokens if kind == "mlp" else 1)
-    low = phase.name == "low"
-    calls = request.sampling.low_diffusion_steps if low else request.sampling.high_diffusion_steps
 
     work = transformer(config, phase, rows, step.masked, request.held(phase.transformer))
     plain = eager_transformer(config, phase, rows, step.masked).flops
     work += condition(config, kind, rows * phase.positions)
-    encoding = calls_cost(phase.transformer, phase.name, 1, work, plain, plain, peaks)
+    yield calls_cost(phase.transformer, phase.name, 1, work, plain, plain, peaks)
 
-    work = head(config, kind, rows, tokens, request.held(phase.head))
     width, embedding = head_width(config, kind), condition(config, kind, rows * tokens).flops
-    eager = calls * (work.flops + time_embedding(1, width).flops) + embedding
-    released = calls * (work.flops + time_embedding(timesteps, width).flops + embedding)
-    return encoding, calls_cost(phase.head, phase.name, calls, work, eager, released, peaks)
+    evaluated = request.sampling.evaluations(phase.name).halves(step.diffusion_steps, step.halves)
+    for halves, calls in sorted(Counter(evaluated).items()):
+        if not halves:
+            continue
+        rows = request.batch * halves
+        work = head(config, kind, rows, tokens, request.held(phase.head))
+        eager = calls * (work.flops + time_embedding(1, width).flops)
+        if halves == step.halves:
+            eager += embedding
+        timesteps = rows * (tokens if kind == "mlp" else 1)
+        anew = time_embedding(timesteps, width).flops + condition(config, kind, rows * tokens).flops
+        yield calls_cost(phase.head, phase.name, calls, work, eager, calls * (work.flops + anew), peaks)

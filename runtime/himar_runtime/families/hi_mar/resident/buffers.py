@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from himar_kernels.families.hi_mar import BASE_STEPS, STEP_STATE, Phase
 from himar_kernels.families.hi_mar.device_state import CHAIN_COLUMNS
+from himar_kernels.families.hi_mar.forecast import MOST_ORDER
 from himar_kernels.families.hi_mar.phases import ModelInfo, PhaseInfo
 from himar_runtime.decode import DECODE_BATCH
 from himar_runtime.queue.device import DeviceTensor, ResidentDevice, allocate_together
@@ -60,6 +61,9 @@ class Buffers:
     start: int  # float32 (B·r, C) of an MLP head, (B, n, C) of a DiT head: x̂0 between the steps of a solver
     x: int  # float32 (2B·r, C) of an MLP head, (2B, n, C) of a DiT head
     prediction: int  # float32 (2B·r, 2C) of an MLP head, (2B, n, C) of a DiT head
+    settled: int  # as prediction: what reverse steps take where evaluations are left out
+    differences: int  # float32 (order + 1, half of prediction): what forecasts are made from
+    gap: int  # float32 (B·r, C) of an MLP head, (B, n, C) of a DiT head: conditional less unconditional noise
     latents: int  # float32 (B, C, N)
     image: int  # float32 (DECODE_BATCH, 3, H, W)
     pixels: int  # uint8 (B, H, W, 3)
@@ -86,6 +90,7 @@ def _sizes(model: ModelInfo, batch: int, widths: Mapping[Phase, int]) -> dict[st
     length = model.buffer + S + N
     pivots = S * D if model.pivots == "condition" else 0
     phases = [(phase.kind, phase.positions, widths[phase.name]) for phase in model.phases]
+    predicted = max(n * (2 if kind == "mlp" else 1) for kind, n, _ in phases)
     return {
         "state": STEP_STATE.itemsize,
         "fault": _WORD,
@@ -113,7 +118,10 @@ def _sizes(model: ModelInfo, batch: int, widths: Mapping[Phase, int]) -> dict[st
         "initial": B * max(n if kind == "dit" else 0 for kind, n, _ in phases) * C * _FLOAT,
         "start": B * max(n for _, n, _ in phases) * C * _FLOAT,
         "x": 2 * B * max(n for _, n, _ in phases) * C * _FLOAT,
-        "prediction": 2 * B * max(n * (2 if kind == "mlp" else 1) for kind, n, _ in phases) * C * _FLOAT,
+        "prediction": 2 * B * predicted * C * _FLOAT,
+        "settled": 2 * B * predicted * C * _FLOAT,
+        "differences": (MOST_ORDER + 1) * B * predicted * C * _FLOAT,
+        "gap": B * max(n for _, n, _ in phases) * C * _FLOAT,
         "latents": B * C * N * _FLOAT,
         "image": min(B, DECODE_BATCH) * 3 * area * _FLOAT,
         "pixels": B * area * 3 * _BYTE,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from himar_kernels.families.hi_mar import AnyChain, Chain, Phase
+from himar_kernels.families.hi_mar import AnyChain, Phase
 from himar_kernels.families.hi_mar.phases import ModelInfo
 from himar_runtime.queue.device import ResidentDevice, ResidentEngine
 from himar_runtime.queue.replays import Replays
@@ -32,12 +32,15 @@ class Lane:
 
 @dataclass(frozen=True)
 class Work:
-    """A request that runs on a lane: B = `batch` images, their noise, and the chain of each phase's head."""
+    """A request that runs on a lane: B = `batch` images and their noise.
+
+    chains: those that lie on the device now, by phase.
+    """
 
     lane: Lane
     request: Request
     noise: NoiseSource
-    chains: Mapping[Phase, AnyChain]
+    chains: dict[Phase, AnyChain]
 
     @property
     def batch(self) -> int:
@@ -46,7 +49,7 @@ class Work:
 
     def noisy(self, phase: Phase) -> bool:
         """True where the steps of a phase's chain add noise; a solver's add none, and are launches of another kind."""
-        return isinstance(self.chains[phase], Chain)
+        return self.request.sampling.solver(phase) == "ddpm"
 
 
 def condition_width(engine: ResidentEngine) -> int:

@@ -6,10 +6,12 @@ step needs to know travels before the first launch: from then on the host only q
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from himar_kernels import Launch
-from himar_kernels.families.hi_mar import STEP_STATE, Step, chain_table, launches, phase_chains, plan, step_state
+from himar_kernels.families.hi_mar import STEP_STATE, Step, chain_table, launches, plan, step_chain, step_state
 from himar_kernels.families.hi_mar.device_state import FAULT_COMPONENTS
 from himar_kernels.families.hi_mar.phases import PhaseInfo
 from himar_runtime.families.hi_mar.loop import Request, Shown
@@ -22,19 +24,15 @@ def begin(lane: Lane, request: Request, shown: Shown) -> Work:
     """Upload what a request's steps need, with what its rows show, and queue the orders of its images."""
     buffers, device, model, sampling = lane.buffers, lane.device, lane.model, request.sampling
     noise = NoiseSource(device, buffers, model, request)
-    chains = phase_chains(sampling)
     steps = plan(sampling, model.low_positions, model.high_positions)
     states = np.empty(len(steps), STEP_STATE)  # joining records would close their gaps
     for index, step in enumerate(steps):
-        states[index] = step_state(noise.seed, step, len(chains[step.phase]), sampling.temperature)
+        states[index] = step_state(noise.seed, step, sampling.temperature)
     device.upload(buffers.steps, states)
     device.upload(buffers.state, states[:1])  # the orders need the seed
     device.upload(buffers.images, request.images.astype(np.uint32))
     name, rows = shown
     device.upload(getattr(buffers, name), rows)
-    for phase in model.phases:
-        device.upload(buffers.of(phase).timesteps, chains[phase.name].timesteps)
-        device.upload(buffers.of(phase).chain, chain_table(chains[phase.name]))
     device.clear(buffers.fault, np.dtype(np.uint32).itemsize)
     # The transformers embed masked positions too, before they drop them.
     row = 2 * len(request.labels) * np.dtype(np.float32).itemsize
@@ -44,7 +42,7 @@ def begin(lane: Lane, request: Request, shown: Shown) -> Work:
             device.clear(buffers.pivots, row * phase.positions * model.width)
     for phase in model.phases:
         noise.order(phase.name, phase.positions, buffers.of(phase).ranks)
-    return Work(lane, request, noise, chains)
+    return Work(lane, request, noise, {})
 
 
 def queue_step(work: Work, index: int, step: Step) -> None:
@@ -52,11 +50,23 @@ def queue_step(work: Work, index: int, step: Step) -> None:
     buffers, size = work.lane.buffers, STEP_STATE.itemsize
     work.lane.device.copy(buffers.state, buffers.steps + index * size, size)
     phase = work.lane.model.phase(step.phase)
+    _have_chain(work, phase, step)
     queue_transformer(work, phase, step)
     if phase.kind == "mlp":
         queue_mlp_head(work, phase, step)
     else:
         queue_dit_head(work, phase, step)
+
+
+def _have_chain(work: Work, phase: PhaseInfo, step: Step) -> None:
+    """Upload the tables of the step's chain unless they are those of the phase's step before."""
+    chain = step_chain(work.request.sampling, step)
+    if work.chains.get(phase.name) is chain:
+        return
+    own = work.lane.buffers.of(phase)
+    work.lane.device.upload(own.timesteps, chain.timesteps)
+    work.lane.device.upload(own.chain, chain_table(chain))
+    work.chains[phase.name] = chain
 
 
 def queue_dit_head(work: Work, phase: PhaseInfo, step: Step) -> None:
@@ -65,22 +75,25 @@ def queue_dit_head(work: Work, phase: PhaseInfo, step: Step) -> None:
     device, buffers, own = lane.device, lane.buffers, lane.buffers.of(phase)
     n, C, W = phase.positions, lane.model.channels, lane.widths[phase.name]
     noisy, given = work.noisy(phase.name), work.noise.address is not None
+    chain = _Chain(work, phase, step, rows=B * n)
 
-    def reverse() -> None:
-        lane.engines[phase.head].enqueue(
-            {
-                "x": buffers.tensor("x", H * B, n, C),
-                "timestep": buffers.tensor("timestep", 1),
-                "condition": buffers.tensor("condition", H * B, n, W),
-                "prediction": buffers.tensor("prediction", H * B, n, C),
-            }
-        )
+    def reverse(halves: int) -> None:
+        if halves:
+            lane.engines[phase.head].enqueue(
+                {
+                    "x": buffers.tensor("x", halves * B, n, C),
+                    "timestep": buffers.tensor("timestep", 1),
+                    "condition": buffers.tensor("condition", halves * B, n, W),
+                    "prediction": buffers.tensor("prediction", halves * B, n, C),
+                }
+            )
+        chain.settle(halves)
         device.launch(with_noise() if noisy else without())
 
     def with_noise() -> Launch:
         return launches.dit_step(
             x=buffers.x, timestep=buffers.timestep, tokens=own.tokens, state=buffers.state,
-            timesteps=own.timesteps, chain=own.chain, prediction=buffers.prediction, initial=buffers.initial,
+            timesteps=own.timesteps, chain=own.chain, prediction=chain.prediction, initial=buffers.initial,
             ranks=own.ranks, images=buffers.images, noise=work.noise.address, fault=buffers.fault,
             batch=B, halves=H, N=n, C=C,
         )  # fmt: skip
@@ -88,7 +101,7 @@ def queue_dit_head(work: Work, phase: PhaseInfo, step: Step) -> None:
     def without() -> Launch:
         return launches.dit_solve(
             x=buffers.x, start=buffers.start, timestep=buffers.timestep, tokens=own.tokens, state=buffers.state,
-            timesteps=own.timesteps, chain=own.chain, prediction=buffers.prediction, initial=buffers.initial,
+            timesteps=own.timesteps, chain=own.chain, prediction=chain.prediction, initial=buffers.initial,
             ranks=own.ranks, fault=buffers.fault, batch=B, halves=H, N=n, C=C,
         )  # fmt: skip
 
@@ -100,10 +113,11 @@ def queue_dit_head(work: Work, phase: PhaseInfo, step: Step) -> None:
             noise=work.noise.address, batch=B, halves=H, N=n, C=C,
         )
     )  # fmt: skip
-    for k in range(len(work.chains[phase.name]) - 1, -1, -1):
+    for k in range(step.diffusion_steps - 1, -1, -1):
         if noisy:
             work.noise.at(phase, step, k)
-        lane.replays.run((phase.head, B, H, noisy, given), reverse)
+        halves = chain.halves[k]
+        lane.replays.run((phase.head, B, H, noisy, given, halves, chain.kept), functools.partial(reverse, halves))
 
 
 def queue_mlp_head(work: Work, phase: PhaseInfo, step: Step) -> None:
@@ -112,22 +126,25 @@ def queue_mlp_head(work: Work, phase: PhaseInfo, step: Step) -> None:
     device, buffers, own = lane.device, lane.buffers, lane.buffers.of(phase)
     n, C, W = phase.positions, lane.model.channels, lane.widths[phase.name]
     noisy, given = work.noisy(phase.name), work.noise.address is not None
+    chain = _Chain(work, phase, step, rows=B * r)
 
-    def reverse() -> None:
-        lane.engines[phase.head].enqueue(
-            {
-                "x": buffers.tensor("x", H * B * r, C),
-                "timestep": buffers.tensor("timestep", 1),
-                "condition": buffers.tensor("head_condition", H * B * r, W),
-                "prediction": buffers.tensor("prediction", H * B * r, 2 * C),
-            }
-        )
+    def reverse(halves: int) -> None:
+        if halves:
+            lane.engines[phase.head].enqueue(
+                {
+                    "x": buffers.tensor("x", halves * B * r, C),
+                    "timestep": buffers.tensor("timestep", 1),
+                    "condition": buffers.tensor("head_condition", halves * B * r, W),
+                    "prediction": buffers.tensor("prediction", halves * B * r, 2 * C),
+                }
+            )
+        chain.settle(halves)
         device.launch(with_noise() if noisy else without())
 
     def with_noise() -> Launch:
         return launches.mlp_step(
             x=buffers.x, timestep=buffers.timestep, low_tokens=own.tokens, state=buffers.state,
-            timesteps=own.timesteps, chain=own.chain, prediction=buffers.prediction, images=buffers.images,
+            timesteps=own.timesteps, chain=own.chain, prediction=chain.prediction, images=buffers.images,
             revealed=buffers.revealed, noise=work.noise.address, fault=buffers.fault,
             batch=B, halves=H, S=n, r=r, C=C,
         )  # fmt: skip
@@ -135,7 +152,7 @@ def queue_mlp_head(work: Work, phase: PhaseInfo, step: Step) -> None:
     def without() -> Launch:
         return launches.mlp_solve(
             x=buffers.x, start=buffers.start, timestep=buffers.timestep, low_tokens=own.tokens, state=buffers.state,
-            timesteps=own.timesteps, chain=own.chain, prediction=buffers.prediction, revealed=buffers.revealed,
+            timesteps=own.timesteps, chain=own.chain, prediction=chain.prediction, revealed=buffers.revealed,
             fault=buffers.fault, batch=B, halves=H, S=n, r=r, C=C,
         )  # fmt: skip
 
@@ -146,10 +163,50 @@ def queue_mlp_head(work: Work, phase: PhaseInfo, step: Step) -> None:
             images=buffers.images, revealed=buffers.revealed, noise=work.noise.address, batch=B, halves=H, r=r, C=C,
         )
     )  # fmt: skip
-    for k in range(len(work.chains[phase.name]) - 1, -1, -1):
+    for k in range(step.diffusion_steps - 1, -1, -1):
         if noisy:
             work.noise.at(phase, step, k)
-        lane.replays.run((phase.head, B, H, r, noisy, given), reverse)
+        halves = chain.halves[k]
+        lane.replays.run((phase.head, B, H, r, noisy, given, halves, chain.kept), functools.partial(reverse, halves))
+
+
+class _Chain:
+    """Which halves of a step's head run at each index, and what becomes of their predictions before a reverse step.
+
+    Attributes:
+        halves: `Evaluations.halves` of the step.
+        kept: the order of forecasts where predictions are kept, else None.
+        prediction: address of what reverse steps take.
+    """
+
+    def __init__(self, work: Work, phase: PhaseInfo, step: Step, rows: int) -> None:
+        """rows: of one half of the head."""
+        evaluations = work.request.sampling.evaluations(phase.name)
+        buffers = work.lane.buffers
+        self.halves = evaluations.halves(step.diffusion_steps, step.halves)
+        self.kept = evaluations.order if evaluations.leaves_out else None
+        self.prediction = buffers.prediction if self.kept is None else buffers.settled
+        self._work, self._rows, self._step = work, rows, step
+        self._outputs = 2 if phase.kind == "mlp" else 1
+
+    def settle(self, halves: int) -> None:
+        """Queue what a reverse step takes as its prediction: made of that of so many halves, or of 0 a forecast."""
+        if self.kept is None:
+            return
+        lane, buffers = self._work.lane, self._work.lane.buffers
+        sizes = {
+            "rows": self._rows, "halves": self._step.halves, "order": self.kept, "outputs": self._outputs,
+            "C": lane.model.channels,
+        }  # fmt: skip
+        places = {"settled": buffers.settled, "differences": buffers.differences, "state": buffers.state}
+        if not halves:
+            lane.device.launch(launches.forecast(**places, **sizes))
+            return
+        lane.device.launch(
+            launches.keep_prediction(
+                **places, **sizes, gap=buffers.gap, prediction=buffers.prediction, evaluated=halves
+            )
+        )
 
 
 def queue_transformer(work: Work, phase: PhaseInfo, step: Step) -> None:
