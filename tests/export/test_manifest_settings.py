@@ -26,6 +26,31 @@ def test_settings_with_solvers_stand_apart() -> None:
     assert SamplingConfig.from_dict(keys["solver_sampling"]["fast"]) == FAST
 
 
+FORECAST = SamplingConfig(high_forecast=8)
+
+
+def test_settings_that_leave_evaluations_out_stand_apart_from_both() -> None:
+    both = SamplingConfig(high_diffusion_counts=(8, 8, 4, 4), high_solver="dpm++")
+    named = {"paper": PAPER, "fast": FAST, "forecast": FORECAST, "both": both}
+    keys, schema = sampling_keys(named)
+    assert schema == "1.3"
+    assert {key: list(each) for key, each in keys.items()} == {
+        "sampling": ["paper"],
+        "solver_sampling": ["fast"],
+        "forecast_sampling": ["forecast", "both"],
+    }
+    assert SamplingConfig.from_dict(keys["forecast_sampling"]["both"]) == both
+    assert sampling_keys(named, "4.0")[1] == "4.1"
+    keys, schema = sampling_keys({"fast": FAST, "paper": PAPER, "forecast": FORECAST})
+    assert (schema, list(keys["sampling"])) == ("2.1", ["fast", "paper"])
+
+
+def test_a_default_that_leaves_evaluations_out_is_refused_by_every_reader_before() -> None:
+    keys, schema = sampling_keys({"forecast": FORECAST, "fast": FAST, "paper": PAPER}, "4.0")
+    assert schema == "5.0"
+    assert {key: list(each) for key, each in keys.items()} == {"sampling": ["forecast", "fast", "paper"]}
+
+
 @pytest.mark.parametrize("others", [{}, {"paper": PAPER}])
 def test_a_default_with_a_solver_is_refused_by_every_reader_before(others: dict[str, SamplingConfig]) -> None:
     keys, schema = sampling_keys({"fast": FAST, **others})

@@ -81,14 +81,20 @@ CHEAPER = {
         **{"low_diffusion_steps": 14, "high_diffusion_steps": 16, "low_forecast": 2, "high_forecast": 2},
         **{"forecast_order": 2, "forecast_first": 3, "forecast_last": 1, "low_solver": "dpm++", "high_solver": "ddim"},
     },
-    "condition cache": {"low_diffusion_steps": 12, "high_diffusion_steps": 14, "guidance_interval": 3},
+    "condition cache": {"low_diffusion_steps": 24, "high_diffusion_steps": 30, "guidance_interval": 3},
     "both": {
         **{"low_diffusion_steps": 24, "high_diffusion_steps": 30, "low_forecast": 3, "high_forecast": 4},
         **{"forecast_order": 0, "guidance_interval": 2},
     },
     "lists": {
         **{"low_diffusion_counts": (20, 12, 6, 6), "high_diffusion_counts": (30, 12), "low_guidances": (1, 1.5, 2, 3)},
-        **{"least_guidance": 1.6, "high_forecast": 4, "forecast_first": 4},
+        **{
+            "least_guidance": 1.6,
+            "high_forecast": 4,
+            "forecast_first": 4,
+            "low_solver": "dpm++",
+            "high_solver": "ddim",
+        },
     },
 }
 EVERY = {

@@ -85,10 +85,22 @@ def test_a_default_with_a_solver_is_of_major_version_2(bundle_path: Path) -> Non
     assert manifest.sampling["quick"].needs_solvers
 
 
-@pytest.mark.parametrize("version", ["5.0", "10.3"])
+def test_settings_that_leave_evaluations_out_stand_apart_too(bundle_path: Path) -> None:
+    values = {**_read(bundle_path), "solver_sampling": {"fast": {"high_solver": "ddim"}}}
+    values["forecast_sampling"] = {"forecast": {"high_forecast": 8, "high_diffusion_counts": [9, 9, 9, 4]}}
+    manifest = _parse(values)
+    assert list(manifest.sampling) == ["default", "plain", "fast", "forecast"]
+    assert manifest.sampling["forecast"].needs_evaluations
+    assert manifest.sampling["forecast"].high_diffusion_counts == (9, 9, 9, 4)
+    values["forecast_sampling"]["fast"] = {}
+    with pytest.raises(BundleError, match=r"forecast_sampling\.fast is a setting of sampling too"):
+        _parse(values)
+
+
+@pytest.mark.parametrize("version", ["6.0", "10.3"])
 def test_a_newer_major_schema_is_refused_with_what_to_do(bundle_path: Path, version: str) -> None:
     values = {**_read(bundle_path), "schema_version": version, "model": "may have changed"}
-    with pytest.raises(BundleError, match=rf"schema version {version}, .* up to 4\.x; install a newer himar"):
+    with pytest.raises(BundleError, match=rf"schema version {version}, .* up to 5\.x; install a newer himar"):
         _parse(values)
 
 

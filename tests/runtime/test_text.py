@@ -183,7 +183,7 @@ def test_a_text_encoder_that_gives_no_numbers_is_an_error(tmp_path):
         ),
         (lambda m: m["tokenizer"]["sha256"].update(merges="0"), "tokenizer.sha256.merges is not the sha256 of"),
         (lambda m: m["files"].pop("tokenizer/merges.txt"), "names tokenizer/merges.txt, but gives no hash"),
-        (lambda m: m.update(schema_version="5.0"), r"has schema version 5.0, but this himar reads versions up to 4.x"),
+        (lambda m: m.update(schema_version="6.0"), r"has schema version 6.0, but this himar reads versions up to 5.x"),
     ],
 )
 def test_a_damaged_manifest_is_refused(tmp_path, edit_manifest, change, sentence):

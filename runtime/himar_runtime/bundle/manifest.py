@@ -1,7 +1,7 @@
-"""The bundle's manifest, schemas 1 to 4: what `manifest.json` says, read and checked without loading an engine.
+"""The bundle's manifest, schemas 1 to 5: what `manifest.json` says, read and checked without loading an engine.
 
-    schema_version  the first one that has all that the bundle uses: "1.0", "1.1", "1.2", "2.0", "3.0" or "4.0".
-                    Unknown keys are kept (`Manifest.raw`) and ignored within a major version.
+    schema_version  the first one that has all that the bundle uses: "1.0" to "1.3", "2.0", "2.1", "3.0", "4.0",
+                    "4.1" or "5.0". Unknown keys are kept (`Manifest.raw`) and ignored within a major version.
     himar_version   version of the toolkit that built the bundle
     model           family: of the model (himar_kernels.families.registry), absent in bundles of hi_mar; since 3.0 there
                     are others, which older readers have to refuse. The rest is the family's; of hi_mar it is
@@ -17,6 +17,11 @@
                     "ddpm". Readers before 1.2 know no solvers and would take 8 steps of one for 8 of "ddpm"; so they
                     do not see these. Since 2.0 `sampling` may have solvers: where the default has one, every reader of
                     major version 1 has to refuse the bundle, and it is 2.0
+    forecast_sampling
+                    since 1.3, 2.1 and 4.1, absent where empty: further named settings that leave evaluations of a head
+                    out, or have lists of a value for each autoregressive step (SamplingConfig.needs_evaluations).
+                    Earlier readers would run all evaluations in their place. Since 5.0 `sampling` may have such ones:
+                    where the default is one, every earlier reader has to refuse the bundle
     max_batch       images per run that the engines were built for
     tokenizer       of a bundle with a text_encoder: {vocabulary, merges: paths, sha256: {vocabulary, merges}, length:
                     K, start, end, padding: ids, repairs_text: whether it is open_clip's, which repairs texts}
@@ -74,7 +79,7 @@ __all__ = [
     "parse_manifest",
 ]
 
-SCHEMA_VERSION = "4.0"
+SCHEMA_VERSION = "5.0"
 MANIFEST_NAME = "manifest.json"
 DTYPES = ("float32", "float16", "int64")
 

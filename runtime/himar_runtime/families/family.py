@@ -139,16 +139,16 @@ class RuntimeFamily(Protocol):
         ...
 
 
-def read_settings(kind: type[SettingsT], top: Reader, further: str = "") -> dict[str, SettingsT]:
+def read_settings(kind: type[SettingsT], top: Reader, *further: str) -> dict[str, SettingsT]:
     """Return a manifest's named settings, the default first; keys that this himar does not know are ignored.
 
-    kind: their class, a dataclass; further: a key with more of them after those of `sampling`, where a manifest has it.
+    kind: their class, a dataclass; further: keys of more of them after those of `sampling`, where a manifest has any.
     Raises BundleError for a setting that is wrong or stands twice, and where there is none.
     """
     reader = top.reader("sampling")
     known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
     settings: dict[str, SettingsT] = {}
-    more = top.reader(further).readers() if further in top.values else []
+    more = [entry for key in further if key in top.values for entry in top.reader(key).readers()]
     for name, entry in [*reader.readers(), *more]:
         if name in settings:
             raise BundleError(f"{reader.source}: {entry.path} is a setting of sampling too; build the bundle again.")

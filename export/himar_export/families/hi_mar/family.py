@@ -36,9 +36,10 @@ class HiMarFamily:
         """See ExportFamily.manifest_keys. A reader of 1.0 runs the released phases alone; where it does, it may."""
         config = {name: value for name, value in model.config.to_dict().items() if name != "sampling"}
         released = {"mlp_head", "dit_head"} <= set(model_info(model.config).networks)
-        settings, schema = sampling_keys(model.config.sampling)
         own = "1.0" if released else "1.1"
-        return {**settings, "model": config}, max(own if model.config.context_shape is None else "4.0", schema)
+        base = own if model.config.context_shape is None else "4.0"
+        settings, schema = sampling_keys(model.config.sampling, base)
+        return {**settings, "model": config}, schema
 
     def components(
         self, model: HiMAR, vae: AutoencoderKL | None, max_batch: int, backend: str
@@ -91,19 +92,32 @@ class HiMarFamily:
 FAMILY = HiMarFamily()
 
 
-def sampling_keys(settings: Mapping[str, SamplingConfig]) -> tuple[dict[str, Any], str]:
+def sampling_keys(settings: Mapping[str, SamplingConfig], base: str = "1.0") -> tuple[dict[str, Any], str]:
     """Return the manifest's keys of named settings, the default first, and the least schema that has them.
 
-    Readers before solvers get what they can run: see himar_runtime.bundle.manifest.
+    base: the least schema of the bundle without them. Readers before solvers, and before forecasts, get what they can
+    run: see himar_runtime.bundle.manifest.
     """
-    values = {name: each.to_dict() for name, each in settings.items()}
-    with_solvers = {name for name, each in settings.items() if each.needs_solvers}
-    if not with_solvers:
-        return {"sampling": values}, "1.0"
-    if next(iter(settings)) in with_solvers:
-        return {"sampling": values}, "2.0"
-    plain = {name: each for name, each in values.items() if name not in with_solvers}
-    return {
-        "sampling": plain,
-        "solver_sampling": {name: values[name] for name in values if name in with_solvers},
-    }, "1.2"
+    groups: dict[str, dict[str, Any]] = {"sampling": {}, "solver_sampling": {}, "forecast_sampling": {}}
+    default = next(iter(settings.values()))
+    for name, each in settings.items():
+        group = "sampling"
+        if each.needs_evaluations and not default.needs_evaluations:
+            group = "forecast_sampling"
+        elif each.needs_solvers and not (default.needs_solvers or default.needs_evaluations):
+            group = "solver_sampling"
+        groups[group][name] = each.to_dict()
+    schema = base
+    if groups["solver_sampling"]:
+        schema = max(schema, "1.2")
+    if default.needs_solvers:
+        schema = max(schema, "2.0")
+    if groups["forecast_sampling"]:
+        schema = max(schema, FORECASTS_SINCE[schema.partition(".")[0]])
+    if default.needs_evaluations:
+        schema = "5.0"
+    return {key: values for key, values in groups.items() if values}, schema
+
+
+FORECASTS_SINCE = {"1": "1.3", "2": "2.1", "4": "4.1"}
+"""First minor version of each major one with forecast_sampling."""

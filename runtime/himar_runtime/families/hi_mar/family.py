@@ -60,7 +60,7 @@ class HiMarFamily:
 
     def read_sampling(self, top: Reader) -> dict[str, SamplingConfig]:
         """See RuntimeFamily.read_sampling."""
-        return read_settings(SamplingConfig, top, "solver_sampling")
+        return read_settings(SamplingConfig, top, "solver_sampling", "forecast_sampling")
 
     def sampling_from_dict(self, values: Mapping[str, Any], source: str) -> SamplingConfig:
         """See RuntimeFamily.sampling_from_dict."""

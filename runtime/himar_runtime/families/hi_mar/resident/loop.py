@@ -33,6 +33,9 @@ def begin(lane: Lane, request: Request, shown: Shown) -> Work:
     device.upload(buffers.images, request.images.astype(np.uint32))
     name, rows = shown
     device.upload(getattr(buffers, name), rows)
+    work = Work(lane, request, noise, {})
+    for phase in model.phases:
+        _have_chain(work, phase, next(step for step in steps if step.phase == phase.name))
     device.clear(buffers.fault, np.dtype(np.uint32).itemsize)
     # The transformers embed masked positions too, before they drop them.
     row = 2 * len(request.labels) * np.dtype(np.float32).itemsize
@@ -42,7 +45,7 @@ def begin(lane: Lane, request: Request, shown: Shown) -> Work:
             device.clear(buffers.pivots, row * phase.positions * model.width)
     for phase in model.phases:
         noise.order(phase.name, phase.positions, buffers.of(phase).ranks)
-    return Work(lane, request, noise, {})
+    return work
 
 
 def queue_step(work: Work, index: int, step: Step) -> None:
