@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from benchmarks.studies.study import DEFAULT, Setting, complete
 
@@ -34,35 +34,52 @@ def worse(record: Mapping[str, Any], name: str) -> list[str]:
     found = []
     for figure in FIGURES:
         mean, usual = statistics.fmean(values(record, name, figure)), values(record, DEFAULT, figure)
-        beyond = min(usual) - mean if figure in _HIGHER_IS_BETTER else mean - max(usual)
-        if beyond > _ROUNDING:
+        gap = min(usual) - mean if figure in _HIGHER_IS_BETTER else mean - max(usual)
+        if gap > _ROUNDING:
             found.append(figure)
     return found
 
 
-def table(record: Mapping[str, Any], settings: Sequence[Setting]) -> str:
+def beyond(record: Mapping[str, Any], name: str, figure: str) -> list[float]:
+    """Return what a figure of a setting exceeds the default's of the same seed by, one value per seed.
+
+    Settings of one seed have the same draws, so these differ less from seed to seed than the figures do.
+    """
+    points, usual = record["points"][name], record["points"][DEFAULT]
+    return [_factor(figure) * (point[figure] - usual[seed][figure]) for seed, point in points.items()]
+
+
+def table(record: Mapping[str, Any], settings: Sequence[Setting], differences: Sequence[str] = ()) -> str:
     """Return the table as Markdown: one row per measured setting, mean ± standard deviation over the seeds.
 
-    Without a column of seconds where nothing was timed.
+    differences: figures that have a column for what exceeds the default's of the same seed, too. There is no column of
+    seconds where nothing was timed.
     """
     timed = ["seconds"] if record["seconds"] else []
-    headings = ["setting", "FLOPs", *timed, *FIGURES.values(), "worse than the default's seeds in"]
+    over = [f"{FIGURES[figure]}, over the default's of the seed" for figure in differences]
+    headings = ["setting", "FLOPs", *timed, *FIGURES.values(), *over, "worse than the default's seeds in"]
     lines = [row(headings), row(["---"] + ["---:"] * (len(headings) - 2) + ["---"])]
     for name in (setting.name for setting in complete(record, settings)):
         seconds = record["seconds"].get(name)
         cells = [name, f"{work(record, name):.1f}%"]
         cells += ["" if seconds is None else f"{seconds:.1%}"] if timed else []
         cells += [spread(values(record, name, figure), _digits(figure)) for figure in FIGURES]
+        cells += [
+            "" if name == DEFAULT else spread(beyond(record, name, figure), _digits(figure), sign="+")
+            for figure in differences
+        ]
         lines.append(row([*cells, "" if name == DEFAULT else ", ".join(worse(record, name)) or "nothing"]))
     floor = record["held_out"]
     real = [spread([_factor(figure) * floor[figure]], _digits(figure)) for figure in FIGURES]
-    lines.append(row([f"{floor['images']} real held-out digits", "", *("" for _ in timed), *real, ""]))
+    lines.append(
+        row([f"{floor['images']} real held-out digits", "", *("" for _ in timed), *real, *("" for _ in over), ""])
+    )
     return "\n".join(lines) + "\n"
 
 
-def spread(found: Sequence[float], digits: int) -> str:
-    """Return "mean ± standard deviation"; of one value the value alone."""
-    mean = f"{statistics.fmean(found):.{digits}f}"
+def spread(found: Sequence[float], digits: int, sign: Literal["-", "+"] = "-") -> str:
+    """Return "mean ± standard deviation"; of one value the value alone. sign: "+" writes a positive mean's too."""
+    mean = f"{statistics.fmean(found):{sign}.{digits}f}"
     return mean if len(found) == 1 else f"{mean} ± {deviation(found):.{digits}f}"
 
 

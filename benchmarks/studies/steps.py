@@ -54,7 +54,7 @@ def settings() -> list[Steps]:
 def tables(record: Mapping[str, Any]) -> str:
     """Return a table per phase as Markdown."""
     return "\n".join(
-        f"{LOW} + {HIGH} steps are the default; {fixed}.\n\n{table(record, series)}"
+        f"{LOW} + {HIGH} steps are the default; {fixed}.\n\n{table(record, series, ['distance'])}"
         for fixed, series in (
             (f"here phase high takes {HIGH}", LOW_STEPS),
             (f"here phase low takes {LOW}", HIGH_STEPS),
@@ -63,42 +63,33 @@ def tables(record: Mapping[str, Any]) -> str:
 
 
 def plot(path: Path, record: Mapping[str, Any]) -> Path:
-    """Draw distance, and precision and recall on a second axis, over the steps of each phase; work above them."""
+    """Draw distance, and below it precision and recall, over the steps of each phase, with their work."""
     from himar_export.bench.plots import BLUE, GREEN, GREY, ORANGE, panels, save
 
-    figure, axes = panels(2, width=11.5, height=4.6, sharey=True)
-    shares = [panel.twinx() for panel in axes]
-    for panel, share, phase, fixed, series in (
-        (axes[0], shares[0], "low", f"{HIGH} steps in phase high", LOW_STEPS),
-        (axes[1], shares[1], "high", f"{LOW} steps in phase low", HIGH_STEPS),
-    ):
+    figure, axes = panels(4, width=10.5, height=6.6, rows=2, sharex="col", sharey="row")
+    figures = (
+        ("distance: lower is better", {"distance": (BLUE, "o")}),
+        ("higher is better", {"precision": (ORANGE, "D"), "recall": (GREEN, "^")}),
+    )
+    for column, (phase, series) in enumerate((("low", LOW_STEPS), ("high", HIGH_STEPS))):
         measured = complete(record, series)
         x = [float(getattr(each, phase)) for each in measured]
-        draw_default(panel, record, "distance", BLUE)
-        draw_points(panel, x, record, measured, "distance", fmt="o-", color=BLUE, label="distance: lower is better")
-        for name, colour, marker in (("precision", ORANGE, "D"), ("recall", GREEN, "^")):
-            draw_points(
-                share, x, record, measured, name, fmt=f"{marker}--", color=colour, label=f"{name}: higher is better"
-            )
-        panel.set_xscale("log", base=2)
-        panel.set_xticks(
-            x, [f"{each:g}\n{work(record, setting.name):.0f}%" for each, setting in zip(x, measured, strict=True)]
-        )
-        panel.set_xlabel(f"autoregressive steps in phase {phase}, and FLOPs, % of the default's")
-        panel.set_title(f"Phase {phase}; {fixed}")
-    axes[0].set_ylim(0, 1.1 * axes[0].get_ylim()[1])
-    axes[0].set_ylabel("Fréchet distance, classifier's features", color=BLUE)
-    for share in shares:
-        share.set_ylim(0, 1)
-        share.spines["top"].set_visible(False)
-    shares[0].tick_params(labelright=False)
-    shares[1].set_ylabel("precision, recall")
-    handles, labels = axes[0].get_legend_handles_labels()
-    more = shares[0].get_legend_handles_labels()
-    figure.legend(handles + more[0], labels + more[1], loc="outside lower center", ncols=3, frameon=False)
+        for panel, (_, styles) in zip(axes[column::2], figures, strict=True):
+            for name, (colour, marker) in styles.items():
+                draw_points(panel, x, record, measured, name, fmt=f"{marker}-", color=colour, label=name)
+                draw_default(panel, record, name, colour)
+        labels = [f"{each:g}\n{work(record, one.name):.0f}%" for each, one in zip(x, measured, strict=True)]
+        axes[column + 2].set_xscale("log", base=2)
+        axes[column + 2].set_xticks(x, labels)
+        axes[column + 2].set_xlabel(f"autoregressive steps in phase {phase}, and FLOPs, % of the default's")
+    axes[0].set_title(f"Phase low; {HIGH} steps in phase high")
+    axes[1].set_title(f"Phase high; {LOW} steps in phase low")
+    for panel, (label, _) in zip(axes[::2], figures, strict=True):
+        panel.set_ylabel(label)
+    axes[2].legend(frameon=False)
     figure.suptitle(
         f"{record['images']} images of each of {record['seeds']} seeds; bars: ± standard deviation; "
-        f"band: the default's seeds",
+        f"bands: the default's seeds",
         fontsize=9.5,
         color=GREY,
     )

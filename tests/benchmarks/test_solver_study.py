@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.studies.report import table, worse
+from benchmarks.studies.report import beyond, table, worse
 from benchmarks.studies.solvers import STUDY
 from benchmarks.studies.solvers_settings import trials
 from benchmarks.studies.study import DEFAULT, chosen, read
@@ -51,6 +51,17 @@ def test_the_table_has_complete_settings_alone_with_their_share_of_the_work() ->
     timed = table({**found, "seconds": {DEFAULT: 1.0, name: 0.25}}, trials()).splitlines()
     assert timed[0].startswith("| setting | FLOPs | seconds |") and timed[3].startswith(f"| {name} | 20.0% | 25.0% |")
     assert len({row.count("|") for row in timed}) == 1
+
+
+def test_differences_are_those_of_the_same_seed() -> None:
+    name = trials()[1].name
+    found = study(**{name: (32.5, 0.9)})
+    found["held_out"] |= found["points"][DEFAULT]["0"]
+    found["points"][name]["2"]["distance"] += 0.3
+    found["points"][name] = dict(reversed(found["points"][name].items()))  # another order of the same seeds
+    assert beyond(found, name, "distance") == pytest.approx([2.8, 2.5, 2.5])
+    usual, other, real = (row.split(" | ") for row in table(found, trials(), ["distance"]).splitlines()[2:])
+    assert other[-2] == "+2.6 ± 0.2" and usual[-2] == "" and len(usual) == len(other) == len(real)
 
 
 def test_every_setting_is_one_that_the_digits_can_run_and_has_a_name_of_its_own() -> None:

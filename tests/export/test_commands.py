@@ -146,8 +146,12 @@ def test_inspect_explains_a_bundle_part_by_part(capsys, digits_bundle):
     ):
         assert word in text
     manifest = json.loads(run(capsys, "inspect", digits_bundle, "--json"))
-    assert manifest["schema_version"] == "1.2"
-    assert (list(manifest["sampling"]), list(manifest["solver_sampling"])) == (["default"], ["fast"])
+    assert manifest["schema_version"] == "1.3"
+    assert {key: list(manifest[key]) for key in ("sampling", "solver_sampling", "forecast_sampling")} == {
+        "sampling": ["default", "paper"],
+        "solver_sampling": ["fast"],
+        "forecast_sampling": ["forecast"],
+    }
     assert all(row["passed"] for row in manifest["verification"])
     assert len(manifest["provenance"]["checkpoint"]["sha256"]) == 64
 

@@ -119,11 +119,13 @@ def _roof(axes: Axes, peaks: Peaks, low: float, high: float) -> None:
     axes.plot(x, roof, color="black", linewidth=1, label="peaks, measured")
 
 
-def panels(count: int, width: float = 9.0, height: float = 3.9, **options: Any) -> tuple[Figure, list[Axes]]:
-    """Return a figure of `count` panels side by side; width and height in inches."""
+def panels(
+    count: int, width: float = 9.0, height: float = 3.9, rows: int = 1, **options: Any
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure of `count` panels in rows of as many each, and these row by row; width and height in inches."""
     with rc_context(_STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
-        return figure, list(figure.subplots(1, count, squeeze=False, **options)[0])
+        return figure, list(figure.subplots(rows, count // rows, squeeze=False, **options).flat)
 
 
 def save(figure: Figure, path: Path) -> Path:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from himar_export.verify.compare import Comparison
 from himar_export.verify.recording import Recording
-from himar_kernels.families.hi_mar import load_recording, phase_chains, recorded_cases
+from himar_kernels.families.hi_mar import SamplingConfig, load_recording, phase_chains, recorded_cases
 from himar_kernels.families.hi_mar.phases import ModelInfo, PhaseInfo
 from himar_runtime import Bundle, Manifest, Networks, Pipeline
 from himar_runtime.families.hi_mar.family import hi_mar_model
@@ -54,10 +54,17 @@ class HiMarChecks:
         ]
 
     def settings(self, manifest: Manifest) -> dict[str, dict[str, Any]]:
-        """See FamilyChecks.settings; those of phase low say nothing of a single scale."""
-        single = hi_mar_model(manifest).single_scale
+        """See FamilyChecks.settings; those of phase low say nothing of a single scale, unused ones nothing at all."""
+        single, usual = hi_mar_model(manifest).single_scale, asdict(SamplingConfig())
+        early = SamplingConfig().to_dict()
+        shown = [
+            key
+            for key in usual
+            if not (single and key.startswith("low_"))
+            and (key in early or any(getattr(each, key) != usual[key] for each in manifest.sampling.values()))
+        ]
         return {
-            name: {key: value for key, value in asdict(sampling).items() if not (single and key.startswith("low_"))}
+            name: {key: _in_words(getattr(sampling, key)) for key in shown}
             for name, sampling in manifest.sampling.items()
         }
 
@@ -84,6 +91,11 @@ def int8_advice(manifest: Manifest) -> str | None:
         f"int8 is coarse for the diffusion chains of {', '.join(repr(name) for name in short)}: take at least 100 "
         f"diffusion steps, or a solver such as dpm++ (docs/int8.md)."
     )
+
+
+def _in_words(value: Any) -> Any:
+    """A list of a value for each step as people write it; all else as it is."""
+    return (", ".join(f"{each:g}" for each in value) or "-") if isinstance(value, tuple) else value
 
 
 def _shown(model: ModelInfo) -> str:

@@ -54,13 +54,33 @@ def vary(values: Values, variant: str) -> dict[str, Any]:
 _IMAGENET = {"classes": 1000, "buffer": 64, "cond_scale": 8, "img_size": 256, "channels": 16}
 
 
+# What a chain of 100 and of 250 diffusion steps leaves out: docs/forecast.md.
+_FORECAST = {"low_forecast": 4, "high_forecast": 8, "guidance_interval": 2}
+
+
 def _paper(low_guidance: float, high_guidance: float, high_steps: int) -> dict[str, Any]:
-    return {"paper": {"low_guidance": low_guidance, "high_guidance": high_guidance, "high_steps": high_steps}}
+    """The paper's sampling, the same with forecasts, and with fewer diffusion steps where more is known too."""
+    paper = {"low_guidance": low_guidance, "high_guidance": high_guidance, "high_steps": high_steps}
+    counts = falling_counts(250, 50, high_steps)
+    return {
+        "paper": paper,
+        "forecast": {**paper, **_FORECAST},
+        "fast": {**paper, **_FORECAST, "high_diffusion_counts": counts},
+    }
+
+
+def falling_counts(early: int, late: int, steps: int) -> list[int]:
+    """Return a chain length for each of K autoregressive steps: n_late + ⌊(K-1-k)/(K-1)·(n_early - n_late)⌋.
+
+    DiSA (arXiv 2505.20297) has them fall where more is known: early to late, K ≥ 2.
+    """
+    return [late + (steps - 1 - k) * (early - late) // (steps - 1) for k in range(steps)]
 
 
 def _mar(guidance: float) -> dict[str, Any]:
-    """MAR's own sampling: one token per step, its chain of 100 diffusion steps."""
-    return {"paper": {"high_guidance": guidance, "high_steps": 256, "high_diffusion_steps": 100}}
+    """MAR's own sampling: one token per step, its chain of 100 diffusion steps; and the same with forecasts."""
+    paper = {"high_guidance": guidance, "high_steps": 256, "high_diffusion_steps": 100}
+    return {"paper": paper, "forecast": {**paper, "high_forecast": 4, "guidance_interval": 2}}
 
 
 _DIT_B = {"dit_depth": 6, "dit_width": 512, "dit_heads": 8}
@@ -87,6 +107,7 @@ _HIMAR_S = {
 }
 
 _DIGITS_GUIDANCE = {"low_guidance": 2.0, "high_guidance": 2.0, "guidance_schedule": "constant"}
+_DIGITS_PAPER = {"low_steps": 8, "high_steps": 2, "temperature": 0.85}
 
 # Sizes: docs/model.md §1; sampling: §6; of himar-s: §11.
 PRESETS: Mapping[str, Values] = {
@@ -110,6 +131,9 @@ PRESETS: Mapping[str, Values] = {
                 **{"low_steps": 8, "high_steps": 2, **in_phases("low", "high", diffusion_steps=32)},
                 "temperature": 0.85,
             },
+            # The released models' chains, and the same with forecasts, a sixth of the work: docs/forecast.md.
+            "paper": {**_DIGITS_GUIDANCE, **_DIGITS_PAPER},
+            "forecast": {**_DIGITS_GUIDANCE, **_DIGITS_PAPER, **_FORECAST},
             # A fifth of the default's work: docs/solvers.md.
             "fast": {
                 **_DIGITS_GUIDANCE,
