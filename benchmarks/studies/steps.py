@@ -86,7 +86,8 @@ def plot(path: Path, record: Mapping[str, Any]) -> Path:
     axes[1].set_title(f"Phase high; {LOW} steps in phase low")
     for panel, (label, _) in zip(axes[::2], figures, strict=True):
         panel.set_ylabel(label)
-    axes[2].legend(frameon=False)
+    entries = [entry for panel in axes[::2] for entry in zip(*panel.get_legend_handles_labels(), strict=True)]
+    figure.legend(*zip(*entries, strict=True), loc="outside lower center", ncols=len(entries), frameon=False)
     figure.suptitle(
         f"{record['images']} images of each of {record['seeds']} seeds; bars: ± standard deviation; "
         f"bands: the default's seeds",
