@@ -89,12 +89,14 @@ class DriftFamily(Protocol):
         *,
         seed: int,
         sampling: Any,
+        limit: float | None = None,
         on_evaluation: Callable[[int, int], None] | None = None,
     ) -> DriftReport:
         """Run the eager model with every evaluation, measure candidates on it, and run the proposal.
 
-        labels, contexts: one of both, as for ModelFamily.images. on_evaluation: called with the evaluations done and
-        those of the first run. Raises InputError for settings that leave evaluations out or whose chains add no noise.
+        labels, contexts: one of both, as for ModelFamily.images. limit: the largest drift to propose; the family's own
+        if None. on_evaluation: called with the evaluations done and those of the first run. Raises InputError for
+        settings that leave evaluations out or whose chains add no noise.
         """
         ...
 

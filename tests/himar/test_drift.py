@@ -123,6 +123,12 @@ def test_the_least_work_within_the_limit_is_proposed_with_one_order_and_one_coun
     assert changes_of(chosen) == {"forecast_order": 0, "high_forecast": 4, "low_forecast": 8}
 
 
+def test_a_smaller_limit_leaves_less_out():
+    high = [case(4, 1, 8, 0.1, 0.3), case(8, 1, 8, 0.2, 0.2)]
+    assert propose({"high": high}, {"high": 1.0}, limit=0.15) == {"high": high[0]}
+    assert propose({"high": high}, {"high": 1.0}, limit=0.05) == {"high": None}
+
+
 def test_second_order_over_wide_gaps_is_never_proposed():
     wide = [case(8, 2, 8, 0.0, 0.1)]
     assert propose({"high": wide}, {"high": 1.0}) == {"high": None}
@@ -219,6 +225,17 @@ def test_a_phase_whose_solver_adds_no_noise_is_said_to_be_left_out(model, capsys
     low, _ = json.loads(capsys.readouterr().out)["phases"]
     assert low["words"].startswith("solver ddim adds no noise")
     assert low["forecasts"] == []
+
+
+def test_nothing_is_proposed_within_a_limit_that_no_candidate_keeps(model, capsys):
+    arguments = ("--low-diffusion-steps", "24", "--high-diffusion-steps", "24", "--labels", "1")
+    assert run(model, *arguments, "--limit", "1e-9") == 0
+    printed = capsys.readouterr().out
+    assert printed.count("no forecast is proposed: the least drift is") == 2
+    assert "and 1e-09 is the limit; evaluate all." in printed
+    assert printed.endswith("Nothing is proposed.\n")
+    assert run(model, *arguments, "--limit", "nan") == 2
+    assert "'nan' is not a finite number" in capsys.readouterr().err
 
 
 def test_labels_and_contexts_exclude_each_other(model, capsys):

@@ -13,7 +13,15 @@ import click
 
 from himar_kernels.families.sampling_options import sampling_options
 from himar_kernels.shared.console import require_extra
-from himar_kernels.shared.options import SEED, FamilyCommand, NamedPath, chosen_labels, device_option, label_option
+from himar_kernels.shared.options import (
+    SEED,
+    FamilyCommand,
+    FiniteRange,
+    NamedPath,
+    chosen_labels,
+    device_option,
+    label_option,
+)
 
 from .options import config_option, weights_option
 from .progress import image_progress
@@ -36,6 +44,8 @@ _IMAGES = 8
 )
 @click.option("--contexts", type=_PATH, help="Model from text: .npz with the texts' contexts (B, K, W), an image each.")
 @click.option("--seed", default=0, show_default=True, type=SEED, help="Seed of the images.")
+@click.option("--limit", type=FiniteRange(min=0, min_open=True),
+              help="Largest drift to propose; what the digits were seen to bear if not given.")  # fmt: skip
 @click.option("--device", default="cpu", show_default=True, callback=device_option, help="cpu, cuda or cuda:N.")
 @sampling_options
 @click.option("--json", "as_json", is_flag=True, help="Print every candidate and the proposal as JSON.")
@@ -46,6 +56,7 @@ def drift(
     labels: list[int | str] | None,
     contexts: Path | None,
     seed: int,
+    limit: float | None,
     device: str,
     sampling_name: str | None,
     guidance: float | None,
@@ -80,7 +91,7 @@ def drift(
         numbers = [place * model.config.classes // _IMAGES for place in range(_IMAGES)]
     with _evaluations() as on_evaluation:
         report = measured.measure(
-            model.to(on), numbers, read, seed=seed, sampling=sampling, on_evaluation=on_evaluation
+            model.to(on), numbers, read, seed=seed, sampling=sampling, limit=limit, on_evaluation=on_evaluation
         )
     if as_json:
         click.echo(json.dumps({**asdict(report), "seed": seed, "sampling": sampling.to_dict()}, indent=1))

@@ -125,7 +125,7 @@ TEST_CASE("requests out of range are refused with the value") {
     holds(set([](auto& p) { p.high_forecast = 5, p.forecast_order = 2; }), "high_forecast is 5 and forecast_order is 2, which");
     holds(set([](auto& p) { p.least_guidance = -1; }), "least_guidance is -1.0; it must be a finite number of at least 0.");
     holds(set([](auto& p) { p.low_steps = 2, p.low_diffusion_counts = "[9]"; }),
-          "low_diffusion_counts has 1 counts, but low_steps is 2; give one for each step.");
+          "low_diffusion_counts has 1 count, but low_steps is 2; give one for each step.");
     holds(set([](auto& p) { p.low_steps = 2, p.low_diffusion_counts = "[9, 1]"; }), "low_diffusion_counts[1] is 1; it must be 2");
     holds(set([](auto& p) { p.low_diffusion_counts = "[9, 8.5]"; }), "low_diffusion_counts[1] is 8.5; it must be a whole number.");
     holds(set([](auto& p) { p.high_guidances = "3"; }), "high_guidances is 3; it must be a list.");

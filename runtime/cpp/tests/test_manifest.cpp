@@ -133,7 +133,7 @@ TEST_CASE("settings of forecasts and lists that say nothing or too much are refu
     holds(said("least_guidance", -1), "least_guidance is -1.0; it must be a finite number of at least 0.");
     holds(said("high_diffusion_counts", {250, 50}),
           "high_diffusion_counts has 2 counts, but high_steps is 4; give one for each step.");
-    holds(said("high_guidances", {2}), "high_guidances has 1 scales, but high_steps is 4; give one for each step.");
+    holds(said("high_guidances", {2}), "high_guidances has 1 scale, but high_steps is 4; give one for each step.");
     holds(said("high_diffusion_counts", {250, 50, 50, 1}), "high_diffusion_counts[3] is 1; it must be 2 to 1000.");
     holds(said("high_diffusion_counts", {250, "x"}), "high_diffusion_counts[1] is 'x'; it must be a whole number.");
     holds(said("high_diffusion_counts", {250, 50.0}), "high_diffusion_counts[1] is 50.0; it must be a whole number.");

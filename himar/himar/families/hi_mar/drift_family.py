@@ -49,10 +49,12 @@ class HiMarDrift:
         *,
         seed: int,
         sampling: SamplingConfig,
+        limit: float | None = None,
         on_evaluation: Callable[[int, int], None] | None = None,
     ) -> DriftReport:
         """See DriftFamily.measure."""
         config, draws = model.config, PhiloxDraws(seed)
+        limit = LIMIT if limit is None else limit
         steps = plan(sampling, config.low_positions, config.high_positions)
         phases: list[Phase] = list(dict.fromkeys(step.phase for step in steps))
         _require_noise(sampling, phases)
@@ -68,10 +70,10 @@ class HiMarDrift:
         chains: Chains = {phase: [each for each in recorded if each.step.phase == phase] for phase in phases}
         forecasts = {phase: tuple(forecast_candidates(chains[phase], sampling.temperature)) for phase in phases}
         weights = {phase: sum(_work(model, step) for step in steps if step.phase == phase) for phase in phases}
-        chosen = propose(forecasts, weights)
+        chosen = propose(forecasts, weights, limit)
         caches = {phase: _caches(chains[phase], chosen[phase], sampling.temperature) for phase in phases}
         if all(chains[step.phase] for step in steps if step.halves == 2):  # else one would be taken unmeasured
-            chosen = widest_cache(chosen, caches)
+            chosen = widest_cache(chosen, caches, limit)
         shares = {phase: 1.0 if each is None else each.work for phase, each in chosen.items()}
         changes = changes_of(chosen)
         found = tuple(
@@ -81,7 +83,7 @@ class HiMarDrift:
                 forecasts[phase],
                 tuple(caches[phase]),
                 chosen[phase],
-                _words(sampling, phase, forecasts[phase], chosen[phase]),
+                _words(sampling, phase, forecasts[phase], chosen[phase], limit),
             )
             for phase in phases
         )
@@ -90,7 +92,7 @@ class HiMarDrift:
             again = two_phase(model, labels, contexts=contexts, draws=draws, sampling=sampling.with_changes(**changes))
             difference = float(torch.dist(again.tokens, full.tokens) / full.tokens.norm())
         work = sum(weights[phase] * shares[phase] for phase in phases) / sum(weights.values())
-        return DriftReport(len(full.tokens), LIMIT, found, changes, work, difference)
+        return DriftReport(len(full.tokens), limit, found, changes, work, difference)
 
 
 FAMILY = HiMarDrift()
@@ -128,7 +130,7 @@ def candidate(chains: Sequence[RecordedChain], evaluations: Evaluations, tempera
 
 
 def propose(
-    forecasts: Mapping[Phase, Sequence[Candidate]], weights: Mapping[Phase, float]
+    forecasts: Mapping[Phase, Sequence[Candidate]], weights: Mapping[Phase, float], limit: float = LIMIT
 ) -> dict[Phase, Candidate | None]:
     """Return each phase's forecast, None for all evaluations; of one order and one count of first indices.
 
@@ -139,7 +141,7 @@ def propose(
     for order, first in sorted({(each.order, each.first) for phase in forecasts.values() for each in phase}):
         widest = {
             phase: max(
-                (each for each in every if (each.order, each.first) == (order, first) and _allowed(each)),
+                (each for each in every if (each.order, each.first) == (order, first) and _allowed(each, limit)),
                 key=lambda each: each.interval,
                 default=None,
             )
@@ -155,7 +157,7 @@ def propose(
 
 
 def widest_cache(
-    chosen: Mapping[Phase, Candidate | None], caches: Mapping[Phase, Sequence[Candidate]]
+    chosen: Mapping[Phase, Candidate | None], caches: Mapping[Phase, Sequence[Candidate]], limit: float = LIMIT
 ) -> dict[Phase, Candidate | None]:
     """Return the forecasts with the widest condition cache that every phase bears; as they are where none does.
 
@@ -169,7 +171,7 @@ def widest_cache(
                 (cache for cache in caches[phase] if (cache.interval, cache.guidance_interval) == wanted), None
             )
         asked = [found[phase] for phase in chosen if caches[phase]]
-        if asked and all(each is not None and _allowed(each) for each in asked):
+        if asked and all(each is not None and _allowed(each, limit) for each in asked):
             return {phase: found[phase] or each for phase, each in chosen.items()}
     return dict(chosen)
 
@@ -191,8 +193,8 @@ def changes_of(chosen: Mapping[Phase, Candidate | None]) -> dict[str, int]:
     return dict(sorted(changes.items()))
 
 
-def _allowed(each: Candidate) -> bool:
-    return each.drift <= LIMIT and (each.order < MOST_ORDER or each.interval <= WIDEST_SECOND_ORDER)
+def _allowed(each: Candidate, limit: float) -> bool:
+    return each.drift <= limit and (each.order < MOST_ORDER or each.interval <= WIDEST_SECOND_ORDER)
 
 
 def _caches(chains: Sequence[RecordedChain], forecast: Candidate | None, temperature: float) -> list[Candidate]:
@@ -239,7 +241,9 @@ def _chain(sampling: SamplingConfig, phase: Phase) -> str:
     return f"{len(counts)} autoregressive steps × {lengths} of {sampling.solver(phase)}"
 
 
-def _words(sampling: SamplingConfig, phase: Phase, forecasts: Sequence[Candidate], proposed: Candidate | None) -> str:
+def _words(
+    sampling: SamplingConfig, phase: Phase, forecasts: Sequence[Candidate], proposed: Candidate | None, limit: float
+) -> str:
     """Say what is proposed for a phase, or why nothing is."""
     if proposed is not None and proposed.interval > 1:
         cache = f"; both halves run in one evaluation of {proposed.guidance_interval}"
@@ -253,9 +257,9 @@ def _words(sampling: SamplingConfig, phase: Phase, forecasts: Sequence[Candidate
     if not forecasts:
         return "the chains are too short to leave anything out between their ends: no forecast is proposed."
     least = min(forecasts, key=lambda each: each.drift)
-    if least.drift > LIMIT:
+    if least.drift > limit:
         return (
             f"no forecast is proposed: the least drift is {least.drift:.3f} (N {least.interval}, order {least.order}, "
-            f"first {least.first}), and {LIMIT} is the most that quality was seen to bear; evaluate all."
+            f"first {least.first}), and {limit:g} is the limit; evaluate all."
         )
     return "no forecast is proposed: those within the limit have not the order and ends that the other phase needs."

@@ -50,16 +50,16 @@ void check_order(const char* name, std::int64_t value) {
                          std::to_string(Evaluations::kMostOrder) + ".");
 }
 
-// A list is empty, or has a value for each step of its phase.
-void check_length(const std::string& name, std::size_t length, const char* values, std::int64_t steps) {
+// A list is empty, or has a value for each step of its phase; `kind` is what one is called.
+void check_length(const std::string& name, std::size_t length, const char* kind, std::int64_t steps) {
     if (length == 0 || length == static_cast<std::size_t>(steps)) return;
-    throw InputError(name + " has " + std::to_string(length) + " " + values + ", but " + name.substr(0, name.find('_')) +
+    throw InputError(name + " has " + std::to_string(length) + " " + kind + (length == 1 ? "" : "s") + ", but " + name.substr(0, name.find('_')) +
                      "_steps is " + std::to_string(steps) + "; give one for each step.");
 }
 
 void check_lists(const std::string& name, const PhaseSampling& phase) {
-    check_length(name + "_diffusion_counts", phase.diffusion_counts.size(), "counts", phase.steps);
-    check_length(name + "_guidances", phase.guidances.size(), "scales", phase.steps);
+    check_length(name + "_diffusion_counts", phase.diffusion_counts.size(), "count", phase.steps);
+    check_length(name + "_guidances", phase.guidances.size(), "scale", phase.steps);
 }
 
 // What is said of forecasts must say something, and not diverge.
