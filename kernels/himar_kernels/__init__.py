@@ -3,10 +3,10 @@
 Needs NumPy only. What belongs to one model family is in `families`.
 """
 
-from .arithmetic.draws import Draws, PhiloxDraws
+from .arithmetic.draws import Draws, ImageDraws, PhiloxDraws
 from .arithmetic.packing import to_sheet, to_uint8, to_values
 from .arithmetic.philox import philox4x32
-from .labels import check_labels, label_numbers, parse_labels
+from .labels import check_labels, label_numbers, named_class, parse_labels
 from .launch import Launch
 from .shared.errors import (
     BuildError,
@@ -27,12 +27,14 @@ __all__ = [
     "Draws",
     "EngineError",
     "HimarError",
+    "ImageDraws",
     "InputError",
     "Launch",
     "PhiloxDraws",
     "VerificationError",
     "check_labels",
     "label_numbers",
+    "named_class",
     "parse_labels",
     "philox4x32",
     "to_sheet",

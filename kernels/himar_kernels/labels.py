@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import operator
 import re
+import string
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,9 @@ from numpy.typing import NDArray
 from .shared.errors import InputError
 
 MOST_LABELS = 1_000_000
+
+_MOST_SHOWN = 5
+_LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
 _PART = re.compile(r'\s*(?:"((?:[^"]|"")*)"|([^,"][^,]*)?)\s*(?:,|$)')
 _NUMBERS = re.compile(r"([0-9]{1,18})(?:-([0-9]{1,18}))?")
@@ -51,6 +55,39 @@ def label_numbers(labels: Sequence[int | str], class_names: Sequence[str] | None
     for number, name in enumerate(class_names or ()):
         numbers.setdefault(name, []).append(number)
     return [label if isinstance(label, int) else _number(label, numbers, source) for label in labels]
+
+
+def named_class(text: str, classes: int, class_names: Sequence[str] | None) -> int:
+    """Return the class that a text names: by its number, its name, or a beginning that is one name's alone.
+
+    Digits are always a number. A name in the same letters comes first, then one that differs in the case of A to Z
+    alone, then the beginnings, in any case. Raises InputError with the nearest names, or those that it could be.
+    """
+    wanted = text.strip()
+    if not wanted:
+        raise InputError("the class is empty; give the name or the number of one.")
+    if wanted.isascii() and wanted.isdigit():
+        if len(wanted) > 18 or int(wanted) >= classes:
+            raise InputError(f"{wanted} is not a class of this model; classes are the numbers 0 to {classes - 1}.")
+        return int(wanted)
+    names = [(name, number) for number, name in enumerate(class_names or ()) if name]
+    if not names:
+        raise InputError(
+            f"{wanted!r} is no number, and this model does not know its classes' names; give 0 to {classes - 1}."
+        )
+    folded = _folded(wanted)
+    found = (
+        [each for each in names if each[0] == wanted]
+        or [each for each in names if _folded(each[0]) == folded]
+        or [each for each in names if _folded(each[0]).startswith(folded)]
+    )
+    if len(found) == 1:
+        return found[0][1]
+    if not found:
+        raise InputError(f"{wanted!r} is not a class of this model; {_nearest(wanted, [name for name, _ in names])}.")
+    shown = ", ".join(f"{name!r} ({number})" for name, number in found[:_MOST_SHOWN])
+    more = ", …" if len(found) > _MOST_SHOWN else ""
+    raise InputError(f"{wanted!r} may be {len(found)} classes: {shown}{more}; write more of the name, or the number.")
 
 
 def mistakable_number(labels: Sequence[int | str], class_names: Sequence[str] | None) -> str | None:
@@ -105,10 +142,19 @@ def _number(name: str, numbers: dict[str, list[int]], source: str) -> int:
             f"{name!r} is neither a number nor a range, and {source} does not know its classes' names; write for "
             f"example 0,3,5-9."
         )
-    folded = {known.casefold(): known for known in numbers if known}
-    near = [folded[key] for key in difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.5)]
-    advice = f"the nearest names are {', '.join(map(repr, near))}" if near else "give its number"
-    raise InputError(f"{name!r} is not a class of {source}; {advice}.")
+    raise InputError(f"{name!r} is not a class of {source}; {_nearest(name, list(numbers))}.")
+
+
+def _nearest(name: str, names: Sequence[str]) -> str:
+    """Return advice to who wrote a name that is none of these, which may be lists of synonyms with commas."""
+    folded = {part.strip().casefold(): known for known in names if known for part in (*known.split(","), known)}
+    near = dict.fromkeys(folded[key] for key in difflib.get_close_matches(name.casefold(), folded, n=6, cutoff=0.5))
+    return f"the nearest names are {', '.join(map(repr, list(near)[:3]))}" if near else "give its number"
+
+
+def _folded(name: str) -> str:
+    """Return a name with the letters A to Z in lower case, and others as they are."""
+    return name.translate(_LOWER)
 
 
 def _label(label: Any, place: int, classes: int) -> int:

@@ -47,3 +47,7 @@ class EditPreview:
     def preview(self) -> NDArray[np.uint8]:
         """See PreviewSource.preview."""
         return self.edit.paste(self.source.preview())
+
+    def so_far(self) -> NDArray[np.uint8]:
+        """See PreviewSource.so_far."""
+        return self.edit.paste(self.source.so_far())

@@ -7,7 +7,7 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,7 @@ class Pipeline:
         prompts: Sequence[str] | None = None,
         contexts: NDArray[np.float32] | Sequence[NDArray[np.float32]] | None = None,
         seed: int | None = None,
+        seeds: Sequence[int] | None = None,
         draws: Any = None,
         sampling: str | Sampling | None = None,
         guidance: float | None = None,
@@ -99,7 +100,9 @@ class Pipeline:
             prompts: texts. `Result.truncated` tells which were too long for the model and lost their end.
             contexts: float32 (B, K, W), what the model's text tower gives for texts (docs/text.md).
             seed: 0 … 2^64-1; None is 0. An image depends on its seed, index and label (prompt, context) only.
-            draws: source of randomness in place of a seed; of hi_mar himar_kernels.Draws.
+            seeds: in place of a seed, one for each image; each image is then the one of its seed at first_index, as a
+                request for it alone makes it.
+            draws: source of randomness in place of seeds; of hi_mar himar_kernels.Draws.
             sampling: a setting's name in the bundle, or settings of your own; None is the bundle's default.
             guidance: guidance scale of the whole run, in the family's counting; of hi_mar, where 1.0 disables guidance,
                 of both phases.
@@ -122,6 +125,13 @@ class Pipeline:
             texts = self._texts(prompts, contexts, model)
             checked = np.full(len(texts), NO_CLASS)
         settings = self._family.choose_sampling(model, manifest.sampling, sampling, guidance, changes)
+        if seeds is not None:
+            if seed is not None or draws is not None:
+                raise InputError(f"both seeds and {'seed' if draws is None else 'draws'} are given; give one of them.")
+            if len(seeds) != len(checked):
+                raise InputError(f"{len(seeds)} seeds are given for {len(checked)} images; give one for each.")
+            draws = self._family.image_draws(seeds, [int(image_indices(1, first_index)[0])] * len(seeds))
+            first_index = 0  # the draws know each image's own
         images = image_indices(len(checked), first_index)
         request = Request(checked, images, settings, self._draws(seed, draws), texts=texts)
         return self._run(request, on_step)
@@ -212,22 +222,26 @@ class Pipeline:
         total = len(chunks) * self._family.steps(self.bundle.manifest.model, request.sampling)
         done = itertools.count(1)
         finished: list[Generated] = []
+        watch = Stopwatch()
         for chunk in chunks:
 
             def should_continue(step: StepDone, preview: PreviewSource, images: int = len(chunk.labels)) -> bool:
                 assert on_step is not None
+                watch.lap(step.phase)
                 answer = on_step(Progress(step.phase, step.index, next(done), total, images, preview))
+                watch.skip()
                 return answer is None or bool(answer)
 
             generated = self._runner.run(chunk, None if on_step is None else should_continue)
             if generated is None:
                 break
+            watch.lap("decode")
             finished.append(generated)
-        result = self._result(request, finished)
+        result = self._result(request, finished, {} if on_step is None else watch.seconds)
         log.info("%s: %d images in %.2f s", result.status, len(result.labels), time.perf_counter() - start)
         return result
 
-    def _result(self, request: Request[Any, Any], finished: list[Generated]) -> Result:
+    def _result(self, request: Request[Any, Any], finished: list[Generated], seconds: Mapping[str, float]) -> Result:
         """Join the finished chunks; the empty arrays give the shapes when there are none."""
         none = self._family.no_images(self.bundle.manifest.model)
         pixels = [none.pixels, *(part.pixels for part in finished)]
@@ -244,10 +258,11 @@ class Pipeline:
                 for name, empty in none.arrays.items()
             },
             truncated=() if request.texts is None else request.texts.truncated,
+            seconds=seconds,
         )
 
     def _recipes(self, request: Request[Any, Any], count: int) -> tuple[Recipe, ...]:
-        seed = getattr(request.draws, "seed", None)
+        seeds, indices = _origins(request, count)
         family, version = self.bundle.manifest.family, himar_version()
         hashes = [None] * count if request.edit is None else request.edit[:count].hashes()
         texts = Texts() if request.texts is None else request.texts[:count]
@@ -255,7 +270,7 @@ class Pipeline:
         return tuple(
             Recipe(
                 seed,
-                int(index),
+                index,
                 None if label == NO_CLASS else int(label),
                 request.sampling,
                 self.bundle.id,
@@ -265,10 +280,41 @@ class Pipeline:
                 prompt,
                 context,
             )
-            for index, label, edited, prompt, context in zip(
-                request.images[:count], request.labels[:count], hashes, prompts, contexts, strict=True
+            for seed, index, label, edited, prompt, context in zip(
+                seeds, indices, request.labels[:count], hashes, prompts, contexts, strict=True
             )
         )
+
+
+def _origins(request: Request[Any, Any], count: int) -> tuple[list[int | None], list[int]]:
+    """Return the seed (None of other draws) and the image index of each of a request's first images."""
+    images = request.images[:count]
+    if not hasattr(request.draws, "origins"):
+        return [None] * count, images.tolist()
+    seeds, indices = request.draws.origins(images)
+    return [seeds] * count if isinstance(seeds, int) else seeds.tolist(), indices.tolist()
+
+
+class Stopwatch:
+    """Adds up the time between events by what it was spent on.
+
+    Attributes:
+        seconds: of each name, in the order in which they were first met.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._since = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        """Add the time since the last event to a name's."""
+        now = time.perf_counter()
+        self.seconds[name] = self.seconds.get(name, 0.0) + now - self._since
+        self._since = now
+
+    def skip(self) -> None:
+        """Leave out the time since the last event."""
+        self._since = time.perf_counter()
 
 
 def _joined(parts: Sequence[NDArray[np.uint8] | None]) -> NDArray[np.uint8]:

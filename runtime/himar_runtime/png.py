@@ -21,12 +21,13 @@ _KEY = "himar"
 def encode_png(pixels: NDArray[np.uint8], recipes: Sequence[Recipe]) -> bytes:
     """Return pixels uint8 (H, W, 3), RGB, as a PNG: one image, or a grid of several with a recipe each, row by row.
 
-    The recipes stand as a JSON list in the text chunk "himar".
+    The recipes stand as a JSON list in the text chunk "himar"; without any, as of an unfinished image, there is none.
     """
     from PIL import Image, PngImagePlugin
 
     text = PngImagePlugin.PngInfo()
-    text.add_text(_KEY, json.dumps([recipe.to_dict() for recipe in recipes]))
+    if recipes:
+        text.add_text(_KEY, json.dumps([recipe.to_dict() for recipe in recipes]))
     encoded = io.BytesIO()
     Image.fromarray(pixels).save(encoded, format="PNG", pnginfo=text)
     return encoded.getvalue()

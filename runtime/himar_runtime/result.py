@@ -29,6 +29,10 @@ class PreviewSource(Protocol):
         """See Progress.preview."""
         ...
 
+    def so_far(self) -> NDArray[np.uint8]:
+        """See Progress.so_far."""
+        ...
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -48,6 +52,10 @@ class Progress:
     images: int
     source: PreviewSource | None = field(default=None, repr=False, compare=False)
 
+    def __str__(self) -> str:
+        """Say which step it was, for a person: counted from 1, and a scale by itself, which has one step."""
+        return self.phase if " " in self.phase else f"phase {self.phase}, step {self.step + 1}"
+
     def low_latents(self) -> NDArray[np.float32]:
         """Return the low-resolution latents float32 (B, C, s, s) of these images, VAE scale removed.
 
@@ -64,6 +72,15 @@ class Progress:
         the generation can then continue.
         """
         return self._source().preview()
+
+    def so_far(self) -> NDArray[np.uint8]:
+        """Return the images as far as they are, uint8 (B, P, P, 3), RGB: `preview` in phase low, then in full size.
+
+        After a step of phase high, and of every scale in hmar, they have the size of the finished images; positions
+        that are not revealed yet show what a DiT head last made of them, or with an MLP head a latent of 0.
+        Valid in the callback, which waits for decoding. Raises as `preview` does, but not for a single scale.
+        """
+        return self._source().so_far()
 
     def _source(self) -> PreviewSource:
         if self.source is None:
@@ -85,6 +102,8 @@ class Result:
         status: "complete" or "cancelled".
         arrays: what else the model's family gives, by name, the images along the first axis: of hi_mar "low_latents".
         truncated: indices of the request's prompts that were longer than the model's context and lost their end.
+        seconds: of each phase, in their order, and of "decode", over all chunks, without the time in `on_step`; empty
+            where no on_step was given. What comes before the first step counts to its phase.
     """
 
     images: NDArray[np.uint8] | None
@@ -94,6 +113,7 @@ class Result:
     status: Status
     arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     truncated: tuple[int, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def low_latents(self) -> NDArray[np.float32]:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from himar_kernels import InputError, PhiloxDraws, philox4x32
+from himar_kernels import ImageDraws, InputError, PhiloxDraws, philox4x32
 from himar_kernels.families.hi_mar import Phase
 
 # Known-answer vectors published with Random123 (kat_vectors, philox4x32-10): counter, key, result.
@@ -39,6 +39,44 @@ def _normal_by_hand(seed: int, phase: int, step: int, k: int, image: int, positi
     radius = math.sqrt(-2 * math.log(((words[2 * pair] >> 8) + 1) * 2.0**-24))
     angle = 2 * math.pi * ((words[2 * pair + 1] >> 8) * 2.0**-24)
     return radius * (math.sin(angle) if channel & 1 else math.cos(angle))
+
+
+SEEDS, INDICES = [7, 2**64 - 1, 7, 0, 2**32], [0, 5, 1, 0, 2**32 - 1]
+
+
+def test_images_of_seeds_and_indices_of_their_own_are_those_of_each_alone() -> None:
+    together, images = ImageDraws(SEEDS, INDICES), np.arange(5)
+    positions = np.array([[0, 3, 9], [1, 2, 3], [9, 8, 7], [4, 5, 6], [0, 1, 2]])
+    order = together.order("low", 20, images)
+    noise = together.noise("high", 3, [4, 2], images, positions, 6)
+    for row, (seed, index) in enumerate(zip(SEEDS, INDICES, strict=True)):
+        alone, at, place = PhiloxDraws(seed), np.array([index]), positions[row : row + 1]
+        assert np.array_equal(order[row : row + 1], alone.order("low", 20, at))
+        assert np.array_equal(noise[:, row : row + 1], alone.noise("high", 3, [4, 2], at, place, 6))
+    last = np.array([4, 1])  # a chunk of them
+    assert np.array_equal(
+        together.initial_noise("low", 0, last, positions[last], 5),
+        np.concatenate([
+            PhiloxDraws(SEEDS[row]).initial_noise("low", 0, np.array([INDICES[row]]), positions[row : row + 1], 5)
+            for row in last
+        ]),
+    )  # fmt: skip
+
+
+def test_blocks_of_many_images_take_each_one_s_seed() -> None:
+    seeds = list(range(100, 160))
+    positions = np.tile(np.arange(256), (60, 1))
+    found = ImageDraws(seeds, [3] * 60).noise("high", 0, [9, 8, 7], np.arange(60), positions, 16)
+    for row in (0, 31, 59):
+        alone = PhiloxDraws(seeds[row]).noise("high", 0, [9, 8, 7], np.array([3]), positions[:1], 16)
+        assert np.array_equal(found[:, row : row + 1], alone)
+
+
+def test_seeds_of_images_are_checked() -> None:
+    with pytest.raises(InputError, match="seed is -1; it must be a whole number"):
+        ImageDraws([1, -1], [0, 0])
+    with pytest.raises(InputError, match="2 seeds and 1 image indices are given; give each image both"):
+        ImageDraws([1, 2], [0])
 
 
 @given(

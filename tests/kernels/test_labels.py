@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from himar_kernels import InputError, check_labels, label_numbers, parse_labels
+from himar_kernels import InputError, check_labels, label_numbers, named_class, parse_labels
 from himar_kernels.labels import mistakable_number
 
 
@@ -56,6 +56,66 @@ def test_names_become_numbers():
         with pytest.raises(InputError, match="m does not know its classes' names; write for example 0,3,5-9"):
             label_numbers(["cat"], unknown, "m")
     assert label_numbers([7], None, "m") == [7]
+
+
+NAMES = ["goldfish, Carassius auratus", "goldfinch, Carduelis", "Crane", "crane", "", "tench", "Größe"]
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("5", 5),
+        (" 05 ", 5),
+        ("tench", 5),
+        (" TENCH ", 5),
+        ("te", 5),
+        ("Crane", 2),
+        ("crane", 3),
+        ("GOLDFIN", 1),
+        ("goldfish, Carassius auratus", 0),
+        ("grö", 6),
+    ],
+)
+def test_a_class_is_named_by_number_name_or_the_beginning_of_one_name(text, number):
+    assert named_class(text, 7, NAMES) == number
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "the class is empty; give the name or the number of one."),
+        ("7", "7 is not a class of this model; classes are the numbers 0 to 6."),
+        ("9" * 30, "is not a class of this model; classes are the numbers 0 to 6."),
+        (
+            "goldfich",
+            "'goldfich' is not a class of this model; the nearest names are 'goldfinch, Carduelis', 'goldfish,",
+        ),
+        ("zzz", "'zzz' is not a class of this model; give its number."),
+        ("GRÖ", "'GRÖ' is not a class of this model; "),
+        (
+            "gold",
+            "'gold' may be 2 classes: 'goldfish, Carassius auratus' (0), 'goldfinch, Carduelis' (1); write more of the "
+            "name, or the number.",
+        ),
+        ("CRANE", "'CRANE' may be 2 classes: 'Crane' (2), 'crane' (3); write more"),
+        ("-1", "'-1' is not a class of this model; give its number."),
+    ],
+)
+def test_what_names_no_class_is_a_sentence(text, sentence):
+    with pytest.raises(InputError) as refused:
+        named_class(text, 7, NAMES)
+    assert sentence in str(refused.value)
+
+
+def test_a_class_of_a_model_without_names_has_a_number():
+    assert named_class("3", 7, None) == 3
+    with pytest.raises(
+        InputError, match="'cat' is no number, and this model does not know its classes' names; give 0 to"
+    ):
+        named_class("cat", 7, ["", ""])
+    many = [f"name {number}" for number in range(9)]
+    with pytest.raises(InputError, match=r"'name 3' \(3\), 'name 4' \(4\), …; write more"):
+        named_class("name", 9, many)
 
 
 def test_numbers_that_are_names_of_others_are_warned_of():

@@ -58,6 +58,32 @@ def test_batches_chunks_and_first_index_do_not_change_an_image(pipeline: Pipelin
     _same(pipeline.generate(LABELS[2:5], draws=PhiloxDraws(2**64 - 1), first_index=2), together, slice(2, 5))
 
 
+def test_a_seed_for_each_image_makes_what_each_alone_makes(pipeline: Pipeline, make_bundle: Any) -> None:
+    seeds = [5, 2**64 - 1, 5, 0, 1, 2, 3]
+    chunked = Pipeline.load(make_bundle(max_batch=3), threads=1)
+    for each in (pipeline, chunked):
+        together = each.generate(LABELS, seeds=seeds, first_index=4)
+        for image, (label, seed) in enumerate(zip(LABELS, seeds, strict=True)):
+            _same(each.generate([label], seed=seed, first_index=4), together, slice(image, image + 1))
+        assert [(recipe.seed, recipe.index) for recipe in together.recipes] == [(seed, 4) for seed in seeds]
+        _same(each.generate(**together.recipes[1].request()), together, slice(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"seeds": [1]}, "1 seeds are given for 2 images; give one for each"),
+        ({"seeds": [1, 2], "seed": 3}, "both seeds and seed are given; give one of them"),
+        ({"seeds": [1, 2], "draws": PhiloxDraws(3)}, "both seeds and draws are given"),
+        ({"seeds": [1, 2.5]}, "seed is 2.5; it must be a whole number from 0"),
+        ({"seeds": [1, 2], "first_index": -1}, "first_index is -1"),
+    ],
+)
+def test_seeds_that_do_not_fit_the_images_are_refused(pipeline: Pipeline, given: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        pipeline.generate([1, 2], **given)
+
+
 def test_seeds_labels_and_settings_all_matter(pipeline: Pipeline) -> None:
     base = pipeline.generate([1], seed=0)
     assert np.array_equal(base.latents, pipeline.generate([1]).latents)

@@ -1,7 +1,8 @@
-"""Whoever waits for images can look at what the low phase has made so far, at no cost for whoever does not."""
+"""Whoever waits for images can look at what there is so far, at no cost for whoever does not."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from himar_kernels import EngineError, InputError
 from himar_runtime import Pipeline, Progress
+from himar_runtime.families.family import runtime_family
 
 
 def _collect(pipeline: Pipeline, labels: list[int]) -> tuple[list[Any], list[Any], Any]:
@@ -88,3 +90,49 @@ def test_a_preview_that_is_not_finite_is_an_error_of_the_preview(make_bundle: An
 def test_a_progress_of_no_generation_has_no_preview() -> None:
     with pytest.raises(InputError, match="belongs to no generation"):
         Progress("low", 0, 1, 5, 1).preview()
+
+
+@pytest.mark.parametrize(
+    ("event", "text"),
+    [(Progress("low", 3, 4, 10, 2), "phase low, step 4"), (Progress("scale 3", 0, 3, 10, 2), "scale 3")],
+)
+def test_a_step_says_which_one_it_was(event: Progress, text: str) -> None:
+    assert str(event) == text
+
+
+def test_images_so_far_grow_to_full_size_with_phase_high(make_bundle: Any) -> None:
+    pipeline = Pipeline.load(make_bundle(), threads=1)
+    seen: list[tuple[str, Any]] = []
+    result = pipeline.generate(
+        [3, 0], seed=5, on_step=lambda step: seen.append((step.phase, step.so_far())), low_steps=3, high_steps=3
+    )
+    assert [(phase, image.shape) for phase, image in seen] == (
+        [("low", (2, 8, 8, 3))] * 3 + [("high", (2, 16, 16, 3))] * 3
+    )
+    images = [image for _, image in seen]
+    assert np.array_equal(images[5], result.images) and not np.array_equal(images[3], images[5])
+    assert np.array_equal(pipeline.generate([3, 0], seed=5, low_steps=3, high_steps=3).images, result.images)
+    manifest = pipeline.bundle.manifest
+    sampling = result.recipes[0].sampling
+    assert list(runtime_family("hi_mar").shown(manifest.model, sampling)) == [3, 4, 5]
+
+
+def test_hmar_shows_every_scale_in_full_size(tiny_hmar_path: Path) -> None:
+    pipeline = Pipeline.load(tiny_hmar_path, threads=1)
+    seen: list[Any] = []
+    result = pipeline.generate([1], seed=5, on_step=lambda step: seen.append((step.so_far(), step.preview())))
+    assert all(np.array_equal(*pair) and pair[0].shape == result.images.shape for pair in seen)
+    assert np.array_equal(seen[-1][0], result.images)
+    shown = runtime_family("hmar").shown(pipeline.bundle.manifest.model, result.recipes[0].sampling)
+    assert list(shown) == list(range(1, len(seen)))
+
+
+def test_seconds_are_of_each_phase_without_the_callbacks(make_bundle: Any) -> None:
+    pipeline = Pipeline.load(make_bundle(max_batch=2), threads=1)
+    start = time.perf_counter()
+    result = pipeline.generate([3, 0, 1], seed=5, on_step=lambda step: time.sleep(0.05))
+    took = time.perf_counter() - start
+    assert list(result.seconds) == ["low", "high", "decode"]
+    assert all(seconds > 0 for seconds in result.seconds.values())
+    assert sum(result.seconds.values()) <= took - 10 * 0.05
+    assert pipeline.generate([3], seed=5).seconds == {}

@@ -57,6 +57,14 @@ def test_the_images_are_those_of_the_loop_on_the_host(resident, bundle_path: Pat
         )
 
 
+def test_images_of_several_seeds_are_those_of_each_alone(resident, bundle_path: Path) -> None:
+    pipeline, seeds = resident(bundle_path), [9, 2**64 - 1, 9, 4]
+    together = pipeline.generate([1, 3, 0, 2], seeds=seeds, sampling=GUIDED)
+    for image, (label, seed) in enumerate(zip([1, 3, 0, 2], seeds, strict=True)):
+        alone = pipeline.generate([label], seed=seed, sampling=GUIDED)
+        assert_same_pixels(together.images[image], alone.images[0])
+
+
 def test_nothing_waits_for_the_device_before_the_end(resident, bundle_path: Path) -> None:
     pipeline = resident(bundle_path)
     pipeline.generate([1, 2], seed=3, sampling=GUIDED)
@@ -73,15 +81,18 @@ def test_previews_are_those_of_the_loop_on_the_host(resident, bundle_path: Path)
         steps = seen[name] = []
 
         def look(step, steps=steps) -> None:
-            steps.append((step.low_latents(), step.preview()))
+            steps.append((step.low_latents(), step.preview(), step.so_far()))
 
         result = pipeline.generate([1, 4], seed=3, on_step=look)
         np.testing.assert_array_equal(steps[-1][0], result.low_latents)
     # The device may be a step ahead of what it reports, never behind.
-    for index, (low, pixels) in enumerate(seen["resident"]):
+    for index, (low, pixels, so_far) in enumerate(seen["resident"]):
         ahead = seen["host"][min(index + 1, len(seen["host"]) - 1)]
         assert_near(low, ahead[0], SAME_ENGINES)
         assert_same_pixels(pixels, ahead[1])
+        if so_far.shape == ahead[2].shape:  # else the device has begun phase high, and this is still phase low's
+            assert_same_pixels(so_far, ahead[2])
+    assert [step[2].shape for step in seen["resident"]] == [step[2].shape for step in seen["host"]]
 
 
 def test_progress_comes_one_step_behind_and_can_cancel(resident, bundle_path: Path) -> None:

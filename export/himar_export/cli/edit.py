@@ -156,7 +156,7 @@ def edit_image(request: EditRequest, advance: Callable[[str, float], None]) -> d
         labels *= request.count
 
     def on_step(event: StepProgress) -> None:
-        advance(event.phase, event.done / event.total)
+        advance(str(event), event.done / event.total)
 
     assert mask is not None
     start = time.perf_counter()

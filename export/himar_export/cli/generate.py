@@ -135,7 +135,7 @@ def generate_images(request: GenerateRequest, advance: Callable[[str, float], No
         )
 
     def on_step(event: StepProgress) -> None:
-        advance(f"phase {event.phase}, step {event.step + 1}", event.done / event.total)
+        advance(str(event), event.done / event.total)
 
     what = _what(request, pipeline)
     start = time.perf_counter()

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..shared.errors import InputError
-from .philox import Words, philox_words
+from .philox import Key, Words, philox_words
 
 Phase = Literal["low", "high"]
 """The phases of a run, each with draws of its own."""
@@ -68,22 +68,53 @@ class Draws(Protocol):
         ...
 
 
-class PhiloxDraws:
-    """Counter-based draws of one seed, 0 … 2^64-1 (else InputError). Holds no state: safe to share."""
+class OneSeed:
+    """All images of a request are of one seed; `images` are their indices. Holds no state: safe to share."""
 
     def __init__(self, seed: int) -> None:
-        if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**64:
-            raise InputError(f"seed is {seed!r}; it must be a whole number from 0 to 2^64-1.")
-        self.seed = int(seed)
+        """seed: 0 … 2^64-1, else InputError."""
+        self.seed = check_seed(seed)
+
+    def origins(self, images: NDArray[np.int64]) -> tuple[Key, NDArray[np.int64]]:
+        """Return the seeds of images, one for all or one each (B,), and the indices that their draws count by."""
+        return self.seed, images
+
+
+class SeedOfEach:
+    """Each image of a request has a seed and an index of its own; `images` count them. Holds no state: safe to share.
+
+    So images of several requests run together, each as it is alone.
+    """
+
+    def __init__(self, seeds: Sequence[int], indices: Sequence[int]) -> None:
+        """seeds, indices: as many as there are images; seeds 0 … 2^64-1, indices 0 … 2^32-1, else InputError."""
+        if len(seeds) != len(indices):
+            raise InputError(f"{len(seeds)} seeds and {len(indices)} image indices are given; give each image both.")
+        self.seeds = np.array([check_seed(seed) for seed in seeds], np.uint64)
+        self.indices = np.array(indices, np.int64)
+
+    def origins(self, images: NDArray[np.int64]) -> tuple[Key, NDArray[np.int64]]:
+        """See OneSeed.origins."""
+        return self.seeds[images], self.indices[images]
+
+
+class CounterDraws:
+    """The draws of every counter-based source; who inherits it says where an image's come from (`OneSeed`)."""
+
+    def origins(self, images: NDArray[np.int64]) -> tuple[Key, NDArray[np.int64]]:
+        """See OneSeed.origins."""
+        raise NotImplementedError
 
     def order(self, phase: Phase, positions: int, images: NDArray[np.int64]) -> NDArray[np.int64]:
         """See Draws.order."""
-        _check_coordinates(0, images, np.array([positions - 1]), 1)
-        keys = self._words(
+        seeds, indices = self.origins(images)
+        _check_coordinates(0, indices, np.array([positions - 1]), 1)
+        keys = philox_words(
             np.arange(positions, dtype=np.uint64)[None, :] << np.uint64(16),
             np.zeros((1, 1), np.uint64),
-            images.astype(np.uint64)[:, None],
+            indices.astype(np.uint64)[:, None],
             np.full((1, 1), _PHASE_CODE[phase] | _ORDER << 8, np.uint64),
+            seeds if isinstance(seeds, int) else seeds[:, None],
         )[0]
         return np.argsort(keys, axis=1, kind="stable")
 
@@ -119,7 +150,8 @@ class PhiloxDraws:
         positions: NDArray[np.int64],
         channels: int,
     ) -> NDArray[np.float32]:
-        c0, c1, c2, c3 = normal_counters(phase, step, diffusion, images, positions, channels)
+        seeds, indices = self.origins(images)
+        c0, c1, c2, c3 = normal_counters(phase, step, diffusion, indices, positions, channels)
         batch, count = positions.shape
         quads = -(-channels // 4)
         normals = np.empty((len(diffusion), batch, count, quads, 2, 2), np.float32)
@@ -132,14 +164,25 @@ class PhiloxDraws:
             ks = slice(k, k + chain_at_once)
             for image in range(0, batch, images_at_once):
                 rows = slice(image, image + images_at_once)
-                words = self._words(c0[:, rows], c1[ks], c2[:, rows], c3)
+                key = seeds if isinstance(seeds, int) else seeds[None, rows, None]
+                words = philox_words(c0[:, rows], c1[ks], c2[:, rows], c3, key)
                 _box_muller(words, flat[ks, rows])
         return normals.reshape(len(diffusion), batch, count, quads * 4)[..., :channels]
 
-    def _words(
-        self, c0: NDArray[np.uint64], c1: NDArray[np.uint64], c2: NDArray[np.uint64], c3: NDArray[np.uint64]
-    ) -> Words:
-        return philox_words(c0, c1, c2, c3, self.seed)
+
+class PhiloxDraws(OneSeed, CounterDraws):
+    """Counter-based draws of one seed, 0 … 2^64-1 (else InputError)."""
+
+
+class ImageDraws(SeedOfEach, CounterDraws):
+    """Counter-based draws of images that have a seed and an index each."""
+
+
+def check_seed(seed: int) -> int:
+    """Return a seed as Python's int; InputError unless it is a whole number from 0 to 2^64-1."""
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**64:
+        raise InputError(f"seed is {seed!r}; it must be a whole number from 0 to 2^64-1.")
+    return int(seed)
 
 
 def normal_counters(

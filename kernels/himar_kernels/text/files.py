@@ -194,7 +194,8 @@ def _of_bundle(root: Path) -> Vocabulary:
     entry = _object(source, BundleError).get("tokenizer")
     if entry is None:
         raise BundleError(
-            f"{root} has no tokenizer: it takes contexts alone; build it with `himar-export build --text FOLDER`."
+            f"{root} has no tokenizer: it takes class numbers or contexts; one of a model from text takes prompts if "
+            f"it is built with `himar-export build --text FOLDER`."
         )
     try:
         paths = {part: _inside(entry[part], source) for part in _PARTS}

@@ -88,7 +88,7 @@ TEST_SUITE("text_bundles") {
         CHECK(load(bundle("contexts-alone")).info().takes_prompts == 0);
         CHECK(himar::Tokenizer::open(bundle("tiny-text").string()).info().length == 6);
         CHECK(holds(sentence_of<himar::Error>([] { himar::Tokenizer::open(bundle("tiny").string()); }),
-                    "has no tokenizer: it takes contexts alone"));
+                    "has no tokenizer: it takes class numbers or contexts; one of a model from text takes prompts"));
     }
 
     TEST_CASE("prompts make images with recipes, in chunks too, and those that are cut are named") {

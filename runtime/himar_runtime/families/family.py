@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -126,8 +126,22 @@ class RuntimeFamily(Protocol):
         """Return the counter-based draws of a seed; InputError outside 0 … 2^64-1."""
         ...
 
+    def image_draws(self, seeds: Sequence[int], indices: Sequence[int]) -> Any:
+        """Return the draws of images that have a seed and an index each; a request's `images` then count them from 0.
+
+        Raises InputError for a seed outside 0 … 2^64-1, or another count of indices.
+        """
+        ...
+
     def steps(self, model: Any, sampling: Any) -> int:
         """Return how many autoregressive steps one run takes, each of which ends with a report."""
+        ...
+
+    def shown(self, model: Any, sampling: Any) -> range:
+        """Return after which counts of steps of one run `Progress.so_far` is worth a look: a rough image, not finished.
+
+        Empty where there are no previews.
+        """
         ...
 
     def no_images(self, model: Any) -> Generated:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from himar_kernels import InputError, PhiloxDraws
+from himar_kernels import ImageDraws, InputError, PhiloxDraws
 from himar_runtime import Bundle, Networks
 from himar_runtime.bundle.manifest import Reader
 from himar_runtime.decode import decode
@@ -56,7 +56,7 @@ class NoPreview:
         """See PreviewSource."""
         raise InputError("a toy model has no low-resolution latents.")
 
-    preview = low_latents
+    preview = so_far = low_latents
 
 
 class ToyRunner:
@@ -122,9 +122,17 @@ class ToyFamily:
         """See RuntimeFamily."""
         return PhiloxDraws(seed)
 
+    def image_draws(self, seeds: Sequence[int], indices: Sequence[int]) -> ImageDraws:
+        """See RuntimeFamily."""
+        return ImageDraws(seeds, indices)
+
     def steps(self, model: ToyModel, sampling: ToySampling) -> int:
         """See RuntimeFamily."""
         return sampling.steps
+
+    def shown(self, model: ToyModel, sampling: ToySampling) -> range:
+        """See RuntimeFamily."""
+        return range(0)
 
     def no_images(self, model: ToyModel) -> Generated:
         """See RuntimeFamily."""

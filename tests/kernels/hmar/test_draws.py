@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from himar_kernels import InputError, philox4x32
-from himar_kernels.families.hmar import PhiloxDraws
+from himar_kernels.families.hmar import ImageDraws, PhiloxDraws
 
 IMAGES = np.arange(3)
 
@@ -25,6 +25,15 @@ def test_gumbel_noise_is_at_its_counters() -> None:
     expected = -np.log(-np.log(((int(words[1]) >> 8) + 0.5) / 2**24))
     assert noise.shape == (3, 4, 6)
     assert noise[1, 3, 5] == np.float32(expected)
+
+
+def test_images_of_seeds_and_indices_of_their_own_are_those_of_each_alone() -> None:
+    seeds, indices = [3, 2**64 - 1, 3], [0, 7, 1]
+    together = ImageDraws(seeds, indices)
+    for row, (seed, index) in enumerate(zip(seeds, indices, strict=True)):
+        alone, at = PhiloxDraws(seed), np.array([index])
+        assert np.array_equal(together.uniforms(3, 2, IMAGES, 9)[row], alone.uniforms(3, 2, at, 9)[0])
+        assert np.array_equal(together.gumbel(1, IMAGES, 4, 6)[row], alone.gumbel(1, at, 4, 6)[0])
 
 
 def test_an_image_does_not_depend_on_its_batch() -> None:

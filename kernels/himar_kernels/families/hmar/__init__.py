@@ -4,7 +4,7 @@ Needs NumPy only. Shapes and symbols are those of docs/hmar-model.md §1: B, R, 
 """
 
 from .code_draws import draw_codes, guided, smooth_weights, surviving
-from .draws import Draws, PhiloxDraws
+from .draws import Draws, ImageDraws, PhiloxDraws
 from .editing import Kept, edit_cells, edit_sampling, edited_share
 from .pyramid import (
     Codebook,
@@ -36,6 +36,7 @@ __all__ = [
     "Codebook",
     "Draws",
     "Forward",
+    "ImageDraws",
     "Kept",
     "PhiloxDraws",
     "RecordedDraws",

@@ -20,8 +20,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from himar_kernels.arithmetic import draws as arithmetic
-from himar_kernels.arithmetic.philox import Words, philox_words
+from himar_kernels.arithmetic.draws import OneSeed, SeedOfEach
+from himar_kernels.arithmetic.philox import Key, Words, philox_words
 from himar_kernels.shared.errors import InputError
 
 UNIFORM, GUMBEL = 2, 3
@@ -42,11 +42,12 @@ class Draws(Protocol):
         ...
 
 
-class PhiloxDraws:
-    """Counter-based draws of one seed, 0 … 2^64-1 (else InputError). Holds no state: safe to share."""
+class CounterDraws:
+    """The draws of every counter-based source; who inherits it says where an image's come from (`OneSeed`)."""
 
-    def __init__(self, seed: int) -> None:
-        self.seed = arithmetic.PhiloxDraws(seed).seed
+    def origins(self, images: NDArray[np.int64]) -> tuple[Key, NDArray[np.int64]]:
+        """See OneSeed.origins."""
+        raise NotImplementedError
 
     def uniforms(self, scale: int, step: int, images: NDArray[np.int64], cells: int) -> NDArray[np.float32]:
         """See Draws.uniforms."""
@@ -62,7 +63,17 @@ class PhiloxDraws:
 
     def _words(self, kind: int, scale: int, step: int, images: NDArray[np.int64], cells: int, codes: int) -> Words:
         """Return the words, each (B, T, ⌈codes/4⌉)."""
-        return philox_words(*counters(kind, scale, step, images, cells, codes), self.seed)
+        seeds, indices = self.origins(images)
+        key = seeds if isinstance(seeds, int) else seeds[:, None, None]
+        return philox_words(*counters(kind, scale, step, indices, cells, codes), key)
+
+
+class PhiloxDraws(OneSeed, CounterDraws):
+    """Counter-based draws of one seed, 0 … 2^64-1 (else InputError)."""
+
+
+class ImageDraws(SeedOfEach, CounterDraws):
+    """Counter-based draws of images that have a seed and an index each."""
 
 
 def counters(kind: int, scale: int, step: int, images: NDArray[np.int64], cells: int, codes: int) -> Words:

@@ -7,8 +7,8 @@ namespace himar::core {
 text::Vocabulary read_vocabulary(const Bundle& bundle) {
     const std::string source = (bundle.root() / "manifest.json").string();
     if (!bundle.manifest().tokenizer)
-        throw BundleError(bundle.root().string() + " has no tokenizer: it takes contexts alone; build it with `himar-export "
-                          "build --text FOLDER`.");
+        throw BundleError(bundle.root().string() + " has no tokenizer: it takes class numbers or contexts; one of a model "
+                          "from text takes prompts if it is built with `himar-export build --text FOLDER`.");
     const TokenizerInfo& info = *bundle.manifest().tokenizer;
     const text::Vocabulary read{text::read_merges(bundle.path(info.merges.file)), info.length, info.padding, info.repairs_text};
     std::string problem = text::disagreement(bundle.path(info.vocabulary.file), read.merges);

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
-from himar_kernels.families.hi_mar import Step
+from himar_kernels.families.hi_mar import Phase, Step
 from himar_kernels.families.hi_mar.phases import ModelInfo
 from himar_runtime.decode import decode, to_latents
 from himar_runtime.engines.networks import Networks
@@ -28,8 +30,11 @@ class HostRunner:
         """See Runner.run."""
         decoder = self._networks.vae_decoder
 
-        def ask(step: Step, low: NDArray[np.float32]) -> bool:
-            return should_continue is None or should_continue(step, Preview(self._model, low.copy, lambda: decoder))
+        def ask(step: Step, tokens: Mapping[Phase, NDArray[np.float32]]) -> bool:
+            if should_continue is None:
+                return True
+            high = tokens["high"].copy if step.phase == "high" else None
+            return should_continue(step, Preview(self._model, tokens["low"].copy, lambda: decoder, high))
 
         tokens = run_two_phase(self._networks, self._model, request, ask, self._empty)
         if tokens is None:

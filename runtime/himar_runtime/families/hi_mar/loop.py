@@ -8,7 +8,7 @@ Rows are [conditional; unconditional] under guidance, else conditional alone.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,13 +59,14 @@ def run_two_phase(
     networks: Networks,
     model: ModelInfo,
     request: Request,
-    should_continue: Callable[[Step, NDArray[np.float32]], bool],
+    should_continue: Callable[[Step, Mapping[Phase, NDArray[np.float32]]], bool],
     empty: NDArray[np.float32] | None = None,
 ) -> Tokens | None:
     """Generate the tokens of a request that fits the engines, through every phase that the model has.
 
     Args:
-        should_continue: called after every autoregressive step with the low tokens (B, S, C) so far; False cancels.
+        should_continue: called after every autoregressive step with each phase's tokens (B, n, C) so far; False
+            cancels.
         empty: context (K, W) of the empty prompt, for a request of texts.
 
     Returns: the tokens, or None when cancelled. Raises EngineError when an engine fails or gives NaN.
@@ -74,7 +75,7 @@ def run_two_phase(
     for step in plan(request.sampling, model.low_positions, model.high_positions):
         loop.step(step)
         log.debug("phase %s step %d revealed %d of %d positions", step.phase, step.index, step.revealed, step.masked)
-        if not should_continue(step, loop.tokens["low"]):
+        if not should_continue(step, loop.tokens):
             return None
     return Tokens(loop.tokens["low"], loop.tokens["high"])
 

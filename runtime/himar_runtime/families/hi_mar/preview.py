@@ -1,4 +1,4 @@
-"""Makes previews: the low-resolution images of a request under way."""
+"""Makes previews of a request under way: its low-resolution images, then those in full size."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ from himar_runtime.engines.engine import Engine
 class Preview:
     """A generation between two steps; see `Progress` for what its methods return.
 
-    tokens: gives the low tokens so far, float32 (B, S, C), times the VAE scale. decoder: gives the VAE decoder or None.
+    tokens: gives the low tokens so far, float32 (B, S, C), times the VAE scale; high: after a step of phase high those
+    of the image (B, N, C), None before. decoder: gives the VAE decoder or None.
     """
 
     model: ModelInfo
     tokens: Callable[[], NDArray[np.float32]]
     decoder: Callable[[], Engine | None]
+    high: Callable[[], NDArray[np.float32]] | None = None
 
     def low_latents(self) -> NDArray[np.float32]:
         """See Progress.low_latents; s is 0 with a single scale."""
@@ -33,6 +35,12 @@ class Preview:
     def preview(self) -> NDArray[np.uint8]:
         """See Progress.preview."""
         return decode_preview(self.decoder(), self.model, self.tokens())
+
+    def so_far(self) -> NDArray[np.uint8]:
+        """See Progress.so_far."""
+        if self.high is None:
+            return self.preview()
+        return decode(_required(self.decoder()), to_latents(self.high(), self.model.vae_scale))
 
 
 def decode_preview(decoder: Engine | None, model: ModelInfo, low_tokens: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -43,8 +51,7 @@ def decode_preview(decoder: Engine | None, model: ModelInfo, low_tokens: NDArray
     """
     if model.single_scale:
         raise InputError("this model has a single scale, so there is no low-resolution preview.")
-    if decoder is None:
-        raise InputError("this bundle has no VAE decoder, so there is no preview in pixels; use low_latents() instead.")
+    decoder = _required(decoder)
     side = model.cond_scale
     if not _takes(decoder.spec, side):
         raise EngineError(
@@ -52,6 +59,12 @@ def decode_preview(decoder: Engine | None, model: ModelInfo, low_tokens: NDArray
             f"use low_latents(), or build the bundle again."
         )
     return decode(decoder, to_latents(low_tokens, model.vae_scale))
+
+
+def _required(decoder: Engine | None) -> Engine:
+    if decoder is None:
+        raise InputError("this bundle has no VAE decoder, so there is no preview in pixels; use low_latents() instead.")
+    return decoder
 
 
 def _takes(decoder: ComponentSpec, side: int) -> bool:

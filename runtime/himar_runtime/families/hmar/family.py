@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
 import numpy as np
 
 from himar_kernels import BundleError, ConfigError, EngineError, InputError
-from himar_kernels.families.hmar import Draws, PhiloxDraws, SamplingConfig, Scales, edit_sampling
+from himar_kernels.families.hmar import Draws, ImageDraws, PhiloxDraws, SamplingConfig, Scales, edit_sampling
 from himar_kernels.families.hmar.sampling import CHANGEABLE, choose_sampling
 from himar_kernels.families.hmar.sizes import ModelInfo
 from himar_runtime.bundle.bundle import Bundle
@@ -93,9 +93,17 @@ class HmarFamily:
         """See RuntimeFamily.draws."""
         return PhiloxDraws(seed)
 
+    def image_draws(self, seeds: Sequence[int], indices: Sequence[int]) -> Draws:
+        """See RuntimeFamily.image_draws."""
+        return ImageDraws(seeds, indices)
+
     def steps(self, model: ModelInfo, sampling: SamplingConfig) -> int:
         """See RuntimeFamily.steps: a report for every scale."""
         return len(model.scales)
+
+    def shown(self, model: ModelInfo, sampling: SamplingConfig) -> range:
+        """See RuntimeFamily.shown: after every scale but the last."""
+        return range(1, len(model.scales))
 
     def no_images(self, model: ModelInfo) -> Generated:
         """See RuntimeFamily.no_images."""

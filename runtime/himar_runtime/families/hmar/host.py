@@ -40,6 +40,10 @@ class Preview:
         """Return the images uint8 (B, H, W, 3) that the scales so far make, in full size."""
         return decode(self.decoder(), self.latent())
 
+    def so_far(self) -> NDArray[np.uint8]:
+        """See Progress.so_far."""
+        return self.preview()
+
 
 class HostRunner:
     """The loop on the host. See `himar_runtime.runner.Runner`."""

@@ -111,16 +111,19 @@ class ResidentRunner:
         device, model = self._lane.device, self._lane.model
         wait = device.mark()
 
-        def low_tokens() -> NDArray[np.float32]:
-            low = np.zeros((batch, model.low_positions, model.channels), np.float32)
+        def tokens(address: int, positions: int) -> NDArray[np.float32]:
+            found = np.zeros((batch, positions, model.channels), np.float32)
             device.make_current()
-            if low.size:
-                device.download(self._lane.buffers.low_tokens, low)  # waits for all that is queued
-            return low
+            if found.size:
+                device.download(address, found)  # waits for all that is queued
+            return found
 
         def report() -> bool:
             wait()
-            answer = should_continue(step, Preview(model, low_tokens, self._preview_decoder))
+            low = functools.partial(tokens, self._lane.buffers.low_tokens, model.low_positions)
+            high = functools.partial(tokens, self._lane.buffers.tokens, model.high_positions)
+            preview = Preview(model, low, self._preview_decoder, high if step.phase == "high" else None)
+            answer = should_continue(step, preview)
             device.make_current()  # the callback is a user's, who may use another GPU
             return answer
 
