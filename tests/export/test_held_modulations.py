@@ -124,7 +124,8 @@ def test_a_model_without_a_dit_head_refuses_the_setting(small_variant, build_var
 
 def test_dit_heads_of_both_phases_hold_theirs(build_variant) -> None:
     bundle = build_variant("dit-both", "--held-modulations")
-    sampling = SamplingConfig(2, 2, 2.0, 1.5, low_diffusion_steps=6, high_diffusion_steps=5, modulation_interval=3)
+    chains = {"low_diffusion_steps": 6, "high_diffusion_steps": 5, "low_solver": "dpm++", "high_solver": "dpm++"}
+    sampling = SamplingConfig(2, 2, 2.0, 1.5).with_changes(**chains, modulation_interval=3)
     found = Pipeline.load(bundle, threads=1).generate(LABELS, seed=SEED, sampling=sampling).latents
     model = load_checkpoint(bundle.with_suffix(".safetensors"))
     expected = generate(model, LABELS, draws=PhiloxDraws(SEED), sampling=sampling).numpy()
