@@ -21,7 +21,7 @@ from himar_kernels.families.registry import VAE_DECODER, VAE_ENCODER
 
 from .bundle.bundle import Bundle
 from .engines.engine import Device
-from .engines.networks import Networks, load_networks
+from .engines.networks import Networks, load_networks, open_bundle
 from .families.family import ModelSizes, Sampling, runtime_family
 from .prompts import Prompts
 from .recipe import EditedFrom, Recipe
@@ -65,7 +65,7 @@ class Pipeline:
             InputError: `threads` is not a number of threads.
         """
         where = Device.parse(device)
-        bundle = Bundle.open(path)
+        bundle = open_bundle(path, where)
         start = time.perf_counter()
         networks = load_networks(bundle, where, threads)
         log.info("loaded %s on %s in %.1f s", bundle.root, where, time.perf_counter() - start)

@@ -59,6 +59,7 @@ def test_a_run_says_everything_in_json_markdown_and_plots(capsys, digits_bundle,
     assert all(each["ratios"]["eager"]["value"] > 0 for each in report["components"])
 
     text = markdown.read_text()
+    assert f"An image takes {report['workload']}." in text and " × 8, guidance 2; " in report["workload"]
     assert "| batch | side | least | median | mean | p90 | p95 | p99 | CV | s/image | images/s |" in text
     assert "where the seconds go" in text and "Single components" in text and "* processor: " in text
     assert sorted(path.name for path in plots.iterdir()) == ["latency.png", "roofline.png", "speedup.png"]

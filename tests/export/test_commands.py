@@ -131,6 +131,19 @@ def test_an_output_that_exists_is_kept(capsys, digits_bundle, tmp_path):
         assert (tmp_path / name).read_text() == "mine"
 
 
+def test_an_image_with_forecasts_and_lists_comes_again_from_its_recipe(capsys, digits_bundle, tmp_path):
+    out = tmp_path / "x.png"
+    lists = ("--high-diffusion-counts", "24,14", "--high-guidances", "1.5,2", "--low-diffusion-steps", "4")
+    run(capsys, "generate", digits_bundle, "--labels", "3", "--high-forecast", "4", "--forecast-order", "0", *lists,
+        "--guidance-interval", "2", "--low-steps", "1", "--out", out)  # fmt: skip
+    shown = run(capsys, "inspect", out)
+    assert "high_diffusion_counts  [24, 14]" in shown
+    (recipe,) = read_recipes(out)
+    assert (recipe.sampling.high_forecast, recipe.sampling.high_guidances) == (4, (1.5, 2.0))
+    again = Pipeline.load(digits_bundle).generate(**recipe.request()).images[0]
+    np.testing.assert_array_equal(again, np.asarray(Image.open(out)))
+
+
 def test_inspect_explains_a_bundle_part_by_part(capsys, digits_bundle):
     text = run(capsys, "inspect", digits_bundle)
     for word in (

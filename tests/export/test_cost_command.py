@@ -39,6 +39,18 @@ def test_a_configuration_is_costed_without_a_bundle(capsys):
     assert "…" not in text, "a column does not fit a terminal of 80 characters"
 
 
+def test_the_title_says_what_is_left_out(capsys):
+    text = run(
+        capsys, "--cost", "--config", "himar-b", "--high-steps", "2", "--high-diffusion-counts", "250,50",
+        "--high-guidances", "1,2.5", "--high-forecast", "3", "--guidance-interval", "2",
+    )  # fmt: skip
+    assert (
+        "4 high steps" not in text
+        and "2 high steps × 250/50, guidance 1/2.5, one index in 3 evaluated; both halves in one of 2 evaluations"
+        in text
+    )
+
+
 def test_json_holds_what_was_asked_and_every_component(capsys):
     found = cost(capsys, "--config", "himar-b", "--bf16", "--precision", "vae_decoder=fp32", "--peak-tflops", "100")
     assert found["precision"] == {

@@ -15,7 +15,8 @@ from himar_export.cli import main
 from himar_export.families.hi_mar.checks import int8_advice
 from himar_export.families.hi_mar.components import components
 from himar_export.graph import quantise
-from himar_export.graph.quantise import LOW, MIDDLE, WEIGHT_LEVELS, quantise_matmuls, quantise_weight
+from himar_export.graph.quantise import LARGEST_PAIR, quantise_matmuls, quantise_weight
+from himar_export.graph.row_scales import LOW, MIDDLE
 from himar_export.make.build import BuildRequest, build
 from himar_kernels import BuildError, EngineError, VerificationError
 from himar_kernels.families.hi_mar import SamplingConfig
@@ -71,14 +72,30 @@ def test_products_are_the_formulas_integers(inner):
     assert_near(y, x @ weight, 0.02)
 
 
-def test_the_largest_values_do_not_saturate():
-    """CPUs without integer dot products add two terms in 16 bits: 8-bit weights would be cut off there, in silence."""
-    weight, x = np.ones((128, 16), np.float32), np.ones((4, 128), np.float32)
-    for sign in (1, -1):
-        expected = np.full((4, 16), sign * 128)
-        assert_each_near(quantised(sign * weight, None).run(None, {"x": x})[0], expected, 1e-6)
-        assert_each_near(quantised(weight, None).run(None, {"x": sign * x})[0], expected, 0.01)
-    assert 2 * 255 * WEIGHT_LEVELS < 2**15
+@pytest.mark.parametrize("rows", [1, 4])
+def test_the_largest_values_do_not_saturate(rows):
+    """CPUs without integer dot products add two terms in 16 bits: larger weights would be cut off there, in silence."""
+    pairs = np.tile(np.float32([[1, 127, 127], [1, 1, -127]]), (64, 1))
+    for weight in (pairs, -pairs):
+        for sign in (1, -1):
+            x = np.full((rows, 128), sign, np.float32)
+            assert_each_near(quantised(weight, None).run(None, {"x": x})[0], x @ weight, 0.01)
+
+
+def test_two_neighbours_of_a_column_are_128_together_at_most():
+    for weight in (
+        RNG.standard_normal((512, 64), np.float32),
+        RNG.standard_normal((513, 64), np.float32) ** 5,
+        RNG.integers(-3, 4, (200, 500)).astype(np.float32),
+        np.full((9, 2), -3.3, np.float32),
+        np.tile(np.float32([[63.5], [64.5]]), (8, 1)),
+    ):
+        q = quantise_weight(weight)[0].astype(np.int64)
+        pairs = np.abs(q[:-1] + q[1:])[q[:-1] * q[1:] > 0]
+        assert np.abs(q).max() <= 127
+        assert LARGEST_PAIR - 1 <= pairs.max() <= LARGEST_PAIR
+    assert 255 * LARGEST_PAIR < 2**15
+    assert np.abs(quantise_weight(RNG.standard_normal((1, 4), np.float32))[0]).tolist() == [[127] * 4]
 
 
 @pytest.mark.parametrize("activation", ["Gelu", "SiLU"])
@@ -115,7 +132,7 @@ def test_an_output_without_weights_is_zero():
     weight = np.zeros((8, 3), np.float32)
     weight[:, 1] = 1
     integers, scale = quantise_weight(weight)
-    assert scale.tolist() == [1, np.float32(1 / 64), 1]
+    assert scale.tolist() == pytest.approx([1, 1 / 64, 1], rel=1e-6)
     assert not integers[:, [0, 2]].any()
 
 

@@ -15,6 +15,7 @@ from himar_kernels.shared.console import run_cli
 
 COMMANDS = {
     "himar sample": "sample absent.safetensors --labels 1 --out x.png",
+    "himar drift": "drift absent.safetensors",
     "himar init": "init --config digits --out file/x.safetensors",
     "himar train": "train --config digits --data images --out out",
     "himar cache-latents": "cache-latents absent --vae absent.ckpt --out cache",

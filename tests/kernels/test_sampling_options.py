@@ -32,6 +32,9 @@ def every(**values: object) -> None:
         ("--top-p", ["1", "0.1"], ["0", "1.5", "nan"]),
         ("--mask-guidance", ["0", "2"], ["-1", "inf"]),
         ("--low-steps", ["1"], ["0"]),
+        ("--high-diffusion-counts", ["250,50", "9"], ["", "9,", "9.5,9", "1,9", "x"]),
+        ("--low-guidances", ["1,2.5", "3"], ["", "1,nan", "-1,2", "1;2"]),
+        ("--high-forecast", ["8"], ["0", "1.5"]),
         ("--guidance", ["0"], ["-1"]),
     ],
 )
@@ -70,3 +73,10 @@ def test_a_setting_of_another_family_is_refused():
     assert choose_sampling(named, None, None, {"top_k": None}) == SamplingConfig()
     with pytest.raises(InputError, match="top_k is given, but a Hi-MAR model has no such setting; it has low_guidance"):
         choose_sampling(named, None, None, {"top_k": 3})
+
+
+def test_a_list_that_is_none_says_of_which_numbers_it_must_be(capsys):
+    assert run_cli(every, ["--high-diffusion-counts", "9.5,9"]) == 2
+    assert "'9.5,9' is no list of whole numbers; write one for each step, as '250,50'." in capsys.readouterr().err
+    assert run_cli(every, ["--high-guidances", "1;2"]) == 2
+    assert "'1;2' is no list of numbers; write one for each step, as '1,2.5'." in capsys.readouterr().err

@@ -54,6 +54,22 @@ def test_a_changed_file(make_bundle: Callable[..., Path]) -> None:
         Bundle.open(path)
 
 
+def test_a_file_may_be_hashed_when_it_is_read(make_bundle: Callable[..., Path]) -> None:
+    path = make_bundle()
+    content = bytearray((path / "dit_head.onnx").read_bytes())
+    content[40] ^= 1
+    (path / "dit_head.onnx").write_bytes(content)
+    bundle = Bundle.open(path, hash_when_read=True)
+    assert bundle.place("dit_head.onnx") == bundle.root / "dit_head.onnx"
+    assert bundle.path("mlp_head.onnx").is_file()
+    for name in ("dit_head.onnx", "./dit_head.onnx"):
+        with pytest.raises(BundleError, match=r"dit_head\.onnx .* does not have the manifest's sha256"):
+            bundle.path(name)
+    with pytest.raises(BundleError, match=r"dit_head\.onnx .* does not have the manifest's sha256"):
+        load_engine(bundle, "dit_head", CPU, 1)
+    load_engine(bundle, "mlp_head", CPU, 1)
+
+
 def test_a_truncated_file(make_bundle: Callable[..., Path]) -> None:
     path = make_bundle()
     content = (path / "dit_head.onnx").read_bytes()

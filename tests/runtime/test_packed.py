@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import gc
 import json
 import logging
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,10 +19,12 @@ import onnxruntime
 import pytest
 
 from himar_export.cli import main
-from himar_kernels import InputError
+from himar_kernels import BundleError, InputError
 from himar_runtime import Bundle, Device, Pipeline
-from himar_runtime.engines.ort.packed import VARIABLE, contents, cpu, key, packed_bytes
+from himar_runtime.engines.ort import entries, packed
+from himar_runtime.engines.ort.packed import LIMIT_VARIABLE, VARIABLE, PackedGraph, contents, cpu, key, packed_bytes
 from himar_runtime.engines.ort.session import create_session
+from tests.runtime.hub_cache import write_weights_apart
 
 pytestmark = pytest.mark.skipif(cpu() is None, reason="needs a system that tells what its CPU can do")
 
@@ -73,6 +78,97 @@ def test_nothing_is_kept_unless_asked_for(bundle_path, cache, monkeypatch) -> No
     monkeypatch.setenv(VARIABLE, "yes")
     with pytest.raises(InputError, match=f"{VARIABLE} is 'yes'; it must be 1 to keep graphs with packed weights, or 0"):
         Pipeline.load(bundle_path)
+
+
+@pytest.mark.parametrize("value", ["1.5", "-1", "many", "1000000"])
+def test_a_limit_that_is_none_is_refused(bundle_path, cache, monkeypatch, value) -> None:
+    monkeypatch.setenv(LIMIT_VARIABLE, value)
+    with pytest.raises(
+        InputError,
+        match=f"^{LIMIT_VARIABLE} is '{value}'; it must be a whole number from 0 to 999999, the GiB of disk that "
+        f"graphs with packed weights may take.$",
+    ):
+        Pipeline.load(bundle_path)
+
+
+def test_old_entries_go_when_new_ones_are_made_and_used_ones_stay(bundle_path, make_bundle, cache, monkeypatch) -> None:
+    monkeypatch.setenv(LIMIT_VARIABLE, "0")
+    used = Pipeline.load(bundle_path)
+    first = _entries(cache).keys()
+    assert len(first) == len(used.bundle.manifest.components)
+    other = make_bundle(poison={"mlp_head": 2.0})
+    _latents(other)
+    second = _entries(cache).keys()
+    assert first < second and len(second) == len(first) + 1  # they have the other components in common
+    del used
+    gc.collect()
+    _latents(other)
+    assert _entries(cache).keys() == second  # nothing was made, so nothing goes
+    Pipeline.load(make_bundle("third", poison={"mlp_head": 3.0, "dit_head": 3.0}))
+    third = _entries(cache).keys()
+    assert len(third) == len(first) and len(third & first) == len(first) - 2 and not third & (second - first)
+
+
+def test_nothing_of_a_bundle_is_read_but_its_entries(make_bundle, edit_manifest, cache, caplog) -> None:
+    """So its weights are not hashed; they are before anybody reads them."""
+    bundle = make_bundle()
+    write_weights_apart(bundle, edit_manifest)
+    expected = _latents(bundle)
+    weights = bundle / "weights.bin"
+    content = bytearray(weights.read_bytes())
+    content[0] ^= 1
+    weights.write_bytes(content)
+    assert np.array_equal(_latents(bundle), expected) and not caplog.text
+    with pytest.raises(BundleError, match=r"^weights\.bin in .* does not have the manifest's sha256"):
+        Bundle.open(bundle)
+    shutil.rmtree(cache)
+    with pytest.raises(BundleError, match=r"^weights\.bin in .* does not have the manifest's sha256"):
+        Pipeline.load(bundle)
+    assert not _entries(cache) and not list(cache.glob(".*"))
+    cache.rmdir()
+    cache.write_text("a file where the folder would be")  # nothing is kept, and the bundle's graphs are read
+    with pytest.raises(BundleError, match=r"^weights\.bin in .* does not have the manifest's sha256"):
+        Pipeline.load(bundle)
+
+
+def test_an_onnx_runtime_that_cannot_write_packed_weights_is_named_once(bundle_path, caplog) -> None:
+    class Old:
+        __version__ = "1.20.1"
+
+    content = contents(Bundle.open(bundle_path), "mlp_head.onnx")
+    for _ in range(2):
+        assert PackedGraph.of(Old, content) is None  # type: ignore[arg-type]
+    said = "weights are not kept packed: HIMAR_ORT_PACKED needs ONNX Runtime 1.21 or later, and this is 1.20.1"
+    assert caplog.text.count(said) == 1
+
+
+def test_a_system_that_tells_nothing_of_its_cpu_is_named_once(bundle_path, caplog, monkeypatch) -> None:
+    monkeypatch.setattr(packed, "cpu", lambda: None)
+    content = contents(Bundle.open(bundle_path), "mlp_head.onnx")
+    for _ in range(2):
+        assert PackedGraph.of(onnxruntime, content) is None
+    assert caplog.text.count("weights are not kept packed: this system does not tell what its CPU can do") == 1
+
+
+def test_a_cache_behind_a_link_is_used(bundle_path, expected, cache, caplog, tmp_path, monkeypatch) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "link"))
+    for _ in range(2):
+        assert np.array_equal(_latents(bundle_path), expected)
+    assert not caplog.text and len(_entries(tmp_path / "real" / "himar" / "onnxruntime")) == 5
+
+
+def test_who_packs_for_too_long_is_not_waited_for(bundle_path, expected, cache, caplog, monkeypatch) -> None:
+    bundle = Bundle.open(bundle_path)
+    monkeypatch.setattr(entries, "WAIT_SECONDS", 0.1)
+    with contextlib.ExitStack() as stack:
+        for name in bundle.manifest.components:
+            graph = PackedGraph.of(onnxruntime, contents(bundle, f"{name}.onnx"))
+            assert graph is not None
+            stack.enter_context(entries.making(graph.folder))
+        assert np.array_equal(_latents(bundle_path), expected)
+    assert "loading it without: another process has been at it for 0.1 s" in caplog.text
 
 
 def _longer(entry: Path) -> None:
@@ -152,7 +248,8 @@ def test_another_library_cpu_or_weights_is_another_entry(bundle_path, make_bundl
         get_build_info = staticmethod(onnxruntime.get_build_info)
 
     ours, other = (
-        contents(Bundle.open(path), "mlp_head.onnx") for path in (bundle_path, make_bundle(poison={"mlp_head": 2.0}))
+        contents(Bundle.open(path), "mlp_head.onnx").hashes
+        for path in (bundle_path, make_bundle(poison={"mlp_head": 2.0}))
     )
     machine = cpu()
     assert ours is not None and other is not None and machine is not None
@@ -163,7 +260,7 @@ def test_another_library_cpu_or_weights_is_another_entry(bundle_path, make_bundl
         key(Other, ours, machine),  # type: ignore[arg-type]
     }
     assert len(names) == 4
-    assert contents(Bundle.open(bundle_path), "unknown.onnx") is None
+    assert contents(Bundle.open(bundle_path), "unknown.onnx").hashes is None
 
 
 def test_processes_that_start_together_pack_once(bundle_path, expected, cache) -> None:

@@ -25,7 +25,8 @@ def print_report(report: BenchReport) -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=120)
-    console.print(heading(report), highlight=False, markup=False, soft_wrap=True)
+    for line in (heading(report), f"An image takes {report.workload}."):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     for table in tables(report):
         console.print(_rich_table(table.short()))
     for line in (*verdicts(report), *notes(report)):
@@ -34,7 +35,7 @@ def print_report(report: BenchReport) -> None:
 
 def write_markdown(report: BenchReport, path: Path) -> None:
     """Write the same, with all columns, and the environment. Raises InputError when the file cannot be written."""
-    lines = [f"# {heading(report)}", ""]
+    lines = [f"# {heading(report)}", "", f"An image takes {report.workload}.", ""]
     for table in tables(report):
         lines += [f"## {table.title}", "", *_markdown(table), ""]
     said = (*verdicts(report), *component_verdicts(report), *notes(report))

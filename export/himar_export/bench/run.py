@@ -96,8 +96,9 @@ class BenchReport:
     """All that was measured.
 
     to: "images" or "latents", where generations end. precision: of each component. eager_precision: the eager side's,
-    float32 where engines have int8. peaks: this device's, measured just before. bundle_id, checkpoint_sha256: hashes of
-    what was compared; built_from_it: whether the bundle says that it was built from that very file.
+    float32 where engines have int8. workload: the settings in words. peaks: this device's, measured just before.
+    bundle_id, checkpoint_sha256: hashes of what was compared; built_from_it: whether the bundle says that it was built
+    from that very file.
     """
 
     environment: Mapping[str, Any]
@@ -114,6 +115,7 @@ class BenchReport:
     precision: Mapping[str, str]
     eager_precision: Mapping[str, str]
     sampling: Sampling
+    workload: str
     peaks: Peaks
     generations: tuple[Generation, ...]
     components: tuple[ComponentResult, ...] = ()
@@ -166,6 +168,7 @@ def run_bench(request: BenchRequest, advance: Advance) -> BenchReport:
         precision=workload.precisions,
         eager_precision=workload.eager_precisions,
         sampling=workload.sampling,
+        workload=workload.request.title,
         peaks=peaks,
         generations=tuple(generations),
         components=tuple(components),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from himar_kernels.families.registry import family_part
@@ -15,6 +16,21 @@ if TYPE_CHECKING:
     from ..make.manifest import BundleWriter
     from ..verify.compare import Comparison
     from .checks import Arrays
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What is observed before a build in int8.
+
+    Attributes:
+        components: whose matmuls get fixed scales from it; others have a scale per row.
+        request: keyword arguments of `Pipeline.generate`. What it makes bounds how long a build takes.
+        images: how many these are.
+    """
+
+    components: tuple[str, ...]
+    request: Mapping[str, Any]
+    images: int
 
 
 class ExportFamily(Protocol):
@@ -52,6 +68,10 @@ class ExportFamily(Protocol):
 
     def record_selftest(self, model: Any, vae: Any, case: str) -> Arrays:
         """Run the eager model briefly and return the recording that a bundle keeps, its run under `case`."""
+        ...
+
+    def calibration(self, model: Any) -> Calibration | None:
+        """Return what to observe of a model for int8; None where all of its matmuls have scales per row."""
         ...
 
     def check_rounding(self, vae: Any, precisions: Mapping[str, Precision], selftest: Arrays) -> list[Comparison]:

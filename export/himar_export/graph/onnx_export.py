@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,6 +20,7 @@ from ..make.weights import WeightFile
 from ..tensorrt.network import OPSET, opset_of
 from .component import Component
 from .elementwise import add_functions, join_sums_and_norms
+from .observed import Range
 from .precision import value_type
 from .precision_choice import Precision
 from .quantise import quantise_matmuls
@@ -31,8 +32,12 @@ IR_VERSION = 10
 _SOFTMAX_IN_FLOAT32 = onnx.TensorProto.FLOAT
 
 
-def to_onnx(component: Component, precision: Precision, weights: WeightFile) -> onnx.ModelProto:
+def to_onnx(
+    component: Component, precision: Precision, weights: WeightFile, ranges: Mapping[str, Range] | None = None
+) -> onnx.ModelProto:
     """Export one component, its large weights into `weights`, and check that its interface is the contract's.
+
+    ranges: of what was observed in its float32 graph, for fixed scales in int8; None for scales per row.
 
     Attention stays one node (see `attention`); in half precision a standard one's softmax is asked to run in float32.
     Raises BuildError
@@ -71,7 +76,7 @@ def to_onnx(component: Component, precision: Precision, weights: WeightFile) -> 
         inputs, outputs = ([spec.name for spec in specs] for specs in (component.inputs, component.outputs))
         exported = export(graph, tuple(samples.values()), inputs, dynamic, outputs)
         write_out(exported, graph, export)
-    if precision == "int8" and not quantise_matmuls(exported, component.islands):
+    if precision == "int8" and not quantise_matmuls(exported, component.islands, ranges):
         raise BuildError(f"{component.name} has no matmul that could be in int8; build it with fp32.")
     weights.move_out(component.name, exported)
     model = ir.to_proto(exported)

@@ -2,151 +2,191 @@
 
 Every matmul of a component but its islands and a head's last layer becomes one of integers between float32 values:
 
-    y = r · s · ((q - z) · Q)        q = round(127/r · x) + z,   Q = round(W / s)
+    y = r·s · ((q - z) · Q) + b        q = round(x / r) + z,   Q = round(W / s)
 
-* Weights have a scale s per output (W's column), its largest value / 64. So they take seven of eight bits: on CPUs
-  without integer dot products two neighbouring terms are added in 16 bits, and 2 · 255 · 64 still fits.
-* Inputs have a scale r per row, taken from the row when it comes. A row's result therefore never depends on the
-  other rows of a call: the same seed gives the same image at any batch size. What is scaled is known at export: the
-  results of SiLU and GELU are hardly negative, so their zero z stands low and their scale is the finer one.
+* Weights have a scale s per output (W's column) and as many levels as CPUs without integer dot products take: they add
+  the products of two neighbouring terms in 16 bits, so that two neighbours of one sign may be 128 together.
+* Inputs have a scale r that is fixed at the build where it was observed (`fixed_scales`), and one per row, taken from
+  the row when it comes, where it was not (`row_scales`). A row's result never depends on the other rows of a call: the
+  same seed gives the same image at any batch size.
 
-Biases, attention, norms and what lies between matmuls stay float32, as do the islands (`Component.islands`).
-NaN would become an integer like any other value; so that it is not lost, r is the row's range plus 0 · its sum, which
-is NaN where the row has one.
-Scales per row and per column: "LLM.int8()", arXiv 2208.07339, section 2.1.
+Attention, norms and what lies between matmuls stay float32, as do the islands (`Component.islands`).
+Scales per column: "LLM.int8()", arXiv 2208.07339, section 2.1.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-WEIGHT_LEVELS = 64
-"""Largest absolute value of a quantised weight."""
+from himar_kernels import BuildError
 
-MIDDLE, LOW = 128, 32
-"""Where the zero of a row's 256 levels stands: for values of both signs, and for results of SiLU and GELU."""
+from .fixed_scales import Scale, carry_flaws, fixed_scale, quantised, timed_scale
+from .migrate import chosen_factors, divide, divided, shares_of
+from .observed import Array, Range, Timed, constant, timed
+from .row_scales import RowScales
 
-_KEPT = ("final.",)
-"""First parts of the names of weights whose matmuls stay, beside the islands'."""
+LARGEST, LARGEST_PAIR = 127, 128
+"""Absolute values of a quantised weight, and of the sum of two neighbours of one sign: 255 · 128 fits in 16 bits."""
+
+_ROUNDING = np.float32(1 + 2**-21)
+"""Keeps two neighbours that are 128 together in exact arithmetic from being rounded up both."""
+
+_KEPT, _KEPT_PER_ROW = ("final.linear.",), ("final.",)
+"""First parts of the names of weights whose matmuls stay, beside the islands'; the latter with scales per row."""
 
 _DOMAIN = "com.microsoft"
-_LEAST_RANGE = np.float32(1e-30)
-"""Instead of a row's range where all its values are 0."""
 
 
-def quantise_weight(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Return integers (in, out), -64 to 64, and a scale per output (out); their product is close to `weight`."""
-    scale = np.abs(weight).max(axis=0) / np.float32(WEIGHT_LEVELS)
+def quantise_weight(weight: Array) -> tuple[NDArray[np.int8], Array]:
+    """Return integers (in, out) and a scale per output (out); their product is close to `weight`."""
+    alike = np.sign(weight[:-1]) * np.sign(weight[1:]) > 0
+    pairs = np.where(alike, np.abs(weight[:-1] + weight[1:]), 0).max(axis=0, initial=0)
+    scale = _ROUNDING * np.maximum(np.abs(weight).max(axis=0) / np.float32(LARGEST), pairs / np.float32(LARGEST_PAIR))
     scale[scale == 0] = 1
     return np.rint(weight / scale).astype(np.int8), scale
 
 
-def quantise_matmuls(model: ir.Model, islands: tuple[str, ...]) -> int:
+def observed_values(model: ir.Model, islands: tuple[str, ...]) -> list[ir.Value]:
+    """Return the values of a float32 graph whose ranges `quantise_matmuls` can use."""
+    groups = _by_input(model.graph, (*islands, *_KEPT))
+    sources = [timed(x) for x in groups]
+    return [*groups, *(source.condition for source in sources if source is not None)]
+
+
+def quantise_matmuls(model: ir.Model, islands: tuple[str, ...], ranges: Mapping[str, Range] | None = None) -> int:
     """Replace the matmuls of a float32 graph by matmuls of integers, in place; return how many.
 
-    islands: first parts of the names of weights whose matmuls stay.
+    islands: first parts of the names of weights whose matmuls stay. ranges: of `observed_values` by name, for fixed
+    scales; None for scales per row. Raises BuildError where a range is missing.
     """
-    graph, inputs, weights = model.graph, _Inputs(model.graph), _Weights(model.graph)
-    kept = (*islands, *_KEPT)
-    chosen = [node for node in graph if _is_matmul(node) and not (_weight(node).name or "").startswith(kept)]
-    for node in chosen:
-        weight, result = _weight(node), node.outputs[0]
-        integers, scale = weights.of(weight)
-        x = inputs.of(node.inputs[0], node)
-        step, zero = inputs.levels(x.zero)
-        product = ir.node("MatMulIntegerToFloat", [x.integers, integers, step, scale, zero], domain=_DOMAIN)
-        scaled = ir.node("Mul", [product.outputs[0], x.range])
-        graph.insert_before(node, [product, scaled])
-        scaled.outputs[0].shape, scaled.outputs[0].type = result.shape, result.type
-        result.replace_all_uses_with(scaled.outputs[0])
-        graph.remove(node, safe=True)
-        if not weight.uses() and weight.name is not None:
-            graph.initializers.pop(weight.name)
-    if chosen:
-        graph.opset_imports[_DOMAIN] = 1
-    return len(chosen)
+    graph = model.graph
+    groups = _by_input(graph, (*islands, *(_KEPT_PER_ROW if ranges is None else _KEPT)))
+    if not groups:
+        return 0
+    writer = _Writer(graph)
+    if ranges is None:
+        for x, nodes in groups.items():
+            for node in nodes:
+                writer.per_row(x, node)
+    else:
+        missing = [value.name for value in observed_values(model, islands) if value.name not in ranges]
+        if missing:
+            raise BuildError(f"nothing was observed of {missing[0]!r} in {graph.name}; please report this.")
+        scaled = {x: _scale(graph, x, nodes, ranges) for x, nodes in groups.items()}
+        for x, nodes in groups.items():
+            writer.fixed(scaled[x], nodes)
+        carry_flaws(graph)
+    graph.opset_imports[_DOMAIN] = 1
+    return sum(map(len, groups.values()))
 
 
 @dataclass(frozen=True)
-class _Quantised:
-    """A quantised value: its integers, the range of each row (…, 1), and where its zero stands."""
+class _Scaled:
+    """A matmul's input with its scale, maybe divided already."""
 
-    integers: ir.Value
-    range: ir.Value
-    zero: int
+    x: ir.Value
+    scale: Scale
+    source: Timed | None
+
+
+def _by_input(graph: ir.Graph, kept: tuple[str, ...]) -> dict[ir.Value, list[ir.Node]]:
+    """Return the matmuls to quantise by the value that they multiply; kept: first parts of names of others' weights."""
+    found: dict[ir.Value, list[ir.Node]] = {}
+    for node in graph:
+        if _is_matmul(node) and not (_weight(node).name or "").startswith(kept):
+            x = node.inputs[0]
+            assert x is not None
+            found.setdefault(x, []).append(node)
+    return found
+
+
+def _scale(graph: ir.Graph, x: ir.Value, nodes: list[ir.Node], ranges: Mapping[str, Range]) -> _Scaled:
+    """Choose an input's scale; move the spread of its channels into the weights where that costs no pass over it.
+
+    The pass over a SiLU of the timestep is worth it: all modulations of a head share it.
+    """
+    assert x.name is not None
+    seen, source, ones = ranges[x.name], timed(x), np.ones_like(ranges[x.name].high)
+
+    def scale_by(m: Array) -> Scale:
+        if source is None:
+            return fixed_scale(seen, m)
+        assert source.condition.name is not None and source.table.const_value is not None
+        return timed_scale(source.table.const_value.numpy(), ranges[source.condition.name], m)
+
+    weights = [_weight(node) for node in nodes]
+    shares = shares_of(x, nodes)
+    if (shares is None and source is None) or any(len(weight.uses()) > 1 for weight in weights):
+        return _Scaled(x, scale_by(ones), source)
+    m = chosen_factors(seen, [_array(each) for each in weights], lambda m: scale_by(m).step, quantise_weight)
+    if m is None:
+        return _Scaled(x, scale_by(ones), source)
+    for weight in weights:
+        weight.const_value = ir.tensor(m[:, None] * _array(weight), name=weight.name)
+    if shares is not None:
+        divide(shares, m)
+        return _Scaled(x, scale_by(m), source)
+    return _Scaled(divided(graph, x, m, nodes[0]), scale_by(m), source)
 
 
 @dataclass
-class _Weights:
-    """The weights of a graph's matmuls, each quantised once, however many matmuls use it."""
+class _Writer:
+    """Writes matmuls of integers into a graph, each weight and each input quantised once."""
 
     graph: ir.Graph
-    done: dict[str, tuple[ir.Value, ir.Value]] = field(default_factory=dict)
+    weights: dict[str, tuple[ir.Value, ir.Value]] = field(default_factory=dict)
 
-    def of(self, weight: ir.Value) -> tuple[ir.Value, ir.Value]:
+    def __post_init__(self) -> None:
+        self.rows = RowScales(self.graph)
+
+    def fixed(self, scaled: _Scaled, nodes: list[ir.Node]) -> None:
+        """Write the matmuls of an input with a fixed scale, their biases included."""
+        integers, step, zero = quantised(self.graph, scaled.x, scaled.scale, scaled.source, nodes[0])
+        for node in nodes:
+            q, scale = self._weight(_weight(node))
+            add, bias = _bias(node)
+            last = node if add is None else add
+            self._replace(node, last, [integers, q, step, scale, zero, *([None, bias] if bias is not None else [])])
+
+    def per_row(self, x: ir.Value, node: ir.Node) -> None:
+        """Write a matmul whose input is scaled per row."""
+        rows = self.rows.of(x, node)
+        q, scale = self._weight(_weight(node))
+        made = self._replace(node, node, [rows.integers, q, rows.step, scale, rows.zero])
+        scaled = ir.node("Mul", [made.outputs[0], rows.range])
+        scaled.outputs[0].shape, scaled.outputs[0].type = made.outputs[0].shape, made.outputs[0].type
+        made.outputs[0].replace_all_uses_with(scaled.outputs[0])
+        scaled.replace_input_with(0, made.outputs[0])
+        self.graph.insert_after(made, scaled)
+
+    def _replace(self, node: ir.Node, last: ir.Node, inputs: list[ir.Value | None]) -> ir.Node:
+        """Put a matmul of integers in the place of a matmul, and of the sum `last` where that has become its bias."""
+        weight, result = _weight(node), last.outputs[0]
+        made = ir.node("MatMulIntegerToFloat", inputs, domain=_DOMAIN)
+        self.graph.insert_before(node, made)
+        made.outputs[0].shape, made.outputs[0].type = result.shape, result.type
+        result.replace_all_uses_with(made.outputs[0])
+        for old in dict.fromkeys((last, node)):
+            self.graph.remove(old, safe=True)
+        if not weight.uses() and weight.name is not None:
+            self.graph.initializers.pop(weight.name)
+        return made
+
+    def _weight(self, weight: ir.Value) -> tuple[ir.Value, ir.Value]:
         """Return a weight's integers and scales."""
-        assert weight.name is not None and weight.const_value is not None
-        if weight.name not in self.done:
-            integers, scale = quantise_weight(weight.const_value.numpy())
-            self.done[weight.name] = (
-                _initializer(self.graph, f"{weight.name}.int8", integers),
-                _initializer(self.graph, f"{weight.name}.scale", scale),
+        assert weight.name is not None
+        if weight.name not in self.weights:
+            integers, scale = quantise_weight(_array(weight))
+            self.weights[weight.name] = (
+                constant(self.graph, f"{weight.name}.int8", integers),
+                constant(self.graph, f"{weight.name}.scale", scale),
             )
-        return self.done[weight.name]
-
-
-@dataclass
-class _Inputs:
-    """The inputs of a graph's matmuls, each quantised once, where it is first needed."""
-
-    graph: ir.Graph
-    done: dict[str, _Quantised] = field(default_factory=dict)
-
-    def of(self, x: ir.Value | None, before: ir.Node) -> _Quantised:
-        """Return a value quantised by nodes that stand before the node that needs it."""
-        assert x is not None and x.name is not None
-        if x.name not in self.done:
-            self.done[x.name] = self._quantise(x, before)
-        return self.done[x.name]
-
-    def levels(self, zero: int) -> tuple[ir.Value, ir.Value]:
-        """Return step and zero of integers whose values lie in -1 … 1."""
-        step = np.float32(1 / (255 - zero))
-        return self._constant(f"val_int8_step{zero}", step), self._constant(f"val_int8_zero{zero}", np.uint8(zero))
-
-    def _quantise(self, x: ir.Value, before: ir.Node) -> _Quantised:
-        zero = LOW if _hardly_negative(x) else MIDDLE
-        last = self._constant("val_int8_last_axis", np.array([-1], np.int64))
-        least = self._constant("val_int8_least", _LEAST_RANGE)
-        # A negative value may be zero/(255-zero) of the range at most.
-        room = self._constant(f"val_int8_room{zero}", np.float32(-(255 - zero) / zero))
-        nothing = self._constant("val_int8_nothing", np.float32(0))
-        high, low, total = (
-            ir.node(name, [x, last], attributes={"keepdims": 1}) for name in ("ReduceMax", "ReduceMin", "ReduceSum")
-        )
-        below = ir.node("Mul", [low.outputs[0], room])
-        spread = ir.node("Max", [high.outputs[0], below.outputs[0], least])
-        normal = ir.node("Div", [x, spread.outputs[0]])
-        integers = ir.node("QuantizeLinear", [normal.outputs[0], *self.levels(zero)])
-        # Comparisons skip NaN; a sum does not.
-        flaw = ir.node("Mul", [total.outputs[0], nothing])
-        span = ir.node("Add", [spread.outputs[0], flaw.outputs[0]])
-        self.graph.insert_before(before, [high, low, total, below, spread, normal, integers, flaw, span])
-        return _Quantised(integers.outputs[0], span.outputs[0], zero)
-
-    def _constant(self, name: str, value: NDArray[np.generic] | np.generic) -> ir.Value:
-        return self.graph.initializers.get(name) or _initializer(self.graph, name, np.asarray(value))
-
-
-def _initializer(graph: ir.Graph, name: str, array: NDArray[np.generic]) -> ir.Value:
-    tensor = ir.tensor(array, name=name)
-    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-    graph.register_initializer(value)
-    return value
+        return self.weights[weight.name]
 
 
 def _is_matmul(node: ir.Node) -> bool:
@@ -163,10 +203,18 @@ def _weight(node: ir.Node) -> ir.Value:
     return weight
 
 
-def _hardly_negative(x: ir.Value) -> bool:
-    """Whether a value comes out of SiLU (≥ -0.28) or GELU (≥ -0.17)."""
-    node = x.producer()
-    if node is None:
-        return False
-    factors = [each.producer() for each in node.inputs if each is not None] if node.op_type == "Mul" else []
-    return node.op_type == "Gelu" or any(each is not None and each.op_type == "Sigmoid" for each in factors)
+def _array(weight: ir.Value) -> Array:
+    assert weight.const_value is not None
+    return weight.const_value.numpy()
+
+
+def _bias(node: ir.Node) -> tuple[ir.Node | None, ir.Value | None]:
+    """Return the sum of a matmul's result and a stored vector, and the vector; None where the result goes elsewhere."""
+    result = node.outputs[0]
+    users = [use.node for use in result.uses()]
+    if len(users) != 1 or users[0].op_type != "Add" or result.is_graph_output():
+        return None, None
+    for value in users[0].inputs:
+        if value is not None and value.is_initializer() and len(value.shape or ()) == 1:
+            return users[0], value
+    return None, None

@@ -14,6 +14,7 @@ from himar_runtime.engines.ort.session import onnxruntime
 from ..families.family import export_family
 from ..files import write_npz
 from ..graph.component import Component
+from ..graph.observed import Range
 from ..graph.precision_choice import Precision
 from ..verify.compare import Comparison
 from ..verify.verify import SELFTEST_CASE, what_ran
@@ -45,12 +46,16 @@ def add_graphs(
     precisions: Mapping[str, Precision],
     progress: Progress,
     text: TextEncoder | None = None,
+    ranges: Mapping[str, Mapping[str, Range]] | None = None,
 ) -> None:
-    """Export every component, and close the weights file; write the tokenizer of prompts."""
+    """Export every component, and close the weights file; write the tokenizer of prompts.
+
+    ranges: by component, what was observed of it (`calibrate`).
+    """
     for number, component in enumerate(parts):
         precision = precisions[component.name]
         progress(f"exporting {component.name} in {precision}", number / len(parts))
-        writer.add_component(component, precision)
+        writer.add_component(component, precision, (ranges or {}).get(component.name))
     export_family(model.family).annotate(writer, model, vae)
     if text is not None:
         writer.add_tokenizer(text.tokenizer)

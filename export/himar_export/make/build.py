@@ -24,6 +24,7 @@ from ..graph.precision_choice import Precision, check_precision, precision_of, r
 from ..graph.text_encoder import text_encoder
 from ..tensorrt.options import EngineOptions, check_suits
 from .assemble import BuildOutcome, Progress, add_graphs, finish, load_fitting_vae, onnxruntime_entry, within
+from .calibrate import calibrate
 from .engines import TENSORRT_BACKENDS, build_engines, prepare_target
 from .manifest import BundleWriter
 from .text import load_fitting_text
@@ -96,7 +97,9 @@ def build(request: BuildRequest, progress: Progress = lambda text, fraction: Non
             parts = (*parts, text_encoder(text.tower, request.max_batch, request.backend))
         precisions = _precisions(request, parts)
         writer = BundleWriter(folder, model, request.max_batch)
-        add_graphs(writer, model, vae, parts, precisions, within(progress, 0.05, 0.5 if tensorrt else 0.7), text)
+        ranges = calibrate(folder, model, parts, precisions, within(progress, 0.05, 0.3))
+        exporting = within(progress, 0.3 if ranges else 0.05, 0.5 if tensorrt else 0.7)
+        add_graphs(writer, model, vae, parts, precisions, exporting, text, ranges)
         engines = {}
         if tensorrt:
             engines = build_engines(tensorrt, folder, parts, precisions, within(progress, 0.5, 0.7))

@@ -22,6 +22,7 @@ from himar_runtime import TensorSpec
 
 from ..families.family import export_family
 from ..graph.component import Component
+from ..graph.observed import Range
 from ..graph.onnx_export import to_onnx
 from ..graph.precision_choice import Precision
 from ..verify.compare import Comparison
@@ -46,9 +47,11 @@ class BundleWriter:
             "max_batch": max_batch,
         }
 
-    def add_component(self, component: Component, precision: Precision) -> None:
-        """Export the component; its large weights go into the shared weights file."""
-        model = to_onnx(component, precision, self._weights)
+    def add_component(
+        self, component: Component, precision: Precision, ranges: Mapping[str, Range] | None = None
+    ) -> None:
+        """Export the component; its large weights go into the shared weights file. ranges: as for `to_onnx`."""
+        model = to_onnx(component, precision, self._weights, ranges)
         file = f"{component.name}.onnx"
         onnx.save(model, self._folder / file)
         self._components[component.name] = {

@@ -34,6 +34,7 @@ from ..graph.text_encoder import text_encoder
 from ..tensorrt.build import is_weight
 from .assemble import BuildOutcome, Progress, add_graphs, finish, load_fitting_vae, within
 from .build import provenance
+from .calibrate import calibrate
 from .engine_cache import external_bytes
 from .engines import TENSORRT_BACKENDS
 from .gpu import find_gpu
@@ -123,7 +124,8 @@ def refit(request: RefitRequest, progress: Progress = lambda text, fraction: Non
             )
         precisions = {part.name: check_precision(manifest.components[part.name].precision, part.name) for part in parts}
         writer = BundleWriter(folder, model, manifest.max_batch)
-        add_graphs(writer, model, vae, parts, precisions, within(progress, 0.05, 0.5), text)
+        ranges = calibrate(folder, model, parts, precisions, within(progress, 0.05, 0.2))
+        add_graphs(writer, model, vae, parts, precisions, within(progress, 0.2, 0.5), text, ranges)
         for part in parts:
             require_same_structure(old.path(manifest.components[part.name].file), folder / f"{part.name}.onnx")
         entries = _refit_engines(old, folder, parts, within(progress, 0.5, 0.7)) if engines else {}

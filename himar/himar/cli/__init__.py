@@ -17,6 +17,10 @@ _VERBS = {
         "himar.cli.cache:cache_latents_command",
         "Encode IMAGES for training: with a KL VAE at both scales, plain and flipped; with HMAR's tokenizer to codes",
     ),
+    "drift": (
+        "himar.cli.drift:drift",
+        "Measure what leaving evaluations out does to the chains of CHECKPOINT's heads, and propose settings",
+    ),
     "evaluate": (
         "himar.cli.evaluate:evaluate",
         "Measure images: FID, sFID, inception score, precision and recall, and the CLIP score of images from text",

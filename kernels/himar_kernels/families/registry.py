@@ -6,20 +6,21 @@ commands in `sampling_options`; the other rooms hold modules with an object FAMI
     himar           himar.families.NAME.family            himar.family.ModelFamily
                     himar.families.NAME.presets           PRESETS, configurations by name
                     himar.families.NAME.training          himar.training.family.TrainingFamily
+                    himar.families.NAME.drift_family      himar.drift.DriftFamily
     himar_runtime   himar_runtime.families.NAME.family    himar_runtime.families.family.RuntimeFamily
     himar_export    himar_export.families.NAME.family     himar_export.families.family.ExportFamily
                     himar_export.families.NAME.checks     himar_export.families.checks.FamilyChecks
                     himar_export.families.NAME.cost       himar_export.families.cost.FamilyCost, in its module family
                     himar_export.families.NAME.bench      himar_export.families.bench.FamilyBench, in its module family
 
-A family may do without cost and bench. A bundle's manifest says `model.family`; one that does not is of hi_mar.
+A family may do without cost, bench and drift. A bundle's manifest says `model.family`; one that does not is of hi_mar.
 """
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from himar_kernels.shared.errors import InputError
@@ -37,8 +38,8 @@ TEXT_ENCODER = "text_encoder"
 class FamilyModules:
     """Import names of the modules with a family's FAMILY objects, by room.
 
-    presets: with its named configurations; options: with its OPTIONS of commands. Those of training, cost, bench and
-    options are empty where the family has none.
+    presets: with its named configurations; options: with its OPTIONS of commands. Those of training, cost, bench,
+    options and drift are empty where the family has none.
     """
 
     presets: str
@@ -50,6 +51,7 @@ class FamilyModules:
     cost: str = ""
     bench: str = ""
     options: str = ""
+    drift: str = ""
 
 
 def in_rooms(name: str) -> FamilyModules:
@@ -68,7 +70,7 @@ def in_rooms(name: str) -> FamilyModules:
 
 
 FAMILIES: dict[str, FamilyModules] = {
-    HI_MAR: in_rooms(HI_MAR),
+    HI_MAR: replace(in_rooms(HI_MAR), drift="himar.families.hi_mar.drift_family"),
     "hmar": in_rooms("hmar"),
 }
 

@@ -46,7 +46,8 @@ def scale_number(name: str, value: Any) -> float:
 
 def list_of(name: str, values: Any, check: Callable[[str, Any], T]) -> tuple[T, ...]:
     """Return a list's values, each checked under its own name; InputError where it is no list, or for a value."""
-    if isinstance(values, str | bytes | Mapping) or not hasattr(values, "__iter__"):
+    lone = isinstance(values, str | bytes | Mapping) or not hasattr(values, "__iter__")
+    if lone or getattr(values, "ndim", 1) == 0:
         raise InputError(f"{name} is {values!r}; it must be a list.")
     return tuple(check(f"{name}[{place}]", value) for place, value in enumerate(values))
 

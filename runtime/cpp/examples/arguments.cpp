@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cmath>
 #include <cstdlib>
 
 #include "labels.h"
@@ -27,8 +28,38 @@ Option steps_option(const char* name, std::optional<std::int32_t>& to) { return 
 
 Option diffusion_steps_option(const char* name, std::optional<std::int32_t>& to) { return steps_option(name, to); }
 
+Option interval_option(const char* name, std::optional<std::int32_t>& to) { return whole_option(dashed(name), to, 1, 1000); }
+
+Option order_option(const char* name, std::optional<std::int32_t>& to) { return whole_option(dashed(name), to, 0, 2); }
+
+// Numbers with commas between them, each as `read` writes it in JSON.
+template <class Read>
+Option numbers_option(const char* name, std::optional<std::string>& to, Read read) {
+    return {dashed(name), [&to, read](const std::string& option, const std::string& text) {
+                std::vector<std::string> numbers;
+                for (const std::string& each : himar::core::split(text, ",")) numbers.push_back(read(option, each));
+                to = "[" + himar::core::joined(numbers) + "]";
+            }};
+}
+
+Option step_counts_option(const char* name, std::optional<std::string>& to) {
+    return numbers_option(name, to, [](const std::string& option, const std::string& text) {
+        return std::to_string(whole(option, text, 2, 1000));
+    });
+}
+
 Option scale_option(const char* name, std::optional<double>& to) {
     return {dashed(name), [&to](const std::string& option, const std::string& text) { to = number(option, text); }};
+}
+
+Option least_scale_option(const char* name, std::optional<double>& to) { return scale_option(name, to); }
+
+Option scales_option(const char* name, std::optional<std::string>& to) {
+    return numbers_option(name, to, [](const std::string& option, const std::string& text) {
+        const double value = number(option, text);
+        if (std::isinf(value)) throw UsageError(option + " is '" + text + "'; it must be a finite number.");
+        return himar::core::shown(value);
+    });
 }
 
 template <class Enumeration>
@@ -132,7 +163,13 @@ const char* help_text() {
            "  --guidance X             scale of guidance, as the model's family counts it\n"
            "  of Hi-MAR: --low-guidance, --high-guidance, --temperature X, --guidance-schedule linear|constant,\n"
            "             --low-steps, --high-steps, --low-diffusion-steps, --high-diffusion-steps N,\n"
-           "             --low-solver, --high-solver ddpm|ddim|dpm++\n"
+           "             --low-solver, --high-solver ddpm|ddim|dpm++,\n"
+           "             --low-diffusion-counts, --high-diffusion-counts N,N,… diffusion steps of each step of a phase,\n"
+           "             --low-guidances, --high-guidances X,X,… scale of each step of a phase,\n"
+           "             --least-guidance X steps of a smaller scale run without guidance,\n"
+           "             --low-forecast, --high-forecast N evaluate a head at every N-th index, forecast it between,\n"
+           "             --forecast-order 0|1|2, --forecast-first, --forecast-last N,\n"
+           "             --guidance-interval N both halves in one of N evaluations\n"
            "  of HMAR:   --top-k N, --top-p X, --mask-guidance X, --all-scales, --smooth,\n"
            "             --schedule '[[1], [1, 3]]' counts of cells that a scale's forwards fix\n"
            "  --device cpu             where the engines run: cpu, cuda or cuda:N\n"

@@ -74,5 +74,9 @@ const char* help_text() {
            "    curl -d '{\"labels\": [7]}' -H 'Content-Type: application/json' -H 'Accept: image/png' \\\n"
            "         http://127.0.0.1:8000/v1/images --output 7.png\n"
            "\n"
+           "On a CPU, HIMAR_ORT_PACKED=1 in the environment keeps weights packed on the disk, in himar's folder of the\n"
+           "user's cache: later starts are faster, and servers of one bundle share them. It takes up to three times\n"
+           "their size.\n"
+           "\n"
            "Exit code: 0 stopped by a signal and drained, 1 failed, 2 wrong usage.\n";
 }

@@ -195,6 +195,38 @@ std::int32_t top_k_of(const char* key, const Json& value, const himar_pipeline_i
     return value.get<std::int32_t>();
 }
 
+// As JSON again: what is wrong with its numbers is the runtime's to say.
+std::string numbers_of(const char* key, const Json& value, const char* each) {
+    if (!value.is_array()) refuse(key, value, "a list");
+    for (std::size_t place = 0; place < value.size(); ++place)
+        if (value[place].is_structured()) refuse(std::string(key) + "[" + std::to_string(place) + "]", value[place], each);
+    return value.dump(-1, ' ', true, Json::error_handler_t::replace);
+}
+
+std::string step_counts_of(const char* key, const Json& value, const himar_pipeline_info&) {
+    return numbers_of(key, value, "a whole number");
+}
+
+std::string scales_of(const char* key, const Json& value, const himar_pipeline_info&) {
+    return numbers_of(key, value, "a number");
+}
+
+double least_scale_of(const char* key, const Json& value, const himar_pipeline_info& info) {
+    return scale_of(key, value, info);
+}
+
+std::int32_t interval_of(const char* key, const Json& value, const himar_pipeline_info&) {
+    if (!is_whole(value)) refuse(key, value, "a whole number");
+    if (value < 1 || !fits<std::int32_t>(value)) refuse(key, value, "1 to 1000");
+    return value.get<std::int32_t>();
+}
+
+std::int32_t order_of(const char* key, const Json& value, const himar_pipeline_info&) {
+    if (!is_whole(value)) refuse(key, value, "a whole number");
+    if (value < 0 || !fits<std::int32_t>(value)) refuse(key, value, "0 to 2");
+    return value.get<std::int32_t>();
+}
+
 double top_p_of(const char* key, const Json& value, const himar_pipeline_info& info) { return scale_of(key, value, info); }
 
 // As JSON again: what is wrong with its numbers is the runtime's to say.

@@ -84,7 +84,24 @@ inline Sampling guided() {
     return sampling;
 }
 
-// Every kind of step: with and without guidance and noise, one step and many, recorded and not.
+// Chains of 12 and 10 that leave evaluations out: all but 6 of phase low's are forecast.
+inline Sampling forecast() {
+    Sampling sampling = guided();
+    sampling.low_diffusion_steps = 12, sampling.high_diffusion_steps = 10;
+    sampling.low_forecast = 4, sampling.high_forecast = 3, sampling.forecast_first = 2, sampling.forecast_last = 1;
+    return sampling;
+}
+
+// Chains and scales of each step's own.
+inline Sampling listed() {
+    Sampling sampling = guided();
+    sampling.low_diffusion_counts = {6, 6, 4}, sampling.high_diffusion_counts = {5, 3};
+    sampling.low_guidances = {1, 1.5, 2.5}, sampling.high_guidances = {1.2, 2}, sampling.least_guidance = 1.4;
+    return sampling;
+}
+
+// Every kind of step: with and without guidance and noise, one step and many, recorded and not, of chains that leave
+// evaluations out and of others.
 inline std::vector<Sampling> settings() {
     std::vector<Sampling> all(9, guided());
     all[1].low_guidance = 1;
@@ -95,5 +112,17 @@ inline std::vector<Sampling> settings() {
     all[6].low_solver = "dpm++", all[6].high_solver = "ddim";
     all[7].low_solver = "ddim", all[7].high_solver = "dpm++", all[7].low_guidance = all[7].high_guidance = 1;
     all[8].high_solver = "dpm++", all[8].temperature = 0.7;
+    all.push_back(forecast());
+    all.push_back(forecast());
+    all.back().forecast_order = 2, all.back().low_solver = "ddim", all.back().high_solver = "dpm++";
+    all.push_back(guided());
+    all.back().guidance_interval = 2;
+    all.push_back(forecast());
+    all.back().forecast_order = 0, all.back().guidance_interval = 3;
+    all.push_back(forecast());
+    all.back().low_guidance = all.back().high_guidance = 1, all.back().high_forecast = 1;
+    all.push_back(listed());
+    all.push_back(listed());
+    all.back().low_forecast = all.back().high_forecast = 2, all.back().forecast_first = 2, all.back().guidance_interval = 2;
     return all;
 }

@@ -1,5 +1,6 @@
 // Prints what the loop's arithmetic gives, as JSON, so that another implementation can be compared bit for bit:
-//   plan S N low_steps high_steps low_guidance high_guidance schedule → [phase, index, masked, revealed, guidance] each
+//   plan S N settings    → [phase, index, masked, masked_after, revealed, guidance, halves at each k] of each step;
+//                          settings as a recipe has them
 //   chain solver n       → {timesteps, table}
 //   ranks seed phase n images…
 //   philox seed c0 c1 c2 c3
@@ -24,15 +25,12 @@ using namespace himar::core::hi_mar;
 namespace {
 
 Json plan_of(char** a) {
-    Sampling sampling;
-    sampling.low_steps = std::atoll(a[2]);
-    sampling.high_steps = std::atoll(a[3]);
-    sampling.low_guidance = std::atof(a[4]);
-    sampling.high_guidance = std::atof(a[5]);
-    sampling.guidance_schedule = a[6];
+    const Json values = Json::parse(a[2]);
+    const Sampling sampling = read_sampling(JsonReader(values, "settings", ""));
     Json steps = Json::array();
     for (const Step& step : plan(sampling, std::atoll(a[0]), std::atoll(a[1])))
-        steps.push_back({step.is_low ? 0 : 1, step.index, step.masked, step.masked_after, step.revealed, step.guidance});
+        steps.push_back({step.is_low ? 0 : 1, step.index, step.masked, step.masked_after, step.revealed, step.guidance,
+                         sampling.phase(step.is_low).evaluations.halves(step.diffusion_steps, step.halves())});
     return steps;
 }
 
@@ -77,7 +75,7 @@ int main(int count, char** values) {
     char** const a = values + 2;
     const int given = count - 2;
     Json out;
-    if (what == "plan" && given == 7) {
+    if (what == "plan" && given == 3) {
         out = plan_of(a);
     } else if (what == "chain" && given == 2) {
         const Chain chain = build_chain(a[0], std::atoll(a[1]));

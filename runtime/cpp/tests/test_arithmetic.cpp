@@ -58,6 +58,31 @@ TEST_CASE("guidance grows to its scale, or stays at it") {
     CHECK(guidance_at("linear", 3.0, 16, 1) < 3.0);
 }
 
+TEST_CASE("a chain's ends are evaluated and every so many-th index between, and which halves run follows a count") {
+    using Halves = std::vector<std::int64_t>;
+    CHECK(Evaluations{}.halves(5, 1) == Halves(5, 1));
+    CHECK(Evaluations{3, 1, 2, 1, 1}.halves(10, 2) == Halves{2, 2, 0, 0, 2, 0, 0, 2, 2, 2});
+    CHECK(Evaluations{4, 1, 2, 1, 3}.halves(12, 2) == Halves{1, 1, 0, 0, 0, 2, 0, 0, 0, 1, 1, 2});
+    CHECK(Evaluations{4, 1, 2, 1, 3}.halves(12, 1) == Halves{1, 1, 0, 0, 0, 1, 0, 0, 0, 1, 1, 1});
+    const Halves eighth = Evaluations{8, 1, 8, 3, 1}.halves(250, 2);
+    CHECK(std::count(eighth.begin(), eighth.end(), 2) == 41);
+    CHECK(std::count(eighth.begin(), eighth.end(), 0) == 209);
+}
+
+TEST_CASE("lists say each step's chain and scale, and a scale below the least is none") {
+    Sampling sampling;
+    sampling.low_steps = 2, sampling.high_steps = 4;
+    sampling.high_diffusion_counts = {250, 183, 116, 50};
+    sampling.low_guidances = {1.5, 3};
+    sampling.high_guidance = 2.5, sampling.least_guidance = 1.2;
+    std::vector<std::int64_t> chains, halves;
+    for (const Step& step : plan(sampling, 64, 256)) chains.push_back(step.diffusion_steps), halves.push_back(step.halves());
+    CHECK(chains == std::vector<std::int64_t>{100, 100, 250, 183, 116, 50});
+    CHECK(halves == std::vector<std::int64_t>{2, 2, 1, 2, 2, 2});  // the third would have 1.117
+    CHECK(plan(sampling, 64, 256)[1].guidance == 3);
+    CHECK(plan(sampling, 64, 256)[2].guidance == 1);
+}
+
 TEST_CASE("more steps than positions are refused") {
     Sampling sampling;
     sampling.low_steps = 5;

@@ -118,6 +118,19 @@ TEST_CASE("requests out of range are refused with the value") {
     holds(set([](auto& p) { p.guidance_schedule = static_cast<himar_guidance_schedule>(9); }), "guidance_schedule is 9;");
     holds(set([](auto& p) { p.low_solver = static_cast<himar_solver>(4); }), "low_solver is 4; it must be HIMAR_SOLVER_DDPM,");
     holds(set([](auto& p) { p.high_solver = static_cast<himar_solver>(-1); }), "high_solver is -1; it must be HIMAR_SOLVER_DDPM,");
+    holds(set([](auto& p) { p.high_forecast = -1; }), "high_forecast is -1; it must be 1 to 1000.");
+    holds(set([](auto& p) { p.guidance_interval = 1001; }), "guidance_interval is 1001; it must be 1 to 1000.");
+    holds(set([](auto& p) { p.forecast_order = 0; }), "forecast_order is 0, but no phase is forecast; set low_forecast or");
+    holds(set([](auto& p) { p.forecast_order = -2; }), "forecast_order is -2; it must be 0 to 2.");
+    holds(set([](auto& p) { p.high_forecast = 5, p.forecast_order = 2; }), "high_forecast is 5 and forecast_order is 2, which");
+    holds(set([](auto& p) { p.least_guidance = -1; }), "least_guidance is -1.0; it must be a finite number of at least 0.");
+    holds(set([](auto& p) { p.low_steps = 2, p.low_diffusion_counts = "[9]"; }),
+          "low_diffusion_counts has 1 count, but low_steps is 2; give one for each step.");
+    holds(set([](auto& p) { p.low_steps = 2, p.low_diffusion_counts = "[9, 1]"; }), "low_diffusion_counts[1] is 1; it must be 2");
+    holds(set([](auto& p) { p.low_diffusion_counts = "[9, 8.5]"; }), "low_diffusion_counts[1] is 8.5; it must be a whole number.");
+    holds(set([](auto& p) { p.high_guidances = "3"; }), "high_guidances is 3; it must be a list.");
+    for (const char* const none : {"", "[1,", "1,2", "[[[[[[[[[[1]]]]]]]]]]"})
+        holds(set([&](auto& p) { p.high_guidances = none; }), "; it must be a list in JSON, for example [250, 50] of two steps.");
     holds(set([](auto& p) { p.low_solver = p.high_solver = HIMAR_SOLVER_DPMPP, p.temperature = 0.5; }),
           "temperature is 0.5, but it scales the noise of reverse steps and solver 'dpm++' adds none; set it to 1, or");
     holds(said([](auto& p) { p.struct_size = 0; }), "himar_generate_params.struct_size is 0; it must be ");
@@ -126,6 +139,60 @@ TEST_CASE("requests out of range are refused with the value") {
         holds(said(resize), "call himar_generate_params_init first");
         holds(set(resize), "call himar_hi_mar_settings_init first");
     }
+}
+
+TEST_CASE("settings of a header before lists and forecasts are taken, and what it lacked is not read") {
+    Loaded loaded;
+    himar_hi_mar_settings settings = settings_of();
+    settings.low_steps = 2;
+    himar_generate_params params = params_of(1);
+    params.hi_mar = &settings;
+    std::vector<char> whole(2048), earlier(2048);
+    REQUIRE(himar_generate_params_to_string(&params, whole.data(), whole.size(), nullptr) == HIMAR_OK);
+    settings.struct_size = offsetof(himar_hi_mar_settings, low_diffusion_counts);
+    std::memset(reinterpret_cast<char*>(&settings) + settings.struct_size, 0x5A, sizeof settings - settings.struct_size);
+    REQUIRE(himar_generate_params_to_string(&params, earlier.data(), earlier.size(), nullptr) == HIMAR_OK);
+    CHECK(earlier == whole);  // above all no forecast_order of 0
+    REQUIRE(himar_pipeline_check(loaded.pipeline, &params) == HIMAR_OK);
+}
+
+TEST_CASE("a list is taken away by another one, by an empty one, and by a change to what it stands in place of") {
+    const Copy copy;
+    copy.edit([](Json& m) {
+        m["sampling"]["default"] = {{"low_steps", 2}, {"high_steps", 2}, {"low_diffusion_steps", 9},
+                                    {"high_diffusion_steps", 8}, {"low_diffusion_counts", {3, 4}},
+                                    {"high_diffusion_counts", {5, 6}}, {"low_guidances", {1, 2}}, {"high_guidances", {3, 4}}};
+    });
+    himar_pipeline* pipeline = nullptr;
+    REQUIRE(himar_pipeline_load(copy.path().c_str(), nullptr, &pipeline) == HIMAR_OK);
+    const auto lists_after = [&](auto change) {
+        himar_hi_mar_settings settings = settings_of();
+        change(settings);
+        himar_generate_params params = params_of(1);
+        params.hi_mar = &settings;
+        himar_result* result = nullptr;
+        REQUIRE(himar_pipeline_generate(pipeline, &params, &result) == HIMAR_OK);
+        const char* recipe = nullptr;
+        REQUIRE(himar_result_recipe(result, 0, &recipe) == HIMAR_OK);
+        const Json sampling = Json::parse(recipe)["sampling"];
+        himar_result_free(result);
+        std::vector<std::string> lists;
+        for (const char* name : {"low_diffusion_counts", "high_diffusion_counts", "low_guidances", "high_guidances"})
+            if (sampling.contains(name)) lists.push_back(sampling[name].dump());
+        return lists;
+    };
+    using Lists = std::vector<std::string>;
+    CHECK(lists_after([](auto& s) { s.temperature = 0.9; }) == Lists{"[3,4]", "[5,6]", "[1.0,2.0]", "[3.0,4.0]"});
+    CHECK(lists_after([](auto& s) { s.low_diffusion_counts = "[7, 3]"; }) == Lists{"[7,3]", "[5,6]", "[1.0,2.0]", "[3.0,4.0]"});
+    CHECK(lists_after([](auto& s) { s.low_diffusion_counts = "[]"; }) == Lists{"[5,6]", "[1.0,2.0]", "[3.0,4.0]"});
+    CHECK(lists_after([](auto& s) { s.low_diffusion_steps = 9; }) == Lists{"[5,6]", "[1.0,2.0]", "[3.0,4.0]"});
+    CHECK(lists_after([](auto& s) { s.high_diffusion_steps = 9; }) == Lists{"[3,4]", "[1.0,2.0]", "[3.0,4.0]"});
+    CHECK(lists_after([](auto& s) { s.low_guidance = 2; }) == Lists{"[3,4]", "[5,6]", "[3.0,4.0]"});
+    CHECK(lists_after([](auto& s) { s.high_guidance = 2; }) == Lists{"[3,4]", "[5,6]", "[1.0,2.0]"});
+    CHECK(lists_after([](auto& s) { s.guidance = 2; }) == Lists{"[3,4]", "[5,6]"});
+    CHECK(lists_after([](auto& s) { s.guidance_schedule = HIMAR_GUIDANCE_LINEAR; }) == Lists{"[3,4]", "[5,6]"});
+    CHECK(lists_after([](auto& s) { s.guidance = 2, s.high_guidances = "[1, 2]"; }) == Lists{"[3,4]", "[5,6]", "[1.0,2.0]"});
+    himar_pipeline_free(pipeline);
 }
 
 TEST_CASE("structs of an earlier header of this interface are taken, and what it lacked is not read") {
@@ -274,6 +341,8 @@ TEST_CASE("parameters as text, whole or cut off") {
     settings.guidance = 2.5;
     settings.low_steps = 3;
     settings.high_solver = HIMAR_SOLVER_DPMPP;
+    settings.high_guidances = "[1, 2.5]";
+    settings.low_forecast = 4, settings.forecast_order = 0;
     params.hi_mar = &settings;
     std::size_t needed = 0;
     REQUIRE(himar_generate_params_to_string(&params, nullptr, 0, &needed) == HIMAR_OK);
@@ -281,7 +350,10 @@ TEST_CASE("parameters as text, whole or cut off") {
     REQUIRE(himar_generate_params_to_string(&params, text.data(), text.size(), nullptr) == HIMAR_OK);
     CHECK(std::strlen(text.data()) + 1 == needed);
     holds(text.data(), "labels=[1,2] seed=0 first_index=0 sampling=first guidance=2.5 low_steps=3 high_steps=setting");
-    holds(text.data(), " low_solver=setting high_solver=dpm++ on_step=none draws=the seed's");
+    holds(text.data(), " low_solver=setting high_solver=dpm++ low_diffusion_counts=setting high_diffusion_counts=setting "
+                       "low_guidances=setting high_guidances=[1, 2.5] least_guidance=setting low_forecast=4 "
+                       "high_forecast=setting forecast_order=0 forecast_first=setting forecast_last=setting "
+                       "guidance_interval=setting on_step=none draws=the seed's");
     char cut[9];
     REQUIRE(himar_generate_params_to_string(&params, cut, sizeof cut, nullptr) == HIMAR_OK);
     CHECK(std::string(cut) == "labels=[");

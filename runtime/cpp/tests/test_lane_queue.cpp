@@ -47,6 +47,55 @@ TEST_CASE("segments run once, are recorded once and then replayed") {
     CHECK(pair.resident.without_graphs() == "");
 }
 
+TEST_CASE("where evaluations are left out, heads run where the settings say, and every reverse step has a prediction") {
+    Pair pair("tiny", "segments run directly");
+    const Chunk chunk{{1, 2}, 0, 3};
+    pair.on_device(chunk, forecast());
+    CHECK(pair.device->count("mlp_head") == 3 * 6);  // of 12 reverse steps in each of 3 autoregressive ones
+    CHECK(pair.device->count("dit_head") == 2 * 6);  // of 10 in each of 2
+    CHECK(pair.device->count("himar_keep_prediction") == 3 * 6 + 2 * 6);
+    CHECK(pair.device->count("himar_forecast") == 3 * 6 + 2 * 4);
+    CHECK(pair.device->count("himar_mlp_step") == 3 * 12);
+    CHECK(pair.device->count("himar_dit_step") == 2 * 10);
+    pair.device->trace.clear();
+    Sampling alone = guided();
+    alone.guidance_interval = 2;
+    pair.on_device(chunk, alone);
+    CHECK(pair.device->count("himar_keep_prediction") == 3 * 6 + 2 * 5);
+    CHECK(pair.device->count("himar_forecast") == 0);
+    pair.device->trace.clear();
+    pair.on_device(chunk, guided());
+    CHECK(pair.device->count("himar_keep_prediction") == 0);
+}
+
+TEST_CASE("half-evaluated, full and forecast reverse steps have graphs of their own") {
+    Pair pair;
+    Sampling sampling = forecast();
+    sampling.guidance_interval = 2;
+    const Chunk chunk{{1, 2}, 0, 3};
+    const Made wanted = pair.on_device(chunk, sampling);
+    for (int run = 0; run < 2; ++run) CHECK(pair.on_device(chunk, sampling).latents == wanted.latents);
+    pair.device->trace.clear();
+    CHECK(pair.on_device(chunk, sampling).latents == wanted.latents);
+    CHECK(pair.device->count("mlp_head") == 0);
+    CHECK(pair.device->count("replay") == 3 * 12 + 2 * 10 + 3 + 2 + 1);
+    same(wanted, pair.on_host(chunk, sampling));
+    sampling.forecast_order = 0;  // its graphs differ, or these were the images of order 1
+    for (int run = 0; run < 3; ++run) same(pair.on_device(chunk, sampling), pair.on_host(chunk, sampling));
+    CHECK(relative(pair.on_host(chunk, sampling).latents, wanted.latents) > 100 * kSameEngines);
+}
+
+TEST_CASE("a chain travels to the device where it is another than that of the phase's step before") {
+    Pair pair;
+    const Chunk chunk{{1, 2}, 0, 3};
+    pair.on_device(chunk, guided());
+    const long once = pair.device->count("upload");
+    pair.device->trace.clear();
+    pair.on_device(chunk, listed());  // of 6, 6 and 4 steps, and of 5 and 3
+    CHECK(pair.device->count("upload") == once + 2 * 2);
+    CHECK(pair.device->count("synchronize") == 0);
+}
+
 TEST_CASE("nothing waits for the device before the end") {
     Pair pair;
     pair.on_device({{1, 2}, 0, 3}, guided());

@@ -94,6 +94,65 @@ TEST_CASE("settings with solvers stand behind the others, or among them in schem
     CHECK(sampling_of(parse_manifest(changed.dump(), "manifest.json"), 0).high_solver == "ddim");
 }
 
+TEST_CASE("settings that leave evaluations out stand behind those with solvers, or among the others in schema 5") {
+    Json changed = good();
+    changed["schema_version"] = "1.3";
+    changed["solver_sampling"] = {{"quick", {{"low_solver", "ddim"}}}};
+    changed["forecast_sampling"] = {
+        {"eighth", {{"high_forecast", 8}, {"forecast_first", 6}, {"guidance_interval", 2}}},
+        {"listed", {{"high_steps", 2}, {"high_diffusion_counts", {50, 20}}, {"high_guidances", {1, 2.5}}, {"least_guidance", 1.1}}}};
+    const Manifest manifest = parse_manifest(changed.dump(), "manifest.json");
+    REQUIRE(manifest.sampling.size() == 5);
+    CHECK((manifest.sampling[2].first == "quick" && manifest.sampling[3].first == "eighth"));
+    const Sampling &eighth = sampling_of(manifest, 3), &listed = sampling_of(manifest, 4);
+    CHECK((eighth.high_forecast == 8 && eighth.forecast_first == 6 && eighth.guidance_interval == 2));
+    CHECK((eighth.low_forecast == 1 && eighth.forecast_order == 1 && eighth.forecast_last == 3));
+    CHECK(listed.high_diffusion_counts == std::vector<std::int64_t>{50, 20});
+    CHECK(listed.high_guidances == std::vector<double>{1, 2.5});
+    CHECK((listed.least_guidance == 1.1 && listed.low_guidances.empty()));
+
+    changed = good();
+    changed["schema_version"] = "5.0";
+    changed["sampling"]["quality"]["low_forecast"] = 4;
+    CHECK(sampling_of(parse_manifest(changed.dump(), "manifest.json"), 0).low_forecast == 4);
+}
+
+TEST_CASE("settings of forecasts and lists that say nothing or too much are refused") {
+    const auto said = [](const char* name, const Json& value) {
+        return refusal([&](Json& m) { m["sampling"]["fast"].update({{"high_steps", 4}, {name, value}}); });
+    };
+    holds(said("high_forecast", 0), "sampling.fast: high_forecast is 0; it must be 1 to 1000.");
+    holds(said("low_forecast", 2.5), "low_forecast is 2.5; it must be a whole number.");
+    holds(said("guidance_interval", 1001), "guidance_interval is 1001; it must be 1 to 1000.");
+    holds(said("forecast_order", 3), "forecast_order is 3; it must be 0 to 2.");
+    holds(said("forecast_order", -1), "forecast_order is -1; it must be 0 to 2.");
+    holds(said("forecast_order", 0), "forecast_order is 0, but no phase is forecast; set low_forecast or high_forecast to "
+                                     "2 or more, or leave it out.");
+    holds(said("forecast_first", 5), "forecast_first is 5, but no phase is forecast;");
+    holds(said("forecast_last", 5), "forecast_last is 5, but no phase is forecast;");
+    holds(said("least_guidance", -1), "least_guidance is -1.0; it must be a finite number of at least 0.");
+    holds(said("high_diffusion_counts", {250, 50}),
+          "high_diffusion_counts has 2 counts, but high_steps is 4; give one for each step.");
+    holds(said("high_guidances", {2}), "high_guidances has 1 scale, but high_steps is 4; give one for each step.");
+    holds(said("high_diffusion_counts", {250, 50, 50, 1}), "high_diffusion_counts[3] is 1; it must be 2 to 1000.");
+    holds(said("high_diffusion_counts", {250, "x"}), "high_diffusion_counts[1] is 'x'; it must be a whole number.");
+    holds(said("high_diffusion_counts", {250, 50.0}), "high_diffusion_counts[1] is 50.0; it must be a whole number.");
+    holds(said("low_guidances", "1,2"), "low_guidances is '1,2'; it must be a list.");
+    holds(said("high_guidances", {1, 2, 3, -1}), "high_guidances[3] is -1.0; it must be a finite number of at least 0.");
+    holds(refusal([](Json& m) { m["sampling"]["fast"].update({{"high_forecast", 8}, {"forecast_order", 2}}); }),
+          "high_forecast is 8 and forecast_order is 2, which diverges over such gaps: 10 % of the digits were recognised "
+          "(docs/forecast.md); use order 1, or an interval up to 4.");
+    holds(refusal([](Json& m) { m["sampling"]["fast"].update({{"low_forecast", 5}, {"high_forecast", 5}, {"forecast_order", 2}}); }),
+          "low_forecast is 5 and forecast_order is 2");
+    holds(refusal([](Json& m) { m["forecast_sampling"] = 1; }), "forecast_sampling is 1; it must be of type dict.");
+    holds(refusal([](Json& m) { m["forecast_sampling"]["fast"] = Json::object(); }),
+          "manifest.json: forecast_sampling.fast is a setting of sampling too; build the bundle again.");
+    holds(refusal([](Json& m) { m["solver_sampling"]["quick"] = m["forecast_sampling"]["quick"] = Json::object(); }),
+          "manifest.json: forecast_sampling.quick is a setting of sampling too; build the bundle again.");
+    holds(refusal([](Json& m) { m["forecast_sampling"]["quick"] = {{"high_forecast", 0}}; }),
+          "forecast_sampling.quick: high_forecast is 0");
+}
+
 TEST_CASE("every key is needed, and of its type") {
     for (const char* key : {"schema_version", "himar_version", "model", "sampling", "max_batch", "components", "backend",
                             "files", "selftest", "provenance"}) {
@@ -110,8 +169,8 @@ TEST_CASE("every key is needed, and of its type") {
 }
 
 TEST_CASE("values out of range are refused with the value") {
-    holds(refusal([](Json& m) { m["schema_version"] = "5.0"; }), "has schema version 5.0, but this himar reads versions up to 4.x");
-    holds(refusal([](Json& m) { m["schema_version"] = "99999999999999999999.0"; }), "but this himar reads versions up to 4.x");
+    holds(refusal([](Json& m) { m["schema_version"] = "6.0"; }), "has schema version 6.0, but this himar reads versions up to 5.x");
+    holds(refusal([](Json& m) { m["schema_version"] = "99999999999999999999.0"; }), "but this himar reads versions up to 5.x");
     holds(refusal([](Json& m) { m["schema_version"] = "one"; }), "schema_version is 'one'; it must be like '1.0'.");
     holds(refusal([](Json& m) { m["schema_version"] = "0.9"; }), "schema_version is '0.9'");
     holds(refusal([](Json& m) { m["model"]["vae_scale"] = -1; }), "model.vae_scale is -1.0; it must be a positive number.");

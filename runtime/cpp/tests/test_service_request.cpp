@@ -77,6 +77,38 @@ TEST_CASE("every key of a body arrives in its option") {
     CHECK(request.latents);
 }
 
+TEST_CASE("lists and what chains leave out arrive in their options") {
+    const ImageRequest request = read(R"({"labels": [3], "low_diffusion_counts": [20, 10], "high_diffusion_counts": [],
+        "low_guidances": [1, 2.5], "high_guidances": [3], "least_guidance": 1.2, "low_forecast": 4, "high_forecast": 8,
+        "forecast_order": 0, "forecast_first": 6, "forecast_last": 2, "guidance_interval": 3})");
+    const himar::GenerateOptions& o = request.options;
+    CHECK((o.low_diffusion_counts == "[20,10]" && o.high_diffusion_counts == "[]"));
+    CHECK((o.low_guidances == "[1,2.5]" && o.high_guidances == "[3]" && o.least_guidance == 1.2));
+    CHECK((o.low_forecast == 4 && o.high_forecast == 8 && o.forecast_order == 0));
+    CHECK((o.forecast_first == 6 && o.forecast_last == 2 && o.guidance_interval == 3));
+    const himar_hi_mar_settings c = o.HiMarSettings::to_c();
+    CHECK((c.forecast_order == 0 && std::string(c.low_diffusion_counts) == "[20,10]"));
+    const auto said = [](const std::string& value) {
+        return sentence_of<Refusal>([&] { read(R"({"labels": [1], )" + value + "}"); });
+    };
+    holds(said(R"("low_diffusion_counts": 20)"), "low_diffusion_counts is 20; it must be a list.");
+    holds(said(R"("low_diffusion_counts": "20,10")"), "low_diffusion_counts is \"20,10\"; it must be a list.");
+    holds(said(R"("high_diffusion_counts": [20, [1]])"), "high_diffusion_counts[1] is a list; it must be a whole number.");
+    holds(said(R"("low_guidances": {})"), "low_guidances is an object; it must be a list.");
+    holds(said(R"("high_guidances": [{}])"), "high_guidances[0] is an object; it must be a number.");
+    holds(said(R"("least_guidance": "x")"), "least_guidance is \"x\"; it must be a number.");
+    holds(said(R"("low_forecast": 1.5)"), "low_forecast is 1.5; it must be a whole number.");
+    holds(said(R"("high_forecast": 0)"), "high_forecast is 0; it must be 1 to 1000.");
+    holds(said(R"("guidance_interval": 9e99)"), "it must be 1 to 1000.");
+    holds(said(R"("forecast_order": -1)"), "forecast_order is -1; it must be 0 to 2.");
+    holds(said(R"("forecast_order": true)"), "forecast_order is true; it must be a whole number.");
+    himar::GenerateOptions kept;
+    kept.forecast_order = -1;
+    CHECK(sentence_of<himar::Error>([&] { kept.HiMarSettings::to_c(); }) == "forecast_order is -1; ask for at least 0.");
+    kept.forecast_order = 0, kept.low_forecast = 0;
+    CHECK(sentence_of<himar::Error>([&] { kept.HiMarSettings::to_c(); }) == "low_forecast is 0; ask for at least 1.");
+}
+
 TEST_CASE("an hmar model has keys of its own") {
     const ImageRequest request = read(R"({"labels": [3], "guidance": 2.5, "top_k": 7, "top_p": 0.9, "mask_guidance": 0,
         "schedule": [[1], [1, 3]], "all_scales": false, "smooth": true})", 3, "hmar");
@@ -142,6 +174,7 @@ TEST_CASE("nesting without end is refused, not followed") {
     const std::string deep(500000, '[');
     CHECK(code_of(deep) == 400);
     CHECK(code_of("{\"labels\": " + deep + std::string(deep.size(), ']') + "}") == 400);
+    CHECK(code_of("{\"labels\": [1], \"low_guidances\": " + deep + std::string(deep.size(), ']') + "}") == 400);
 }
 
 TEST_CASE("prompts stand in place of labels where the model is from text") {

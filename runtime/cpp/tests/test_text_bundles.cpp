@@ -179,6 +179,6 @@ TEST_SUITE("text_bundles") {
         refused([](Json& m) { m["tokenizer"]["start"] = 7; }, "its tokenizer is none: start and end are [7,");
         refused([](Json& m) { m["tokenizer"]["padding"] = 9999; }, "and padding 9999; build the bundle again.");
         refused([](Json& m) { m["tokenizer"]["repairs_text"] = true; }, "repairs text with the Python library ftfy");
-        refused([](Json& m) { m["schema_version"] = "5.0"; }, "has schema version 5.0, but this himar reads versions up to 4.x");
+        refused([](Json& m) { m["schema_version"] = "6.0"; }, "has schema version 6.0, but this himar reads versions up to 5.x");
     }
 }

@@ -21,6 +21,12 @@ REQUESTS: tuple[dict[str, Any], ...] = (
     {"labels": [0, 4], "seed": 5, "first_index": 2, "low_guidance": 1.5, "high_guidance": 2.0,
      "low_solver": "dpm++", "high_solver": "ddim"},
     {"labels": [3], "seed": 6, "first_index": 0, "low_guidance": 1.0, "high_guidance": 2.0, "high_solver": "dpm++"},
+    {"labels": [1, 0], "seed": 7, "first_index": 3, "low_guidance": 1.5, "high_guidance": 2.0, "low_forecast": 3,
+     "high_forecast": 4, "low_diffusion_steps": 14, "high_diffusion_steps": 20, "guidance_interval": 2},
+    {"labels": [2], "seed": 8, "first_index": 0, "low_guidance": 2.0, "high_guidance": 2.0, "high_forecast": 2,
+     "high_diffusion_steps": 16, "forecast_order": 2, "forecast_first": 3, "high_solver": "ddim"},
+    {"labels": [4, 3], "seed": 9, "first_index": 1, "low_steps": 2, "high_steps": 3, "low_guidances": [1.0, 2.5],
+     "high_diffusion_counts": [9, 5, 5], "low_diffusion_counts": [4, 8], "least_guidance": 1.2, "high_guidance": 2.0},
 )  # fmt: skip
 
 
@@ -31,7 +37,8 @@ def python_latents(bundle: Path) -> list[dict[str, Any]]:
         arguments = {key: value for key, value in request.items() if key != "labels"}
         result = pipeline.generate(request["labels"], **arguments)
         arrays = {"latents": result.latents, "low_latents": result.low_latents}
-        runs.append(request | {name: array.ravel().tolist() for name, array in arrays.items()})
+        settings = result.recipes[0].sampling.to_dict()
+        runs.append(request | {"settings": settings} | {name: each.ravel().tolist() for name, each in arrays.items()})
     return runs
 
 

@@ -1,4 +1,4 @@
-"""Opens a bundle: reads its manifest and hashes its files; nothing is loaded yet.
+"""Opens a bundle: reads its manifest and hashes its files, all at once or each before it is read.
 
 A bundle's files lie in its folder. In the Hub's local cache, `models--OWNER--NAME/snapshots/REVISION/`, every file is a
 link to `models--OWNER--NAME/blobs/`, so links to files there are followed too. All other links out are refused.
@@ -12,8 +12,8 @@ import logging
 import math
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +38,19 @@ class Bundle:
         root: the folder, resolved.
         manifest: what it says.
         id: sha256 of the manifest. The manifest holds every file's hash, so the id names the whole bundle.
+        unread: files whose hash was not compared yet; it is before they are read.
     """
 
     root: Path
     manifest: Manifest
     id: str
+    unread: set[str] = field(default_factory=set, repr=False, compare=False)
 
     @classmethod
-    def open(cls, path: str | Path) -> Bundle:
+    def open(cls, path: str | Path, hash_when_read: bool = False) -> Bundle:
         """Read the manifest at `path` and verify the size and hash of every file it names.
+
+        hash_when_read: compare a file's hash before it is read, so that files which nobody reads cost nothing.
 
         Raises BundleError: no folder or manifest, a newer schema, a path that leads out of the bundle, a
         missing or changed file.
@@ -66,12 +70,21 @@ class Bundle:
         except OSError as error:
             raise BundleError(f"{source} cannot be read: {error.strerror}.") from error
         bundle = cls(root, parse_manifest(text, str(source)), hashlib.sha256(text).hexdigest())
-        bundle._verify_files()
+        bundle._verify_sizes()
+        bundle.unread.update(bundle.manifest.files)
+        if not hash_when_read:
+            bundle.check(bundle.manifest.files)
         log.info("opened bundle %s (%d files)", root, len(bundle.manifest.files))
         return bundle
 
     def path(self, relative: str) -> Path:
-        """Return the path of a file of the bundle; BundleError if that leads outside, also by way of a link.
+        """Return the path of a file of the bundle to read it; BundleError if it leads outside or is damaged."""
+        path = self.place(relative)
+        self.check((relative,) if relative in self.manifest.files else self.manifest.files)  # by another spelling
+        return path
+
+    def place(self, relative: str) -> Path:
+        """Return the path of a file that is not read yet; BundleError if it leads outside, also by way of a link.
 
         It is the path by the bundle's own names: a graph looks for its weights beside itself by theirs, which the
         targets of links need not have.
@@ -112,20 +125,27 @@ class Bundle:
             )
         return np.fromfile(self.path(name), "<f4").astype(np.float32).reshape(shape)
 
-    def _verify_files(self) -> None:
+    def check(self, names: Iterable[str]) -> None:
+        """Compare the hashes of files that are about to be read, unless they were; BundleError where one differs."""
+        for relative in names:
+            if relative not in self.unread:
+                continue
+            if file_sha256(self.place(relative), BundleError) != self.manifest.files[relative].sha256:
+                raise BundleError(
+                    f"{relative} in {self.root} does not have the manifest's sha256: it is damaged; "
+                    f"copy the bundle again or rebuild it."
+                )
+            self.unread.discard(relative)
+
+    def _verify_sizes(self) -> None:
         for relative, entry in self.manifest.files.items():
-            path = self.path(relative)
+            path = self.place(relative)
             if not path.is_file():
                 raise BundleError(f"{self.root} lacks its file {relative}; copy the bundle again.")
             size = path.stat().st_size
             if size != entry.bytes:
                 raise BundleError(
                     f"{relative} in {self.root} has {size} bytes where the manifest says {entry.bytes}; "
-                    f"copy the bundle again or rebuild it."
-                )
-            if file_sha256(path, BundleError) != entry.sha256:
-                raise BundleError(
-                    f"{relative} in {self.root} does not have the manifest's sha256: it is damaged; "
                     f"copy the bundle again or rebuild it."
                 )
 

@@ -6,6 +6,7 @@ import functools
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from himar_kernels import BundleError, EngineError
@@ -58,6 +59,17 @@ class Networks:
                 raise EngineError(f"the engine of {name} cannot take its tensors in device memory.")
             engines[name] = engine
         return engines
+
+
+def open_bundle(path: str | Path, device: Device) -> Bundle:
+    """Open a bundle to load its engines on a device.
+
+    Where graphs are kept with packed weights (`ort.packed`), the bundle's own may not be read: each of its files is
+    hashed before it is read, and all at once otherwise. Raises what Bundle.open does.
+    """
+    from .ort.packed import keeps_packed
+
+    return Bundle.open(path, hash_when_read=device.kind == "cpu" and keeps_packed())
 
 
 def load_networks(bundle: Bundle, device: Device, threads: int | None, backend: str | None = None) -> Networks:
@@ -131,7 +143,7 @@ def load_engine(
         from .ort.packed import contents
 
         file = spec.engine_file if spec.backend == "onnxruntime" else spec.file
-        return OrtEngine.load(bundle.path(file), spec, device, threads, lane, contents(bundle, file))
+        return OrtEngine.load(bundle.place(file), spec, device, threads, lane, contents(bundle, file))
     if wanted not in GPU_BACKENDS:
         raise EngineError(
             f"{name} in {bundle.root} is an engine for {wanted!r}, which this himar does not know: build the bundle "

@@ -67,6 +67,9 @@ def cli(host: str, port: int, threads: int, **options: Any) -> None:
     """Serve images from BUNDLE over HTTP. SIGTERM and Ctrl-C finish what was accepted, then end it.
 
     Add --debug to see the traceback of an error.
+
+    On a CPU, HIMAR_ORT_PACKED=1 in the environment keeps weights packed on the disk, in himar's folder of the user's
+    cache: later starts are faster, and servers of one bundle share them. It takes up to three times their size.
     """
     require_extra("service", "fastapi", "uvicorn", "prometheus_client")
     try:

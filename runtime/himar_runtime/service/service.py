@@ -18,9 +18,8 @@ from typing import Any
 from himar_kernels import HimarError
 from himar_kernels.families.registry import TEXT_ENCODER
 
-from ..bundle.bundle import Bundle
 from ..engines.engine import Device
-from ..engines.networks import load_networks
+from ..engines.networks import load_networks, open_bundle
 from ..pipeline import Pipeline, himar_version
 from .answer import Answer, encode
 from .job import Job
@@ -72,7 +71,7 @@ class Service:
         """Load the bundle and start the lanes. Raises BundleError or EngineError."""
         self.settings = settings
         device = Device.parse(settings.device)
-        bundle = Bundle.open(settings.bundle)
+        bundle = open_bundle(settings.bundle, device)
         networks = load_networks(bundle, device, settings.threads, settings.backend)
         self.manifest = bundle.manifest
         self.bundle_id = bundle.id

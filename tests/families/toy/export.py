@@ -78,6 +78,9 @@ class ToyFamily:
         arrays = {**inputs, "pulled": pulled, "image": model.decoder(pulled)}
         return {f"{case}/{name}": tensor.numpy() for name, tensor in arrays.items()}
 
+    def calibration(self, model: Toy) -> None:
+        """See ExportFamily."""
+
     def check_rounding(self, vae: nn.Module | None, precisions: Mapping[str, Any], selftest: Arrays) -> list[Any]:
         """See ExportFamily."""
         return []

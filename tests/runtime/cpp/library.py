@@ -72,6 +72,17 @@ class _HiMarSettings(ctypes.Structure):
         ("guidance_schedule", ctypes.c_int),
         ("low_solver", ctypes.c_int),
         ("high_solver", ctypes.c_int),
+        ("low_diffusion_counts", ctypes.c_char_p),
+        ("high_diffusion_counts", ctypes.c_char_p),
+        ("low_guidances", ctypes.c_char_p),
+        ("high_guidances", ctypes.c_char_p),
+        ("least_guidance", ctypes.c_double),
+        ("low_forecast", ctypes.c_int32),
+        ("high_forecast", ctypes.c_int32),
+        ("forecast_order", ctypes.c_int32),
+        ("forecast_first", ctypes.c_int32),
+        ("forecast_last", ctypes.c_int32),
+        ("guidance_interval", ctypes.c_int32),
     )
 
 
@@ -252,7 +263,7 @@ class Library:
         """Load, generate or edit, and free.
 
         draws: instead of a seed. prompts, contexts (B, K, W): instead of labels. options: fields of
-        himar_generate_params or of the settings of either family, with Python's values for enumerations and schedules.
+        himar_generate_params or of the settings of either family, with Python's values for enumerations and lists.
         """
         call = self._library
         manifest = json.loads((bundle / "manifest.json").read_text())
@@ -282,7 +293,7 @@ class Library:
         for name, value in options.items():
             structs = (params, other, settings) if hmar else (params, settings, other)  # both families have guidance
             struct = next(each for each in structs if name in dict(each._fields_))
-            if name == "schedule":
+            if name == "schedule" or isinstance(value, list | tuple):
                 value = json.dumps(value).encode()
             elif isinstance(value, str):
                 value = value.encode() if name == "sampling" else _NUMBERS[value]

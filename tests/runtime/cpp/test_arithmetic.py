@@ -44,19 +44,39 @@ def test_philox_words_and_normals_are_pythons(arithmetic: Any) -> None:
         assert_each_near(arithmetic("normals", seed, 1, step, k, image, position, 1), drawn, 1e-6)
 
 
+def assert_same_plan(arithmetic: Any, sampling: SamplingConfig, S: int, N: int) -> None:
+    wanted = [
+        [int(s.phase == "high"), s.index, s.masked, s.masked_after, s.revealed, s.guidance]
+        + [list(sampling.evaluations(s.phase).halves(s.diffusion_steps, s.halves))]
+        for s in plan(sampling, S, N)
+    ]
+    assert arithmetic("plan", S, N, json.dumps(sampling.to_dict())) == wanted
+
+
 @pytest.mark.parametrize("schedule", ["linear", "constant"])
 @pytest.mark.parametrize(
     ("S", "N", "low", "high"), [(16, 64, 8, 2), (64, 256, 32, 4), (64, 256, 64, 7), (4, 16, 1, 16)]
 )
 def test_plans_are_pythons_to_the_bit(arithmetic: Any, S: int, N: int, low: int, high: int, schedule: str) -> None:
-    sampling = SamplingConfig(
-        low_steps=low, high_steps=high, low_guidance=2.3, high_guidance=4.7, guidance_schedule=schedule
-    )
-    wanted = [
-        [int(s.phase == "high"), s.index, s.masked, s.masked_after, s.revealed, s.guidance]
-        for s in plan(sampling, S, N)
-    ]
-    assert arithmetic("plan", S, N, low, high, 2.3, 4.7, schedule) == wanted
+    steps = {"low_steps": low, "high_steps": high, "guidance_schedule": schedule}
+    assert_same_plan(arithmetic, SamplingConfig(**steps, low_guidance=2.3, high_guidance=4.7), S, N)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"high_forecast": 8},
+        {"low_forecast": 4, "high_forecast": 2, "forecast_order": 2, "forecast_first": 1, "forecast_last": 1},
+        {"guidance_interval": 3, "least_guidance": 1.8},
+        {"low_forecast": 1000, "high_forecast": 7, "forecast_first": 1000, "guidance_interval": 2},
+        {"low_diffusion_counts": [40, 9, 2, 1000], "low_guidances": [1, 1.5, 0.3, 3], "high_forecast": 5},
+        {"high_diffusion_counts": [250, 50], "high_guidances": [0.1, 2.3], "least_guidance": 0.2},
+    ],
+    ids=str,
+)
+def test_plans_that_leave_evaluations_out_are_pythons(arithmetic: Any, settings: dict[str, Any]) -> None:
+    sampling = SamplingConfig(low_steps=4, high_steps=2).with_changes(low_guidance=2.3, high_guidance=4.7, **settings)
+    assert_same_plan(arithmetic, sampling, 16, 64)
 
 
 @pytest.mark.parametrize("solver", get_args(Solver))

@@ -12,6 +12,7 @@ import pytest
 from himar_kernels import BundleError, InputError
 from himar_runtime import Pipeline
 from tests.closeness import RUN, assert_near, assert_same_pixels
+from tests.export.test_same_image import CHEAPER, SHORT
 
 
 def assert_same_images(library: Any, bundle: Path, labels: list[int], seed: int, **options: Any) -> None:
@@ -49,6 +50,11 @@ def test_digits_by_solvers_are_pythons_images(library: Any, digits_bundle: Path)
     assert_same_images(library, digits_bundle, [3, 7], 5, low_solver="ddim", high_solver="dpm++", **short)
 
 
+@pytest.mark.parametrize("name", CHEAPER)
+def test_digits_of_chains_that_leave_evaluations_out_are_pythons(library: Any, digits_bundle: Path, name: str) -> None:
+    assert_same_images(library, digits_bundle, [3, 7, 1], 5, temperature=1.0, **SHORT, **CHEAPER[name])
+
+
 def test_threads_do_not_change_the_images(library: Any, digits_bundle: Path) -> None:
     """With two threads its heads and decoder split their rows, in both runtimes."""
     labels, options = [3, 7] * 4, {"seed": 4, "low_steps": 2, "high_steps": 1}
@@ -65,6 +71,21 @@ def test_named_settings_with_solvers_are_pythons(library: Any, make_bundle: Any,
     edit_manifest(apart, lambda m: m.update(schema_version="1.2", solver_sampling={"quick": quick}))
     edit_manifest(first, lambda m: m.update(schema_version="2.0", sampling={"quick": quick, **m["sampling"]}))
     assert_same_images(library, apart, [1, 4], 3, sampling="quick")
+    assert_same_images(library, first, [1, 4], 3)
+
+
+def test_named_settings_that_leave_evaluations_out_are_pythons(
+    library: Any, make_bundle: Any, edit_manifest: Any
+) -> None:
+    eighth = {"low_steps": 2, "high_steps": 2, "low_diffusion_steps": 20, "low_forecast": 8, "guidance_interval": 2}
+    listed = {"low_steps": 2, "high_steps": 2, "high_diffusion_counts": [12, 5], "low_guidances": [1, 2]}
+    apart, first = make_bundle("apart"), make_bundle("first")
+    further = {"eighth": eighth, "listed": listed}
+    edit_manifest(apart, lambda m: m.update(schema_version="1.3", forecast_sampling=further))
+    edit_manifest(first, lambda m: m.update(schema_version="5.0", sampling={"eighth": eighth, **m["sampling"]}))
+    for name in further:
+        assert_same_images(library, apart, [1, 4], 3, sampling=name)
+    assert_same_images(library, apart, [1, 4], 3, sampling="listed", high_diffusion_steps=6)  # its list goes
     assert_same_images(library, first, [1, 4], 3)
 
 
@@ -95,12 +116,18 @@ def test_previews_are_pythons(library: Any, digits_bundle: Path) -> None:
 
 def test_refusals_are_pythons_sentences(library: Any, make_bundle: Any, edit_manifest: Any) -> None:
     changes = {
-        "schema": lambda m: m.update(schema_version="5.0"),
+        "schema": lambda m: m.update(schema_version="6.0"),
         "path": lambda m: m.update(selftest="../selftest.npz"),
         "lacks": lambda m: m["model"].pop("width"),
         "setting": lambda m: m["sampling"]["plain"].update(low_steps=0),
         "solver": lambda m: m["sampling"]["plain"].update(low_solver="euler"),
         "twice": lambda m: m.update(solver_sampling={"plain": {"high_solver": "ddim"}}),
+        "thrice": lambda m: m.update(forecast_sampling={"plain": {"high_forecast": 2}}),
+        "interval": lambda m: m.update(forecast_sampling={"cheap": {"high_forecast": 0}}),
+        "unsaid": lambda m: m["sampling"]["plain"].update(forecast_order=0),
+        "wide": lambda m: m["sampling"]["plain"].update(low_forecast=9, high_forecast=9, forecast_order=2),
+        "length": lambda m: m["sampling"]["plain"].update(low_steps=3, low_guidances=[1, 2]),
+        "count": lambda m: m["sampling"]["plain"].update(low_steps=2, low_diffusion_counts=[9, 1]),
         "hash": lambda m: m["files"]["dit_head.onnx"].update(sha256="0" * 64),
         "size": lambda m: m["files"]["dit_head.onnx"].update(bytes=3),
         "component": lambda m: m["components"].pop("dit_head"),
@@ -120,7 +147,10 @@ def test_refused_requests_are_pythons_sentences(library: Any, bundle_path: Path)
     no_noise = {"low_solver": "dpm++", "high_solver": "ddim", "temperature": 0.9}
     for labels, options in (
         ([], {}), ([5], {}), ([1], {"low_steps": 9}), ([1], {"temperature": -1.0}), ([1], no_noise),
-        ([1], {"sampling": "best"}),
+        ([1], {"sampling": "best"}), ([1], {"high_forecast": 1001}), ([1], {"forecast_first": 5}),
+        ([1], {"high_forecast": 5, "forecast_order": 2}), ([1], {"forecast_order": 3, "low_forecast": 2}),
+        ([1], {"low_steps": 2, "low_guidances": [1.0]}), ([1], {"low_steps": 2, "low_diffusion_counts": [5, 1.5]}),
+        ([1], {"high_guidances": [-1.0]}), ([1], {"least_guidance": -0.5}),
     ):  # fmt: skip
         with pytest.raises(InputError) as theirs:
             pipeline.generate(labels, **options)

@@ -24,12 +24,17 @@ SOURCES = Path(__file__).parents[3] / "runtime" / "cpp"
 def test_himar_generate_writes_pngs_with_recipes(run: Any, built: Path, bundle_path: Path, tmp_path: Path) -> None:
     program = built / "examples" / "himar-generate"
     options = ["--labels", "1,3-4", "--count", "2", "--seed", "9", "--threads", "1", "--guidance", "1.5"]
-    options += ["--low-solver", "dpm++"]
+    options += ["--low-solver", "dpm++", "--low-diffusion-steps", "16", "--low-forecast", "3", "--forecast-order", "0"]
+    options += ["--high-steps", "2", "--high-diffusion-counts", "12,5", "--high-guidances", "1,2.5"]
+    options += ["--forecast-first", "4", "--forecast-last", "2", "--guidance-interval", "2", "--least-guidance", "1.1"]
     report = json.loads(run(program, bundle_path, *options, "--repeat", "3", "--json", "--out", tmp_path / "out"))
     assert (report["images"], report["runs"]) == (6, 3)
     assert 0 < report["p50_s"] <= report["p95_s"] <= report["p99_s"]
     wanted = Pipeline.load(bundle_path, threads=1).generate(
-        [1, 1, 3, 3, 4, 4], seed=9, guidance=1.5, low_solver="dpm++"
+        [1, 1, 3, 3, 4, 4],
+        **{"seed": 9, "guidance": 1.5, "low_solver": "dpm++", "low_diffusion_steps": 16, "low_forecast": 3},
+        **{"high_steps": 2, "high_diffusion_counts": [12, 5], "high_guidances": [1, 2.5], "least_guidance": 1.1},
+        **{"forecast_order": 0, "forecast_first": 4, "forecast_last": 2, "guidance_interval": 2},
     )
     paths = sorted((tmp_path / "out").iterdir())
     assert [path.name for path in paths] == [f"9-{i:05d}-{label}.png" for i, label in enumerate([1, 1, 3, 3, 4, 4])]
@@ -49,6 +54,15 @@ def test_himar_generate_says_what_is_wrong(run: Any, built: Path, bundle_path: P
     assert "--labels is missing" in run(program, bundle_path, code=2)
     said = run(program, bundle_path, "--labels", "1", "--high-solver", "euler", code=2)
     assert said == "himar-generate: --high-solver is 'euler'; it must be ddpm, ddim or dpm++. Try --help.\n"
+    assert "--low-guidances is 'inf'; it must be a finite number." in run(
+        program, bundle_path, "--labels", "1", "--low-guidances", "1,inf", code=2
+    )
+    assert "--high-diffusion-counts is '1'; it must be a whole number from 2 to 1000." in run(
+        program, bundle_path, "--labels", "1", "--high-diffusion-counts", "9,1", code=2
+    )
+    assert "--forecast-order is '3'; it must be a whole number from 0 to 2." in run(
+        program, bundle_path, "--labels", "1", "--forecast-order", "3", code=2
+    )
     assert "is not an option" in run(program, bundle_path, "--label-s", "1", code=2)
     assert "is not a class of this model" in run(program, bundle_path, "--labels", "99", code=1)
     assert "is not a folder" in run(program, tmp_path / "none", "--labels", "1", code=1)

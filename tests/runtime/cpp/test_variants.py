@@ -23,6 +23,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "guided": {},
     "unguided": {"guidance": 1.0, "temperature": 0.8},
     "solvers": {"low_solver": "ddim", "high_solver": "dpm++", "guidance_schedule": "constant"},
+    "forecasts": {"low_forecast": 3, "high_forecast": 4, "forecast_first": 2, "guidance_interval": 2},
 }
 
 
@@ -90,7 +91,10 @@ def test_on_a_queue_that_records_a_variant_gives_the_same_latents(
 @pytest.mark.slow
 def test_a_single_scale_has_one_stage_and_refuses_what_belongs_to_phase_low(library: Any, build_variant: Any) -> None:
     bundle: Path = build_variant("single-scale")
-    for options in ({"low_steps": 2}, {"low_guidance": 2.0}, {"low_solver": "ddim"}, {"low_diffusion_steps": 8}):
+    for options in (
+        {"low_steps": 2}, {"low_guidance": 2.0}, {"low_solver": "ddim"}, {"low_diffusion_steps": 8},
+        {"low_forecast": 2}, {"low_diffusion_counts": []},
+    ):  # fmt: skip
         with pytest.raises(InputError) as theirs:
             Pipeline.load(bundle).generate([1], **options)
         with pytest.raises(RuntimeError) as ours:

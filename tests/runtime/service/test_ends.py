@@ -115,6 +115,7 @@ def test_both_servers_explain_the_same_options(command: list[str]) -> None:
         "--host", "--port", "--lanes", "--device", "--threads", "--backend", "--queue", "--max-images", "--max-body",
         "--timeout", "--drain-seconds", "--keep-alive", "--allow-origin", "--version", "--help",
     }  # fmt: skip
+    assert "HIMAR_ORT_PACKED=1 in the environment keeps weights packed on the disk" in " ".join(done.stdout.split())
 
 
 def test_more_threads_than_the_system_gives_are_a_sentence(command: list[str], bundle_path: Path) -> None:

@@ -21,7 +21,8 @@ QUICK = {"low_steps": 2, "high_steps": 1, "low_diffusion_steps": 4, "high_diffus
 FULL = {
     "labels": [3, 0, 4], "seed": 2**64 - 1, "first_index": 5, "sampling": "plain", "guidance": 2, "low_guidance": 1.5,
     "high_guidance": 3.0, "temperature": 0.9, "guidance_schedule": "constant", "high_solver": "dpm++",
-    **QUICK,
+    **QUICK, "low_diffusion_counts": [4, 14], "low_forecast": 3, "forecast_first": 2, "forecast_order": 0,
+    "guidance_interval": 2, "high_guidances": [2.5], "least_guidance": 1.1,
 }  # fmt: skip
 
 

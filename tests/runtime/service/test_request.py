@@ -19,7 +19,9 @@ from himar_runtime.service.request import ImagesRequest, RefusalError, read_requ
 KEYS = (
     "labels", "seed", "first_index", "sampling", "guidance", "low_guidance", "high_guidance", "low_steps",
     "high_steps", "low_diffusion_steps", "high_diffusion_steps", "guidance_schedule", "temperature", "low_solver",
-    "high_solver", "output",
+    "high_solver", "output", "low_forecast", "high_forecast", "forecast_order", "forecast_first", "forecast_last",
+    "guidance_interval", "least_guidance", "low_diffusion_counts", "high_diffusion_counts", "low_guidances",
+    "high_guidances",
 )  # fmt: skip
 LEAVES = (
     st.none() | st.booleans() | st.integers() | st.integers(0, 4) | st.floats() | st.text()
@@ -103,3 +105,32 @@ def test_settings_of_a_phase_that_the_model_lacks_are_refused(manifest: Manifest
         )
     both = read(b'{"labels": [1], "guidance": 2, "high_steps": 3}', "", single)
     assert isinstance(both, ImagesRequest) and both.sampling.high_guidance == 2
+
+
+def test_forecasts_and_lists_are_taken(manifest: Manifest) -> None:
+    steps = next(iter(manifest.sampling.values())).high_steps
+    asked = {"high_diffusion_counts": [9] * steps, "high_guidances": [1.5] * steps, "high_forecast": 2}
+    found = read_request(json.dumps({"labels": [1], **asked, "guidance_interval": 3}).encode(), "", manifest, 4)
+    values = found.sampling.to_dict()
+    assert {name: values[name] for name in asked} == asked
+    assert values["guidance_interval"] == 3
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"high_diffusion_counts": "9,9"}, "high_diffusion_counts is '9,9'; it must be a list."),
+        ({"high_diffusion_counts": 9}, "high_diffusion_counts is 9; it must be a list."),
+        ({"high_diffusion_counts": {"1": 9}}, "high_diffusion_counts is {'1': 9}; it must be a list."),
+        ({"high_diffusion_counts": None}, "high_diffusion_counts is null; leave the key out, or give a value."),
+        ({"high_diffusion_counts": [[9]]}, "high_diffusion_counts[0] is [9]; it must be a whole number."),
+        ({"low_diffusion_counts": [9.0]}, "low_diffusion_counts[0] is 9.0; it must be a whole number."),
+        ({"low_guidances": ["1"]}, "low_guidances[0] is '1'; it must be a number."),
+        ({"high_guidances": [1] * 999}, "high_guidances has 999 scales, but high_steps is"),
+        ({"high_forecast": True}, "high_forecast is True; it must be a whole number."),
+        ({"forecast_order": 0}, "forecast_order is 0, but no phase is forecast;"),
+        ({"least_guidance": "1"}, "least_guidance is '1'; it must be a number."),
+    ],
+)
+def test_lists_and_forecasts_that_are_none_are_refused(manifest: Manifest, asked: dict[str, Any], message: str) -> None:
+    assert str(read(json.dumps({"labels": [1], **asked}).encode(), "", manifest)).startswith(message)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from himar.families.hi_mar.config import ModelConfig
 from himar.families.hi_mar.model import HiMAR
 from himar.vae.autoencoder import AutoencoderKL
 from himar_export.families.checks import Arrays
+from himar_export.families.family import Calibration
 from himar_export.graph.component import Component
 from himar_export.graph.precision_choice import Precision
 from himar_export.graph.vae_decoder import check_half_arithmetic
@@ -84,6 +85,22 @@ class HiMarFamily:
         """See ExportFamily.record_selftest."""
         return record_selftest(model, vae, case)
 
+    def calibration(self, model: HiMAR) -> Calibration | None:
+        """See ExportFamily.calibration. What a model from text is told by its prompts cannot be made up here.
+
+        An MLP head takes few rows at once, whose own scales cost it next to nothing.
+        """
+        if model.config.context_shape is not None:
+            return None
+        phases = model_info(model.config).phases
+        heads = (phase.head for phase in phases if phase.kind == "dit")
+        labels = np.linspace(0, model.config.classes - 1, CALIBRATION_IMAGES).round().astype(int).tolist()
+        return Calibration(
+            components=(*(phase.transformer for phase in phases), *heads),
+            request={"labels": labels, "sampling": calibration_sampling(model)},
+            images=CALIBRATION_IMAGES,
+        )
+
     def check_rounding(
         self, vae: AutoencoderKL | None, precisions: Mapping[str, Precision], selftest: Arrays
     ) -> list[Comparison]:
@@ -94,6 +111,26 @@ class HiMarFamily:
 
 
 FAMILY = HiMarFamily()
+
+CALIBRATION_IMAGES = 4
+_CALIBRATION_STEPS, _CALIBRATION_CHAIN = 4, 25
+_BOTH_HALVES = 2.0
+"""Guidance in place of a default of 1, with which unconditional rows would not be run."""
+
+
+def calibration_sampling(model: HiMAR) -> SamplingConfig:
+    """Return the default settings in few steps, with guidance, so that unconditional rows are observed too."""
+    default = next(iter(model.config.sampling.values()))
+    info = model_info(model.config)
+    return replace(
+        default,
+        low_guidance=default.low_guidance if default.low_guidance != 1 else _BOTH_HALVES,
+        high_guidance=default.high_guidance if default.high_guidance != 1 else _BOTH_HALVES,
+        low_steps=min(_CALIBRATION_STEPS, max(info.low_positions, 1)),
+        high_steps=min(_CALIBRATION_STEPS // 2, info.high_positions),
+        low_diffusion_steps=_CALIBRATION_CHAIN,
+        high_diffusion_steps=_CALIBRATION_CHAIN,
+    )
 
 
 def sampling_keys(settings: Mapping[str, SamplingConfig], base: str = "1.0") -> tuple[dict[str, Any], str]:

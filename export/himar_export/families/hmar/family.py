@@ -79,6 +79,9 @@ class HmarFamily:
         image = arrays[f"{case}/image_row0"][None]
         return {**arrays, **record_tokenizer(needed(vae), np.rint(255 * image).astype(np.uint8))}
 
+    def calibration(self, model: HMAR) -> None:
+        """See ExportFamily.calibration: inputs of every matmul are scaled per row."""
+
     def check_rounding(
         self, vae: Tokenizer | None, precisions: Mapping[str, Precision], selftest: Arrays
     ) -> list[Comparison]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +31,9 @@ from .device_draws import DEVICE_NOISE_BLOCK, draws_on
 from .dit_head import DiTHead
 from .mlp_head import MLPHead
 from .model import HiMAR
+
+Evaluated = Callable[[Step, int, Tensor], None]
+"""Told of every evaluation of a head: its autoregressive step, the index k of its chain, and what it predicted."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +88,9 @@ def two_phase(
     draws: Draws,
     sampling: SamplingConfig | None = None,
     first_index: int = 0,
+    evaluated: Evaluated | None = None,
 ) -> TwoPhase:
-    """Run both phases as `generate` does and return all that they leave."""
+    """Run both phases as `generate` does and return all that they leave; `evaluated` is told of each evaluation."""
     config = model.config
     sampling = sampling or config.default_sampling
     steps = plan(sampling, config.low_positions, config.high_positions)
@@ -95,7 +99,7 @@ def two_phase(
     shown = _shown(config, labels, contexts).to(device)
     images = np.arange(first_index, first_index + len(shown))
     draws = draws_on(draws, device)
-    loop = _Loop(model, draws, images, shown, sampling)
+    loop = _Loop(model, draws, images, shown, sampling, evaluated)
 
     low_tokens = torch.zeros(len(images), config.low_positions, config.channels, device=device)
     pivots = torch.zeros(len(images), config.low_positions, config.width, device=device)
@@ -114,8 +118,17 @@ def two_phase(
 class _Loop:
     """One request's constants, and a step of each phase over its state."""
 
-    def __init__(self, model: HiMAR, draws: Draws, images: np.ndarray, shown: Tensor, sampling: SamplingConfig) -> None:
+    def __init__(
+        self,
+        model: HiMAR,
+        draws: Draws,
+        images: np.ndarray,
+        shown: Tensor,
+        sampling: SamplingConfig,
+        evaluated: Evaluated | None,
+    ) -> None:
         self.model = model
+        self.evaluated = evaluated
         self.draws = draws
         self.images = images
         self.shown = shown
@@ -160,7 +173,7 @@ class _Loop:
         x = self._tensor(sites.initial_noise()).flatten(0, 1)
         start: Tensor | None = None
         chain = step_chain(self.sampling, step)
-        predictions = _Evaluated(self.sampling, step, chain, head, condition, sites.channels)
+        predictions = _Evaluated(self.sampling, step, chain, head, condition, sites.channels, self.evaluated)
         for k, drawn in sites.down(chain):
             prediction, guidance = predictions.at(k, x)
             noise = None if drawn is None else self._tensor(drawn).flatten(0, 1)
@@ -179,7 +192,7 @@ class _Loop:
         x = initial
         start: Tensor | None = None
         chain = step_chain(self.sampling, step)
-        predictions = _Evaluated(self.sampling, step, chain, head, condition, sites.channels)
+        predictions = _Evaluated(self.sampling, step, chain, head, condition, sites.channels, self.evaluated)
         for k, drawn in sites.down(chain):
             x = renoise_known(chain, k, x, tokens, initial, known)
             prediction, guidance = predictions.at(k, x)
@@ -210,9 +223,11 @@ class _Evaluated:
         head: MLPHead | DiTHead,
         condition: Tensor,
         channels: int,
+        evaluated: Evaluated | None,
     ) -> None:
         """condition: (H·rows, …), [conditional; unconditional] under guidance; channels: C of the state."""
         evaluations = sampling.evaluations(step.phase)
+        self.step, self.evaluated = step, evaluated
         self.head, self.condition = head, condition
         self.rows = len(condition) // step.halves
         self.halves = evaluations.halves(len(chain), step.halves)
@@ -229,6 +244,8 @@ class _Evaluated:
             repeated = x.repeat(halves, *[1] * (x.ndim - 1))
             condition = self.condition[: halves * self.rows]
             prediction = self.head.denoise(repeated, self.timesteps[k : k + 1], condition)
+            if self.evaluated is not None:
+                self.evaluated(self.step, k, prediction)
         return self.predictions.at(k, prediction, self.rows)
 
 

@@ -99,8 +99,9 @@ class SamplingConfig:
         """Keep a list as a checked tuple; InputError unless it is empty or has a value for each of a phase's steps."""
         values = list_of(name, getattr(self, name), check)
         if values and len(values) != steps:
+            given = kind.removesuffix("s") if len(values) == 1 else kind
             raise InputError(
-                f"{name} has {len(values)} {kind}, but {name.split('_')[0]}_steps is {steps}; give one for each step."
+                f"{name} has {len(values)} {given}, but {name.split('_')[0]}_steps is {steps}; give one for each step."
             )
         object.__setattr__(self, name, values)
 

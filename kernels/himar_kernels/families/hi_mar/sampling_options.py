@@ -28,7 +28,10 @@ def numbers_option(context: click.Context, parameter: click.Parameter, text: str
     try:
         values = [kind(each) for each in text.split(",")]
     except ValueError:
-        raise click.BadParameter(f"{text!r:.80} is no list of numbers; write one for each step, as '250,50'.") from None
+        numbers, example = ("whole numbers", "250,50") if kind is int else ("numbers", "1,2.5")
+        raise click.BadParameter(
+            f"{text!r:.80} is no list of {numbers}; write one for each step, as {example!r}."
+        ) from None
     settings = SamplingConfig().with_changes(**{f"{name.split('_')[0]}_steps": len(values)})
     return setting_option(settings)(context, parameter, values)
 

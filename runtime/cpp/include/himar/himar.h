@@ -213,6 +213,22 @@ typedef struct himar_hi_mar_settings {
     himar_guidance_schedule guidance_schedule;
     himar_solver low_solver;  /* of phase low's head */
     himar_solver high_solver; /* of phase high's head */
+    /* Lists, as JSON: a value for each autoregressive step of the phase, as in "[250, 183, 116, 50]"; "[]" takes the
+     * setting's list away, and so does a change to what the list stands in place of. NULL keeps the setting's. */
+    const char *low_diffusion_counts;  /* reverse steps of each step of phase low, in place of low_diffusion_steps */
+    const char *high_diffusion_counts; /* of each step of phase high */
+    const char *low_guidances;         /* scale of each step of phase low, in place of scale and schedule */
+    const char *high_guidances;        /* of each step of phase high */
+    double least_guidance;     /* steps whose scale is below it run without guidance, at least 0 */
+    int32_t low_forecast;      /* phase low's head is evaluated at every so many-th index of its chain and forecast
+                                * between, 1 … 1000; 1 evaluates all */
+    int32_t high_forecast;     /* the same of phase high's head */
+    int32_t forecast_order;    /* 0 repeats the last evaluation, 1 continues the last two, 2 the last three; -1 (the
+                                * default) keeps the setting's */
+    int32_t forecast_first;    /* indices at the start of a forecast chain that are all evaluated, 1 … 1000 */
+    int32_t forecast_last;     /* indices at its end */
+    int32_t guidance_interval; /* every so many-th evaluation under guidance runs both halves, the others the
+                                * conditional one, 1 … 1000; 1 runs both in all */
 } himar_hi_mar_settings;
 
 /* The fields of himar_hi_mar_settings as X(kind, name), in the order of recipes; `guidance` stands for two of them.
@@ -221,7 +237,11 @@ typedef struct himar_hi_mar_settings {
     X(steps, low_steps) X(steps, high_steps) X(scale, low_guidance) X(scale, high_guidance)                        \
     X(schedule, guidance_schedule) X(scale, temperature)                                                           \
     X(diffusion_steps, low_diffusion_steps) X(diffusion_steps, high_diffusion_steps)                               \
-    X(solver, low_solver) X(solver, high_solver)
+    X(solver, low_solver) X(solver, high_solver)                                                                   \
+    X(step_counts, low_diffusion_counts) X(step_counts, high_diffusion_counts)                                     \
+    X(scales, low_guidances) X(scales, high_guidances) X(least_scale, least_guidance)                              \
+    X(interval, low_forecast) X(interval, high_forecast) X(order, forecast_order)                                  \
+    X(interval, forecast_first) X(interval, forecast_last) X(interval, guidance_interval)
 
 /* Set every field to its default. HIMAR_ERROR_INPUT for NULL. */
 HIMAR_API himar_status himar_hi_mar_settings_init(himar_hi_mar_settings *settings);

@@ -27,19 +27,22 @@ std::optional<Enumeration> named(const std::string& word) {
     return static_cast<Enumeration>(found - words.begin() + 1);
 }
 
-// A field that may be left out: enumerations have a value for that.
+// A field that may be left out: enumerations have a value for that. Text, of lists, is kept.
 template <class Field>
-using Optional = std::conditional_t<std::is_enum_v<Field>, Field, std::optional<Field>>;
+using Optional = std::conditional_t<
+    std::is_enum_v<Field>, Field,
+    std::conditional_t<std::is_same_v<Field, const char*>, std::optional<std::string>, std::optional<Field>>>;
 
 // Changes to a sampling setting of a hi_mar model; fields without a value keep the setting's. See himar_hi_mar_settings:
-// they have its names and types, std::optional<double> temperature, himar_guidance_schedule guidance_schedule and so on.
+// they have its names and types, std::optional<double> temperature, himar_guidance_schedule guidance_schedule and so on;
+// lists are std::optional<std::string>, JSON: low_diffusion_counts = "[20, 10]".
 struct HiMarSettings {
     std::optional<double> guidance;
 #define HIMAR_FIELD(kind, name) Optional<decltype(himar_hi_mar_settings::name)> name{};
     HIMAR_HI_MAR_SETTINGS(HIMAR_FIELD)
 #undef HIMAR_FIELD
 
-    // The settings as C takes them. Error for a value that means "not given" there.
+    // The settings as C takes them, as long as these live. Error for a value that means "not given" there.
     himar_hi_mar_settings to_c() const {
         himar_hi_mar_settings c = without_guidance();
         take("guidance", guidance, c.guidance);
@@ -63,8 +66,13 @@ private:
         if (value) c = *value;
     }
     static void take(const char* name, const std::optional<std::int32_t>& value, std::int32_t& c) {
-        if (value && *value == 0) throw Error(HIMAR_ERROR_INPUT, std::string(name) + " is 0; ask for at least 1.");
+        if (value && *value == c)
+            throw Error(HIMAR_ERROR_INPUT, std::string(name) + " is " + std::to_string(c) + "; ask for at least " +
+                                               std::to_string(c + 1) + ".");
         if (value) c = *value;
+    }
+    static void take(const char*, const std::optional<std::string>& value, const char*& c) {
+        if (value) c = value->c_str();
     }
     template <class Enumeration>
     static void take(const char*, Enumeration value, Enumeration& c) {

@@ -73,8 +73,7 @@ Pipeline::Pipeline(std::shared_ptr<const Bundle> bundle, std::shared_ptr<Prompts
     : bundle_(std::move(bundle)), prompts_(std::move(prompts)), lane_(std::move(lane)) {}
 
 std::unique_ptr<Pipeline> Pipeline::load(const std::filesystem::path& path, const LoadRequest& request) {
-    check_request(request);
-    auto bundle = std::make_shared<const Bundle>(Bundle::open(path));
+    auto bundle = std::make_shared<const Bundle>(open_bundle(path, request));
     const Manifest& manifest = bundle->manifest();
     auto lane = manifest.model->make_lane(*bundle, load_networks(*bundle, request));
     auto prompts = std::make_shared<Prompts>(bundle);

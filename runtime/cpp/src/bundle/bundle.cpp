@@ -62,7 +62,7 @@ void require_inside(const fs::path& root, const std::string& relative) {
 Bundle::Bundle(fs::path root, Manifest manifest, std::string id)
     : root_(std::move(root)), manifest_(std::move(manifest)), id_(std::move(id)) {}
 
-Bundle Bundle::open(const fs::path& path) {
+Bundle Bundle::open(const fs::path& path, bool hash_when_read) {
     std::error_code failed;
     if (!fs::is_directory(path, failed))
         throw BundleError(path.string() + " is not a folder; give a bundle that `himar-export build` wrote.");
@@ -75,11 +75,20 @@ Bundle Bundle::open(const fs::path& path) {
                           ", so it is not a bundle; make one with `himar-export build`.");
     const std::string text = read_manifest(source);
     Bundle bundle(root, parse_manifest(text, source.string()), sha256(text));
-    bundle.verify_files();
+    bundle.verify_sizes();
+    const std::vector<std::string> files = bundle.all_files();
+    bundle.unread_->names.insert(files.begin(), files.end());
+    if (!hash_when_read) bundle.check(files);
     return bundle;
 }
 
 fs::path Bundle::path(const std::string& relative) const {
+    fs::path found = place(relative);
+    check(manifest_.files.count(relative) > 0 ? std::vector<std::string>{relative} : all_files());  // by another spelling
+    return found;
+}
+
+fs::path Bundle::place(const std::string& relative) const {
     require_inside(root_, inside(relative, (root_ / kManifest).string()));
     return root_ / relative;
 }
@@ -124,9 +133,26 @@ std::vector<float> Bundle::floats(const HashedFile& entry, const std::vector<std
     return floats(ArrayEntry{entry.file, 0, count});
 }
 
-void Bundle::verify_files() const {
+std::vector<std::string> Bundle::all_files() const {
+    std::vector<std::string> names;
+    for (const auto& [relative, entry] : manifest_.files) names.push_back(relative);
+    return names;
+}
+
+void Bundle::check(const std::vector<std::string>& names) const {
+    const std::lock_guard<std::mutex> lock(unread_->lock);
+    for (const std::string& relative : names) {
+        if (unread_->names.count(relative) == 0) continue;
+        if (sha256_of_file(place(relative)) != manifest_.files.at(relative).sha256)
+            throw BundleError(relative + " in " + root_.string() +
+                              " does not have the manifest's sha256: it is damaged; copy the bundle again or rebuild it.");
+        unread_->names.erase(relative);
+    }
+}
+
+void Bundle::verify_sizes() const {
     for (const auto& [relative, entry] : manifest_.files) {
-        const fs::path file = path(relative);
+        const fs::path file = place(relative);
         std::error_code failed;
         if (!fs::is_regular_file(file, failed))
             throw BundleError(root_.string() + " lacks its file " + relative + "; copy the bundle again.");
@@ -135,9 +161,6 @@ void Bundle::verify_files() const {
             throw BundleError(relative + " in " + root_.string() + " has " + std::to_string(size) +
                               " bytes where the manifest says " + std::to_string(entry.bytes) +
                               "; copy the bundle again or rebuild it.");
-        if (sha256_of_file(file) != entry.sha256)
-            throw BundleError(relative + " in " + root_.string() +
-                              " does not have the manifest's sha256: it is damaged; copy the bundle again or rebuild it.");
     }
 }
 

@@ -10,8 +10,8 @@
 namespace himar::core {
 namespace {
 
-constexpr int kReadableMajor = 4, kMostDepth = 32;
-constexpr const char* kReadable = "4";
+constexpr int kReadableMajor = 5, kMostDepth = 32;
+constexpr const char* kReadable = "5";
 constexpr std::int64_t kMostTokens = 1 << 20;
 constexpr std::int64_t kMostBatch = 1 << 20;  // more overflow the kernels' 32-bit item numbers
 
@@ -51,18 +51,22 @@ std::vector<std::string> read_class_names(const JsonReader& reader, std::int64_t
     return names;
 }
 
-// The settings of `sampling`, then those of `solver_sampling`, which readers before schema 1.2 do not see.
+// The settings of `sampling`, then those of `solver_sampling`, which readers before schema 1.2 do not see, and of
+// `forecast_sampling`, which readers before 1.3, 2.1 or 4.1 do not see.
 decltype(Manifest::sampling) read_sampling(const JsonReader& top, const Model& model) {
     const JsonReader reader = top.object("sampling");
     auto entries = reader.objects();
     if (entries.empty()) throw BundleError(reader.source() + ": sampling is empty; it needs at least one setting.");
-    if (top.values().contains("solver_sampling"))
-        for (auto& entry : top.object("solver_sampling").objects()) {
-            if (reader.values().contains(entry.first))
+    for (const char* const further : {"solver_sampling", "forecast_sampling"}) {
+        if (!top.values().contains(further)) continue;
+        for (auto& entry : top.object(further).objects()) {
+            const auto stands = [&](const auto& other) { return other.first == entry.first; };
+            if (std::any_of(entries.begin(), entries.end(), stands))
                 throw BundleError(reader.source() + ": " + entry.second.path() +
                                   " is a setting of sampling too; build the bundle again.");
             entries.push_back(std::move(entry));
         }
+    }
     decltype(Manifest::sampling) settings;
     for (const auto& [name, entry] : entries) settings.emplace_back(name, model.read_settings(entry));
     return settings;

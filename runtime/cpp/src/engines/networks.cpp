@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "engines/ort/engine.h"
+#include "engines/ort/packed.h"
 #include "engines/tensorrt/engine.h"
 #include "error.h"
 #include "queue/cuda/queue.h"
@@ -52,7 +53,8 @@ std::unique_ptr<Engine> load_engine(const Bundle& bundle, const ComponentSpec& s
                                     const std::shared_ptr<cuda::CudaQueue>& queue) {
     if (backend_of(bundle, spec, request) != kOrt)
         return load_tensorrt_engine(bundle.path(spec.engine_file), spec, bundle.manifest().backend, queue);
-    return load_ort_engine(bundle.path(spec.backend == kOrt ? spec.engine_file : spec.file), spec, request.threads, queue);
+    const std::string& file = spec.backend == kOrt ? spec.engine_file : spec.file;
+    return load_ort_engine(bundle.place(file), spec, request.threads, content_of(bundle, file), queue);
 }
 
 }  // namespace
@@ -109,6 +111,10 @@ Device check_request(const LoadRequest& request) {
         throw InputError("threads is " + std::to_string(request.threads) +
                          "; it must be a whole number of at least 1, or 0 for the default.");
     return device;
+}
+
+Bundle open_bundle(const std::filesystem::path& path, const LoadRequest& request) {
+    return Bundle::open(path, !check_request(request).is_gpu && keeps_packed());
 }
 
 Networks load_networks(const Bundle& bundle, const LoadRequest& request) {

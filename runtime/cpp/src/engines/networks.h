@@ -1,6 +1,7 @@
 // The engines of one bundle, loaded together, and where they run.
 #pragma once
 
+#include <filesystem>
 #include <functional>
 #include <map>
 #include <memory>
@@ -68,6 +69,11 @@ struct LoadRequest {
     std::string backend;
     int threads = 0;  // CPU threads that one run of an engine uses, 0 for default_threads()
 };
+
+// Open a bundle to load its engines. Where graphs are kept with packed weights (engines/ort/packed.h), the bundle's own may
+// not be read: each of its files is hashed before it is read, and all at once otherwise. What check_request and Bundle::open
+// throw, in this order.
+Bundle open_bundle(const std::filesystem::path& path, const LoadRequest& request);
 
 // Load every engine of a bundle. BundleError when a component is missing, EngineError when an engine cannot run here.
 Networks load_networks(const Bundle& bundle, const LoadRequest& request);

@@ -87,7 +87,7 @@ void QueuedLane::queue_decoding(const Decoding& what, Replays* replays, std::int
                                           static_cast<u32>(count), static_cast<u32>(side * side)));
         };
         if (replays != nullptr)
-            replays->run({segment, first, count, 0, 0, 0}, enqueue);
+            replays->run({segment, first, count}, enqueue);
         else
             enqueue();
     }

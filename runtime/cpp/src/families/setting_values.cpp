@@ -35,4 +35,37 @@ double real_of(const char* name, const Json& found) {
     return found.get<double>();
 }
 
+namespace {
+
+template <class Value>
+std::vector<Value> list_of(const char* name, const Json& found, Value (*read)(const char*, const Json&)) {
+    if (!found.is_array()) throw InputError(std::string(name) + " is " + shown(found) + "; it must be a list.");
+    std::vector<Value> values;
+    for (const Json& each : found) values.push_back(read(at_place(name, values.size()).c_str(), each));
+    return values;
+}
+
+}  // namespace
+
+std::string at_place(const char* name, std::size_t place) { return std::string(name) + "[" + std::to_string(place) + "]"; }
+
+std::vector<std::int64_t> whole_list_of(const char* name, const Json& found) { return list_of(name, found, whole_of); }
+
+std::vector<double> real_list_of(const char* name, const Json& found) { return list_of(name, found, real_of); }
+
+std::optional<Json> json_of(const std::string& text) {
+    constexpr int deepest = 8;
+    bool too_deep = false;
+    try {
+        Json value = Json::parse(text, [&](int depth, Json::parse_event_t, Json&) {
+            too_deep = too_deep || depth > deepest;
+            return !too_deep;
+        });
+        if (too_deep) return std::nullopt;
+        return value;
+    } catch (const Json::exception&) {
+        return std::nullopt;
+    }
+}
+
 }  // namespace himar::core

@@ -32,6 +32,8 @@ Grid over_quads(u32 batch, u32 positions, u32 C) { return over(static_cast<u64>(
 #define HIMAR_GRID_start_high over_quads(batch, N, C)
 #define HIMAR_GRID_dit_step over_quads(batch, N, C)
 #define HIMAR_GRID_dit_solve over_quads(batch, N, C)
+#define HIMAR_GRID_keep_prediction over_quads(rows, outputs, C)
+#define HIMAR_GRID_forecast over_quads(rows, outputs, C)
 #define HIMAR_GRID_check_finite over((count + 3) / 4)
 #define HIMAR_GRID_latents over(static_cast<u64>(batch) * n * channels)
 #define HIMAR_GRID_pack over(static_cast<u64>(batch) * area / 4 + batch)

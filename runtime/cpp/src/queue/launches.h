@@ -9,6 +9,7 @@
 
 #include "code_draws.cuh"
 #include "conditions.cuh"
+#include "forecast.cuh"
 #include "high_head.cuh"
 #include "index_lists.cuh"
 #include "low_head.cuh"

@@ -13,9 +13,9 @@
 
 namespace himar::core {
 
-// What a segment's graph depends on: its component, sizes, and which step a head takes. What changes besides lies in
-// device memory.
-using SegmentKey = std::array<std::int64_t, 6>;
+// What a segment's graph depends on: its component, sizes, which step a head takes, and which of its halves run. What
+// changes besides lies in device memory.
+using SegmentKey = std::array<std::int64_t, 8>;
 
 // A segment runs directly the first time, which also warms its engine up, is recorded the second time and replayed from
 // then on. The least recently used graph is given up beyond kMost. Where the queue runs everything at once, segments

@@ -62,6 +62,15 @@ def with_solvers(manifest: dict[str, Any]) -> dict[str, Any]:
     return manifest | {"schema_version": "2.0", "sampling": {"default": default}, "solver_sampling": further}
 
 
+def with_forecasts(manifest: dict[str, Any]) -> dict[str, Any]:
+    """With chains that leave evaluations out, in the default setting and in one that stands apart."""
+    default = {"low_steps": 2, "low_forecast": 4, "high_forecast": 3, "forecast_order": 2, "guidance_interval": 2}
+    ends = {"high_forecast": 8, "forecast_first": 6, "forecast_last": 2, "least_guidance": 1.2}
+    lists = {"high_steps": 2, "high_diffusion_counts": [20, 9], "high_guidances": [1, 2.5]}
+    further = {"eighth": ends, "listed": lists}
+    return manifest | {"schema_version": "5.0", "sampling": {"default": default}, "forecast_sampling": further}
+
+
 def of_phases(manifest: dict[str, Any], **phases: Any) -> dict[str, Any]:
     """Of a variant of the model."""
     return manifest | {"schema_version": "1.1", "model": manifest["model"] | phases}
@@ -143,6 +152,7 @@ def main(bundle: Path) -> None:
             "one": json.dumps(one),
             "gpu": json.dumps(for_gpus(one)),
             "solvers": json.dumps(with_solvers(one)),
+            "forecasts": json.dumps(with_forecasts(one)),
             "single-scale": json.dumps(of_phases(one, pivots="none", cond_scale=0, high_head="mlp")),
             "visual": json.dumps(of_phases(one, pivots="visual", low_head="dit", high_head="mlp")),
             "hmar": json.dumps(of_hmar(one)),

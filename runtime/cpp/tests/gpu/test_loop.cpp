@@ -59,18 +59,24 @@ private:
 
 himar::GenerateOptions request(std::uint64_t seed) { return options_of({3, 0, 1}, seed); }
 
-// The first runs go directly, the second are recorded, the third replayed; those of seed 8 go by solvers without noise.
+// The first runs go directly, the second are recorded, the third replayed; those of seed 8 go by solvers without noise,
+// those of seed 9 leave evaluations out, in chains of two lengths.
 // Then four lanes at once.
 void same_images(himar::Pipeline& gpu, himar::Pipeline& cpu, double most) {
     himar::GenerateOptions solved = request(8);
     solved.low_solver = HIMAR_SOLVER_DDIM, solved.high_solver = HIMAR_SOLVER_DPMPP;
+    himar::GenerateOptions cheaper = request(9);
+    cheaper.high_steps = 2, cheaper.high_diffusion_counts = "[30, 20]", cheaper.high_forecast = 3;
+    cheaper.low_diffusion_steps = 20, cheaper.low_forecast = 4, cheaper.guidance_interval = 2;
     const himar::Result wanted = cpu.generate(request(7)), without_noise = cpu.generate(solved);
+    const himar::Result left_out = cpu.generate(cheaper);
     for (int run = 0; run < 3; ++run) {
         const himar::Result made = gpu.generate(request(7));
         CHECK(relative(made.latents(), wanted.latents()) <= most);
         CHECK(relative(made.low_latents(), wanted.low_latents()) <= most);
         CHECK(pixels_apart(made.images(), wanted.images()) <= 2);
         CHECK(relative(gpu.generate(solved).latents(), without_noise.latents()) <= most);
+        CHECK(relative(gpu.generate(cheaper).latents(), left_out.latents()) <= most);
     }
     std::vector<himar::Pipeline> lanes;
     std::vector<double> apart(4, 1);
@@ -93,8 +99,10 @@ TEST_CASE("with engines of the CPU: loop and kernels alone") {
     const Bundle opened = Bundle::open(bundle("tiny"));
     const hi_mar::HiMarModel& model = static_cast<const hi_mar::HiMarModel&>(*opened.manifest().model);
     std::vector<hi_mar::Sampling> settings(
-        2, static_cast<const hi_mar::Sampling&>(*opened.manifest().sampling.front().second));
+        3, static_cast<const hi_mar::Sampling&>(*opened.manifest().sampling.front().second));
     settings[1].low_solver = "dpm++", settings[1].high_solver = "ddim";
+    settings[2].low_diffusion_steps = settings[2].high_diffusion_steps = 20;
+    settings[2].low_forecast = 4, settings[2].high_forecast = 3, settings[2].guidance_interval = 2;
     hi_mar::HiMarLane host(load_networks(opened, {"cpu", "", 1}), model, opened.manifest().max_batch);
     const auto device = cuda::CudaQueue::open(0, false);
     Networks networks = load_networks(opened, {"cpu", "", 1});

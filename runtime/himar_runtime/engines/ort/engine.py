@@ -20,6 +20,7 @@ from himar_runtime.bundle.manifest import ComponentSpec
 from himar_runtime.queue.device import DeviceTensor
 
 from ..engine import Device, DeviceArray, Tensor, first_line, resolve_axes, resolved_shape
+from .packed import Content
 from .row_parallel import RowParts, Workers
 from .session import UNRECORDED, create_session, onnxruntime, recorded_by, run_options
 
@@ -97,7 +98,7 @@ class OrtEngine:
         device: Device,
         threads: int | None,
         lane: CudaDevice | None = None,
-        content: tuple[str, ...] | None = None,
+        content: Content | None = None,
     ) -> OrtEngine:
         """Create the session.
 
@@ -105,7 +106,7 @@ class OrtEngine:
             threads: of the CPU that a call uses; None takes `default_threads`. Small networks share their rows out
                 among them, large ones each operator.
             lane: the GPU lane on whose stream the session queues its work; None gives it streams of its own.
-            content: hashes of the graph and its weights, by which it is kept with packed weights where that is asked
+            content: what the graph of a bundle is made of, by which it is kept with packed weights where that is asked
                 for (`packed`); None never keeps it.
 
         Raises EngineError: ONNX Runtime is absent or lacks CUDA, no such GPU, the model does not load.

@@ -18,7 +18,7 @@ from himar_kernels.shared.cpu_threads import default_threads
 from himar_runtime.bundle.schema import ComponentSpec
 
 from ..engine import Device, first_line
-from .packed import PackedGraph, keeps_packed
+from .packed import Content, PackedGraph, keeps_packed
 from .row_parallel import MOST_WEIGHTS, Workers, shared_rows
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def create_session(
     device: Device,
     threads: int | None,
     lane: CudaDevice | None,
-    content: tuple[str, ...] | None = None,
+    content: Content | None = None,
 ) -> tuple[Any, Workers | None]:
     """Load a graph; see `OrtEngine.load`.
 
@@ -74,7 +74,9 @@ def create_session(
     session = None
     if content is not None and device.kind == "cpu" and keeps_packed():
         packed = PackedGraph.of(ort, content)
-        session = packed and packed.session(ort, path, options, load, spec.weight_bytes)
+        session = packed and packed.session(ort, path, options, load, spec.weight_bytes, content.check)
+    if session is None and content is not None:
+        content.check()
     try:
         session = session or load(path, options())
     except EngineError:

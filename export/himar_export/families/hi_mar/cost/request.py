@@ -74,7 +74,7 @@ class HiMarRequest(CostRequest):
             solver = f" of {own['solver']}" if "solver" in own else ""
             chain = _listed(own.get("diffusion_counts") or [own["diffusion_steps"]])
             guidance = _listed(own.get("guidances") or [own["guidance"]])
-            forecast = f", every {own['forecast']}th evaluated" if "forecast" in own else ""
+            forecast = f", one index in {own['forecast']} evaluated" if "forecast" in own else ""
             parts.append(f"{own['steps']} {phase} steps × {chain}{solver}, guidance {guidance}{forecast}")
         if self.sampling.guidance_interval > 1:
             parts.append(f"both halves in one of {self.sampling.guidance_interval} evaluations")

@@ -8,10 +8,12 @@
 #include <filesystem>
 #include <iterator>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <utility>
 
 #include "engines/cpu_threads.h"
+#include "engines/ort/packed.h"
 #include "engines/ort/row_parallel.h"
 #include "error.h"
 #include "text.h"
@@ -34,6 +36,7 @@ struct Session {
     std::shared_ptr<cuda::CudaQueue> queue;  // whose stream the session works on, so it outlives the session; or null
     Ort::Env env;                            // counted by ONNX Runtime: all of a process are one
     Ort::Session session;
+    std::optional<OpenFile> kept;  // keeps the files of the session's weights from being removed
     ComponentSpec spec;
     std::unique_ptr<Workers> workers;  // that split its rows, where the session has one thread itself; or null
     // Held while a run is queued on a GPU: lanes that share a stream also share the libraries' handles on it.
@@ -201,7 +204,7 @@ void check_device(const ComponentSpec& spec, const cuda::CudaQueue* queue) {
 }  // namespace
 
 std::unique_ptr<Engine> load_ort_engine(const std::filesystem::path& path, const ComponentSpec& spec, int threads,
-                                        const std::shared_ptr<cuda::CudaQueue>& queue) {
+                                        const GraphContent& content, const std::shared_ptr<cuda::CudaQueue>& queue) {
     check_device(spec, queue.get());
     try {
         Ort::Env env(ORT_LOGGING_LEVEL_ERROR, "himar");
@@ -222,9 +225,14 @@ std::unique_ptr<Engine> load_ort_engine(const std::filesystem::path& path, const
             use_cuda(options, *queue);
             if (spec.precision == "fp16" || spec.precision == "bf16") use_fused_operators(options);
         }
-        Ort::Session session(env, path.c_str(), options);
-        return std::make_unique<OrtEngine>(
-            std::shared_ptr<Session>(new Session{queue, std::move(env), std::move(session), spec, std::move(workers), {}}));
+        std::optional<PackedSession> packed;
+        if (queue == nullptr && keeps_packed()) packed = packed_session(env, path, options, spec.weight_bytes, content);
+        if (!packed) {
+            content.check();
+            packed = PackedSession{std::nullopt, Ort::Session(env, path.c_str(), options)};
+        }
+        return std::make_unique<OrtEngine>(std::shared_ptr<Session>(
+            new Session{queue, std::move(env), std::move(packed->session), std::move(packed->used), spec, std::move(workers), {}}));
     } catch (const Ort::Exception& error) {
         const bool follows_no_links = std::string(error.what()).find("escapes model directory") != std::string::npos;
         if (follows_no_links && std::filesystem::is_symlink(path))

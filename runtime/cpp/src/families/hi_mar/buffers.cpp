@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "families/hi_mar/chain.h"
+#include "families/hi_mar/evaluations.h"
 #include "families/queued_lane.h"
 
 namespace himar::core::hi_mar {
@@ -57,6 +58,9 @@ std::size_t Buffers::place_all(void* block, const HiMarModel& model, const std::
     layout.take(start, B * most * C);
     layout.take(x, 2 * B * most * C);
     layout.take(prediction, 2 * B * predicted);
+    layout.take(settled, 2 * B * predicted);
+    layout.take(differences, (Evaluations::kMostOrder + 1) * B * predicted);
+    layout.take(gap, B * most * C);
     layout.take(preview, B * C * S);
     layout.take(latents, B * C * N);
     layout.take(image, std::min(B, kDecodeBatch) * 3 * model.img_size * model.img_size);

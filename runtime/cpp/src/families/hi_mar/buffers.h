@@ -49,6 +49,9 @@ public:
     float* start;           // (B, n, C), x̂0 between the steps of a solver
     float* x;               // (2B·r, C) of an MLP head, (2B, n, C) of a DiT head
     float* prediction;      // (2B·r, 2C) of an MLP head, (2B, n, C) of a DiT head
+    float* settled;         // as prediction: what reverse steps take where evaluations are left out
+    float* differences;     // (order + 1, half of prediction): what forecasts are made from
+    float* gap;             // (B·r, C) of an MLP head, (B, n, C) of a DiT head: conditional less unconditional noise
     float* preview;         // (B, C, S), latents of phase low
     float* latents;         // (B, C, N)
     float* image;           // (kDecodeBatch, 3, H, W)

@@ -12,14 +12,14 @@ constexpr std::int64_t kDecoderSegment = 4;  // after two components of each pha
 std::size_t bytes_of_floats(std::int64_t count) { return static_cast<std::size_t>(count) * sizeof(float); }
 
 // What a step's kernels start from (himar_kernels/cuda_state.py); k starts at chain_length - 1.
-StepState state_of(const Step& step, std::int64_t chain_length, std::uint64_t seed, double temperature) {
+StepState state_of(const Step& step, std::uint64_t seed, double temperature) {
     StepState state{};
     state.seed = seed;
     state.phase = step.is_low ? 0 : 1;
     state.step = static_cast<u32>(step.index);
     state.masked = static_cast<u32>(step.masked);
     state.revealed = static_cast<u32>(step.revealed);
-    state.chain_length = static_cast<u32>(chain_length);
+    state.chain_length = static_cast<u32>(step.diffusion_steps);
     state.k = state.chain_length - 1;
     state.guidance = static_cast<float>(step.guidance);
     state.temperature = static_cast<float>(temperature);
@@ -48,7 +48,7 @@ HiMarLane::HiMarLane(Networks networks, const HiMarModel& model, std::int64_t ma
       replays_(queue(), [this] { return networks_.without_recording(); }) {
     for (const PhaseInfo& phase : model_.phases()) {
         Engine& head = *networks_.find(phase.head);
-        stages_.push_back({phase, networks_.find(phase.transformer), &head, condition_width(head), {}});
+        stages_.push_back({phase, networks_.find(phase.transformer), &head, condition_width(head), {}, nullptr, {}});
     }
     if (queue().runs_at_once()) return;
     queue().make_current();  // the calling thread may not have used this device before
@@ -102,12 +102,19 @@ std::vector<Step> HiMarLane::begin(const Chunk& chunk, const Sampling& sampling)
     const Buffers& b = *buffers_;
     const std::vector<Step> steps = plan(sampling, model_.low_positions(), model_.high_positions());
     for (Stage& stage : stages_) {
-        const PhaseSampling own = sampling.phase(stage.phase.is_low);
-        stage.chain = build_chain(own.solver, own.diffusion_steps);
+        stage.chains.clear();
+        stage.uploaded = nullptr;
+        stage.evaluations = sampling.phase(stage.phase.is_low).evaluations;
     }
     std::vector<StepState> states;
-    for (const Step& step : steps)
-        states.push_back(state_of(step, stages_[step.stage].chain.length(), chunk.seed, sampling.temperature));
+    for (const Step& step : steps) {
+        const std::string& solver = sampling.phase(step.is_low).solver;
+        std::map<std::int64_t, Chain>& chains = stages_[step.stage].chains;
+        if (chains.count(step.diffusion_steps) == 0)
+            chains.emplace(step.diffusion_steps, build_chain(solver, step.diffusion_steps));
+        if (step.index == 0) have_chain(step);
+        states.push_back(state_of(step, chunk.seed, sampling.temperature));
+    }
     queue().upload(b.steps, states.data(), states.size() * sizeof(StepState));
     queue().upload(b.state, states.data(), sizeof(StepState));  // the orders need the seed
     queue().clear(b.fault, sizeof(u32));
@@ -117,8 +124,6 @@ std::vector<Step> HiMarLane::begin(const Chunk& chunk, const Sampling& sampling)
         const Stage& stage = stages_[number];
         const PhaseBuffers& own = b.phases[number];
         const std::int64_t n = stage.phase.positions();
-        queue().upload(own.timesteps, stage.chain.timesteps.data(), stage.chain.timesteps.size() * sizeof(i64));
-        queue().upload(own.chain, stage.chain.table.data(), stage.chain.table.size() * sizeof(float));
         // The transformers embed masked positions too, before they drop them.
         queue().clear(own.tokens, bytes_of_floats(2 * batch_ * n * model_.channels));
         if (stage.phase.leaves_pivots) queue().clear(b.pivots, bytes_of_floats(2 * batch_ * n * model_.width));

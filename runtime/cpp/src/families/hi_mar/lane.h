@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -36,12 +37,22 @@ public:
     const std::string& without_graphs() const { return replays_.refusal(); }
 
 private:
-    // A phase with the engines that run it, and the chain of its head in the chunk under way.
+    // A phase with the engines that run it, and of its head in the chunk under way the chains, by their lengths.
     struct Stage {
         PhaseInfo phase;
         Engine *transformer, *head;
         std::int64_t width;  // of the condition that the transformer hands to the head
-        Chain chain;
+        std::map<std::int64_t, Chain> chains;
+        const Chain* uploaded;  // the one that lies on the device
+        Evaluations evaluations;
+    };
+
+    // How a step's head goes down its chain.
+    struct Descent {
+        const Chain& chain;
+        std::vector<std::int64_t> halves;  // that run at each k: Evaluations::halves
+        std::int64_t kept;                 // the order of forecasts where predictions are kept, else -1
+        const float* prediction;           // what reverse steps take
     };
 
     void reserve(std::int64_t batch);
@@ -53,9 +64,12 @@ private:
 
     // The steps: steps.cpp.
     void queue_step(const Step& step, std::size_t index);
+    const Chain& have_chain(const Step& step);
+    Descent descent(const Step& step);
     void queue_transformer(const Step& step);
     void queue_mlp_head(const Step& step);
     void queue_dit_head(const Step& step);
+    void queue_prediction(const Step& step, std::int64_t evaluated, std::int64_t rows);
 
     // The way home: results.cpp.
     void queue_latents(float* latents, const PhaseInfo& phase, std::size_t stage);

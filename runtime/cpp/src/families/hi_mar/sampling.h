@@ -6,8 +6,10 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "families/family.h"
+#include "families/hi_mar/evaluations.h"
 
 namespace himar::core::hi_mar {
 
@@ -16,7 +18,15 @@ struct PhaseSampling {
     std::int64_t steps;
     double guidance;
     std::int64_t diffusion_steps;
-    const std::string& solver;  // as long as the settings
+    const std::string& solver;  // as long as the settings, and so the lists
+    const std::vector<std::int64_t>& diffusion_counts;
+    const std::vector<double>& guidances;
+    Evaluations evaluations;
+
+    // Length of the chain in an autoregressive step.
+    std::int64_t chain_length(std::int64_t step) const {
+        return diffusion_counts.empty() ? diffusion_steps : diffusion_counts[static_cast<std::size_t>(step)];
+    }
 };
 
 struct Sampling final : Settings {
@@ -27,9 +37,21 @@ struct Sampling final : Settings {
     std::int64_t low_diffusion_steps = 100, high_diffusion_steps = 250;
     std::string low_solver = "ddpm", high_solver = "ddpm";  // or "ddim", "dpm++": see chain.h
 
+    // A value for each autoregressive step of a phase, in place of the one for all; empty where there is that one.
+    std::vector<std::int64_t> low_diffusion_counts, high_diffusion_counts;
+    std::vector<double> low_guidances, high_guidances;
+    double least_guidance = 0.0;  // steps whose scale is below it run the conditional half alone
+
+    // Of Evaluations: low_forecast and high_forecast are the intervals.
+    std::int64_t low_forecast = 1, high_forecast = 1, forecast_order = 1, forecast_first = 8, forecast_last = 3;
+    std::int64_t guidance_interval = 1;
+
     PhaseSampling phase(bool is_low) const {
-        if (is_low) return {low_steps, low_guidance, low_diffusion_steps, low_solver};
-        return {high_steps, high_guidance, high_diffusion_steps, high_solver};
+        Evaluations each{low_forecast, forecast_order, forecast_first, forecast_last, guidance_interval};
+        if (is_low)
+            return {low_steps, low_guidance, low_diffusion_steps, low_solver, low_diffusion_counts, low_guidances, each};
+        each.interval = high_forecast;
+        return {high_steps, high_guidance, high_diffusion_steps, high_solver, high_diffusion_counts, high_guidances, each};
     }
 
     // InputError, naming the field, for a value out of range.

@@ -10,6 +10,15 @@ namespace {
 
 constexpr double kPi = 3.141592653589793238462643;
 
+// The scale of a step: of the phase's list or its schedule, and 1 where that is below the least.
+double guidance_of(const Sampling& sampling, const PhaseSampling& phase, std::int64_t step, std::int64_t positions,
+                   std::int64_t masked_after) {
+    const double scale = phase.guidances.empty()
+                             ? guidance_at(sampling.guidance_schedule, phase.guidance, positions, masked_after)
+                             : phase.guidances[static_cast<std::size_t>(step)];
+    return scale >= sampling.least_guidance ? scale : 1.0;
+}
+
 void plan_phase(std::vector<Step>& steps, bool is_low, std::int64_t positions, const Sampling& sampling) {
     const PhaseSampling phase = sampling.phase(is_low);
     const std::vector<std::int64_t> masked = masked_counts(positions, phase.steps);
@@ -17,8 +26,8 @@ void plan_phase(std::vector<Step>& steps, bool is_low, std::int64_t positions, c
     for (std::int64_t i = 0; i < phase.steps; ++i) {
         const std::int64_t before = masked[i], after = masked[i + 1];
         const std::int64_t revealed = i == phase.steps - 1 ? before : before - after;
-        const double guidance = guidance_at(sampling.guidance_schedule, phase.guidance, positions, after);
-        steps.push_back({stage, is_low, i, before, after, revealed, guidance});
+        const double guidance = guidance_of(sampling, phase, i, positions, after);
+        steps.push_back({stage, is_low, i, before, after, revealed, guidance, phase.chain_length(i)});
     }
 }
 

@@ -17,7 +17,8 @@ struct Step {
     std::int64_t masked;        // m_i, positions still masked before the step
     std::int64_t masked_after;  // m_{i+1} as the guidance formula takes it; at the last step it is 1, not 0
     std::int64_t revealed;      // positions the step fixes; at the last step all that are left
-    double guidance;
+    double guidance;            // 1 where it is below the settings' least_guidance
+    std::int64_t diffusion_steps;  // length of the head's chain in this step
 
     // 2 under guidance, where rows are [conditional; unconditional].
     std::int64_t halves() const { return guidance == 1 ? 1 : 2; }

@@ -12,6 +12,18 @@ std::int64_t head_of(const Step& step) { return transformer_of(step) + 1; }
 
 }  // namespace
 
+// Have the chain of a step's head where the kernels look for it: it may lie there since the step before.
+const Chain& HiMarLane::have_chain(const Step& step) {
+    Stage& stage = stages_[step.stage];
+    const PhaseBuffers& own = buffers_->phases[step.stage];
+    const Chain& chain = stage.chains.at(step.diffusion_steps);
+    if (stage.uploaded == &chain) return chain;
+    queue().upload(own.timesteps, chain.timesteps.data(), chain.timesteps.size() * sizeof(i64));
+    queue().upload(own.chain, chain.table.data(), chain.table.size() * sizeof(float));
+    stage.uploaded = &chain;
+    return chain;
+}
+
 // Queue a step, the `index`-th of the plan, on what the steps before it left.
 void HiMarLane::queue_step(const Step& step, std::size_t index) {
     queue().copy(buffers_->state, buffers_->steps + index, sizeof(StepState));
@@ -32,7 +44,7 @@ void HiMarLane::queue_transformer(const Step& step) {
     const std::int64_t B = batch_, H = step.halves(), r = step.revealed, n = phase.positions(), K = model_.buffer;
     const std::int64_t C = model_.channels, W = stage.width, D = model_.width, L = model_.positions();
     const bool takes_rows = is_mlp || phase.leaves_pivots;
-    replays_.run({transformer_of(step), B, H, step.masked, takes_rows ? r : 0, 0}, [&] {
+    replays_.run({transformer_of(step), B, H, step.masked, takes_rows ? r : 0}, [&] {
         queue().launch(launches::index_lists(b.visible, b.sources, b.revealed, b.phases[step.stage].ranks, b.state,
                                              word(B), word(H), word(K), word(phase.always), word(n), word(L)));
         const Place tensors[] = {
@@ -58,6 +70,27 @@ void HiMarLane::queue_transformer(const Step& step) {
     });
 }
 
+HiMarLane::Descent HiMarLane::descent(const Step& step) {
+    const Evaluations& evaluations = stages_[step.stage].evaluations;
+    const bool keeps = evaluations.leaves_out();
+    return {have_chain(step), evaluations.halves(step.diffusion_steps, step.halves()), keeps ? evaluations.order : -1,
+            keeps ? buffers_->settled : buffers_->prediction};
+}
+
+// Where a chain may leave evaluations out, queue what its reverse steps take as their prediction: made of that of so many
+// `evaluated` halves, or of none a forecast. rows: of one half.
+void HiMarLane::queue_prediction(const Step& step, std::int64_t evaluated, std::int64_t rows) {
+    const Buffers& b = *buffers_;
+    const Stage& stage = stages_[step.stage];
+    if (!stage.evaluations.leaves_out()) return;
+    const u32 outputs = stage.phase.kind == HeadKind::kMlp ? 2 : 1, order = word(stage.evaluations.order);
+    const u32 H = word(step.halves()), C = word(model_.channels);
+    queue().launch(evaluated == 0
+                       ? launches::forecast(b.settled, b.differences, b.state, word(rows), H, order, outputs, C)
+                       : launches::keep_prediction(b.settled, b.differences, b.gap, b.state, b.prediction, word(rows), H,
+                                                   word(evaluated), order, outputs, C));
+}
+
 // Sample the tokens of the revealed positions, one by one, from their conditions.
 void HiMarLane::queue_mlp_head(const Step& step) {
     const Buffers& b = *buffers_;
@@ -65,25 +98,29 @@ void HiMarLane::queue_mlp_head(const Step& step) {
     const PhaseBuffers& own = b.phases[step.stage];
     const std::int64_t B = batch_, H = step.halves(), r = step.revealed, n = stage.phase.positions();
     const std::int64_t C = model_.channels, W = stage.width;
-    const bool adds_noise = stage.chain.adds_noise;
-    const float* const noise = noise_->address();
+    const Descent down = descent(step);
+    const bool adds_noise = down.chain.adds_noise;
+    const float *const noise = noise_->address(), *const prediction = down.prediction;
     noise_->prepare(step, stage.phase, GivenDraws::kInitial);
     queue().launch(launches::start_low(b.x, b.timestep, b.state, own.timesteps, b.images, b.revealed, noise, word(B),
                                        word(H), word(r), word(C)));
-    for (std::int64_t k = stage.chain.length() - 1; k >= 0; --k) {
+    for (std::int64_t k = step.diffusion_steps - 1; k >= 0; --k) {
         if (adds_noise) noise_->prepare(step, stage.phase, k);
-        replays_.run({head_of(step), B, H, r, adds_noise, noise != nullptr}, [&] {
-            run_engine(*stage.head, {{"x", b.x, {H * B * r, C}},
-                                     {"timestep", b.timestep, {1}},
-                                     {"condition", b.head_condition, {H * B * r, W}},
-                                     {"prediction", b.prediction, {H * B * r, 2 * C}}});
+        const std::int64_t E = down.halves[static_cast<std::size_t>(k)];
+        replays_.run({head_of(step), B, H, r, adds_noise, noise != nullptr, E, down.kept}, [&] {
+            if (E > 0)
+                run_engine(*stage.head, {{"x", b.x, {E * B * r, C}},
+                                         {"timestep", b.timestep, {1}},
+                                         {"condition", b.head_condition, {E * B * r, W}},
+                                         {"prediction", b.prediction, {E * B * r, 2 * C}}});
+            queue_prediction(step, E, B * r);
             queue().launch(
                 adds_noise
-                    ? launches::mlp_step(b.x, b.timestep, own.tokens, b.state, own.timesteps, own.chain, b.prediction,
+                    ? launches::mlp_step(b.x, b.timestep, own.tokens, b.state, own.timesteps, own.chain, prediction,
                                          b.images, b.revealed, noise, b.fault, word(B), word(H), word(n), word(r),
                                          word(C))
                     : launches::mlp_solve(b.x, b.start, b.timestep, own.tokens, b.state, own.timesteps, own.chain,
-                                          b.prediction, b.revealed, b.fault, word(B), word(H), word(n), word(r),
+                                          prediction, b.revealed, b.fault, word(B), word(H), word(n), word(r),
                                           word(C)));
         });
     }
@@ -95,25 +132,29 @@ void HiMarLane::queue_dit_head(const Step& step) {
     const Stage& stage = stages_[step.stage];
     const PhaseBuffers& own = b.phases[step.stage];
     const std::int64_t B = batch_, H = step.halves(), n = stage.phase.positions(), C = model_.channels, W = stage.width;
-    const bool adds_noise = stage.chain.adds_noise;
-    const float* const noise = noise_->address();
+    const Descent down = descent(step);
+    const bool adds_noise = down.chain.adds_noise;
+    const float *const noise = noise_->address(), *const prediction = down.prediction;
     noise_->prepare(step, stage.phase, GivenDraws::kInitial);
     queue().launch(launches::start_high(b.x, b.initial, b.timestep, b.state, own.timesteps, own.chain, own.tokens,
                                         own.ranks, b.images, noise, word(B), word(H), word(n), word(C)));
-    for (std::int64_t k = stage.chain.length() - 1; k >= 0; --k) {
+    for (std::int64_t k = step.diffusion_steps - 1; k >= 0; --k) {
         if (adds_noise) noise_->prepare(step, stage.phase, k);
-        replays_.run({head_of(step), B, H, adds_noise, noise != nullptr, 0}, [&] {
-            run_engine(*stage.head, {{"x", b.x, {H * B, n, C}},
-                                     {"timestep", b.timestep, {1}},
-                                     {"condition", b.condition, {H * B, n, W}},
-                                     {"prediction", b.prediction, {H * B, n, C}}});
+        const std::int64_t E = down.halves[static_cast<std::size_t>(k)];
+        replays_.run({head_of(step), B, H, adds_noise, noise != nullptr, E, down.kept}, [&] {
+            if (E > 0)
+                run_engine(*stage.head, {{"x", b.x, {E * B, n, C}},
+                                         {"timestep", b.timestep, {1}},
+                                         {"condition", b.condition, {E * B, n, W}},
+                                         {"prediction", b.prediction, {E * B, n, C}}});
+            queue_prediction(step, E, B * n);
             queue().launch(
                 adds_noise
-                    ? launches::dit_step(b.x, b.timestep, own.tokens, b.state, own.timesteps, own.chain, b.prediction,
+                    ? launches::dit_step(b.x, b.timestep, own.tokens, b.state, own.timesteps, own.chain, prediction,
                                          b.initial, own.ranks, b.images, noise, b.fault, word(B), word(H), word(n),
                                          word(C))
                     : launches::dit_solve(b.x, b.start, b.timestep, own.tokens, b.state, own.timesteps, own.chain,
-                                          b.prediction, b.initial, own.ranks, b.fault, word(B), word(H), word(n),
+                                          prediction, b.initial, own.ranks, b.fault, word(B), word(H), word(n),
                                           word(C)));
         });
     }

@@ -51,17 +51,9 @@ Schedule schedule_of(const Json& value) {
 }
 
 Schedule schedule_of_text(const std::string& text) {
-    constexpr int deepest = 8;
-    Json value;
-    try {
-        value = Json::parse(text, [&](int depth, Json::parse_event_t, Json&) {
-            if (depth > deepest) refuse(in_quotes(text));
-            return true;
-        });
-    } catch (const Json::exception&) {
-        refuse(in_quotes(text));
-    }
-    return schedule_of(value);
+    const std::optional<Json> value = json_of(text);
+    if (!value) refuse(in_quotes(text));
+    return schedule_of(*value);
 }
 
 std::string listed(const Json& value) { return written(value); }
