@@ -123,16 +123,16 @@ def _check_request(request: BuildRequest) -> None:
 
 
 def _held_modulations(request: BuildRequest, model: FamilyModel) -> Sequence[Component]:
-    """Return the parts of the model's DiT heads; BuildError where there is none, or their precision is for a GPU."""
+    """Return the parts of the model's DiT heads; BuildError where there is none, or they would not be in fp32."""
     parts = export_family(model.family).held_modulations(model, request.max_batch)
     if not parts:
         raise BuildError("--held-modulations is given, but this model has no DiT head to take apart; leave it out.")
     for name in (part.name for part in parts):
         precision = precision_of(name, request.precision, request.component_precision)
-        if precision not in ("fp32", "int8"):
+        if precision != "fp32":
             raise BuildError(
-                f"{name} would be in {precision}, but modulations are held on a CPU, in fp32 or int8; build without "
-                f"--held-modulations, or add --precision {name}=fp32."
+                f"{name} would be in {precision}, but modulations are held in fp32 alone, on a CPU; build in fp32, or "
+                f"without --held-modulations."
             )
     return parts
 
