@@ -57,7 +57,7 @@ def trials() -> list[Trial]:
         _trial("high chain 100; N 4, 8; order 2", "forecast", high_diffusion_steps=100, **eighth, forecast_order=2),
         _trial("P 7", "condition cache", guidance_interval=7),
         *(_trial(f"N 4, 8; P {p}", "both", **eighth, guidance_interval=p) for p in (2, 3)),
-        _trial("N 4, 6; P 2", "both", low_forecast=4, high_forecast=6, guidance_interval=2),
+        *(_trial(f"N 4, 6; P {p}", "both", low_forecast=4, high_forecast=6, guidance_interval=p) for p in (2, 3)),
         _trial("steps 250, 50", "fewer steps", high_diffusion_counts=(250, 50)),
         _trial(
             "steps 250, 100; N 4, 8; P 2", "all three", high_diffusion_counts=(250, 100), **eighth, guidance_interval=2

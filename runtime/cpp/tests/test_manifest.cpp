@@ -140,7 +140,7 @@ TEST_CASE("settings of forecasts and lists that say nothing or too much are refu
     holds(said("low_guidances", "1,2"), "low_guidances is '1,2'; it must be a list.");
     holds(said("high_guidances", {1, 2, 3, -1}), "high_guidances[3] is -1.0; it must be a finite number of at least 0.");
     holds(refusal([](Json& m) { m["sampling"]["fast"].update({{"high_forecast", 8}, {"forecast_order", 2}}); }),
-          "high_forecast is 8 and forecast_order is 2, which diverges over such gaps: 10 % of the digits were recognised "
+          "high_forecast is 8 and forecast_order is 2, which diverges over such gaps: 33 % of the digits were recognised "
           "(docs/forecast.md); use order 1, or an interval up to 4.");
     holds(refusal([](Json& m) { m["sampling"]["fast"].update({{"low_forecast", 5}, {"high_forecast", 5}, {"forecast_order", 2}}); }),
           "low_forecast is 5 and forecast_order is 2");

@@ -55,7 +55,7 @@ _IMAGENET = {"classes": 1000, "buffer": 64, "cond_scale": 8, "img_size": 256, "c
 
 
 # What a chain of 100 and of 250 diffusion steps leaves out: docs/forecast.md.
-_FORECAST = {"low_forecast": 4, "high_forecast": 8, "guidance_interval": 2}
+_FORECAST = {"low_forecast": 4, "high_forecast": 6, "guidance_interval": 3}
 
 
 def _paper(low_guidance: float, high_guidance: float, high_steps: int) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def falling_counts(early: int, late: int, steps: int) -> list[int]:
 def _mar(guidance: float) -> dict[str, Any]:
     """MAR's own sampling: one token per step, its chain of 100 diffusion steps; and the same with forecasts."""
     paper = {"high_guidance": guidance, "high_steps": 256, "high_diffusion_steps": 100}
-    return {"paper": paper, "forecast": {**paper, "high_forecast": 4, "guidance_interval": 2}}
+    return {"paper": paper, "forecast": {**paper, "high_forecast": 4, "guidance_interval": 3}}
 
 
 _DIT_B = {"dit_depth": 6, "dit_width": 512, "dit_heads": 8}

@@ -118,7 +118,7 @@ class SamplingConfig:
                     )
         if self.forecast_order == MOST_ORDER and widest > WIDEST_SECOND_ORDER:
             raise InputError(
-                f"{name} is {widest} and forecast_order is {MOST_ORDER}, which diverges over such gaps: 10 % of the "
+                f"{name} is {widest} and forecast_order is {MOST_ORDER}, which diverges over such gaps: 33 % of the "
                 f"digits were recognised (docs/forecast.md); use order 1, or an interval up to {WIDEST_SECOND_ORDER}."
             )
 

@@ -75,7 +75,7 @@ void check_forecast(const Sampling& sampling) {
     if (low.order == Evaluations::kMostOrder && widest > Evaluations::kWidestSecondOrder)
         throw InputError(std::string(low.interval == widest ? "low" : "high") + "_forecast is " + std::to_string(widest) +
                          " and forecast_order is " + std::to_string(low.order) +
-                         ", which diverges over such gaps: 10 % of the digits were recognised (docs/forecast.md); use "
+                         ", which diverges over such gaps: 33 % of the digits were recognised (docs/forecast.md); use "
                          "order 1, or an interval up to " + std::to_string(Evaluations::kWidestSecondOrder) + ".");
 }
 
