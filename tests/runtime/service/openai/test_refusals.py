@@ -155,7 +155,7 @@ def test_any_object_is_read_or_refused(values: dict[str, Any], named_path: Path)
         assert found.images.labels is not None and 1 <= len(found.images.labels) <= 8
 
 
-def test_a_bundle_without_names_takes_numbers(server: Any, not_in_cpp: None) -> None:
+def test_a_bundle_without_names_takes_numbers(not_in_cpp: None, server: Any) -> None:
     assert ask(server, {"prompt": "4"}).status == 200
     refused = ask(server, {"prompt": "cock"}).json["error"]
     assert refused["message"] == "'cock' is no number, and this model does not know its classes' names; give 0 to 4."
