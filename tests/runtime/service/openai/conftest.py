@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import openai
 import pytest
 
@@ -27,11 +30,39 @@ def named_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def slowed(head: onnx.ModelProto) -> onnx.ModelProto:
+    """A head that first repeats its input x 4,000 times, and adds nothing of it."""
+    helper = onnx.helper
+    head.graph.initializer.extend(
+        [
+            onnx.numpy_helper.from_array(np.array([1, 1, 4000]), "repeats"),
+            onnx.numpy_helper.from_array(np.array(0, np.float32), "nothing"),
+        ]
+    )
+    for node in head.graph.node:
+        node.input[:] = ["x_again" if name == "x" else name for name in node.input]
+    before = [
+        helper.make_node("Tile", ["x", "repeats"], ["x_repeated"]),
+        helper.make_node("Tanh", ["x_repeated"], ["x_bent"]),
+        helper.make_node("ReduceMean", ["x_bent"], ["x_mean"], keepdims=0),
+        helper.make_node("Mul", ["x_mean", "nothing"], ["x_added"]),
+        helper.make_node("Add", ["x", "x_added"], ["x_again"]),
+    ]
+    nodes = [*before, *head.graph.node]
+    del head.graph.node[:]
+    head.graph.node.extend(nodes)
+    onnx.checker.check_model(head, full_check=True)
+    return head
+
+
 @pytest.fixture(scope="session")
 def slow_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny bundle whose default takes seconds after the first preview."""
+    """A tiny bundle whose default takes many seconds after the first preview."""
     path = write_bundle(tmp_path_factory.mktemp("slow") / "bundle")
     manifest = json.loads((path / "manifest.json").read_text())
+    content = slowed(onnx.load(path / "dit_head.onnx")).SerializeToString()
+    (path / "dit_head.onnx").write_bytes(content)
+    manifest["files"]["dit_head.onnx"] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
     manifest["sampling"]["default"] |= {"low_steps": 1, "high_steps": 16, "high_diffusion_steps": 1000}
     (path / "manifest.json").write_text(json.dumps(manifest))
     return path
