@@ -180,3 +180,44 @@ def test_what_earlier_readers_do_not_know_is_written_where_it_differs() -> None:
     assert every.needs_evaluations
     assert every.to_dict()["high_diffusion_counts"] == [8, 8, 6, 4]
     assert SamplingConfig.from_dict(every.to_dict()) == every
+
+
+@given(
+    st.builds(
+        Evaluations,
+        interval=st.integers(1, 20),
+        first=st.integers(1, 12),
+        last=st.integers(1, 6),
+        guidance_interval=st.integers(1, 5),
+        modulation_interval=st.integers(1, 7),
+    ),
+    st.integers(2, 300),
+    st.integers(1, 2),
+)
+def test_modulations_are_those_of_a_group_s_first_evaluation(each: Evaluations, steps: int, halves: int) -> None:
+    ran = each.halves(steps, halves)
+    timesteps = np.arange(steps, dtype=np.int64) * 3
+    held, made = each.held_timesteps(timesteps, ran), each.modulated(ran)
+    evaluated = [k for k in range(steps - 1, -1, -1) if ran[k]]
+    there, timestep = 0, -1
+    for number, k in enumerate(evaluated):
+        first = evaluated[number - number % each.modulation_interval]
+        assert held[k] == timesteps[first]
+        if made[k]:
+            there, timestep = made[k], int(held[k])
+        # What a loop holds is enough, and of the timestep that the head is to take.
+        assert there >= ran[k] and timestep == held[k]
+        assert made[k] or k != first
+    assert all(held[k] == timesteps[k] and not made[k] for k in range(steps) if not ran[k])
+
+
+def test_held_modulations_of_the_settings_that_are_measured() -> None:
+    every_eighth = Evaluations(interval=8, modulation_interval=2)
+    ran = every_eighth.halves(250, 2)
+    assert sum(every_eighth.modulated(ran)) == 42  # of 82 halves
+    both = Evaluations(interval=8, guidance_interval=2, modulation_interval=4)
+    assert sum(both.modulated(both.halves(250, 2))) == 22  # of 62
+    # One half first, and both after it in the same group: those are made again.
+    assert Evaluations(guidance_interval=2, modulation_interval=3).modulated((1, 2, 1, 2, 1, 2)) == (0, 2, 1, 0, 0, 2)
+    timesteps = np.array([0, 4, 8, 12], np.int64)
+    assert Evaluations(modulation_interval=3).held_timesteps(timesteps, (1,) * 4).tolist() == [0, 12, 12, 12]

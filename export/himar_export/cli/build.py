@@ -49,6 +49,7 @@ from .progress import progress_bar
     type=click.IntRange(1, 1024),
     help="Maximum number of images in one run of the engines.",
 )
+@click.option("--held-modulations", is_flag=True, help="Let requests hold a DiT head's modulations, on a CPU.")
 @engine_options
 @weights_option
 @click.option("--out", required=True, type=NamedPath(), help="Folder to create.")

@@ -47,6 +47,10 @@ class ExportFamily(Protocol):
         """Return the contracts of the components in the order in which they are built; vae None: without its own."""
         ...
 
+    def held_modulations(self, model: Any, max_batch: int) -> Sequence[Component]:
+        """Return the components by which a head's modulations are held on a CPU; none for a model without such."""
+        ...
+
     def annotate(self, writer: BundleWriter, model: Any, vae: Any) -> None:
         """Add to the manifest what the loop or `verify` needs beside the networks; the weights file is still open."""
         ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
@@ -45,10 +46,13 @@ def to_onnx(
     graph = component.graph(value_type(precision)).eval()
     samples = component.sample_inputs(rows=3)
     axes = {axis: torch.export.Dim(axis) for axis in component.profile}
-    dynamic = tuple(
+    dynamic: tuple[Any, ...] = tuple(
         {i: axes[size] for i, size in enumerate(spec.shape) if isinstance(size, str)} or None
         for spec in component.inputs
     )
+
+    if any(each.kind is each.VAR_POSITIONAL for each in inspect.signature(graph.forward).parameters.values()):
+        dynamic = (dynamic,)  # all inputs are one argument then
 
     def export(
         module: nn.Module, inputs: tuple[Any, ...], names: list[str], axes: Any, outputs: list[str] | None = None

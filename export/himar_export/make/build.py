@@ -12,7 +12,7 @@ from typing import Any
 import onnx
 import torch
 
-from himar.family import open_model
+from himar.family import FamilyModel, open_model
 from himar.loading.checkpoint_files import weights_sha256
 from himar_kernels import BuildError
 from himar_kernels.shared.files import new_folder
@@ -47,6 +47,7 @@ class BuildRequest:
         precision: of every component that `component_precision` does not name.
         component_precision: component name → precision.
         max_batch: most images that one run of the engines takes; larger requests are run in chunks.
+        held_modulations: adds the parts of a DiT head that let a request hold its modulations on a CPU.
         engine_options: of TensorRT's builders.
         cache: folder of built engines to reuse and add to; None builds every engine anew.
         weights: set of weights to use of several, as for `himar.load_checkpoint`.
@@ -62,6 +63,7 @@ class BuildRequest:
     component_precision: Mapping[str, str] = field(default_factory=dict)
     max_batch: int = 64
     backend: str = "onnxruntime"
+    held_modulations: bool = False
     engine_options: EngineOptions = field(default_factory=EngineOptions)
     cache: Path | None = None
     weights: str | None = None
@@ -89,6 +91,8 @@ def build(request: BuildRequest, progress: Progress = lambda text, fraction: Non
         vae = load_fitting_vae(request.vae, model)
         text = load_fitting_text(request.text, model)
         parts = export_family(model.family).components(model, vae, request.max_batch, request.backend)
+        if request.held_modulations:
+            parts = (*parts, *_held_modulations(request, model))
         if text is not None:
             parts = (*parts, text_encoder(text.tower, request.max_batch, request.backend))
         precisions = _precisions(request, parts)
@@ -110,8 +114,27 @@ def _check_request(request: BuildRequest) -> None:
         raise BuildError(f"backend {request.backend!r} is unknown; this version builds for {', '.join(BACKENDS)}.")
     if not 1 <= request.max_batch <= MAX_BATCH_LIMIT:
         raise BuildError(f"max_batch is {request.max_batch}; it must be 1 to {MAX_BATCH_LIMIT}.")
+    if request.held_modulations and request.backend != "onnxruntime":
+        raise BuildError(
+            f"--held-modulations is given, but modulations are held on a CPU, not by {request.backend!r}; leave it out."
+        )
     check_precision(request.precision, "the bundle")
     check_suits(request.engine_options, request.backend)
+
+
+def _held_modulations(request: BuildRequest, model: FamilyModel) -> Sequence[Component]:
+    """Return the parts of the model's DiT heads; BuildError where there is none, or they would not be in fp32."""
+    parts = export_family(model.family).held_modulations(model, request.max_batch)
+    if not parts:
+        raise BuildError("--held-modulations is given, but this model has no DiT head to take apart; leave it out.")
+    for name in (part.name for part in parts):
+        precision = precision_of(name, request.precision, request.component_precision)
+        if precision != "fp32":
+            raise BuildError(
+                f"{name} would be in {precision}, but modulations are held in fp32 alone, on a CPU; build in fp32, or "
+                f"without --held-modulations."
+            )
+    return parts
 
 
 def _precisions(request: BuildRequest, parts: Sequence[Component]) -> dict[str, Precision]:

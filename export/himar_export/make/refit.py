@@ -113,6 +113,8 @@ def refit(request: RefitRequest, progress: Progress = lambda text, fraction: Non
         vae = load_fitting_vae(request.vae, model)
         text = load_fitting_text(request.text, model)
         parts = family.components(model, vae, manifest.max_batch, backend["name"])
+        held = family.held_modulations(model, manifest.max_batch)
+        parts = (*parts, *(part for part in held if part.name in manifest.components))
         if text is not None:
             parts = (*parts, text_encoder(text.tower, manifest.max_batch, backend["name"]))
         if {part.name for part in parts} != set(manifest.components):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,12 +20,13 @@ LONGEST_SENTENCE = 600
 
 @dataclass(frozen=True)
 class Answer:
-    """A body with its media type and headers, and how many images are in it."""
+    """A body with its media type and headers, how many images are in it, and the seconds of each stage of making it."""
 
     body: bytes
     media_type: str
     images: int
     headers: dict[str, str] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 def encode(request: ImagesRequest, result: Result, queued: float, generate: float) -> Answer:
@@ -48,9 +50,12 @@ def encode(request: ImagesRequest, result: Result, queued: float, generate: floa
 
 def refusal(sentence: str) -> Answer:
     """Return the answer to a request that was refused or failed. Values as long as the body itself are cut short."""
-    if len(sentence) > LONGEST_SENTENCE:
-        sentence = f"{sentence[: LONGEST_SENTENCE - 1]}…"
-    return Answer(json.dumps({"error": sentence}).encode(), JSON, 0)
+    return Answer(json.dumps({"error": shortened(sentence)}).encode(), JSON, 0)
+
+
+def shortened(sentence: str) -> str:
+    """Return a sentence that is not longer than an answer may hold."""
+    return sentence if len(sentence) <= LONGEST_SENTENCE else f"{sentence[: LONGEST_SENTENCE - 1]}…"
 
 
 def _image(request: ImagesRequest, result: Result, place: int) -> dict[str, Any]:

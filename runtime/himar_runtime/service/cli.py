@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -12,6 +14,7 @@ from himar_kernels.shared.console import require_extra, run_cli
 from himar_kernels.shared.options import FiniteRange, NamedPath
 
 from .origins import check_origin
+from .tokens import read_tokens
 
 # The C++ server's limits too (runtime/cpp/service/arguments.cpp): a typing error must not start a million threads.
 _LANES = click.IntRange(1, 64)
@@ -27,6 +30,19 @@ def _origins(context: click.Context, parameter: click.Parameter, texts: tuple[st
         return tuple(check_origin(text) for text in texts)
     except InputError as error:
         raise click.BadParameter(str(error)) from None
+
+
+def _tokens(context: click.Context, parameter: click.Parameter, path: Path | None) -> tuple[str, ...]:
+    try:
+        return () if path is None else read_tokens(path)
+    except InputError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def _root_path(context: click.Context, parameter: click.Parameter, text: str) -> str:
+    if text and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", text):
+        raise click.BadParameter(f"{text!r} is not a prefix of paths; write it like /himar, without a / at its end.")
+    return text
 
 
 @click.command(
@@ -62,8 +78,17 @@ def _origins(context: click.Context, parameter: click.Parameter, texts: tuple[st
     "--allow-origin", multiple=True, metavar="ORIGIN", callback=_origins,
     help="Origin of web pages that may use the server, for example https://app.example; * for all. May be repeated.",
 )  # fmt: skip
+@click.option(
+    "--token-file", "tokens", type=NamedPath(dir_okay=False), callback=_tokens,
+    help="File of tokens, one a line; requests need one as 'Authorization: Bearer TOKEN', but for health and metrics.",
+)  # fmt: skip
+@click.option(
+    "--root-path", default="", metavar="/PATH", callback=_root_path,
+    help="Prefix that a proxy leaves before each path, for example /himar; paths without it are answered too.",
+)  # fmt: skip
+@click.option("--log-json", is_flag=True, help="Write the log as JSON lines.")
 @click.version_option(package_name="himar", prog_name="himar-serve")
-def cli(host: str, port: int, threads: int, **options: Any) -> None:
+def cli(host: str, port: int, threads: int, log_json: bool, **options: Any) -> None:
     """Serve images from BUNDLE over HTTP. SIGTERM and Ctrl-C finish what was accepted, then end it.
 
     Add --debug to see the traceback of an error.
@@ -73,10 +98,11 @@ def cli(host: str, port: int, threads: int, **options: Any) -> None:
     """
     require_extra("service", "fastapi", "uvicorn", "prometheus_client")
     try:
-        from .server import log_to_stderr, serve
+        from .log import log_to_stderr
+        from .server import serve
         from .service import Settings
 
-        log_to_stderr()
+        log_to_stderr(log_json)
         settings = Settings(threads=threads or None, **options)
         serve(settings, host, port, lambda address: click.echo(f"himar-serve: listening on {address}"))
     except KeyboardInterrupt:  # of run_cli, until the server takes signals itself: nothing was accepted yet

@@ -5,10 +5,18 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections import deque
+from collections.abc import Callable
 
-from ..result import Progress
+from ..result import Progress, Result
 from .answer import Answer
 from .request import ImagesRequest
+
+Encode = Callable[[Result, float, float], Answer]
+"""Makes the answer of a complete result, and the seconds that the request waited and that its lane worked on it."""
+
+Look = Callable[[Progress], bytes | None]
+"""Looks at a finished step, and returns what the client gets of it at once, or None."""
 
 
 class Job:
@@ -16,18 +24,28 @@ class Job:
 
     Attributes:
         request: what to make.
+        encode: makes its answer, in the lane's thread.
         answer: settled with the answer or the error; cancelled when nobody waits for it any more.
+        shown: what `look` has found and nobody has taken yet.
+        changed: set when something is added to `shown`, and when the answer is settled.
         accepted: time.monotonic() of the acceptance.
         queued: seconds until a lane took it; None while it waits.
+        looked: seconds that `look` has taken.
     """
 
-    def __init__(self, request: ImagesRequest) -> None:
+    def __init__(self, request: ImagesRequest, encode: Encode, look: Look | None = None) -> None:
+        """look: is asked after every step, in the lane's thread."""
         self._loop = asyncio.get_running_loop()
         self._cancelled = threading.Event()
+        self._look = look
         self.request = request
+        self.encode = encode
         self.answer: asyncio.Future[Answer] = self._loop.create_future()
+        self.shown: deque[bytes] = deque()
+        self.changed = asyncio.Event()
         self.accepted = time.monotonic()
         self.queued: float | None = None
+        self.looked = 0.0
 
     def cancel(self) -> None:
         """Stop the work at its next step."""
@@ -35,7 +53,15 @@ class Job:
 
     def should_continue(self, step: Progress) -> bool:
         """Whether to do another step: `on_step` of Pipeline.generate."""
-        return not self._cancelled.is_set()
+        if self._cancelled.is_set():
+            return False
+        if self._look is not None:
+            start = time.perf_counter()
+            found = self._look(step)
+            if found is not None:
+                self.looked += time.perf_counter() - start
+                self._loop.call_soon_threadsafe(self._show, found)
+        return True
 
     def deliver(self, outcome: Answer | Exception) -> None:
         """Hand the outcome over from a lane's thread."""
@@ -49,3 +75,8 @@ class Job:
             self.answer.set_exception(outcome)
         else:
             self.answer.set_result(outcome)
+        self.changed.set()
+
+    def _show(self, found: bytes) -> None:
+        self.shown.append(found)
+        self.changed.set()

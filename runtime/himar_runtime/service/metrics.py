@@ -29,7 +29,7 @@ class Metrics:
         seconds = edges(timeout)
         self._registry = registry = CollectorRegistry()
         self.requests = Counter(
-            "himar_requests_total", "Requests of /v1/images by HTTP status; 499: the client disconnected.", ["code"],
+            "himar_requests_total", "Requests for images by HTTP status; 499: the client disconnected.", ["code"],
             registry=registry,
         )  # fmt: skip
         self.images = Counter("himar_images_total", "Images answered.", registry=registry)
@@ -38,6 +38,10 @@ class Metrics:
         )
         self.queue_seconds = Histogram(
             "himar_queue_seconds", "From acceptance until a lane takes the request.", buckets=seconds,
+            registry=registry,
+        )  # fmt: skip
+        self.stage_seconds = Histogram(
+            "himar_stage_seconds", "Each stage of a request that was answered with images.", ["stage"], buckets=seconds,
             registry=registry,
         )  # fmt: skip
         self.cancelled = Counter(

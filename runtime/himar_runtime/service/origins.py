@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from himar_kernels import InputError
 
-EXPOSED = "X-Request-Id, X-Himar-Seed, Retry-After"
-TAKEN = "Accept, Content-Type, X-Request-Id"
+EXPOSED = "X-Request-Id, X-Himar-Seed, Retry-After, Server-Timing"
+TAKEN = "Accept, Authorization, Content-Type, X-Request-Id"
 PREFLIGHT_SECONDS = 600
 
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@\\,]+")

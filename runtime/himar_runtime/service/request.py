@@ -23,7 +23,7 @@ from ..request import image_indices
 Output = Literal["png", "latents"]
 
 _KEYS = ("seed", "first_index", "sampling", "guidance")
-_DRAWN_SEED_BITS = 53  # exact as a double, so that every JSON reader gives the seed back unchanged
+DRAWN_SEED_BITS = 53  # exact as a double, so that every JSON reader gives the seed back unchanged
 
 _TOKEN = "[!#$%&'+.^_`|~0-9a-z-]+"
 _RANGE = re.compile(rf"(\*)/\*|({_TOKEN})/(\*|{_TOKEN})")
@@ -39,12 +39,22 @@ class RefusalError(HimarError):
     Attributes:
         status: the HTTP status.
         headers: to be sent with it.
+        param, code: the field that is wrong, and a word for how, where the answer's form has a place for them.
     """
 
-    def __init__(self, status: int, sentence: str, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        sentence: str,
+        headers: Mapping[str, str] | None = None,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+    ) -> None:
         super().__init__(sentence)
         self.status = status
         self.headers = dict(headers or {})
+        self.param, self.code = param, code
 
 
 @dataclass(frozen=True)
@@ -93,7 +103,11 @@ def check_content_type(content_type: str, content_encoding: str) -> None:
         raise RefusalError(415, f"Content-Encoding is {content_encoding!r}; send the body without one.")
 
 
-def _parse(body: bytes, manifest: Manifest) -> dict[str, Any]:
+def parse_object(body: bytes, needed: str) -> dict[str, Any]:
+    """Return the JSON object that a body is; `needed` is a key of it, for the sentence of the InputError if it is none.
+
+    Raises RecursionError too: of deep nesting.
+    """
     try:
         values = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
     except UnicodeDecodeError as error:
@@ -101,7 +115,12 @@ def _parse(body: bytes, manifest: Manifest) -> dict[str, Any]:
     except ValueError as error:
         raise InputError(f"the body is not valid JSON ({error}); send a JSON object.") from error
     if not isinstance(values, dict):
-        raise InputError(f"the body is {_json(values)}; it must be a JSON object with {_wanted(manifest)}.")
+        raise InputError(f"the body is {_json(values)}; it must be a JSON object with {needed}.")
+    return values
+
+
+def _parse(body: bytes, manifest: Manifest) -> dict[str, Any]:
+    values = parse_object(body, _wanted(manifest))
     known = (_wanted(manifest), *_KEYS, *runtime_family(manifest.family).changeable, "output")
     for key in values:
         if key not in (*known, "labels", "prompts"):
@@ -128,7 +147,7 @@ def _read(values: dict[str, Any], accept: str, manifest: Manifest, max_images: i
     prompts = _prompts(given, manifest) if name == "prompts" else None
     first_index = values.get("first_index", 0)
     image_indices(len(given), first_index)
-    seed = PhiloxDraws(values["seed"] if "seed" in values else secrets.randbits(_DRAWN_SEED_BITS)).seed
+    seed = PhiloxDraws(values["seed"] if "seed" in values else secrets.randbits(DRAWN_SEED_BITS)).seed
     sampling = _sampling(values, manifest)
     output = _output(values, "vae_decoder" in manifest.components)
     return ImagesRequest(checked, prompts, seed, first_index, sampling, output, _bare(accept, len(given), output, name))

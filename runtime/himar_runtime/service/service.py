@@ -11,7 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,12 @@ from himar_kernels.families.registry import TEXT_ENCODER
 from ..engines.engine import Device
 from ..engines.networks import load_networks, open_bundle
 from ..pipeline import Pipeline, himar_version
-from .answer import Answer, encode
-from .job import Job
+from ..result import Result
+from .answer import Answer
+from .job import Encode, Job, Look
 from .metrics import CancelReason, Metrics
 from .request import ImagesRequest, RefusalError
+from .stages import stages
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +46,8 @@ class Settings:
         drain_seconds: seconds that a stopping service gives to the requests it has accepted.
         keep_alive: seconds that a connection may be idle between two requests; 0 closes each after its answer.
         allow_origin: origins whose pages may use the service from a browser; "*" for all.
+        tokens: of which each request of images or models has to carry one; none: it need not.
+        root_path: what a proxy may put before each path, "" or "/PART…".
     """
 
     bundle: Path
@@ -58,6 +62,8 @@ class Settings:
     drain_seconds: float = 30.0
     keep_alive: float = 75.0
     allow_origin: tuple[str, ...] = ()
+    tokens: tuple[str, ...] = field(default=(), repr=False)
+    root_path: str = ""
 
 
 class ClientGoneError(Exception):
@@ -97,11 +103,17 @@ class Service:
             "version": self.version,
         }
 
-    def accept(self, request: ImagesRequest) -> Job:
-        """Queue a request. RefusalError: 503 when the service ends, 429 when every lane's queue is full."""
+    def accept(self, request: ImagesRequest, encode: Encode, look: Look | None = None) -> Job:
+        """Queue a request; encode and look are those of `Job`.
+
+        Its answer is a RefusalError (504) when its time is up, whether anyone waits for it then or not.
+        RefusalError: 503 when the service ends, 429 when every lane's queue is full.
+        """
         self.refuse_when_draining()
-        job = Job(request)
+        job = Job(request, encode, look)
         self._lanes.put(job)
+        expiry = asyncio.get_running_loop().call_later(self.settings.timeout, self._expire, job)
+        job.answer.add_done_callback(lambda _: expiry.cancel())
         return job
 
     def refuse_when_draining(self) -> None:
@@ -120,25 +132,45 @@ class Service:
         Raises RefusalError (504) when its time is up, ClientGoneError, and what the work raised.
         """
         gone: asyncio.Future[Any] = asyncio.ensure_future(disconnected())
-        left = job.accepted + self.settings.timeout - time.monotonic()
         try:
-            either: set[asyncio.Future[Any]] = {job.answer, gone}
-            await asyncio.wait(either, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            while not isinstance(found := await self.next(job, gone), Answer):
+                pass
+            return found
         finally:
             gone.cancel()
-        if gone.done() and not gone.cancelled():
-            self._cancel(job, "disconnect")
+
+    async def next(self, job: Job, gone: asyncio.Future[Any], pause: float | None = None) -> bytes | Answer | None:
+        """Wait for what a job's look finds next, or for its answer; None when there is neither for `pause` seconds.
+
+        Args:
+            gone: done when the client has gone.
+
+        Raises what `answer` raises.
+        """
+        if not job.shown and not job.answer.done():
+            changed: asyncio.Future[Any] = asyncio.ensure_future(job.changed.wait())
+            await asyncio.wait({changed, gone}, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
+            changed.cancel()
+        if gone.done():
+            self.abandon(job)
             raise ClientGoneError
+        job.changed.clear()
+        if job.shown:
+            return job.shown.popleft()
         if not job.answer.done():
-            self._cancel(job, "timeout")
-            raise RefusalError(
-                504,
-                f"no answer within {self.settings.timeout:g} s, so the request was cancelled; ask for fewer images "
-                f"or steps, or try again when less is waiting.",
-            )
+            return None
         answer = job.answer.result()
         self.metrics.images.inc(answer.images)
         return answer
+
+    def abandon(self, job: Job) -> None:
+        """Stop a job whose client has gone; one that is settled stays so."""
+        if not job.answer.done():
+            self._lanes.cancel(job)
+            self.metrics.cancelled.labels("disconnect").inc()
+            job.answer.cancel()
+        elif not job.answer.cancelled():
+            job.answer.exception()  # nobody will take it: it is not to be reported as forgotten
 
     async def drain(self) -> None:
         """Refuse new requests, finish the accepted ones within drain_seconds, cancel what is left, end the lanes."""
@@ -151,10 +183,8 @@ class Service:
         hurry.cancel()
         finished.cancel()
         for job in self._lanes.open:
-            self._lanes.cancel(job)
-            self.metrics.cancelled.labels("drain").inc()
             reason = "this server is shutting down and could not finish the request; send it to another."
-            job.settle(RefusalError(503, reason))
+            self._end(job, "drain", RefusalError(503, reason))
         await asyncio.to_thread(self._lanes.close)
 
     def hurry(self) -> None:
@@ -165,13 +195,17 @@ class Service:
         """End the lanes' threads; a drain has done so already."""
         self._lanes.close()
 
-    def _cancel(self, job: Job, reason: CancelReason) -> None:
-        if not job.answer.done():
-            self._lanes.cancel(job)
-            self.metrics.cancelled.labels(reason).inc()
-            job.answer.cancel()
-        elif not job.answer.cancelled():
-            job.answer.exception()  # nobody will take it: it is not to be reported as forgotten
+    def _expire(self, job: Job) -> None:
+        sentence = (
+            f"no answer within {self.settings.timeout:g} s, so the request was cancelled; ask for fewer images or "
+            f"steps, or try again when less is waiting."
+        )
+        self._end(job, "timeout", RefusalError(504, sentence))
+
+    def _end(self, job: Job, reason: CancelReason, error: RefusalError) -> None:
+        self._lanes.cancel(job)
+        self.metrics.cancelled.labels(reason).inc()
+        job.settle(error)
 
 
 async def _settled(jobs: list[Job]) -> None:
@@ -266,7 +300,7 @@ class Lane:
                 on_step=job.should_continue,
             )
             if result.status == "complete":
-                return encode(request, result, job.queued, time.monotonic() - start)
+                return self._encoded(job, result, job.queued, time.monotonic() - start)
             return None
         except HimarError as error:
             return error
@@ -274,6 +308,15 @@ class Lane:
             # The lane must live on: the next request may be fine.
             log.exception("a request failed unexpectedly")
             return RefusalError(500, f"the request failed with an unexpected {type(error).__name__}; see the log.")
+
+    def _encoded(self, job: Job, result: Result, queued: float, generate: float) -> Answer:
+        """Return the answer with the seconds of its stages, which are counted."""
+        start = time.perf_counter()
+        answer = job.encode(result, queued, generate)
+        seconds = stages(queued, result.seconds, job.looked, time.perf_counter() - start)
+        for stage, each in seconds.items():
+            self._metrics.stage_seconds.labels(stage).observe(each)
+        return replace(answer, seconds=seconds)
 
 
 class Lanes:

@@ -32,6 +32,9 @@ class ToyFamily:
         """See ExportFamily."""
         return {"model": dict(model.config), "sampling": {"default": {"steps": 3, "noise": 0.1}}}, "3.0"
 
+    def held_modulations(self, model: Toy, max_batch: int) -> tuple[Component, ...]:
+        return ()
+
     def components(self, model: Toy, vae: nn.Module | None, max_batch: int, backend: str) -> tuple[Component, ...]:
         """See ExportFamily."""
         latent = ("rows", CHANNELS, SIDE, SIDE)

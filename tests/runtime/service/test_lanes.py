@@ -11,11 +11,12 @@ import pytest
 
 from himar_kernels.shared.cpu_threads import allowed_cpus
 from himar_runtime.service.metrics import edges
+from tests.runtime.service.conftest import PYTHON
 
 QUICK = {"labels": [1], "low_steps": 1, "high_steps": 1, "low_diffusion_steps": 2, "high_diffusion_steps": 2}
 
 
-def test_metrics_count_what_happened(server: Any, pipeline: Any) -> None:
+def test_metrics_count_what_happened(server: Any, pipeline: Any, command: list[str]) -> None:
     reply = server.ask("GET", "/metrics")
     assert (reply.status, reply.headers["Content-Type"].split(";")[0]) == (200, "text/plain")
     before = server.metrics()
@@ -47,6 +48,7 @@ def test_metrics_count_what_happened(server: Any, pipeline: Any) -> None:
         "himar_request_seconds_sum", "himar_queue_seconds_bucket", "himar_queue_seconds_count",
         "himar_queue_seconds_sum", "himar_queue_length", "himar_lanes_busy", "himar_cancelled_total",
         "himar_build_info",
+        *(f"himar_stage_seconds_{part}" for part in ("bucket", "count", "sum") if command == PYTHON),
     }  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from himar.families.hi_mar.config import ModelConfig
+from himar.families.hi_mar.dit_head import DiTHead
 from himar.families.hi_mar.mlp_head import MLPHead
 from himar.families.hi_mar.model import HiMAR
 from himar.vae.autoencoder import AutoencoderKL
@@ -17,7 +18,7 @@ from himar_kernels.families.hi_mar.phases import PhaseInfo
 from himar_runtime import TensorSpec
 from himar_runtime.decode import DECODE_BATCH
 
-from .heads import DiTHeadGraph, MLPHeadGraph
+from .heads import DiTHeadGraph, DiTHeldGraph, DiTModulationsGraph, MLPHeadGraph, modulation_names
 from .phases import condition_width, model_info, phase_head
 from .transformer import TransformerHigh, TransformerLow, TransformerSingle
 
@@ -114,6 +115,53 @@ def _head(model: HiMAR, phase: PhaseInfo, max_batch: int, backend: str) -> Compo
             "timestep": torch.tensor([500]),
             "condition": _normal(rows, *places, width),
         },
+    )
+
+
+def held_modulations(model: HiMAR, max_batch: int) -> tuple[Component, ...]:
+    """Return the two parts of each DiT head, for modulations that are held on a CPU; none where there is no such head.
+
+    Their weights are the whole head's.
+    """
+    found: list[Component] = []
+    for phase in model_info(model.config).phases:
+        head = phase_head(model, phase.name)
+        if phase.held is not None and isinstance(head, DiTHead):
+            found += _held_parts(head, phase, phase.held, model.config.channels, max_batch)
+    return tuple(found)
+
+
+def _held_parts(
+    head: DiTHead, phase: PhaseInfo, names: tuple[str, str], channels: int, max_batch: int
+) -> tuple[Component, Component]:
+    n, width = phase.positions, condition_width(head)
+    condition = TensorSpec("condition", "float32", ("rows", n, width))
+    modulations = tuple(TensorSpec(name, "float32", condition.shape) for name in modulation_names(head))
+    x, timestep = TensorSpec("x", "float32", ("rows", n, channels)), TensorSpec("timestep", "int64", (1,))
+    prediction = TensorSpec("prediction", "float32", x.shape)
+    profile = {"rows": _rows(max_batch)}
+    return (
+        Component(
+            names[0],
+            (timestep, condition),
+            modulations,
+            profile,
+            lambda dtype: DiTModulationsGraph(head, GraphStyle.of("onnxruntime", dtype)),
+            (),
+            lambda rows: {"timestep": torch.tensor([500]), "condition": _normal(rows, n, width)},
+        ),
+        Component(
+            names[1],
+            (x, *modulations),
+            (prediction,),
+            profile,
+            lambda dtype: DiTHeldGraph(head, GraphStyle.of("onnxruntime", dtype)),
+            ("x_embedder.", "final.linear."),
+            lambda rows: {
+                "x": _normal(rows, n, channels),
+                **{each.name: _normal(rows, n, width) for each in modulations},
+            },
+        ),
     )
 
 

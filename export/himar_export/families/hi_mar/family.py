@@ -25,7 +25,7 @@ from himar_kernels.families.hi_mar import SamplingConfig
 from himar_kernels.families.registry import VAE_DECODER
 from himar_runtime import Manifest
 
-from .components import components
+from .components import components, held_modulations
 from .phases import condition_embedding, model_info, phase_head
 from .record import record, record_selftest
 
@@ -47,6 +47,10 @@ class HiMarFamily:
     ) -> tuple[Component, ...]:
         """See ExportFamily.components."""
         return components(model, vae, max_batch, backend)
+
+    def held_modulations(self, model: HiMAR, max_batch: int) -> tuple[Component, ...]:
+        """See ExportFamily.held_modulations."""
+        return held_modulations(model, max_batch)
 
     def annotate(self, writer: BundleWriter, model: HiMAR, vae: AutoencoderKL | None) -> None:
         """Note where the matmuls that embed z stand: a recording holds raw z, and the heads take it embedded.

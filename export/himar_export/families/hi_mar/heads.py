@@ -18,24 +18,33 @@ from himar.families.hi_mar.mlp_head import MLPHead, ResidualBlock
 from himar_export.graph.attention import AttentionGraph
 from himar_export.graph.elementwise import Elementwise, Norm, PlainNorm
 from himar_export.graph.precision import BiasPending, matmul
-from himar_export.graph.shared_input import parts_of, plus_one, shared_input
+from himar_export.graph.shared_input import Merged, Separate, parts_of, plus_one, shared_input
 from himar_export.graph.style import GraphStyle
 from himar_kernels.families.hi_mar import BASE_STEPS
 
+Modulations = Merged | Separate
+
+
+def _final_modulation(layer: FinalLayer, style: GraphStyle) -> Modulations:
+    """Shift and 1 + scale of the last layer's norm."""
+    return shared_input(plus_one(parts_of(layer.adaLN_modulation[1], 2), [1]), style)
+
 
 class _Final(nn.Module):
-    """The heads' last layer: its matmul is a float32 island; what modulates its norm is as in the blocks."""
+    """The heads' last layer: its matmul is a float32 island; what modulates its norm is as in the blocks, or given."""
 
-    def __init__(self, layer: FinalLayer, style: GraphStyle) -> None:
+    def __init__(self, layer: FinalLayer, style: GraphStyle, *, held: bool = False) -> None:
         super().__init__()
-        parts = plus_one(parts_of(layer.adaLN_modulation[1], 2), [1])
         self.elementwise = Elementwise(style)
-        self.modulation = shared_input(parts, style)
+        self.modulation = None if held else _final_modulation(layer, style)
         self.linear = matmul(layer.linear, torch.float32)
         self.norm = PlainNorm(self.linear.weight.shape[0])
 
     def forward(self, x: Tensor, activated: Tensor) -> Tensor:
-        shift, scale = self.modulation.bias_pending(activated)
+        assert self.modulation is not None
+        return self.modulated(x, *self.modulation.bias_pending(activated))
+
+    def modulated(self, x: Tensor, shift: BiasPending, scale: BiasPending) -> Tensor:
         return self.linear(self.elementwise.modulated_norm(self.norm, x, scale, shift, to_float=True))
 
 
@@ -78,15 +87,23 @@ class MLPHeadGraph(nn.Module):
         return self.final(x, activated)
 
 
-class DiTBlockGraph(nn.Module):
-    """A block of the DiT head over N positions; the stream x (R·N, W) is float32."""
+def _block_modulation(block: DiTBlock, style: GraphStyle) -> Modulations:
+    """Shift, 1 + scale and gate of a block's attention, and of its feed-forward."""
+    return shared_input(plus_one(parts_of(block.adaLN_modulation[1], 6), [1, 4]), style)
 
-    def __init__(self, block: DiTBlock, positions: int, style: GraphStyle) -> None:
+
+class DiTBlockGraph(nn.Module):
+    """A block of the DiT head over N positions; the stream x (R·N, W) is float32.
+
+    Where its modulations are held it has no matmuls that make them, and takes them.
+    """
+
+    def __init__(self, block: DiTBlock, positions: int, style: GraphStyle, *, held: bool = False) -> None:
         super().__init__()
         self.positions = positions
         self.elementwise = Elementwise(style)
         self.norm = PlainNorm(block.attn.qkv.in_features)
-        self.modulation = shared_input(plus_one(parts_of(block.adaLN_modulation[1], 6), [1, 4]), style)
+        self.modulation = None if held else _block_modulation(block, style)
         self.attention = AttentionGraph(block.attn, style)
         self.proj = self.attention.last(block.attn.proj, None)
         self.fc1 = matmul(block.mlp.fc1, style.dtype)
@@ -94,7 +111,20 @@ class DiTBlockGraph(nn.Module):
 
     def forward(self, x: Tensor, activated: Tensor) -> Tensor:
         """Map x and SiLU(c), both (R·N, W), to (R·N, W)."""
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation.bias_pending(activated)
+        assert self.modulation is not None
+        return self.modulated(x, *self.modulation.bias_pending(activated))
+
+    def modulated(
+        self,
+        x: Tensor,
+        shift_a: BiasPending,
+        scale_a: BiasPending,
+        gate_a: BiasPending,
+        shift_m: BiasPending,
+        scale_m: BiasPending,
+        gate_m: BiasPending,
+    ) -> Tensor:
+        """Map x and what modulates attention and feed-forward, all (R·N, W), to (R·N, W); scales come as 1 + scale."""
         rows = (-1, self.positions)
         normal = self.elementwise.modulated_norm(self.norm, x, scale_a, shift_a)
         mixed = self.attention(normal, rows, rows)
@@ -124,6 +154,53 @@ class DiTHeadGraph(nn.Module):
         for block in self.blocks:
             y = block(y, activated)
         return self.final(y, activated).reshape(-1, N, x.shape[-1])
+
+
+class DiTModulationsGraph(nn.Module):
+    """timestep (1), condition (R, N, W) → all modulations of a DiT head (`modulation_names`), each (R, N, W).
+
+    With `DiTHeldGraph` it gives what the whole head gives.
+    """
+
+    def __init__(self, head: DiTHead, style: GraphStyle) -> None:
+        super().__init__()
+        self.timesteps = timestep_table(head.t_embedder)
+        blocks = [block for block in head.blocks if isinstance(block, DiTBlock)]
+        self.blocks = nn.ModuleList(_block_modulation(block, style) for block in blocks)
+        self.final = _final_modulation(head.final_layer, style)
+
+    def forward(self, timestep: Tensor, condition: Tensor) -> tuple[Tensor, ...]:
+        """Shapes as the component's contract says."""
+        activated = F.silu(F.embedding(timestep, self.timesteps) + condition)
+        return tuple(part for layer in (*self.blocks, self.final) for part in layer(activated))
+
+
+class DiTHeldGraph(nn.Module):
+    """x (R, N, C), then all modulations, each (R, N, W) → noise (R, N, C)."""
+
+    def __init__(self, head: DiTHead, style: GraphStyle) -> None:
+        super().__init__()
+        self.x_embedder = matmul(head.x_embedder.proj, torch.float32)
+        self.positions = nn.Parameter(head.pos_embed[0].detach().clone(), requires_grad=False)
+        blocks = [block for block in head.blocks if isinstance(block, DiTBlock)]
+        self.blocks = nn.ModuleList(DiTBlockGraph(block, len(self.positions), style, held=True) for block in blocks)
+        self.final = _Final(head.final_layer, style, held=True)
+
+    def forward(self, *given: Tensor) -> Tensor:
+        """Shapes and order as the component's contract says."""
+        N, W = self.positions.shape
+        x, modulations = given[0], [BiasPending(each.reshape(-1, W), None) for each in given[1:]]
+        y = (self.x_embedder(x) + self.positions).reshape(-1, W)
+        for i, block in enumerate(self.blocks):
+            assert isinstance(block, DiTBlockGraph)
+            y = block.modulated(y, *modulations[6 * i : 6 * i + 6])
+        return self.final.modulated(y, *modulations[-2:]).reshape(-1, N, x.shape[-1])
+
+
+def modulation_names(head: DiTHead) -> tuple[str, ...]:
+    """Return the names of a DiT head's modulations in order: six of each block, two of the last layer."""
+    parts = [f"{kind}_{of}" for of in ("attention", "feed_forward") for kind in ("shift", "scale", "gate")]
+    return (*(f"block_{i}_{part}" for i in range(len(head.blocks)) for part in parts), "final_shift", "final_scale")
 
 
 def timestep_table(embedding: TimestepEmbedding) -> nn.Parameter:

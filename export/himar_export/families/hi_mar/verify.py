@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -78,7 +78,7 @@ def replay_components(bundle: Bundle, networks: Networks, arrays: Arrays) -> Ite
                 yield from _transformer(bundle, networks, arrays, phase, expected, limits[phase.transformer])
     for phase in phases:
         if f"{recorded_name(phase.head)}/out" in arrays:
-            yield _head(bundle, networks, arrays, phase, limits[phase.head])
+            yield from _heads(bundle, networks, arrays, phase, limits)
     decoded = next((prefix for prefix in ("vae/", "") if f"{prefix}decoded" in arrays), None)
     if decoded is not None and networks.vae_decoder is not None:
         image = networks.vae_decoder.run({"latent": arrays[f"{decoded}latent"]})["image"]
@@ -111,20 +111,30 @@ def _transformer(
     yield compare(f"{phase.transformer}: condition{suffix}", outputs["condition"], condition, limit)
 
 
-def _head(bundle: Bundle, networks: Networks, arrays: Arrays, phase: PhaseInfo, limit: float) -> Comparison:
-    """Run a head row by row, since a recording's rows stand at different timesteps and a run has one."""
+def _heads(
+    bundle: Bundle, networks: Networks, arrays: Arrays, phase: PhaseInfo, limits: Mapping[str, float]
+) -> Iterator[Comparison]:
+    """Run a head, and its two parts where the bundle has them.
+
+    They run row by row, since a recording's rows stand at different timesteps and a run has one.
+    """
     name = recorded_name(phase.head)
     x, z = arrays[f"{name}/x"], arrays[f"{name}/{'c' if phase.kind == 'mlp' else 'z'}"]
     out = arrays[f"{name}/out"]
     if phase.kind == "dit":
         x, z, out = (_tokens(grid) for grid in (x, z, out))
     condition = _embed(bundle, phase.head, z)
-    engine = networks[phase.head]
-    predictions = [
-        engine.run({"x": x[i : i + 1], "timestep": np.array([t]), "condition": condition[i : i + 1]})["prediction"]
+    rows = [
+        {"x": x[i : i + 1], "timestep": np.array([t]), "condition": condition[i : i + 1]}
         for i, t in enumerate(arrays[f"{name}/t"])
     ]
-    return compare(f"{phase.head}: prediction", np.concatenate(predictions), out, limit)
+    whole = [networks[phase.head].run(row)["prediction"] for row in rows]
+    yield compare(f"{phase.head}: prediction", np.concatenate(whole), out, limits[phase.head])
+    if phase.held is not None and set(phase.held) <= set(networks.engines):
+        maker, held = (networks[each] for each in phase.held)
+        parts = [held.run({"x": row.pop("x"), **maker.run_on_device(row)})["prediction"] for row in rows]
+        limit = max(limits[each] for each in phase.held)
+        yield compare(f"{phase.held[1]}: prediction", np.concatenate(parts), out, limit)
 
 
 def _schedule(arrays: Arrays, head: str) -> Iterator[Comparison]:

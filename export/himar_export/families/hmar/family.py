@@ -41,6 +41,10 @@ class HmarFamily:
         """See ExportFamily.components. Raises ConfigError without a tokenizer: the loop needs its codes."""
         return components(model, needed(vae), max_batch, backend)
 
+    def held_modulations(self, model: HMAR, max_batch: int) -> tuple[Component, ...]:
+        """See ExportFamily.held_modulations: what modulates HMAR's blocks is computed once per image anyway."""
+        return ()
+
     def annotate(self, writer: BundleWriter, model: HMAR, vae: Tokenizer | None) -> None:
         """Store the codebook, with which the loop turns codes into the latent."""
         book = needed(vae).codebook()

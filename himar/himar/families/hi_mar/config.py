@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 from himar_kernels import ConfigError, InputError
 from himar_kernels.families.hi_mar import SamplingConfig
 from himar_kernels.families.hi_mar.phases import Context, HeadKind, PhaseSizes, Pivots
+from himar_kernels.families.hi_mar.sampling import require_dit_head
 
 from ..configuration import read_values
 from .presets import PRESETS
@@ -191,8 +192,12 @@ def resolve(given: Mapping[str, Any], measured: Mapping[str, Any], source: str =
 
 
 def check_steps(config: ModelConfig, sampling: SamplingConfig) -> None:
-    """Raise InputError unless every step of each phase that the model has can reveal a position."""
+    """Raise InputError unless every step of each phase that the model has can reveal a position.
+
+    Held modulations need a DiT head.
+    """
     sampling.check_positions(config.low_positions, config.high_positions)
+    require_dit_head(sampling, {phase.kind for phase in config.phases}, "this model")
 
 
 _HEAD_SIZES = ("mlp_depth", "mlp_width", "dit_depth", "dit_width", "dit_heads")

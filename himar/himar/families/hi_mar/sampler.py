@@ -24,6 +24,7 @@ from himar_kernels.families.hi_mar import (
     revealed_positions,
     step_chain,
 )
+from himar_kernels.families.hi_mar.sampling import require_dit_head
 
 from .config import ModelConfig
 from .device_draws import DEVICE_NOISE_BLOCK, draws_on
@@ -93,6 +94,7 @@ def two_phase(
     config = model.config
     sampling = sampling or config.default_sampling
     steps = plan(sampling, config.low_positions, config.high_positions)
+    require_dit_head(sampling, {phase.kind for phase in config.phases}, "this model")
     device = model.mask_token.device
     shown = _shown(config, labels, contexts).to(device)
     images = np.arange(first_index, first_index + len(shown))
@@ -229,7 +231,10 @@ class _Evaluated:
         self.head, self.condition = head, condition
         self.rows = len(condition) // step.halves
         self.halves = evaluations.halves(len(chain), step.halves)
-        self.timesteps = torch.from_numpy(chain.timesteps).to(condition.device)
+        timesteps = chain.timesteps
+        if isinstance(head, DiTHead):  # made anew each time here; those of the same timestep are the same
+            timesteps = evaluations.held_timesteps(timesteps, self.halves)
+        self.timesteps = torch.from_numpy(timesteps).to(condition.device)
         self.predictions = Predictions(evaluations, step.guidance, channels)
 
     def at(self, k: int, x: Tensor) -> tuple[Tensor, float]:

@@ -9,6 +9,10 @@ Most evaluations of a chain say what the last ones said. Two ways to leave some 
 * **Condition cache** (LazyMAR, arXiv 2503.12450, the head's part). Every P-th evaluation runs both halves and keeps
   Δ = ε_c - ε_u. The others run the conditional half alone and take ε_c + (g - 1)·Δ.
 
+A third makes evaluations cheaper, at a DiT head. **Held modulations**: a third of its work are the modulations of its
+norms, Linear(SiLU(t + z)) of the embedded timestep t and condition z, which do not depend on the state. They are made
+anew at every H-th evaluation and held in between: evaluations of a group take the timestep of its first.
+
 Forecasts are made after guidance, whose scale is constant over a chain. Which evaluations run depends on indices alone,
 so an image does not depend on its batch. An MLP head's variance, of the conditional half, is forecast like the noise.
 """
@@ -20,6 +24,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from himar_kernels.shared.errors import InputError
 
@@ -43,6 +48,8 @@ class Evaluations:
         order: of the forecast, 0 … 2.
         first, last: how many indices at either end of the chain are evaluated.
         guidance_interval: P; every P-th evaluation runs both halves, the others the conditional one; at 1 all run both.
+        modulation_interval: H; a DiT head's modulations are made at every H-th evaluation and held in between; 1 holds
+            none.
     """
 
     interval: int = 1
@@ -50,6 +57,7 @@ class Evaluations:
     first: int = 8
     last: int = 3
     guidance_interval: int = 1
+    modulation_interval: int = 1
 
     def halves(self, steps: int, halves: int) -> tuple[int, ...]:
         """Return how many halves run at each index k = 0 … steps-1 of a chain; 0 where the noise is forecast.
@@ -66,10 +74,37 @@ class Evaluations:
             evaluated += 1
         return tuple(found)
 
+    def modulated(self, halves: Sequence[int]) -> tuple[int, ...]:
+        """Return of how many halves modulations are made at each index k of a chain; 0 where they are held.
+
+        halves: of the chain, as `halves` gives them. An evaluation takes the modulations of its group's conditional
+        half, or of both; one of both halves after one of the conditional half alone makes them again.
+        """
+        found, made = [0] * len(halves), 0
+        for number, k in enumerate(evaluated(halves)):
+            if number % self.modulation_interval == 0 or halves[k] > made:
+                found[k] = made = halves[k]
+        return tuple(found)
+
+    def held_timesteps(self, timesteps: NDArray[np.int64], halves: Sequence[int]) -> NDArray[np.int64]:
+        """Return the timesteps of a chain, int64 (n,), that a DiT head takes: those of each group's first evaluation.
+
+        halves: as for `modulated`. Where no evaluation runs the timestep stays.
+        """
+        held, down = timesteps.copy(), evaluated(halves)
+        for start in range(0, len(down), self.modulation_interval):
+            held[down[start : start + self.modulation_interval]] = timesteps[down[start]]
+        return held
+
     @property
     def leaves_out(self) -> bool:
         """True where a chain may run fewer halves than it has; then predictions are kept (`Predictions`)."""
         return self.interval > 1 or self.guidance_interval > 1
+
+
+def evaluated(halves: Sequence[int]) -> list[int]:
+    """Return the indices at which a chain's head runs, from the top; halves: as `Evaluations.halves` gives them."""
+    return [k for k in range(len(halves) - 1, -1, -1) if halves[k]]
 
 
 class Predictions:

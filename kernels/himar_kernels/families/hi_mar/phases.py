@@ -51,6 +51,14 @@ class PhaseInfo:
         """n, the positions that the phase reveals."""
         return self.side**2
 
+    @property
+    def held(self) -> tuple[str, str] | None:
+        """Names of the two components that a DiT head comes in besides, for held modulations; a bundle may have them.
+
+        One makes the modulations, the other takes them. None for other heads.
+        """
+        return (f"{self.head}_modulations", f"{self.head}_held") if self.kind == "dit" else None
+
 
 def model_phases(
     pivots: Pivots, low_head: HeadKind, high_head: HeadKind, *, low_side: int, high_side: int, width: int, channels: int
@@ -132,8 +140,12 @@ class PhaseSizes:
 
     @property
     def deferred(self) -> tuple[str, ...]:
-        """Names of the components that are loaded when a request first needs them: the tower of a text model."""
-        return () if self.context_shape is None else (TEXT_ENCODER,)
+        """Names of the components that are loaded when a request first needs them.
+
+        They are the tower of a text model, and the parts of a DiT head whose modulations can be held.
+        """
+        tower = () if self.context_shape is None else (TEXT_ENCODER,)
+        return (*tower, *(name for phase in self.phases for name in phase.held or ()))
 
     @property
     def context_shape(self) -> tuple[int, int] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, Literal, TypedDict, get_args
 
@@ -46,6 +46,8 @@ class SamplingConfig:
         forecast_first, forecast_last: how many indices at either end of a chain are all evaluated.
         guidance_interval: every so many-th evaluation under guidance runs both halves, the others the conditional one
             with the difference that was kept; 1 runs both always.
+        modulation_interval: a DiT head's modulations are made at every so many-th evaluation and held in between; 1
+            holds none. Other heads do without.
     """
 
     low_steps: int = 32
@@ -69,6 +71,7 @@ class SamplingConfig:
     forecast_first: int = 8
     forecast_last: int = 3
     guidance_interval: int = 1
+    modulation_interval: int = 1
 
     def __post_init__(self) -> None:
         # NumPy's scalars are welcome but not kept: they would change the precision of the arithmetic.
@@ -168,7 +171,12 @@ class SamplingConfig:
         """Return which evaluations of a phase's head its chain runs."""
         interval = self.low_forecast if phase == "low" else self.high_forecast
         return Evaluations(
-            interval, self.forecast_order, self.forecast_first, self.forecast_last, self.guidance_interval
+            interval,
+            self.forecast_order,
+            self.forecast_first,
+            self.forecast_last,
+            self.guidance_interval,
+            self.modulation_interval,
         )
 
     def diffusion_counts(self, phase: Phase) -> tuple[int, ...]:
@@ -221,6 +229,7 @@ class SamplingChanges(TypedDict, total=False):
     forecast_first: int | None
     forecast_last: int | None
     guidance_interval: int | None
+    modulation_interval: int | None
 
 
 _EVALUATIONS = (
@@ -230,6 +239,7 @@ _EVALUATIONS = (
     ("forecast_first", 1, 1000),
     ("forecast_last", 1, 1000),
     ("guidance_interval", 1, 1000),
+    ("modulation_interval", 1, 1000),
 )
 """Whole numbers that say which evaluations run, with their least and largest values."""
 
@@ -264,6 +274,15 @@ def require_phase_low(changes: Mapping[str, Any], holder: str = "this bundle's m
     unheard = [name for name, value in changes.items() if name.startswith("low_") and value is not None]
     if unheard:
         raise InputError(f"{unheard[0]} is given, but {holder} has a single scale and so no phase low; leave it out.")
+
+
+def require_dit_head(settings: SamplingConfig, heads: Collection[str], holder: str) -> None:
+    """Raise InputError for held modulations of a model without a DiT head. heads: kinds of its phases' heads."""
+    if settings.modulation_interval > 1 and "dit" not in heads:
+        raise InputError(
+            f"modulation_interval is {settings.modulation_interval}, but {holder} has no DiT head, whose modulations "
+            f"could be held; leave it out."
+        )
 
 
 def in_phases(*phases: str, **values: Any) -> dict[str, Any]:

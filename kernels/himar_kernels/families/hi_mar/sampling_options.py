@@ -105,6 +105,12 @@ OPTIONS = FamilyOptions(
             callback=sampling_option,
             help="Evaluations of which one runs both halves, the others the conditional one; 1 runs both in all.",
         ),
+        _option(
+            "--modulation-interval",
+            type=int,
+            callback=sampling_option,
+            help="Evaluations of which one makes a DiT head's modulations, the others hold them; 1 holds none.",
+        ),
     ),
     # What changes nothing of the networks' work.
     others=(

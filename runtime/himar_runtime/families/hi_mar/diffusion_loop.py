@@ -7,6 +7,9 @@ precision.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -51,8 +54,19 @@ def sample_revealed(
     return x.reshape(shape)
 
 
+@dataclass(frozen=True)
+class HeldHead:
+    """A DiT head in two parts: modulations gives what the norms of held take, as outputs and inputs of the same names.
+
+    The first takes timestep and condition, the second x; together they give what the head gives.
+    """
+
+    modulations: Engine
+    held: Engine
+
+
 def sample_all(
-    engine: Engine,
+    engine: Engine | HeldHead,
     chain: AnyChain,
     evaluations: Evaluations,
     sites: Sites,
@@ -64,12 +78,14 @@ def sample_all(
     """Denoise all n positions of a phase with a DiT head; known ones follow their tokens (B, n, C).
 
     Args:
+        engine: of the head; its two parts where its modulations are held.
         condition: (H·B, n, W), H = 2 halves under guidance, else 1; may stay on the device.
         known: bool (B, n), True where the token is fixed.
 
     Returns: tokens (B, n, C), the known ones unchanged. Raises EngineError when they are not finite.
     """
-    head = _Head(engine, chain, evaluations, sites, condition)
+    kind = _HeldHead if isinstance(engine, HeldHead) else _Head
+    head = kind(engine, chain, evaluations, sites, condition)  # type: ignore[arg-type]
     initial = sites.initial_noise()
     x = initial
     start: NDArray[np.float32] | None = None
@@ -78,7 +94,7 @@ def sample_all(
             x = renoise_known(chain, k, x, tokens, initial, known)
         prediction, guidance = head.predict(k, x)
         x, start = dit_head_step(chain, k, x, prediction, guidance, noise, temperature, start)
-    require_finite(x, engine.spec.name, sites.step)
+    require_finite(x, head.name, sites.step)
     return np.where(known[..., None], tokens, x)
 
 
@@ -95,7 +111,8 @@ class _Head:
         self, engine: Engine, chain: AnyChain, evaluations: Evaluations, sites: Sites, condition: Tensor
     ) -> None:
         self._engine = engine
-        self._chain = chain
+        self.name = engine.spec.name
+        self._timesteps = chain.timesteps
         self._condition = condition
         self._rows = condition.shape[0] // sites.step.halves
         self._bound = 0
@@ -106,16 +123,48 @@ class _Head:
         """Return the prediction at k of the state x (rows, …, C), and the guidance still to be applied to it."""
         halves, prediction = self.halves[k], None
         if halves:
-            if halves != self._bound:
-                self._bind(halves)
             rows = np.concatenate([x] * halves)  # both halves see the same state
-            timestep = self._chain.timesteps[k : k + 1]
-            prediction = self._engine.run({"x": rows, "timestep": timestep})["prediction"]
+            prediction = self._run(k, rows, halves)
         return self._predictions.at(k, prediction, self._rows)
 
-    def _bind(self, halves: int) -> None:
-        condition, rows = self._condition, halves * self._rows
-        if rows < condition.shape[0]:
-            condition = (condition if isinstance(condition, np.ndarray) else condition.numpy())[:rows]
-        self._engine.bind({"condition": condition})
-        self._bound = halves
+    def _run(self, k: int, rows: NDArray[np.float32], halves: int) -> NDArray[np.float32]:
+        """Evaluate the head at k for so many halves, whose rows of the state are given."""
+        if halves != self._bound:
+            self._engine.bind({"condition": self._of_halves(self._condition, halves)})
+            self._bound = halves
+        return self._engine.run({"x": rows, "timestep": self._timesteps[k : k + 1]})["prediction"]
+
+    def _of_halves(self, tensor: Tensor, halves: int) -> Tensor:
+        """Return the first rows of a tensor of all halves, as it is where those are all."""
+        rows = halves * self._rows
+        if rows == tensor.shape[0]:
+            return tensor
+        return (tensor if isinstance(tensor, np.ndarray) else tensor.numpy())[:rows]
+
+
+class _HeldHead(_Head):
+    """A DiT head in two parts, whose modulations are made where `Evaluations.modulated` says and held in between.
+
+    They stay where the first part leaves them, and the second takes them from there.
+    """
+
+    def __init__(
+        self, parts: HeldHead, chain: AnyChain, evaluations: Evaluations, sites: Sites, condition: Tensor
+    ) -> None:
+        super().__init__(parts.held, chain, evaluations, sites, condition)
+        self._maker = parts.modulations
+        self._timesteps = evaluations.held_timesteps(chain.timesteps, self.halves)
+        self._modulated = evaluations.modulated(self.halves)
+        self._made: Mapping[str, Tensor] = {}
+        self._conditions = 0
+
+    def _run(self, k: int, rows: NDArray[np.float32], halves: int) -> NDArray[np.float32]:
+        if made := self._modulated[k]:
+            if made != self._conditions:
+                self._maker.bind({"condition": self._of_halves(self._condition, made)})
+                self._conditions = made
+            self._made = self._maker.run_on_device({"timestep": self._timesteps[k : k + 1]})
+        if made or halves != self._bound:
+            self._engine.bind({name: self._of_halves(tensor, halves) for name, tensor in self._made.items()})
+            self._bound = halves
+        return self._engine.run({"x": rows})["prediction"]

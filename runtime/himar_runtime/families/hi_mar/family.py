@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from himar_kernels import BundleError, Draws, EngineError, ImageDraws, InputError, PhiloxDraws
 from himar_kernels.families.hi_mar import SamplingConfig
 from himar_kernels.families.hi_mar.phases import Context, HeadKind, ModelInfo, Pivots
-from himar_kernels.families.hi_mar.sampling import CHANGEABLE, choose_sampling, require_phase_low
+from himar_kernels.families.hi_mar.sampling import CHANGEABLE, choose_sampling, require_dit_head, require_phase_low
 from himar_runtime.bundle.bundle import Bundle
 from himar_runtime.bundle.manifest import Manifest, Reader, inside
 from himar_runtime.engines.networks import Networks
@@ -174,3 +174,4 @@ def require_phases(
     if model.single_scale:
         require_phase_low(changes, name)
     settings.check_positions(model.low_positions, model.high_positions)
+    require_dit_head(settings, {phase.kind for phase in model.phases}, name)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from himar_kernels import Draws
+from himar_kernels import Draws, InputError
 from himar_kernels.families.hi_mar import (
     Phase,
     SamplingConfig,
@@ -33,7 +33,7 @@ from himar_runtime.engines.engine import DeviceArray
 from himar_runtime.engines.networks import Networks
 from himar_runtime.request import Request as AnyRequest
 
-from .diffusion_loop import require_finite, sample_all, sample_revealed
+from .diffusion_loop import HeldHead, require_finite, sample_all, sample_revealed
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +96,7 @@ class _Loop:
         self.tokens = {name: np.zeros((batch, n, model.channels), np.float32) for name, n in sizes.items()}
         self._pivots = np.zeros((batch, model.low_positions, model.width), np.float32)
         self._shown = what_rows_show(networks, model, request, empty)
+        self._held = held_engines(networks, model, request.sampling)
 
     def step(self, step: Step) -> None:
         """Run the phase's transformer, keep the pivots that it leaves, and sample with the phase's head."""
@@ -142,7 +143,7 @@ class _Loop:
         require_finite(condition.numpy(), phase.transformer, step)
         positions = np.broadcast_to(np.arange(known.shape[1]), known.shape)
         self.tokens[phase.name] = sample_all(
-            self._networks[phase.head],
+            self._held.get(phase.name) or self._networks[phase.head],
             step_chain(self._request.sampling, step),
             self._request.sampling.evaluations(phase.name),
             self._sites(step, positions),
@@ -169,6 +170,27 @@ class _Loop:
 
     def _sites(self, step: Step, positions: NDArray[np.int64]) -> Sites:
         return Sites(self._request.draws, step, self._request.images, positions, self._model.channels)
+
+
+def held_engines(networks: Networks, model: ModelInfo, sampling: SamplingConfig) -> dict[Phase, HeldHead]:
+    """Return the parts of each DiT head, by its phase, for settings that hold its modulations; else none.
+
+    Raises InputError where the bundle lacks them.
+    """
+    if sampling.modulation_interval == 1:
+        return {}
+    found: dict[Phase, HeldHead] = {}
+    for phase in model.phases:
+        if phase.held is None:
+            continue
+        lacking = [name for name in phase.held if name not in networks.engines]
+        if lacking:
+            raise InputError(
+                f"modulation_interval is {sampling.modulation_interval}, but this bundle has no {lacking[0]}; build it "
+                f"with --held-modulations, or leave the setting out."
+            )
+        found[phase.name] = HeldHead(*(networks[name] for name in phase.held))
+    return found
 
 
 def what_rows_show(networks: Networks, model: ModelInfo, request: Request, empty: NDArray[np.float32] | None) -> Shown:

@@ -114,15 +114,33 @@ def mlp_head(config: ModelConfig, samples: int, held: Held = FLOATS) -> Work:
 
 def dit_head(config: ModelConfig, rows: int, tokens: int, held: Held = FLOATS) -> Work:
     """One diffusion step of the DiT head over (rows, tokens); every token has modulations of its own."""
+    return dit_modulations(config, rows * tokens, held) + dit_held(config, rows, tokens, held)
+
+
+def dit_modulations(config: ModelConfig, samples: int, held: Held = FLOATS) -> Work:
+    """All modulations of the DiT head's blocks and of its last layer at one timestep."""
+    W = config.dit_width
+    return matmul(samples, W, 6 * W, held.weight, FLOAT32, held.value) * config.dit_depth + _last(samples, W, held)
+
+
+def dit_held(config: ModelConfig, rows: int, tokens: int, held: Held = FLOATS) -> Work:
+    """One diffusion step of the DiT head with its modulations given, which it reads."""
     C, W, n = config.channels, config.dit_width, rows * tokens
-    modulation = matmul(n, W, 6 * W, held.weight, FLOAT32, held.value) + passing(n * 6 * W, held.value)
     work = matmul(n, C, W) + table(tokens * W)
-    work += (block(rows, tokens, W, held) + modulation) * config.dit_depth
-    return work + _final(n, W, C, held)
+    work += (block(rows, tokens, W, held) + passing(n * 6 * W, held.value)) * config.dit_depth
+    return work + passing(n * 2 * W, _inner(held).value) + matmul(n, W, C)
 
 
 def _final(rows: int, width: int, outputs: int, held: Held) -> Work:
     """The heads' last layer: its matmul in float32, in half precision its modulation in that; int8 leaves it whole."""
-    inner = held if held.weight == held.value else FLOATS
-    modulation = matmul(rows, width, 2 * width, inner.weight, FLOAT32, inner.value)
-    return modulation + passing(rows * 2 * width, inner.value) + matmul(rows, width, outputs)
+    return _last(rows, width, held) + passing(rows * 2 * width, _inner(held).value) + matmul(rows, width, outputs)
+
+
+def _last(rows: int, width: int, held: Held) -> Work:
+    """The modulations of the last layer."""
+    inner = _inner(held)
+    return matmul(rows, width, 2 * width, inner.weight, FLOAT32, inner.value)
+
+
+def _inner(held: Held) -> Held:
+    return held if held.weight == held.value else FLOATS

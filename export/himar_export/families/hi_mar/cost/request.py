@@ -28,6 +28,8 @@ from himar_kernels.families.hi_mar.phases import PhaseInfo
 from .networks import (
     condition,
     config_phases,
+    dit_held,
+    dit_modulations,
     eager_transformer,
     head,
     head_width,
@@ -76,6 +78,8 @@ class HiMarRequest(CostRequest):
             parts.append(f"{own['steps']} {phase} steps × {chain}{solver}, guidance {guidance}{forecast}")
         if self.sampling.guidance_interval > 1:
             parts.append(f"both halves in one of {self.sampling.guidance_interval} evaluations")
+        if self.sampling.modulation_interval > 1:
+            parts.append(f"modulations in one of {self.sampling.modulation_interval}")
         return "; ".join(parts)
 
     @property
@@ -103,15 +107,27 @@ def _step_costs(request: HiMarRequest, phase: PhaseInfo, step: Step, peaks: Peak
     yield calls_cost(phase.transformer, phase.name, 1, work, plain, plain, peaks)
 
     width, embedding = head_width(config, kind), condition(config, kind, rows * tokens).flops
-    evaluated = request.sampling.evaluations(phase.name).halves(step.diffusion_steps, step.halves)
+    evaluations = request.sampling.evaluations(phase.name)
+    evaluated = evaluations.halves(step.diffusion_steps, step.halves)
+    parts = phase.held if evaluations.modulation_interval > 1 else None
+    if parts is not None:  # eager and released code make the modulations in every evaluation, which is counted below
+        for halves, calls in sorted(Counter(evaluations.modulated(evaluated)).items()):
+            if halves:
+                samples = request.batch * halves * tokens
+                yield calls_cost(
+                    parts[0], phase.name, calls, dit_modulations(config, samples, request.held(phase.head)), 0, 0, peaks
+                )
     for halves, calls in sorted(Counter(evaluated).items()):
         if not halves:
             continue
         rows = request.batch * halves
-        work = head(config, kind, rows, tokens, request.held(phase.head))
-        eager = calls * (work.flops + time_embedding(1, width).flops)
+        work = whole = head(config, kind, rows, tokens, request.held(phase.head))
+        if parts is not None:
+            work = dit_held(config, rows, tokens, request.held(phase.head))
+        eager = calls * (whole.flops + time_embedding(1, width).flops)
         if halves == step.halves:
             eager += embedding
         timesteps = rows * (tokens if kind == "mlp" else 1)
         anew = time_embedding(timesteps, width).flops + condition(config, kind, rows * tokens).flops
-        yield calls_cost(phase.head, phase.name, calls, work, eager, calls * (work.flops + anew), peaks)
+        name = phase.head if parts is None else parts[1]
+        yield calls_cost(name, phase.name, calls, work, eager, calls * (whole.flops + anew), peaks)

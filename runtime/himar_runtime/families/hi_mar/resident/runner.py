@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from himar_kernels import EngineError
+from himar_kernels import EngineError, InputError
 from himar_kernels.families.hi_mar import Step, describe_fault, launches, plan
 from himar_kernels.families.hi_mar.device_state import HEAD_FAULTS
 from himar_kernels.families.hi_mar.phases import ModelInfo
@@ -79,6 +79,11 @@ class ResidentRunner:
 
     def _generate(self, request: Request, should_continue: ShouldContinue | None) -> Generated | None:
         lane, batch = self._lane, len(request.labels)
+        if request.sampling.modulation_interval > 1:
+            raise InputError(
+                f"modulation_interval is {request.sampling.modulation_interval}, but modulations are held on a CPU, "
+                f"by the loop on the host in Python alone; leave it out."
+            )
         lane.device.make_current()
         work = begin(lane, request, what_rows_show(self._networks, lane.model, request, self._empty))
         behind: Callable[[], bool] | None = None

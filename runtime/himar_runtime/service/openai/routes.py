@@ -1,0 +1,95 @@
+"""Adds the paths of OpenAI's API to the application."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import AsyncGenerator
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+
+from himar_kernels import HimarError
+
+from .. import paths
+from ..accounts import Exchange
+from ..answer import Answer
+from ..body import disconnected, read_body
+from ..refusals import as_refusal
+from ..request import RefusalError, check_content_type
+from ..service import Service
+from .answer import PAUSE, encode, error_event, failure
+from .models import describe, model_name
+from .request import Generation, read_generation
+from .stream import EventStream, Partials
+
+_SECONDS_OF_SILENCE = 10.0  # a proxy may close a connection on which nothing happens for longer
+_READ = ["GET", "HEAD"]
+
+
+def add_routes(app: FastAPI, service: Service) -> None:
+    """Add /v1/images/generations, /v1/models and each model's path."""
+    name = model_name(service.settings.bundle)
+    model = describe(name, service.settings.bundle)
+    names = (name, service.bundle_id)
+
+    @app.post(paths.GENERATIONS)
+    async def generations(request: Request) -> Response:
+        exchange: Exchange = request.state.exchange
+        service.refuse_when_draining()
+        check_content_type(request.headers.get("content-type", ""), request.headers.get("content-encoding", ""))
+        body = await read_body(request, service.settings.max_body, service.settings.timeout)
+        # In a thread of its own: to find the names that are nearest to a wrong one takes tenths of a second.
+        asked = await asyncio.to_thread(read_generation, body, service.manifest, names, service.settings.max_images)
+        if asked.stream:
+            return await _stream(request, exchange, service, asked)
+        exchange.job = service.accept(asked.images, functools.partial(encode, asked))
+        answer = exchange.answer = await service.answer(exchange.job, lambda: disconnected(request))
+        return Response(answer.body, media_type=answer.media_type, headers=answer.headers)
+
+    @app.api_route(paths.MODELS, methods=_READ)
+    async def models() -> Response:
+        return JSONResponse({"object": "list", "data": [model]})
+
+    @app.api_route(f"{paths.MODELS}/{{asked:path}}", methods=_READ)
+    async def one_model(asked: str) -> Response:
+        if asked not in names:
+            sentence = f"there is no model {asked!r}; this server has {name!r} alone."
+            raise RefusalError(404, sentence, param="model", code="model_not_found")
+        return JSONResponse(model)
+
+
+async def _stream(request: Request, exchange: Exchange, service: Service, asked: Generation) -> EventStream:
+    """Return the answer to a request for a stream, when there is something to begin it with.
+
+    Until then a failure has its own status; later it is an event.
+    """
+    partials = Partials(asked, service.manifest) if asked.partial_images else None
+    exchange.job = service.accept(asked.images, functools.partial(encode, asked), partials)
+    events = _events(request, exchange, service)
+    first = await anext(events)
+    exchange.streams = True
+    return EventStream(first, events, service.settings.timeout)
+
+
+async def _events(request: Request, exchange: Exchange, service: Service) -> AsyncGenerator[bytes, None]:
+    job = exchange.job
+    assert job is not None
+    gone: asyncio.Future[None] = asyncio.ensure_future(disconnected(request))
+    begun = False
+    try:
+        while exchange.answer is None:
+            found = await service.next(job, gone, _SECONDS_OF_SILENCE)
+            if isinstance(found, Answer):
+                exchange.answer, found = found, found.body
+            yield PAUSE if found is None else found
+            begun = True
+    except HimarError as error:
+        if not begun:
+            raise
+        refused = as_refusal(error)
+        exchange.status = refused.status
+        yield error_event(failure(refused.status, str(refused)))
+    finally:
+        gone.cancel()
+        service.abandon(job)

@@ -1,0 +1,76 @@
+"""Streams a request's unfinished images and its last one as events, however slowly its client reads them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+from himar_kernels import HimarError
+
+from ...bundle.manifest import Manifest
+from ...families.family import runtime_family
+from ...result import Progress
+from ..service import ClientGoneError
+from .answer import EVENTS, partial_image
+from .request import Generation
+
+log = logging.getLogger(__name__)
+
+
+class Partials:
+    """Makes the unfinished images that a stream shows; called in the lane's thread after every step.
+
+    The first shows the earliest rough image there is, of Hi-MAR the pivots of phase low; others follow evenly. A model
+    of fewer steps gives fewer.
+    """
+
+    def __init__(self, asked: Generation, manifest: Manifest) -> None:
+        steps = runtime_family(manifest.family).shown(manifest.model, asked.images.sampling)
+        count = min(asked.partial_images, len(steps))
+        self._steps = {steps[place * len(steps) // count] for place in range(count)}
+        self._asked = asked
+        self._made = 0
+
+    def __call__(self, step: Progress) -> bytes | None:
+        """Return the event of a step after which an image is shown; None of another, or where it cannot be decoded."""
+        if step.done not in self._steps:
+            return None
+        try:
+            pixels = step.so_far()[0]
+        except HimarError as error:
+            log.info("no partial image of step %d: %s", step.done, error)
+            return None
+        self._made += 1
+        return partial_image(self._asked, self._made - 1, pixels)
+
+
+class EventStream(Response):
+    """An answer of events. A client that does not take one within `seconds` counts as gone."""
+
+    def __init__(self, first: bytes, events: AsyncGenerator[bytes, None], seconds: float) -> None:
+        """events: what follows the first; closed at the end, however that comes."""
+        super().__init__(media_type=EVENTS, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+        del self.headers["content-length"]
+        self._first, self._events, self._seconds = first, events, seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See Response. Raises ClientGoneError."""
+
+        async def put(message: Message) -> None:
+            try:
+                await asyncio.wait_for(send(message), self._seconds)
+            except TimeoutError:
+                raise ClientGoneError from None
+
+        try:
+            await put({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            await put({"type": "http.response.body", "body": self._first, "more_body": True})
+            async for event in self._events:
+                await put({"type": "http.response.body", "body": event, "more_body": True})
+            await put({"type": "http.response.body", "body": b""})
+        finally:
+            await self._events.aclose()

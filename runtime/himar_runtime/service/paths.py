@@ -1,0 +1,47 @@
+"""Names the service's paths, and which of them are in OpenAI's form."""
+
+from __future__ import annotations
+
+IMAGES = "/v1/images"
+GENERATIONS = "/v1/images/generations"
+MODEL = "/v1/model"
+MODELS = "/v1/models"
+HEALTH = "/healthz"
+LIVE = "/v2/health/live"
+READY = "/v2/health/ready"
+METRICS = "/metrics"
+
+COUNTED = (IMAGES, GENERATIONS)
+"""Requests of these have a line in the log and are counted."""
+
+_READ = "GET, HEAD"
+_METHODS = {
+    **dict.fromkeys(COUNTED, "POST"),
+    **dict.fromkeys((MODEL, MODELS, HEALTH, LIVE, READY, METRICS), _READ),
+}
+
+
+def methods(path: str) -> str | None:
+    """Return what a path takes, for a header; None where there is no such path."""
+    return _READ if path.startswith(f"{MODELS}/") else _METHODS.get(path)
+
+
+def is_openai(path: str) -> bool:
+    """Whether a path's answers and refusals are in the form of OpenAI's API."""
+    return path in (GENERATIONS, MODELS) or path.startswith(f"{MODELS}/")
+
+
+def needs_token(path: str) -> bool:
+    """Whether a server with --token-file asks for one: for all but health and metrics, which say nothing of images."""
+    return path not in (HEALTH, LIVE, READY, METRICS)
+
+
+def known() -> str:
+    """Return the paths for a sentence."""
+    *most, last = _METHODS
+    return f"{', '.join(most)} and {last}"
+
+
+def without_root(path: str, root: str) -> str:
+    """Return a path without the prefix under which a proxy publishes the server, where it has it."""
+    return path[len(root) :] if root and path.startswith(f"{root}/") else path

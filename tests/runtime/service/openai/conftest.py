@@ -1,0 +1,58 @@
+"""A server of a bundle that knows its classes' names, and the openai client pointed at it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from tests.runtime.conftest import SAMPLING, write_bundle
+
+NAMES = ["goldfish", "goldfinch", "tench, Tinca tinca", "Great White", "cock"]
+FAST = {**SAMPLING["plain"], "low_solver": "ddim", "high_solver": "ddim"}
+
+
+@pytest.fixture(scope="session")
+def named_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny bundle with names of classes, and the settings default, plain and fast."""
+    path = write_bundle(tmp_path_factory.mktemp("named") / "fishes")
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["model"]["class_names"] = NAMES
+    manifest["sampling"]["fast"] = FAST
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    return path
+
+
+@pytest.fixture(scope="session")
+def slow_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny bundle whose default takes seconds after the first preview."""
+    path = write_bundle(tmp_path_factory.mktemp("slow") / "bundle")
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["sampling"]["default"] |= {"low_steps": 1, "high_steps": 16, "high_diffusion_steps": 1000}
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    return path
+
+
+@pytest.fixture(scope="session")
+def named_server(not_in_cpp: None, start_server: Callable[..., Any], named_path: Path) -> Any:
+    return start_server(named_path, "--lanes", "2", "--max-images", "8", "--max-body", "4096")
+
+
+def client_of(server: Any, key: str = "none", **options: Any) -> openai.OpenAI:
+    """The client as a program would make it, but for its retries."""
+    return openai.OpenAI(base_url=f"http://127.0.0.1:{server.port}/v1", api_key=key, **{"max_retries": 0, **options})
+
+
+@pytest.fixture(scope="session")
+def client(named_server: Any) -> openai.OpenAI:
+    return client_of(named_server)
+
+
+def ask(server: Any, values: Any) -> Any:
+    """POST without a client."""
+    body = values if isinstance(values, bytes) else json.dumps(values).encode()
+    return server.ask("POST", "/v1/images/generations", body, {"Content-Type": "application/json"})
