@@ -94,6 +94,17 @@ TEST_CASE("settings with solvers stand behind the others, or among them in schem
     CHECK(sampling_of(parse_manifest(changed.dump(), "manifest.json"), 0).high_solver == "ddim");
 }
 
+TEST_CASE("a setting that holds modulations is read, and cannot run") {
+    Json changed = good();
+    changed["schema_version"] = "1.3";
+    changed["forecast_sampling"] = {{"held", {{"low_steps", 2}, {"high_steps", 2}, {"modulation_interval", 4}}}};
+    const Manifest manifest = parse_manifest(changed.dump(), "manifest.json");
+    const Sampling& held = sampling_of(manifest, manifest.sampling.size() - 1);
+    CHECK(sentence_of<InputError>([&] { held.check_positions(16, 64); }) ==
+          "modulation_interval is 4, but only the loop on the CPU in Python holds modulations; take a setting without it.");
+    CHECK_NOTHROW(sampling_of(manifest, 0).check_positions(16, 64));
+}
+
 TEST_CASE("settings that leave evaluations out stand behind those with solvers, or among the others in schema 5") {
     Json changed = good();
     changed["schema_version"] = "1.3";
