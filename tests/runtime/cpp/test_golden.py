@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ def test_a_recorded_run(library: Any, request: pytest.FixtureRequest, size: str,
     arrays = load_recording(GOLDEN / f"himar-narrow-{size}.npz")
     recorded = recorded_request(arrays, case)
     draws = RecordedDraws(arrays, case)
-    found = library.generate(bundle, recorded.labels.tolist(), draws, **asdict(recorded.sampling))
+    found = library.generate(bundle, recorded.labels.tolist(), draws, **recorded.sampling.to_dict())
     scale = np.float32(Bundle.open(bundle).manifest.model.vae_scale)
     for ours, theirs in ((found.low_latents, recorded.low_latent), (found.latents, recorded.latent)):
         assert_near(ours * scale, theirs, RUN)
