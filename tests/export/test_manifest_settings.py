@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
-from himar_export.families.hi_mar.family import sampling_keys
+from himar import load_checkpoint
+from himar_export.families.hi_mar.family import calibration_sampling, sampling_keys
 from himar_kernels.families.hi_mar import SamplingConfig
 
+WEIGHTS = Path(__file__).parents[2] / "himar" / "himar" / "weights" / "digits.safetensors"
 PAPER = SamplingConfig(low_guidance=2.7, high_guidance=2.5)
 FAST = SamplingConfig(low_diffusion_steps=6, high_diffusion_steps=8, high_solver="dpm++")
 
@@ -56,3 +61,13 @@ def test_a_default_with_a_solver_is_refused_by_every_reader_before(others: dict[
     keys, schema = sampling_keys({"fast": FAST, **others})
     assert schema == "2.0"
     assert list(keys) == ["sampling"] and next(iter(keys["sampling"])) == "fast"
+
+
+def test_a_default_with_lists_is_cut_to_few_steps_for_int8() -> None:
+    """The calibration's steps are fewer than the lists have values."""
+    model = load_checkpoint(WEIGHTS)
+    default = next(iter(model.config.sampling.values()))
+    listed = default.with_changes(high_steps=4, high_diffusion_counts=(50, 40, 30, 20), high_guidances=(1, 2, 2, 2))
+    expected = calibration_sampling(model)
+    model.config = replace(model.config, sampling={"listed": listed})
+    assert calibration_sampling(model) == expected

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -122,8 +122,7 @@ def calibration_sampling(model: HiMAR) -> SamplingConfig:
     """Return the default settings in few steps, with guidance, so that unconditional rows are observed too."""
     default = next(iter(model.config.sampling.values()))
     info = model_info(model.config)
-    return replace(
-        default,
+    return default.with_changes(
         low_guidance=default.low_guidance if default.low_guidance != 1 else _BOTH_HALVES,
         high_guidance=default.high_guidance if default.high_guidance != 1 else _BOTH_HALVES,
         low_steps=min(_CALIBRATION_STEPS, max(info.low_positions, 1)),
