@@ -19,7 +19,7 @@ from typing import Any
 
 import click
 
-from benchmarks.studies.report import draw_default, draw_points, log_scale, table, work
+from benchmarks.studies.report import draw_against_work, table
 from benchmarks.studies.study import DEFAULT, Setting, Study, complete, run, study_options
 from himar_kernels.families.hi_mar import sampling
 from himar_kernels.families.hi_mar.sampling import in_phases
@@ -91,20 +91,11 @@ def plot(path: Path, record: Mapping[str, Any]) -> Path:
     }
     figure, axes = panels(3, width=12.5, height=4.4)
     measured = complete(record, trials())
-    titles = ("Distance to real digits: lower is better", "Precision: higher is better", "Recall: higher is better")
-    for panel, (name, title) in zip(axes, zip(("distance", "precision", "recall"), titles, strict=True), strict=True):
-        for kind, (colour, marker) in styles.items():
-            points = [trial for trial in measured if trial.kind == kind]
-            if points:
-                x = [work(record, trial.name) for trial in points]
-                draw_points(panel, x, record, points, name, fmt=marker, color=colour, label=kind)
-        draw_default(panel, record, name, GREY)
+    draw_against_work(axes, record, measured, "kind", styles, GREY)
+    for panel in axes:
         panel.set_xscale("log")
         panel.set_xticks([5, 10, 20, 50, 100], ["5", "10", "20", "50", "100"])
         panel.minorticks_off()
-        panel.set_xlabel("work, % of the default's FLOPs")
-        panel.set_title(title)
-    log_scale(axes[0], [20, 30, 50, 100, 200, 400])
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(styles), frameon=False)
     figure.suptitle(

@@ -110,6 +110,31 @@ def draw_default(axes: Axes, record: Mapping[str, Any], figure: str, colour: str
     axes.set_axisbelow(True)
 
 
+def draw_against_work(
+    axes: Sequence[Axes],
+    record: Mapping[str, Any],
+    settings: Sequence[Setting],
+    kind: str,
+    styles: Mapping[str, tuple[str, str]],
+    grey: str,
+) -> None:
+    """Draw distance, precision and recall over the share of the default's FLOPs, one to each of three axes.
+
+    kind: the attribute of a setting that its style goes by; styles: colour and marker of each; grey: of the default's.
+    """
+    titles = ("Distance to real digits: lower is better", "Precision: higher is better", "Recall: higher is better")
+    for panel, name, title in zip(axes, ("distance", "precision", "recall"), titles, strict=True):
+        for each, (colour, marker) in styles.items():
+            points = [setting for setting in settings if getattr(setting, kind) == each]
+            if points:
+                x = [work(record, setting.name) for setting in points]
+                draw_points(panel, x, record, points, name, fmt=marker, color=colour, label=each)
+        draw_default(panel, record, name, grey)
+        panel.set_xlabel("work, % of the default's FLOPs")
+        panel.set_title(title)
+    log_scale(axes[0], [20, 30, 50, 100, 200, 400])
+
+
 def log_scale(axes: Axes, ticks: Sequence[float]) -> None:
     """Show y on a logarithmic scale with these ticks alone."""
     axes.set_yscale("log")
