@@ -14,8 +14,6 @@ from typing import Any
 
 import pytest
 
-from tests.runtime.service.conftest import PYTHON
-
 QUICK = {"labels": [1], "low_steps": 1, "high_steps": 1, "low_diffusion_steps": 2, "high_diffusion_steps": 2}
 
 
@@ -116,7 +114,7 @@ def test_both_servers_explain_the_same_options(command: list[str]) -> None:
     assert set(options) | {"--help", "--version"} == {
         "--host", "--port", "--lanes", "--device", "--threads", "--backend", "--queue", "--max-images", "--max-body",
         "--timeout", "--drain-seconds", "--keep-alive", "--allow-origin", "--version", "--help",
-        *(("--token-file", "--root-path", "--log-json") if command == PYTHON else ()),
+        "--token-file", "--root-path", "--log-json",
     }  # fmt: skip
     assert "HIMAR_ORT_PACKED=1 in the environment keeps weights packed on the disk" in " ".join(done.stdout.split())
 
