@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <utility>
@@ -14,12 +16,25 @@ namespace himar::service {
 
 using Headers = std::vector<std::pair<std::string, std::string>>;
 
+// An answer whose parts come one after the other.
+class Streaming {
+public:
+    // Hands a part to the connection, waiting until it has taken it; false when the client has gone.
+    using Send = std::function<bool(const std::string& part)>;
+
+    virtual ~Streaming() = default;
+
+    // Send all parts, in the thread of the connection. False when the client has gone before the last.
+    virtual bool write(const Send& send) = 0;
+};
+
 struct Answer {
     int status = 200;
     std::string type = "application/json", body;
     Headers headers;
     std::size_t images = 0;
     Stages stages;  // of an answer with images, where its time went
+    std::shared_ptr<Streaming> stream = nullptr;  // in place of a body
 };
 
 // JSON as text; what is not UTF-8 in it is replaced.

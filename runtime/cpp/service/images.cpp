@@ -47,7 +47,7 @@ Images::Images(std::vector<Pipeline> pipelines, const Limits& limits, Metrics& m
 Answer Images::answer(const std::string& body, const std::string& accept_header, std::shared_ptr<Job>& job, const Gone& gone) {
     Form form;
     job = accept(body, accept_header, form);
-    result(job, gone);
+    wait_for_result(job, gone);
     return encoded(*job, [&](const Result& made) {
         Answer answer;
         if (form.bare_png) {
@@ -84,7 +84,7 @@ std::shared_ptr<Job> Images::submit(GenerateOptions options, Look look) {
     return job;
 }
 
-const Outcome& Images::result(const std::shared_ptr<Job>& job, const Gone& gone) {
+void Images::wait_for_result(const std::shared_ptr<Job>& job, const Gone& gone) {
     while (!lanes_.wait(*job, std::min(job->end, Clock::now() + kLook))) give_up_if_due(job, gone);
     const Outcome& outcome = job->outcome;
     switch (job->cancel) {
@@ -101,7 +101,6 @@ const Outcome& Images::result(const std::shared_ptr<Job>& job, const Gone& gone)
         metrics_.cancelled(Cancel::kTimeout);
         throw timed_out();
     }
-    return outcome;
 }
 
 Images::News Images::next(const std::shared_ptr<Job>& job, Clock::time_point until, const Gone& gone) {

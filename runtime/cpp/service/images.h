@@ -42,10 +42,10 @@ public:
     // Queue a request that was checked. Refusal 429 when all queues are full, 503 when the service ends.
     std::shared_ptr<Job> submit(GenerateOptions options, Look look = nullptr);
 
-    // Wait for a job's result. Refusal (504 when its time is up, and what the work met), ClientGone.
-    const Outcome& result(const std::shared_ptr<Job>& job, const Gone& gone);
+    // Wait until a job has a result. Refusal (504 when its time is up, and what the work met), ClientGone.
+    void wait_for_result(const std::shared_ptr<Job>& job, const Gone& gone);
 
-    // What came first: what a job's look found, its end, of which `result` tells more, or `until`.
+    // What came first: what a job's look found, its end, of which `wait_for_result` tells more, or `until`.
     struct News {
         enum class Kind { kShown, kSettled, kSilence } kind;
         std::string shown;

@@ -19,6 +19,7 @@
 #include "log.h"
 #include "openai/events.h"
 #include "openai/generation.h"
+#include "openai/stream.h"
 #include "paths.h"
 #include "text.h"
 #include "tokens.h"
@@ -35,6 +36,7 @@ constexpr std::size_t kSpareThreads = 64, kMostConnectionsWaiting = 256;
 constexpr std::size_t kMostDiscarded = 8 << 20;
 constexpr int kReadSeconds = 5, kWriteSeconds = 30;
 constexpr int kClientGone = 499;
+constexpr auto kSilence = std::chrono::seconds(10);  // a proxy may close a connection on which nothing happens for longer
 
 std::size_t most_read(const Settings& settings) { return std::max(2 * settings.max_body, kMostDiscarded); }
 
@@ -147,10 +149,7 @@ void Service::add_routes() {
         return images_.answer(body, all_values(request, "Accept"), exchange.job, request.is_connection_closed);
     });
     add_post(paths::kGenerations, [this](const httplib::Request& request, const std::string& body, Exchange& exchange) {
-        const auto asked = openai::read_generation(body, images_.pipeline(), model_, images_.limits().images);
-        exchange.job = images_.submit(asked.options);
-        images_.result(exchange.job, request.is_connection_closed);
-        return images_.encoded(*exchange.job, [&](const Result& made) { return openai::generated(asked, *exchange.job, made); });
+        return generate(request, body, exchange);
     });
     add_get(paths::kModel, [this](const auto&) { return json_answer(model_json(images_.info(), images_.lanes().count())); });
     add_get(paths::kModels, [this](const auto&) { return json_answer(openai::models_json(model_)); });
@@ -258,6 +257,28 @@ void Service::add_post(const std::string& path, Post handler) {
     });
 }
 
+Answer Service::generate(const httplib::Request& request, const std::string& body, Exchange& exchange) {
+    const auto asked = openai::read_generation(body, images_.pipeline(), model_, images_.limits().images);
+    const Gone& gone = request.is_connection_closed;
+    if (!asked.stream) {
+        exchange.job = images_.submit(asked.options);
+        images_.wait_for_result(exchange.job, gone);
+        return images_.encoded(*exchange.job, [&](const Result& made) { return openai::generated(asked, *exchange.job, made); });
+    }
+    Look look;
+    if (asked.partial_images > 0)
+        look = [partials = std::make_shared<openai::Partials>(asked, images_.info())](const Progress& step) { return (*partials)(step); };
+    exchange.job = images_.submit(asked.options, std::move(look));
+    const auto stream = std::make_shared<openai::EventStream>(
+        images_, exchange.job, asked, gone, kSilence, [this, exchange](const Answer& answer) { record(exchange, answer); });
+    Answer answer;
+    answer.stages = stream->begin().stages;
+    answer.type = openai::kEvents;
+    answer.headers = {{"Cache-Control", "no-store"}, {"X-Accel-Buffering", "no"}};
+    answer.stream = stream;
+    return answer;
+}
+
 void Service::require_token(const httplib::Request& request) const {
     if (paths::needs_token(request.path)) service::require_token(request.get_header_value("Authorization"), settings_.tokens);
 }
@@ -283,7 +304,9 @@ std::string Service::id_of(const httplib::Request& request) {
     return id;
 }
 
-Exchange Service::exchange_of(const httplib::Request& request) { return {id_of(request), request.method, request.path}; }
+Exchange Service::exchange_of(const httplib::Request& request) {
+    return {id_of(request), request.method, request.path, request.version == "HTTP/1.1"};
+}
 
 void Service::send(const Exchange& exchange, httplib::Response& response, const Answer& answer) {
     response.status = answer.status;
@@ -294,8 +317,20 @@ void Service::send(const Exchange& exchange, httplib::Response& response, const 
         else
             response.set_header(name, value);
     if (!answer.stages.empty()) response.set_header("Server-Timing", server_timing(answer.stages));
-    response.set_content(answer.body, answer.type);
-    record(exchange, answer);
+    if (answer.stream == nullptr) {
+        response.set_content(answer.body, answer.type);
+        return record(exchange, answer);
+    }
+    // All in one call: the loop that makes further ones ends without a word when the server stops.
+    const auto write = [stream = answer.stream](std::size_t, httplib::DataSink& sink) {
+        const bool is_whole = stream->write([&](const std::string& part) { return sink.write(part.data(), part.size()); });
+        if (is_whole) sink.done();
+        return is_whole;
+    };
+    if (exchange.takes_chunks)
+        response.set_chunked_content_provider(answer.type, write);
+    else
+        response.set_content_provider(answer.type, write);
 }
 
 // Count a request for images, and write its line.
@@ -303,9 +338,9 @@ void Service::record(const Exchange& exchange, const Answer& answer) {
     if (!paths::is_counted(exchange.path)) return;
     const Job* const job = exchange.job.get();
     if (job != nullptr && answer.status != kClientGone) metrics_.took(seconds_since(job->accepted));
-    metrics_.answered(answer.status, answer.images);
     log_answer({exchange.id, exchange.method, exchange.path, answer.status, answer.images, job == nullptr ? 0 : job->queued,
                 seconds_since(exchange.start), answer.stages});
+    metrics_.answered(answer.status, answer.images);  // last: whoever has read the count finds the rest
 }
 
 }  // namespace himar::service

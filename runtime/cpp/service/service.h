@@ -36,6 +36,7 @@ struct Settings {
 // A request for images and what became of it, filled in while it is handled.
 struct Exchange {
     std::string id, method, path;
+    bool takes_chunks;  // it speaks HTTP/1.1
     Clock::time_point start = Clock::now();
     std::shared_ptr<Job> job = nullptr;  // once it is accepted
 };
@@ -75,6 +76,7 @@ private:
     Exchange exchange_of(const httplib::Request& request);
     void send(const Exchange& exchange, httplib::Response& response, const Answer& answer);
     void record(const Exchange& exchange, const Answer& answer);
+    Answer generate(const httplib::Request& request, const std::string& body, Exchange& exchange);
 
     const Settings settings_;
     Metrics metrics_;

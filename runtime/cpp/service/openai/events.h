@@ -9,7 +9,7 @@
 
 namespace himar::service::openai {
 
-constexpr const char* kEvents = "text/event-stream";
+constexpr const char* kEvents = "text/event-stream; charset=utf-8";
 
 // A comment: it keeps proxies from closing a connection on which nothing happens.
 constexpr const char* kPause = ": no news yet\n\n";
