@@ -167,8 +167,8 @@ def test_a_call_ends_when_all_of_it_have_left(batching: None, start_server: Any,
 def test_the_time_limit_of_one_is_not_that_of_others(
     batching: None, start_server: Any, bundle_path: Path, slow: Any
 ) -> None:
-    server = start_server(bundle_path, "--timeout", "4")
-    hold = Held(server, {**slow, "labels": slow["labels"] * 4})
+    server = start_server(bundle_path, "--timeout", "4", "--max-images", "1024")
+    hold = Held(server, {**slow, "labels": [1] * 1024})
     time.sleep(2)
     sent = hold.start({"labels": [1], **QUICK}, {"labels": [2], **QUICK})
     # The long request holds the lane until its own time is up; it was there first.
