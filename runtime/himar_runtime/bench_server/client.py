@@ -16,6 +16,7 @@ from himar_kernels import InputError
 Api = Literal["himar", "openai"]
 
 _PATHS: dict[Api, str] = {"himar": "/v1/images", "openai": "/v1/images/generations"}
+_PATIENCE = aiohttp.ClientTimeout(total=30)  # for what a server answers at once
 _STAGE = re.compile(r"([^;,\s]+)\s*;\s*dur=([0-9.]+)")
 
 
@@ -124,24 +125,29 @@ def _last_event(content: bytes) -> Any:
 async def describe(session: aiohttp.ClientSession, url: str) -> dict[str, Any]:
     """Return what GET /v1/model says. InputError where no himar-serve answers."""
     try:
-        async with session.get(f"{url}/v1/model") as response:
-            values = await response.json(content_type=None)
-            if response.status == 401:
-                raise InputError(f"{url} wants a token; give a file that holds one with --token-file.")
-            if not isinstance(values, dict) or "max_batch" not in values:
-                raise InputError(f"{url} answers, but not as himar-serve does; give the address of one.")
-            return values
-    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-        raise InputError(f"{url} does not answer: {error}; start himar-serve there, or give its address.") from error
+        async with session.get(f"{url}/v1/model", timeout=_PATIENCE) as response:
+            status, content = response.status, await response.read()
+    except (aiohttp.ClientError, TimeoutError) as error:
+        why = str(error) or "no answer in time"
+        raise InputError(f"{url} does not answer: {why}; start himar-serve there, or give its address.") from error
+    if status == 401:
+        raise InputError(f"{url} wants a token; give a file that holds one with --token-file.")
+    try:
+        values = json.loads(content)
+    except ValueError:
+        values = None
+    if not isinstance(values, dict) or "max_batch" not in values:
+        raise InputError(f"{url} answers, but not as himar-serve does; give the address of one.")
+    return values
 
 
 async def calls(session: aiohttp.ClientSession, url: str) -> tuple[float, float, float] | None:
     """Return the engines' calls so far, and requests and images in them; None where /metrics does not tell."""
     names = ("himar_batch_requests_count", "himar_batch_requests_sum", "himar_batch_images_sum")
     try:
-        async with session.get(f"{url}/metrics") as response:
+        async with session.get(f"{url}/metrics", timeout=_PATIENCE) as response:
             lines = (await response.text()).splitlines()
-    except aiohttp.ClientError:
+    except (aiohttp.ClientError, TimeoutError):
         return None
     found = dict(line.rsplit(" ", 1) for line in lines if line.startswith(names))
     if len(found) != len(names):
