@@ -19,6 +19,7 @@ from .answer import Answer
 from .job import Encode, Job, Look
 from .lanes import Lanes
 from .metrics import CancelReason, Metrics
+from .openai.models import model_name
 from .request import ImagesRequest, RefusalError
 
 log = logging.getLogger(__name__)
@@ -88,6 +89,7 @@ class Service:
         networks = load_networks(bundle, device, settings.threads, settings.backend)
         self.manifest = bundle.manifest
         self.bundle_id = bundle.id
+        self.name = model_name(settings.bundle)
         self.version = himar_version()
         self.metrics = Metrics(self.version, bundle.id, str(device), settings.timeout)
         self.draining = False
@@ -100,9 +102,12 @@ class Service:
         """Return what GET /v1/model answers."""
         shape = self.manifest.model.context_shape
         takes = {} if shape is None else {"context": "text", "prompts": TEXT_ENCODER in self.manifest.components}
+        names = self.manifest.class_names
         return {
+            "name": self.name,
             "bundle": self.bundle_id,
             "classes": self.manifest.model.classes,
+            **({} if names is None else {"class_names": list(names)}),
             **takes,
             "image_size": self.manifest.model.img_size,
             "max_batch": self.manifest.max_batch,
