@@ -25,7 +25,10 @@ class Nodes:
         config = {"health_check_period_ms": 1000, "health_check_failure_threshold": 5}
         head = {**each, "temp_dir": folder, "_system_config": config}
         self._cluster = Cluster(initialize_head=True, head_node_args=head)
-        self._workers = [self._cluster.add_node(**each) for _ in range(workers)]
+        # Addresses of their own, so that a process that connects is bound to the head, the node of this machine.
+        self._workers = [
+            self._cluster.add_node(**each, node_ip_address=f"127.0.0.{number}") for number in range(2, 2 + workers)
+        ]
 
     @property
     def address(self) -> str:

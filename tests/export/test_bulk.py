@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from himar.evaluation.image_sets import open_images
 from himar_export.bulk.parts import PartsFolder
 from himar_export.bulk.run import BulkRun
 from himar_export.cli import main
@@ -82,6 +83,7 @@ def test_pngs_of_the_parts_are_the_images_of_one_process(run, pipeline, tmp_path
     files = {path.name: path.read_bytes() for path in made if path.is_file()}
     assert files == {path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "whole"]
+    assert open_images(tmp_path / "out").count == 6  # what `himar evaluate` does first
 
 
 def test_latents_of_the_parts_are_those_of_one_process(run, bundle, capsys, tmp_path):

@@ -21,8 +21,7 @@ from himar_kernels import InputError
 from himar_kernels.shared.files import new_file, new_folder, refusal, remove_unfinished
 from himar_kernels.shared.run_folder import RUN_FILE, claim_folder
 
-from .run import BulkRun
-from .worker import ARRAYS
+from .run import ARRAYS, BulkRun
 
 _NAME = re.compile("part-([0-9]{6,})")
 

@@ -15,6 +15,9 @@ from himar_runtime.request import image_indices
 Output = Literal["png", "latents", "pixels"]
 """A PNG for each image; or arrays: latents, or pixels in ADM's layout."""
 
+ARRAYS = "arrays.npz"
+"""The one file of a part that is not of PNGs."""
+
 
 @dataclass(frozen=True)
 class BulkRun:

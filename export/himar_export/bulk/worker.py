@@ -18,10 +18,7 @@ from himar_runtime import Pipeline, Result
 from himar_runtime.pipeline import himar_version
 from himar_runtime.png import encode_png
 
-from .run import BulkRun
-
-ARRAYS = "arrays.npz"
-"""The one file of a part that is not of PNGs."""
+from .run import ARRAYS, BulkRun
 
 SCHEMA = pa.schema(
     [
