@@ -51,9 +51,14 @@ class Job:
         """Stop the work at its next step."""
         self._cancelled.set()
 
+    @property
+    def cancelled(self) -> bool:
+        """Whether nobody wants the outcome any more."""
+        return self._cancelled.is_set()
+
     def should_continue(self, step: Progress) -> bool:
-        """Whether to do another step: `on_step` of Pipeline.generate."""
-        if self._cancelled.is_set():
+        """Whether to do another step, one of this job's images: `on_step` of Pipeline.generate."""
+        if self.cancelled:
             return False
         if self._look is not None:
             start = time.perf_counter()
