@@ -10,11 +10,12 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import replace
 
 from himar_kernels import HimarError
+from himar_kernels.shared.cpu_threads import allowed_cpus
 
 from ..pipeline import Pipeline
 from ..result import Result
@@ -26,6 +27,8 @@ from .request import RefusalError
 from .stages import stages
 
 log = logging.getLogger(__name__)
+
+_MOST_ENCODERS = 8
 
 
 class Lanes:
@@ -39,7 +42,8 @@ class Lanes:
         Args:
             queue: jobs that may wait per lane.
             max_batch: most images of jobs that run together.
-            queue_delay: seconds that a job waits at most for others to join it, where the call before had several.
+            queue_delay: seconds that a free lane waits at most for others to join a job, where the call before had
+                several.
         """
         self._most_waiting = queue * count
         self._max_batch, self._queue_delay = max_batch, queue_delay
@@ -48,9 +52,9 @@ class Lanes:
         self._waiting: list[Job] = []
         self._open: set[Job] = set()
         self._count, self._busy = count, 0
-        self._together = False  # whether the last call was of several jobs
+        self._together = 0  # jobs that were open during the last call, if that was of several
         self._closed = False
-        self._encoders = ThreadPoolExecutor(count, "himar-encoder")
+        self._encoders = ThreadPoolExecutor(max(count, min(allowed_cpus(), _MOST_ENCODERS)), "himar-encoder")
         metrics.watch_lanes(lambda: len(self._waiting), lambda: self._busy)
         # Daemons, so that a start that is interrupted ends the process; otherwise `close` ends every thread.
         self._threads = [
@@ -74,9 +78,9 @@ class Lanes:
                     f"all lanes are at work and {self._most_waiting} requests wait; try again later.",
                     {"Retry-After": "1"},
                 )
+            self._open.add(job)
             self._waiting.append(job)
             self._changed.notify_all()
-        self._open.add(job)
         job.answer.add_done_callback(lambda _: self._open.discard(job))
 
     def cancel(self, job: Job) -> None:
@@ -96,7 +100,7 @@ class Lanes:
         self._encoders.shutdown()
 
     def _work(self, pipeline: Pipeline) -> None:
-        encoding: Future[None] | None = None
+        encoding: list[Future[None]] = []
         while jobs := self._next():
             start = time.monotonic()
             for job in jobs:
@@ -106,9 +110,8 @@ class Lanes:
             self._metrics.batch_images.observe(sum(job.request.images for job in jobs))
             with self._freed():
                 outcomes = list(batch.run(pipeline, jobs))
-            if encoding is not None:
-                encoding.result()  # so that results never pile up
-            encoding = self._encoders.submit(self._deliver, outcomes)
+            wait(encoding)  # so that results never pile up
+            encoding = [self._encoders.submit(self._deliver, job, outcome) for job, outcome in outcomes]
 
     @contextmanager
     def _freed(self) -> Iterator[None]:
@@ -123,14 +126,15 @@ class Lanes:
     def _next(self) -> list[Job]:
         """Wait for the jobs of the next call; none when the lanes are closed."""
         with self._changed:
+            free = time.monotonic()
             while True:
                 if self._waiting:
                     jobs = self._chosen()
-                    pause = self._pause(jobs)
+                    pause = self._pause(jobs, free)
                     if pause <= 0:
+                        self._together = len(self._open) if len(jobs) > 1 else 0
                         self._waiting = [job for job in self._waiting if job not in jobs]
                         self._busy += 1
-                        self._together = len(jobs) > 1
                         return jobs
                     self._changed.wait(pause)
                 elif self._closed:
@@ -144,26 +148,31 @@ class Lanes:
         images = sum(job.request.images for job in self._waiting)
         return batch.choose(self._waiting, min(self._max_batch, -(-images // idle)))
 
-    def _pause(self, jobs: list[Job]) -> float:
-        """Return for how many seconds to wait for others to join these jobs: clients often ask again together."""
-        full = sum(job.request.images for job in jobs) >= self._max_batch
-        if full or not self._together or self._closed:
-            return 0.0
-        return jobs[0].accepted + self._queue_delay - time.monotonic()
+    def _pause(self, jobs: list[Job], free: float) -> float:
+        """Return for how many seconds to wait for others to join these jobs.
 
-    def _deliver(self, outcomes: list[tuple[Job, batch.Outcome]]) -> None:
-        for job, outcome in outcomes:
-            if job.cancelled:
-                continue
-            if isinstance(outcome, HimarError):
-                job.deliver(outcome)
-                continue
-            try:
-                job.deliver(self._encoded(job, *outcome))
-            except Exception as error:
-                log.exception("an answer could not be encoded")
-                sentence = f"the answer could not be written: an unexpected {type(error).__name__}; see the log."
-                job.deliver(RefusalError(500, sentence))
+        Clients that were answered together often ask again together. None are waited for when all that were there in
+        the last call are back, nor when the batch is full.
+
+        Args:
+            free: time.monotonic() since when the lane has had nothing to do.
+        """
+        full = sum(job.request.images for job in jobs) >= self._max_batch
+        if full or len(self._waiting) >= self._together or self._closed:
+            return 0.0
+        return max(free, jobs[0].accepted) + self._queue_delay - time.monotonic()
+
+    def _deliver(self, job: Job, outcome: batch.Outcome) -> None:
+        if job.cancelled:
+            return
+        if isinstance(outcome, HimarError):
+            return job.deliver(outcome)
+        try:
+            job.deliver(self._encoded(job, *outcome))
+        except Exception as error:
+            log.exception("an answer could not be encoded")
+            sentence = f"the answer could not be written: an unexpected {type(error).__name__}; see the log."
+            job.deliver(RefusalError(500, sentence))
 
     def _encoded(self, job: Job, result: Result, generate: float) -> Answer:
         """Return the answer with the seconds of its stages, which are counted."""
