@@ -135,31 +135,31 @@ def read_seconds(path: Path) -> list[CallSeconds]:
     try:
         if "generations" in values:
             engines = {
-                each["batch"]: each["times"][ENGINES]["summary"]["median"]
+                int(each["batch"]): float(each["times"][ENGINES]["summary"]["median"])
                 for each in values["generations"] if each["times"].get(ENGINES)
             }  # fmt: skip
             found = [CallSeconds(1, engines)]
         else:
             found = [
-                CallSeconds(int(lanes), {int(images): seconds for images, seconds in table.items()})
+                CallSeconds(int(lanes), {int(images): float(seconds) for images, seconds in table.items()})
                 for lanes, table in values["lanes"].items()
             ]
-        for each in found:
-            _check(each, path)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise InputError(
             f"{path} holds no seconds of calls by their images; give a file of plan --measure --save, or of bench "
             f"--json."
         ) from error
+    for each in found:
+        _check(each, path)
     return found
 
 
 def _check(found: CallSeconds, path: Path) -> None:
-    """Raise InputError for times that cannot be, ValueError or TypeError for what are none."""
+    """Raise InputError for times that cannot be."""
     for images, seconds in found.seconds.items():
         if found.lanes < 1 or images < 1 or not (math.isfinite(seconds) and seconds > 0):
             raise InputError(
-                f"{path} says that a call of {images} images on {found.lanes} lanes takes {seconds} s; give positive "
+                f"{path} says that a call of {images} images on {found.lanes} lanes takes {seconds:g} s; give positive "
                 f"numbers."
             )
     if 1 not in found.seconds:
