@@ -151,8 +151,8 @@ class Result:
     def save(self, folder: str | Path) -> list[Path]:
         """Write every image as a PNG that carries its recipe; return the paths.
 
-        The folder is made if it is missing; files are named SEED-INDEX-LABEL.png, an image from a text
-        SEED-INDEX-text.png, an edit without a class SEED-INDEX-edit.png, and replaced if they exist.
+        The folder is made if it is missing; files are named by their recipes (`Recipe.file_name`), and replaced if they
+        exist.
         Raises InputError when the bundle has no decoder or the folder cannot be written.
         """
         if self.images is None:
@@ -162,10 +162,7 @@ class Result:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             for pixels, recipe in zip(self.images, self.recipes, strict=True):
-                seed = "draws" if recipe.seed is None else recipe.seed
-                unlabelled = "text" if recipe.edit is None else "edit"
-                label = unlabelled if recipe.label is None else recipe.label
-                paths.append(folder / f"{seed}-{recipe.index:05d}-{label}.png")
+                paths.append(folder / recipe.file_name())
                 write_png(paths[-1], pixels, [recipe])
         except OSError as error:
             raise InputError(f"{folder} cannot be written: {error.strerror or error}.") from error
