@@ -16,9 +16,11 @@ ROOMS = {
     "runtime": ("himar_runtime", {"numpy", "onnxruntime", "PIL", "cuda"}, {"himar_kernels"}),
     "export": ("himar_export", None, {"himar_kernels", "himar", "himar_runtime"}),
 }
-# The HTTP service, and what only it may import.
-SERVICE = ROOT / "runtime" / "himar_runtime" / "service"
-OF_THE_SERVICE = {"click", "fastapi", "prometheus_client", "starlette", "uvicorn"}
+# Programs of the runtime with needs of their own, which nothing else may import.
+PROGRAMS = {
+    ROOT / "runtime" / "himar_runtime" / "service": {"click", "fastapi", "prometheus_client", "starlette", "uvicorn"},
+    ROOT / "runtime" / "himar_runtime" / "bench_server": {"aiohttp", "click", "rich"},
+}
 PACKAGES = {package for package, _, _ in ROOMS.values()}
 
 
@@ -41,8 +43,8 @@ def test_a_room_imports_only_what_the_arrows_allow(room):
         assert imports & PACKAGES <= rooms, f"{path} imports {imports & PACKAGES - rooms}"
         if third_party is not None:
             others = imports - PACKAGES - set(sys.stdlib_module_names)
-            if path.is_relative_to(SERVICE):
-                others -= OF_THE_SERVICE
+            for folder, own in PROGRAMS.items():
+                others -= own if path.is_relative_to(folder) else set()
             assert others <= third_party, f"{path} imports {others - third_party}"
 
 

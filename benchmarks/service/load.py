@@ -5,8 +5,8 @@
 
 Starts the server at a free port of 127.0.0.1, sends requests with random labels, seeds and steps over connections that
 are kept open, some of them bad, some of clients that go away; sends again what found the queues full; compares images
-that were asked for more than once; watches the server's memory; then fills it with requests and sends SIGTERM. Exit
-code 0 only if everything held.
+that were asked for more than once, in the end with the same requests one at a time; watches the server's memory; then
+fills it with requests and sends SIGTERM. Exit code 0 only if everything held.
 """
 
 from __future__ import annotations
@@ -198,6 +198,8 @@ async def measure(command: tuple[str, ...], log: Path, options: dict[str, Any]) 
         requests = plan_requests(options["requests"], classes, options["seed"], options["bad"], options["leave"])
         seconds = await load(server, requests, options["clients"], tally)
         counted = await check_metrics(server.url, tally)
+        in_company, joined = tally.images.repeated, await metrics(server.url)
+        await load(server, tally.images.asked, 1, Tally(images=tally.images, failures=tally.failures))  # each alone
         ending = await drain(server, classes, tally)
     growth = memory_growth(tally.memory)
     if growth["growth"] > FLAT and len(requests) >= LONG:
@@ -210,10 +212,17 @@ async def measure(command: tuple[str, ...], log: Path, options: dict[str, Any]) 
         "requests": len(requests), "seconds": round(seconds, 1), "per_second": round(len(requests) / seconds, 1),
         "outcomes": dict(tally.outcomes.most_common()),
         "seconds_of_200": {name: round(float(np.percentile(tally.seconds, q)), 4) for name, q in shares},
-        "images_compared": tally.images.repeated, "worst_pixel": tally.images.worst_pixel,
+        "images_compared": in_company, "compared_alone": tally.images.repeated - in_company,
+        "unequal": tally.images.unequal, "worst_pixel": tally.images.worst_pixel,
         "worst_latent": tally.images.worst_latent, "memory_mb": growth, "counted_by_server": counted,
-        "drain": ending, "failures": tally.failures,
+        "requests_per_call": _requests_per_call(joined), "drain": ending, "failures": tally.failures,
     }  # fmt: skip
+
+
+def _requests_per_call(found: dict[str, float]) -> float | None:
+    """None of a server that does not say."""
+    calls = found.get("himar_batch_requests_count")
+    return round(found["himar_batch_requests_sum"] / calls, 2) if calls else None
 
 
 @click.command()

@@ -102,21 +102,30 @@ def _bytes(body: Any) -> bytes:
 class Images:
     """What every image was when it was first answered, and how far later answers for the same request differ.
 
-    An image depends on its seed, index, label and settings; other images in its request may change its rounding.
+    An image depends on its seed, index, label and settings; on some CPUs company may change its rounding.
 
     Attributes:
         repeated: images that were answered again.
+        unequal: those of them that differ in any bit.
         worst_pixel: largest difference of a value of 0 … 255.
         worst_latent: largest relative L2 distance of latents.
     """
 
     repeated: int = 0
+    unequal: int = 0
     worst_pixel: int = 0
     worst_latent: float = 0.0
     _first: dict[tuple[Any, ...], NDArray[Any]] = field(default_factory=dict)
+    _asked: dict[bytes, Planned] = field(default_factory=dict)
+
+    @property
+    def asked(self) -> list[Planned]:
+        """Each of the requests whose images were compared, once."""
+        return list(self._asked.values())
 
     def add(self, planned: Planned, answer: bytes) -> int:
         """Compare the images of an answer; return how many there are. ValueError when it is not what was asked for."""
+        self._asked.setdefault(planned.body, planned)
         asked = json.loads(planned.body)
         settings = tuple(asked[key] for key in ("seed", "guidance", "low_steps"))
         if planned.kind == "png":
@@ -139,6 +148,7 @@ class Images:
         if first is found:
             return
         self.repeated += 1
+        self.unequal += not np.array_equal(found, first)
         if key[0] == "latents":
             distance = float(np.linalg.norm(found - first) / np.linalg.norm(first))
             self.worst_latent = max(self.worst_latent, distance)

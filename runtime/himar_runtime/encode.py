@@ -14,7 +14,7 @@ from himar_kernels.shared.errors import not_finite
 
 from .decode import DECODE_BATCH
 from .engines.engine import Engine
-from .result import PreviewSource
+from .result import EVERY, PreviewSource
 
 
 def encode_edit(engine: Engine, edit: Edit) -> NDArray[np.float32]:
@@ -40,14 +40,14 @@ class EditPreview:
     source: PreviewSource
     edit: Edit
 
-    def low_latents(self) -> NDArray[np.float32]:
+    def low_latents(self, part: slice = EVERY) -> NDArray[np.float32]:
         """See PreviewSource.low_latents."""
-        return self.source.low_latents()
+        return self.source.low_latents(part)
 
-    def preview(self) -> NDArray[np.uint8]:
+    def preview(self, part: slice = EVERY) -> NDArray[np.uint8]:
         """See PreviewSource.preview."""
-        return self.edit.paste(self.source.preview())
+        return self.edit[part].paste(self.source.preview(part))
 
-    def so_far(self) -> NDArray[np.uint8]:
+    def so_far(self, part: slice = EVERY) -> NDArray[np.uint8]:
         """See PreviewSource.so_far."""
-        return self.edit.paste(self.source.so_far())
+        return self.edit[part].paste(self.source.so_far(part))

@@ -56,6 +56,14 @@ class Recipe:
     prompt: str | None = None
     context_sha256: str | None = None
 
+    def file_name(self) -> str:
+        """Return SEED-INDEX-LABEL.png, of an image from a text SEED-INDEX-text.png, of an edit without a class
+        SEED-INDEX-edit.png; the seed of other draws than a seed's is "draws".
+        """
+        seed = "draws" if self.seed is None else self.seed
+        unlabelled = "text" if self.edit is None else "edit"
+        return f"{seed}-{self.index:05d}-{unlabelled if self.label is None else self.label}.png"
+
     def request(self) -> dict[str, Any]:
         """Return the arguments of `generate` for this image alone.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -18,18 +18,22 @@ from .recipe import Recipe
 Status = Literal["complete", "cancelled"]
 
 
-class PreviewSource(Protocol):
-    """A generation under way, between two steps; see Progress for what the methods return."""
+EVERY = slice(None)
+"""All images of a generation."""
 
-    def low_latents(self) -> NDArray[np.float32]:
+
+class PreviewSource(Protocol):
+    """A generation under way, between two steps; see Progress for what the methods return, of the images of a part."""
+
+    def low_latents(self, part: slice = EVERY) -> NDArray[np.float32]:
         """See Progress.low_latents."""
         ...
 
-    def preview(self) -> NDArray[np.uint8]:
+    def preview(self, part: slice = EVERY) -> NDArray[np.uint8]:
         """See Progress.preview."""
         ...
 
-    def so_far(self) -> NDArray[np.uint8]:
+    def so_far(self, part: slice = EVERY) -> NDArray[np.uint8]:
         """See Progress.so_far."""
         ...
 
@@ -43,6 +47,7 @@ class Progress:
         done, total: steps finished and steps in all, over every chunk of the request.
         images: number of images that the step worked on.
         source: what the previews are made of, or None where there is no generation behind it.
+        part: which of the source's images these are.
     """
 
     phase: str
@@ -51,6 +56,11 @@ class Progress:
     total: int
     images: int
     source: PreviewSource | None = field(default=None, repr=False, compare=False)
+    part: slice = field(default_factory=lambda: EVERY, repr=False, compare=False)
+
+    def of(self, first: int, images: int) -> Progress:
+        """Return the same step of `images` images from the first on alone: their previews decode no others."""
+        return replace(self, images=images, part=slice(first, first + images))
 
     def __str__(self) -> str:
         """Say which step it was, for a person: counted from 1, and a scale by itself, which has one step."""
@@ -62,7 +72,7 @@ class Progress:
         Valid in the callback. Positions that are not revealed yet are 0 (of a DiT head: what it last made of them); all
         are revealed from the first high step on. On a GPU it waits for the device, which may be one step ahead.
         """
-        return self._source().low_latents()
+        return self._source().low_latents(self.part)
 
     def preview(self) -> NDArray[np.uint8]:
         """Return the low-resolution images uint8 (B, P, P, 3), RGB, P = s·H/h: low_latents through the VAE decoder.
@@ -71,7 +81,7 @@ class Progress:
         no low phase or the bundle no VAE decoder, EngineError when the decoder takes no latents of this size or fails:
         the generation can then continue.
         """
-        return self._source().preview()
+        return self._source().preview(self.part)
 
     def so_far(self) -> NDArray[np.uint8]:
         """Return the images as far as they are, uint8 (B, P, P, 3), RGB: `preview` in phase low, then in full size.
@@ -80,7 +90,7 @@ class Progress:
         that are not revealed yet show what a DiT head last made of them, or with an MLP head a latent of 0.
         Valid in the callback, which waits for decoding. Raises as `preview` does, but not for a single scale.
         """
-        return self._source().so_far()
+        return self._source().so_far(self.part)
 
     def _source(self) -> PreviewSource:
         if self.source is None:
@@ -125,11 +135,24 @@ class Result:
             raise InputError("this model's family has no low-resolution latents; use `latents`.")
         return self.arrays["low_latents"]
 
+    def of(self, first: int, images: int) -> Result:
+        """Return the result of `images` images from the first on alone; `seconds` are those of all."""
+        part = slice(first, first + images)
+        return replace(
+            self,
+            images=None if self.images is None else self.images[part],
+            latents=self.latents[part],
+            labels=self.labels[part],
+            recipes=self.recipes[part],
+            arrays={name: array[part] for name, array in self.arrays.items()},
+            truncated=tuple(place - first for place in self.truncated if first <= place < first + images),
+        )
+
     def save(self, folder: str | Path) -> list[Path]:
         """Write every image as a PNG that carries its recipe; return the paths.
 
-        The folder is made if it is missing; files are named SEED-INDEX-LABEL.png, an image from a text
-        SEED-INDEX-text.png, an edit without a class SEED-INDEX-edit.png, and replaced if they exist.
+        The folder is made if it is missing; files are named by their recipes (`Recipe.file_name`), and replaced if they
+        exist.
         Raises InputError when the bundle has no decoder or the folder cannot be written.
         """
         if self.images is None:
@@ -139,10 +162,7 @@ class Result:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             for pixels, recipe in zip(self.images, self.recipes, strict=True):
-                seed = "draws" if recipe.seed is None else recipe.seed
-                unlabelled = "text" if recipe.edit is None else "edit"
-                label = unlabelled if recipe.label is None else recipe.label
-                paths.append(folder / f"{seed}-{recipe.index:05d}-{label}.png")
+                paths.append(folder / recipe.file_name())
                 write_png(paths[-1], pixels, [recipe])
         except OSError as error:
             raise InputError(f"{folder} cannot be written: {error.strerror or error}.") from error

@@ -14,8 +14,10 @@ import numpy as np
 from rich.console import Console
 
 from himar_kernels import InputError, to_sheet
+from himar_kernels.families.registry import VAE_DECODER
 from himar_kernels.families.sampling_options import sampling_options
 from himar_kernels.labels import MOST_LABELS
+from himar_kernels.shared.console import require_extra
 from himar_kernels.shared.files import new_folder
 from himar_kernels.shared.options import (
     SEED,
@@ -34,10 +36,14 @@ from himar_kernels.shared.options import (
 )
 from himar_runtime import Pipeline, Result, write_png
 from himar_runtime import Progress as StepProgress
+from himar_runtime.bundle.manifest import Manifest
 
 from ..files import require_new, write_npz
 from ..report import print_json
 from .progress import progress_bar
+
+DEFAULT_CHUNK = 64
+_ACTORS, _CHUNK = click.IntRange(1, 65_536), click.IntRange(1, 65_536)
 
 
 @click.command(
@@ -60,8 +66,21 @@ from .progress import progress_bar
     "--out", required=True, type=NamedPath(), callback=images_option,
     help=".png: one image, or a grid with a row per class or text; .npz: latents; otherwise a folder of PNGs.",
 )  # fmt: skip
+@click.option(
+    "--pixels", is_flag=True, help="With .npz: pixels (arr_0) in place of latents, as ADM's; `himar evaluate` reads it."
+)
 @click.option("--device", default="cpu", show_default=True, callback=device_option, help="cpu, cuda or cuda:N.")
 @click.option("--threads", type=THREADS, help=f"CPU threads of the engines; {THREADS_DEFAULT}.")
+@click.option(
+    "--ray", metavar="ADDRESS",
+    help="Work on a Ray cluster: HOST:PORT, auto, or local for this machine; the same command resumes (docs/ray.md).",
+)  # fmt: skip
+@click.option(
+    "--actors", type=_ACTORS, help="With --ray: how many work; by default one per GPU, or per --threads CPUs."
+)
+@click.option(
+    "--chunk", type=_CHUNK, help="With --ray: images of one part, which is resumed as a whole.  [default: 64]"
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
 def generate(
     bundle: Path,
@@ -73,19 +92,30 @@ def generate(
     sampling_name: str | None,
     guidance: float | None,
     out: Path,
+    pixels: bool,
     device: str,
     threads: int | None,
+    ray: str | None,
+    actors: int | None,
+    chunk: int | None,
     as_json: bool,
     **changes: Any,
 ) -> None:
     """Make images of classes, or of texts, with the engines of BUNDLE."""
     texts = given_prompts(prompts, prompts_file)
     require_one_of(labels, texts)
+    kind = out.suffix.lower()
+    if pixels and kind != ".npz":
+        raise click.UsageError(f"--pixels is for an .npz, and --out is {out}.")
     request = GenerateRequest(
-        bundle, labels, out, count, seed, sampling_name, guidance, changes, device, threads, texts
+        bundle, labels, out, count, seed, sampling_name, guidance, changes, device, threads, texts, pixels
     )
-    with progress_bar(as_json) as advance:
-        outcome = generate_images(request, advance)
+    if ray is None:
+        _refuse_without_ray(actors=actors, chunk=chunk)
+        with progress_bar(as_json) as advance:
+            outcome = generate_images(request, advance)
+    else:
+        outcome = _on_ray(request, ray, actors, chunk or DEFAULT_CHUNK, as_json)
     if as_json:
         print_json(outcome)
     else:
@@ -97,13 +127,31 @@ def generate(
         )
 
 
+def _refuse_without_ray(**options: object) -> None:
+    for name, value in options.items():
+        if value is not None:
+            raise click.UsageError(f"--{name} is for --ray ADDRESS; leave it out, or give both.")
+
+
+def _on_ray(request: GenerateRequest, address: str, actors: int | None, chunk: int, as_json: bool) -> dict[str, Any]:
+    if request.out.suffix.lower() == ".png":
+        raise click.UsageError(f"--out is {request.out}, a single file; with --ray give a folder, or an .npz.")
+    if ":" in request.device:
+        raise click.UsageError(f"--device is {request.device}, but Ray chooses the GPUs; give --device cuda.")
+    require_extra("ray", "ray", "pyarrow")
+    from ..bulk.generate import generate_on_cluster
+
+    with progress_bar(as_json) as advance:
+        return generate_on_cluster(request, address, actors, chunk, advance)
+
+
 @dataclass(frozen=True)
 class GenerateRequest:
     """What to make.
 
     labels: class numbers and names; prompts: texts, of a model from text, None of one of classes; count: images of
-    each; out: `.png`, `.npz` or a folder to create; sampling_name,
-    guidance, changes: as for `Pipeline.generate`.
+    each; out: `.png`, `.npz` or a folder to create; sampling_name, guidance, changes: as for `Pipeline.generate`;
+    pixels: an `.npz` holds these in place of latents.
     """
 
     bundle: Path
@@ -117,6 +165,28 @@ class GenerateRequest:
     device: str = "cpu"
     threads: int | None = None
     prompts: list[str] | None = None
+    pixels: bool = False
+
+    def require_decoder(self, manifest: Manifest) -> None:
+        """Raise InputError where images are asked for and the bundle gives latents alone."""
+        if (self.pixels or self.out.suffix.lower() != ".npz") and VAE_DECODER not in manifest.components:
+            without = " without --pixels" if self.pixels else ""
+            raise InputError(
+                f"{self.bundle} has no VAE decoder, so it produces latents, not images; "
+                f"use --out FILE.npz{without}, or build it again with --vae."
+            )
+
+    def shown(self, manifest: Manifest) -> dict[str, Any]:
+        """Return the labels as numbers, or the prompts, each once, as the argument of `Pipeline.generate`.
+
+        A name that is no class is wrong usage.
+        """
+        if self.prompts is not None:
+            return {"prompts": self.prompts}
+        if manifest.model.context_shape is not None:
+            return {"labels": self.labels}  # refused, whatever the names of classes
+        assert self.labels is not None  # or prompts
+        return {"labels": chosen_labels(self.labels, manifest.class_names, str(self.bundle))}
 
 
 def generate_images(request: GenerateRequest, advance: Callable[[str, float], None]) -> dict[str, Any]:
@@ -128,16 +198,15 @@ def generate_images(request: GenerateRequest, advance: Callable[[str, float], No
     kind = request.out.suffix.lower()
     require_new(request.out)
     pipeline = Pipeline.load(request.bundle, device=request.device, threads=request.threads)
-    if kind != ".npz" and "vae_decoder" not in pipeline.bundle.manifest.components:
-        raise InputError(
-            f"{request.bundle} has no VAE decoder, so it produces latents, not images; "
-            f"use --out FILE.npz, or build it again with --vae."
-        )
+    manifest = pipeline.bundle.manifest
+    request.require_decoder(manifest)
 
     def on_step(event: StepProgress) -> None:
         advance(str(event), event.done / event.total)
 
-    what = _what(request, pipeline)
+    what: dict[str, Any] = {
+        name: [each for each in shown for _ in range(request.count)] for name, shown in request.shown(manifest).items()
+    }
     start = time.perf_counter()
     result = pipeline.generate(
         **what,
@@ -153,23 +222,16 @@ def generate_images(request: GenerateRequest, advance: Callable[[str, float], No
     if request.prompts is None:
         return summary
     truncated = sorted({place // request.count for place in result.truncated})
-    warn_truncated(truncated, pipeline.bundle.manifest.model.buffer)
+    warn_truncated(truncated, manifest.model.buffer)
     return {**summary, "truncated": truncated}
 
 
-def _what(request: GenerateRequest, pipeline: Pipeline) -> dict[str, Any]:
-    """Return the labels or prompts of the images, each as often as it is asked for."""
-    if request.prompts is not None:
-        return {"prompts": [prompt for prompt in request.prompts for _ in range(request.count)]}
-    if pipeline.bundle.manifest.model.context_shape is not None:
-        return {"labels": request.labels}  # refused, whatever the names of classes
-    assert request.labels is not None  # or prompts
-    numbers = chosen_labels(request.labels, pipeline.bundle.manifest.class_names, str(request.bundle))
-    return {"labels": [label for label in numbers for _ in range(request.count)]}
-
-
 def _write(request: GenerateRequest, result: Result, kind: str) -> None:
-    if kind == ".npz":
+    if request.pixels:
+        name = "arr_1" if request.prompts is None else "prompts"
+        shown = result.labels if request.prompts is None else np.array([recipe.prompt for recipe in result.recipes])
+        write_npz(request.out, {"arr_0": result.images, name: shown})
+    elif kind == ".npz":
         recipes = json.dumps([recipe.to_dict() for recipe in result.recipes])
         write_npz(
             request.out,

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from himar_kernels import InputError
-from himar_kernels.shared.files import new_file, refusal, remove_unfinished, require_writable_folder, write_json
+from himar_kernels.shared.files import new_file, remove_unfinished, require_writable_folder
+from himar_kernels.shared.run_folder import claim_folder, require_same_run
 
 from ..family import FamilyModel, model_family
 from .extractor import OnImages
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
     from ..text.encoder import TextEncoder
 
-RUN_FILE = "run.json"
 PROMPTS = "prompts"
 """Array of the texts beside the images."""
 
@@ -117,7 +117,7 @@ def make_parts(
     family = model_family(model.family)
     sampling = family.sampling_from_dict(model, run.sampling)
     require_writable_folder(folder)
-    _claim(folder, run)
+    claim_folder(folder, run.to_dict())
     labels = run.labels() if run.prompts is None else None
     mine = range(shard - 1, run.parts, shards)
     total = sum(len(run.indices(part)) for part in mine)
@@ -164,7 +164,7 @@ def merge_parts(run: SampleRun, folder: Path, out: Path) -> None:
 
 def require_whole(run: SampleRun, folder: Path) -> None:
     """Raise InputError unless a folder holds every part of a run."""
-    _require_same(folder, run)
+    require_same_run(folder, run.to_dict())
     whole = (_is_whole(_part(folder, part), len(run.indices(part)), run.size) for part in range(run.parts))
     missing = [part for part, is_whole in enumerate(whole) if not is_whole]
     if missing:
@@ -186,34 +186,6 @@ def _contexts(run: SampleRun, indices: range, encoder: TextEncoder | None) -> Te
     assert encoder is not None
     contexts, _ = encoder.encode(run.prompts[indices.start : indices.stop])
     return contexts
-
-
-def _claim(folder: Path, run: SampleRun) -> None:
-    """Write what the run is into an empty folder, or check that the folder is this run's."""
-    path = folder / RUN_FILE
-    if not path.exists():
-        if any(folder.glob("part-*.npy")):
-            raise InputError(f"{folder} holds parts but no {RUN_FILE}; delete it.")
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(refusal(folder, error)) from error
-        write_json(path, run.to_dict())
-    _require_same(folder, run)
-
-
-def _require_same(folder: Path, run: SampleRun) -> None:
-    path = folder / RUN_FILE
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"{folder} has no {RUN_FILE}; let every shard make its images first.") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}); delete {folder} or choose another --out.") from error
-    wanted = json.loads(json.dumps(run.to_dict()))
-    for name, value in wanted.items():
-        if not isinstance(found, dict) or found.get(name) != value:
-            raise InputError(f"{folder} holds parts of a run with another {name}; delete it or choose another --out.")
 
 
 def _write_part(path: Path, images: NDArray[np.uint8]) -> None:

@@ -72,8 +72,13 @@ std::string images_json(const Result& result, std::uint64_t seed, bool latents, 
 
 std::string error_json(const std::string& sentence) { return dumped({{"error", sentence}}); }
 
-std::string model_json(const himar_pipeline_info& info, std::size_t lanes) {
-    Json model = {{"bundle", info.bundle_id}, {"classes", info.classes}};
+std::string model_json(const Pipeline& pipeline, const std::string& name, std::size_t lanes) {
+    const himar_pipeline_info info = pipeline.info();
+    Json model = {{"name", name}, {"bundle", info.bundle_id}, {"classes", info.classes}};
+    Json names = Json::array();
+    for (std::int64_t label = 0; label < info.classes; ++label)
+        if (const auto known = pipeline.class_name(label)) names.push_back(*known);
+    if (!names.empty()) model["class_names"] = std::move(names);
     if (info.context_length > 0) model.update({{"context", "text"}, {"prompts", info.takes_prompts != 0}});
     model.update({{"image_size", info.image_size},
                   {"max_batch", info.max_batch},

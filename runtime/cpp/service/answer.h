@@ -56,6 +56,6 @@ std::string images_json(const Result& result, std::uint64_t seed, bool latents, 
 std::string error_json(const std::string& sentence);
 
 // The JSON body of GET /v1/model.
-std::string model_json(const himar_pipeline_info& info, std::size_t lanes);
+std::string model_json(const Pipeline& pipeline, const std::string& name, std::size_t lanes);
 
 }  // namespace himar::service

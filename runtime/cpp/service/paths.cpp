@@ -10,17 +10,19 @@ constexpr const char* kRead = "GET, HEAD";
 
 const std::vector<std::pair<std::string, std::string>>& all() {
     static const std::vector<std::pair<std::string, std::string>> paths = {
-        {kImages, "POST"}, {kGenerations, "POST"}, {kModel, kRead}, {kModels, kRead},
+        {kImages, "POST"}, {kGenerations, "POST"}, {kPage, kRead}, {kModel, kRead},  {kModels, kRead},
         {kHealth, kRead},  {kLive, kRead},         {kReady, kRead}, {kMetrics, kRead}};
     return paths;
 }
 
-bool is_one_model(const std::string& path) { return path.rfind(std::string(kModels) + "/", 0) == 0; }
+bool begins_with(const std::string& path, const std::string& start) { return path.rfind(start, 0) == 0; }
+
+bool is_one_model(const std::string& path) { return begins_with(path, std::string(kModels) + "/"); }
 
 }  // namespace
 
 std::optional<std::string> methods(const std::string& path) {
-    if (is_one_model(path)) return kRead;
+    if (is_one_model(path) || begins_with(path, kPageFiles)) return kRead;
     for (const auto& [known, taken] : all())
         if (path == known) return taken;
     return std::nullopt;
@@ -31,7 +33,8 @@ bool is_counted(const std::string& path) { return path == kImages || path == kGe
 bool is_openai(const std::string& path) { return path == kGenerations || path == kModels || is_one_model(path); }
 
 bool needs_token(const std::string& path) {
-    return path != kHealth && path != kLive && path != kReady && path != kMetrics;
+    return path != kPage && path != kHealth && path != kLive && path != kReady && path != kMetrics &&
+           !begins_with(path, kPageFiles);
 }
 
 std::string known() {
@@ -48,7 +51,8 @@ bool is_root(const std::string& text) {
 }
 
 std::string without_root(const std::string& path, const std::string& root) {
-    return !root.empty() && path.rfind(root + "/", 0) == 0 ? path.substr(root.size()) : path;
+    const bool has_root = !root.empty() && (path == root || begins_with(path, root + "/"));
+    return has_root ? path.substr(root.size()) : path;
 }
 
 }  // namespace himar::service::paths

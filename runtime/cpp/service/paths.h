@@ -6,6 +6,8 @@
 
 namespace himar::service::paths {
 
+constexpr const char* kPage = "/";
+constexpr const char* kPageFiles = "/page/";  // before the names of the files that the page loads
 constexpr const char* kImages = "/v1/images";
 constexpr const char* kGenerations = "/v1/images/generations";
 constexpr const char* kModel = "/v1/model";
@@ -24,7 +26,7 @@ bool is_counted(const std::string& path);
 // Whether a path's answers and refusals are in the form of OpenAI's API.
 bool is_openai(const std::string& path);
 
-// Whether a server with --token-file asks for one: for all but health and metrics, which say nothing of images.
+// Whether a server with --token-file asks for one: not for what says nothing of images, nor for the page itself.
 bool needs_token(const std::string& path);
 
 // The paths, for a sentence.
@@ -33,7 +35,7 @@ std::string known();
 // A prefix of paths, as --root-path takes it: /PART, or several.
 bool is_root(const std::string& text);
 
-// A path without the prefix under which a proxy publishes the server, where it has it.
+// A path without the prefix under which a proxy publishes the server, where it has it. Of the prefix alone nothing is left.
 std::string without_root(const std::string& path, const std::string& root);
 
 }  // namespace himar::service::paths

@@ -20,6 +20,7 @@
 #include "openai/events.h"
 #include "openai/generation.h"
 #include "openai/stream.h"
+#include "page.h"
 #include "paths.h"
 #include "text.h"
 #include "tokens.h"
@@ -151,7 +152,7 @@ void Service::add_routes() {
     add_post(paths::kGenerations, [this](const httplib::Request& request, const std::string& body, Exchange& exchange) {
         return generate(request, body, exchange);
     });
-    add_get(paths::kModel, [this](const auto&) { return json_answer(model_json(images_.info(), images_.lanes().count())); });
+    add_get(paths::kModel, [this](const auto&) { return json_answer(model_json(images_.pipeline(), model_.name, images_.lanes().count())); });
     add_get(paths::kModels, [this](const auto&) { return json_answer(openai::models_json(model_)); });
     add_get(std::string(paths::kModels) + "/(.*)", [this](const httplib::Request& request) {
         const std::string asked = request.path.substr(std::string(paths::kModels).size() + 1);
@@ -175,18 +176,26 @@ void Service::add_routes() {
         request.path = paths::without_root(request.path, settings_.root_path);
         if (request.method == "POST") request.ranges.clear();  // a range means nothing for it, but httplib would answer 416
     });
+    add_page(*server_);
     // The status that this returns is not yet the response's.
     server_->set_expect_100_continue_handler([this](const auto& request, auto& response) {
         if (request.get_header_value_u64("Content-Length") <= settings_.max_body) return 100;
         return response.status = 413;
     });
     server_->set_pre_routing_handler([this](const auto& request, auto& response) {
-        return answer_preflight(request, response) ? httplib::Server::HandlerResponse::Handled
-                                                   : httplib::Server::HandlerResponse::Unhandled;
+        const bool is_answered = send_to_page(request, response) || answer_preflight(request, response);
+        return is_answered ? httplib::Server::HandlerResponse::Handled : httplib::Server::HandlerResponse::Unhandled;
     });
     server_->set_post_routing_handler([this](const auto& request, auto& response) { finish(request, response); });
     server_->set_exception_handler([](const auto&, auto& response, std::exception_ptr) { response.status = 500; });
     server_->set_error_handler([this](const auto& request, auto& response) { answer_error(request, response); });
+}
+
+// Who asks for /PART is sent to /PART/, below which the page finds its files; relative, whatever host a proxy has.
+bool Service::send_to_page(const httplib::Request& request, httplib::Response& response) {
+    if (!request.path.empty() || settings_.root_path.empty()) return false;
+    response.set_redirect(settings_.root_path.substr(settings_.root_path.rfind('/') + 1) + "/", 308);
+    return true;
 }
 
 // A browser's question whether a page may send a request.

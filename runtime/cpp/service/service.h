@@ -69,6 +69,7 @@ private:
     void add_get(const std::string& path, Get handler);
     void add_post(const std::string& path, Post handler);
     void require_token(const httplib::Request& request) const;
+    bool send_to_page(const httplib::Request& request, httplib::Response& response);
     bool answer_preflight(const httplib::Request& request, httplib::Response& response);
     void finish(const httplib::Request& request, httplib::Response& response);
     void answer_error(const httplib::Request& request, httplib::Response& response);

@@ -93,7 +93,9 @@ class Accounts:
             await send(message)
 
         try:
-            if preflight:
+            if path == "":
+                await _send_to_page(self._service.settings.root_path, send_with_id)
+            elif preflight:
                 await self._answer_preflight(sent["origin"], path, send_with_id)
             elif (refused := self._refused(path, sent)) is not None:
                 await _send_refusal(path, refused, send_with_id)
@@ -149,6 +151,13 @@ def record(exchange: Exchange, status: int, metrics: Metrics) -> None:
         "%s %d images=%d queued=%.3f seconds=%.3f", exchange.id, status, images, queued, seconds,
         extra={"request": values},
     )  # fmt: skip
+
+
+async def _send_to_page(root: str, send: Send) -> None:
+    """Send who asks for /PART to /PART/, below which the page finds its files; relative, whatever host a proxy has."""
+    location = f"{root.rpartition('/')[2]}/".encode()
+    await send({"type": "http.response.start", "status": 308, "headers": [(b"location", location)]})
+    await send({"type": "http.response.body", "body": b""})
 
 
 async def _send_refusal(path: str, error: RefusalError, send: Send) -> None:

@@ -52,7 +52,7 @@ def _root_path(context: click.Context, parameter: click.Parameter, text: str) ->
 @click.argument("bundle", type=NamedPath())
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 picks a free one.")
-@click.option("--lanes", default=1, show_default=True, type=_LANES, help="Requests that run at once.")
+@click.option("--lanes", default=1, show_default=True, type=_LANES, help="Calls of the engines that run at once.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
 @click.option(
     "--threads", default=0, show_default=True, type=_THREADS,
@@ -60,6 +60,14 @@ def _root_path(context: click.Context, parameter: click.Parameter, text: str) ->
 )  # fmt: skip
 @click.option("--backend", help="onnxruntime runs a TensorRT bundle's ONNX graphs; its own engines if not given.")
 @click.option("--queue", default=16, show_default=True, type=_QUEUE, help="Waiting requests per lane.")
+@click.option(
+    "--max-batch", type=_IMAGES,
+    help="Most images of requests that run in one call; 1 joins none. Default: what the bundle's engines take.",
+)  # fmt: skip
+@click.option(
+    "--queue-delay", default=5.0, show_default=True, type=FiniteRange(0, 10_000), metavar="MS",
+    help="Milliseconds that a request waits at most for others to join it, where the call before had several.",
+)  # fmt: skip
 @click.option("--max-images", default=64, show_default=True, type=_IMAGES, help="Maximum images in one request.")
 @click.option("--max-body", default=1_048_576, show_default=True, type=_BODY, help="Maximum bytes of a request's body.")
 @click.option(
@@ -88,7 +96,7 @@ def _root_path(context: click.Context, parameter: click.Parameter, text: str) ->
 )  # fmt: skip
 @click.option("--log-json", is_flag=True, help="Write the log as JSON lines.")
 @click.version_option(package_name="himar", prog_name="himar-serve")
-def cli(host: str, port: int, threads: int, log_json: bool, **options: Any) -> None:
+def cli(host: str, port: int, threads: int, queue_delay: float, log_json: bool, **options: Any) -> None:
     """Serve images from BUNDLE over HTTP. SIGTERM and Ctrl-C finish what was accepted, then end it.
 
     Add --debug to see the traceback of an error.
@@ -103,7 +111,7 @@ def cli(host: str, port: int, threads: int, log_json: bool, **options: Any) -> N
         from .service import Settings
 
         log_to_stderr(log_json)
-        settings = Settings(threads=threads or None, **options)
+        settings = Settings(threads=threads or None, queue_delay=queue_delay / 1000, **options)
         serve(settings, host, port, lambda address: click.echo(f"himar-serve: listening on {address}"))
     except KeyboardInterrupt:  # of run_cli, until the server takes signals itself: nothing was accepted yet
         click.echo("stopped before it served anything.", err=True)

@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from ..families.family import Sampling
 from ..result import Progress, Result
 from .answer import Answer
 from .request import ImagesRequest
@@ -47,13 +48,28 @@ class Job:
         self.queued: float | None = None
         self.looked = 0.0
 
+    @property
+    def images(self) -> int:
+        """How many it asks for."""
+        return self.request.images
+
+    @property
+    def settings(self) -> Sampling:
+        """What those that run together have in common."""
+        return self.request.sampling
+
     def cancel(self) -> None:
         """Stop the work at its next step."""
         self._cancelled.set()
 
+    @property
+    def cancelled(self) -> bool:
+        """Whether nobody wants the outcome any more."""
+        return self._cancelled.is_set()
+
     def should_continue(self, step: Progress) -> bool:
-        """Whether to do another step: `on_step` of Pipeline.generate."""
-        if self._cancelled.is_set():
+        """Whether to do another step, one of this job's images: `on_step` of Pipeline.generate."""
+        if self.cancelled:
             return False
         if self._look is not None:
             start = time.perf_counter()

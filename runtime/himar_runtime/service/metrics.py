@@ -12,6 +12,7 @@ CancelReason = Literal["disconnect", "timeout", "drain"]
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 CLIENT_GONE = 499
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _LONG_SECONDS = (120, 300, 600, 1800, 3600, 7200, 21_600, 86_400, 1_000_000)
 
 
@@ -44,6 +45,12 @@ class Metrics:
             "himar_stage_seconds", "Each stage of a request that was answered with images.", ["stage"], buckets=seconds,
             registry=registry,
         )  # fmt: skip
+        self.batch_images = Histogram(
+            "himar_batch_images", "Images of one call of the engines.", buckets=_COUNTS, registry=registry
+        )
+        self.batch_requests = Histogram(
+            "himar_batch_requests", "Requests that ran together in one call.", buckets=_COUNTS, registry=registry
+        )
         self.cancelled = Counter(
             "himar_cancelled_total", "Accepted requests that were dropped or stopped.", ["reason"], registry=registry
         )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+PAGE = "/"
+PAGE_FILES = "/page/"
+"""Before the names of the files that the page loads."""
 IMAGES = "/v1/images"
 GENERATIONS = "/v1/images/generations"
 MODEL = "/v1/model"
@@ -17,13 +20,13 @@ COUNTED = (IMAGES, GENERATIONS)
 _READ = "GET, HEAD"
 _METHODS = {
     **dict.fromkeys(COUNTED, "POST"),
-    **dict.fromkeys((MODEL, MODELS, HEALTH, LIVE, READY, METRICS), _READ),
+    **dict.fromkeys((PAGE, MODEL, MODELS, HEALTH, LIVE, READY, METRICS), _READ),
 }
 
 
 def methods(path: str) -> str | None:
     """Return what a path takes, for a header; None where there is no such path."""
-    return _READ if path.startswith(f"{MODELS}/") else _METHODS.get(path)
+    return _READ if path.startswith((f"{MODELS}/", PAGE_FILES)) else _METHODS.get(path)
 
 
 def is_openai(path: str) -> bool:
@@ -32,8 +35,8 @@ def is_openai(path: str) -> bool:
 
 
 def needs_token(path: str) -> bool:
-    """Whether a server with --token-file asks for one: for all but health and metrics, which say nothing of images."""
-    return path not in (HEALTH, LIVE, READY, METRICS)
+    """Whether a server with --token-file asks for one: not for what says nothing of images, nor for the page itself."""
+    return path not in (PAGE, HEALTH, LIVE, READY, METRICS) and not path.startswith(PAGE_FILES)
 
 
 def known() -> str:
@@ -43,5 +46,8 @@ def known() -> str:
 
 
 def without_root(path: str, root: str) -> str:
-    """Return a path without the prefix under which a proxy publishes the server, where it has it."""
-    return path[len(root) :] if root and path.startswith(f"{root}/") else path
+    """Return a path without the prefix under which a proxy publishes the server, where it has it.
+
+    Of the prefix alone nothing is left, "".
+    """
+    return path[len(root) :] if root and (path == root or path.startswith(f"{root}/")) else path

@@ -79,6 +79,11 @@ class ImagesRequest:
     output: Output
     bare: bool
 
+    @property
+    def images(self) -> int:
+        """B."""
+        return len(self.prompts if self.labels is None else self.labels)  # type: ignore[arg-type]
+
 
 def read_request(body: bytes, accept: str, manifest: Manifest, max_images: int) -> ImagesRequest:
     """Read and check the body of POST /v1/images.

@@ -23,6 +23,7 @@ from .answer import encode
 from .body import disconnected, read_body
 from .metrics import CONTENT_TYPE
 from .openai.routes import add_routes
+from .page.routes import add_page
 from .refusals import as_refusal, refuse
 from .request import RefusalError, check_content_type, read_request
 from .service import Service, Settings
@@ -158,6 +159,7 @@ def create_app(service: Service) -> FastAPI:
         return Response(service.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
 
     add_routes(app, service)
+    add_page(app)
     return app
 
 

@@ -48,7 +48,11 @@ def test_metrics_count_what_happened(server: Any, pipeline: Any, command: list[s
         "himar_request_seconds_sum", "himar_queue_seconds_bucket", "himar_queue_seconds_count",
         "himar_queue_seconds_sum", "himar_queue_length", "himar_lanes_busy", "himar_cancelled_total",
         "himar_build_info",
-        *(f"himar_stage_seconds_{part}" for part in ("bucket", "count", "sum") if command == PYTHON),
+        *(
+            f"himar_{name}_{part}"
+            for name in ("stage_seconds", *(("batch_images", "batch_requests") if command == PYTHON else ()))
+            for part in ("bucket", "count", "sum")
+        ),
     }  # fmt: skip
 
 

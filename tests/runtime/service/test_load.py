@@ -36,4 +36,5 @@ def test_every_accepted_request_is_answered_under_load(command: list[str], bundl
     assert sum(report["outcomes"].values()) >= 100
     assert report["outcomes"]["200"] > 40
     assert report["images_compared"] > 0 and report["worst_pixel"] <= 1
+    assert report["compared_alone"] > report["images_compared"]
     assert report["drain"]["before SIGTERM: 200"] > 0 and report["drain"]["exit code"] == 0

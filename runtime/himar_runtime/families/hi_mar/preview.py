@@ -13,6 +13,7 @@ from himar_kernels.families.hi_mar.phases import ModelInfo
 from himar_runtime.bundle.schema import ComponentSpec
 from himar_runtime.decode import decode, to_latents
 from himar_runtime.engines.engine import Engine
+from himar_runtime.result import EVERY
 
 
 @dataclass(frozen=True)
@@ -28,19 +29,19 @@ class Preview:
     decoder: Callable[[], Engine | None]
     high: Callable[[], NDArray[np.float32]] | None = None
 
-    def low_latents(self) -> NDArray[np.float32]:
+    def low_latents(self, part: slice = EVERY) -> NDArray[np.float32]:
         """See Progress.low_latents; s is 0 with a single scale."""
-        return to_latents(self.tokens(), self.model.vae_scale)
+        return to_latents(self.tokens()[part], self.model.vae_scale)
 
-    def preview(self) -> NDArray[np.uint8]:
+    def preview(self, part: slice = EVERY) -> NDArray[np.uint8]:
         """See Progress.preview."""
-        return decode_preview(self.decoder(), self.model, self.tokens())
+        return decode_preview(self.decoder(), self.model, self.tokens()[part])
 
-    def so_far(self) -> NDArray[np.uint8]:
+    def so_far(self, part: slice = EVERY) -> NDArray[np.uint8]:
         """See Progress.so_far."""
         if self.high is None:
-            return self.preview()
-        return decode(_required(self.decoder()), to_latents(self.high(), self.model.vae_scale))
+            return self.preview(part)
+        return decode(_required(self.decoder()), to_latents(self.high()[part], self.model.vae_scale))
 
 
 def decode_preview(decoder: Engine | None, model: ModelInfo, low_tokens: NDArray[np.float32]) -> NDArray[np.uint8]:

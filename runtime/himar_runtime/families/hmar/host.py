@@ -17,6 +17,7 @@ from himar_runtime.decode import decode
 from himar_runtime.encode import EditPreview, encode_edit
 from himar_runtime.engines.engine import Engine
 from himar_runtime.engines.networks import Networks
+from himar_runtime.result import EVERY
 from himar_runtime.runner import Generated, ShouldContinue
 
 from .loop import Request, Step, run_scales
@@ -32,17 +33,17 @@ class Preview:
     latent: Callable[[], NDArray[np.float32]]
     decoder: Callable[[], Engine]
 
-    def low_latents(self) -> NDArray[np.float32]:
+    def low_latents(self, part: slice = EVERY) -> NDArray[np.float32]:
         """Refuse: HMAR has one latent, to which every scale adds."""
         raise InputError("this model's family has no low-resolution latents; use preview().")
 
-    def preview(self) -> NDArray[np.uint8]:
+    def preview(self, part: slice = EVERY) -> NDArray[np.uint8]:
         """Return the images uint8 (B, H, W, 3) that the scales so far make, in full size."""
-        return decode(self.decoder(), self.latent())
+        return decode(self.decoder(), self.latent()[part])
 
-    def so_far(self) -> NDArray[np.uint8]:
+    def so_far(self, part: slice = EVERY) -> NDArray[np.uint8]:
         """See Progress.so_far."""
-        return self.preview()
+        return self.preview(part)
 
 
 class HostRunner:

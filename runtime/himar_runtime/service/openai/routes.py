@@ -19,7 +19,7 @@ from ..refusals import as_refusal
 from ..request import RefusalError, check_content_type
 from ..service import Service
 from .answer import PAUSE, encode, error_event, failure
-from .models import describe, model_name
+from .models import describe
 from .request import Generation, read_generation
 from .stream import EventStream, Partials
 
@@ -29,7 +29,7 @@ _READ = ["GET", "HEAD"]
 
 def add_routes(app: FastAPI, service: Service) -> None:
     """Add /v1/images/generations, /v1/models and each model's path."""
-    name = model_name(service.settings.bundle)
+    name = service.name
     model = describe(name, service.settings.bundle)
     names = (name, service.bundle_id)
 

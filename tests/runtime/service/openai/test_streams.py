@@ -10,6 +10,7 @@ import json
 import signal
 import socket
 from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from himar_runtime.service.openai.stream import EventStream
 from himar_runtime.service.server import create_app
 from himar_runtime.service.service import ClientGoneError, Service, Settings
 from tests.runtime.service.openai.conftest import ask, client_of
+from tests.runtime.service.test_batching import CALLS, REQUESTS, Held
 
 PARTIAL, COMPLETED = "image_generation.partial_image", "image_generation.completed"
 
@@ -237,3 +239,27 @@ def test_a_drain_ends_a_stream_with_its_reason(start_server: Any, slow_path: Pat
     with pytest.raises(openai.APIError, match="shutting down and could not finish the request"):
         list(stream)
     assert server.process.wait(timeout=60) == 0
+
+
+def test_streams_join_calls_and_show_their_own_images(
+    batching: None, start_server: Any, named_path: Path, slow: Any
+) -> None:
+    server = start_server(named_path)
+    hold = Held(server, slow)
+    bodies = [{"prompt": name, "seed": 7, "stream": True, "partial_images": 2} for name in ("1", "tench")]
+    with ThreadPoolExecutor(2) as threads:
+        answers = [threads.submit(ask, server, body) for body in bodies]
+        server.wait_for("himar_queue_length", 2)
+        hold.release()
+        joined = [answer.result().body for answer in answers]
+    assert hold.grown(CALLS, REQUESTS) == [1, 2]
+    alone = [ask(server, body).body for body in bodies]
+    for together, single in zip(joined, alone, strict=True):
+        assert events_of(together) == events_of(single)
+    assert server.end() == 0
+
+
+def events_of(body: bytes) -> list[tuple[str, str]]:
+    """Type and image of each event."""
+    values = [json.loads(line[6:]) for line in body.decode().splitlines() if line.startswith("data: ")]
+    return [(event["type"], event["b64_json"]) for event in values]
