@@ -25,10 +25,11 @@ struct Streams {
         return lanes;
     }
 
-    // A stream of an image of so many reverse steps in each of its autoregressive steps.
-    std::shared_ptr<EventStream> start(int partial_images, int diffusion_steps, Clock::duration silence = 10s) {
+    // A stream of an image; a long one takes seconds, with a batch of others.
+    std::shared_ptr<EventStream> start(int partial_images, bool is_long, Clock::duration silence = 10s) {
+        const int diffusion_steps = is_long ? 1000 : 4;
         Generation asked{};
-        asked.options.labels = {1};
+        asked.options.labels.assign(is_long ? 48 : 1, 1);
         asked.options.low_steps = 2;
         asked.options.high_steps = 3;
         asked.options.low_diffusion_steps = asked.options.high_diffusion_steps = diffusion_steps;
@@ -56,7 +57,7 @@ struct Streams {
 
 constexpr const char* kGone = "himar_cancelled_total{reason=\"disconnect\"}";
 constexpr const char* kLate = "himar_cancelled_total{reason=\"timeout\"}";
-constexpr int kLong = 1000;  // reverse steps
+constexpr bool kLong = true, kShort = false;
 
 bool is_event(const std::string& part, const std::string& kind) {
     return part.rfind("event: " + kind + "\ndata: {\"type\":\"" + kind + "\",", 0) == 0 && part.substr(part.size() - 2) == "\n\n";
@@ -71,7 +72,7 @@ TEST_CASE("a stream is its unfinished images, then the image, and ends once") {
         Streams streams(60);
         std::vector<std::string> parts;
         {
-            const auto stream = streams.start(asked, 4);
+            const auto stream = streams.start(asked, kShort);
             CHECK(stream->begin().stages.empty() == (asked > 0));
             CHECK(streams.ended.empty());
             CHECK(stream->write([&](const std::string& part) { return parts.push_back(part), true; }));
@@ -89,7 +90,7 @@ TEST_CASE("a stream is its unfinished images, then the image, and ends once") {
 
 TEST_CASE("comments keep a quiet stream alive") {
     Streams streams(60);
-    const auto stream = streams.start(0, kLong, 1ms);
+    const auto stream = streams.start(0, kShort, 1us);
     stream->begin();
     std::size_t comments = 0;
     std::string last;
