@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from himar_kernels import Launch
+from himar_kernels.arithmetic.draws import image_origins
 from himar_kernels.families.hi_mar import STEP_STATE
 from tests.closeness import assert_each_near
 
@@ -51,6 +52,10 @@ class Workspace:
         for name, value in fields.items():
             state[name] = value
         return self.put(state)
+
+    def origins(self, draws: object, images: NDArray) -> int:
+        """Return the address of what the draws of images come from."""
+        return self.put(image_origins(draws, images))
 
     def fault(self, word: int = 0) -> int:
         return self.put(np.array(word, np.uint32))

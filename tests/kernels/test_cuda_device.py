@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from himar_kernels import ImageDraws
+from himar_kernels.arithmetic.draws import image_origins
 from himar_kernels.families.hi_mar import Chain, Step, chain_table, launches, step_state
 
 pytestmark = pytest.mark.gpu
@@ -37,8 +39,8 @@ def denoised(recorded: bool) -> np.ndarray:
     prediction = np.random.default_rng(0).normal(size=(2 * BATCH, N, C)).astype(np.float32)
     tokens = put(np.zeros((2 * BATCH, N, C), np.float32))
     ranks = put(np.zeros((BATCH, N), np.uint32))
-    images = put(np.arange(BATCH, dtype=np.uint32))
-    state = put(step_state(11, Step("high", 0, 200, 150, 50, 2.5, STEPS), 1.0))
+    origins = put(image_origins(ImageDraws(range(11, 11 + BATCH), [3] * BATCH), np.arange(BATCH)))
+    state = put(step_state(Step("high", 0, 200, 150, 50, 2.5, STEPS), 1.0))
     walk = {
         "x": put(prediction),
         "initial": put(prediction[:BATCH]),
@@ -47,14 +49,14 @@ def denoised(recorded: bool) -> np.ndarray:
         "chain": put(chain_table(CHAIN)),
         "tokens": tokens,
         "ranks": ranks,
-        "images": images,
+        "origins": origins,
         "state": state,
         "batch": BATCH,
         "halves": 2,
         "N": N,
         "C": C,
     }
-    device.launch(launches.ranks(ranks=ranks, images=images, state=state, phase=1, batch=BATCH, n=N))
+    device.launch(launches.ranks(ranks=ranks, origins=origins, phase=1, batch=BATCH, n=N))
     device.launch(launches.start_high(**walk))
     step = launches.dit_step(prediction=put(prediction), fault=put(np.zeros(1, np.uint32)), **walk)
     once = device.record(lambda: device.launch(step)) if recorded else lambda: device.launch(step)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from himar_kernels import PhiloxDraws
+from himar_kernels import ImageDraws
 from himar_kernels.families.hi_mar import (
     Chain,
     chain_table,
@@ -30,8 +30,9 @@ class Case:
         rng = np.random.default_rng([batch, halves, N, masked, C])
         self.workspace, self.recorded, self.masked = workspace, recorded, masked
         self.sizes = {"batch": batch, "halves": halves, "N": N, "C": C}
-        self.images = np.arange(7, 7 + batch)
-        order = PhiloxDraws(SEED).order("high", N, self.images)
+        self.images = np.arange(batch)
+        self.draws = ImageDraws([SEED * (1 + i // 2) for i in range(batch)], 7 + self.images % 3)
+        order = self.draws.order("high", N, self.images)
         self.known = known_positions(order, masked)
         self.guidance = GUIDANCE if halves == 2 else 1.0
         self.x = rng.normal(size=(batch, N, C)).astype(np.float32)
@@ -49,7 +50,7 @@ class Case:
             "chain": workspace.put(chain_table(CHAIN)),
             "tokens": workspace.put(self.tokens, shift),
             "ranks": workspace.put(np.argsort(order, axis=1).astype(np.uint32)),
-            "images": workspace.put(self.images.astype(np.uint32)),
+            "origins": workspace.origins(self.draws, self.images),
             "noise": workspace.put(self.given, shift) if recorded else None,
         }
         self.step_only = {"prediction": workspace.put(self.prediction, shift), "fault": workspace.fault()}
@@ -57,7 +58,7 @@ class Case:
     def state(self, k: int) -> int:
         sizes = {"masked": self.masked, "revealed": 1, "chain_length": STEPS, "k": k}
         scales = {"guidance": self.guidance, "temperature": TEMPERATURE}
-        return self.workspace.state(seed=SEED, phase=1, step=STEP, **sizes, **scales)
+        return self.workspace.state(phase=1, step=STEP, **sizes, **scales)
 
     def start(self, state: int) -> None:
         self.workspace.run(launches.start_high(state=state, **self.on_device, **self.sizes))
@@ -67,11 +68,12 @@ class Case:
 
     def noise(self, k: int | None) -> np.ndarray:
         """Noise (B, N, C) of a k, or the initial noise."""
-        draws = PhiloxDraws(SEED)
         where = (self.images, np.tile(np.arange(self.sizes["N"]), (self.sizes["batch"], 1)), self.sizes["C"])
         if self.recorded:
             return self.given
-        return draws.initial_noise("high", STEP, *where) if k is None else draws.noise("high", STEP, [k], *where)[0]
+        if k is None:
+            return self.draws.initial_noise("high", STEP, *where)
+        return self.draws.noise("high", STEP, [k], *where)[0]
 
     def renoised(self, k: int, x: np.ndarray, initial: np.ndarray) -> np.ndarray:
         return renoise_known(CHAIN, k, x, self.tokens[: len(x)], initial, self.known)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from himar_kernels import PhiloxDraws
+from himar_kernels import ImageDraws
 from himar_kernels.families.hi_mar import Chain, chain_table, describe_fault, launches, mlp_reverse_step
 
 SEED, STEP, STEPS = 2**64 - 3, 21, 12
@@ -21,7 +21,8 @@ class Case:
         self.workspace, self.recorded = workspace, recorded
         self.sizes = {"batch": batch, "halves": halves, "r": r, "C": C}
         self.S, self.rows = S, batch * r
-        self.images = np.arange(2**32 - batch, 2**32)
+        self.images = np.arange(batch)
+        self.draws = ImageDraws([(SEED + 2**33 * i) % 2**64 for i in range(batch)], 2**32 - 1 - self.images // 2)
         self.revealed = np.sort(np.stack([rng.permutation(S)[:r] for _ in range(batch)]), axis=1)
         self.guidance = GUIDANCE if halves == 2 else 1.0
         self.x = rng.normal(size=(self.rows, C)).astype(np.float32)
@@ -32,7 +33,7 @@ class Case:
             "x": workspace.put(np.tile(self.x, (halves, 1)), shift),
             "timestep": workspace.empty((1,), np.int64),
             "timesteps": workspace.put(CHAIN.timesteps),
-            "images": workspace.put(self.images.astype(np.uint32)),
+            "origins": workspace.origins(self.draws, self.images),
             "revealed": workspace.put(self.revealed.astype(np.uint32)),
             "noise": workspace.put(self.given, shift) if recorded else None,
         }
@@ -47,7 +48,7 @@ class Case:
     def state(self, k: int) -> int:
         sizes = {"masked": self.S, "revealed": self.sizes["r"], "chain_length": STEPS, "k": k}
         scales = {"guidance": self.guidance, "temperature": TEMPERATURE}
-        return self.workspace.state(seed=SEED, phase=0, step=STEP, **sizes, **scales)
+        return self.workspace.state(phase=0, step=STEP, **sizes, **scales)
 
     def start(self, state: int) -> None:
         self.workspace.run(launches.start_low(state=state, **self.on_device, **self.sizes))
@@ -57,14 +58,13 @@ class Case:
 
     def noise(self, k: int | None) -> np.ndarray:
         """Noise (B·r, C) of a k, or the initial noise."""
-        draws = PhiloxDraws(SEED)
         where = (self.images, self.revealed, self.sizes["C"])
         if self.recorded:
             drawn = self.given
         elif k is None:
-            drawn = draws.initial_noise("low", STEP, *where)
+            drawn = self.draws.initial_noise("low", STEP, *where)
         else:
-            drawn = draws.noise("low", STEP, [k], *where)[0]
+            drawn = self.draws.noise("low", STEP, [k], *where)[0]
         return drawn.reshape(self.rows, -1)
 
     def expected(self, k: int) -> np.ndarray:

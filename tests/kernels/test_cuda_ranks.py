@@ -7,20 +7,20 @@ import math
 import numpy as np
 import pytest
 
-from himar_kernels import PhiloxDraws
+from himar_kernels import ImageDraws, PhiloxDraws
+from himar_kernels.arithmetic.draws import IMAGE_ORIGIN
 from himar_kernels.families.hi_mar import Phase, launches
 
 NORMALS = 1e-6  # how far a normal may be from NumPy's: it is drawn by itself, nothing is added up
 EDGE_SEEDS = [0, 2**32 - 1, 2**32, 2**63 + 5, 2**64 - 1]
 
 
-def ranks_on_device(workspace, seed: int, phase: Phase, n: int, images: np.ndarray) -> np.ndarray:
+def ranks_on_device(workspace, draws: PhiloxDraws | ImageDraws, phase: Phase, n: int, images: np.ndarray) -> np.ndarray:
     ranks = workspace.empty((len(images), n), np.uint32)
     workspace.run(
         launches.ranks(
             ranks=ranks,
-            images=workspace.put(images.astype(np.uint32)),
-            state=workspace.state(seed=seed),
+            origins=workspace.origins(draws, images),
             phase=0 if phase == "low" else 1,
             batch=len(images),
             n=n,
@@ -29,35 +29,38 @@ def ranks_on_device(workspace, seed: int, phase: Phase, n: int, images: np.ndarr
     return workspace.get(ranks)
 
 
-def expected_ranks(seed: int, phase: Phase, n: int, images: np.ndarray) -> np.ndarray:
-    return np.argsort(PhiloxDraws(seed).order(phase, n, images), axis=1)
+def check_ranks(workspace, draws: PhiloxDraws | ImageDraws, phase: Phase, n: int, images: np.ndarray) -> np.ndarray:
+    ranks = ranks_on_device(workspace, draws, phase, n, images)
+    assert np.array_equal(ranks, np.argsort(draws.order(phase, n, images), axis=1))
+    return ranks
 
 
 @pytest.mark.parametrize("phase", ["low", "high"])
 @pytest.mark.parametrize(("batch", "n"), [(1, 1), (3, 2), (3, 64), (2, 257)])
 def test_ranks_are_where_the_order_puts_each_position(workspace, phase, batch, n):
-    images = np.arange(5, 5 + batch)
-    assert np.array_equal(ranks_on_device(workspace, 7, phase, n, images), expected_ranks(7, phase, n, images))
+    check_ranks(workspace, PhiloxDraws(7), phase, n, np.arange(5, 5 + batch))
 
 
 @pytest.mark.parametrize("seed", EDGE_SEEDS)
 def test_every_bit_of_seed_and_image_index_counts(workspace, seed):
-    images = np.array([0, 2**31, 2**32 - 2, 2**32 - 1])
-    assert np.array_equal(ranks_on_device(workspace, seed, "low", 33, images), expected_ranks(seed, "low", 33, images))
+    check_ranks(workspace, PhiloxDraws(seed), "low", 33, np.array([0, 2**31, 2**32 - 2, 2**32 - 1]))
+
+
+def test_each_image_of_a_batch_has_a_seed_and_an_index_of_its_own(workspace):
+    draws = ImageDraws(EDGE_SEEDS, [3, 3, 2**32 - 1, 0, 3])
+    check_ranks(workspace, draws, "high", 33, np.arange(5))
+    check_ranks(workspace, draws, "high", 33, np.array([4, 1]))  # a chunk of them
 
 
 def test_equal_keys_are_ordered_by_position(workspace):
     image, ties = np.array([29480]), [262, 977]  # two keys of this image are equal under seed 12
-    ranks = ranks_on_device(workspace, 12, "low", 1000, image)
+    ranks = check_ranks(workspace, PhiloxDraws(12), "low", 1000, image)
     assert ranks[0, ties[1]] == ranks[0, ties[0]] + 1
-    assert np.array_equal(ranks, expected_ranks(12, "low", 1000, image))
 
 
 @pytest.mark.parametrize(("batch", "n"), [(128, 256), (16, 1024), (1, 5000), (2, 8193)])
 def test_large_batches_and_many_positions(large_workspace, batch, n):
-    images = np.arange(batch)
-    ranks = ranks_on_device(large_workspace, 2**40 + 3, "high", n, images)
-    assert np.array_equal(ranks, expected_ranks(2**40 + 3, "high", n, images))
+    check_ranks(large_workspace, PhiloxDraws(2**40 + 3), "high", n, np.arange(batch))
 
 
 def normals_of(words: str) -> list[float]:
@@ -89,14 +92,12 @@ def test_normals_are_those_of_the_published_philox_vectors(
 ):
     """One reverse step whose tables pass nothing but the noise: any k can be asked of it."""
     channels, steps = 4 * quad + 4, k + 1
-    state = workspace.state(
-        seed=seed, phase=phase, step=step, masked=1, revealed=1, chain_length=steps, k=k, temperature=1
-    )
+    state = workspace.state(phase=phase, step=step, masked=1, revealed=1, chain_length=steps, k=k, temperature=1)
     common = {
         "timestep": workspace.empty((1,), np.int64),
         "state": state,
         "timesteps": workspace.put(np.arange(steps)),
-        "images": workspace.put(np.array([image], np.uint32)),
+        "origins": workspace.put(np.array([(seed, image)], IMAGE_ORIGIN)),
         "revealed": workspace.put(np.array([[position]], np.uint32)),
         "batch": 1,
         "halves": 1,

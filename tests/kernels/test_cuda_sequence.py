@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from himar_kernels import PhiloxDraws
+from himar_kernels import ImageDraws
 from himar_kernels.families.hi_mar import (
     Chain,
     SamplingConfig,
@@ -25,11 +25,11 @@ from himar_kernels.families.hi_mar import (
     step_state,
 )
 
-SEED, BATCH, HALVES, C, STEPS = 2**50 + 9, 3, 2, 5, 40
+BATCH, HALVES, C, STEPS = 3, 2, 5, 40
 S, N, CONTEXT, W, D = 9, 25, 2, 6, 4
-IMAGES = np.arange(4, 4 + BATCH)
+IMAGES = np.arange(BATCH)
 CHAIN = Chain.build(STEPS)
-DRAWS = PhiloxDraws(SEED)
+DRAWS = ImageDraws([2**50 + 9, 3, 2**50 + 9], [4, 4, 6])
 TEMPERATURE = 0.95
 SAMPLING = SamplingConfig(
     low_steps=4,
@@ -54,7 +54,7 @@ class Device:
 
     def __init__(self, workspace, seen: int, positions: int) -> None:
         self.workspace, self.positions = workspace, positions
-        self.images = workspace.put(IMAGES.astype(np.uint32))
+        self.origins = workspace.origins(DRAWS, IMAGES)
         self.ranks = workspace.empty((BATCH, positions), np.uint32)
         self.timestep = workspace.empty((1,), np.int64)
         self.timesteps, self.chain = workspace.put(CHAIN.timesteps), workspace.put(chain_table(CHAIN))
@@ -62,7 +62,7 @@ class Device:
         self.fault, self.always = workspace.fault(), seen
 
     def common(self, step: Step) -> dict[str, int]:
-        state = self.workspace.put(step_state(SEED, step, TEMPERATURE))
+        state = self.workspace.put(step_state(step, TEMPERATURE))
         return {"state": state, "batch": BATCH, "halves": HALVES}
 
     def lists(self, step: Step, common: dict[str, int]) -> int:
@@ -75,9 +75,8 @@ class Device:
         sources = self.workspace.empty(expected.sources.shape, np.int64)
         revealed = self.workspace.empty((BATCH, step.revealed), np.uint32)
         phase, n = 0 if step.phase == "low" else 1, self.positions
-        state = common["state"]
         self.workspace.run(
-            launches.ranks(ranks=self.ranks, images=self.images, state=state, phase=phase, batch=BATCH, n=n),
+            launches.ranks(ranks=self.ranks, origins=self.origins, phase=phase, batch=BATCH, n=n),
             launches.index_lists(
                 visible=visible,
                 sources=sources,
@@ -151,7 +150,7 @@ def test_phase_low_from_its_first_step_to_its_last(workspace, assert_close):
             )
         )
         x, prediction = workspace.empty((rows, C)), workspace.empty((rows, 2 * C))
-        walk = {"x": x, "timestep": device.timestep, "timesteps": device.timesteps, "images": device.images}
+        walk = {"x": x, "timestep": device.timestep, "timesteps": device.timesteps, "origins": device.origins}
         walk |= {"revealed": revealed, "r": r, "C": C, **common}
         workspace.run(launches.start_low(**walk))
         for _ in range(STEPS):
@@ -184,7 +183,7 @@ def test_phase_high_from_its_first_step_to_its_last(workspace, assert_close):
         common = device.common(step)
         device.lists(step, common)
         walk = {"x": x, "initial": initial, "timestep": device.timestep, "timesteps": device.timesteps, "N": N, "C": C}
-        walk |= {"chain": device.chain, "tokens": device.tokens, "ranks": device.ranks, "images": device.images}
+        walk |= {"chain": device.chain, "tokens": device.tokens, "ranks": device.ranks, "origins": device.origins}
         workspace.run(launches.start_high(**walk, **common))
         for _ in range(STEPS):
             device.run_head(x, prediction, 1)
@@ -197,7 +196,7 @@ def test_phase_high_from_its_first_step_to_its_last(workspace, assert_close):
 @pytest.mark.parametrize("phase", ["low", "high"])
 def test_a_state_that_no_kernel_has_touched_starts_at_the_end_of_the_chain(phase):
     step = Step(phase, 2, 7, 4, 3, 1.5, STEPS)
-    state = step_state(5, step, 0.5)
+    state = step_state(step, 0.5)
     assert state.nbytes == 64
     assert (state["k"], state["masked"], state["revealed"], state["step"]) == (STEPS - 1, 7, 3, 2)
     assert state["phase"] == (phase == "high")

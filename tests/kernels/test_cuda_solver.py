@@ -57,7 +57,7 @@ class Case:
             self.tokens[~np.concatenate([self.known] * 2)] = np.nan  # nothing may read a masked position's token
         rows = (batch, positions, C) if head == "dit" else (batch * chosen, C)
         self.initial = rng.normal(size=rows).astype(np.float32)
-        state = {"seed": SEED, "phase": int(head == "dit"), "step": STEP, "masked": masked, "revealed": chosen}
+        state = {"phase": int(head == "dit"), "step": STEP, "masked": masked, "revealed": chosen}
         self.state = workspace.state(**state, chain_length=STEPS, k=STEPS - 1, guidance=self.guidance)
         self.fault = workspace.fault()
         self.timestep = workspace.empty((1,), np.int64)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from himar_kernels import ImageDraws, InputError, PhiloxDraws, philox4x32
+from himar_kernels.arithmetic.draws import image_origins
 from himar_kernels.families.hi_mar import Phase
 
 # Known-answer vectors published with Random123 (kat_vectors, philox4x32-10): counter, key, result.
@@ -77,6 +78,17 @@ def test_seeds_of_images_are_checked() -> None:
         ImageDraws([1, -1], [0, 0])
     with pytest.raises(InputError, match="2 seeds and 1 image indices are given; give each image both"):
         ImageDraws([1, 2], [0])
+    with pytest.raises(InputError, match=r"image index is 4294967296; it must be a whole number from 0 to 2\^32-1"):
+        ImageDraws([1, 2], [0, 2**32])
+    with pytest.raises(InputError, match="image index is True; it must be a whole number"):
+        ImageDraws([1], [True])
+
+
+def test_origins_say_where_the_kernels_draw_each_image_from() -> None:
+    found = image_origins(ImageDraws(SEEDS, INDICES), np.array([3, 0]))
+    assert found.tolist() == [(SEEDS[3], INDICES[3]), (SEEDS[0], INDICES[0])]
+    assert image_origins(PhiloxDraws(2**64 - 1), np.array([2**32 - 1])).tolist() == [(2**64 - 1, 2**32 - 1)]
+    assert image_origins(object(), np.array([5, 2])).tolist() == [(0, 5), (0, 2)]
 
 
 @given(

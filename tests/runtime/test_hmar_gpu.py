@@ -149,6 +149,13 @@ def test_replays_follow_other_requests(on_gpu, recorded) -> None:
         assert_equal(other, one)
 
 
+def test_images_of_several_seeds_are_those_of_each_alone_in_replays_too(on_cpu, recorded) -> None:
+    labels, seeds = LABELS[:4], [9, 2**64 - 1, 9, 4]
+    for _ in range(4):
+        recorded.generate(labels, seed=5)  # recorded with other seeds
+    assert_same(recorded.generate(labels, seeds=seeds), on_cpu.generate(labels, seeds=seeds))
+
+
 @pytest.mark.parametrize("sampling", ["masked", "var"])
 def test_only_labels_go_in_and_nothing_waits_before_the_end(on_gpu, sampling: str) -> None:
     fresh = on_gpu.clone()

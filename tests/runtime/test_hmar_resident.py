@@ -83,6 +83,17 @@ def test_codes_and_images_are_those_of_the_loop_on_the_host(resident, host, chan
         )
 
 
+def test_images_of_several_seeds_are_those_of_each_alone(resident, host) -> None:
+    pipeline, seeds = resident(), [9, 2**64 - 1, 9, 4]
+    together = pipeline.generate([1, 3, 0, 6], seeds=seeds, first_index=2, **QUICK)
+    trace = lane_of(pipeline).trace
+    assert "upload" not in trace[trace.index("himar_draw_codes") : trace.index("download")]  # drawn on the device
+    same(together, host.generate([1, 3, 0, 6], seeds=seeds, first_index=2, **QUICK))
+    for image, (label, seed) in enumerate(zip([1, 3, 0, 6], seeds, strict=True)):
+        alone = pipeline.generate([label], seed=seed, first_index=2, **QUICK)
+        np.testing.assert_array_equal(together.arrays["codes"][image], alone.arrays["codes"][0])
+
+
 def test_a_request_that_runs_on_the_host_leaves_those_after_it_as_they_were(resident) -> None:
     """Smooth previews run the same engines, on arrays of their own."""
     pipeline = resident()
@@ -117,7 +128,7 @@ def test_only_labels_go_in_and_codes_and_images_come_out(resident) -> None:
         uploads, downloads = (
             [i for i, name in enumerate(lane.trace) if name == kind] for kind in ("upload", "download")
         )
-        assert len(uploads) == 3 and max(uploads) < launched[0]  # classes, image indices, seed
+        assert len(uploads) == 2 and max(uploads) < launched[0]  # classes, and where draws come from
         assert len(downloads) == 4 and min(downloads) > launched[-1]  # fault, codes, latents, pixels
 
 
@@ -277,6 +288,8 @@ def test_segments_run_once_are_recorded_once_and_then_replayed(resident, host, s
     changed = {"guidance": 0.7, "top_k": 9, "top_p": 0.8, "schedule": [[1], [2, 2]] if sampling == "masked" else []}
     arguments = {"seed": 99, "sampling": sampling, "first_index": 2**32 - 2, **changed}
     same(pipeline.generate([4, 0], **arguments), host.generate([4, 0], **arguments))
+    mixed = {**arguments, "seed": None, "seeds": [3, 2**64 - 1]}
+    same(pipeline.generate([4, 0], **mixed), host.generate([4, 0], **mixed))
     assert not ENGINES & set(lane.trace)
 
 

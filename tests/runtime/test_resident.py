@@ -60,14 +60,17 @@ def test_the_images_are_those_of_the_loop_on_the_host(resident, bundle_path: Pat
 def test_images_of_several_seeds_are_those_of_each_alone(resident, bundle_path: Path) -> None:
     pipeline, seeds = resident(bundle_path), [9, 2**64 - 1, 9, 4]
     together = pipeline.generate([1, 3, 0, 2], seeds=seeds, sampling=GUIDED)
+    same(together, host_pipeline(bundle_path).generate([1, 3, 0, 2], seeds=seeds, sampling=GUIDED))
     for image, (label, seed) in enumerate(zip([1, 3, 0, 2], seeds, strict=True)):
         alone = pipeline.generate([label], seed=seed, sampling=GUIDED)
         assert_same_pixels(together.images[image], alone.images[0])
 
 
-def test_nothing_waits_for_the_device_before_the_end(resident, bundle_path: Path) -> None:
+@pytest.mark.parametrize("seeds", [{"seed": 3}, {"seeds": [3, 2**64 - 1]}], ids=lambda given: next(iter(given)))
+def test_nothing_waits_for_the_device_before_the_end(resident, bundle_path: Path, seeds) -> None:
+    """Nor does anything go there once the first launch is queued: the numbers of either kind are drawn there."""
     pipeline = resident(bundle_path)
-    pipeline.generate([1, 2], seed=3, sampling=GUIDED)
+    pipeline.generate([1, 2], **seeds, sampling=GUIDED)
     trace = lane_of(pipeline).trace
     assert "wait" not in trace and "mark" not in trace
     launched = [i for i, name in enumerate(trace) if name not in ("upload", "clear", "download")]

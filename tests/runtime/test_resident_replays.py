@@ -54,6 +54,10 @@ def test_a_replayed_graph_follows_seed_label_guidance_chain_and_temperature(resi
     for sampling in others:
         arguments = {"seed": 99, "sampling": sampling, "first_index": 2**32 - 2}
         same(pipeline.generate([4, 2], **arguments), host.generate([4, 2], **arguments))
+    mixed = {"seeds": [5, 2**64 - 1], "sampling": GUIDED, "first_index": 9}
+    lane_of(pipeline).trace.clear()
+    same(pipeline.generate([4, 2], **mixed), host.generate([4, 2], **mixed))
+    assert "transformer_low" not in lane_of(pipeline).trace  # all is replayed
 
 
 def test_graphs_of_another_epoch_are_not_replayed(resident, bundle_path: Path) -> None:

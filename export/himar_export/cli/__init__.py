@@ -32,6 +32,10 @@ _VERBS = {
         "himar_export.cli.inspect:inspect",
         "Show what is in a bundle and where its bytes go, or how a generated PNG was made, or what a run costs",
     ),
+    "plan": (
+        "himar_export.cli.plan:plan",
+        "Say how many devices answer a rate of requests in time, and what that costs",
+    ),
     "record": (
         "himar_export.cli.verify:record",
         "Run the eager model of CHECKPOINT and write every draw and result, for `verify --recording`",

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,7 @@ INITIAL_NOISE = 0xFFFF
 _PHASE_CODE: dict[Phase, int] = {"low": 0, "high": 1}
 _NORMALS, _ORDER = 0, 1
 _HALF_WORD = 0xFFFF
+_MOST_INDEX = 0xFFFFFFFF
 _UNIT = 2.0**-24
 # Counters worked on at once: their words stay in a core's cache.
 _BLOCK = 8192
@@ -91,7 +92,7 @@ class SeedOfEach:
         if len(seeds) != len(indices):
             raise InputError(f"{len(seeds)} seeds and {len(indices)} image indices are given; give each image both.")
         self.seeds = np.array([check_seed(seed) for seed in seeds], np.uint64)
-        self.indices = np.array(indices, np.int64)
+        self.indices = np.array([_check_index(index) for index in indices], np.int64)
 
     def origins(self, images: NDArray[np.int64]) -> tuple[Key, NDArray[np.int64]]:
         """See OneSeed.origins."""
@@ -178,11 +179,33 @@ class ImageDraws(SeedOfEach, CounterDraws):
     """Counter-based draws of images that have a seed and an index each."""
 
 
+IMAGE_ORIGIN = np.dtype({"names": ["seed", "index"], "formats": ["<u8", "<u4"], "offsets": [0, 8], "itemsize": 16})
+"""struct ImageOrigin of `cuda/philox.cuh`: the seed and the index that an image's draws come from."""
+
+
+def image_origins(draws: object, images: NDArray[np.int64]) -> NDArray[Any]:
+    """Return where the kernels draw the numbers of images from: IMAGE_ORIGIN (B,).
+
+    Of draws that are not counter-based, which the kernels are given, seeds are 0 and indices those of `images`.
+    """
+    found = np.zeros(len(images), IMAGE_ORIGIN)
+    found["index"] = images
+    if isinstance(draws, OneSeed | SeedOfEach):
+        found["seed"], found["index"] = draws.origins(images)
+    return found
+
+
 def check_seed(seed: int) -> int:
     """Return a seed as Python's int; InputError unless it is a whole number from 0 to 2^64-1."""
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**64:
         raise InputError(f"seed is {seed!r}; it must be a whole number from 0 to 2^64-1.")
     return int(seed)
+
+
+def _check_index(index: int) -> int:
+    if isinstance(index, bool) or not isinstance(index, int | np.integer) or not 0 <= index <= _MOST_INDEX:
+        raise InputError(f"image index is {index!r}; it must be a whole number from 0 to 2^32-1.")
+    return int(index)
 
 
 def normal_counters(
@@ -238,7 +261,7 @@ def _check_coordinates(step: int, images: NDArray[np.int64], positions: NDArray[
     """Refuse coordinates that do not fit their bits of the counter: two draws would then be equal."""
     limits = (
         ("step", np.asarray(step), _HALF_WORD),
-        ("image index", images, 0xFFFFFFFF),
+        ("image index", images, _MOST_INDEX),
         ("position", positions, _HALF_WORD),
         ("channel", np.asarray(channels - 1), 4 * _HALF_WORD + 3),
     )

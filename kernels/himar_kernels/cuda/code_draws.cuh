@@ -17,9 +17,9 @@ constexpr u32 kDrawWords = 2 * kMostCodes + 2 * kSummed + 2 * (kMostCodes / kSum
 // Of kinds of draws, the uniform that picks a code.
 constexpr u32 kUniformKind = 2;
 
-// PhiloxDraws.uniforms of himar_kernels/families/hmar/draws.py.
-HIMAR_FN float code_uniform(u64 seed, u32 scale, u32 step, u32 image, u32 cell) {
-    const u32 word = philox(cell << 16, scale << 16 | step, image, kUniformKind << 8, seed).word[0];
+// ImageDraws.uniforms of himar_kernels/families/hmar/draws.py.
+HIMAR_FN float code_uniform(const ImageOrigin& origin, u32 scale, u32 step, u32 cell) {
+    const u32 word = philox(cell << 16, scale << 16 | step, origin.index, kUniformKind << 8, origin.seed).word[0];
     return static_cast<float>(word >> 8) * (1.0f / 16777216.0f);
 }
 
@@ -147,21 +147,20 @@ struct GuidedLogits {
 // codes (B, T) and their probabilities among the survivors, confidence (B, T), of logits (H·B, T, V), conditional rows
 // first; V is at most kMostCodes. One block draws one cell.
 //
-// weight is t of (1+t)·cond - t·uncond; with one half it is not used. uniforms (B, T) are drawn from the seed where they
-// are absent. masked (B, T): cells that are not masked keep what stands there; where absent all cells are drawn. A logit
-// that is not finite is a fault of `component`, noted with the scale.
+// weight is t of (1+t)·cond - t·uncond; with one half it is not used. uniforms (B, T) are drawn, from
+// origins (B), where they are absent. masked (B, T): cells that are not masked keep what stands there; where absent all
+// cells are drawn. A logit that is not finite is a fault of `component`, noted with the scale.
 template <class Block>
 HIMAR_FN void draw_codes(Block& block, u32* shared, i64* codes, float* confidence, const float* logits,
-                         const float* uniforms, const u8* masked, const u64* seed, const u32* images, u32* fault,
+                         const float* uniforms, const u8* masked, const ImageOrigin* origins, u32* fault,
                          double weight, double top_p, u32 top_k, u32 scale, u32 step, u32 component, u32 batch,
                          u32 halves, u32 T, u32 V) {
     for (u32 site = block.index(); site < batch * T; site += block.count()) {
         if (masked != nullptr && masked[site] == 0) continue;
         const GuidedLogits logit(logits, site, weight, batch * T, halves, V);
         const Survivors survivors = surviving(block, shared, logit, top_k, top_p, V, fault, component, scale);
-        const u32 image = images[site / T];
         const float uniform =
-            uniforms != nullptr ? uniforms[site] : code_uniform(*seed, scale, step, image, site % T);
+            uniforms != nullptr ? uniforms[site] : code_uniform(origins[site / T], scale, step, site % T);
         double whole;
         const u32 drawn =
             first_beyond(block, shared + 2 * kMostCodes, V, static_cast<double>(uniform), whole, [&](u32 code) {

@@ -71,11 +71,11 @@ struct QuadSite {
     }
 };
 
-// Recorded noise (rows, channels) where it is given, else the seed's own.
-HIMAR_FN Quad noise_at(const float* recorded, const QuadSite& site, bool wide, const StepState& state, u32 k, u32 image,
-                       u32 position) {
+// Recorded noise (rows, channels) where it is given, else the image's own.
+HIMAR_FN Quad noise_at(const float* recorded, const QuadSite& site, bool wide, const StepState& state, u32 k,
+                       const ImageOrigin& origin, u32 position) {
     if (recorded != nullptr) return load_quad(recorded + site.offset, site.count, wide);
-    return normals(state.seed, state.phase, state.step, k, image, position, site.quad);
+    return normals(origin, state.phase, state.step, k, position, site.quad);
 }
 
 // Writes a quad into one half or two of an array (halves·rows, channels).

@@ -18,8 +18,8 @@
 #include "smooth.cuh"
 
 HIMAR_KERNEL(himar_ranks, ranks, himar::kRankTile,
-             (u32* ranks, const u32* images, const StepState* state, u32 phase, u32 batch, u32 n),
-             (ranks, images, state, phase, batch, n))
+             (u32* ranks, const ImageOrigin* origins, u32 phase, u32 batch, u32 n),
+             (ranks, origins, phase, batch, n))
 
 HIMAR_KERNEL(himar_index_lists, index_lists, himar::kScanWords,
              (i64* visible, i64* sources, u32* revealed, const u32* ranks, const StepState* state, u32 batch,
@@ -33,15 +33,15 @@ HIMAR_KERNEL(himar_reveal_low, reveal_low, 1,
              (head_condition, pivots, condition, engine_pivots, revealed, state, fault, batch, halves, S, r, W, D))
 
 HIMAR_KERNEL(himar_start_low, start_low, 1,
-             (float* x, i64* timestep, StepState* state, const i64* timesteps, const u32* images, const u32* revealed,
-              const float* noise, u32 batch, u32 halves, u32 r, u32 C),
-             (x, timestep, state, timesteps, images, revealed, noise, batch, halves, r, C))
+             (float* x, i64* timestep, StepState* state, const i64* timesteps, const ImageOrigin* origins,
+              const u32* revealed, const float* noise, u32 batch, u32 halves, u32 r, u32 C),
+             (x, timestep, state, timesteps, origins, revealed, noise, batch, halves, r, C))
 
 HIMAR_KERNEL(himar_mlp_step, mlp_step, 1,
              (float* x, i64* timestep, float* low_tokens, StepState* state, const i64* timesteps, const float* chain,
-              const float* prediction, const u32* images, const u32* revealed, const float* noise, u32* fault,
-              u32 batch, u32 halves, u32 S, u32 r, u32 C),
-             (x, timestep, low_tokens, state, timesteps, chain, prediction, images, revealed, noise, fault, batch,
+              const float* prediction, const ImageOrigin* origins, const u32* revealed, const float* noise,
+              u32* fault, u32 batch, u32 halves, u32 S, u32 r, u32 C),
+             (x, timestep, low_tokens, state, timesteps, chain, prediction, origins, revealed, noise, fault, batch,
               halves, S, r, C))
 
 HIMAR_KERNEL(himar_mlp_solve, mlp_solve, 1,
@@ -53,15 +53,15 @@ HIMAR_KERNEL(himar_mlp_solve, mlp_solve, 1,
 
 HIMAR_KERNEL(himar_start_high, start_high, 1,
              (float* x, float* initial, i64* timestep, StepState* state, const i64* timesteps, const float* chain,
-              const float* tokens, const u32* ranks, const u32* images, const float* noise, u32 batch, u32 halves,
-              u32 N, u32 C),
-             (x, initial, timestep, state, timesteps, chain, tokens, ranks, images, noise, batch, halves, N, C))
+              const float* tokens, const u32* ranks, const ImageOrigin* origins, const float* noise, u32 batch,
+              u32 halves, u32 N, u32 C),
+             (x, initial, timestep, state, timesteps, chain, tokens, ranks, origins, noise, batch, halves, N, C))
 
 HIMAR_KERNEL(himar_dit_step, dit_step, 1,
              (float* x, i64* timestep, float* tokens, StepState* state, const i64* timesteps, const float* chain,
-              const float* prediction, const float* initial, const u32* ranks, const u32* images, const float* noise,
-              u32* fault, u32 batch, u32 halves, u32 N, u32 C),
-             (x, timestep, tokens, state, timesteps, chain, prediction, initial, ranks, images, noise, fault, batch,
+              const float* prediction, const float* initial, const u32* ranks, const ImageOrigin* origins,
+              const float* noise, u32* fault, u32 batch, u32 halves, u32 N, u32 C),
+             (x, timestep, tokens, state, timesteps, chain, prediction, initial, ranks, origins, noise, fault, batch,
               halves, N, C))
 
 HIMAR_KERNEL(himar_dit_solve, dit_solve, 1,
@@ -94,16 +94,16 @@ HIMAR_KERNEL(himar_pack, pack, 1, (u8* pixels, const float* images, u32* fault, 
 
 HIMAR_KERNEL(himar_draw_codes, draw_codes, himar::kDrawWords,
              (i64* codes, float* confidence, const float* logits, const float* uniforms, const u8* masked,
-              const u64* seed, const u32* images, u32* fault, double weight, double top_p, u32 top_k, u32 scale,
-              u32 step, u32 component, u32 batch, u32 halves, u32 T, u32 V),
-             (codes, confidence, logits, uniforms, masked, seed, images, fault, weight, top_p, top_k, scale, step,
+              const ImageOrigin* origins, u32* fault, double weight, double top_p, u32 top_k, u32 scale, u32 step,
+              u32 component, u32 batch, u32 halves, u32 T, u32 V),
+             (codes, confidence, logits, uniforms, masked, origins, fault, weight, top_p, top_k, scale, step,
               component, batch, halves, T, V))
 
 HIMAR_KERNEL(himar_mix_codes, mix_codes, himar::kDrawWords,
-             (float* words, const float* logits, const float* gumbel, const float* embedding, const u64* seed,
-              const u32* images, u32* fault, double weight, double top_p, double lift, double temperature, u32 top_k,
-              u32 scale, u32 component, u32 batch, u32 halves, u32 T, u32 V, u32 C),
-             (words, logits, gumbel, embedding, seed, images, fault, weight, top_p, lift, temperature, top_k, scale,
+             (float* words, const float* logits, const float* gumbel, const float* embedding,
+              const ImageOrigin* origins, u32* fault, double weight, double top_p, double lift, double temperature,
+              u32 top_k, u32 scale, u32 component, u32 batch, u32 halves, u32 T, u32 V, u32 C),
+             (words, logits, gumbel, embedding, origins, fault, weight, top_p, lift, temperature, top_k, scale,
               component, batch, halves, T, V, C))
 
 HIMAR_KERNEL(himar_least_confident, least_confident, 1,

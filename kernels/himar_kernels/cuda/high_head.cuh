@@ -11,11 +11,11 @@ namespace himar {
 // Starts the chain: initial noise at masked positions, re-noised tokens at known ones, and k = n-1.
 //
 // x (H·B, N, C), initial (B, N, C) keeps the initial noise, timestep (1), timesteps (n), chain (n, 8),
-// tokens (2B, N, C), ranks (B, N), images (B), noise (B, N, C) or null for the seed's.
+// tokens (2B, N, C), ranks (B, N), origins (B), noise (B, N, C) or null to draw it.
 template <class Block>
 HIMAR_FN void start_high(Block& block, u32*, float* x, float* initial, i64* timestep, StepState* state,
                          const i64* timesteps, const float* chain, const float* tokens, const u32* ranks,
-                         const u32* images, const float* noise, u32 batch, u32 halves, u32 N, u32 C) {
+                         const ImageOrigin* origins, const float* noise, u32 batch, u32 halves, u32 N, u32 C) {
     const u32 masked = state->masked, first = state->chain_length - 1;
     const ChainRow row = chain_row(chain, first);
     const u64 rows = static_cast<u64>(batch) * N;
@@ -23,7 +23,7 @@ HIMAR_FN void start_high(Block& block, u32*, float* x, float* initial, i64* time
     block.for_each_in_grid(rows * ((C + 3) / 4), [&](u64 item) {
         const QuadSite site(item, C);
         const u32 position = site.row % N;
-        Quad start = noise_at(noise, site, wide, *state, kInitialNoise, images[site.row / N], position);
+        Quad start = noise_at(noise, site, wide, *state, kInitialNoise, origins[site.row / N], position);
         store_quad(initial + site.offset, start, site.count, wide);
         if (ranks[site.row] >= masked) {
             const Quad token = load_quad(tokens + site.offset, site.count, wide);
@@ -58,14 +58,14 @@ HIMAR_FN void keep_result(float* tokens, const Quad& token, const QuadSite& site
 // One reverse step at state->k: guidance, mean, fixed variance, noise. The last block then lowers k.
 //
 // x (H·B, N, C) becomes the input of the next engine run in every half: masked positions take the step, known ones are
-// re-noised for k-1. prediction (H·B, N, C) is ε; noise (B, N, C) of this k, or null for the seed's. At k = 0 no noise
+// re-noised for k-1. prediction (H·B, N, C) is ε; noise (B, N, C) of this k, or null to draw it. At k = 0 no noise
 // is added; masked positions write their result into both halves of tokens (2B, N, C), and one that is not finite is a
 // fault of the head; known positions keep their tokens and their x.
 template <class Block>
 HIMAR_FN void dit_step(Block& block, u32* shared, float* x, i64* timestep, float* tokens, StepState* state,
                        const i64* timesteps, const float* chain, const float* prediction, const float* initial,
-                       const u32* ranks, const u32* images, const float* noise, u32* fault, u32 batch, u32 halves,
-                       u32 N, u32 C) {
+                       const u32* ranks, const ImageOrigin* origins, const float* noise, u32* fault, u32 batch,
+                       u32 halves, u32 N, u32 C) {
     const u32 k = state->k, masked = state->masked;
     const ChainRow row = chain_row(chain, k), next_row = chain_row(chain, k > 0 ? k - 1 : 0);
     const float guidance = state->guidance, temperature = state->temperature, deviation = deviation_of(row.log_beta);
@@ -84,7 +84,7 @@ HIMAR_FN void dit_step(Block& block, u32* shared, float* x, i64* timestep, float
                 next.value[lane] = posterior_mean(row, next.value[lane], epsilon.value[lane]);
             if (k > 0) {
                 const u32 position = site.row % N;
-                const Quad drawn = noise_at(noise, site, wide, *state, k, images[site.row / N], position);
+                const Quad drawn = noise_at(noise, site, wide, *state, k, origins[site.row / N], position);
                 for (int lane = 0; lane < 4; ++lane)
                     next.value[lane] = with_noise(next.value[lane], deviation, drawn.value[lane], temperature);
             } else {

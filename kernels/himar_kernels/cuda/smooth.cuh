@@ -11,20 +11,21 @@ constexpr u32 kGumbelKind = 3;
 // In place of the value of a code that does not survive.
 constexpr double kRemoved = -1e308;
 
-// PhiloxDraws.gumbel of himar_kernels/families/hmar/draws.py.
-HIMAR_FN float code_gumbel(u64 seed, u32 scale, u32 image, u32 cell, u32 code) {
-    const u32 word = philox(cell << 16 | code >> 2, scale << 16, image, kGumbelKind << 8, seed).word[code & 3];
+// ImageDraws.gumbel of himar_kernels/families/hmar/draws.py.
+HIMAR_FN float code_gumbel(const ImageOrigin& origin, u32 scale, u32 cell, u32 code) {
+    const Words random = philox(cell << 16 | code >> 2, scale << 16, origin.index, kGumbelKind << 8, origin.seed);
+    const u32 word = random.word[code & 3];
     return static_cast<float>(-log_double(-log_double(((word >> 8) + 0.5) * (1.0 / 16777216.0))));
 }
 
 // words (B·T, C) = softmax((lift·logit + noise)/temperature)·E over the codes that survive, embedding (V, C); logits,
-// weight, seed, images and fault as in draw_codes. gumbel (B, T, V) is drawn from the seed where it is absent. One block
+// weight, origins and fault as in draw_codes. gumbel (B, T, V) is drawn where it is absent. One block
 // mixes one cell; previews are rare, so one thread adds.
 template <class Block>
 HIMAR_FN void mix_codes(Block& block, u32* shared, float* words, const float* logits, const float* gumbel,
-                        const float* embedding, const u64* seed, const u32* images, u32* fault, double weight,
-                        double top_p, double lift, double temperature, u32 top_k, u32 scale, u32 component, u32 batch,
-                        u32 halves, u32 T, u32 V, u32 C) {
+                        const float* embedding, const ImageOrigin* origins, u32* fault, double weight, double top_p,
+                        double lift, double temperature, u32 top_k, u32 scale, u32 component, u32 batch, u32 halves,
+                        u32 T, u32 V, u32 C) {
     u32 *const values = shared, *const found = shared + 2 * kMostCodes;  // of each code; the largest, and then the sum
     for (u32 site = block.index(); site < batch * T; site += block.count()) {
         const GuidedLogits logit(logits, site, weight, batch * T, halves, V);
@@ -32,7 +33,7 @@ HIMAR_FN void mix_codes(Block& block, u32* shared, float* words, const float* lo
         block.for_each(V, [&](u32 code) {
             const float noise = gumbel != nullptr
                                     ? gumbel[static_cast<u64>(site) * V + code]
-                                    : code_gumbel(*seed, scale, images[site / T], site % T, code);
+                                    : code_gumbel(origins[site / T], scale, site % T, code);
             const float mine = logit(code);
             const bool stays = survivors.have(mine, code);
             put_double(values + 2 * code, stays ? (lift * mine + noise) / temperature : kRemoved);

@@ -7,7 +7,6 @@ namespace himar {
 
 // One autoregressive step of one phase. The host writes it before the step; only k, tickets and what follows them change on the device.
 struct StepState {
-    u64 seed;
     u32 phase;         // 0 low, 1 high
     u32 step;          // counts the autoregressive steps of the phase from 0
     u32 masked;        // positions still masked before the step
@@ -19,23 +18,22 @@ struct StepState {
     u32 tickets;       // blocks that have finished the launch under way
     u32 evaluations;   // of the head in this chain, which keep_prediction counts; 0 where nothing is forecast
     u32 evaluated_at;  // k of the last of them
-    u32 pad[3];
+    u32 pad[5];
 };
 static_assert(sizeof(StepState) == 64, "Python's STEP_STATE has 64 bytes");
 #ifndef __CUDACC_RTC__  // NVRTC 13.0 knows no offsetof; nvcc and the host's compiler check the same text
 #define HIMAR_AT(member, offset) static_assert(__builtin_offsetof(StepState, member) == offset, "layout of STEP_STATE")
-HIMAR_AT(seed, 0);
-HIMAR_AT(phase, 8);
-HIMAR_AT(step, 12);
-HIMAR_AT(masked, 16);
-HIMAR_AT(revealed, 20);
-HIMAR_AT(chain_length, 24);
-HIMAR_AT(k, 28);
-HIMAR_AT(guidance, 32);
-HIMAR_AT(temperature, 36);
-HIMAR_AT(tickets, 40);
-HIMAR_AT(evaluations, 44);
-HIMAR_AT(evaluated_at, 48);
+HIMAR_AT(phase, 0);
+HIMAR_AT(step, 4);
+HIMAR_AT(masked, 8);
+HIMAR_AT(revealed, 12);
+HIMAR_AT(chain_length, 16);
+HIMAR_AT(k, 20);
+HIMAR_AT(guidance, 24);
+HIMAR_AT(temperature, 28);
+HIMAR_AT(tickets, 32);
+HIMAR_AT(evaluations, 36);
+HIMAR_AT(evaluated_at, 40);
 #undef HIMAR_AT
 #endif
 

@@ -8,6 +8,7 @@
 
 #include "bundle/bundle.h"
 #include "bundles.h"
+#include "chunks.h"
 #include "closeness.h"
 #include "families/hmar/lane.h"
 #include "tracing_queue.h"

@@ -10,6 +10,7 @@
 
 #include "bundle/bundle.h"
 #include "bundles.h"
+#include "chunks.h"
 #include "closeness.h"
 #include "families/hi_mar/lane.h"
 #include "tracing_queue.h"

@@ -35,13 +35,12 @@ Json plan_of(char** a) {
 }
 
 Json ranks_of(int count, char** a) {
-    himar::StepState state{};
-    state.seed = std::strtoull(a[0], nullptr, 10);
+    const std::uint64_t seed = std::strtoull(a[0], nullptr, 10);
     const auto phase = static_cast<himar::u32>(std::atoi(a[1])), n = static_cast<himar::u32>(std::atoi(a[2]));
-    std::vector<himar::u32> images;
-    for (int i = 3; i < count; ++i) images.push_back(static_cast<himar::u32>(std::strtoul(a[i], nullptr, 10)));
-    std::vector<himar::u32> ranks(images.size() * n);
-    run_on_host(launches::ranks(ranks.data(), images.data(), &state, phase, static_cast<himar::u32>(images.size()), n));
+    std::vector<himar::ImageOrigin> origins;
+    for (int i = 3; i < count; ++i) origins.push_back({seed, static_cast<himar::u32>(std::strtoul(a[i], nullptr, 10)), 0});
+    std::vector<himar::u32> ranks(origins.size() * n);
+    run_on_host(launches::ranks(ranks.data(), origins.data(), phase, static_cast<himar::u32>(origins.size()), n));
     return ranks;
 }
 
@@ -86,8 +85,8 @@ int main(int count, char** values) {
         const himar::Words words = himar::philox(word(a[1]), word(a[2]), word(a[3]), word(a[4]), std::strtoull(a[0], nullptr, 10));
         out = {words.word[0], words.word[1], words.word[2], words.word[3]};
     } else if (what == "normals" && given == 7) {
-        const himar::Quad quad = himar::normals(std::strtoull(a[0], nullptr, 10), word(a[1]), word(a[2]), word(a[3]),
-                                                word(a[4]), word(a[5]), word(a[6]));
+        const himar::Quad quad = himar::normals({std::strtoull(a[0], nullptr, 10), word(a[4]), 0}, word(a[1]), word(a[2]),
+                                                word(a[3]), word(a[5]), word(a[6]));
         out = {quad.value[0], quad.value[1], quad.value[2], quad.value[3]};
     } else if (what == "hmar-maps" && given > 1) {
         out = maps_of(scales_of(given, a));

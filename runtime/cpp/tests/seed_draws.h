@@ -12,14 +12,16 @@
 
 class SeedDraws : public himar::Draws {
 public:
-    explicit SeedDraws(std::uint64_t seed) { state_.seed = seed; }
+    explicit SeedDraws(std::uint64_t seed) : seed_(seed) {}
 
     void order(const himar_order_request& request, std::int64_t* order) override {
         CHECK(request.struct_size == sizeof request);
         const auto n = static_cast<himar::u32>(request.positions), batch = static_cast<himar::u32>(request.batch);
         std::vector<himar::u32> ranks(batch * n);
-        himar::core::run_on_host(himar::core::launches::ranks(ranks.data(), request.images, &state_,
-                                                              code_of(request.stage_name), batch, n));
+        std::vector<himar::ImageOrigin> origins;
+        for (std::size_t image = 0; image < batch; ++image) origins.push_back({seed_, request.images[image], 0});
+        himar::core::run_on_host(
+            himar::core::launches::ranks(ranks.data(), origins.data(), code_of(request.stage_name), batch, n));
         for (std::size_t image = 0; image < batch; ++image)
             for (himar::u32 position = 0; position < n; ++position)
                 order[image * n + ranks[image * n + position]] = position;
@@ -33,8 +35,8 @@ public:
                 for (std::int64_t channel = 0; channel < request.channels; ++channel) {
                     const himar::u32 position = request.positions[image * request.position_count + place];
                     const himar::Quad quad = himar::normals(
-                        state_.seed, code_of(request.stage_name), static_cast<himar::u32>(request.step), k,
-                        request.images[image], position, static_cast<himar::u32>(channel / 4));
+                        {seed_, request.images[image], 0}, code_of(request.stage_name),
+                        static_cast<himar::u32>(request.step), k, position, static_cast<himar::u32>(channel / 4));
                     *noise++ = quad.value[channel % 4];
                 }
         ++asked;
@@ -46,7 +48,7 @@ private:
     // As the kernels count phases.
     static himar::u32 code_of(const char* stage) { return std::string(stage) == "low" ? 0 : 1; }
 
-    himar::StepState state_{};
+    std::uint64_t seed_;
 };
 
 // The same through the C interface alone.

@@ -93,15 +93,15 @@ TEST_CASE("more steps than positions are refused") {
 
 TEST_CASE("ranks are a permutation of their own for every image, and index lists follow them") {
     constexpr u32 B = 3, n = 16, K = 2, always = 4, L = always + n, masked = 10, revealed = 3, V = always + n - masked;
-    const u32 images[B] = {0, 1, 7};
+    const himar::ImageOrigin origins[B] = {{5, 0, 0}, {5, 1, 0}, {6, 1, 0}};
     himar::StepState state{};
-    state.seed = 5;
     state.masked = masked;
     state.revealed = revealed;
     std::vector<u32> ranks(B * n), reveal(B * revealed);
-    run_on_host(launches::ranks(ranks.data(), images, &state, 1, B, n));
+    run_on_host(launches::ranks(ranks.data(), origins, 1, B, n));
     for (u32 b = 0; b < B; ++b) CHECK(std::set<u32>(&ranks[b * n], &ranks[b * n] + n).size() == n);
     CHECK(!std::equal(ranks.begin(), ranks.begin() + n, ranks.begin() + n));
+    CHECK(!std::equal(ranks.begin() + n, ranks.begin() + 2 * n, ranks.begin() + 2 * n));
 
     std::vector<i64> visible(2 * B * (K + V)), sources(2 * B * (K + L));
     run_on_host(launches::index_lists(visible.data(), sources.data(), reveal.data(), ranks.data(), &state, B, 2, K, always,

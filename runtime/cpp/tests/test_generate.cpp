@@ -41,6 +41,35 @@ TEST_CASE("an image depends on its seed, index and label alone") {
     CHECK(values(pipeline.generate(options_of({3, 0, 4, 1, 2, 3}, 8)).latents()) != values(all.latents()));
 }
 
+// What each image has, to the bit: rows of a batch do not depend on each other.
+TEST_CASE("images with a seed and an index each are those of a batch of the seed, and those of each alone") {
+    himar::Pipeline pipeline = load();
+    const std::vector<std::int64_t> labels = {3, 0, 4, 1, 2, 3};  // two chunks of three
+    himar::GenerateOptions mixed = options_of(labels, 0);
+    mixed.seeds = {7, 8, 7, 8, ~0ull, 7};
+    mixed.indices = {0, 1, 2, 3, 4294967295u, 5};
+    const himar::Result together = pipeline.generate(mixed);
+    const himar::Result sevens = pipeline.generate(options_of(labels, 7)), eights = pipeline.generate(options_of(labels, 8));
+    for (const std::int64_t image : {0, 1, 2, 3, 5}) {
+        const himar::Result& of_one = mixed.seeds[static_cast<std::size_t>(image)] == 7 ? sevens : eights;
+        CHECK(values(together.latents().image(image)) == values(of_one.latents().image(image)));
+        CHECK(values(together.images().image(image)) == values(of_one.images().image(image)));
+    }
+    for (std::size_t image = 0; image < labels.size(); ++image) {
+        himar::GenerateOptions alone = options_of({labels[image]}, mixed.seeds[image]);
+        alone.first_index = mixed.indices[image];
+        const himar::Result one = pipeline.generate(alone);
+        CHECK(relative(together.latents().image(static_cast<std::int64_t>(image)), one.latents()) <= kSameEngines);
+        CHECK(together.recipe(image) == one.recipe(0));
+    }
+    mixed.indices.clear(), mixed.first_index = 9;  // each has that index
+    const himar::Result ninth = pipeline.generate(mixed);
+    holds(ninth.recipe(4), "{\"seed\":18446744073709551615,\"index\":9,\"label\":2,");
+    himar::GenerateOptions listed = options_of(labels, 7);
+    listed.indices = {0, 1, 2, 3, 4, 5};
+    CHECK(values(pipeline.generate(listed).latents()) == values(sevens.latents()));
+}
+
 TEST_CASE("every option changes the images") {
     himar::Pipeline pipeline = load();
     const std::vector<float> usual = values(pipeline.generate(options_of({1, 2})).latents());
@@ -64,6 +93,8 @@ TEST_CASE("every option changes the images") {
     differs("high_solver", [](auto& o) { o.high_solver = HIMAR_SOLVER_DPMPP; });
     differs("sampling", [](auto& o) { o.sampling = "plain"; });
     differs("first_index", [](auto& o) { o.first_index = 4294967290u; });
+    differs("seeds", [](auto& o) { o.seed = 0, o.seeds = {7, 9}; });
+    differs("indices", [](auto& o) { o.indices = {0, 2}; });
 }
 
 TEST_CASE("progress counts every step, and the preview fills up") {

@@ -41,7 +41,7 @@ struct Given {
 };
 
 Chunk chunk_of(const Edit& edit, const std::vector<std::int64_t>& labels, std::uint64_t first = 0) {
-    return {labels, first, 5, nullptr, &edit};
+    return ::chunk_of(labels, first, 5, nullptr, &edit);
 }
 
 // Every kind of forward that an edit has.
@@ -68,7 +68,7 @@ TEST_CASE("both queues keep and draw the same codes, whatever ran before") {
             if (sampling.guidance == 0) std::fill(labels.begin(), labels.end(), kNoClass);
             const Chunk chunk = chunk_of(edit, labels);
             same(lanes.run(*lanes.resident, chunk, sampling), lanes.run(*lanes.host, chunk, sampling));
-            const Chunk whole{{1, 2}, 0, 3};
+            const Chunk whole = ::chunk_of({1, 2}, 0, 3);
             same(lanes.run(*lanes.resident, whole, sampling), lanes.run(*lanes.host, whole, sampling));
         }
 }
@@ -79,7 +79,7 @@ TEST_CASE("cells outside the mask keep the image's codes, whatever is drawn") {
     const Edit edit = given.edit();
     const Made one = lanes.run(*lanes.host, chunk_of(edit, {1, 4, 0, 3}), lanes.setting());
     Chunk other = chunk_of(edit, {2, 2, 2, 2});
-    other.seed = 99;
+    for (himar::ImageOrigin& origin : other.origins) origin.seed = 99;
     const Made two = lanes.run(*lanes.host, other, lanes.setting());
     std::size_t differ = 0;
     for (std::int64_t image = 0; image < 4; ++image) {
@@ -99,7 +99,7 @@ TEST_CASE("where every cell is drawn an edit has the codes of its seed, class an
     const Edit edit = given.edit(3, 1);
     for (const Sampling& sampling : settings(lanes)) {
         const Made edited = lanes.run(*lanes.host, chunk_of(edit, {2}, 7), sampling);
-        CHECK(edited.codes == lanes.run(*lanes.host, {{2}, 7, 5}, sampling).codes);
+        CHECK(edited.codes == lanes.run(*lanes.host, ::chunk_of({2}, 7, 5), sampling).codes);
     }
 }
 

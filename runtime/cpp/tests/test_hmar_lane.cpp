@@ -32,7 +32,7 @@ TEST_SUITE_BEGIN("hmar_lane");
 
 TEST_CASE("both queues give the same codes, whatever ran before") {
     HmarLanes lanes;
-    const Chunk chunks[] = {{{1, 2}, 0, 3}, {{4, 0, 1, 3}, 7, 5}, {{3}, 4294967295u, 9}};
+    const Chunk chunks[] = {chunk_of({1, 2}, 0, 3), chunk_of({4, 0, 1, 3}, 7, 5), chunk_of({3}, 4294967295u, 9)};
     for (const Sampling& sampling : settings(lanes))
         for (const Chunk& chunk : chunks)
             same(lanes.run(*lanes.resident, chunk, sampling), lanes.run(*lanes.host, chunk, sampling));
@@ -41,8 +41,8 @@ TEST_CASE("both queues give the same codes, whatever ran before") {
 TEST_CASE("an image is the same in any chunk, and a smooth preview has no codes") {
     HmarLanes lanes;
     for (const Sampling& sampling : settings(lanes)) {
-        const Made all = lanes.run(*lanes.host, {{4, 0, 1}, 7, 5}, sampling);
-        const Made last = lanes.run(*lanes.host, {{1}, 9, 5}, sampling);
+        const Made all = lanes.run(*lanes.host, chunk_of({4, 0, 1}, 7, 5), sampling);
+        const Made last = lanes.run(*lanes.host, chunk_of({1}, 9, 5), sampling);
         CHECK(std::equal(last.codes.begin(), last.codes.end(), all.codes.end() - lanes.model().scales.tokens()));
         CHECK(std::count(all.codes.begin(), all.codes.end(), -1) == (sampling.smooth ? 3 * 14 : 0));
     }
@@ -51,7 +51,7 @@ TEST_CASE("an image is the same in any chunk, and a smooth preview has no codes"
 TEST_CASE("nothing waits for the device before the end") {
     HmarLanes lanes;
     lanes.device->trace.clear();
-    lanes.run(*lanes.resident, {{1, 2}, 0, 3}, lanes.setting());
+    lanes.run(*lanes.resident, chunk_of({1, 2}, 0, 3), lanes.setting());
     const auto& trace = lanes.device->trace;
     CHECK(lanes.device->count("wait") == 0);
     CHECK(lanes.device->count("synchronize") == 0);
@@ -66,7 +66,7 @@ TEST_CASE("nothing waits for the device before the end") {
 
 TEST_CASE("progress comes one scale behind with that scale's latent, and can cancel") {
     HmarLanes lanes;
-    const Chunk chunk{{1, 2}, 0, 3};
+    const Chunk chunk = chunk_of({1, 2}, 0, 3);
     const auto size = static_cast<std::ptrdiff_t>(2 * 2 * 9);
     std::vector<std::vector<float>> wanted, found;
     std::vector<std::string> names;
@@ -95,7 +95,7 @@ TEST_CASE("progress comes one scale behind with that scale's latent, and can can
 TEST_CASE("lanes run at once, and load what is deferred once") {
     HmarLanes lanes;
     const Sampling sampling = settings(lanes)[3];
-    const Chunk chunk{{1, 2, 3}, 0, 3};
+    const Chunk chunk = chunk_of({1, 2, 3}, 0, 3);
     std::vector<std::unique_ptr<Lane>> all;
     for (int i = 0; i < 3; ++i) all.push_back(lanes.host->clone());
     std::vector<Made> made(all.size());

@@ -109,6 +109,20 @@ TEST_CASE("requests out of range are refused with the value") {
     CHECK(said([&](auto& p) { p.labels = beyond; }) ==
           "label 5 (number 1 of the list) is not a class of this model; classes are the whole numbers 0 to 4.");
     holds(said([](auto& p) { p.first_index = 4294967295u; }), "first_index is 4294967295; it must be 0 to 4294967294.");
+    const std::uint64_t seeds[] = {1, 2, 3};
+    const std::uint32_t indices[] = {1, 2, 3};
+    const auto of_seeds = [&](auto& p) { p.seeds = seeds, p.seed_count = 2; };
+    CHECK(said([&](auto& p) { of_seeds(p), p.seed = 4; }) == "both seeds and seed are given; give one of them.");
+    CHECK(said([&](auto& p) { of_seeds(p), p.seed_count = 3; }) == "3 seeds are given for 2 images; give one for each.");
+    CHECK(said([&](auto& p) { p.seed_count = 2; }) == "0 seeds are given for 2 images; give one for each.");
+    CHECK(said([&](auto& p) { p.seeds = seeds; }) == "0 seeds are given for 2 images; give one for each.");
+    CHECK(said([&](auto& p) { p.indices = indices, p.index_count = 1; }) == "1 indices are given for 2 images; give one for each.");
+    CHECK(said([&](auto& p) { p.indices = indices, p.index_count = 2, p.first_index = 5; }) ==
+          "both indices and first_index are given; give one of them.");
+    holds(said([&](auto& p) { of_seeds(p), p.first_index = 4294967296u; }), "first_index is 4294967296; it must be 0 to 4294967295.");
+    SeedDraws seeded(0);
+    const himar_draws draws = c_draws(seeded);
+    CHECK(said([&](auto& p) { of_seeds(p), p.draws = &draws; }) == "both seeds and draws are given; give one of them.");
     CHECK(said([](auto& p) { p.sampling = "best"; }) == "sampling 'best' is not in this bundle; it has default, plain.");
     holds(set([](auto& p) { p.guidance = -1; }), "low_guidance is -1.0; it must be a finite number of at least 0.");
     holds(set([](auto& p) { p.temperature = std::numeric_limits<double>::infinity(); }), "temperature is inf;");
@@ -203,6 +217,7 @@ TEST_CASE("structs of an earlier header of this interface are taken, and what it
     params.labels = &label, params.label_count = 1;
     params.struct_size = offsetof(himar_generate_params, hmar);
     params.hmar = reinterpret_cast<const himar_hmar_settings*>(1);
+    params.seeds = reinterpret_cast<const std::uint64_t*>(1);
     SeedDraws seeded(0);
     himar_draws draws = c_draws(seeded);
     draws.struct_size = offsetof(himar_draws, uniforms);
@@ -213,6 +228,11 @@ TEST_CASE("structs of an earlier header of this interface are taken, and what it
     REQUIRE(himar_pipeline_generate(loaded.pipeline, &params, &result) == HIMAR_OK);
     himar_result_free(result);
     CHECK(seeded.asked > 0);
+    params.hmar = nullptr;
+    for (const std::size_t size : {offsetof(himar_generate_params, prompts), offsetof(himar_generate_params, seeds)}) {
+        params.struct_size = size;
+        CHECK(himar_pipeline_check(loaded.pipeline, &params) == HIMAR_OK);
+    }
     --draws.struct_size;
     CHECK(himar_pipeline_check(loaded.pipeline, &params) == HIMAR_ERROR_INPUT);
     holds(himar_last_error(), "set it to sizeof(himar_draws).");
@@ -354,6 +374,12 @@ TEST_CASE("parameters as text, whole or cut off") {
                        "low_guidances=setting high_guidances=[1, 2.5] least_guidance=setting low_forecast=4 "
                        "high_forecast=setting forecast_order=0 forecast_first=setting forecast_last=setting "
                        "guidance_interval=setting on_step=none draws=the seed's");
+    const std::uint64_t seeds[] = {5, 6};
+    params.seeds = seeds, params.seed_count = 2;
+    char more[2000];
+    REQUIRE(himar_generate_params_to_string(&params, more, sizeof more, nullptr) == HIMAR_OK);
+    holds(more, "draws=the seed's seeds=2");
+    params.seeds = nullptr, params.seed_count = 0;
     char cut[9];
     REQUIRE(himar_generate_params_to_string(&params, cut, sizeof cut, nullptr) == HIMAR_OK);
     CHECK(std::string(cut) == "labels=[");

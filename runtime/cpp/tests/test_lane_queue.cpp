@@ -30,7 +30,7 @@ TEST_SUITE_BEGIN("lane");
 TEST_CASE("segments run once, are recorded once and then replayed") {
     Pair pair;
     const Sampling sampling = guided();
-    const Chunk chunk{{1, 2}, 0, 3}, other{{1, 2}, 0, 4};
+    const Chunk chunk = chunk_of({1, 2}, 0, 3), other = chunk_of({1, 2}, 0, 4);
     auto& trace = pair.device->trace;
     const Made first = pair.on_device(chunk, sampling);
     // Within one request only the reverse steps repeat.
@@ -49,7 +49,7 @@ TEST_CASE("segments run once, are recorded once and then replayed") {
 
 TEST_CASE("where evaluations are left out, heads run where the settings say, and every reverse step has a prediction") {
     Pair pair("tiny", "segments run directly");
-    const Chunk chunk{{1, 2}, 0, 3};
+    const Chunk chunk = chunk_of({1, 2}, 0, 3);
     pair.on_device(chunk, forecast());
     CHECK(pair.device->count("mlp_head") == 3 * 6);  // of 12 reverse steps in each of 3 autoregressive ones
     CHECK(pair.device->count("dit_head") == 2 * 6);  // of 10 in each of 2
@@ -72,7 +72,7 @@ TEST_CASE("half-evaluated, full and forecast reverse steps have graphs of their 
     Pair pair;
     Sampling sampling = forecast();
     sampling.guidance_interval = 2;
-    const Chunk chunk{{1, 2}, 0, 3};
+    const Chunk chunk = chunk_of({1, 2}, 0, 3);
     const Made wanted = pair.on_device(chunk, sampling);
     for (int run = 0; run < 2; ++run) CHECK(pair.on_device(chunk, sampling).latents == wanted.latents);
     pair.device->trace.clear();
@@ -87,7 +87,7 @@ TEST_CASE("half-evaluated, full and forecast reverse steps have graphs of their 
 
 TEST_CASE("a chain travels to the device where it is another than that of the phase's step before") {
     Pair pair;
-    const Chunk chunk{{1, 2}, 0, 3};
+    const Chunk chunk = chunk_of({1, 2}, 0, 3);
     pair.on_device(chunk, guided());
     const long once = pair.device->count("upload");
     pair.device->trace.clear();
@@ -98,7 +98,7 @@ TEST_CASE("a chain travels to the device where it is another than that of the ph
 
 TEST_CASE("nothing waits for the device before the end") {
     Pair pair;
-    pair.on_device({{1, 2}, 0, 3}, guided());
+    pair.on_device(chunk_of({1, 2}, 0, 3), guided());
     const auto& trace = pair.device->trace;
     CHECK(pair.device->count("wait") == 0);
     CHECK(pair.device->count("synchronize") == 0);
@@ -111,7 +111,7 @@ TEST_CASE("nothing waits for the device before the end") {
 
 TEST_CASE("progress comes one step behind with that step's latents, and can cancel") {
     Pair pair;
-    const Chunk chunk{{1, 2}, 0, 3};
+    const Chunk chunk = chunk_of({1, 2}, 0, 3);
     const Sampling sampling = guided();
     std::vector<std::vector<float>> wanted, found;
     const auto size = static_cast<std::ptrdiff_t>(2 * pair.model().channels * pair.model().low_positions());
@@ -143,14 +143,14 @@ TEST_CASE("progress comes one step behind with that step's latents, and can canc
 
 TEST_CASE("what a callback throws comes out, and leaves an idle device") {
     Pair pair;
-    CHECK_THROWS_AS(pair.on_device({{1}, 0, 3}, guided(), [](const StepInfo&, const float*) -> bool { throw 7; }), int);
+    CHECK_THROWS_AS(pair.on_device(chunk_of({1}, 0, 3), guided(), [](const StepInfo&, const float*) -> bool { throw 7; }), int);
     CHECK(pair.device->trace.back() == "synchronize");
-    same(pair.on_device({{1}, 0, 3}, guided()), pair.on_host({{1}, 0, 3}, guided()));
+    same(pair.on_device(chunk_of({1}, 0, 3), guided()), pair.on_host(chunk_of({1}, 0, 3), guided()));
 }
 
 TEST_CASE("a user's functions may leave another GPU behind") {
     Pair pair;
-    const Chunk chunk{{1, 2}, 0, 3};
+    const Chunk chunk = chunk_of({1, 2}, 0, 3);
     const Made wanted = pair.on_host(chunk, guided());
     same(pair.on_device(chunk, guided(), [&](const StepInfo&, const float*) {
         pair.device->is_current = false;
@@ -160,7 +160,7 @@ TEST_CASE("a user's functions may leave another GPU behind") {
     }), wanted);
     LeavingDraws leaving(*pair.device);
     const himar_draws draws = c_draws(leaving);
-    const Chunk drawn{{1, 2}, 0, 0, &draws};
+    const Chunk drawn = chunk_of({1, 2}, 0, 0, &draws);
     same(pair.on_device(drawn, guided()), wanted);
     leaving.fails = true;
     CHECK_THROWS_AS(pair.on_device(drawn, guided()), InputError);
@@ -174,7 +174,7 @@ TEST_CASE("a user's functions may leave another GPU behind") {
 
 TEST_CASE("graphs of another epoch are not replayed") {
     Pair pair;
-    const Chunk chunk{{1, 2}, 0, 3};
+    const Chunk chunk = chunk_of({1, 2}, 0, 3);
     for (int run = 0; run < 2; ++run) pair.on_device(chunk, guided());
     const Made wanted = pair.on_device(chunk, guided());
     ++pair.device->epoch_now;
@@ -184,7 +184,7 @@ TEST_CASE("graphs of another epoch are not replayed") {
 }
 
 TEST_CASE("where engines or the device refuse to be recorded, segments run directly") {
-    const Chunk chunk{{1, 2}, 0, 3};
+    const Chunk chunk = chunk_of({1, 2}, 0, 3);
     Pair engines("tiny", "their streams are their own"), device;
     device.device->refuses_to_record = "CUDA's cuStreamEndCapture failed: CUDA_ERROR_STREAM_CAPTURE_INVALIDATED (901).";
     for (Pair* const pair : {&engines, &device}) {

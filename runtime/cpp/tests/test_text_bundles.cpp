@@ -23,8 +23,8 @@ struct Shown {
         std::vector<long long> ids(tokens.begin(), tokens.end());
         networks.need("text_encoder")->run({{"tokens", ids.data(), {B, K}}, {"context", contexts.data(), {B, K, W}}});
     }
-    Chunk of_prompts() const { return {{-1, -1, -1}, 4, 9, nullptr, nullptr, {tokens.data(), nullptr}}; }
-    Chunk of_contexts() const { return {{-1, -1, -1}, 4, 9, nullptr, nullptr, {nullptr, contexts.data()}}; }
+    Chunk of_prompts() const { return chunk_of({-1, -1, -1}, 4, 9, nullptr, nullptr, {tokens.data(), nullptr}); }
+    Chunk of_contexts() const { return chunk_of({-1, -1, -1}, 4, 9, nullptr, nullptr, {nullptr, contexts.data()}); }
 
     std::vector<std::int64_t> tokens;
     std::vector<float> contexts;

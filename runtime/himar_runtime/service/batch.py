@@ -27,26 +27,6 @@ Outcome = tuple[Result, float] | HimarError
 """A job's complete result with the seconds that making it took, or why there is none."""
 
 
-def choose(waiting: Sequence[Job], most: int) -> list[Job]:
-    """Return the jobs that run in the next call: the first that waits, and in their order those that can join it.
-
-    Jobs join that have the same settings, as long as they have no more than `most` images together. One that does not
-    fit is passed over for smaller ones behind it: it waits no longer for that, as it comes first in a later call.
-
-    Args:
-        waiting: at least one, the oldest first. One of more than `most` images runs alone.
-    """
-    first = waiting[0]
-    chosen, images = [first], first.request.images
-    for job in waiting:
-        if images >= most:
-            break
-        if job is not first and images + job.request.images <= most and job.request.sampling == first.request.sampling:
-            chosen.append(job)
-            images += job.request.images
-    return chosen
-
-
 def run(pipeline: Pipeline, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
     """Yield what becomes of each job, but for those that were cancelled meanwhile.
 
@@ -70,7 +50,7 @@ def run(pipeline: Pipeline, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]
     seconds = time.monotonic() - start
     for job, first in zip(jobs, _firsts(jobs), strict=True):
         if not job.cancelled:
-            yield job, (result.of(first, job.request.images), seconds)
+            yield job, (result.of(first, job.images), seconds)
 
 
 def _generate(pipeline: Pipeline, jobs: Sequence[Job]) -> Result:
@@ -99,14 +79,14 @@ def _watch(jobs: Sequence[Job]) -> Callable[[Progress], bool]:
     parts = list(zip(jobs, _firsts(jobs), strict=True))
 
     def should_continue(step: Progress) -> bool:
-        return any([job.should_continue(step.of(first, job.request.images)) for job, first in parts])
+        return any([job.should_continue(step.of(first, job.images)) for job, first in parts])
 
     return should_continue
 
 
 def _firsts(jobs: Sequence[Job]) -> Iterator[int]:
     """Return the place of each job's first image among all."""
-    return accumulate([job.request.images for job in jobs[:-1]], initial=0)
+    return accumulate([job.images for job in jobs[:-1]], initial=0)
 
 
 def _as_failure(error: Exception) -> HimarError:

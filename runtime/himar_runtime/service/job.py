@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from ..families.family import Sampling
 from ..result import Progress, Result
 from .answer import Answer
 from .request import ImagesRequest
@@ -46,6 +47,16 @@ class Job:
         self.accepted = time.monotonic()
         self.queued: float | None = None
         self.looked = 0.0
+
+    @property
+    def images(self) -> int:
+        """How many it asks for."""
+        return self.request.images
+
+    @property
+    def settings(self) -> Sampling:
+        """What those that run together have in common."""
+        return self.request.sampling
 
     def cancel(self) -> None:
         """Stop the work at its next step."""

@@ -23,6 +23,7 @@ from . import batch
 from .answer import Answer
 from .job import Job
 from .metrics import Metrics
+from .policy import Policy
 from .request import RefusalError
 from .stages import stages
 
@@ -34,32 +35,22 @@ _MOST_ENCODERS = 8
 class Lanes:
     """All lanes of a service. Jobs are put and cancelled in the event loop's thread."""
 
-    def __init__(
-        self, pipeline: Pipeline, count: int, queue: int, max_batch: int, queue_delay: float, metrics: Metrics
-    ) -> None:
-        """Start `count` lanes on clones of `pipeline`.
-
-        Args:
-            queue: jobs that may wait per lane.
-            max_batch: most images of jobs that run together.
-            queue_delay: seconds that a free lane waits at most for others to join a job, where the call before had
-                several.
-        """
-        self._most_waiting = queue * count
-        self._max_batch, self._queue_delay = max_batch, queue_delay
+    def __init__(self, pipeline: Pipeline, policy: Policy, metrics: Metrics) -> None:
+        """Start lanes on clones of `pipeline`."""
+        self._policy = policy
         self._metrics = metrics
         self._changed = threading.Condition()
         self._waiting: list[Job] = []
         self._open: set[Job] = set()
-        self._count, self._busy = count, 0
-        self._together = 0  # jobs that were open during the last call, if that was of several
+        self._busy = 0
+        self._before = 0  # jobs that were open during the last call, if that was of several
         self._closed = False
-        self._encoders = ThreadPoolExecutor(max(count, min(allowed_cpus(), _MOST_ENCODERS)), "himar-encoder")
+        self._encoders = ThreadPoolExecutor(max(policy.lanes, min(allowed_cpus(), _MOST_ENCODERS)), "himar-encoder")
         metrics.watch_lanes(lambda: len(self._waiting), lambda: self._busy)
         # Daemons, so that a start that is interrupted ends the process; otherwise `close` ends every thread.
         self._threads = [
             threading.Thread(target=self._work, args=(each,), name=f"himar-lane-{number}", daemon=True)
-            for number, each in enumerate([pipeline, *(pipeline.clone() for _ in range(count - 1))])
+            for number, each in enumerate([pipeline, *(pipeline.clone() for _ in range(policy.lanes - 1))])
         ]
         for thread in self._threads:
             thread.start()
@@ -77,12 +68,9 @@ class Lanes:
     def put(self, job: Job) -> None:
         """Queue a job. RefusalError (429) when all lanes are at work and as many jobs wait as may."""
         with self._changed:
-            if len(self._waiting) >= self._most_waiting + self._count - self._busy:
-                raise RefusalError(
-                    429,
-                    f"all lanes are at work and {self._most_waiting} requests wait; try again later.",
-                    {"Retry-After": "1"},
-                )
+            if self._policy.is_full(len(self._waiting), self._busy):
+                sentence = f"all lanes are at work and {self._policy.most_waiting} requests wait; try again later."
+                raise RefusalError(429, sentence, {"Retry-After": "1"})
             self._open.add(job)
             self._waiting.append(job)
             self._changed.notify_all()
@@ -112,7 +100,7 @@ class Lanes:
                 job.queued = start - job.accepted
                 self._metrics.queue_seconds.observe(job.queued)
             self._metrics.batch_requests.observe(len(jobs))
-            self._metrics.batch_images.observe(sum(job.request.images for job in jobs))
+            self._metrics.batch_images.observe(sum(job.images for job in jobs))
             with self._freed():
                 outcomes = list(batch.run(pipeline, jobs))
             wait(encoding)  # so that results never pile up
@@ -134,10 +122,10 @@ class Lanes:
             free = time.monotonic()
             while True:
                 if self._waiting:
-                    jobs = self._chosen()
-                    pause = self._pause(jobs, free)
-                    if pause <= 0:
-                        self._together = len(self._open) if len(jobs) > 1 else 0
+                    jobs = self._policy.choose(self._waiting, self._busy)
+                    pause = self._policy.pause(jobs, len(self._waiting), self._before, free, time.monotonic())
+                    if pause <= 0 or self._closed:
+                        self._before = len(self._open) if len(jobs) > 1 else 0
                         self._waiting = [job for job in self._waiting if job not in jobs]
                         self._busy += 1
                         return jobs
@@ -146,26 +134,6 @@ class Lanes:
                     return []
                 else:
                     self._changed.wait()
-
-    def _chosen(self) -> list[Job]:
-        """Return the jobs of the next call: a fair share for each idle lane, since one call would leave others idle."""
-        idle = self._count - self._busy
-        images = sum(job.request.images for job in self._waiting)
-        return batch.choose(self._waiting, min(self._max_batch, -(-images // idle)))
-
-    def _pause(self, jobs: list[Job], free: float) -> float:
-        """Return for how many seconds to wait for others to join these jobs.
-
-        Clients that were answered together often ask again together. None are waited for when all that were there in
-        the last call are back, nor when the batch is full.
-
-        Args:
-            free: time.monotonic() since when the lane has had nothing to do.
-        """
-        full = sum(job.request.images for job in jobs) >= self._max_batch
-        if full or len(self._waiting) >= self._together or self._closed:
-            return 0.0
-        return max(free, jobs[0].accepted) + self._queue_delay - time.monotonic()
 
     def _deliver(self, job: Job, outcome: batch.Outcome) -> None:
         if job.cancelled:

@@ -20,6 +20,7 @@ from .job import Encode, Job, Look
 from .lanes import Lanes
 from .metrics import CancelReason, Metrics
 from .openai.models import model_name
+from .policy import Policy
 from .request import ImagesRequest, RefusalError
 
 log = logging.getLogger(__name__)
@@ -94,9 +95,8 @@ class Service:
         self.metrics = Metrics(self.version, bundle.id, str(device), settings.timeout)
         self.draining = False
         self._hurry = asyncio.Event()
-        self._lanes = Lanes(
-            Pipeline(bundle, networks), settings.lanes, settings.queue, max_batch, settings.queue_delay, self.metrics
-        )
+        policy = Policy(settings.lanes, settings.queue, max_batch, settings.queue_delay)
+        self._lanes = Lanes(Pipeline(bundle, networks), policy, self.metrics)
 
     def describe(self) -> dict[str, Any]:
         """Return what GET /v1/model answers."""

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from himar_kernels.families.hmar import (
+    ImageDraws,
     PhiloxDraws,
     draw_codes,
     guided,
@@ -25,7 +26,17 @@ UNTOUCHED = -7
 
 
 def drawn(
-    workspace, logits, uniforms=None, top_k=0, top_p=1.0, weight=None, seed=0, images=None, scale=0, step=0, masked=None
+    workspace,
+    logits,
+    uniforms=None,
+    top_k=0,
+    top_p=1.0,
+    weight=None,
+    draws=None,
+    images=None,
+    scale=0,
+    step=0,
+    masked=None,
 ):
     """Codes, confidence and fault word of logits (H·B, T, V); two halves where a weight is given."""
     halves = 1 if weight is None else 2
@@ -41,8 +52,7 @@ def drawn(
             logits=workspace.put(logits.astype(np.float32)),
             uniforms=None if uniforms is None else workspace.put(np.asarray(uniforms, np.float32)),
             masked=None if masked is None else workspace.put(masked.astype(np.uint8)),
-            seed=workspace.put(np.array(seed, np.uint64)),
-            images=workspace.put(images.astype(np.uint32)),
+            origins=workspace.origins(draws or PhiloxDraws(0), images),
             fault=fault,
             weight=weight or 0.0,
             top_p=top_p,
@@ -107,9 +117,15 @@ def test_where_no_sum_exceeds_the_draw_the_last_survivor_is_drawn(workspace):
 def test_uniforms_come_from_seed_scale_step_image_and_cell(workspace, seed, scale, step):
     logits = np.zeros((3, 4, 64), np.float32)
     images = np.array([0, 7, 2**32 - 1])
-    codes, _, _ = drawn(workspace, logits, seed=seed, images=images, scale=scale, step=step)
+    codes, _, _ = drawn(workspace, logits, draws=PhiloxDraws(seed), images=images, scale=scale, step=step)
     expected = np.floor(PhiloxDraws(seed).uniforms(scale, step, images, 4) * np.float32(64))
     assert np.array_equal(codes, expected)
+
+
+def test_each_image_of_a_batch_has_a_seed_and_an_index_of_its_own(workspace):
+    draws, images = ImageDraws([2**64 - 1, 5, 5, 0], [0, 7, 2**32 - 1, 7]), np.arange(4)
+    codes, _, _ = drawn(workspace, np.zeros((4, 4, 64), np.float32), draws=draws, images=images, scale=3, step=2)
+    assert np.array_equal(codes, np.floor(draws.uniforms(3, 2, images, 4) * np.float32(64)))
 
 
 @pytest.mark.parametrize("weight", [0.0, 1.5, 1 + 1.9 * 3 / 9])
@@ -127,8 +143,8 @@ def test_guidance_rounds_as_numpy_does(workspace, weight):
 def test_cells_that_are_not_masked_keep_their_codes(workspace):
     logits = np.random.default_rng(5).normal(size=(2, 5, 11)).astype(np.float32)
     masked = np.array([[True, False, True, False, False], [False, True, True, True, False]])
-    codes, confidence, _ = drawn(workspace, logits, seed=3, masked=masked)
-    everywhere, probability, _ = drawn(workspace, logits, seed=3)
+    codes, confidence, _ = drawn(workspace, logits, draws=PhiloxDraws(3), masked=masked)
+    everywhere, probability, _ = drawn(workspace, logits, draws=PhiloxDraws(3))
     assert np.array_equal(codes, np.where(masked, everywhere, UNTOUCHED))
     assert np.array_equal(confidence, np.where(masked, probability, UNTOUCHED))
 
@@ -180,7 +196,7 @@ def test_a_finest_scale_of_1024_px(large_workspace):
     """4,096 cells, drawn from few codes and from many equal confidences."""
     rng = np.random.default_rng(6)
     logits = rng.integers(0, 3, (1, 4096, 2)).astype(np.float32)
-    codes, confidence, _ = drawn(large_workspace, logits, seed=9)
+    codes, confidence, _ = drawn(large_workspace, logits, draws=PhiloxDraws(9))
     uniforms = PhiloxDraws(9).uniforms(0, 0, np.arange(1), 4096)
     expected, probability = draw_codes(logits, surviving(logits, 0, 1.0), uniforms)
     assert np.array_equal(codes, expected)

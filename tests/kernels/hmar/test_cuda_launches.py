@@ -34,8 +34,8 @@ SIZES: dict[str, dict[str, Any]] = {
     "join_past": {"N": 24, "P": 14, "T": 9, "C": 64},
 }  # fmt: skip
 POINTERS = {
-    "draw_codes": "codes confidence logits uniforms masked seed images fault",
-    "mix_codes": "words logits gumbel embedding seed images fault",
+    "draw_codes": "codes confidence logits uniforms masked origins fault",
+    "mix_codes": "words logits gumbel embedding origins fault",
     "least_confident": "chosen confidence among",
     "least_confident_of_each": "chosen confidence among counts",
     "show_masked": "shown masked",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from himar_kernels.families.hmar import PhiloxDraws, guided, launches, smooth_weights, surviving
+from himar_kernels.families.hmar import ImageDraws, PhiloxDraws, guided, launches, smooth_weights, surviving
 from himar_kernels.families.hmar.code_draws import preview_factors
 from tests.closeness import RUN, assert_near
 
@@ -20,7 +20,7 @@ def mixed(
     top_p=1.0,
     ratio=0.5,
     weight=None,
-    seed=0,
+    draws=None,
     images=None,
     scale=0,
 ):
@@ -36,8 +36,7 @@ def mixed(
             logits=workspace.put(logits.astype(np.float32)),
             gumbel=None if gumbel is None else workspace.put(gumbel),
             embedding=workspace.put(embedding),
-            seed=workspace.put(np.array(seed, np.uint64)),
-            images=workspace.put(images.astype(np.uint32)),
+            origins=workspace.origins(draws or PhiloxDraws(0), images),
             fault=fault,
             weight=weight or 0.0,
             top_p=top_p,
@@ -69,17 +68,21 @@ def test_vectors_are_mixed_as_numpy_does(workspace, top_k, top_p, ratio):
     given, fault = mixed(workspace, halves.reshape(4, 4, 21), embedding, gumbel=gumbel, **settings)
     assert fault == 0
     assert_near(given, expected, RUN)
-    drawn, _ = mixed(workspace, halves.reshape(4, 4, 21), embedding, seed=5, scale=3, **settings)
+    drawn, _ = mixed(workspace, halves.reshape(4, 4, 21), embedding, draws=PhiloxDraws(5), scale=3, **settings)
     assert_near(drawn, expected, RUN)
 
 
-def test_noise_comes_from_seed_scale_image_and_cell(workspace):
-    images = np.array([7, 2**32 - 1])
+@pytest.mark.parametrize(
+    ("draws", "images"),
+    [(PhiloxDraws(2**64 - 1), [7, 2**32 - 1]), (ImageDraws([3, 2**64 - 1, 9], [7, 7, 2**32 - 1]), [2, 1])],
+)
+def test_noise_comes_from_seed_scale_image_and_cell(workspace, draws, images):
+    images = np.array(images)
     embedding = np.eye(11, dtype=np.float32)
     logits = np.zeros((2, 3, 11), np.float32)
-    gumbel = PhiloxDraws(2**64 - 1).gumbel(9, images, 3, 11)
+    gumbel = draws.gumbel(9, images, 3, 11)
     expected = smooth_weights(logits, np.ones(logits.shape, np.bool_), gumbel, 0.5)
-    found, _ = mixed(workspace, logits, embedding, seed=2**64 - 1, images=images, scale=9)
+    found, _ = mixed(workspace, logits, embedding, draws=draws, images=images, scale=9)
     assert_near(found, expected, RUN)
 
 

@@ -45,6 +45,10 @@ class _GenerateParams(ctypes.Structure):
         ("prompt_count", ctypes.c_size_t),
         ("contexts", ctypes.c_void_p),
         ("context_count", ctypes.c_size_t),
+        ("seeds", ctypes.POINTER(ctypes.c_uint64)),
+        ("seed_count", ctypes.c_size_t),
+        ("indices", ctypes.POINTER(ctypes.c_uint32)),
+        ("index_count", ctypes.c_size_t),
     )
 
 
@@ -257,13 +261,16 @@ class Library:
         threads: int = 1,
         prompts: Sequence[str] | None = None,
         contexts: NDArray[np.float32] | None = None,
+        seeds: Sequence[int] = (),
+        indices: Sequence[int] = (),
         edit: _EditParams | None = None,
         **options: Any,
     ) -> Images:
         """Load, generate or edit, and free.
 
-        draws: instead of a seed. prompts, contexts (B, K, W): instead of labels. options: fields of
-        himar_generate_params or of the settings of either family, with Python's values for enumerations and lists.
+        draws: instead of a seed. seeds, indices: one for each image, instead of a seed and first_index. prompts,
+        contexts (B, K, W): instead of labels. options: fields of himar_generate_params or of the settings of either
+        family, with Python's values for enumerations and lists.
         """
         call = self._library
         manifest = json.loads((bundle / "manifest.json").read_text())
@@ -286,6 +293,10 @@ class Library:
             params.prompt_count = len(prompts)
         if contexts is not None:
             params.contexts, params.context_count = contexts.ctypes.data, len(contexts)
+        if seeds:
+            params.seeds, params.seed_count = (ctypes.c_uint64 * len(seeds))(*seeds), len(seeds)
+        if indices:
+            params.indices, params.index_count = (ctypes.c_uint32 * len(indices))(*indices), len(indices)
         count = len(labels) + params.prompt_count + params.context_count
         given = None if draws is None else _as_c(draws)
         params.draws = None if given is None else ctypes.addressof(given)

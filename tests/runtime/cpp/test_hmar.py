@@ -51,6 +51,14 @@ def test_a_seed_gives_pythons_images(library: Any, tiny_hmar_path: Path, python:
     assert_same_images(library.generate(tiny_hmar_path, LABELS, seed=2**63 + 5, **options), wanted)
 
 
+def test_images_of_seeds_and_indices_of_their_own_are_pythons(
+    library: Any, tiny_hmar_path: Path, python: Pipeline
+) -> None:
+    seeds, indices = [11, 2**64 - 1, 11, 0, 0], [0, 5, 2**32 - 1, 0, 1]
+    wanted = python.generate(LABELS, draws=hmar.ImageDraws(seeds, indices))
+    assert_same_images(library.generate(tiny_hmar_path, LABELS, seeds=seeds, indices=indices), wanted)
+
+
 @pytest.mark.parametrize("request_name", ["masked", "var"])
 def test_an_image_depends_on_its_seed_index_and_label_alone(
     library: Any, tiny_hmar_path: Path, request_name: str

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from himar_kernels import BundleError, InputError
-from himar_runtime import Pipeline
+from himar_kernels import BundleError, ImageDraws, InputError
+from himar_runtime import Pipeline, Result
 from tests.closeness import RUN, assert_near, assert_same_pixels
 from tests.export.test_same_image import CHEAPER, SHORT
 
 
 def assert_same_images(library: Any, bundle: Path, labels: list[int], seed: int, **options: Any) -> None:
     wanted = Pipeline.load(bundle, threads=1).generate(labels, seed=seed, **options)
-    found = library.generate(bundle, labels, seed=seed, **options)
+    assert_same(library.generate(bundle, labels, seed=seed, **options), wanted)
+
+
+def assert_same(found: Any, wanted: Result) -> None:
     for ours, theirs in ((found.latents, wanted.latents), (found.low_latents, wanted.low_latents)):
         assert_near(ours, theirs, RUN)
     assert wanted.images is not None
@@ -39,6 +43,23 @@ def assert_same_images(library: Any, bundle: Path, labels: list[int], seed: int,
 )
 def test_tiny_bundle_gives_pythons_images(library: Any, bundle_path: Path, options: dict[str, Any]) -> None:
     assert_same_images(library, bundle_path, [3, 0, 4, 1, 1, 2, 0], 11, **options)
+
+
+def test_images_of_seeds_and_indices_of_their_own_are_pythons(library: Any, bundle_path: Path) -> None:
+    """Python takes indices of each image from draws alone."""
+    labels, seeds, indices = [3, 0, 4, 1], [11, 2**64 - 1, 11, 0], [0, 5, 2**32 - 1, 0]
+    python = Pipeline.load(bundle_path, threads=1)
+    assert_same(
+        library.generate(bundle_path, labels, seeds=seeds, first_index=3),
+        python.generate(labels, seeds=seeds, first_index=3),
+    )
+    wanted = python.generate(labels, draws=ImageDraws(seeds, indices))
+    assert_same(library.generate(bundle_path, labels, seeds=seeds, indices=indices), wanted)
+    for options in ({"seeds": seeds, "seed": 5}, {"seeds": seeds[1:]}):
+        with pytest.raises(InputError) as said:
+            python.generate(labels, **options)
+        with pytest.raises(RuntimeError, match=f"^{re.escape(str(said.value))}$"):
+            library.generate(bundle_path, labels, **options)
 
 
 def test_digits_give_pythons_images(library: Any, digits_bundle: Path) -> None:

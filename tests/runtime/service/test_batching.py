@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from himar_runtime import Pipeline
-from himar_runtime.service.answer import Answer
-from himar_runtime.service.batch import choose
-from himar_runtime.service.job import Job
-from himar_runtime.service.request import ImagesRequest
+from himar_runtime.service.policy import Policy
 from tests.runtime.service.conftest import PYTHON, Reply, Server
 from tests.runtime.service.test_images import assert_same
 
@@ -113,25 +109,29 @@ def test_only_equal_settings_join_and_nobody_is_passed_over_twice(held: Held, pi
     assert held.grown(CALLS, REQUESTS) == [3, 5]
 
 
-def test_the_oldest_comes_first_with_those_that_fit_it(pipeline: Pipeline) -> None:
-    def job(images: int, sampling: str) -> Job:
-        chosen = pipeline.bundle.manifest.sampling[sampling]
-        request = ImagesRequest(np.ones(images, np.int64), None, 0, 0, chosen, "png", False)
-        return Job(request, encode)
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """A request that waits."""
 
-    def encode(*_: object) -> Answer:
-        raise AssertionError
+    images: int
+    settings: str = "default"
+    accepted: float = 0.0
 
-    async def places() -> list[list[int]]:
-        waiting = [job(*each) for each in ((2, "plain"), (1, "default"), (3, "plain"), (1, "plain"), (9, "default"))]
-        calls, left = [], waiting
-        while left:
-            chosen = choose(left, 4)
-            calls.append([waiting.index(each) for each in chosen])
-            left = [each for each in left if each not in chosen]
-        return calls
 
-    assert asyncio.run(places()) == [[0, 3], [1], [2], [4]]
+def test_the_oldest_comes_first_with_those_that_fit_it() -> None:
+    waiting = [Asked(2, "plain"), Asked(1), Asked(3, "plain"), Asked(1, "plain"), Asked(9)]
+    calls, left = [], waiting
+    while left:
+        chosen = Policy(max_batch=4).choose(left, busy=0)
+        calls.append([waiting.index(each) for each in chosen])
+        left = [each for each in left if each not in chosen]
+    assert calls == [[0, 3], [1], [2], [4]]
+
+
+def test_free_lanes_share_what_waits() -> None:
+    waiting = [Asked(1) for _ in range(24)]
+    assert [len(Policy(lanes=3).choose(waiting, busy)) for busy in range(3)] == [8, 12, 24]
+    assert len(Policy(lanes=1, max_batch=16).choose(waiting, busy=0)) == 16
 
 
 def test_who_leaves_disturbs_nobody(held: Held, one_lane: Server, pipeline: Pipeline) -> None:

@@ -22,11 +22,11 @@ from .solvers import AnyChain
 STEP_STATE = np.dtype(
     {
         "names": [
-            "seed", "phase", "step", "masked", "revealed", "chain_length", "k", "guidance", "temperature", "tickets",
+            "phase", "step", "masked", "revealed", "chain_length", "k", "guidance", "temperature", "tickets",
             "evaluations", "evaluated_at",
         ],
-        "formats": ["<u8", "<u4", "<u4", "<u4", "<u4", "<u4", "<u4", "<f4", "<f4", "<u4", "<u4", "<u4"],
-        "offsets": [0, 8, 12, 16, 20, 24, 28, 32, 36, 40, 44, 48],
+        "formats": ["<u4", "<u4", "<u4", "<u4", "<u4", "<u4", "<f4", "<f4", "<u4", "<u4", "<u4"],
+        "offsets": [0, 4, 8, 12, 16, 20, 24, 28, 32, 36, 40],
         "itemsize": 64,
     }
 )  # fmt: skip
@@ -63,23 +63,19 @@ HEAD_FAULTS: Mapping[tuple[str, Phase], str] = {
 
 PHASE_CODES: dict[Phase, int] = {"low": 0, "high": 1}
 _MOST_STEP = 0xFFFF
-_MOST_SEED = 2**64 - 1
 
 
-def step_state(seed: int, step: Step, temperature: float) -> NDArray[Any]:
+def step_state(step: Step, temperature: float) -> NDArray[Any]:
     """Return the state that a step's kernels start from: one STEP_STATE record, shape ().
 
-    k starts at the end of the step's chain. Raises InputError for a seed, step or chain that the kernels cannot count.
+    k starts at the end of the step's chain. Raises InputError for a step or chain that the kernels cannot count.
     """
-    if not 0 <= seed <= _MOST_SEED:
-        raise InputError(f"the seed is {seed}; it must be 0 to 2^64-1.")
     if not 0 <= step.index <= _MOST_STEP:
         raise InputError(f"step {step.index} is requested from the draws; it must be 0 to {_MOST_STEP}.")
     if not 1 <= step.revealed <= step.masked:
         raise InputError(f"a step reveals {step.revealed} of {step.masked} masked positions; it must be 1 to all.")
     check_chain_length(step.diffusion_steps)
     state = np.zeros((), STEP_STATE)
-    state["seed"] = seed
     state["phase"] = PHASE_CODES[step.phase]
     state["step"] = step.index
     state["masked"] = step.masked

@@ -3,8 +3,8 @@
 Whoever can run a `Launch` runs the kernels: the CUDA driver on a device, or the host build in the tests. Pointers are
 addresses where the kernels run; `cuda/*.cuh` say what a kernel does with its arguments. Sizes use the letters of the
 model's description: B images (`batch`), H halves (1, or 2 as [conditional; unconditional]), S low and N high positions,
-r revealed ones, C channels, W and D widths of the head's condition and of the pivots. Every function raises InputError
-for a size out of range or an address that is missing.
+r revealed ones, C channels, W and D widths of the head's condition and of the pivots; `origins` are IMAGE_ORIGIN
+(B). Every function raises InputError for a size out of range or an address that is missing.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ __all__ = [
 ]  # fmt: skip
 
 
-def ranks(*, ranks: int, images: int, state: int, phase: int, batch: int, n: int) -> Launch:
-    """Place of each of n positions in its image's order: uint32 ranks (B, n) of images uint32 (B), phase 0 or 1."""
+def ranks(*, ranks: int, origins: int, phase: int, batch: int, n: int) -> Launch:
+    """Place of each of n positions in its image's order: uint32 ranks (B, n) of origins (B), phase 0 or 1."""
     if phase not in (0, 1):
         raise InputError(f"the phase is {phase!r}; it must be 0 (low) or 1 (high).")
     sizes = words(phase=phase, batch=check_size("batch", batch), n=check_size("n", n, MOST_POSITIONS))
-    pointers = addresses_of(ranks=ranks, images=images, state=state)
+    pointers = addresses_of(ranks=ranks, origins=origins)
     return make_launch("ranks", batch, BLOCK_WIDE_THREADS, *pointers, *sizes)
 
 
@@ -85,7 +85,7 @@ def start_low(
     timestep: int,
     state: int,
     timesteps: int,
-    images: int,
+    origins: int,
     revealed: int,
     noise: int | None = None,
     batch: int,
@@ -96,7 +96,7 @@ def start_low(
     """Start the MLP head's chain: initial noise (B, r, C), given or drawn, into every half of x (H·B·r, C)."""
     blocks = quad_blocks(batch, halves, check_size("r", r, MOST_POSITIONS), C)
     pointers = addresses_of(
-        x=x, timestep=timestep, state=state, timesteps=timesteps, images=images, revealed=revealed, noise=noise
+        x=x, timestep=timestep, state=state, timesteps=timesteps, origins=origins, revealed=revealed, noise=noise
     )
     return make_launch("start_low", blocks, THREADS, *pointers, *words(batch=batch, halves=halves, r=r, C=C))
 
@@ -110,7 +110,7 @@ def mlp_step(
     timesteps: int,
     chain: int,
     prediction: int,
-    images: int,
+    origins: int,
     revealed: int,
     noise: int | None = None,
     fault: int,
@@ -122,13 +122,13 @@ def mlp_step(
 ) -> Launch:
     """One reverse step of x (H·B·r, C) under prediction (H·B·r, 2C); at k = 0 also into low_tokens (2B, S, C).
 
-    `noise` (B, r, C) is that of the step's k; drawn from the seed when None.
+    `noise` (B, r, C) is that of the step's k; drawn when None.
     """
     check_low_sizes(S, r)
     blocks = quad_blocks(batch, halves, r, C)
     pointers = addresses_of(
         x=x, timestep=timestep, low_tokens=low_tokens, state=state, timesteps=timesteps, chain=chain,
-        prediction=prediction, images=images, revealed=revealed, noise=noise, fault=fault,
+        prediction=prediction, origins=origins, revealed=revealed, noise=noise, fault=fault,
     )  # fmt: skip
     return make_launch("mlp_step", blocks, THREADS, *pointers, *words(batch=batch, halves=halves, S=S, r=r, C=C))
 
@@ -143,7 +143,7 @@ def start_high(
     chain: int,
     tokens: int,
     ranks: int,
-    images: int,
+    origins: int,
     noise: int | None = None,
     batch: int,
     halves: int,
@@ -154,7 +154,7 @@ def start_high(
     blocks = quad_blocks(batch, halves, check_size("N", N, MOST_POSITIONS), C)
     pointers = addresses_of(
         x=x, initial=initial, timestep=timestep, state=state, timesteps=timesteps, chain=chain, tokens=tokens,
-        ranks=ranks, images=images, noise=noise,
+        ranks=ranks, origins=origins, noise=noise,
     )  # fmt: skip
     return make_launch("start_high", blocks, THREADS, *pointers, *words(batch=batch, halves=halves, N=N, C=C))
 
@@ -170,7 +170,7 @@ def dit_step(
     prediction: int,
     initial: int,
     ranks: int,
-    images: int,
+    origins: int,
     noise: int | None = None,
     fault: int,
     batch: int,
@@ -181,12 +181,12 @@ def dit_step(
     """One reverse step of x (H·B, N, C) under prediction (H·B, N, C), known positions re-noised for the next one.
 
     At k = 0 masked positions go into both halves of tokens (2B, N, C). `noise` (B, N, C) is that of the step's k;
-    drawn from the seed when None.
+    drawn when None.
     """
     blocks = quad_blocks(batch, halves, check_size("N", N, MOST_POSITIONS), C)
     pointers = addresses_of(
         x=x, timestep=timestep, tokens=tokens, state=state, timesteps=timesteps, chain=chain, prediction=prediction,
-        initial=initial, ranks=ranks, images=images, noise=noise, fault=fault,
+        initial=initial, ranks=ranks, origins=origins, noise=noise, fault=fault,
     )  # fmt: skip
     return make_launch("dit_step", blocks, THREADS, *pointers, *words(batch=batch, halves=halves, N=N, C=C))
 

@@ -34,19 +34,19 @@ _MOST_STEPS = 0xFFFF  # the draws' counter has 16 bits for each
 
 
 def draw_codes(
-    *, codes: int, confidence: int, logits: int, uniforms: int | None = None, masked: int | None = None, seed: int,
-    images: int, fault: int, weight: float, top_p: float, top_k: int, scale: int, step: int, component: int, batch: int,
+    *, codes: int, confidence: int, logits: int, uniforms: int | None = None, masked: int | None = None, origins: int,
+    fault: int, weight: float, top_p: float, top_k: int, scale: int, step: int, component: int, batch: int,
     halves: int, T: int, V: int,
 ) -> Launch:  # fmt: skip
     """Draw codes int64 (B, T) and their confidence (B, T) from logits (H·B, T, V), at masked cells if any are given.
 
-    seed is the address of a uint64, images of uint32 (B); uniforms (B, T) are drawn where None. weight is t of
-    (1+t)·cond - t·uncond.
+    origins is the address of the images' IMAGE_ORIGIN (B), from which uniforms (B, T) are drawn where None. weight is t
+    of (1+t)·cond - t·uncond.
     """
     cells = _drawn_cells(weight, top_p, batch, T, V)
     pointers = addresses_of(
         ("uniforms", "masked"),
-        codes=codes, confidence=confidence, logits=logits, uniforms=uniforms, masked=masked, seed=seed, images=images,
+        codes=codes, confidence=confidence, logits=logits, uniforms=uniforms, masked=masked, origins=origins,
         fault=fault,
     )  # fmt: skip
     sizes = words(
@@ -61,7 +61,7 @@ def draw_codes(
 
 
 def mix_codes(
-    *, words: int, logits: int, gumbel: int | None = None, embedding: int, seed: int, images: int, fault: int,
+    *, words: int, logits: int, gumbel: int | None = None, embedding: int, origins: int, fault: int,
     weight: float, top_p: float, lift: float, temperature: float, top_k: int, scale: int, component: int, batch: int,
     halves: int, T: int, V: int, C: int,
 ) -> Launch:  # fmt: skip
@@ -77,7 +77,7 @@ def mix_codes(
         raise InputError(f"lift is {lift}; it must be finite.")
     pointers = addresses_of(
         ("gumbel",),
-        words=words, logits=logits, gumbel=gumbel, embedding=embedding, seed=seed, images=images, fault=fault,
+        words=words, logits=logits, gumbel=gumbel, embedding=embedding, origins=origins, fault=fault,
     )  # fmt: skip
     sizes = _uint32(
         check_size("top_k", top_k, V, least=0),

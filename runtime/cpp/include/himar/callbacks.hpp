@@ -75,6 +75,8 @@ struct GenerateOptions : HiMarSettings, HmarSettings {
     std::vector<float> contexts;       // (B, K, W), in place of prompts
     std::uint64_t seed = 0;
     std::uint64_t first_index = 0;
+    std::vector<std::uint64_t> seeds;    // one per image in place of the seed; see himar_generate_params
+    std::vector<std::uint32_t> indices;  // one per image in place of first_index
     std::optional<std::string> sampling;
     Draws* draws = nullptr;  // instead of the seed's, which must stay 0; must outlive the call
     std::function<bool(const Progress&)> on_step;  // false cancels; its exceptions propagate out of `generate`
@@ -109,6 +111,10 @@ public:
         params_.context_count = count_contexts(options.contexts.size(), info);
         params_.seed = options.seed;
         params_.first_index = options.first_index;
+        if (!options.seeds.empty()) params_.seeds = options.seeds.data();
+        params_.seed_count = options.seeds.size();
+        if (!options.indices.empty()) params_.indices = options.indices.data();
+        params_.index_count = options.indices.size();
         params_.sampling = options.sampling ? options.sampling->c_str() : nullptr;
         params_.hi_mar = &hi_mar_;
         params_.hmar = &hmar_;

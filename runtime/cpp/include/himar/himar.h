@@ -151,7 +151,7 @@ typedef struct himar_order_request {
     size_t struct_size;
     int32_t stage;          /* index of the stage, from 0 */
     const char *stage_name; /* hi_mar: "low" or "high" */
-    const uint32_t *images; /* (B), image indices: first_index and up */
+    const uint32_t *images; /* (B), image indices: first_index and up, or those of himar_generate_params */
     int64_t batch, positions;
 } himar_order_request;
 
@@ -163,7 +163,7 @@ typedef struct himar_noise_request {
     const char *stage_name; /* hi_mar: "low" or "high" */
     int32_t k; /* the reverse step's index in the chain, n-1 … 1, or -1 for the initial state. Deterministic solvers
                 * request the initial state only */
-    const uint32_t *images;    /* (B), image indices: first_index and up */
+    const uint32_t *images;    /* (B), image indices, as above */
     const uint32_t *positions; /* (B, r), positions of the stage, from 0, ascending within an image */
     int64_t batch, position_count, channels; /* B, r, C */
 } himar_noise_request;
@@ -173,7 +173,7 @@ typedef struct himar_code_request {
     size_t struct_size;
     int32_t scale; /* from 0, coarse to fine */
     int32_t step;  /* 0 predicts the scale, 1 … are its masked steps */
-    const uint32_t *images; /* (B), image indices: first_index and up */
+    const uint32_t *images; /* (B), image indices: first_index and up, or those of himar_generate_params */
     int64_t batch, cells, codes; /* B, T, V */
 } himar_code_request;
 
@@ -288,6 +288,13 @@ typedef struct himar_generate_params {
     size_t prompt_count;
     const float *contexts; /* float32 (context_count, K, W), the last hidden state of the model's text tower; NULL for none */
     size_t context_count;
+    /* For images that are not one seed's from first_index on, such as those of several callers that run together. Each
+     * image is the one that its seed, index and label give alone. */
+    const uint64_t *seeds;   /* one seed per image in place of `seed`, which must stay 0; without indices every image
+                              * then has the index first_index; NULL for one seed */
+    size_t seed_count;
+    const uint32_t *indices; /* one image index per image in place of first_index, which must stay 0; NULL to count on */
+    size_t index_count;
 } himar_generate_params;
 
 /* Set every field to its default. HIMAR_ERROR_INPUT for NULL. */

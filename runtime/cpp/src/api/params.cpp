@@ -26,20 +26,24 @@ himar_load_params known(const himar_load_params& params) {
 }
 
 himar_generate_params known(const himar_generate_params& params) {
-    return checked_params(params, "himar_generate_params", "himar_generate_params_init", {offsetof(himar_generate_params, hmar), offsetof(himar_generate_params, prompts)});
+    return checked_params(params, "himar_generate_params", "himar_generate_params_init", 
+                          {offsetof(himar_generate_params, hmar), offsetof(himar_generate_params, prompts),
+                           offsetof(himar_generate_params, seeds)});
 }
 
 himar_edit_params known(const himar_edit_params& params) {
     return checked_params(params, "himar_edit_params", "himar_edit_params_init");
 }
 
-himar_draws read_draws(const himar_draws& draws, const Request& request, const Model& model) {
+himar_draws read_draws(const himar_generate_params& params, const Request& request, const Model& model) {
     const himar_draws known =
-        checked(draws, "himar_draws", "set it to sizeof(himar_draws)", {offsetof(himar_draws, uniforms)});
+        checked(*params.draws, "himar_draws", "set it to sizeof(himar_draws)", {offsetof(himar_draws, uniforms)});
     model.check_draws(known, *request.settings);
-    if (request.seed != 0)
-        throw InputError("both seed " + std::to_string(request.seed) +
+    if (params.seed != 0)
+        throw InputError("both seed " + std::to_string(params.seed) +
                          " and draws are given; draws would ignore the seed: give one of them.");
+    if (params.seeds != nullptr || params.seed_count > 0)
+        throw InputError("both seeds and draws are given; give one of them.");
     return known;
 }
 
@@ -128,11 +132,37 @@ Edit read_images(const himar_edit_params& edit, std::int64_t side, std::size_t l
     return read;
 }
 
-void check_indices(const Request& request) {
-    const std::uint64_t last = kMostImages - request.labels.size();
-    if (request.first_index > last)
-        throw InputError("first_index is " + std::to_string(request.first_index) + "; it must be 0 to " +
+// InputError unless a list has an entry for each image; a null one has none.
+template <class Value>
+void check_listed(const char* name, const Value* list, std::size_t count, std::size_t images) {
+    const std::size_t listed = list == nullptr ? 0 : count;
+    if (listed != images)
+        throw InputError(std::to_string(listed) + " " + name + " are given for " + std::to_string(images) +
+                         " images; give one for each.");
+}
+
+// Images of one seed count on from first_index; those with seeds of their own each have it, as a request for one alone.
+std::vector<ImageOrigin> read_origins(const himar_generate_params& params, std::size_t images) {
+    const bool has_seeds = params.seeds != nullptr || params.seed_count > 0;
+    const bool has_indices = params.indices != nullptr || params.index_count > 0;
+    if (has_seeds) {
+        if (params.seed != 0) throw InputError("both seeds and seed are given; give one of them.");
+        check_listed("seeds", params.seeds, params.seed_count, images);
+    }
+    if (has_indices) {
+        if (params.first_index != 0) throw InputError("both indices and first_index are given; give one of them.");
+        check_listed("indices", params.indices, params.index_count, images);
+    }
+    const std::uint64_t last = kMostImages - (has_seeds ? 1 : images);
+    if (params.first_index > last)
+        throw InputError("first_index is " + std::to_string(params.first_index) + "; it must be 0 to " +
                          std::to_string(last) + ".");
+    std::vector<ImageOrigin> origins(images);
+    for (std::size_t i = 0; i < images; ++i) {
+        origins[i].seed = has_seeds ? params.seeds[i] : params.seed;
+        origins[i].index = has_indices ? params.indices[i] : static_cast<u32>(params.first_index + (has_seeds ? 0 : i));
+    }
+    return origins;
 }
 
 const Settings& choose_setting(const char* name, const Manifest& manifest) {
@@ -161,7 +191,8 @@ std::string described(const himar_generate_params& params) {
            " sampling=" + text_or(params.sampling, "first") + described_settings(params) +
            " on_step=" + (params.on_step == nullptr ? "none" : "given") +
            " draws=" + (params.draws == nullptr ? "the seed's" : "given") + counted("prompts", params.prompt_count) +
-           counted("contexts", params.context_count);
+           counted("contexts", params.context_count) + counted("seeds", params.seed_count) +
+           counted("indices", params.index_count);
 }
 
 himar_status write_text(const std::string& whole, char* text, std::size_t capacity, std::size_t* needed) {
@@ -190,7 +221,7 @@ Request read_request(const himar_generate_params& params, const Manifest& manife
     const himar_generate_params p = known(params);
     const ModelFacts facts = manifest.model->facts();
     require_one(p, facts);
-    Request request{{}, p.seed, p.first_index, nullptr, {}, {}, {}};
+    Request request;
     if (!facts.is_from_text()) {
         request.labels = read_labels(p, facts.classes);
     } else {
@@ -200,11 +231,11 @@ Request read_request(const himar_generate_params& params, const Manifest& manife
         request.texts = are_prompts ? prompts.read(p.prompts, p.prompt_count) : read_contexts(p, facts);
         request.labels.resize(images, kNoClass);
     }
-    check_indices(request);
+    request.origins = read_origins(p, request.labels.size());
     const Settings& setting = choose_setting(p.sampling, manifest);
     refuse_other_settings(*manifest.model, p);
     request.settings = manifest.model->changed(setting, p);
-    if (p.draws != nullptr) request.draws = read_draws(*p.draws, request, *manifest.model);
+    if (p.draws != nullptr) request.draws = read_draws(p, request, *manifest.model);
     return request;
 }
 
@@ -215,7 +246,7 @@ Request read_edit(const himar_generate_params& params, const himar_edit_params& 
     const bool labelled = p.label_count > 0;
     if (p.prompt_count > 0 || p.context_count > 0)
         throw InputError("prompts or contexts are given with an edit; give labels for what it is to show, or none.");
-    Request request{{}, p.seed, p.first_index, nullptr, {}, {}, {}};
+    Request request;
     request.settings = model.changed_for_edit(choose_setting(p.sampling, bundle.manifest()), p, labelled);
     refuse_other_settings(model, p);
     if (bundle.manifest().components.count(kEncoder) == 0)
@@ -224,8 +255,8 @@ Request read_edit(const himar_generate_params& params, const himar_edit_params& 
     if (labelled) request.labels = read_labels(p, facts.classes);
     request.edit = read_images(known(edit), facts.image_size, request.labels.size());
     request.labels.resize(static_cast<std::size_t>(request.edit->count), kNoClass);
-    check_indices(request);
-    if (p.draws != nullptr) request.draws = read_draws(*p.draws, request, model);
+    request.origins = read_origins(p, request.labels.size());
+    if (p.draws != nullptr) request.draws = read_draws(p, request, model);
     return request;
 }
 

@@ -18,10 +18,9 @@ namespace himar::core {
 
 struct Request {
     std::vector<std::int64_t> labels;  // kNoClass of texts
-    std::uint64_t seed;
-    std::uint64_t first_index;  // image index of the first image
+    std::vector<ImageOrigin> origins;  // of each label
     std::shared_ptr<const Settings> settings;
-    std::optional<himar_draws> draws;  // instead of the seed's
+    std::optional<himar_draws> draws;  // instead of those of the origins' seeds
     std::optional<Edit> edit;          // of the caller's memory
     RequestTexts texts{};
 };

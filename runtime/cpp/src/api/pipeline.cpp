@@ -43,8 +43,8 @@ std::string context_hash(const Request& request, std::size_t place, const ModelF
 std::string recipe(const Request& request, std::size_t place, const Bundle& bundle) {
     const Model& model = *bundle.manifest().model;
     Json values = {
-        {"seed", request.draws ? Json() : Json(request.seed)},
-        {"index", request.first_index + place},
+        {"seed", request.draws ? Json() : Json(request.origins[place].seed)},
+        {"index", request.origins[place].index},
         {"label", request.labels[place] == kNoClass ? Json() : Json(request.labels[place])},
         {"sampling", model.to_json(*request.settings)},
         {"bundle", bundle.id()},
@@ -128,10 +128,9 @@ Result Pipeline::generate(const Request& request, const OnStep& on_step) {
     for (const std::size_t size : sizes) {
         const auto B = static_cast<std::int64_t>(size);
         if (request.edit) edit = request.edit->part(static_cast<std::int64_t>(first), B);
-        const Chunk chunk{{request.labels.begin() + static_cast<std::ptrdiff_t>(first),
-                           request.labels.begin() + static_cast<std::ptrdiff_t>(first + size)},
-                          request.first_index + first,
-                          request.seed,
+        const auto begin = static_cast<std::ptrdiff_t>(first), end = static_cast<std::ptrdiff_t>(first + size);
+        const Chunk chunk{{request.labels.begin() + begin, request.labels.begin() + end},
+                          {request.origins.begin() + begin, request.origins.begin() + end},
                           request.draws ? &*request.draws : nullptr,
                           edit ? &*edit : nullptr,
                           request.texts.from(first, facts)};

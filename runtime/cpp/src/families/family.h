@@ -11,6 +11,7 @@
 
 #include "families/edit.h"
 #include "himar/himar.h"
+#include "philox.cuh"
 
 namespace himar::core {
 
@@ -44,9 +45,8 @@ struct Texts {
 // What to generate in one run of the engines: as many labels as images, at most the bundle's max_batch.
 struct Chunk {
     std::vector<std::int64_t> labels;  // kNoClass of texts, and of an edit without classes
-    std::uint64_t first_index;  // image index of the first label; the others follow
-    std::uint64_t seed;
-    const himar_draws* draws = nullptr;  // instead of the seed's
+    std::vector<ImageOrigin> origins;  // of each label: what its numbers are drawn from
+    const himar_draws* draws = nullptr;  // instead of those of the origins' seeds; indices count in them too
     const Edit* edit = nullptr;          // what is kept of as many images; null where whole ones are made
     Texts texts{};
 };

@@ -20,12 +20,6 @@ std::vector<u32> read(cuda::CudaQueue& device, const void* from, std::size_t cou
     return values;
 }
 
-himar::StepState state_of(u32 step) {
-    himar::StepState state{};
-    state.seed = 7, state.step = step, state.masked = 9, state.revealed = 2, state.chain_length = 3, state.k = 2;
-    return state;
-}
-
 }  // namespace
 
 TEST_SUITE_BEGIN("gpu device");
@@ -52,18 +46,15 @@ TEST_CASE("every kernel loads, and ranks are those of the host to the bit") {
     const auto device = cuda::CudaQueue::open(0, false);
     device->make_current();
     constexpr u32 B = 3, n = 256;
-    const u32 images[B] = {0, 5, 4294967295u};
-    const himar::StepState state = state_of(0);
+    const himar::ImageOrigin origins[B] = {{7, 0, 0}, {7, 5, 0}, {~0ull, 4294967295u, 0}};
     const auto block = device->allocate(64 * 1024);
     char* const base = static_cast<char*>(block.get());
-    auto* const there = reinterpret_cast<himar::StepState*>(base);
-    auto* const images_there = reinterpret_cast<u32*>(base + 256);
+    auto* const there = reinterpret_cast<himar::ImageOrigin*>(base);
     auto* const ranks_there = reinterpret_cast<u32*>(base + 512);
-    device->upload(there, &state, sizeof state);
-    device->upload(images_there, images, sizeof images);
-    device->launch(launches::ranks(ranks_there, images_there, there, 1, B, n));
+    device->upload(there, origins, sizeof origins);
+    device->launch(launches::ranks(ranks_there, there, 1, B, n));
     std::vector<u32> wanted(B * n);
-    run_on_host(launches::ranks(wanted.data(), images, &state, 1, B, n));
+    run_on_host(launches::ranks(wanted.data(), origins, 1, B, n));
     CHECK(read(*device, ranks_there, B * n) == wanted);
     cuda::Program program(cuda::compiled_kernels());
 #define HIMAR_KERNEL(entry, body, words, parameters, arguments) CHECK(program.function(#entry) != nullptr);

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "../bundles.h"
+#include "../chunks.h"
 #include "../closeness.h"
 #include "bundle/bundle.h"
 #include "engines/ort/engine.h"
@@ -109,10 +110,11 @@ TEST_CASE("with engines of the CPU: loop and kernels alone") {
     networks.queue = device;
     for (auto& [name, engine] : networks.engines) engine = std::make_unique<CopyingEngine>(std::move(engine), device);
     hi_mar::HiMarLane resident(std::move(networks), model, opened.manifest().max_batch);
-    const Chunk chunk{{3, 0, 1}, 5, 11};
+    Chunk chunk = chunk_of({3, 0, 1}, 5, 11);
     const auto pixels = static_cast<std::size_t>(3 * model.img_size * model.img_size * 3);
     std::vector<std::uint8_t> wanted(pixels), made(pixels);
     for (const hi_mar::Sampling& sampling : settings) {
+        chunk.origins[1] = {chunk.origins[1].seed + 1, 4294967295u, 0};  // another seed, also where graphs are replayed
         REQUIRE(host.run(chunk, sampling, {}, wanted.data()));
         int steps = 0;
         REQUIRE(resident.run(chunk, sampling, [&](const StepInfo&, const float*) { return ++steps > 0; }, made.data()));
@@ -135,7 +137,7 @@ TEST_CASE("contexts of texts, with engines of the CPU") {
     const auto resident = model.make_lane(opened, std::move(networks));
     std::vector<float> contexts(static_cast<std::size_t>(3 * model.context_size()));
     for (std::size_t i = 0; i < contexts.size(); ++i) contexts[i] = 0.1f * static_cast<float>(i % 17) - 0.8f;
-    const Chunk chunk{{-1, -1, -1}, 5, 11, nullptr, nullptr, {nullptr, contexts.data()}};
+    const Chunk chunk = chunk_of({-1, -1, -1}, 5, 11, nullptr, nullptr, {nullptr, contexts.data()});
     const Settings& setting = *opened.manifest().sampling.front().second;
     REQUIRE(host->run(chunk, setting, {}, nullptr));
     for (int run = 0; run < 3; ++run) {

@@ -48,7 +48,7 @@ def visit(browser: Any) -> Iterator[Callable[..., Any]]:
     def open_page(server: Any, path: str = "/", **options: Any) -> Any:
         contexts.append(browser.new_context(**{"reduced_motion": "reduce", **options}))
         page = contexts[-1].new_page()
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(30_000)  # a machine may be busy
         page.on("console", lambda line: said.append(line.text) if "Failed to load" not in line.text else None)
         page.on("pageerror", lambda error: said.append(str(error)))
         page.on("request", lambda request: asked.append(request.url))
@@ -84,7 +84,7 @@ def fishes(start_server: Callable[..., Any], named_bundle: Path) -> Any:
 def guarded(
     not_in_cpp: None, start_server: Callable[..., Any], slow_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Any:
-    """A server that wants a token, below a prefix, slow, and with room for two requests."""
+    """A server that wants a token, below a prefix, slow, with room for two requests, one at a time."""
     file = tmp_path_factory.mktemp("page-tokens") / "tokens"
     file.write_text(f"{TOKEN}\n")
-    return start_server(slow_path, "--token-file", str(file), "--root-path", ROOT, "--queue", "1")
+    return start_server(slow_path, "--token-file", str(file), "--root-path", ROOT, "--queue", "1", "--max-batch", "1")

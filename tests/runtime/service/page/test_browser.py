@@ -21,6 +21,7 @@ pytestmark = pytest.mark.usefixtures("not_in_cpp")
 def expect(locator: Any) -> Any:
     from playwright.sync_api import expect
 
+    expect.set_options(timeout=30_000)  # a machine may be busy
     return expect(locator)
 
 
@@ -209,14 +210,12 @@ def test_streams_show_previews_and_are_cancelled(guarded: Any, visit: Any) -> No
     page.get_by_role("textbox", name="Token").fill(TOKEN)
     page.keyboard.press("Enter")
     page.get_by_label("2", exact=True).check()
-    page.get_by_label("4", exact=True).check()
     page.get_by_role("button", name="Generate").click()
     expect(page.locator("#stage .state")).to_have_text("Preview 1")
     image = page.locator("#stage .frame img")
     assert image.evaluate("image => image.naturalWidth") == 8  # the pivots
-    assert [each.get_attribute("data-state") for each in tiles(page).all()] == ["drawing", "waiting"]
     page.keyboard.press("Escape")
-    expect(page.locator("[data-state=cancelled].tile")).to_have_count(2)
+    expect(page.locator("[data-state=cancelled].tile")).to_have_count(1)
     expect(page.get_by_role("button", name="Cancel", exact=True)).to_have_count(0)
     guarded.wait_for("himar_lanes_busy", 0)
     page.get_by_role("button", name="Try again").click()
@@ -226,16 +225,35 @@ def test_streams_show_previews_and_are_cancelled(guarded: Any, visit: Any) -> No
     guarded.wait_for("himar_lanes_busy", 0)
 
 
+def test_images_that_fill_the_queue_wait_for_their_turn(guarded: Any, visit: Any) -> None:
+    page = visit(guarded, f"{ROOT}/")
+    page.get_by_role("textbox", name="Token").fill(TOKEN)
+    page.keyboard.press("Enter")
+    page.get_by_label("3", exact=True).check()
+    page.get_by_label("Images of each").fill("4")
+    with page.expect_response(lambda response: response.status == 429):
+        page.get_by_role("button", name="Generate").click()
+    assert page.locator("[data-state=waiting].tile").count() > 0
+    page.get_by_role("button", name="Cancel 4", exact=True).click()
+    expect(page.locator("[data-state=cancelled].tile")).to_have_count(4)
+    guarded.wait_for("himar_lanes_busy", 0)
+    page.get_by_label("Quality").select_option("plain")
+    page.get_by_label("Images of each").fill("8")
+    page.get_by_role("button", name="Generate").click()
+    expect(page.locator("[data-state=done].tile")).to_have_count(8)
+
+
 def test_full_queues_say_to_try_again(guarded: Any, visit: Any) -> None:
     pages = []
-    for _ in range(3):  # one is made, one waits, the third is too many
+    for metric in ("himar_lanes_busy", "himar_queue_length", None):  # one is made, one waits, the third is too many
         page = visit(guarded, f"{ROOT}/")
         page.get_by_role("textbox", name="Token").fill(TOKEN)
         page.keyboard.press("Enter")
         page.get_by_label("2", exact=True).check()
         page.get_by_role("button", name="Generate").click()
-        page.locator("[data-state=drawing], [data-state=failed]").first.wait_for()
         pages.append(page)
+        if metric is not None:
+            guarded.wait_for(metric, 1)
     expect(pages[2].locator("#stage .failure")).to_contain_text(re.compile("all lanes are at work .* try again later"))
     expect(pages[2].get_by_role("button", name="Try again")).to_be_visible()
     for page in pages[:2]:

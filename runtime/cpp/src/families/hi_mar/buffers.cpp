@@ -41,7 +41,7 @@ std::size_t Buffers::place_all(void* block, const HiMarModel& model, const std::
     layout.take(state, 1);
     layout.take(steps, S + N);  // a step reveals at least one position
     layout.take(fault, 1);
-    layout.take(images, B);
+    layout.take(origins, B);
     layout.take(class_row, model.is_from_text() ? 0 : 2 * B);
     layout.take(tokens, model.is_from_text() ? B * model.buffer : 0);
     layout.take(context, 2 * B * model.context_size());

@@ -32,7 +32,7 @@ public:
     StepState* state;
     StepState* steps;       // (T), one for every autoregressive step
     u32* fault;
-    u32* images;            // (B), image indices
+    ImageOrigin* origins;   // (B)
     i64* class_row;         // (2B), or of a model from text
     i64* tokens;            // (B, K)
     float* context;         // (2B, K, W of a context)

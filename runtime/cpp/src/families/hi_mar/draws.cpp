@@ -68,15 +68,15 @@ const std::vector<float>& GivenDraws::noise(const Step& step, std::int64_t k, co
 NoiseSource::NoiseSource(Queue& queue, const Buffers& buffers, std::int64_t channels, const Chunk& chunk)
     : queue_(queue), buffers_(buffers), channels_(channels) {
     if (chunk.draws != nullptr) given_.emplace(*chunk.draws);
-    for (std::size_t i = 0; i < chunk.labels.size(); ++i) images_.push_back(static_cast<u32>(chunk.first_index + i));
-    queue_.upload(buffers_.images, images_.data(), images_.size() * sizeof(u32));
+    for (const ImageOrigin& origin : chunk.origins) images_.push_back(origin.index);
+    queue_.upload(buffers_.origins, chunk.origins.data(), chunk.origins.size() * sizeof(ImageOrigin));
 }
 
 void NoiseSource::order(std::size_t stage, const PhaseInfo& phase) {
     u32* const ranks = buffers_.phases[stage].ranks;
     if (!given_) {
-        queue_.launch(launches::ranks(ranks, buffers_.images, buffers_.state, phase.code(),
-                                      static_cast<u32>(images_.size()), static_cast<u32>(phase.positions())));
+        queue_.launch(launches::ranks(ranks, buffers_.origins, phase.code(), static_cast<u32>(images_.size()),
+                                      static_cast<u32>(phase.positions())));
         return;
     }
     ranks_[stage] = given_->ranks(stage, phase, images_);

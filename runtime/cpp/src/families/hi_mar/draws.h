@@ -36,7 +36,7 @@ private:
 // The draws of one chunk. Philox stays on the device; others travel there before every launch that uses them.
 class NoiseSource {
 public:
-    // Uploads the image indices.
+    // Uploads the images' origins.
     NoiseSource(Queue& queue, const Buffers& buffers, std::int64_t channels, const Chunk& chunk);
 
     // What the kernels take as `noise`; null draws on the device.

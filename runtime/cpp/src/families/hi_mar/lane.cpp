@@ -11,10 +11,9 @@ constexpr std::int64_t kDecoderSegment = 4;  // after two components of each pha
 
 std::size_t bytes_of_floats(std::int64_t count) { return static_cast<std::size_t>(count) * sizeof(float); }
 
-// What a step's kernels start from (himar_kernels/cuda_state.py); k starts at chain_length - 1.
-StepState state_of(const Step& step, std::uint64_t seed, double temperature) {
+// What a step's kernels start from (himar_kernels/families/hi_mar/device_state.py); k starts at chain_length - 1.
+StepState state_of(const Step& step, double temperature) {
     StepState state{};
-    state.seed = seed;
     state.phase = step.is_low ? 0 : 1;
     state.step = static_cast<u32>(step.index);
     state.masked = static_cast<u32>(step.masked);
@@ -113,10 +112,9 @@ std::vector<Step> HiMarLane::begin(const Chunk& chunk, const Sampling& sampling)
         if (chains.count(step.diffusion_steps) == 0)
             chains.emplace(step.diffusion_steps, build_chain(solver, step.diffusion_steps));
         if (step.index == 0) have_chain(step);
-        states.push_back(state_of(step, chunk.seed, sampling.temperature));
+        states.push_back(state_of(step, sampling.temperature));
     }
     queue().upload(b.steps, states.data(), states.size() * sizeof(StepState));
-    queue().upload(b.state, states.data(), sizeof(StepState));  // the orders need the seed
     queue().clear(b.fault, sizeof(u32));
     show(chunk);
     noise_.emplace(queue(), b, model_.channels, chunk);
@@ -160,7 +158,8 @@ void HiMarLane::encode_texts() {
     const Buffers& b = *buffers_;
     const std::int64_t K = model_.buffer, W = model_.context_width;
     run_engine(*networks_.need(kTextEncoder), {{"tokens", b.tokens, {batch_, K}}, {"context", b.context, {batch_, K, W}}});
-    queue().launch(launches::check_finite(b.context, static_cast<u64>(batch_ * K * W), b.state, b.fault, kTextEncoderFault));
+    // Of no step: any state serves.
+    queue().launch(launches::check_finite(b.context, static_cast<u64>(batch_ * K * W), b.steps, b.fault, kTextEncoderFault));
     if (queue().runs_at_once()) check_fault();
 }
 

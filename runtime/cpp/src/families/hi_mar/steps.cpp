@@ -102,7 +102,7 @@ void HiMarLane::queue_mlp_head(const Step& step) {
     const bool adds_noise = down.chain.adds_noise;
     const float *const noise = noise_->address(), *const prediction = down.prediction;
     noise_->prepare(step, stage.phase, GivenDraws::kInitial);
-    queue().launch(launches::start_low(b.x, b.timestep, b.state, own.timesteps, b.images, b.revealed, noise, word(B),
+    queue().launch(launches::start_low(b.x, b.timestep, b.state, own.timesteps, b.origins, b.revealed, noise, word(B),
                                        word(H), word(r), word(C)));
     for (std::int64_t k = step.diffusion_steps - 1; k >= 0; --k) {
         if (adds_noise) noise_->prepare(step, stage.phase, k);
@@ -117,7 +117,7 @@ void HiMarLane::queue_mlp_head(const Step& step) {
             queue().launch(
                 adds_noise
                     ? launches::mlp_step(b.x, b.timestep, own.tokens, b.state, own.timesteps, own.chain, prediction,
-                                         b.images, b.revealed, noise, b.fault, word(B), word(H), word(n), word(r),
+                                         b.origins, b.revealed, noise, b.fault, word(B), word(H), word(n), word(r),
                                          word(C))
                     : launches::mlp_solve(b.x, b.start, b.timestep, own.tokens, b.state, own.timesteps, own.chain,
                                           prediction, b.revealed, b.fault, word(B), word(H), word(n), word(r),
@@ -137,7 +137,7 @@ void HiMarLane::queue_dit_head(const Step& step) {
     const float *const noise = noise_->address(), *const prediction = down.prediction;
     noise_->prepare(step, stage.phase, GivenDraws::kInitial);
     queue().launch(launches::start_high(b.x, b.initial, b.timestep, b.state, own.timesteps, own.chain, own.tokens,
-                                        own.ranks, b.images, noise, word(B), word(H), word(n), word(C)));
+                                        own.ranks, b.origins, noise, word(B), word(H), word(n), word(C)));
     for (std::int64_t k = step.diffusion_steps - 1; k >= 0; --k) {
         if (adds_noise) noise_->prepare(step, stage.phase, k);
         const std::int64_t E = down.halves[static_cast<std::size_t>(k)];
@@ -151,7 +151,7 @@ void HiMarLane::queue_dit_head(const Step& step) {
             queue().launch(
                 adds_noise
                     ? launches::dit_step(b.x, b.timestep, own.tokens, b.state, own.timesteps, own.chain, prediction,
-                                         b.initial, own.ranks, b.images, noise, b.fault, word(B), word(H), word(n),
+                                         b.initial, own.ranks, b.origins, noise, b.fault, word(B), word(H), word(n),
                                          word(C))
                     : launches::dit_solve(b.x, b.start, b.timestep, own.tokens, b.state, own.timesteps, own.chain,
                                           prediction, b.initial, own.ranks, b.fault, word(B), word(H), word(n),

@@ -68,9 +68,8 @@ std::size_t Buffers::place_all(void* block, const HmarModel& model) {
     if (model.tail > 0 && model.masked) layout.take(conditions.masked, 2 * B * model.tail * 6 * C);
     layout.take(conditions.tail_head, 2 * B * 2 * C);
     if (model.masked) layout.take(conditions.masked_head, 2 * B * 2 * C);
-    layout.take(seed, 1);
     layout.take(fault, 1);
-    layout.take(images, B);
+    layout.take(origins, B);
     layout.take(state, 1);
     layout.take(class_row, 2 * B);
     layout.take(places, std::max(L, B * T));

@@ -43,8 +43,8 @@ public:
     std::int64_t batch() const { return batch_; }
 
     Conditions conditions;
-    u64* seed;
-    u32 *fault, *images;  // (1), (B)
+    ImageOrigin* origins;  // (B)
+    u32* fault;            // (1)
     StepState* state;     // zeros, for kernels that name a step in the fault word
     i64* class_row;       // (2B)
     i64* places;          // 0, 1 … max(L, B·T)

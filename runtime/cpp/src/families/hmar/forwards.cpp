@@ -148,8 +148,8 @@ void HmarLane::queue_draw(const Forward& forward, const Sampling& sampling, cons
         queue().upload(b.uniforms, given.data(), given.size() * sizeof(float));
         uniforms = b.uniforms;
     }
-    queue().launch(launches::draw_codes(codes_of(forward.scale), b.confidence, b.logits, uniforms, masked_, b.seed,
-                                        b.images, b.fault, forward.guidance, sampling.top_p, word(sampling.top_k),
+    queue().launch(launches::draw_codes(codes_of(forward.scale), b.confidence, b.logits, uniforms, masked_, b.origins,
+                                        b.fault, forward.guidance, sampling.top_p, word(sampling.top_k),
                                         word(static_cast<std::int64_t>(forward.scale)), word(forward.step),
                                         fault_of(forward), word(batch_), word(forward.halves), word(T),
                                         word(model_.vocab)));
@@ -166,10 +166,11 @@ void HmarLane::queue_mix(const Forward& forward, const Sampling& sampling, const
         gumbel = smooth_->gumbel;
     }
     const double ratio = model_.scales.ratio(forward.scale), temperature = std::max(0.27 * (1 - 0.95 * ratio), 0.005);
-    queue().launch(launches::mix_codes(smooth_->mixed, b.logits, gumbel, constants_->embedding, b.seed, b.images, b.fault,
-                                       forward.guidance, sampling.top_p, 1 + ratio, temperature, word(sampling.top_k), word(static_cast<std::int64_t>(forward.scale)),
-                                       fault_of(forward), word(batch_), word(forward.halves), word(T),
-                                       word(model_.vocab), word(model_.latent_channels)));
+    queue().launch(launches::mix_codes(smooth_->mixed, b.logits, gumbel, constants_->embedding, b.origins, b.fault,
+                                       forward.guidance, sampling.top_p, 1 + ratio, temperature, word(sampling.top_k),
+                                       word(static_cast<std::int64_t>(forward.scale)), fault_of(forward), word(batch_),
+                                       word(forward.halves), word(T), word(model_.vocab),
+                                       word(model_.latent_channels)));
 }
 
 // own = Φ(U(vectors of the codes)), and added to the latent where one is given. A smooth preview's vectors are its own: one

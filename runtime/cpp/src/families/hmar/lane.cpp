@@ -88,11 +88,9 @@ void HmarLane::begin(const Chunk& chunk, const Sampling& sampling, const std::ve
     batch_ = static_cast<std::int64_t>(chunk.labels.size());
     reserve(sampling);
     const Buffers& b = *buffers_;
-    const u64 seed = chunk.seed;
-    queue().upload(b.seed, &seed, sizeof seed);
     images_.clear();
-    for (std::size_t i = 0; i < chunk.labels.size(); ++i) images_.push_back(static_cast<u32>(chunk.first_index + i));
-    queue().upload(b.images, images_.data(), images_.size() * sizeof(u32));
+    for (const ImageOrigin& origin : chunk.origins) images_.push_back(origin.index);
+    queue().upload(b.origins, chunk.origins.data(), chunk.origins.size() * sizeof(ImageOrigin));
     std::vector<i64> rows(chunk.labels.begin(), chunk.labels.end());
     std::replace(rows.begin(), rows.end(), i64{kNoClass}, i64{model_.classes});
     rows.resize(2 * chunk.labels.size(), model_.classes);  // the row of no class

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from himar_kernels.arithmetic.draws import IMAGE_ORIGIN
 from himar_kernels.families.hi_mar import BASE_STEPS, STEP_STATE, Phase
 from himar_kernels.families.hi_mar.device_state import CHAIN_COLUMNS
 from himar_kernels.families.hi_mar.forecast import MOST_ORDER
@@ -37,7 +38,7 @@ class Buffers:
     state: int  # STEP_STATE
     fault: int  # uint32
     steps: int  # STEP_STATE (T), one for every autoregressive step
-    images: int  # uint32 (B), image indices
+    origins: int  # IMAGE_ORIGIN (B), what draws come from
     class_row: int  # int64 (2B), or in a text model
     context: int  # float32 (2B, K, W)
     timestep: int  # int64 (1), what the heads read
@@ -95,7 +96,7 @@ def _sizes(model: ModelInfo, batch: int, widths: Mapping[Phase, int]) -> dict[st
         "state": STEP_STATE.itemsize,
         "fault": _WORD,
         "steps": (S + N) * STEP_STATE.itemsize,  # a step reveals at least one position
-        "images": B * _WORD,
+        "origins": B * IMAGE_ORIGIN.itemsize,
         "class_row": 0 if model.context_shape else 2 * B * _INDEX,
         "context": 2 * B * math.prod(model.context_shape or (0,)) * _FLOAT,
         "timestep": _INDEX,

@@ -11,6 +11,7 @@ import functools
 import numpy as np
 
 from himar_kernels import Launch
+from himar_kernels.arithmetic.draws import image_origins
 from himar_kernels.families.hi_mar import STEP_STATE, Step, chain_table, launches, plan, step_chain, step_state
 from himar_kernels.families.hi_mar.device_state import FAULT_COMPONENTS
 from himar_kernels.families.hi_mar.phases import PhaseInfo
@@ -27,10 +28,9 @@ def begin(lane: Lane, request: Request, shown: Shown) -> Work:
     steps = plan(sampling, model.low_positions, model.high_positions)
     states = np.empty(len(steps), STEP_STATE)  # joining records would close their gaps
     for index, step in enumerate(steps):
-        states[index] = step_state(noise.seed, step, sampling.temperature)
+        states[index] = step_state(step, sampling.temperature)
     device.upload(buffers.steps, states)
-    device.upload(buffers.state, states[:1])  # the orders need the seed
-    device.upload(buffers.images, request.images.astype(np.uint32))
+    device.upload(buffers.origins, image_origins(request.draws, request.images))
     name, rows = shown
     device.upload(getattr(buffers, name), rows)
     work = Work(lane, request, noise, {})
@@ -97,7 +97,7 @@ def queue_dit_head(work: Work, phase: PhaseInfo, step: Step) -> None:
         return launches.dit_step(
             x=buffers.x, timestep=buffers.timestep, tokens=own.tokens, state=buffers.state,
             timesteps=own.timesteps, chain=own.chain, prediction=chain.prediction, initial=buffers.initial,
-            ranks=own.ranks, images=buffers.images, noise=work.noise.address, fault=buffers.fault,
+            ranks=own.ranks, origins=buffers.origins, noise=work.noise.address, fault=buffers.fault,
             batch=B, halves=H, N=n, C=C,
         )  # fmt: skip
 
@@ -112,7 +112,7 @@ def queue_dit_head(work: Work, phase: PhaseInfo, step: Step) -> None:
     device.launch(
         launches.start_high(
             x=buffers.x, initial=buffers.initial, timestep=buffers.timestep, state=buffers.state,
-            timesteps=own.timesteps, chain=own.chain, tokens=own.tokens, ranks=own.ranks, images=buffers.images,
+            timesteps=own.timesteps, chain=own.chain, tokens=own.tokens, ranks=own.ranks, origins=buffers.origins,
             noise=work.noise.address, batch=B, halves=H, N=n, C=C,
         )
     )  # fmt: skip
@@ -147,7 +147,7 @@ def queue_mlp_head(work: Work, phase: PhaseInfo, step: Step) -> None:
     def with_noise() -> Launch:
         return launches.mlp_step(
             x=buffers.x, timestep=buffers.timestep, low_tokens=own.tokens, state=buffers.state,
-            timesteps=own.timesteps, chain=own.chain, prediction=chain.prediction, images=buffers.images,
+            timesteps=own.timesteps, chain=own.chain, prediction=chain.prediction, origins=buffers.origins,
             revealed=buffers.revealed, noise=work.noise.address, fault=buffers.fault,
             batch=B, halves=H, S=n, r=r, C=C,
         )  # fmt: skip
@@ -163,7 +163,7 @@ def queue_mlp_head(work: Work, phase: PhaseInfo, step: Step) -> None:
     device.launch(
         launches.start_low(
             x=buffers.x, timestep=buffers.timestep, state=buffers.state, timesteps=own.timesteps,
-            images=buffers.images, revealed=buffers.revealed, noise=work.noise.address, batch=B, halves=H, r=r, C=C,
+            origins=buffers.origins, revealed=buffers.revealed, noise=work.noise.address, batch=B, halves=H, r=r, C=C,
         )
     )  # fmt: skip
     for k in range(step.diffusion_steps - 1, -1, -1):

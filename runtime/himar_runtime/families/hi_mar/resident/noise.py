@@ -1,11 +1,11 @@
-"""Where a request's orders and noise come from on the device: the kernels' own Philox, or draws made on the host."""
+"""Gives a request its orders and noise on the device: the kernels' own Philox, or draws that are made on the host."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from himar_kernels import PhiloxDraws
+from himar_kernels.arithmetic.draws import CounterDraws
 from himar_kernels.families.hi_mar import Phase, Step, launches, revealed_positions
 from himar_kernels.families.hi_mar.device_state import PHASE_CODES
 from himar_kernels.families.hi_mar.phases import ModelInfo, PhaseInfo
@@ -16,18 +16,15 @@ from .buffers import Buffers
 
 
 class NoiseSource:
-    """The draws of one request. Philox stays on the device; others travel there before every launch that uses them.
+    """The draws of one request. Counter-based ones stay on the device; others travel there before each launch.
 
     Attributes:
         address: what the kernels take as `noise`; None draws on the device.
-        seed: of Philox, 0 for other draws.
     """
 
     def __init__(self, device: ResidentDevice, buffers: Buffers, model: ModelInfo, request: Request) -> None:
         self._device, self._buffers, self._model, self._request = device, buffers, model, request
-        on_device = isinstance(request.draws, PhiloxDraws)
-        self.address = None if on_device else buffers.noise
-        self.seed = request.draws.seed if isinstance(request.draws, PhiloxDraws) else 0
+        self.address = None if isinstance(request.draws, CounterDraws) else buffers.noise
         self._orders: dict[Phase, NDArray[np.int64]] = {}
 
     def order(self, phase: Phase, positions: int, ranks: int) -> None:
@@ -37,8 +34,7 @@ class NoiseSource:
             buffers = self._buffers
             self._device.launch(
                 launches.ranks(
-                    ranks=ranks, images=buffers.images, state=buffers.state, phase=PHASE_CODES[phase],
-                    batch=len(images), n=positions,
+                    ranks=ranks, origins=buffers.origins, phase=PHASE_CODES[phase], batch=len(images), n=positions,
                 )
             )  # fmt: skip
             return

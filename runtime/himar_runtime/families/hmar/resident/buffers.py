@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from himar_kernels.arithmetic.draws import IMAGE_ORIGIN
 from himar_kernels.arithmetic.launches import STATE_BYTES
 from himar_kernels.families.hmar.sizes import ModelInfo
 from himar_runtime.bundle.schema import ComponentSpec
@@ -26,8 +27,7 @@ class Buffers:
     zeros: int  # float32, as many as any input that is 0; never written again
     state: int  # a StepState of 0, for kernels that ask for a step
     fault: int  # uint32
-    seed: int  # uint64
-    images: int  # uint32 (B), image indices
+    origins: int  # IMAGE_ORIGIN (B), what draws come from
     class_row: int  # int64 (2B)
     words: int  # float32 (2B, T, Cv)
     shown: int  # float32 (2B, T), 1 at masked cells
@@ -79,8 +79,7 @@ def _sizes(model: ModelInfo, batch: int) -> dict[str, int]:
         "zeros": 2 * B * max(C, T, first * Cv) * FLOAT,
         "state": STATE_BYTES,
         "fault": WORD,
-        "seed": 2 * WORD,
-        "images": B * WORD,
+        "origins": B * IMAGE_ORIGIN.itemsize,
         "class_row": 2 * B * INDEX,
         "words": 2 * B * T * Cv * FLOAT,
         "shown": 2 * B * T * FLOAT,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from himar_kernels.families.hmar import PhiloxDraws
+from himar_kernels.families.hmar.draws import CounterDraws
 from himar_kernels.families.hmar.sizes import ModelInfo
 from himar_runtime.queue.device import ResidentDevice, ResidentEngine
 from himar_runtime.queue.replays import Replays
@@ -59,7 +59,6 @@ class Work:
         return len(self.request.labels)
 
     @property
-    def seed(self) -> int | None:
-        """The seed of uniforms that the kernels draw; None where they come from the host."""
-        draws = self.request.draws
-        return draws.seed if isinstance(draws, PhiloxDraws) else None
+    def draws_on_device(self) -> bool:
+        """True where the kernels draw the uniforms; others come from the host."""
+        return isinstance(self.request.draws, CounterDraws)

@@ -1,8 +1,8 @@
 """The loop over scales as launches: words → trunk → tail → draw → remask → contribution, all on the device.
 
 The same steps as `himar_runtime.families.hmar.loop` (docs/hmar-model.md §5), with every buffer in device memory: labels
-go in, codes and images come out, and logits never leave. What a request may set (guidance, filters, seed, how many
-cells a step redraws) are arguments of launches outside the recorded segments, so that batch, scale and halves alone
+go in, codes and images come out, and logits never leave. What a request may set (guidance, filters, how many cells
+a step redraws) are arguments of launches outside the recorded segments, so that batch, scale and halves alone
 decide which graph fits.
 """
 
@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from himar_kernels.arithmetic.draws import image_origins
 from himar_kernels.arithmetic.launches import check_finite
 from himar_kernels.families.hmar import Forward, Kept, edited_share, launches
 from himar_kernels.families.hmar.faults import FAULT_NUMBERS
@@ -40,8 +41,7 @@ def begin(lane: Lane, request: Request, forwards: Sequence[Forward], kept: Kept 
     if request.sampling.guidance:
         labels = np.concatenate([labels, np.full_like(labels, model.classes)])
     device.upload(buffers.class_row, labels.astype(np.int64))
-    device.upload(buffers.images, request.images.astype(np.uint32))
-    device.upload(buffers.seed, np.array(work.seed or 0, np.uint64))
+    device.upload(buffers.origins, image_origins(request.draws, request.images))
     if request.sampling.all_scales:
         _ = lane.pasts  # allocated now, since no segment may be recorded meanwhile
     device.clear(buffers.fault, WORD)
@@ -191,13 +191,13 @@ def _draw(work: Work, forward: Forward, masked: int | None) -> None:
     lane, request, scale = work.lane, work.request, forward.scale
     buffers, sampling, T = lane.buffers, request.sampling, lane.model.scales.cells[scale]
     uniforms = None
-    if work.seed is None:
+    if not work.draws_on_device:
         uniforms = buffers.uniforms
         lane.device.upload(uniforms, request.draws.uniforms(scale, forward.step, request.images, T).astype(np.float32))
     lane.device.launch(
         launches.draw_codes(
             codes=codes_at(work, scale), confidence=buffers.confidence, logits=buffers.logits, uniforms=uniforms,
-            masked=masked, seed=buffers.seed, images=buffers.images, fault=buffers.fault, weight=forward.guidance,
+            masked=masked, origins=buffers.origins, fault=buffers.fault, weight=forward.guidance,
             top_p=sampling.top_p, top_k=sampling.top_k, scale=scale, step=forward.step,
             component=FAULT_NUMBERS[_tail(forward)], batch=work.batch, halves=forward.halves, T=T, V=lane.model.vocab,
         )

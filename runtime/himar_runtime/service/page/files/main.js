@@ -37,7 +37,7 @@ function build(model) {
   const style = document.documentElement.style;
   style.setProperty("--side", `${model.image_size}px`);
   document.documentElement.classList.toggle("tiny", model.image_size <= TINY);
-  queue = new Queue(model.lanes);
+  queue = new Queue(model.lanes * model.max_batch);
   chooser = chooserOf(model, () => byId("composer").requestSubmit());
   byId("chooser").replaceChildren(chooser.node);
   byId("count-name").textContent = chooser.many ? "Images of each" : "Images";
@@ -128,9 +128,7 @@ function cancelAll() {
 }
 
 function tryAgain(picture) {
-  picture.forget();
   picture.reset();
-  picture.dispatchEvent(new Event("change"));
   queue.add(picture);
 }
 

@@ -12,7 +12,9 @@ export class Picture extends EventTarget {
     this.reset();
   }
 
+  // Forgets what an earlier try came to.
   reset() {
+    for (const frame of this.frames ?? []) URL.revokeObjectURL(frame.url);
     this.state = "waiting"; // "drawing", then "done", "failed" or "cancelled"
     this.frames = []; // {url, size}, from the roughest to the finished one
     this.recipe = null;
@@ -20,6 +22,7 @@ export class Picture extends EventTarget {
     this.truncated = false; // the prompt was longer than the model reads
     this.error = null;
     this.abort = new AbortController();
+    this.#changed();
   }
 
   get open() {
@@ -34,7 +37,7 @@ export class Picture extends EventTarget {
   // The state in words; of a stream that shows something, what.
   get progress() {
     if (this.state === "drawing" && this.frames.length) return `Preview ${this.frames.length}`;
-    return { waiting: "Waiting", drawing: "Started", done: "Finished", failed: "Failed", cancelled: "Cancelled" }[this.state];
+    return { waiting: "Waiting", drawing: "Sent", done: "Finished", failed: "Failed", cancelled: "Cancelled" }[this.state];
   }
 
   // The recipe as JSON. Its seed may be beyond what JavaScript's numbers hold, so it is written from this picture's.
@@ -48,7 +51,8 @@ export class Picture extends EventTarget {
     return `${words || "image"}-seed-${this.seed}.png`;
   }
 
-  async make() {
+  // Asks for the image and takes what comes. patient: where the server's queues are full it is left waiting.
+  async make(patient) {
     const { signal } = this.abort; // another try has another one
     this.#become("drawing");
     try {
@@ -64,6 +68,7 @@ export class Picture extends EventTarget {
       this.#become("done");
     } catch (error) {
       if (signal.aborted) return;
+      if (patient && error.status === 429) return this.reset();
       this.error = error instanceof ApiError ? error : new ApiError(0, `the answer cannot be read (${error.message}).`);
       this.#become("failed");
     }
@@ -75,9 +80,9 @@ export class Picture extends EventTarget {
     this.#become("cancelled");
   }
 
-  // Frees the images' memory.
+  // Stops what is under way and frees the images' memory.
   forget() {
-    this.abort.abort();
+    this.cancel();
     for (const frame of this.frames) URL.revokeObjectURL(frame.url);
   }
 
@@ -91,14 +96,17 @@ export class Picture extends EventTarget {
   }
 }
 
-// Makes pictures in their order, as many at once as the server has lanes: others wait here, where they fill no queue.
+// Makes pictures in their order, a few at once: the others wait here, where they fill no queue of the server's.
 export class Queue {
   #waiting = [];
   #running = 0;
-  #most;
+  #limit;
+  #most; // up to the limit; less after the server's queue was found full
 
-  constructor(lanes) {
-    this.#most = Math.min(lanes, 4); // a browser opens six connections to a server, and the page needs some
+  // limit: how many the server can work on at once.
+  constructor(limit) {
+    this.#limit = Math.min(limit, 4); // a browser opens six connections to a server, and a stream takes one
+    this.#most = this.#limit;
   }
 
   add(picture) {
@@ -109,13 +117,22 @@ export class Queue {
   #next() {
     while (this.#running < this.#most && this.#waiting.length) {
       const picture = this.#waiting.shift();
-      if (picture.state !== "waiting") continue;
-      this.#running += 1;
-      picture.make().finally(() => {
-        this.#running -= 1;
-        this.#next();
-      });
+      if (picture.state === "waiting") this.#make(picture);
     }
+  }
+
+  async #make(picture) {
+    const patient = this.#running > 0; // others of this page may be what fills the server's queues
+    this.#running += 1;
+    await picture.make(patient);
+    this.#running -= 1;
+    if (picture.state === "waiting") {
+      this.#most = Math.max(this.#running, 1);
+      this.#waiting.unshift(picture);
+    } else if (picture.state === "done") {
+      this.#most = Math.min(this.#most + 1, this.#limit);
+    }
+    this.#next();
   }
 }
 
