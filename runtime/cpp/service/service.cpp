@@ -15,6 +15,7 @@
 #include "answer.h"
 #include "http_server.h"
 #include "log.h"
+#include "page.h"
 #include "text.h"
 
 namespace himar::service {
@@ -27,9 +28,9 @@ using core::trimmed;
 constexpr const char* kImages = "/v1/images";
 constexpr const char* kIdHeader = "X-Request-Id";
 
-// Methods of every path, as an Allow header names them.
+// Methods of every path, as an Allow header names them; the page's files have those of "/".
 const std::map<std::string, std::string> kAllowed = {
-    {kImages, "POST"}, {"/v1/model", "GET, HEAD"}, {"/healthz", "GET, HEAD"}, {"/metrics", "GET, HEAD"}};
+    {"/", "GET, HEAD"}, {kImages, "POST"}, {"/v1/model", "GET, HEAD"}, {"/healthz", "GET, HEAD"}, {"/metrics", "GET, HEAD"}};
 
 // Threads beyond those that wait for lanes: for what is answered at once, as refusals, health and metrics are.
 constexpr std::size_t kSpareThreads = 64, kMostConnectionsWaiting = 256;
@@ -127,7 +128,7 @@ std::string too_large(const Settings& settings) {
 
 // What httplib itself refused, in a sentence.
 Answer answer_of(int status, const httplib::Request& request, const Settings& settings) {
-    const auto path = kAllowed.find(request.path);
+    const auto path = kAllowed.find(page_file(request.path) != nullptr ? "/" : request.path);
     if (path != kAllowed.end() && status != 413 && path->second.find(request.method) == std::string::npos) {
         Answer answer = error_answer(405, cut(request.method) + " is not a method of " + request.path + "; use " +
                                               path->second + ".");
@@ -218,6 +219,7 @@ void Service::add_routes() {
         response.set_content(metrics_.text(build_, images_.lanes().waiting(), images_.lanes().busy()),
                              "text/plain; version=0.0.4; charset=utf-8");
     });
+    add_page(*server_);
     // The status that this returns is not yet the response's.
     server_->set_expect_100_continue_handler([this](const auto& request, auto& response) {
         if (request.get_header_value_u64("Content-Length") <= settings_.max_body) return 100;

@@ -56,6 +56,11 @@ class Lanes:
             thread.start()
 
     @property
+    def alive(self) -> bool:
+        """Whether every lane has its thread."""
+        return all(thread.is_alive() for thread in self._threads)
+
+    @property
     def open(self) -> list[Job]:
         """The jobs that are not settled."""
         return list(self._open)

@@ -14,7 +14,7 @@ PATHS = {"/" if file.name == INDEX else f"/page/{file.name}": file for file in s
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_a_file_comes_with_its_type_and_policy(not_in_cpp: None, server: Any, path: str) -> None:
+def test_a_file_comes_with_its_type_and_policy(server: Any, path: str) -> None:
     reply, file = server.ask("GET", path), PATHS[path]
     assert (reply.status, reply.body) == (200, file.read_bytes())
     assert reply.headers["Content-Type"] == TYPES[file.suffix]
@@ -31,7 +31,7 @@ def test_the_policy_lets_in_only_the_pages_own_files() -> None:
     assert {value for value in policy.values()} == {"'none'", "'self'", "'script'"}
 
 
-def test_a_file_that_is_known_is_not_sent_again(not_in_cpp: None, server: Any) -> None:
+def test_a_file_that_is_known_is_not_sent_again(server: Any) -> None:
     for path, file in PATHS.items():
         tag = server.ask("GET", path).headers["ETag"]
         assert tag == f'"{hashlib.sha256(file.read_bytes()).hexdigest()[:16]}"'
@@ -41,7 +41,7 @@ def test_a_file_that_is_known_is_not_sent_again(not_in_cpp: None, server: Any) -
             assert {name: reply.headers[name] for name in HEADERS} == HEADERS
 
 
-def test_other_methods_and_names_are_refused(not_in_cpp: None, server: Any) -> None:
+def test_other_methods_and_names_are_refused(server: Any) -> None:
     for path in PATHS:
         reply = server.ask("POST", path, b"")
         assert (reply.status, {name.strip() for name in reply.headers["Allow"].split(",")}) == (405, {"GET", "HEAD"})

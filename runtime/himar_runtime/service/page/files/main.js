@@ -150,6 +150,8 @@ byId("composer").addEventListener("submit", (event) => {
 byId("cancel").addEventListener("click", cancelAll);
 byId("reload").addEventListener("click", begin);
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && !event.defaultPrevented && !byId("token-dialog").open) cancelAll();
+  if (event.key !== "Escape" || event.defaultPrevented || event.isComposing) return;
+  if (event.target.matches("select") || byId("token-dialog").open) return; // it closes those
+  cancelAll();
 });
 begin();

@@ -40,7 +40,7 @@ export class Stage {
     const facts = element("dl", { class: "facts" });
     const row = element("div", { class: "row" });
     const recipe = element("details", { class: "recipe", hidden: true }, element("summary", {}, "Recipe"), element("pre", { tabindex: 0, "aria-label": "Recipe as JSON" }));
-    const title = element("p", { class: "title" }, picture.title);
+    const title = element("p", { class: picture.title.length > 80 ? "long title" : "title" }, picture.title);
     const caption = element("figcaption", {}, element("div", { class: "spread" }, title, state), strip, facts, row, recipe);
     const figure = element("figure", {}, frame, caption);
     return { figure, frame, state, strip, facts, row, recipe };
