@@ -93,7 +93,7 @@ class _Device:
         self._number = itertools.count()
         self._seconds: list[float] = []
         self._queued: list[float] = []
-        self._refused = self._most_waiting = self._calls = self._called = 0
+        self._running = self._refused = self._most_waiting = self._calls = self._called = 0
         self._worked = 0.0
 
     def run(self, requests: int, warm: int) -> Simulated:
@@ -130,6 +130,7 @@ class _Device:
         now, _, lane, call = heapq.heappop(self._ends)
         self._free[lane] = now
         self._open -= len(call)
+        self._running -= sum(each.images for each in call)
         self._seconds += [now - each.accepted + self._traffic.overhead for each in call if each.counts]
 
     def _start(self, now: float) -> float:
@@ -138,8 +139,7 @@ class _Device:
         for lane, free in list(self._free.items()):
             if not self._waiting:
                 break
-            busy = self._policy.lanes - len(self._free)
-            chosen = self._policy.choose(self._waiting, busy)
+            chosen = self._policy.choose(self._waiting, self._running)
             pause = self._policy.pause(chosen, len(self._waiting), self._before, free, now)
             if pause > _INSTANT:
                 wake = min(wake, now + pause)
@@ -160,3 +160,4 @@ class _Device:
         self._calls += 1
         self._called += images
         self._worked += seconds
+        self._running += images

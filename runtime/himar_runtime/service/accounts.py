@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import time
@@ -105,6 +106,10 @@ class Accounts:
                 record(exchange, exchange.status, self._service.metrics)
         except ClientGoneError:
             record(exchange, CLIENT_GONE, self._service.metrics)
+        except asyncio.CancelledError:  # by a server that tells so of a client that has gone
+            if counted:
+                record(exchange, CLIENT_GONE, self._service.metrics)
+            raise
         except Exception as error:
             log.exception("request %s failed unexpectedly", exchange.id)
             if exchange.status == 0:

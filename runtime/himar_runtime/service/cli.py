@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,6 +15,9 @@ from himar_kernels.shared.options import FiniteRange, NamedPath
 
 from .origins import check_origin
 from .tokens import read_tokens
+
+if TYPE_CHECKING:
+    from .service import Settings
 
 # The C++ server's limits too (runtime/cpp/service/arguments.cpp): a typing error must not start a million threads.
 _LANES = click.IntRange(1, 64)
@@ -96,7 +99,7 @@ def _root_path(context: click.Context, parameter: click.Parameter, text: str) ->
 )  # fmt: skip
 @click.option("--log-json", is_flag=True, help="Write the log as JSON lines.")
 @click.version_option(package_name="himar", prog_name="himar-serve")
-def cli(host: str, port: int, threads: int, queue_delay: float, log_json: bool, **options: Any) -> None:
+def cli(host: str, port: int, log_json: bool, **options: Any) -> None:
     """Serve images from BUNDLE over HTTP. SIGTERM and Ctrl-C finish what was accepted, then end it.
 
     Add --debug to see the traceback of an error.
@@ -108,13 +111,18 @@ def cli(host: str, port: int, threads: int, queue_delay: float, log_json: bool, 
     try:
         from .log import log_to_stderr
         from .server import serve
-        from .service import Settings
 
         log_to_stderr(log_json)
-        settings = Settings(threads=threads or None, queue_delay=queue_delay / 1000, **options)
-        serve(settings, host, port, lambda address: click.echo(f"himar-serve: listening on {address}"))
+        serve(read_settings(**options), host, port, lambda address: click.echo(f"himar-serve: listening on {address}"))
     except KeyboardInterrupt:  # of run_cli, until the server takes signals itself: nothing was accepted yet
         click.echo("stopped before it served anything.", err=True)
+
+
+def read_settings(threads: int, queue_delay: float, **options: Any) -> Settings:
+    """Return the settings of a service that the command's options ask for; those of the server and the log left out."""
+    from .service import Settings
+
+    return Settings(threads=threads or None, queue_delay=queue_delay / 1000, **options)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -42,7 +42,7 @@ class Lanes:
         self._changed = threading.Condition()
         self._waiting: list[Job] = []
         self._open: set[Job] = set()
-        self._busy = 0
+        self._busy = self._running = 0  # lanes at work, and images in their calls
         self._before = 0  # jobs that were open during the last call, if that was of several
         self._closed = False
         self._encoders = ThreadPoolExecutor(max(policy.lanes, min(allowed_cpus(), _MOST_ENCODERS)), "himar-encoder")
@@ -54,6 +54,11 @@ class Lanes:
         ]
         for thread in self._threads:
             thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether every lane has its thread."""
+        return all(thread.is_alive() for thread in self._threads)
 
     @property
     def open(self) -> list[Job]:
@@ -96,19 +101,20 @@ class Lanes:
                 self._metrics.queue_seconds.observe(job.queued)
             self._metrics.batch_requests.observe(len(jobs))
             self._metrics.batch_images.observe(sum(job.images for job in jobs))
-            with self._freed():
+            with self._freed(jobs):
                 outcomes = list(batch.run(pipeline, jobs))
             wait(encoding)  # so that results never pile up
             encoding = [self._encoders.submit(self._deliver, job, outcome) for job, outcome in outcomes]
 
     @contextmanager
-    def _freed(self) -> Iterator[None]:
+    def _freed(self, jobs: list[Job]) -> Iterator[None]:
         """Free the lane at the end, before a client can hear of it: whoever has an answer finds a free lane."""
         try:
             yield
         finally:
             with self._changed:
                 self._busy -= 1
+                self._running -= sum(job.images for job in jobs)
                 self._changed.notify_all()
 
     def _next(self) -> list[Job]:
@@ -117,12 +123,13 @@ class Lanes:
             free = time.monotonic()
             while True:
                 if self._waiting:
-                    jobs = self._policy.choose(self._waiting, self._busy)
+                    jobs = self._policy.choose(self._waiting, self._running)
                     pause = self._policy.pause(jobs, len(self._waiting), self._before, free, time.monotonic())
                     if pause <= 0 or self._closed:
                         self._before = len(self._open) if len(jobs) > 1 else 0
                         self._waiting = [job for job in self._waiting if job not in jobs]
                         self._busy += 1
+                        self._running += sum(job.images for job in jobs)
                         return jobs
                     self._changed.wait(pause)
                 elif self._closed:

@@ -55,18 +55,18 @@ class Policy:
         """Whether a request must be refused, given those that wait and the lanes that work."""
         return waiting >= self.most_waiting + self.lanes - busy
 
-    def choose(self, waiting: Sequence[WaitingT], busy: int) -> list[WaitingT]:
+    def choose(self, waiting: Sequence[WaitingT], running: int) -> list[WaitingT]:
         """Return the requests of the next call: the oldest, and in their order those that can join it.
 
         Requests join that have the same settings. One that does not fit is passed over for smaller ones behind it: it
-        waits no longer for that, as it comes first in a later call. Lanes that are free share what waits, since one
-        call would leave the others idle; one request of more than `max_batch` images runs alone.
+        waits no longer for that, as it comes first in a later call. A lane takes no more than its share of all images,
+        or others would be idle, or busy with a few again and again; one request of more than that runs alone.
 
         Args:
             waiting: at least one, the oldest first.
-            busy: lanes at work.
+            running: images in the calls of other lanes.
         """
-        share = -(-sum(each.images for each in waiting) // (self.lanes - busy))
+        share = -(-(running + sum(each.images for each in waiting)) // self.lanes)
         most = min(self.max_batch, share)
         first = waiting[0]
         chosen, images = [first], first.images

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from himar_kernels import InputError
+from himar_kernels import EngineError, InputError
 from himar_kernels.families.registry import TEXT_ENCODER
 
 from ..engines.engine import Device
@@ -152,6 +152,7 @@ class Service:
             return found
         finally:
             gone.cancel()
+            self.abandon(job)  # of a client that went away as Ray Serve says it: by cancelling this
 
     async def next(self, job: Job, gone: asyncio.Future[Any], pause: float | None = None) -> bytes | Answer | None:
         """Wait for what a job's look finds next, or for its answer; None when there is neither for `pause` seconds.
@@ -200,6 +201,11 @@ class Service:
             reason = "this server is shutting down and could not finish the request; send it to another."
             self._end(job, "drain", RefusalError(503, reason))
         await asyncio.to_thread(self._lanes.close)
+
+    def require_lanes(self) -> None:
+        """Raise EngineError when a lane has ended, though nobody told it to: the service needs a new start."""
+        if not self._lanes.alive:
+            raise EngineError("a lane of this service has ended unexpectedly; its log says why: start it again.")
 
     def hurry(self) -> None:
         """End a drain at once."""

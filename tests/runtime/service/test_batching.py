@@ -116,16 +116,17 @@ def test_the_oldest_comes_first_with_those_that_fit_it() -> None:
     waiting = [Asked(2, "plain"), Asked(1), Asked(3, "plain"), Asked(1, "plain"), Asked(9)]
     calls, left = [], waiting
     while left:
-        chosen = Policy(max_batch=4).choose(left, busy=0)
+        chosen = Policy(max_batch=4).choose(left, running=0)
         calls.append([waiting.index(each) for each in chosen])
         left = [each for each in left if each not in chosen]
     assert calls == [[0, 3], [1], [2], [4]]
 
 
-def test_free_lanes_share_what_waits() -> None:
+def test_lanes_share_what_is_asked_for() -> None:
     waiting = [Asked(1) for _ in range(24)]
-    assert [len(Policy(lanes=3).choose(waiting, busy)) for busy in range(3)] == [8, 12, 24]
-    assert len(Policy(lanes=1, max_batch=16).choose(waiting, busy=0)) == 16
+    assert [len(Policy(lanes=3).choose(waiting, running)) for running in (0, 3, 24)] == [8, 9, 16]
+    assert len(Policy(lanes=1, max_batch=16).choose(waiting, running=0)) == 16
+    assert len(Policy(lanes=2).choose([Asked(9), *waiting], running=0)) == 9  # 33 images: 17 of them
 
 
 def test_who_leaves_disturbs_nobody(held: Held, one_lane: Server, pipeline: Pipeline) -> None:

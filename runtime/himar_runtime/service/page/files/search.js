@@ -20,7 +20,9 @@ export class Search {
       autocomplete: "off", spellcheck: "false",
       placeholder: known ? `Search ${names.length} names or numbers` : `0 to ${names.length - 1}`,
     });
-    this.list = element("ul", { id: "class-list", role: "listbox", "aria-label": "Classes", hidden: true });
+    this.list = element("ul", { id: "class-list", role: "listbox", "aria-label": "Classes" });
+    this.more = element("p", { class: "quiet" });
+    this.popup = element("div", { class: "popup", hidden: true }, this.list, this.more);
     this.random = element("button", { type: "button", class: "quiet-button" }, "Add a random one");
     this.random.addEventListener("click", () => this.#add(Math.floor(Math.random() * names.length)));
     this.input.addEventListener("input", () => this.#show());
@@ -28,12 +30,12 @@ export class Search {
     this.input.addEventListener("keydown", (event) => this.#key(event));
     this.input.addEventListener("blur", () => this.#hide());
     // Not the click: the field would lose the focus before it.
-    this.list.addEventListener("pointerdown", (event) => {
+    this.popup.addEventListener("pointerdown", (event) => {
       event.preventDefault();
       const option = event.target.closest("[role=option]");
       if (option) this.#add(Number(option.dataset.number));
     });
-    const box = element("div", { class: "combobox" }, this.input, this.list);
+    const box = element("div", { class: "combobox" }, this.input, this.popup);
     const label = element("label", { for: "class" }, "Classes");
     this.node = element("div", { class: "field" }, element("div", { class: "spread" }, label, this.random), this.chips, box);
   }
@@ -84,16 +86,17 @@ export class Search {
       ),
     );
     const more = found.length - options.length;
-    if (!found.length) options.push(element("li", { class: "quiet" }, "No class has this in its name or number."));
-    else if (more) options.push(element("li", { class: "quiet" }, `${more} more; write more of the name.`));
     this.list.replaceChildren(...options);
-    this.list.hidden = false;
+    this.list.hidden = found.length === 0;
+    this.more.textContent = !found.length ? "No class has this in its name or number." : more ? `${more} more; write more of the name.` : "";
+    this.popup.hidden = false;
+    if (this.input.value.trim()) announce(`${found.length || "No"} ${found.length === 1 ? "class" : "classes"}`);
     this.input.setAttribute("aria-expanded", "true");
     this.#activate(this.input.value.trim() && found.length ? 0 : -1);
   }
 
   #hide() {
-    this.list.hidden = true;
+    this.popup.hidden = true;
     this.input.setAttribute("aria-expanded", "false");
     this.input.removeAttribute("aria-activedescendant");
     this.#active = -1;
@@ -110,7 +113,7 @@ export class Search {
   }
 
   #key(event) {
-    const open = !this.list.hidden;
+    const open = !this.popup.hidden;
     const last = this.#found.length - 1;
     if (event.key === "ArrowDown" || event.key === "ArrowUp") {
       event.preventDefault();
