@@ -79,16 +79,14 @@ def main(bundle: Path, other: Path, lanes: int, threads: int, clients: int, requ
     setting = [] if sampling is None else ["--sampling", sampling]
     for count, sent in ((clients, requests), (1, max(requests // 4, 20))):
         load = ["--concurrency", str(count), "--requests", str(sent), "--warm-up", str(count), *setting]
-        reports: dict[Path, list[dict[str, Any]]] = {other: [], ROOT: []}
-        for _ in range(turns):
-            for checkout, found in reports.items():
-                found.append(measure(checkout, bundle, options, load))
-        before, now = (figures(found) for found in reports.values())
+        reports = [[measure(checkout, bundle, options, load) for checkout in (other, ROOT)] for _ in range(turns)]
+        before, now = (figures(found) for found in zip(*reports, strict=True))
+        last = reports[-1][1]
         for name, value in now.items():
             click.echo(f"{count} clients, {name}: {value:.4g} against {before[name]:.4g}: {value / before[name]:.3f}")
-        stages = {name: round(1000 * seconds, 1) for name, seconds in reports[ROOT][-1]["stages"].items()}
+        stages = {name: round(1000 * seconds, 1) for name, seconds in last["stages"].items()}
         click.echo(f"{count} clients, milliseconds of a request: {stages}")
-        click.echo(f"{count} clients, calls: {reports[ROOT][-1]['calls']}")
+        click.echo(f"{count} clients, calls: {last['calls']}")
 
 
 if __name__ == "__main__":
