@@ -7,7 +7,15 @@
 
 namespace {
 
-constexpr double kMostSeconds = 1e6;
+constexpr double kMostSeconds = 1e6, kMostDelay = 1e4;
+
+Option milliseconds_option(const std::string& name, double& to) {
+    return {name, [&to](const std::string& option, const std::string& text) {
+                to = number(option, text);
+                if (to < 0 || to > kMostDelay)
+                    throw UsageError(option + " is '" + text + "'; it must be from 0 to 10000 milliseconds.");
+            }};
+}
 
 Option seconds_option(const std::string& name, double& to, bool zero_is_fine) {
     return {name, [&to, zero_is_fine](const std::string& option, const std::string& text) {
@@ -52,6 +60,8 @@ Arguments read_arguments(int count, char** values) {
         whole_option("threads", read.load.threads, 0, 4096),
         text_option("backend", read.load.backend),
         whole_option("queue", read.queue, 1, 256),
+        whole_option("max-batch", read.max_batch, 1, 65536),
+        milliseconds_option("queue-delay", read.queue_delay),
         whole_option("max-images", read.max_images, 1, 65536),
         whole_option("max-body", read.max_body, 1, std::int64_t{1} << 30),
         seconds_option("timeout", read.timeout, false),
@@ -73,8 +83,12 @@ const char* help_text() {
            "\n"
            "  --host ADDRESS           where to listen (127.0.0.1)\n"
            "  --port N                 0 picks a free one (8000)\n"
-           "  --lanes N                requests that run at once, each with its own buffers (1)\n"
+           "  --lanes N                calls of the engines that run at once, each with its own buffers (1)\n"
            "  --queue N                requests that may wait for each lane; more are answered 429 (16)\n"
+           "  --max-batch N            most images of requests that run in one call; 1 joins none (what the bundle's\n"
+           "                           engines take)\n"
+           "  --queue-delay MS         milliseconds that a request waits at most for others to join it, where the call\n"
+           "                           before had several (5)\n"
            "  --max-images N           maximum images in one request (64)\n"
            "  --max-body BYTES         maximum size of a request's body (1048576)\n"
            "  --timeout SECONDS        from acceptance to answer; then 504 (60)\n"

@@ -14,6 +14,8 @@ struct Arguments {
     int port = 8000;               // 0 takes any free one
     std::size_t lanes = 1;
     std::size_t queue = 16;        // waiting requests per lane
+    std::size_t max_batch = 0;     // images of requests that run in one call; 0 for the bundle's largest batch
+    double queue_delay = 5;        // milliseconds that a request waits at most for others to join it
     std::size_t max_images = 64;   // per request
     std::size_t max_body = 1 << 20;  // bytes
     double timeout = 60;           // seconds from acceptance to answer

@@ -2,10 +2,9 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <exception>
-#include <new>
 
 #include "answer.h"
+#include "batch.h"
 #include "request.h"
 
 namespace himar::service {
@@ -14,25 +13,14 @@ namespace {
 // How often a waiting request looks whether its client is still there.
 constexpr auto kLook = std::chrono::milliseconds(50);
 
+Clock::duration duration_of(double seconds) {
+    return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
+}
+
 std::string shown(double value) {
     char text[32];
     std::snprintf(text, sizeof text, "%g", value);
     return text;
-}
-
-std::vector<Run> runs_of(std::vector<Pipeline>& pipelines, const std::function<Outcome(Pipeline&, Job&)>& run) {
-    std::vector<Run> runs;
-    for (Pipeline& pipeline : pipelines) runs.push_back([&pipeline, run](Job& job) { return run(pipeline, job); });
-    return runs;
-}
-
-// The seconds of a result's stages, by their names.
-Stages stages_of(const Pipeline& pipeline, const Result& result) {
-    const std::vector<std::string> names = stage_names(pipeline.info());
-    const std::vector<double> seconds = result.stage_seconds();
-    Stages stages;
-    for (std::size_t i = 0; i < std::min(names.size(), seconds.size()); ++i) stages.emplace_back(names[i], seconds[i]);
-    return stages;
 }
 
 }  // namespace
@@ -41,8 +29,13 @@ Images::Images(std::vector<Pipeline> pipelines, const Limits& limits, Metrics& m
     : limits_(limits),
       metrics_(metrics),
       pipelines_(std::move(pipelines)),
-      lanes_(runs_of(pipelines_, [this](Pipeline& pipeline, Job& job) { return run(pipeline, job); }),
-             limits.queue) {}
+      lanes_(runs(), {pipelines_.size(), limits.queue, limits.batch, duration_of(limits.queue_delay)}) {}
+
+std::vector<Run> Images::runs() {
+    std::vector<Run> all;
+    for (Pipeline& each : pipelines_) all.push_back([this, &each](const Jobs& jobs) { return run(each, jobs); });
+    return all;
+}
 
 Answer Images::answer(const std::string& body, const std::string& accept_header, std::shared_ptr<Job>& job, const Gone& gone) {
     Form form;
@@ -70,8 +63,9 @@ void Images::check(const GenerateOptions& options) const {
 }
 
 std::shared_ptr<Job> Images::submit(GenerateOptions options, Look look) {
-    const auto end = Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(limits_.timeout));
-    auto job = std::make_shared<Job>(std::move(options), end, std::move(look));
+    const auto end = Clock::now() + duration_of(limits_.timeout);
+    std::string settings = pipeline().settings(options);
+    auto job = std::make_shared<Job>(std::move(options), std::move(settings), end, std::move(look));
     switch (lanes_.submit(job)) {
         case Lanes::Accepted::kFull:
             throw Refusal(429,
@@ -96,11 +90,11 @@ void Images::wait_for_result(const std::shared_ptr<Job>& job, const Gone& gone) 
         case Cancel::kNone: break;
     }
     if (gone()) throw ClientGone();
-    if (!outcome.result) throw Refusal(outcome.status == HIMAR_ERROR_INPUT ? 400 : 500, outcome.sentence);
-    if (outcome.result->cancelled()) {  // by the lane itself, while nobody waited here
+    if (outcome.late) {
         metrics_.cancelled(Cancel::kTimeout);
         throw timed_out();
     }
+    if (!outcome.result) throw Refusal(outcome.status == HIMAR_ERROR_INPUT ? 400 : 500, outcome.sentence);
 }
 
 Images::News Images::next(const std::shared_ptr<Job>& job, Clock::time_point until, const Gone& gone) {
@@ -165,34 +159,10 @@ Refusal Images::timed_out() const {
                         "or steps, or try again when less is waiting.");
 }
 
-Outcome Images::run(Pipeline& pipeline, Job& job) {
-    metrics_.queued(job.queued);
-    Outcome outcome;
-    try {
-        GenerateOptions options = job.options;
-        options.on_step = [&](const Progress& step) {
-            if (job.cancel != Cancel::kNone || Clock::now() >= job.end) return false;
-            if (job.look == nullptr) return true;
-            const auto start = Clock::now();
-            if (auto found = job.look(step)) {
-                outcome.looked += seconds_since(start);
-                lanes_.show(job, std::move(*found));
-            }
-            return true;
-        };
-        outcome.result = pipeline.generate(options);
-        outcome.stages = stages_of(pipeline, *outcome.result);
-    } catch (const Error& error) {
-        outcome.status = error.status();
-        outcome.sentence = error.what();
-    } catch (const std::bad_alloc&) {
-        outcome.status = HIMAR_ERROR_MEMORY;
-        outcome.sentence = "no memory is left for this request.";
-    } catch (const std::exception& error) {
-        outcome.status = HIMAR_ERROR_INTERNAL;
-        outcome.sentence = error.what();
-    }
-    return outcome;
+std::vector<Outcome> Images::run(Pipeline& pipeline, const Jobs& jobs) {
+    for (const auto& job : jobs) metrics_.queued(job->queued);
+    metrics_.called(jobs.size(), images_of(jobs));
+    return run_together(pipeline, jobs, [this](Job& job, std::string found) { lanes_.show(job, std::move(found)); });
 }
 
 }  // namespace himar::service

@@ -23,6 +23,8 @@ struct Limits {
     std::size_t images = 64;  // of a request
     std::size_t queue = 16;   // waiting requests per lane
     double timeout = 60;      // seconds from acceptance to answer
+    std::size_t batch = 1;    // most images of requests that run in one call
+    double queue_delay = 0.005;  // seconds that a request waits at most for others to join it
 };
 
 class Images {
@@ -72,7 +74,8 @@ private:
     static bool is_bare(const std::string& accept, std::size_t images, bool latents);
     void give_up_if_due(const std::shared_ptr<Job>& job, const Gone& gone);
     Refusal timed_out() const;
-    Outcome run(Pipeline& pipeline, Job& job);
+    std::vector<Run> runs();
+    std::vector<Outcome> run(Pipeline& pipeline, const Jobs& jobs);
 
     const Limits limits_;
     Metrics& metrics_;

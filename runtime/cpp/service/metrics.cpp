@@ -7,6 +7,9 @@
 namespace himar::service {
 namespace {
 
+// Edges of counts of a call.
+const std::vector<double> kCounts = {1, 2, 4, 8, 16, 32, 64, 128, 256};
+
 std::string head(const std::string& name, const std::string& type, const std::string& help) {
     return "# HELP " + name + " " + help + "\n# TYPE " + name + " " + type + "\n";
 }
@@ -46,11 +49,11 @@ std::vector<double> edges_up_to(double timeout) {
 
 Histogram::Histogram(std::vector<double> edges) : edges_(std::move(edges)), counts_(edges_.size() + 1) {}
 
-void Histogram::observe(double seconds) {
+void Histogram::observe(double value) {
     // A bucket holds the values up to and with its edge.
-    const auto edge = std::lower_bound(edges_.begin(), edges_.end(), seconds);
+    const auto edge = std::lower_bound(edges_.begin(), edges_.end(), value);
     ++counts_[static_cast<std::size_t>(edge - edges_.begin())];
-    sum_ += seconds;
+    sum_ += value;
 }
 
 std::string Histogram::text(const std::string& name, const std::string& help) const {
@@ -71,12 +74,23 @@ std::string Histogram::lines(const std::string& name, const std::string& label) 
            "_count" + labels + std::to_string(so_far) + "\n";
 }
 
-Metrics::Metrics(double timeout) : edges_(edges_up_to(timeout)), request_seconds_(edges_), queue_seconds_(edges_) {}
+Metrics::Metrics(double timeout)
+    : edges_(edges_up_to(timeout)),
+      request_seconds_(edges_),
+      queue_seconds_(edges_),
+      batch_images_(kCounts),
+      batch_requests_(kCounts) {}
 
 void Metrics::answered(int code, std::size_t images) {
     const std::lock_guard<std::mutex> guard(lock_);
     ++codes_[code];
     images_ += images;
+}
+
+void Metrics::called(std::size_t requests, std::size_t images) {
+    const std::lock_guard<std::mutex> guard(lock_);
+    batch_requests_.observe(static_cast<double>(requests));
+    batch_images_.observe(static_cast<double>(images));
 }
 
 void Metrics::queued(double seconds) {
@@ -111,6 +125,8 @@ std::string Metrics::text(const BuildInfo& info, std::size_t waiting, std::size_
     page += head("himar_stage_seconds", "histogram", "Each stage of a request that was answered with images.");
     for (const auto& [stage, seconds] : stage_seconds_)
         page += seconds.lines("himar_stage_seconds", "stage=\"" + escaped(stage) + "\"");
+    page += batch_images_.text("himar_batch_images", "Images of one call of the engines.");
+    page += batch_requests_.text("himar_batch_requests", "Requests that ran together in one call.");
     page += head("himar_queue_length", "gauge", "Requests that wait for a lane.");
     page += "himar_queue_length " + std::to_string(waiting) + "\n";
     page += head("himar_lanes_busy", "gauge", "Lanes that run a request.");

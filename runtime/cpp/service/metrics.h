@@ -14,14 +14,14 @@ namespace himar::service {
 // The edges in seconds of requests that may take `timeout`: up to a minute, and on to the first that it does not exceed.
 std::vector<double> edges_up_to(double timeout);
 
-// A histogram of seconds as Prometheus reads it.
+// A histogram as Prometheus reads it.
 class Histogram {
 public:
     // edges: ascending.
     explicit Histogram(std::vector<double> edges);
 
     // Count a value of at least 0.
-    void observe(double seconds);
+    void observe(double value);
 
     // The lines NAME_bucket (cumulative), NAME_sum and NAME_count, with the lines of help and type before them.
     std::string text(const std::string& name, const std::string& help) const;
@@ -47,6 +47,7 @@ public:
 
     // An answer to a request for images; 499 counts a client that went away before it.
     void answered(int code, std::size_t images);
+    void called(std::size_t requests, std::size_t images);  // a call of the engines began
     void queued(double seconds);     // a lane took a request that had waited so long
     void took(double seconds);       // an accepted request was answered so long after its acceptance
     void cancelled(Cancel why);      // an accepted request was given up
@@ -61,7 +62,7 @@ private:
     std::map<Cancel, std::uint64_t> cancelled_{{Cancel::kDisconnect, 0}, {Cancel::kTimeout, 0}, {Cancel::kDrain, 0}};
     std::uint64_t images_ = 0;
     const std::vector<double> edges_;
-    Histogram request_seconds_, queue_seconds_;
+    Histogram request_seconds_, queue_seconds_, batch_images_, batch_requests_;
     std::map<std::string, Histogram> stage_seconds_;
 };
 

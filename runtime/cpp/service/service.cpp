@@ -41,6 +41,12 @@ constexpr auto kSilence = std::chrono::seconds(10);  // a proxy may close a conn
 
 std::size_t most_read(const Settings& settings) { return std::max(2 * settings.max_body, kMostDiscarded); }
 
+// Requests that wait or run at most: each has a thread that waits for it.
+std::size_t most_accepted(std::size_t lanes, const Limits& limits) {
+    const std::size_t waiting = lanes * limits.queue, together = std::min(limits.batch, waiting + lanes);
+    return waiting + lanes * together;
+}
+
 std::uint64_t random_start() {
     std::random_device device;
     return (std::uint64_t{device()} << 32) | device();
@@ -100,8 +106,7 @@ Service::Service(std::vector<Pipeline> pipelines, const Settings& settings)
       origins_(settings.allow_origin),
       next_id_(random_start()),
       server_(std::make_unique<HttpServer>(settings.keep_alive)) {
-    const std::size_t threads = images_.lanes().count() * (settings.limits.queue + 1) + kSpareThreads;
-    workers_ = std::make_unique<Workers>(threads, kMostConnectionsWaiting);
+    workers_ = std::make_unique<Workers>(most_accepted(images_.lanes().count(), settings.limits) + kSpareThreads, kMostConnectionsWaiting);
     server_->set_workers(*workers_);
     server_->new_task_queue = [this] { return workers_.release(); };  // once: a server listens once
     server_->set_payload_max_length(most_read(settings));

@@ -149,8 +149,8 @@ TEST_CASE("the images so far are those of the step that is told, one step behind
         all.emplace_back(made.pixels, made.pixels + 2 * made.side * made.side * 3);
         return true;
     };
-    pair.run(pair.host, chunk, guided(), [&](const StepInfo&, const float*) { return keep(pair.host.so_far(), wanted); });
-    pair.on_device(chunk, guided(), [&](const StepInfo&, const float*) { return keep(pair.resident.so_far(), found); });
+    pair.run(pair.host, chunk, guided(), [&](const StepInfo&, const float*) { return keep(pair.host.so_far(0, 2), wanted); });
+    pair.on_device(chunk, guided(), [&](const StepInfo&, const float*) { return keep(pair.resident.so_far(0, 2), found); });
     REQUIRE(found.size() == 5);
     CHECK(found[4].size() > found[2].size());
     for (std::size_t i = 0; i < 5; ++i) CHECK(pixels_apart(found[i], wanted[i]) <= 1);
@@ -169,7 +169,7 @@ TEST_CASE("a user's functions may leave another GPU behind") {
     const Made wanted = pair.on_host(chunk, guided());
     same(pair.on_device(chunk, guided(), [&](const StepInfo&, const float*) {
         pair.device->is_current = false;
-        CHECK(pair.resident.preview().side > 0);
+        CHECK(pair.resident.preview(0, 2).side > 0);
         pair.device->is_current = false;
         return true;
     }), wanted);

@@ -50,6 +50,32 @@ TEST_CASE("previews are half as large, fill up with the low phase and then stay;
     CHECK(previews[5].size() == 2 * 8 * 8 * 3);
 }
 
+TEST_CASE("a part of a step shows its images alone, whatever stage it is of") {
+    himar::Pipeline pipeline = load(bundle("tiny"));
+    himar::GenerateOptions options = options_of({3, 0, 4}, 5);
+    std::size_t steps = 0;
+    options.on_step = [&](const himar::Progress& step) {
+        ++steps;
+        const auto all = values(step.preview()), whole = values(step.so_far());
+        const himar::Progress part = step.of(1, 2), last = part.of(1, 1);
+        CHECK((part.images == 2 && last.images == 1 && part.done == step.done && part.stage_name == step.stage_name));
+        const auto latents = values(step.preview_latents);
+        const auto one = static_cast<std::ptrdiff_t>(latents.size() / 3);
+        CHECK(values(part.preview_latents) == std::vector(latents.begin() + one, latents.end()));
+        const auto tail = [](const std::vector<std::uint8_t>& pixels, std::size_t images) {
+            return std::vector(pixels.end() - static_cast<std::ptrdiff_t>(pixels.size() / 3 * images), pixels.end());
+        };
+        CHECK(pixels_apart(values(part.preview()), tail(all, 2)) <= 1);
+        CHECK(pixels_apart(values(last.preview()), tail(all, 1)) <= 1);
+        CHECK(pixels_apart(values(last.so_far()), tail(whole, 1)) <= 1);
+        CHECK(part.preview().shape()[0] == 2);
+        holds(sentence_of<himar::Error>([&] { part.of(1, 2); }), "a part of 2 images from number 1 on is asked for; there are 2.");
+        return true;
+    };
+    pipeline.generate(options);
+    CHECK(steps == 5);
+}
+
 TEST_CASE("images so far are the previews of phase low, then whole ones that fill up; the images do not change") {
     himar::Pipeline pipeline = load(bundle("tiny"));
     himar::GenerateOptions options = options_of({3, 0, 4, 1, 2}, 5);

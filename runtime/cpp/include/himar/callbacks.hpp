@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <exception>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -38,6 +39,16 @@ public:
     // Throws Error as described at himar_progress_so_far.
     View<std::uint8_t> so_far() const { return decoded(himar_progress_so_far); }
 
+    // The same step of some of these images alone: their previews decode no others.
+    Progress of(std::int64_t first, std::int64_t images_of_it) const {
+        auto part = std::make_shared<himar_progress>();
+        part->struct_size = sizeof *part;
+        check(himar_progress_part(progress_, first, images_of_it, part.get()));
+        Progress made(*part);
+        made.part_ = std::move(part);
+        return made;
+    }
+
 private:
     template <class Decode>
     View<std::uint8_t> decoded(Decode decode) const {
@@ -48,6 +59,7 @@ private:
     }
 
     const himar_progress* progress_;
+    std::shared_ptr<const himar_progress> part_;  // what progress_ points to where this is a part
 };
 
 // Draws instead of a seed's; see himar_draws. A model of hi_mar asks for orders and noise, one of hmar for uniforms, and for

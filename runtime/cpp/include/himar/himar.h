@@ -150,6 +150,11 @@ HIMAR_API himar_status himar_progress_preview(const himar_progress *progress, co
  * lifetime and errors are those of himar_progress_preview, but a single scale is no error. */
 HIMAR_API himar_status himar_progress_so_far(const himar_progress *progress, const uint8_t **pixels, int64_t shape[4]);
 
+/* The same step of `images` of these images alone, from number `first` on: their previews decode no others. Fills `part`,
+ * whose struct_size must be set, and which is valid as long as `progress`. HIMAR_ERROR_INPUT when there are not so many. */
+HIMAR_API himar_status himar_progress_part(const himar_progress *progress, int64_t first, int64_t images,
+                                           himar_progress *part);
+
 /* Called in the generating thread after every autoregressive step. Return 0 to cancel, anything else to continue. It
  * must not throw, and must not generate on or free the same pipeline. */
 typedef int (*himar_step_callback)(const himar_progress *progress, void *user);
@@ -377,6 +382,12 @@ HIMAR_API himar_status himar_pipeline_find_class(const himar_pipeline *pipeline,
  * HIMAR_OK. Nothing runs; any thread may call it at any time, even during a generation. */
 HIMAR_API himar_status himar_pipeline_check(const himar_pipeline *pipeline, const himar_generate_params *params);
 
+/* The settings that a request would run with, as JSON with all values in the order of recipes; of `params` only those that
+ * choose and change a setting are looked at. Requests with equal settings can be one request, with `seeds` and `indices`:
+ * each image is the same. Written as by himar_generate_params_to_string. HIMAR_ERROR_INPUT as himar_pipeline_check. */
+HIMAR_API himar_status himar_pipeline_get_settings(const himar_pipeline *pipeline, const himar_generate_params *params,
+                                                   char *text, size_t capacity, size_t *needed);
+
 /* Generate one image per label, prompt or context; see himar_generate_params. Calls on one pipeline wait for each other.
  * HIMAR_OK and HIMAR_CANCELLED return a result; every other status leaves `result` untouched. */
 HIMAR_API himar_status himar_pipeline_generate(himar_pipeline *pipeline, const himar_generate_params *params,
@@ -394,6 +405,10 @@ HIMAR_API himar_status himar_pipeline_edit(himar_pipeline *pipeline, const himar
 /* Check an edit as himar_pipeline_check does a generation. */
 HIMAR_API himar_status himar_pipeline_check_edit(const himar_pipeline *pipeline, const himar_generate_params *params,
                                                  const himar_edit_params *edit);
+
+/* Make a result of `images` of a result's images alone, from number `first` on; its seconds are those of all. It belongs to
+ * the caller, and lives on without the other. HIMAR_ERROR_INPUT when there are not so many. */
+HIMAR_API himar_status himar_result_part(const himar_result *result, int64_t first, int64_t images, himar_result **part);
 
 /* Free a result and everything its accessors returned. NULL is allowed. */
 HIMAR_API himar_status himar_result_free(himar_result *result);

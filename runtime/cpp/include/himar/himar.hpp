@@ -87,6 +87,13 @@ public:
         return {seconds, seconds + count};
     }
 
+    // The result of some of the images alone; its seconds are those of all.
+    Result of(std::int64_t first, std::int64_t images_of_it) const {
+        himar_result* part = nullptr;
+        check(himar_result_part(handle_.get(), first, images_of_it, &part));
+        return Result(part, cancelled_);
+    }
+
     const himar_result* get() const noexcept { return handle_.get(); }
 
 private:
@@ -149,6 +156,17 @@ public:
         std::int64_t label = 0;
         check(himar_pipeline_find_class(handle_.get(), text.c_str(), &label));
         return label;
+    }
+
+    // The settings that these options would run with, as JSON; requests with equal ones can run together. Any thread, any time.
+    std::string settings(const GenerateOptions& options) const {
+        const Call call(options, info());
+        std::size_t needed = 0;
+        check(himar_pipeline_get_settings(handle_.get(), call.params(), nullptr, 0, &needed));
+        std::string text(needed, '\0');
+        check(himar_pipeline_get_settings(handle_.get(), call.params(), text.data(), text.size(), nullptr));
+        text.pop_back();  // the NUL
+        return text;
     }
 
     // Throws the Error that `generate` would throw for these options, and runs nothing. Any thread, any time.

@@ -5,6 +5,7 @@
 #include "api/c_guard.h"
 #include "api/class_names.h"
 #include "api/pipeline.h"
+#include "bundle/json_reader.h"
 #include "engines/ort/engine.h"
 #include "engines/tensorrt/engine.h"
 #include "queue/cuda/program.h"
@@ -40,15 +41,27 @@ himar_status give_latents(const Result& core, const std::vector<float>& values, 
     return HIMAR_OK;
 }
 
-himar_status give_step_pixels(const himar_progress* progress, std::function<PreviewPixels()> StepPixels::*which,
+StepPixels& pixels_of(const himar_progress& step) {
+    return given(static_cast<StepPixels*>(step.internal), "progress.internal");
+}
+
+himar_status give_step_pixels(const himar_progress* progress, StepPixels::Decode StepPixels::*which,
                               const std::uint8_t** pixels, std::int64_t* shape) {
     const himar_progress& step = given(progress, "progress");
     const std::uint8_t*& out = given(pixels, "pixels");
     given(shape, "shape");
-    const PreviewPixels made = (given(static_cast<const StepPixels*>(step.internal), "progress.internal").*which)();
+    const StepPixels& found = pixels_of(step);
+    const PreviewPixels made = (found.*which)(found.first, step.images);
     write_shape(shape, step.images, made.side, made.side, 3);
     out = made.pixels;
     return HIMAR_OK;
+}
+
+// InputError unless there are `images` of so many from the `first` on.
+void check_part(std::int64_t first, std::int64_t images, std::int64_t all) {
+    if (first < 0 || images < 1 || first > all || images > all - first)
+        throw InputError("a part of " + std::to_string(images) + " images from number " + std::to_string(first) +
+                         " on is asked for; there are " + std::to_string(all) + ".");
 }
 
 std::string build_info() {
@@ -258,6 +271,44 @@ himar_status himar_progress_preview(const himar_progress* progress, const uint8_
 
 himar_status himar_progress_so_far(const himar_progress* progress, const uint8_t** pixels, int64_t shape[4]) {
     return guarded([&] { return give_step_pixels(progress, &StepPixels::so_far, pixels, shape); });
+}
+
+himar_status himar_progress_part(const himar_progress* progress, int64_t first, int64_t images, himar_progress* part) {
+    return guarded([&] {
+        const himar_progress& step = given(progress, "progress");
+        checked(given(part, "part"), "himar_progress", "set it to sizeof(himar_progress)");
+        check_part(first, images, step.images);
+        himar_progress made = step;
+        made.images = made.preview_shape[0] = images;
+        const std::int64_t one = step.preview_shape[1] * step.preview_shape[2] * step.preview_shape[3];
+        if (step.preview_latents != nullptr) made.preview_latents = step.preview_latents + first * one;
+        StepPixels& whole = pixels_of(step);
+        whole.parts.push_back({whole.preview, whole.so_far, whole.first + first, {}});
+        made.internal = &whole.parts.back();
+        *part = made;
+        return HIMAR_OK;
+    });
+}
+
+himar_status himar_result_part(const himar_result* result, int64_t first, int64_t images, himar_result** part) {
+    return guarded([&] {
+        const Result& core = core_of(result);
+        himar_result*& out = given(part, "part");
+        check_part(first, images, static_cast<std::int64_t>(core.labels.size()));
+        auto made = std::make_unique<himar_result>();
+        made->core = core.part(static_cast<std::size_t>(first), static_cast<std::size_t>(images));
+        out = made.release();
+        return HIMAR_OK;
+    });
+}
+
+himar_status himar_pipeline_get_settings(const himar_pipeline* pipeline, const himar_generate_params* params, char* text,
+                                         size_t capacity, size_t* needed) {
+    return guarded([&] {
+        const Manifest& manifest = given(pipeline, "pipeline").core->bundle().manifest();
+        const std::shared_ptr<const Settings> settings = read_settings(given(params, "params"), manifest);
+        return write_text(manifest.model->to_json(*settings).dump(), text, capacity, needed);
+    });
 }
 
 himar_status himar_result_free(himar_result* result) {

@@ -94,16 +94,16 @@ void QueuedLane::queue_decoding(const Decoding& what, Replays* replays, std::int
     }
 }
 
-PreviewPixels QueuedLane::decode_reported(const float* latents, std::int64_t batch, std::int64_t channels,
-                                          std::int64_t grid, std::int64_t side) {
+PreviewPixels QueuedLane::decode_reported(const float* latents, std::int64_t first, std::int64_t images,
+                                          std::int64_t channels, std::int64_t grid, std::int64_t side) {
     queue().make_current();
-    Decoding what{nullptr, nullptr, nullptr, nullptr, batch, channels, grid, side};
-    const std::int64_t values = batch * channels * grid * grid, pixels = batch * side * side * 3;
+    Decoding what{nullptr, nullptr, nullptr, nullptr, images, channels, grid, side};
+    const std::int64_t one = channels * grid * grid, values = images * one, pixels = images * side * side * 3;
     const auto place_all = [&](void* block) {
         Layout layout(block);
         layout.take(what.fault, 1);
         layout.take(what.latents, values);
-        layout.take(what.image, std::min(batch, kDecodeBatch) * 3 * side * side);
+        layout.take(what.image, std::min(images, kDecodeBatch) * 3 * side * side);
         layout.take(what.pixels, pixels);
         return layout.bytes();
     };
@@ -114,7 +114,7 @@ PreviewPixels QueuedLane::decode_reported(const float* latents, std::int64_t bat
     }
     place_all(preview_block_.get());
     queue().clear(what.fault, sizeof *what.fault);
-    queue().upload(what.latents, latents, static_cast<std::size_t>(values) * sizeof(float));
+    queue().upload(what.latents, latents + first * one, static_cast<std::size_t>(values) * sizeof(float));
     queue_decoding(what, nullptr, 0);
     u32 found = 0;
     queue().download(&found, what.fault, sizeof found);

@@ -67,10 +67,10 @@ protected:
     const float* reported_preview() const { return reported_preview_; }
     const float* reported_so_far() const { return reported_so_far_; }
 
-    // Decode one of the two, (B, C, grid, grid). It has a fault word and memory of its own, since what goes wrong here is
+    // Decode `images` of one of the two, (B, C, grid, grid), from the `first` on. It has a fault word and memory of its own, since what goes wrong here is
     // not the run's; on a GPU it runs behind the step that is queued already.
-    PreviewPixels decode_reported(const float* latents, std::int64_t batch, std::int64_t channels, std::int64_t grid,
-                                  std::int64_t side);
+    PreviewPixels decode_reported(const float* latents, std::int64_t first, std::int64_t images, std::int64_t channels,
+                                  std::int64_t grid, std::int64_t side);
 
     // EngineError for a component whose values are not finite; `where` is led by a space.
     [[noreturn]] static void refuse_values(const std::string& component, const std::string& where);

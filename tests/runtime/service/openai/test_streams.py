@@ -241,9 +241,7 @@ def test_a_drain_ends_a_stream_with_its_reason(start_server: Any, slow_path: Pat
     assert server.process.wait(timeout=60) == 0
 
 
-def test_streams_join_calls_and_show_their_own_images(
-    batching: None, start_server: Any, named_path: Path, slow: Any
-) -> None:
+def test_streams_join_calls_and_show_their_own_images(start_server: Any, named_path: Path, slow: Any) -> None:
     server = start_server(named_path)
     hold = Held(server, slow)
     bodies = [{"prompt": name, "seed": 7, "stream": True, "partial_images": 2} for name in ("1", "tench")]

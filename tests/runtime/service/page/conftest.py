@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.runtime import conftest as bundles
-from tests.runtime.service.conftest import PYTHON
 from tests.runtime.service.openai.conftest import slow_path
 
 __all__ = ["slow_path"]
@@ -88,5 +87,4 @@ def guarded(
     """A server that wants a token, below a prefix, slow, with room for two requests, one at a time."""
     file = tmp_path_factory.mktemp("page-tokens") / "tokens"
     file.write_text(f"{TOKEN}\n")
-    alone = ("--max-batch", "1") if command == PYTHON else ()
-    return start_server(slow_path, "--token-file", str(file), "--root-path", ROOT, "--queue", "1", *alone)
+    return start_server(slow_path, "--token-file", str(file), "--root-path", ROOT, "--queue", "1", "--max-batch", "1")

@@ -28,8 +28,8 @@ public:
               std::shared_ptr<const std::vector<float>> empty = nullptr);
     ~HiMarLane() override;
 
-    PreviewPixels preview() override;
-    PreviewPixels so_far() override;
+    PreviewPixels preview(std::int64_t first, std::int64_t images) override;
+    PreviewPixels so_far(std::int64_t first, std::int64_t images) override;
     std::unique_ptr<Lane> clone() const override {
         return std::make_unique<HiMarLane>(networks_.clone(), model_, max_batch_, empty_);
     }

@@ -58,17 +58,17 @@ void HiMarLane::fetch_results(std::uint8_t* pixels) {
                          static_cast<std::size_t>(batch_ * model_.img_size * model_.img_size * 3));
 }
 
-PreviewPixels HiMarLane::preview() {
+PreviewPixels HiMarLane::preview(std::int64_t first, std::int64_t images) {
     const std::int64_t s = model_.cond_scale, side = s * model_.vae_stride;
     if (s == 0) throw InputError("this model has a single scale, so there is no low-resolution preview.");
-    check_preview(networks_.decoder(), s, batch_, side);
-    return decode_reported(reported_preview(), batch_, model_.channels, s, side);
+    check_preview(networks_.decoder(), s, images, side);
+    return decode_reported(reported_preview(), first, images, model_.channels, s, side);
 }
 
-PreviewPixels HiMarLane::so_far() {
-    if (reported_so_far() == nullptr) return preview();  // a step of phase low
-    check_preview(networks_.decoder(), model_.grid(), batch_, model_.img_size);
-    return decode_reported(reported_so_far(), batch_, model_.channels, model_.grid(), model_.img_size);
+PreviewPixels HiMarLane::so_far(std::int64_t first, std::int64_t images) {
+    if (reported_so_far() == nullptr) return preview(first, images);  // a step of phase low
+    check_preview(networks_.decoder(), model_.grid(), images, model_.img_size);
+    return decode_reported(reported_so_far(), first, images, model_.channels, model_.grid(), model_.img_size);
 }
 
 }  // namespace himar::core::hi_mar

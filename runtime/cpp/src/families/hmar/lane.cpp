@@ -155,8 +155,8 @@ void HmarLane::check_fault() {
     }
 }
 
-PreviewPixels HmarLane::preview() {
-    return decode_reported(reported_preview(), batch_, model_.latent_channels, model_.scales.side(), model_.image_side());
+PreviewPixels HmarLane::preview(std::int64_t first, std::int64_t images) {
+    return decode_reported(reported_preview(), first, images, model_.latent_channels, model_.scales.side(), model_.image_side());
 }
 
 }  // namespace himar::core::hmar
