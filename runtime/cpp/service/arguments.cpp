@@ -2,6 +2,8 @@
 
 #include "command_line.h"
 #include "origins.h"
+#include "paths.h"
+#include "tokens.h"
 
 namespace {
 
@@ -24,6 +26,20 @@ std::string allowed_origin(const std::string& text) {
     return *origin;
 }
 
+std::vector<std::string> tokens_of(const std::string& path) {
+    try {
+        return himar::service::read_tokens(path);
+    } catch (const std::runtime_error& error) {
+        throw UsageError(std::string("--token-file: ") + error.what());
+    }
+}
+
+std::string root_of(const std::string& text) {
+    if (!text.empty() && !himar::service::paths::is_root(text))
+        throw UsageError("--root-path: '" + text + "' is not a prefix of paths; write it like /himar, without a / at its end.");
+    return text;
+}
+
 }  // namespace
 
 Arguments read_arguments(int count, char** values) {
@@ -42,6 +58,9 @@ Arguments read_arguments(int count, char** values) {
         seconds_option("drain-seconds", read.drain_seconds, true),
         seconds_option("keep-alive", read.keep_alive, true),
         {"allow-origin", [&](const auto&, const std::string& text) { read.allow_origin.push_back(allowed_origin(text)); }},
+        {"token-file", [&](const auto&, const std::string& path) { read.tokens = tokens_of(path); }},
+        {"root-path", [&](const auto&, const std::string& text) { read.root_path = root_of(text); }},
+        flag("log-json", read.log_json),
         flag("help", read.help),
         flag("version", read.version),
     });
@@ -64,6 +83,11 @@ const char* help_text() {
            "                           allows; 0 closes each after its answer (75)\n"
            "  --allow-origin ORIGIN    of web pages that may use the server, for example https://app.example; * for\n"
            "                           all; may be repeated\n"
+           "  --token-file FILE        of tokens, one a line; requests need one as 'Authorization: Bearer TOKEN', but for\n"
+           "                           health and metrics\n"
+           "  --root-path /PATH        prefix that a proxy leaves before each path, for example /himar; paths without it\n"
+           "                           are answered too\n"
+           "  --log-json               write the log as JSON lines\n"
            "  --device NAME            where the engines run: cpu, cuda or cuda:N (cpu)\n"
            "  --threads N              CPU threads of one engine run; 0: the CPUs it may use (affinity,\n"
            "                           OMP_NUM_THREADS, container quota) (0)\n"

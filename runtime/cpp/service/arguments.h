@@ -20,6 +20,9 @@ struct Arguments {
     double drain_seconds = 30;
     double keep_alive = 75;  // seconds that a connection may be idle between two requests
     std::vector<std::string> allow_origin;
+    std::vector<std::string> tokens;  // of --token-file; none: requests need none
+    std::string root_path;            // "" or "/PART…"
+    bool log_json = false;
     bool help = false, version = false;
 };
 

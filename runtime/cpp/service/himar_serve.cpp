@@ -19,6 +19,7 @@
 namespace {
 
 using himar::service::Clock;
+using himar::service::log_as_json;
 using himar::service::log_event;
 using himar::service::Service;
 using himar::service::Settings;
@@ -55,6 +56,9 @@ Settings settings_of(const Arguments& arguments) {
     settings.device = arguments.load.device;
     settings.keep_alive = arguments.keep_alive;
     settings.allow_origin = arguments.allow_origin;
+    settings.bundle = arguments.bundle;
+    settings.tokens = arguments.tokens;
+    settings.root_path = arguments.root_path;
     return settings;
 }
 
@@ -103,6 +107,7 @@ int main(int count, char** values) {
             std::printf("%s", arguments.help ? help_text() : (std::string(himar_build_info()) + "\n").c_str());
             return 0;
         }
+        if (arguments.log_json) log_as_json();
         share_arenas();
         return serve(arguments, block_signals());
     } catch (const UsageError& error) {

@@ -131,7 +131,7 @@ bool HttpServer::answer_one(socket_t socket) {
                                          write_timeout_usec_);
     keep = false;
     bool closed = false;
-    return process_request(stream, remote, remote_port, local, local_port, false, closed, nullptr) && !closed && keep;
+    return process_request(stream, remote, remote_port, local, local_port, false, closed, setup_) && !closed && keep;
 }
 
 void HttpServer::park(socket_t socket) {

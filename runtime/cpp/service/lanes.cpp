@@ -40,6 +40,26 @@ bool Lanes::wait(Job& job, Clock::time_point end) {
     return job.changed.wait_until(guard, end, [&] { return job.finished || job.cancel != Cancel::kNone; });
 }
 
+bool Lanes::wait_for_news(Job& job, Clock::time_point end) {
+    std::unique_lock<std::mutex> guard(lock_);
+    return job.changed.wait_until(
+        guard, end, [&] { return job.finished || job.cancel != Cancel::kNone || !job.shown.empty(); });
+}
+
+void Lanes::show(Job& job, std::string found) {
+    const std::lock_guard<std::mutex> guard(lock_);
+    job.shown.push_back(std::move(found));
+    job.changed.notify_all();
+}
+
+std::optional<std::string> Lanes::take_shown(Job& job) {
+    const std::lock_guard<std::mutex> guard(lock_);
+    if (job.shown.empty()) return std::nullopt;
+    std::optional<std::string> found(std::move(job.shown.front()));
+    job.shown.pop_front();
+    return found;
+}
+
 bool Lanes::cancel(const std::shared_ptr<Job>& job, Cancel why) {
     const std::lock_guard<std::mutex> guard(lock_);
     if (job->finished || job->cancel != Cancel::kNone) return false;

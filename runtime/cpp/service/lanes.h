@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "himar/himar.hpp"
+#include "stages.h"
 
 namespace himar::service {
 
@@ -27,25 +28,33 @@ struct Outcome {
     std::optional<Result> result;
     himar_status status = HIMAR_OK;
     std::string sentence;
+    Stages stages;      // of a result, the model's stages and decoding with their seconds
+    double looked = 0;  // seconds that the job's look took
 };
 
-// One accepted request on its way through a lane. Everything below `options` and `accepted` is guarded by the lock of the
-// Lanes that hold the job.
+// Looks at a finished step, in the lane's thread, and returns what the client gets of it at once, or nothing.
+using Look = std::function<std::optional<std::string>(const Progress&)>;
+
+// One accepted request on its way through a lane. Everything below `cancel` is guarded by the lock of the Lanes that hold
+// the job.
 struct Job {
-    explicit Job(GenerateOptions what) : options(std::move(what)) {}
+    explicit Job(GenerateOptions what, Clock::time_point latest = Clock::time_point::max(), Look at_steps = nullptr)
+        : options(std::move(what)), end(latest), look(std::move(at_steps)) {}
 
     const GenerateOptions options;
-    const Clock::time_point accepted = Clock::now();
+    const Clock::time_point accepted = Clock::now(), end;  // its time is up at the end
+    const Look look;                                       // none for one that nothing is shown of
     std::atomic<Cancel> cancel{Cancel::kNone};  // also read by the lane that runs it
     bool finished = false;
     std::size_t lane = 0;  // that it waits for or runs on
     double queued = 0;     // seconds from acceptance to its start, or to its end when it never started
+    std::deque<std::string> shown;  // what its look has found and nobody has taken
     Outcome outcome;       // once it is finished
     std::condition_variable changed;
 };
 
 // What runs a job on a lane; it must not throw, and should stop soon after `job.cancel` is set.
-using Run = std::function<Outcome(const Job& job)>;
+using Run = std::function<Outcome(Job& job)>;
 
 // Seconds from `start` to now.
 inline double seconds_since(Clock::time_point start) {
@@ -69,6 +78,15 @@ public:
 
     // Wait until the job is finished or cancelled, or until `end`. True when it is one of the two.
     bool wait(Job& job, Clock::time_point end);
+
+    // The same, or until its look has found something that nobody has taken.
+    bool wait_for_news(Job& job, Clock::time_point end);
+
+    // Keep what a job's look has found for who waits for it; in the lane's thread.
+    void show(Job& job, std::string found);
+
+    // Take the first of what was found; nothing when there is none.
+    std::optional<std::string> take_shown(Job& job);
 
     // Give a job up, unless it is finished or given up: out of its queue at once, or at its next step when it runs.
     // True when this call did it.

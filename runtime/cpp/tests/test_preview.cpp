@@ -50,6 +50,41 @@ TEST_CASE("previews are half as large, fill up with the low phase and then stay;
     CHECK(previews[5].size() == 2 * 8 * 8 * 3);
 }
 
+TEST_CASE("images so far are the previews of phase low, then whole ones that fill up; the images do not change") {
+    himar::Pipeline pipeline = load(bundle("tiny"));
+    himar::GenerateOptions options = options_of({3, 0, 4, 1, 2}, 5);
+    const std::vector<std::uint8_t> wanted = values(pipeline.generate(options).images());
+    std::vector<std::vector<std::uint8_t>> shown;
+    options.on_step = [&](const himar::Progress& step) {
+        const bool is_low = step.stage_name == "low";
+        CHECK(step.stage_steps == (is_low ? 3 : 2));
+        const himar::View<std::uint8_t> whole = step.so_far();
+        const std::int64_t side = is_low ? 8 : 16;
+        CHECK(whole.shape() == std::array<std::int64_t, 4>{step.images, side, side, 3});
+        shown.push_back(values(whole));
+        if (is_low) CHECK(values(step.preview()) == shown.back());
+        return true;
+    };
+    CHECK(values(pipeline.generate(options).images()) == wanted);
+    REQUIRE(shown.size() == 10);
+    CHECK(shown[3] != shown[4]);
+    std::vector<std::uint8_t> last = shown[4];
+    last.insert(last.end(), shown[9].begin(), shown[9].end());
+    CHECK(last == wanted);  // nothing is masked after the last step
+}
+
+TEST_CASE("stages have their seconds where somebody is told of steps") {
+    himar::Pipeline pipeline = load(bundle("tiny"));
+    himar::GenerateOptions options = options_of({3, 0}, 5);
+    CHECK(pipeline.generate(options).stage_seconds().empty());
+    options.on_step = [](const himar::Progress&) { return true; };
+    const himar::Result result = pipeline.generate(options);
+    const std::vector<double> seconds = result.stage_seconds();
+    REQUIRE(seconds.size() == 3);  // low, high, decode
+    for (const double each : seconds) CHECK(each > 0);
+    CHECK(seconds[0] + seconds[1] + seconds[2] <= result.seconds());
+}
+
 TEST_CASE("more images than are decoded together, each its own preview") {
     const Copy copy;
     copy.edit([](Json& m) { m["max_batch"] = 11; });

@@ -120,10 +120,10 @@ def command(request: pytest.FixtureRequest) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def not_in_cpp(command: list[str]) -> None:
-    """For tests of what the Python service alone has."""
+def batching(command: list[str]) -> None:
+    """For tests of requests that run together."""
     if command != PYTHON:
-        pytest.skip("the C++ service has no OpenAI paths, streams, tokens or other new options yet (docs/service.md)")
+        pytest.skip("the C++ service does not join requests yet (docs/service.md)")
 
 
 @pytest.fixture(scope="session")

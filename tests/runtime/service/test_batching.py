@@ -14,17 +14,11 @@ import pytest
 
 from himar_runtime import Pipeline
 from himar_runtime.service.policy import Policy
-from tests.runtime.service.conftest import PYTHON, Reply, Server
+from tests.runtime.service.conftest import Reply, Server
 from tests.runtime.service.test_images import assert_same
 
 QUICK = {"low_steps": 2, "high_steps": 1, "low_diffusion_steps": 4, "high_diffusion_steps": 3}
 CALLS, REQUESTS, IMAGES = "himar_batch_requests_count", "himar_batch_requests_sum", "himar_batch_images_sum"
-
-
-@pytest.fixture(scope="module")
-def batching(command: list[str]) -> None:
-    if command != PYTHON:
-        pytest.skip("the C++ service does not join requests yet (docs/service.md)")
 
 
 @pytest.fixture(scope="module")

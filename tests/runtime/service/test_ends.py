@@ -116,7 +116,8 @@ def test_both_servers_explain_the_same_options(command: list[str]) -> None:
     assert set(options) | {"--help", "--version"} == {
         "--host", "--port", "--lanes", "--device", "--threads", "--backend", "--queue", "--max-images", "--max-body",
         "--timeout", "--drain-seconds", "--keep-alive", "--allow-origin", "--version", "--help",
-        *(("--token-file", "--root-path", "--log-json", "--max-batch", "--queue-delay") if command == PYTHON else ()),
+        "--token-file", "--root-path", "--log-json",
+        *(("--max-batch", "--queue-delay") if command == PYTHON else ()),
     }  # fmt: skip
     assert "HIMAR_ORT_PACKED=1 in the environment keeps weights packed on the disk" in " ".join(done.stdout.split())
 

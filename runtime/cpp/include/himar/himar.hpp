@@ -78,6 +78,15 @@ public:
 
     double seconds() const { return times().first; }
     double engine_seconds() const { return times().second; }  // NaN on a GPU
+
+    // Of each stage in order, then of decoding; empty where no on_step was given.
+    std::vector<double> stage_seconds() const {
+        const double* seconds = nullptr;
+        std::size_t count = 0;
+        check(himar_result_stage_seconds(handle_.get(), &seconds, &count));
+        return {seconds, seconds + count};
+    }
+
     const himar_result* get() const noexcept { return handle_.get(); }
 
 private:
@@ -131,6 +140,15 @@ public:
         const char* name = nullptr;
         check(himar_pipeline_get_class_name(handle_.get(), label, &name));
         return name == nullptr ? std::nullopt : std::optional<std::string>(name);
+    }
+
+    // The class that a text names by its number, its name or a beginning of it. Error, which suggests names, for another.
+    std::int64_t find_class(const std::string& text) const {
+        if (text.find('\0') != std::string::npos)
+            throw Error(HIMAR_ERROR_INPUT, "the class holds a NUL character, which no name has; leave it out.");
+        std::int64_t label = 0;
+        check(himar_pipeline_find_class(handle_.get(), text.c_str(), &label));
+        return label;
     }
 
     // Throws the Error that `generate` would throw for these options, and runs nothing. Any thread, any time.

@@ -18,6 +18,24 @@ void append(std::vector<T>& all, const std::vector<T>& more) {
     all.insert(all.end(), more.begin(), more.end());
 }
 
+// Adds up the time between events by what it was spent on.
+struct Stopwatch {
+    explicit Stopwatch(std::size_t kinds) : seconds(kinds) {}
+
+    // Add the time since the last event to a kind.
+    void lap(std::size_t kind) {
+        const auto now = std::chrono::steady_clock::now();
+        seconds[kind] += std::chrono::duration<double>(now - since).count();
+        since = now;
+    }
+
+    // Leave out the time since the last event.
+    void skip() { since = std::chrono::steady_clock::now(); }
+
+    std::vector<double> seconds;
+    std::chrono::steady_clock::time_point since = std::chrono::steady_clock::now();
+};
+
 // Sets and clears the thread that generates.
 class Generating {
 public:
@@ -105,24 +123,29 @@ Result Pipeline::generate(const Request& request, const OnStep& on_step) {
     progress.total = static_cast<std::int64_t>(sizes.size()) * model.steps(*request.settings);
     std::optional<Edit> edit;  // of the chunk
     std::vector<std::uint8_t> pasted;
-    Preview preview = [&] {
-        PreviewPixels made = lane_->preview();
+    const auto pasted_over = [&](PreviewPixels made) {
         if (!edit) return made;
         pasted.assign(made.pixels, made.pixels + edit->count * pixels_of_one);  // families that edit preview in full size
         edit->paste(pasted.data());
         made.pixels = pasted.data();
         return made;
     };
-    progress.internal = &preview;
+    StepPixels step_pixels{[&] { return pasted_over(lane_->preview()); }, [&] { return pasted_over(lane_->so_far()); }};
+    progress.internal = &step_pixels;
+    Stopwatch watch(on_step ? model.stages().size() + 1 : 0);
     Lane::ShouldContinue should_continue;
     if (on_step)
         should_continue = [&](const StepInfo& step, const float* preview_latents) {
             progress.stage = static_cast<std::int32_t>(step.stage);
             progress.step = static_cast<std::int32_t>(step.index);
             progress.stage_name = step.stage_name;
+            progress.stage_steps = step.steps;
             ++progress.done;
             progress.preview_latents = preview_latents;
-            return on_step(progress);
+            watch.lap(step.stage);
+            const bool answer = on_step(progress);
+            watch.skip();
+            return answer;
         };
     std::size_t first = 0;
     for (const std::size_t size : sizes) {
@@ -142,6 +165,7 @@ Result Pipeline::generate(const Request& request, const OnStep& on_step) {
             result.cancelled = true;
             break;
         }
+        if (on_step) watch.lap(model.stages().size());
         if (edit && result.has_images) edit->paste(pixels.data());
         append(result.images, pixels);
         append(result.latents, lane_->latents());
@@ -154,6 +178,7 @@ Result Pipeline::generate(const Request& request, const OnStep& on_step) {
         result.recipes.push_back(recipe(request, place, *bundle_));
     result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     result.engine_seconds = lane_->engine_seconds() - engines_before;
+    result.stage_seconds = watch.seconds;
     return result;
 }
 

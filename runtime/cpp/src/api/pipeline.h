@@ -29,10 +29,13 @@ struct Result {
     bool has_images = false;
     bool cancelled = false;
     double seconds = 0, engine_seconds = 0;
+    std::vector<double> stage_seconds;  // of each stage, then of decoding; empty where nobody was told of steps
 };
 
 // What himar_progress.internal points to.
-using Preview = std::function<PreviewPixels()>;
+struct StepPixels {
+    std::function<PreviewPixels()> preview, so_far;
+};
 
 class Pipeline {
 public:

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.runtime import conftest as bundles
+from tests.runtime.service.conftest import PYTHON
 from tests.runtime.service.openai.conftest import slow_path
 
 __all__ = ["slow_path"]
@@ -82,9 +83,10 @@ def fishes(start_server: Callable[..., Any], named_bundle: Path) -> Any:
 
 @pytest.fixture(scope="session")
 def guarded(
-    not_in_cpp: None, start_server: Callable[..., Any], slow_path: Path, tmp_path_factory: pytest.TempPathFactory
+    command: list[str], start_server: Callable[..., Any], slow_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Any:
     """A server that wants a token, below a prefix, slow, with room for two requests, one at a time."""
     file = tmp_path_factory.mktemp("page-tokens") / "tokens"
     file.write_text(f"{TOKEN}\n")
-    return start_server(slow_path, "--token-file", str(file), "--root-path", ROOT, "--queue", "1", "--max-batch", "1")
+    alone = ("--max-batch", "1") if command == PYTHON else ()
+    return start_server(slow_path, "--token-file", str(file), "--root-path", ROOT, "--queue", "1", *alone)

@@ -15,8 +15,6 @@ from himar_runtime import Pipeline
 from himar_runtime.png import read_recipes
 from tests.runtime.service.page.conftest import NAMES, ROOT, TOKEN
 
-pytestmark = pytest.mark.usefixtures("not_in_cpp")
-
 
 def expect(locator: Any) -> Any:
     from playwright.sync_api import expect

@@ -24,6 +24,7 @@ public:
     ~HmarLane() override;
 
     PreviewPixels preview() override;
+    PreviewPixels so_far() override { return preview(); }
     std::unique_ptr<Lane> clone() const override {
         return std::make_unique<HmarLane>(networks_.clone(), model_, constants_, max_batch_);
     }
