@@ -363,9 +363,7 @@ class Library:
             self._library.himar_pipeline_free(pipeline)
         return found
 
-    def previews(
-        self, bundle: Path, *arguments: Any, of: str = "preview", **options: Any
-    ) -> list[NDArray[np.uint8]]:
+    def previews(self, bundle: Path, *arguments: Any, of: str = "preview", **options: Any) -> list[NDArray[np.uint8]]:
         """What each step shows, uint8 (B, P, P, 3): of `generate`, or of `edit` where images are given too.
 
         of: "preview" or "so_far".

@@ -1,4 +1,4 @@
-"""libhimar finds a class by what a person writes, or says what Python says: numbers, names, beginnings, nearest names."""
+"""libhimar finds a class by what a person writes: a number, a name, a beginning; or it says what Python says."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from himar_kernels.labels import named_class
 from tests.runtime.conftest import write_bundle
 
 NAMES = [
-    "goldfish", "goldfinch", "tench, Tinca tinca", "Great White", "cock", "", "Straße", "jay", "JAY", "Jay", "ÉCLAIR",
-    "éclair", "hen", "hen of the woods", "red fox, Vulpes vulpes", "kit fox, Vulpes macrotis", "Arctic fox", "3D printer",
-    "aaaaaaaaab", "abab", "bab", "a, b, a b", "İstanbul", "ﬁnch", "ΣΊΣΥΦΟΣ", "sisyphus", *(f"sort {i}" for i in range(9)),
+    "goldfish", "goldfinch", "tench, Tinca tinca", "Great White", "cock", "", "Straße", "jay", "JAY", "Jay",
+    "ÉCLAIR", "éclair", "hen", "hen of the woods", "red fox, Vulpes vulpes", "kit fox, Vulpes macrotis", "Arctic fox",
+    "3D printer", "aaaaaaaaab", "abab", "bab", "a, b, a b", "İstanbul", "ﬁnch", "ΣΊΣΥΦΟΣ", "sisyphus",
+    *(f"sort {i}" for i in range(9)),
 ]  # fmt: skip
 WRITTEN = [
     "", "  ", "0", " 4 ", "007", "40", "99999999999999999999", "-1", "1.5", "goldfish", "GOLDFISH", "gold", "goldfi",

@@ -14,6 +14,7 @@ from himar.families.hi_mar.presets import VARIANTS
 from himar_kernels import BundleError, InputError, PhiloxDraws
 from himar_kernels.families.hi_mar import Phase
 from himar_runtime import Pipeline
+from tests.closeness import assert_same_pixels
 
 LABELS = [2, 0, 1, 1]  # more than the bundles' max_batch of 3
 MAR: dict[str, Any] = {"high_steps": 16, "high_diffusion_steps": 9, "high_guidance": 2.5}

@@ -14,7 +14,7 @@ import pytest
 
 from himar_runtime import Pipeline
 from himar_runtime.service.policy import Policy
-from tests.runtime.service.conftest import PYTHON, Reply, Server
+from tests.runtime.service.conftest import Reply, Server
 from tests.runtime.service.test_images import assert_same
 
 QUICK = {"low_steps": 2, "high_steps": 1, "low_diffusion_steps": 4, "high_diffusion_steps": 3}

@@ -113,8 +113,8 @@ def test_the_model_is_described(server: Any, pipeline: Pipeline) -> None:
     version = reply.json["version"]
     assert (reply.status, reply.headers["Content-Type"]) == (200, "application/json")
     assert reply.json == {
-        "name": "bundle", "bundle": pipeline.bundle.id, "classes": 5, "image_size": 16, "max_batch": 64, "has_decoder": True,
-        "sampling": ["default", "plain"], "lanes": 2, "version": version,
+        "name": "bundle", "bundle": pipeline.bundle.id, "classes": 5, "image_size": 16, "max_batch": 64,
+        "has_decoder": True, "sampling": ["default", "plain"], "lanes": 2, "version": version,
     }  # fmt: skip
     assert version == pipeline.generate([1], **QUICK).recipes[0].himar_version
 

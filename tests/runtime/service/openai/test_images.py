@@ -118,9 +118,7 @@ def test_models_are_listed(client: openai.OpenAI, named_server: Any, named_path:
         client.models.retrieve("dall-e-3")
 
 
-def test_a_bundle_in_the_hubs_cache_is_called_as_there(
-    start_server: Any, named_path: Path, tmp_path: Path
-) -> None:
+def test_a_bundle_in_the_hubs_cache_is_called_as_there(start_server: Any, named_path: Path, tmp_path: Path) -> None:
     folder = tmp_path / "models--some--fishes" / "snapshots" / "0123abcd"
     folder.mkdir(parents=True)
     for file in named_path.iterdir():
