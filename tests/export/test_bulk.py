@@ -220,6 +220,7 @@ def test_what_cannot_be_made_is_refused_before_a_cluster_is_asked(capsys, bundle
         ({"bundle_id": "0" * 64}, "is another bundle here than where the run was started: its id begins with"),
         ({"himar_version": "9.9"}, "but 9.9 where the run was started; install the same everywhere."),
         ({"labels": (77,)}, "label 77 (number 0 of the list) is not a class"),
+        ({"bundle": None}, "an unexpected TypeError: "),
     ],
 )
 def test_a_worker_says_what_is_wrong_and_where(run, changes, said):
@@ -266,6 +267,12 @@ def test_a_cluster_without_room_is_refused(monkeypatch):
         cluster.ClusterError, match="--threads is 8, but no machine of the cluster has more than 3 CPUs"
     ):
         cluster.choose_pool("cpu", 8, None)
+
+
+def test_what_ray_says_is_cut_to_the_line_that_names_an_exception():
+    said = "Traceback …\n  File x\nModuleNotFoundError: No module named 'himar_export'\nTo change retries, configure …"
+    assert cluster._reason(RuntimeError(said)) == "ModuleNotFoundError: No module named 'himar_export'"
+    assert cluster._reason(RuntimeError("the node is gone\nadvice")) == "the node is gone"
 
 
 def test_a_part_of_arrays_can_be_read_without_pickles(run, pipeline):

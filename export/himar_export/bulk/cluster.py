@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -121,7 +122,7 @@ def choose_pool(device: str, threads: int | None, actors: int | None) -> Pool:
 def make_parts(run: BulkRun, parts: Sequence[int], pool: Pool) -> Iterator[tuple[int, Mapping[str, bytes]]]:
     """Yield parts as they are finished, in any order: the number, and the files by their names.
 
-    Raises EngineError for what himar refuses on a worker, ClusterError when one fails in another way.
+    Raises EngineError for what fails on a worker, ClusterError when Ray fails.
     """
     context = DataContext.get_current()
     context.enable_progress_bars = False
@@ -149,6 +150,7 @@ def make_parts(run: BulkRun, parts: Sequence[int], pool: Pool) -> Iterator[tuple
 
 
 def _reason(error: BaseException) -> str:
-    """Return the last line of what Ray says, which names the exception that was raised on a worker."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    """Return the line that names an exception among what Ray says, which is tracebacks and advice; else the first."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    named = [line for line in lines if re.match(r"[A-Za-z_.]+(Error|Exception): ", line)]
+    return (named or lines)[-1 if named else 0].strip()
