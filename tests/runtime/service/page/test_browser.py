@@ -232,7 +232,7 @@ def test_images_that_fill_the_queue_wait_for_their_turn(guarded: Any, visit: Any
     page.get_by_label("Images of each").fill("4")
     with page.expect_response(lambda response: response.status == 429):
         page.get_by_role("button", name="Generate").click()
-    assert page.locator("[data-state=waiting].tile").count() > 0
+    expect(page.locator("[data-state=waiting].tile").first).to_be_visible()
     page.get_by_role("button", name="Cancel 4", exact=True).click()
     expect(page.locator("[data-state=cancelled].tile")).to_have_count(4)
     guarded.wait_for("himar_lanes_busy", 0)
