@@ -179,6 +179,27 @@ def test_a_finished_folder_of_parts_needs_no_cluster(capsys, bundle, tmp_path):
     assert [path.name for path in (tmp_path / "out" / "part-000000").iterdir()] == ["7-00000-3.png"]
 
 
+def test_prompts_that_are_cut_are_named(capsys, tmp_path):
+    bundle = write_text_bundle(tmp_path / "text")
+    opened = Pipeline.load(bundle, threads=1).bundle
+    long = " ".join(["a red bus"] * 40)
+    run = BulkRun(bundle, opened.id, himar_version(), None, ("a cat", long), 1, 7,
+                  next(iter(opened.manifest.sampling.values())), "png", 64)  # fmt: skip
+    make(run, PartsFolder(run, tmp_path / "out"))
+    command = ["generate", str(bundle), "--prompt", "a cat", "--prompt", long, "--seed", "7", "--json"]
+    assert main([*command, "--ray", "127.0.0.1:1", "--out", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["truncated"] == [1]
+    assert "so that their ends were cut: prompts 1 (counted from 0)." in printed.err
+    names = sorted(path.name for path in (tmp_path / "out" / "part-000000").iterdir())
+    assert names == ["7-00000-text.png", "7-00001-text.png"]
+    other = refused(capsys, bundle, "--prompt", "a dog", "--ray", "127.0.0.1:1", "--out", tmp_path / "x", code=1)
+    assert "there is no Ray cluster" in other
+    assert "makes images from text; give --prompt or --prompts-file." in refused(
+        capsys, bundle, "--labels", "1", "--ray", "127.0.0.1:1", "--out", tmp_path / "x", code=1
+    )
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
