@@ -268,7 +268,6 @@ NODES = [
         ("cpu", None, None, (7, "cpu", 1), {"num_cpus": 1}),
         ("cpu", 2, None, (3, "cpu", 2), {"num_cpus": 2}),
         ("cpu", 2, 2, (2, "cpu", 2), {"num_cpus": 2}),
-        ("cpu", 2, 50, (3, "cpu", 2), {"num_cpus": 2}),
         ("cuda", None, None, (2, "cuda", None), {"num_cpus": 1, "num_gpus": 1}),
         ("cuda", None, 1, (1, "cuda", None), {"num_cpus": 1, "num_gpus": 1}),
     ],
@@ -284,6 +283,8 @@ def test_a_cluster_without_room_is_refused(monkeypatch):
     monkeypatch.setattr(cluster.ray, "nodes", lambda: NODES[1:])
     with pytest.raises(cluster.ClusterError, match="the cluster's 1 machines have no GPU; give --device cpu"):
         cluster.choose_pool("cuda", None, None)
+    with pytest.raises(cluster.ClusterError, match="--actors is 4, but the cluster has room for 3; ask for fewer"):
+        cluster.choose_pool("cpu", None, 4)
     with pytest.raises(
         cluster.ClusterError, match="--threads is 8, but no machine of the cluster has more than 3 CPUs"
     ):

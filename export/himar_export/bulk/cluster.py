@@ -98,16 +98,16 @@ def _no_cluster(address: str, reason: str) -> ClusterError:
 def choose_pool(device: str, threads: int | None, actors: int | None) -> Pool:
     """Return a pool that a connected cluster has room for: an actor per GPU, or per `threads` CPUs of a machine.
 
-    threads: on CPUs 1 if None. actors: how many, at most; None for as many as there is room for.
+    threads: on CPUs 1 if None. actors: how many; None for as many as there is room for.
 
-    Raises ClusterError where there is no room for one.
+    Raises ClusterError where there is no room for one, or for so many.
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     if device != "cpu":
         room = int(sum(node.get("GPU", 0) for node in nodes))
         if not room:
             raise ClusterError(f"the cluster's {len(nodes)} machines have no GPU; give --device cpu.")
-        return Pool(min(actors or room, room), "cuda", threads)
+        return Pool(_fitting(actors, room), "cuda", threads)
     each = threads or 1
     cpus = [int(node.get("CPU", 0)) for node in nodes]
     room = sum(cpu // each for cpu in cpus)
@@ -116,7 +116,15 @@ def choose_pool(device: str, threads: int | None, actors: int | None) -> Pool:
             f"--threads is {each}, but no machine of the cluster has more than {max(cpus, default=0)} CPUs; ask for "
             f"fewer."
         )
-    return Pool(min(actors or room, room), "cpu", each)
+    return Pool(_fitting(actors, room), "cpu", each)
+
+
+def _fitting(actors: int | None, room: int) -> int:
+    if actors is not None and actors > room:
+        raise ClusterError(
+            f"--actors is {actors}, but the cluster has room for {room}; ask for fewer, or leave it out."
+        )
+    return actors or room
 
 
 def make_parts(run: BulkRun, parts: Sequence[int], pool: Pool) -> Iterator[tuple[int, Mapping[str, bytes]]]:

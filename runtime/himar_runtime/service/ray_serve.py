@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import click
+import prometheus_client
 from fastapi import FastAPI
 from ray import serve
 
@@ -89,6 +90,7 @@ class Replica:
     def __init__(self, settings: Settings, log_json: bool) -> None:
         """Load the bundle. Raises BundleError, EngineError or InputError."""
         log_to_stderr(log_json)
+        prometheus_client.disable_created_metrics()  # of this process, as in himar-serve
         self._service = Service(settings)
 
     def __serve_build_asgi_app__(self) -> FastAPI:

@@ -14,7 +14,6 @@ from himar.families.hi_mar.presets import VARIANTS
 from himar_kernels import BundleError, InputError, PhiloxDraws
 from himar_kernels.families.hi_mar import Phase
 from himar_runtime import Pipeline
-from tests.closeness import assert_same_pixels
 
 LABELS = [2, 0, 1, 1]  # more than the bundles' max_batch of 3
 MAR: dict[str, Any] = {"high_steps": 16, "high_diffusion_steps": 9, "high_guidance": 2.5}
@@ -112,12 +111,8 @@ def test_a_single_scale_has_one_stage_and_refuses_what_belongs_to_phase_low(libr
     assert {(step.total, tuple(step.preview_shape)) for step in steps} == {(3, (1, 4, 0, 0))}
     with pytest.raises(RuntimeError, match="this model has a single scale, so there is no low-resolution preview"):
         library.previews(bundle, [1], seed=1)
-    shown: list[Any] = []
-    Pipeline.load(bundle).generate([1], seed=1, on_step=lambda step: shown.append(step.so_far()))
-    found = library.previews(bundle, [1], of="so_far", seed=1)
-    assert [image.shape for image in found] == [image.shape for image in shown] and len(found) == 3
-    for image, other in zip(found, shown, strict=True):
-        assert_same_pixels(image, other)
+    with pytest.raises(RuntimeError, match="this bundle has no VAE decoder, so there is no preview in pixels"):
+        library.previews(bundle, [1], of="so_far", seed=1)
 
 
 @pytest.mark.parametrize("change", [{"pivots": "audible"}, {"low_head": "mlp2"}, {"cond_scale": 2, "pivots": "none"}])
