@@ -62,10 +62,12 @@ void Images::check(const GenerateOptions& options) const {
     }
 }
 
-std::shared_ptr<Job> Images::submit(GenerateOptions options, Look look) {
+std::shared_ptr<Job> Images::submit(GenerateOptions options, Look look, std::shared_ptr<const Edited> edited) {
     const auto end = Clock::now() + duration_of(limits_.timeout);
     std::string settings = pipeline().settings(options);
-    auto job = std::make_shared<Job>(std::move(options), std::move(settings), end, std::move(look));
+    // Edits run with edits alone, and those with a class have rows that others lack.
+    if (edited != nullptr) settings += options.labels.empty() ? " edit" : " edit as a class";
+    auto job = std::make_shared<Job>(std::move(options), std::move(settings), end, std::move(look), std::move(edited));
     switch (lanes_.submit(job)) {
         case Lanes::Accepted::kFull:
             throw Refusal(429,
