@@ -235,6 +235,6 @@ def test_a_tokenizer_recorded_for_another_model(hmar_bundle, tmp_path, capsys, s
 def test_the_encoder_stays_in_float32(tmp_path, capsys):
     build = ["build", str(GOLDEN / "hmar-narrow-144.pth"), "--out", str(tmp_path / "b")]
     assert main([*build, "--precision", "vae_encoder=fp16"]) == 2
-    assert "precision fp16 of vae_encoder is impossible: rounding would change the codes that an edit keeps" in (
+    assert "precision fp16 of vae_encoder is impossible: rounding would change what an edit keeps" in (
         " ".join(capsys.readouterr().err.split())
     )
