@@ -199,11 +199,6 @@ def test_a_bundle_without_an_encoder_says_to_build_it_again(hmar_bundle, files, 
     assert len(Pipeline.load(older).generate([1], **QUICK).images) == 1
 
 
-def test_a_bundle_of_another_family_is_refused(files, tmp_path, capsys):
-    assert main(command(GOLDEN / "bundle-1.2" / "bundle", files, tmp_path / "out.png")) == 1
-    assert "a Hi-MAR model cannot edit images yet; edit with a bundle of an HMAR model." in capsys.readouterr().err
-
-
 def test_a_recorded_tokenizer_gives_its_codes_exactly(hmar_bundle, capsys):
     recording = GOLDEN / "hmar-vae-narrow.npz"
     assert main(["verify", str(hmar_bundle), "--recording", str(recording), "--json"]) == 0

@@ -85,9 +85,7 @@ def _edit_out_option(context: click.Context, parameter: click.Parameter, path: P
     "--class", "label", callback=_class_option, metavar="CLASS",
     help="Class that the image is to show, a number or a name; without it what fits the rest is drawn.",
 )  # fmt: skip
-@click.option(
-    "--prompt", metavar="TEXT", help="In place of --class, of a model from text: what the image is to show."
-)
+@click.option("--prompt", metavar="TEXT", help="In place of --class, of a model from text: what the image is to show.")
 @click.option(
     "--dilation", cls=FamilyOption, family="Hi-MAR", type=click.IntRange(0),
     help=f"Rings of cells around the mask's that are drawn too.  [default: {DILATION}]",

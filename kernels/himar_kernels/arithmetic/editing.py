@@ -40,11 +40,14 @@ class Edit:
         return replace(self, images=self.images[part], masks=self.masks[part])
 
     def filled(self) -> Pixels:
-        """Return the images with a neutral hole: the mean colour of the pixels outside it, rounded half up."""
+        """Return the images with a neutral hole: the mean colour of the pixels outside it, rounded half up.
+
+        Where nothing is outside, it is a middle grey.
+        """
         images = self.images.copy()
         for image, mask in zip(images, self.masks, strict=True):
             kept = image[~mask].astype(np.int64)
-            image[mask] = (2 * kept.sum(axis=0) + len(kept)) // (2 * len(kept))
+            image[mask] = (2 * kept.sum(axis=0) + len(kept)) // (2 * len(kept)) if len(kept) else 128
         return images
 
     def paste(self, drawn: Pixels) -> Pixels:
