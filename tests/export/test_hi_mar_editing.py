@@ -240,25 +240,6 @@ def test_edits_on_a_gpu_are_the_cpus(bundle):
     assert np.array_equal(on_gpu.generate([1, 2], seed=1, sampling=GUIDED).latents, plain)
 
 
-def test_plain_graphs_are_those_of_a_bundle_that_cannot_edit(bundle, tmp_path, files, capsys):
-    without, vae = tmp_path / "without", WEIGHTS / "digits-vae.safetensors"
-    checkpoint = bundle.with_suffix(".safetensors")
-    build = ["build", checkpoint, "--vae", vae, "--max-batch", 3, "--out", without, "--json"]
-    assert main([str(each) for each in build]) == 0
-    manifests = [json.loads((each / "manifest.json").read_text()) for each in (bundle, without)]
-    assert manifests[0]["schema_version"] == manifests[1]["schema_version"] == "1.0"
-    assert set(manifests[0]["components"]) - set(manifests[1]["components"]) == {"vae_encoder", "transformer_high_edit"}
-    for name in manifests[1]["components"]:
-        assert (bundle / f"{name}.onnx").read_bytes() == (without / f"{name}.onnx").read_bytes()
-    sizes = [entry["files"]["weights.bin"]["bytes"] for entry in manifests]
-    encoder = sum(part["bytes"] for part in manifests[0]["components"]["vae_encoder"]["parts"])
-    assert sizes[0] - sizes[1] < encoder + 4096  # the edits' transformer shares the other's weights
-    capsys.readouterr()
-    assert main(command(without, files, tmp_path / "out.png")) == 1
-    said = " ".join(capsys.readouterr().err.split())
-    assert "without has no vae_encoder, which reads the images to be edited; build it again with --editing." in said
-
-
 def test_verify_covers_what_edits_run(bundle, capsys):
     capsys.readouterr()
     assert main(["verify", str(bundle), "--json"]) == 0
@@ -366,13 +347,38 @@ def test_a_feather_blends_an_edit_of_hmar(hmar_bundle):
     assert not np.array_equal(blended, plain)
 
 
-def test_a_model_from_text_edits_with_prompts(bundles, text_checkpoint, files, tmp_path, capsys):
-    out, folder = bundles / "text-editing", text_checkpoint.with_name("clip")
-    vae = WEIGHTS / "digits-vae.safetensors"
+@pytest.fixture(scope="module")
+def text_editing_bundle(bundles, text_checkpoint) -> Path:
+    """As `text_bundle`, but it can edit."""
+    out, vae, folder = bundles / "text-editing", WEIGHTS / "digits-vae.safetensors", text_checkpoint.with_name("clip")
     with FileLock(f"{out}.lock"):
         if not out.exists():
             build = ["build", text_checkpoint, "--vae", vae, "--text", folder, "--editing", "--max-batch", 3]
             assert main([str(each) for each in (*build, "--out", out, "--json")]) == 0
+    return out
+
+
+def test_plain_graphs_are_those_of_a_bundle_that_cannot_edit(text_editing_bundle, text_bundle, files, tmp_path, capsys):
+    both = text_editing_bundle, text_bundle
+    able, plain = (json.loads((each / "manifest.json").read_text()) for each in both)
+    assert able["schema_version"] == plain["schema_version"] == "4.0"
+    assert set(able["components"]) - set(plain["components"]) == {"vae_encoder", "transformer_high_edit"}
+    for name in plain["components"]:
+        one, other = ((each / f"{name}.onnx").read_bytes() for each in both)
+        assert one == other
+    sizes = [each["files"]["weights.bin"]["bytes"] for each in (able, plain)]
+    encoder = sum(part["bytes"] for part in able["components"]["vae_encoder"]["parts"])
+    assert sizes[0] - sizes[1] < encoder + 4096  # the edits' transformer shares the other's weights
+    capsys.readouterr()
+    assert main(command(text_bundle, files, tmp_path / "out.png")) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "text has no vae_encoder, which reads the images to be edited; build it again with --editing." in said
+    assert not (tmp_path / "out.png").exists()
+
+
+def test_a_model_from_text_edits_with_prompts(text_editing_bundle, text_checkpoint, files, tmp_path, capsys):
+    out, folder = text_editing_bundle, text_checkpoint.with_name("clip")
+    vae = WEIGHTS / "digits-vae.safetensors"
     prompts = ["two red", "red", "two", "red"]
     pipeline = Pipeline.load(out)
     result = pipeline.edit(IMAGES, list(holes()), prompts=prompts, seed=4)
