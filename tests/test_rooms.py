@@ -20,6 +20,7 @@ ROOMS = {
 PROGRAMS = {
     ROOT / "runtime" / "himar_runtime" / "service": {"click", "fastapi", "prometheus_client", "starlette", "uvicorn"},
     ROOT / "runtime" / "himar_runtime" / "service" / "ray_serve.py": {"ray"},
+    ROOT / "runtime" / "himar_runtime" / "triton": {"triton_python_backend_utils"},
     ROOT / "runtime" / "himar_runtime" / "bench_server": {"aiohttp", "click", "rich"},
 }
 PACKAGES = {package for package, _, _ in ROOMS.values()}

@@ -179,6 +179,27 @@ def test_a_finished_folder_of_parts_needs_no_cluster(capsys, bundle, tmp_path):
     assert [path.name for path in (tmp_path / "out" / "part-000000").iterdir()] == ["7-00000-3.png"]
 
 
+def test_prompts_that_are_cut_are_named(capsys, tmp_path):
+    bundle = write_text_bundle(tmp_path / "text")
+    opened = Pipeline.load(bundle, threads=1).bundle
+    long = " ".join(["a red bus"] * 40)
+    run = BulkRun(bundle, opened.id, himar_version(), None, ("a cat", long), 1, 7,
+                  next(iter(opened.manifest.sampling.values())), "png", 64)  # fmt: skip
+    make(run, PartsFolder(run, tmp_path / "out"))
+    command = ["generate", str(bundle), "--prompt", "a cat", "--prompt", long, "--seed", "7", "--json"]
+    assert main([*command, "--ray", "127.0.0.1:1", "--out", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["truncated"] == [1]
+    assert "so that their ends were cut: prompts 1 (counted from 0)." in printed.err
+    names = sorted(path.name for path in (tmp_path / "out" / "part-000000").iterdir())
+    assert names == ["7-00000-text.png", "7-00001-text.png"]
+    other = refused(capsys, bundle, "--prompt", "a dog", "--ray", "127.0.0.1:1", "--out", tmp_path / "x", code=1)
+    assert "there is no Ray cluster" in other
+    assert "makes images from text; give --prompt or --prompts-file." in refused(
+        capsys, bundle, "--labels", "1", "--ray", "127.0.0.1:1", "--out", tmp_path / "x", code=1
+    )
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -220,6 +241,7 @@ def test_what_cannot_be_made_is_refused_before_a_cluster_is_asked(capsys, bundle
         ({"bundle_id": "0" * 64}, "is another bundle here than where the run was started: its id begins with"),
         ({"himar_version": "9.9"}, "but 9.9 where the run was started; install the same everywhere."),
         ({"labels": (77,)}, "label 77 (number 0 of the list) is not a class"),
+        ({"bundle": None}, "an unexpected TypeError: "),
     ],
 )
 def test_a_worker_says_what_is_wrong_and_where(run, changes, said):
@@ -246,7 +268,6 @@ NODES = [
         ("cpu", None, None, (7, "cpu", 1), {"num_cpus": 1}),
         ("cpu", 2, None, (3, "cpu", 2), {"num_cpus": 2}),
         ("cpu", 2, 2, (2, "cpu", 2), {"num_cpus": 2}),
-        ("cpu", 2, 50, (3, "cpu", 2), {"num_cpus": 2}),
         ("cuda", None, None, (2, "cuda", None), {"num_cpus": 1, "num_gpus": 1}),
         ("cuda", None, 1, (1, "cuda", None), {"num_cpus": 1, "num_gpus": 1}),
     ],
@@ -262,10 +283,18 @@ def test_a_cluster_without_room_is_refused(monkeypatch):
     monkeypatch.setattr(cluster.ray, "nodes", lambda: NODES[1:])
     with pytest.raises(cluster.ClusterError, match="the cluster's 1 machines have no GPU; give --device cpu"):
         cluster.choose_pool("cuda", None, None)
+    with pytest.raises(cluster.ClusterError, match="--actors is 4, but the cluster has room for 3; ask for fewer"):
+        cluster.choose_pool("cpu", None, 4)
     with pytest.raises(
         cluster.ClusterError, match="--threads is 8, but no machine of the cluster has more than 3 CPUs"
     ):
         cluster.choose_pool("cpu", 8, None)
+
+
+def test_what_ray_says_is_cut_to_the_line_that_names_an_exception():
+    said = "Traceback …\n  File x\nModuleNotFoundError: No module named 'himar_export'\nTo change retries, configure …"
+    assert cluster._reason(RuntimeError(said)) == "ModuleNotFoundError: No module named 'himar_export'"
+    assert cluster._reason(RuntimeError("the node is gone\nadvice")) == "the node is gone"
 
 
 def test_a_part_of_arrays_can_be_read_without_pickles(run, pipeline):

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from himar_runtime import Pipeline, read_recipes
+from tests.closeness import assert_same_pixels
 from tests.ray_cluster import Nodes, ray_nodes
 from tests.runtime.conftest import write_bundle
 
@@ -111,6 +112,16 @@ def test_arrays_of_a_cluster_are_those_of_one_process(nodes, bundle, tmp_path):
         np.testing.assert_array_equal(arrays["arr_0"], whole.images)
         assert arrays["arr_1"].tolist() == [3, 3, 3, 1, 1, 1]
     assert [path.name for path in tmp_path.iterdir()] == ["pixels.npz"]
+
+
+@pytest.mark.gpu
+def test_a_cluster_s_gpu_makes_the_images_of_the_cpu(bundle, tmp_path):
+    """Of this machine's, which Ray finds by itself."""
+    command = [*COMMAND, str(bundle), "--labels", "3,1", "--ray", "local", "--out", str(tmp_path / "x.npz"), "--pixels"]
+    subprocess.run([*command, "--device", "cuda"], check=True, timeout=300)
+    whole = Pipeline.load(bundle, threads=1).generate([3, 1])
+    with np.load(tmp_path / "x.npz") as arrays:
+        assert_same_pixels(arrays["arr_0"], whole.images)
 
 
 def start_arrays(bundle: Path, nodes: Nodes, out: Path, *options: str) -> subprocess.Popen[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -97,16 +98,16 @@ def _no_cluster(address: str, reason: str) -> ClusterError:
 def choose_pool(device: str, threads: int | None, actors: int | None) -> Pool:
     """Return a pool that a connected cluster has room for: an actor per GPU, or per `threads` CPUs of a machine.
 
-    threads: on CPUs 1 if None. actors: how many, at most; None for as many as there is room for.
+    threads: on CPUs 1 if None. actors: how many; None for as many as there is room for.
 
-    Raises ClusterError where there is no room for one.
+    Raises ClusterError where there is no room for one, or for so many.
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     if device != "cpu":
         room = int(sum(node.get("GPU", 0) for node in nodes))
         if not room:
             raise ClusterError(f"the cluster's {len(nodes)} machines have no GPU; give --device cpu.")
-        return Pool(min(actors or room, room), "cuda", threads)
+        return Pool(_fitting(actors, room), "cuda", threads)
     each = threads or 1
     cpus = [int(node.get("CPU", 0)) for node in nodes]
     room = sum(cpu // each for cpu in cpus)
@@ -115,13 +116,21 @@ def choose_pool(device: str, threads: int | None, actors: int | None) -> Pool:
             f"--threads is {each}, but no machine of the cluster has more than {max(cpus, default=0)} CPUs; ask for "
             f"fewer."
         )
-    return Pool(min(actors or room, room), "cpu", each)
+    return Pool(_fitting(actors, room), "cpu", each)
+
+
+def _fitting(actors: int | None, room: int) -> int:
+    if actors is not None and actors > room:
+        raise ClusterError(
+            f"--actors is {actors}, but the cluster has room for {room}; ask for fewer, or leave it out."
+        )
+    return actors or room
 
 
 def make_parts(run: BulkRun, parts: Sequence[int], pool: Pool) -> Iterator[tuple[int, Mapping[str, bytes]]]:
     """Yield parts as they are finished, in any order: the number, and the files by their names.
 
-    Raises EngineError for what himar refuses on a worker, ClusterError when one fails in another way.
+    Raises EngineError for what fails on a worker, ClusterError when Ray fails.
     """
     context = DataContext.get_current()
     context.enable_progress_bars = False
@@ -149,6 +158,7 @@ def make_parts(run: BulkRun, parts: Sequence[int], pool: Pool) -> Iterator[tuple
 
 
 def _reason(error: BaseException) -> str:
-    """Return the last line of what Ray says, which names the exception that was raised on a worker."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    """Return the line that names an exception among what Ray says, which is tracebacks and advice; else the first."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    named = [line for line in lines if re.match(r"[A-Za-z_.]+(Error|Exception): ", line)]
+    return (named or lines)[-1 if named else 0].strip()

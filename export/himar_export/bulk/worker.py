@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import platform
 from typing import Any
 
@@ -19,6 +20,8 @@ from himar_runtime.pipeline import himar_version
 from himar_runtime.png import encode_png
 
 from .run import ARRAYS, BulkRun
+
+log = logging.getLogger(__name__)
 
 SCHEMA = pa.schema(
     [
@@ -34,7 +37,7 @@ SCHEMA = pa.schema(
 class PartMaker:
     """Makes parts on one device. Called by Ray with tables of a column "part"; answers with tables of `SCHEMA`.
 
-    What himar raises on purpose becomes the row's error: an exception would reach the user as a traceback of Ray's.
+    An exception becomes the row's error: it would reach the user as several tracebacks of Ray's.
     """
 
     def __init__(self, run: BulkRun, device: str, threads: int | None) -> None:
@@ -50,7 +53,10 @@ class PartMaker:
         try:
             files = self._files(part)
         except HimarError as error:
-            return {"part": part, "names": [], "files": [], "error": f"on {platform.node()}: {error}"}
+            return _failed(part, str(error))
+        except Exception as error:
+            log.exception("part %d failed unexpectedly", part)
+            return _failed(part, f"an unexpected {type(error).__name__}: {error}; the worker's log says more.")
         return {"part": part, "names": list(files), "files": list(files.values()), "error": None}
 
     def _files(self, part: int) -> dict[str, bytes]:
@@ -76,6 +82,10 @@ class PartMaker:
                 f"{pipeline.bundle.id[:12]}, not {run.bundle_id[:12]}; copy it again."
             )
         return pipeline
+
+
+def _failed(part: int, sentence: str) -> dict[str, object]:
+    return {"part": part, "names": [], "files": [], "error": f"on {platform.node()}: {sentence}"}
 
 
 def encode_part(run: BulkRun, result: Result) -> dict[str, bytes]:

@@ -48,6 +48,10 @@ _VERBS = {
         "himar_export.cli.tokens:tokens",
         "Print the token ids of texts as a JSON list of lists, without padding",
     ),
+    "triton": (
+        "himar_export.cli.triton:triton",
+        "Write BUNDLE as a model of NVIDIA's Triton Inference Server into a model repository",
+    ),
     "verify": (
         "himar_export.cli.verify:verify",
         "Replay the self-test of BUNDLE, or a recorded run, and compare: exit code 0 only if everything matches",

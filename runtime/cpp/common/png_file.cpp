@@ -34,7 +34,7 @@ bool encode(std::string* bytes, png_const_bytep pixels, png_uint_32 width, png_u
     png_set_write_fn(png, bytes, append, nullptr);
     png_set_IHDR(png, info, width, height, 8, PNG_COLOR_TYPE_RGB, PNG_INTERLACE_NONE, PNG_COMPRESSION_TYPE_DEFAULT,
                  PNG_FILTER_TYPE_DEFAULT);
-    png_set_text(png, info, text, 1);
+    if (text != nullptr) png_set_text(png, info, text, 1);
     png_write_info(png, info);
     for (png_uint_32 row = 0; row < height; ++row) png_write_row(png, pixels + static_cast<std::size_t>(row) * width * 3);
     png_write_end(png, nullptr);
@@ -51,7 +51,7 @@ std::string png_bytes(const std::uint8_t* pixels, std::uint32_t width, std::uint
     text.key = key.data();
     text.text = value.data();
     text.text_length = value.size();
-    if (!encode(&bytes, pixels, width, height, &text)) throw std::runtime_error("an image cannot be written as PNG.");
+    if (!encode(&bytes, pixels, width, height, recipe.empty() ? nullptr : &text)) throw std::runtime_error("an image cannot be written as PNG.");
     return bytes;
 }
 

@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
 # Puts what the C++ runtime is built with into a folder, without root: get-dependencies.sh FOLDER PYTHON
 #
-#   FOLDER/include  headers of ONNX Runtime, utf8proc, nlohmann/json, doctest and cpp-httplib, from Debian's packages
-#   FOLDER/lib      libonnxruntime.so, a link to the library inside PYTHON's installed onnxruntime; libutf8proc.a
+#   FOLDER/include  headers of ONNX Runtime, utf8proc, nlohmann/json, doctest, cpp-httplib, libjpeg and libwebp, from Debian's
+#                   packages
+#   FOLDER/lib      libonnxruntime.so, a link to the library inside PYTHON's installed onnxruntime; libutf8proc.a,
+#                   libjpeg.a, libwebp.a, libsharpyuv.a
 #
 # Headers of an older ONNX Runtime than the library's are fine: its C API keeps every older version. Debian has them
 # from release 13 (trixie) on; on Debian 12 they are taken from trixie's package, with apt's own checks of signatures.
@@ -38,9 +40,12 @@ ln -sfn libonnxruntime.so.1 "$folder/lib/libonnxruntime.so"
 
 wanted=(include/onnxruntime/onnxruntime_cxx_api.h include/nlohmann/json.hpp include/doctest/doctest.h include/httplib.h
   include/utf8proc.h lib/libutf8proc.a)
-missing=0
-for file in "${wanted[@]}"; do [ -f "$folder/$file" ] || missing=1; done
-[ $missing = 1 ] || exit 0
+pictures=(include/jpeglib.h include/jconfig.h lib/libjpeg.a include/webp/encode.h lib/libwebp.a lib/libsharpyuv.a)
+have() { for file in "$@"; do [ -f "$folder/$file" ] || return 1; done; }
+if have "${wanted[@]}"; then
+  have "${pictures[@]}" && exit 0
+  say_why() { echo "himar: $* Until then himar-serve writes PNG, and JPEG or WebP where CMake finds their libraries." >&2; exit 0; }
+fi
 
 command -v apt-get > /dev/null || say_why "the files ${wanted[*]} come from Debian's packages, and there is no apt-get here; copy them into $folder, $by_hand."
 apt=$(mktemp -d)
@@ -57,14 +62,18 @@ options=(-qq -o Dir::Etc::SourceList="$apt/sources.list" -o Dir::Etc::SourcePart
   -o Dir::State::Lists="$apt/lists" -o Dir::Cache="$apt/cache" -o APT::Sandbox::User=root)
 apt-get "${options[@]}" update || say_why "Debian's package list of trixie cannot be had; go online, $by_hand."
 cd "$apt/packages"
-apt-get "${options[@]}" download libonnxruntime-dev nlohmann-json3-dev doctest-dev libutf8proc-dev ||
-  say_why "Debian's packages libonnxruntime-dev, nlohmann-json3-dev, doctest-dev and libutf8proc-dev cannot be had; go online, $by_hand."
+packages=(libonnxruntime-dev nlohmann-json3-dev doctest-dev libutf8proc-dev libjpeg62-turbo-dev libwebp-dev libsharpyuv-dev)
+apt-get "${options[@]}" download "${packages[@]}" ||
+  say_why "Debian's packages ${packages[*]} cannot be had; go online, $by_hand."
 apt-get "${options[@]}" source cpp-httplib > "$apt/source.log" 2>&1 ||
   say_why "Debian's source package cpp-httplib cannot be had ($(tail -n 1 "$apt/source.log")); go online, $by_hand."
 for package in *.deb; do dpkg-deb --extract "$package" "$apt/unpacked"; done
 cp -R "$apt/unpacked/usr/include/." "$folder/include/"
 cp cpp-httplib-*/httplib.h "$folder/include/"
-find "$apt/unpacked/usr/lib" -name libutf8proc.a -exec cp {} "$folder/lib/" \;
-for file in "${wanted[@]}"; do
+find "$apt/unpacked/usr/include" -name jconfig.h -exec cp {} "$folder/include/" \;
+for name in utf8proc jpeg webp sharpyuv; do
+  find "$apt/unpacked/usr/lib" -name "lib$name.a" -exec cp {} "$folder/lib/" \;
+done
+for file in "${wanted[@]}" "${pictures[@]}"; do
   [ -f "$folder/$file" ] || say_why "Debian's packages no longer hold $file; $by_hand."
 done

@@ -12,7 +12,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-std::string dumped(const Json& value) { return value.dump(-1, ' ', false, Json::error_handler_t::replace); }
+constexpr std::size_t kLongestSentence = 600;  // bytes
 
 static_assert(sizeof(float) == 4 && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "latents are sent as they lie in memory");
 
@@ -23,6 +23,15 @@ void add_latents(Json& image, const View<float>& latents, std::size_t index) {
 }
 
 }  // namespace
+
+std::string dumped(const Json& value) { return value.dump(-1, ' ', false, Json::error_handler_t::replace); }
+
+std::string shortened(const std::string& sentence) {
+    if (sentence.size() <= kLongestSentence) return sentence;
+    std::size_t end = kLongestSentence - 3;
+    while (end > 0 && (static_cast<unsigned char>(sentence[end]) & 0xC0) == 0x80) --end;  // not inside a character
+    return sentence.substr(0, end) + "…";
+}
 
 std::string base64(const void* bytes, std::size_t size) {
     std::string text((size + 2) / 3 * 4 + 1, '\0');  // EVP_EncodeBlock ends with a NUL
@@ -63,8 +72,13 @@ std::string images_json(const Result& result, std::uint64_t seed, bool latents, 
 
 std::string error_json(const std::string& sentence) { return dumped({{"error", sentence}}); }
 
-std::string model_json(const himar_pipeline_info& info, std::size_t lanes) {
-    Json model = {{"bundle", info.bundle_id}, {"classes", info.classes}};
+std::string model_json(const Pipeline& pipeline, const std::string& name, std::size_t lanes) {
+    const himar_pipeline_info info = pipeline.info();
+    Json model = {{"name", name}, {"bundle", info.bundle_id}, {"classes", info.classes}};
+    Json names = Json::array();
+    for (std::int64_t label = 0; label < info.classes; ++label)
+        if (const auto known = pipeline.class_name(label)) names.push_back(*known);
+    if (!names.empty()) model["class_names"] = std::move(names);
     if (info.context_length > 0) model.update({{"context", "text"}, {"prompts", info.takes_prompts != 0}});
     model.update({{"image_size", info.image_size},
                   {"max_batch", info.max_batch},

@@ -2,10 +2,20 @@
 
 #include "command_line.h"
 #include "origins.h"
+#include "paths.h"
+#include "tokens.h"
 
 namespace {
 
-constexpr double kMostSeconds = 1e6;
+constexpr double kMostSeconds = 1e6, kMostDelay = 1e4;
+
+Option milliseconds_option(const std::string& name, double& to) {
+    return {name, [&to](const std::string& option, const std::string& text) {
+                to = number(option, text);
+                if (to < 0 || to > kMostDelay)
+                    throw UsageError(option + " is '" + text + "'; it must be from 0 to 10000 milliseconds.");
+            }};
+}
 
 Option seconds_option(const std::string& name, double& to, bool zero_is_fine) {
     return {name, [&to, zero_is_fine](const std::string& option, const std::string& text) {
@@ -24,6 +34,20 @@ std::string allowed_origin(const std::string& text) {
     return *origin;
 }
 
+std::vector<std::string> tokens_of(const std::string& path) {
+    try {
+        return himar::service::read_tokens(path);
+    } catch (const std::runtime_error& error) {
+        throw UsageError(std::string("--token-file: ") + error.what());
+    }
+}
+
+std::string root_of(const std::string& text) {
+    if (!text.empty() && !himar::service::paths::is_root(text))
+        throw UsageError("--root-path: '" + text + "' is not a prefix of paths; write it like /himar, without a / at its end.");
+    return text;
+}
+
 }  // namespace
 
 Arguments read_arguments(int count, char** values) {
@@ -36,12 +60,17 @@ Arguments read_arguments(int count, char** values) {
         whole_option("threads", read.load.threads, 0, 4096),
         text_option("backend", read.load.backend),
         whole_option("queue", read.queue, 1, 256),
+        whole_option("max-batch", read.max_batch, 1, 65536),
+        milliseconds_option("queue-delay", read.queue_delay),
         whole_option("max-images", read.max_images, 1, 65536),
         whole_option("max-body", read.max_body, 1, std::int64_t{1} << 30),
         seconds_option("timeout", read.timeout, false),
         seconds_option("drain-seconds", read.drain_seconds, true),
         seconds_option("keep-alive", read.keep_alive, true),
         {"allow-origin", [&](const auto&, const std::string& text) { read.allow_origin.push_back(allowed_origin(text)); }},
+        {"token-file", [&](const auto&, const std::string& path) { read.tokens = tokens_of(path); }},
+        {"root-path", [&](const auto&, const std::string& text) { read.root_path = root_of(text); }},
+        flag("log-json", read.log_json),
         flag("help", read.help),
         flag("version", read.version),
     });
@@ -54,8 +83,12 @@ const char* help_text() {
            "\n"
            "  --host ADDRESS           where to listen (127.0.0.1)\n"
            "  --port N                 0 picks a free one (8000)\n"
-           "  --lanes N                requests that run at once, each with its own buffers (1)\n"
+           "  --lanes N                calls of the engines that run at once, each with its own buffers (1)\n"
            "  --queue N                requests that may wait for each lane; more are answered 429 (16)\n"
+           "  --max-batch N            most images of requests that run in one call; 1 joins none (what the bundle's\n"
+           "                           engines take)\n"
+           "  --queue-delay MS         milliseconds that a request waits at most for others to join it, where the call\n"
+           "                           before had several (5)\n"
            "  --max-images N           maximum images in one request (64)\n"
            "  --max-body BYTES         maximum size of a request's body (1048576)\n"
            "  --timeout SECONDS        from acceptance to answer; then 504 (60)\n"
@@ -64,6 +97,11 @@ const char* help_text() {
            "                           allows; 0 closes each after its answer (75)\n"
            "  --allow-origin ORIGIN    of web pages that may use the server, for example https://app.example; * for\n"
            "                           all; may be repeated\n"
+           "  --token-file FILE        of tokens, one a line; requests need one as 'Authorization: Bearer TOKEN', but for\n"
+           "                           health and metrics\n"
+           "  --root-path /PATH        prefix that a proxy leaves before each path, for example /himar; paths without it\n"
+           "                           are answered too\n"
+           "  --log-json               write the log as JSON lines\n"
            "  --device NAME            where the engines run: cpu, cuda or cuda:N (cpu)\n"
            "  --threads N              CPU threads of one engine run; 0: the CPUs it may use (affinity,\n"
            "                           OMP_NUM_THREADS, container quota) (0)\n"

@@ -7,8 +7,10 @@
 #include <cstdio>
 #include <cstdlib>
 #include <ctime>
+#include <stdexcept>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "arguments.h"
@@ -19,6 +21,7 @@
 namespace {
 
 using himar::service::Clock;
+using himar::service::log_as_json;
 using himar::service::log_event;
 using himar::service::Service;
 using himar::service::Settings;
@@ -48,13 +51,27 @@ std::vector<himar::Pipeline> load_lanes(const Arguments& arguments) {
     return lanes;
 }
 
-Settings settings_of(const Arguments& arguments) {
+// Most images of requests that run in one call. std::runtime_error for more than the bundle's engines take.
+std::size_t batch_of(const Arguments& arguments, const himar_pipeline_info& info) {
+    const auto largest = static_cast<std::size_t>(info.max_batch);
+    if (arguments.max_batch > largest)
+        throw std::runtime_error("batches of " + std::to_string(arguments.max_batch) + " images are asked for, but this "
+                                 "bundle's engines take at most " + std::to_string(largest) + "; give --max-batch " +
+                                 std::to_string(largest) + " or less, or build the bundle again with a larger one.");
+    return arguments.max_batch == 0 ? largest : arguments.max_batch;
+}
+
+Settings settings_of(const Arguments& arguments, const himar_pipeline_info& info) {
     Settings settings;
-    settings.limits = {arguments.max_images, arguments.queue, arguments.timeout};
+    settings.limits = {arguments.max_images, arguments.queue, arguments.timeout, batch_of(arguments, info),
+                       arguments.queue_delay / 1000};
     settings.max_body = arguments.max_body;
     settings.device = arguments.load.device;
     settings.keep_alive = arguments.keep_alive;
     settings.allow_origin = arguments.allow_origin;
+    settings.bundle = arguments.bundle;
+    settings.tokens = arguments.tokens;
+    settings.root_path = arguments.root_path;
     return settings;
 }
 
@@ -82,7 +99,9 @@ void drain(Service& service, const sigset_t& signals, double seconds) {
 }
 
 int serve(const Arguments& arguments, const sigset_t& signals) {
-    Service service(load_lanes(arguments), settings_of(arguments));
+    std::vector<himar::Pipeline> lanes = load_lanes(arguments);
+    const Settings settings = settings_of(arguments, lanes.front().info());
+    Service service(std::move(lanes), settings);
     const int port = service.start(arguments.host, arguments.port);
     std::printf("himar-serve: listening on http://%s:%d\n", arguments.host.c_str(), port);
     std::fflush(stdout);
@@ -103,6 +122,7 @@ int main(int count, char** values) {
             std::printf("%s", arguments.help ? help_text() : (std::string(himar_build_info()) + "\n").c_str());
             return 0;
         }
+        if (arguments.log_json) log_as_json();
         share_arenas();
         return serve(arguments, block_signals());
     } catch (const UsageError& error) {

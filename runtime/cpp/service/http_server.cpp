@@ -41,7 +41,7 @@ Workers::Workers(std::size_t count, std::size_t most_waiting) : most_waiting_(mo
         const std::size_t given = threads_.size();
         shutdown();
         throw std::runtime_error("the system gives " + std::to_string(given) + " of the " + std::to_string(count) +
-                                 " threads that --lanes and --queue ask for (" + error.code().message() +
+                                 " threads that --lanes, --queue and --max-batch ask for (" + error.code().message() +
                                  "); use fewer lanes or a smaller queue.");
     }
 }
@@ -131,7 +131,7 @@ bool HttpServer::answer_one(socket_t socket) {
                                          write_timeout_usec_);
     keep = false;
     bool closed = false;
-    return process_request(stream, remote, remote_port, local, local_port, false, closed, nullptr) && !closed && keep;
+    return process_request(stream, remote, remote_port, local, local_port, false, closed, setup_) && !closed && keep;
 }
 
 void HttpServer::park(socket_t socket) {

@@ -14,6 +14,7 @@
 #include <functional>
 #include <mutex>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace himar::service {
@@ -56,6 +57,9 @@ public:
     // Where parked connections go when they have a request; it must outlive `end_keeping`.
     void set_workers(Workers& workers) { workers_ = &workers; }
 
+    // What to do with every request that is read, before it is handled.
+    void set_setup(std::function<void(httplib::Request&)> setup) { setup_ = std::move(setup); }
+
     // In the thread of a request, until its answer is written: leave the connection open after it. Without this call it
     // is closed: what is left of a body that nobody read would be taken for the next request.
     void keep_connection();
@@ -79,6 +83,7 @@ private:
     void wake();
 
     const double idle_seconds_;
+    std::function<void(httplib::Request&)> setup_;
     Workers* workers_ = nullptr;
     int wake_read_ = -1, wake_write_ = -1;  // a pipe that interrupts the poll
     std::mutex lock_;

@@ -1,9 +1,8 @@
-// Lanes: one thread and one bounded queue for each, and the requests that go through them.
+// Lanes: threads that take requests from one bounded queue, and run those together that can share a call of the engines.
 #pragma once
 
-#include <atomic>
-#include <chrono>
 #include <condition_variable>
+#include <cstddef>
 #include <deque>
 #include <functional>
 #include <memory>
@@ -13,65 +12,43 @@
 #include <thread>
 #include <vector>
 
-#include "himar/himar.hpp"
+#include "policy.h"
 
 namespace himar::service {
 
-using Clock = std::chrono::steady_clock;
-
-// Why a request was given up; kNone while it was not.
-enum class Cancel { kNone, kDisconnect, kTimeout, kDrain };
-
-// What a lane gives for a request: a result, or the status and the sentence of an error.
-struct Outcome {
-    std::optional<Result> result;
-    himar_status status = HIMAR_OK;
-    std::string sentence;
-};
-
-// One accepted request on its way through a lane. Everything below `options` and `accepted` is guarded by the lock of the
-// Lanes that hold the job.
-struct Job {
-    explicit Job(GenerateOptions what) : options(std::move(what)) {}
-
-    const GenerateOptions options;
-    const Clock::time_point accepted = Clock::now();
-    std::atomic<Cancel> cancel{Cancel::kNone};  // also read by the lane that runs it
-    bool finished = false;
-    std::size_t lane = 0;  // that it waits for or runs on
-    double queued = 0;     // seconds from acceptance to its start, or to its end when it never started
-    Outcome outcome;       // once it is finished
-    std::condition_variable changed;
-};
-
-// What runs a job on a lane; it must not throw, and should stop soon after `job.cancel` is set.
-using Run = std::function<Outcome(const Job& job)>;
-
-// Seconds from `start` to now.
-inline double seconds_since(Clock::time_point start) {
-    return std::chrono::duration<double>(Clock::now() - start).count();
-}
+// What runs jobs on a lane and returns their outcomes in order; it must not throw, and should stop soon after the `cancel`
+// of each is set.
+using Run = std::function<std::vector<Outcome>(const Jobs& jobs)>;
 
 class Lanes {
 public:
     enum class Accepted { kYes, kFull, kClosed };
 
-    // One lane per element of `runs`. A lane takes the request it runs and `most_waiting` more.
-    Lanes(std::vector<Run> runs, std::size_t most_waiting);
+    // One lane per element of `runs`; policy.lanes says how many that are.
+    Lanes(std::vector<Run> runs, const Policy& policy);
 
     // Gives up whatever is left (Cancel::kDrain) and waits for the lanes.
     ~Lanes();
     Lanes(const Lanes&) = delete;
     Lanes& operator=(const Lanes&) = delete;
 
-    // Queue a job on the lane that has the fewest, the first of equals.
+    // Queue a job. kFull when as many jobs wait as may, besides those for which a lane is free.
     Accepted submit(const std::shared_ptr<Job>& job);
 
     // Wait until the job is finished or cancelled, or until `end`. True when it is one of the two.
     bool wait(Job& job, Clock::time_point end);
 
-    // Give a job up, unless it is finished or given up: out of its queue at once, or at its next step when it runs.
-    // True when this call did it.
+    // The same, or until its look has found something that nobody has taken.
+    bool wait_for_news(Job& job, Clock::time_point end);
+
+    // Keep what a job's look has found for who waits for it; in the lane's thread.
+    void show(Job& job, std::string found);
+
+    // Take the first of what was found; nothing when there is none.
+    std::optional<std::string> take_shown(Job& job);
+
+    // Give a job up, unless it is finished or given up: out of the queue at once, or at its next step when it runs, unless
+    // others run with it. True when this call did it.
     bool cancel(const std::shared_ptr<Job>& job, Cancel why);
 
     // Take no more jobs.
@@ -83,29 +60,29 @@ public:
     // Give up every job.
     void cancel_all(Cancel why);
 
-    std::size_t waiting() const;  // jobs in queues
-    std::size_t busy() const;     // lanes that run one
+    std::size_t waiting() const;  // jobs in the queue
+    std::size_t busy() const;     // lanes that run some
     std::size_t count() const { return lanes_.size(); }
 
 private:
     struct Lane {
         Run run;
-        std::deque<std::shared_ptr<Job>> queue;
-        std::shared_ptr<Job> running;
-        std::condition_variable more;
+        Jobs running;
         std::thread thread;
-
-        std::size_t load() const { return queue.size() + (running != nullptr ? 1 : 0); }
     };
 
     void work(Lane& lane);
+    Jobs next(std::unique_lock<std::mutex>& guard);
     void give_up(Job& job, Cancel why);
-    std::size_t waiting_now() const;
     std::size_t busy_now() const;
+    std::size_t running_now() const;
+    bool is_idle() const { return waiting_.empty() && busy_now() == 0; }
 
-    const std::size_t most_waiting_;
+    const Policy policy_;
     mutable std::mutex lock_;
-    std::condition_variable idle_;
+    std::condition_variable more_, idle_;
+    std::deque<std::shared_ptr<Job>> waiting_;  // the oldest first
+    std::size_t before_ = 0;                    // jobs that were open during the last call, if that was of several
     bool closed_ = false, stopping_ = false;
     std::vector<std::unique_ptr<Lane>> lanes_;
 };

@@ -7,6 +7,9 @@
 namespace himar::service {
 namespace {
 
+// Edges of counts of a call.
+const std::vector<double> kCounts = {1, 2, 4, 8, 16, 32, 64, 128, 256};
+
 std::string head(const std::string& name, const std::string& type, const std::string& help) {
     return "# HELP " + name + " " + help + "\n# TYPE " + name + " " + type + "\n";
 }
@@ -46,31 +49,48 @@ std::vector<double> edges_up_to(double timeout) {
 
 Histogram::Histogram(std::vector<double> edges) : edges_(std::move(edges)), counts_(edges_.size() + 1) {}
 
-void Histogram::observe(double seconds) {
+void Histogram::observe(double value) {
     // A bucket holds the values up to and with its edge.
-    const auto edge = std::lower_bound(edges_.begin(), edges_.end(), seconds);
+    const auto edge = std::lower_bound(edges_.begin(), edges_.end(), value);
     ++counts_[static_cast<std::size_t>(edge - edges_.begin())];
-    sum_ += seconds;
+    sum_ += value;
 }
 
 std::string Histogram::text(const std::string& name, const std::string& help) const {
-    std::string lines = head(name, "histogram", help);
+    return head(name, "histogram", help) + lines(name, "");
+}
+
+std::string Histogram::lines(const std::string& name, const std::string& label) const {
+    const std::string bucket = name + "_bucket{" + label + (label.empty() ? "" : ",") + "le=\"";
+    const std::string labels = label.empty() ? " " : "{" + label + "} ";
+    std::string lines;
     std::uint64_t so_far = 0;
     for (std::size_t i = 0; i < edges_.size(); ++i) {
         so_far += counts_[i];
-        lines += name + "_bucket{le=\"" + shown(edges_[i]) + "\"} " + std::to_string(so_far) + "\n";
+        lines += bucket + shown(edges_[i]) + "\"} " + std::to_string(so_far) + "\n";
     }
     so_far += counts_.back();
-    return lines + name + "_bucket{le=\"+Inf\"} " + std::to_string(so_far) + "\n" + name + "_sum " + shown(sum_) + "\n" +
-           name + "_count " + std::to_string(so_far) + "\n";
+    return lines + bucket + "+Inf\"} " + std::to_string(so_far) + "\n" + name + "_sum" + labels + shown(sum_) + "\n" + name +
+           "_count" + labels + std::to_string(so_far) + "\n";
 }
 
-Metrics::Metrics(double timeout) : request_seconds_(edges_up_to(timeout)), queue_seconds_(edges_up_to(timeout)) {}
+Metrics::Metrics(double timeout)
+    : edges_(edges_up_to(timeout)),
+      request_seconds_(edges_),
+      queue_seconds_(edges_),
+      batch_images_(kCounts),
+      batch_requests_(kCounts) {}
 
 void Metrics::answered(int code, std::size_t images) {
     const std::lock_guard<std::mutex> guard(lock_);
     ++codes_[code];
     images_ += images;
+}
+
+void Metrics::called(std::size_t requests, std::size_t images) {
+    const std::lock_guard<std::mutex> guard(lock_);
+    batch_requests_.observe(static_cast<double>(requests));
+    batch_images_.observe(static_cast<double>(images));
 }
 
 void Metrics::queued(double seconds) {
@@ -88,15 +108,25 @@ void Metrics::cancelled(Cancel why) {
     ++cancelled_[why];
 }
 
+void Metrics::worked(const Stages& stages) {
+    const std::lock_guard<std::mutex> guard(lock_);
+    for (const auto& [stage, seconds] : stages) stage_seconds_.try_emplace(stage, edges_).first->second.observe(seconds);
+}
+
 std::string Metrics::text(const BuildInfo& info, std::size_t waiting, std::size_t busy) const {
     const std::lock_guard<std::mutex> guard(lock_);
-    std::string page = head("himar_requests_total", "counter", "Answers on /v1/images by HTTP status; 499: client gone.");
+    std::string page = head("himar_requests_total", "counter", "Requests for images by HTTP status; 499: client gone.");
     for (const auto& [code, count] : codes_)
         page += "himar_requests_total{code=\"" + std::to_string(code) + "\"} " + std::to_string(count) + "\n";
     page += head("himar_images_total", "counter", "Images answered.");
     page += "himar_images_total " + std::to_string(images_) + "\n";
     page += request_seconds_.text("himar_request_seconds", "Seconds from acceptance to answer.");
     page += queue_seconds_.text("himar_queue_seconds", "Seconds that requests waited for a lane.");
+    page += head("himar_stage_seconds", "histogram", "Each stage of a request that was answered with images.");
+    for (const auto& [stage, seconds] : stage_seconds_)
+        page += seconds.lines("himar_stage_seconds", "stage=\"" + escaped(stage) + "\"");
+    page += batch_images_.text("himar_batch_images", "Images of one call of the engines.");
+    page += batch_requests_.text("himar_batch_requests", "Requests that ran together in one call.");
     page += head("himar_queue_length", "gauge", "Requests that wait for a lane.");
     page += "himar_queue_length " + std::to_string(waiting) + "\n";
     page += head("himar_lanes_busy", "gauge", "Lanes that run a request.");

@@ -43,13 +43,13 @@ Headers Origins::headers(const std::string& origin) const {
     if (!all_) told.emplace_back("Vary", "Origin");  // a cache must keep answers to others apart
     if (origin.empty() || !allows(origin)) return told;
     told.emplace_back("Access-Control-Allow-Origin", all_ ? "*" : origin);
-    told.emplace_back("Access-Control-Expose-Headers", "X-Request-Id, X-Himar-Seed, Retry-After");
+    told.emplace_back("Access-Control-Expose-Headers", "X-Request-Id, X-Himar-Seed, Retry-After, Server-Timing");
     return told;
 }
 
 Headers preflight_headers(const std::string& methods) {
     return {{"Access-Control-Allow-Methods", methods},
-            {"Access-Control-Allow-Headers", "Accept, Content-Type, X-Request-Id"},
+            {"Access-Control-Allow-Headers", "Accept, Authorization, Content-Type, X-Request-Id"},
             {"Access-Control-Max-Age", "600"}};
 }
 

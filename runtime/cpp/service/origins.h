@@ -3,12 +3,11 @@
 
 #include <optional>
 #include <string>
-#include <utility>
 #include <vector>
 
-namespace himar::service {
+#include "answer.h"
 
-using Headers = std::vector<std::pair<std::string, std::string>>;
+namespace himar::service {
 
 // An origin as browsers send it, in lower case: SCHEME://HOST, maybe :PORT, or *. Nothing for any other text.
 std::optional<std::string> origin_of(const std::string& text);

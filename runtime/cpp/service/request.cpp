@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <nlohmann/json.hpp>
 #include <random>
 #include <vector>
 
+#include "json_body.h"
 #include "text.h"
 
 namespace himar::service {
@@ -64,16 +64,7 @@ bool fits(const Json& value) {
 
 Json object_of(const std::string& body, const himar_pipeline_info& info) {
     const std::vector<std::string> keys = keys_of(info);
-    Json read;
-    try {
-        read = Json::parse(body);
-    } catch (const Json::parse_error& error) {
-        const bool not_utf8 = std::string(error.what()).find("UTF-8") != std::string::npos;
-        throw Refusal(400, std::string("the body is not ") + (not_utf8 ? "UTF-8" : "valid JSON") + " (byte " +
-                               std::to_string(error.byte) + "); " + example(info));
-    } catch (const Json::exception&) {
-        throw Refusal(400, "the body holds a number that is too large; " + example(info));
-    }
+    Json read = parsed_body<Json>(body, example(info));
     if (!read.is_object()) throw Refusal(400, "the body is " + shown(read) + "; it must be a JSON object: " + example(info));
     for (const auto& [key, value] : read.items()) {
         if (std::find(keys.begin(), keys.end(), key) != keys.end()) continue;

@@ -2,18 +2,12 @@
 #pragma once
 
 #include <cstddef>
-#include <stdexcept>
 #include <string>
 
 #include "himar/himar.hpp"
+#include "refusals.h"
 
 namespace himar::service {
-
-// A request that is refused: an HTTP status of 4xx or 5xx, and one sentence.
-struct Refusal : std::runtime_error {
-    Refusal(int code, const std::string& sentence) : std::runtime_error(sentence), status(code) {}
-    int status;
-};
 
 struct ImageRequest {
     GenerateOptions options;  // its seed is drawn when the body gives none

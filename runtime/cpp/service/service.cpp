@@ -7,98 +7,49 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
-#include <map>
 #include <new>
+#include <nlohmann/json.hpp>
 #include <random>
 #include <stdexcept>
+#include <utility>
 
 #include "answer.h"
+#include "body.h"
 #include "http_server.h"
 #include "log.h"
+#include "openai/events.h"
+#include "openai/generation.h"
+#include "openai/stream.h"
 #include "page.h"
+#include "paths.h"
 #include "text.h"
+#include "tokens.h"
 
 namespace himar::service {
 namespace {
 
-using core::joined;
 using core::lower;
-using core::trimmed;
 
-constexpr const char* kImages = "/v1/images";
 constexpr const char* kIdHeader = "X-Request-Id";
-
-// Methods of every path, as an Allow header names them; the page's files have those of "/".
-const std::map<std::string, std::string> kAllowed = {
-    {"/", "GET, HEAD"}, {kImages, "POST"}, {"/v1/model", "GET, HEAD"}, {"/healthz", "GET, HEAD"}, {"/metrics", "GET, HEAD"}};
 
 // Threads beyond those that wait for lanes: for what is answered at once, as refusals, health and metrics are.
 constexpr std::size_t kSpareThreads = 64, kMostConnectionsWaiting = 256;
 constexpr std::size_t kMostDiscarded = 8 << 20;
 constexpr int kReadSeconds = 5, kWriteSeconds = 30;
+constexpr int kClientGone = 499;
+constexpr auto kSilence = std::chrono::seconds(10);  // a proxy may close a connection on which nothing happens for longer
 
 std::size_t most_read(const Settings& settings) { return std::max(2 * settings.max_body, kMostDiscarded); }
+
+// Requests that wait or run at most: each has a thread that waits for it.
+std::size_t most_accepted(std::size_t lanes, const Limits& limits) {
+    const std::size_t waiting = lanes * limits.queue, together = std::min(limits.batch, waiting + lanes);
+    return waiting + lanes * together;
+}
 
 std::uint64_t random_start() {
     std::random_device device;
     return (std::uint64_t{device()} << 32) | device();
-}
-
-struct Body {
-    enum class State { kWhole, kTooLarge, kBroken } state = State::kWhole;
-    std::string text;  // when it is whole
-};
-
-// Read the body. Of one that is longer than `most` the rest is read too, up to `most_discarded` bytes, and dropped: a
-// client that is still sending would otherwise meet a closed connection in place of the answer.
-Body read_body(const httplib::Request& request, const httplib::ContentReader& reader, std::size_t most,
-               std::size_t most_discarded) {
-    Body body;
-    if (request.has_header("Content-Length") && request.get_header_value_u64("Content-Length") > most_discarded) {
-        body.state = Body::State::kTooLarge;
-        return body;
-    }
-    std::size_t size = 0;
-    const auto take = [&](const char* data, std::size_t count) {
-        size += count;
-        if (size <= most)
-            body.text.append(data, count);
-        else
-            body.text = std::string();
-        return size <= most_discarded;
-    };
-    const bool read = request.is_multipart_form_data()
-                          ? reader([](const httplib::MultipartFormData&) { return true; }, take)
-                          : reader(take);
-    if (size > most)
-        body.state = Body::State::kTooLarge;
-    else if (!read)
-        body.state = Body::State::kBroken;
-    return body;
-}
-
-// True when the headers announce a body: by its length, or in chunks.
-bool announces_body(const httplib::Request& request) {
-    return request.has_header("Content-Length") ||
-           lower(trimmed(request.get_header_value("Transfer-Encoding"))) == "chunked";
-}
-
-// True when Content-Type is application/json, with or without parameters.
-bool is_json(const httplib::Request& request) {
-    const std::string type = request.get_header_value("Content-Type");
-    return lower(trimmed(type.substr(0, type.find(';')))) == "application/json";
-}
-
-bool is_compressed(const httplib::Request& request) {
-    const std::string encoding = lower(trimmed(request.get_header_value("Content-Encoding")));
-    return !encoding.empty() && encoding != "identity";
-}
-
-// The values of a header of which there may be several, with commas between them.
-std::string all_values(const httplib::Request& request, const std::string& name) {
-    std::vector<std::string> all;
-    for (std::size_t i = 0; i < request.get_header_value_count(name); ++i) all.push_back(request.get_header_value(name, "", i));
-    return joined(all, ",");
 }
 
 // At most 128 of the characters that need no quoting in a header, a log or a query.
@@ -120,32 +71,27 @@ bool wants_close(const httplib::Request& request) {
     return request.version != "HTTP/1.1" || wanted.find("close") != std::string::npos;
 }
 
-std::string cut(const std::string& text) { return text.size() <= 100 ? text : text.substr(0, 100) + "..."; }
-
-std::string too_large(const Settings& settings) {
-    return "the body is larger than " + std::to_string(settings.max_body) + " bytes; send a smaller one.";
+Answer json_answer(std::string body, int status = 200) {
+    Answer answer;
+    answer.status = status;
+    answer.body = std::move(body);
+    return answer;
 }
 
 // What httplib itself refused, in a sentence.
-Answer answer_of(int status, const httplib::Request& request, const Settings& settings) {
-    const auto path = kAllowed.find(page_file(request.path) != nullptr ? "/" : request.path);
-    if (path != kAllowed.end() && status != 413 && path->second.find(request.method) == std::string::npos) {
-        Answer answer = error_answer(405, cut(request.method) + " is not a method of " + request.path + "; use " +
-                                              path->second + ".");
-        answer.headers.emplace_back("Allow", path->second);
-        return answer;
-    }
+Refusal refusal_of(int status, const httplib::Request& request, const Settings& settings) {
+    const std::string path = dumped(cut(request.path));
+    const auto methods = paths::methods(request.path);
+    if (methods && status != 413 && methods->find(request.method) == std::string::npos)
+        return Refusal(405, path + " does not take " + cut(request.method) + "; use " + *methods + ".",
+                       Headers{{"Allow", *methods}});
     switch (status) {
-        case 404: {
-            std::vector<std::string> known;
-            for (const auto& [each, methods] : kAllowed) known.push_back(each);
-            return error_answer(404, cut(request.path) + " is not a path of this service; the paths are " + joined(known) + ".");
-        }
-        case 413: return error_answer(413, too_large(settings));
-        case 414: return error_answer(414, "the request's path is too long.");
-        case 416: return error_answer(416, "answers are not cut in ranges; send no Range header.");
-        case 500: return error_answer(500, "the service failed; please report it.");
-        default: return error_answer(status, "the HTTP request cannot be understood; send it as RFC 9112 says.");
+        case 404: return Refusal(404, "there is no path " + path + "; there are " + paths::known() + ".");
+        case 413: return Refusal(413, too_large(request, settings.max_body));
+        case 414: return Refusal(414, "the request's path is too long.");
+        case 416: return Refusal(416, "answers are not cut in ranges; send no Range header.");
+        case 500: return Refusal(500, "the service failed; please report it.");
+        default: return Refusal(status, "the HTTP request cannot be understood; send it as RFC 9112 says.");
     }
 }
 
@@ -156,11 +102,11 @@ Service::Service(std::vector<Pipeline> pipelines, const Settings& settings)
       metrics_(settings.limits.timeout),
       images_(std::move(pipelines), settings.limits, metrics_),
       build_{himar_version(), images_.info().bundle_id, settings.device},
+      model_(openai::served_model(settings.bundle, images_.info().bundle_id)),
       origins_(settings.allow_origin),
       next_id_(random_start()),
       server_(std::make_unique<HttpServer>(settings.keep_alive)) {
-    const std::size_t threads = images_.lanes().count() * (settings.limits.queue + 1) + kSpareThreads;
-    workers_ = std::make_unique<Workers>(threads, kMostConnectionsWaiting);
+    workers_ = std::make_unique<Workers>(most_accepted(images_.lanes().count(), settings.limits) + kSpareThreads, kMostConnectionsWaiting);
     server_->set_workers(*workers_);
     server_->new_task_queue = [this] { return workers_.release(); };  // once: a server listens once
     server_->set_payload_max_length(most_read(settings));
@@ -205,19 +151,35 @@ void Service::stop() {
 }
 
 void Service::add_routes() {
-    server_->Post(kImages, [this](const auto& request, auto& response, const httplib::ContentReader& reader) {
-        post_images(request, response, reader);
+    add_post(paths::kImages, [this](const httplib::Request& request, const std::string& body, Exchange& exchange) {
+        return images_.answer(body, all_values(request, "Accept"), exchange.job, request.is_connection_closed);
     });
-    server_->Get("/v1/model", [this](const auto&, auto& response) {
-        response.set_content(model_json(images_.info(), images_.lanes().count()), "application/json");
+    add_post(paths::kGenerations, [this](const httplib::Request& request, const std::string& body, Exchange& exchange) {
+        return generate(request, body, exchange);
     });
-    server_->Get("/healthz", [this](const auto&, auto& response) {
-        response.status = draining_ ? 503 : 200;
-        response.set_content(draining_ ? "{\"status\":\"draining\"}" : "{\"status\":\"ok\"}", "application/json");
+    add_get(paths::kModel, [this](const auto&) { return json_answer(model_json(images_.pipeline(), model_.name, images_.lanes().count())); });
+    add_get(paths::kModels, [this](const auto&) { return json_answer(openai::models_json(model_)); });
+    add_get(std::string(paths::kModels) + "/(.*)", [this](const httplib::Request& request) {
+        const std::string asked = request.path.substr(std::string(paths::kModels).size() + 1);
+        if (model_.is_called(asked)) return json_answer(openai::one_model_json(model_));
+        throw Refusal(404, "there is no model " + core::in_quotes(asked) + "; this server has " +
+                               core::in_quotes(model_.name) + " alone.", "model", "model_not_found");
     });
-    server_->Get("/metrics", [this](const auto&, auto& response) {
-        response.set_content(metrics_.text(build_, images_.lanes().waiting(), images_.lanes().busy()),
-                             "text/plain; version=0.0.4; charset=utf-8");
+    add_get(paths::kHealth, [this](const auto&) {
+        return draining_ ? json_answer(R"({"status":"draining"})", 503) : json_answer(R"({"status":"ok"})");
+    });
+    add_get(paths::kLive, [](const auto&) { return json_answer(R"({"live":true})"); });
+    add_get(paths::kReady, [this](const auto&) {
+        return draining_ ? json_answer(R"({"ready":false})", 503) : json_answer(R"({"ready":true})");
+    });
+    add_get(paths::kMetrics, [this](const auto&) {
+        Answer answer = json_answer(metrics_.text(build_, images_.lanes().waiting(), images_.lanes().busy()));
+        answer.type = "text/plain; version=0.0.4; charset=utf-8";
+        return answer;
+    });
+    server_->set_setup([this](httplib::Request& request) {
+        request.path = paths::without_root(request.path, settings_.root_path);
+        if (request.method == "POST") request.ranges.clear();  // a range means nothing for it, but httplib would answer 416
     });
     add_page(*server_);
     // The status that this returns is not yet the response's.
@@ -226,29 +188,36 @@ void Service::add_routes() {
         return response.status = 413;
     });
     server_->set_pre_routing_handler([this](const auto& request, auto& response) {
-        return answer_preflight(request, response) ? httplib::Server::HandlerResponse::Handled
-                                                   : httplib::Server::HandlerResponse::Unhandled;
+        const bool is_answered = send_to_page(request, response) || answer_preflight(request, response);
+        return is_answered ? httplib::Server::HandlerResponse::Handled : httplib::Server::HandlerResponse::Unhandled;
     });
     server_->set_post_routing_handler([this](const auto& request, auto& response) { finish(request, response); });
     server_->set_exception_handler([](const auto&, auto& response, std::exception_ptr) { response.status = 500; });
     server_->set_error_handler([this](const auto& request, auto& response) { answer_error(request, response); });
 }
 
+// Who asks for /PART is sent to /PART/, below which the page finds its files; relative, whatever host a proxy has.
+bool Service::send_to_page(const httplib::Request& request, httplib::Response& response) {
+    if (!request.path.empty() || settings_.root_path.empty()) return false;
+    response.set_redirect(settings_.root_path.substr(settings_.root_path.rfind('/') + 1) + "/", 308);
+    return true;
+}
+
 // A browser's question whether a page may send a request.
 bool Service::answer_preflight(const httplib::Request& request, httplib::Response& response) {
-    const auto path = kAllowed.find(request.path);
+    const auto methods = paths::methods(request.path);
     const std::string origin = request.get_header_value("Origin");
-    if (!origins_.any() || request.method != "OPTIONS" || path == kAllowed.end() || origin.empty() ||
+    if (!origins_.any() || request.method != "OPTIONS" || !methods || origin.empty() ||
         !request.has_header("Access-Control-Request-Method"))
         return false;
     if (origins_.allows(origin)) {
         response.status = 204;
-        for (const auto& [name, value] : preflight_headers(path->second)) response.set_header(name, value);
+        for (const auto& [name, value] : preflight_headers(*methods)) response.set_header(name, value);
     } else {
-        response.status = 403;
-        response.set_content(error_json("pages of '" + cut(origin) + "' may not use this server; start it with "
-                                        "--allow-origin for them."),
-                             "application/json");
+        const Refusal refusal(403, "pages of '" + cut(origin) + "' may not use this server; start it with --allow-origin for "
+                                   "them.");
+        response.status = refusal.status;
+        response.set_content(refuse(request.path, refusal).body, "application/json");
     }
     return true;
 }
@@ -264,45 +233,81 @@ void Service::finish(const httplib::Request& request, httplib::Response& respons
     if (!HttpServer::keeps_connection() && !response.has_header("Connection")) response.set_header("Connection", "close");
 }
 
-void Service::post_images(const httplib::Request& request, httplib::Response& response,
-                          const httplib::ContentReader& reader) {
-    // A range means nothing for POST, but httplib would answer 416 to one that the images do not reach.
-    const_cast<httplib::Request&>(request).ranges.clear();
-    Answer answer;
-    try {
-        answer = answer_images(request, reader);
-    } catch (const std::bad_alloc&) {
-        answer = error_answer(500, "no memory is left for this request.");
-    } catch (const std::exception& error) {
-        answer = error_answer(500, error.what());
-    }
-    send(request, response, answer);
+void Service::add_get(const std::string& path, Get handler) {
+    server_->Get(path, [this, handler = std::move(handler)](const auto& request, auto& response) {
+        Answer answer;
+        try {
+            require_token(request);
+            answer = handler(request);
+        } catch (const Refusal& refusal) {
+            answer = refuse(request.path, refusal);
+        }
+        send(exchange_of(request), response, answer);
+    });
 }
 
-Answer Service::answer_images(const httplib::Request& request, const httplib::ContentReader& reader) {
-    Body body;
-    const bool announced = announces_body(request);
-    if (announced) body = read_body(request, reader, settings_.max_body, most_read(settings_));
-    if (announced && body.state == Body::State::kWhole) server_->keep_connection();
-    if (draining_) return error_answer(503, "the service is stopping; ask another.");
-    if (!is_json(request))
-        return error_answer(415, "Content-Type is '" + cut(request.get_header_value("Content-Type")) +
-                                     "'; send application/json.");
-    if (is_compressed(request))
-        return error_answer(415, "Content-Encoding is '" + cut(request.get_header_value("Content-Encoding")) +
-                                     "'; send the body as it is.");
-    if (!announced)
-        return error_answer(411, "the request has no Content-Length; send one, or Transfer-Encoding: chunked.");
-    if (body.state == Body::State::kTooLarge) return error_answer(413, too_large(settings_));
-    if (body.state == Body::State::kBroken)
-        return error_answer(400, "the body does not arrive as its headers announce it.");
-    return images_.answer(body.text, all_values(request, "Accept"), request.is_connection_closed);
+void Service::add_post(const std::string& path, Post handler) {
+    server_->Post(path, [this, handler = std::move(handler)](const auto& request, auto& response,
+                                                            const httplib::ContentReader& reader) {
+        Exchange exchange = exchange_of(request);
+        Answer answer;
+        try {
+            const Body body = read_body(request, reader, settings_.max_body, most_read(settings_));
+            if (body.state == Body::State::kWhole) server_->keep_connection();
+            require_token(request);
+            if (draining_) throw stopping();
+            require_json(request, body, settings_.max_body);
+            answer = handler(request, body.text, exchange);
+        } catch (const Refusal& refusal) {
+            answer = refuse(request.path, refusal);
+        } catch (const ClientGone&) {
+            answer.status = kClientGone;
+        } catch (const std::bad_alloc&) {
+            answer = refuse(request.path, Refusal(500, "no memory is left for this request."));
+        } catch (const std::exception& error) {
+            answer = refuse(request.path, Refusal(500, error.what()));
+        }
+        send(exchange, response, answer);
+    });
+}
+
+Answer Service::generate(const httplib::Request& request, const std::string& body, Exchange& exchange) {
+    const auto asked = openai::read_generation(body, images_.pipeline(), model_, images_.limits().images);
+    const Gone& gone = request.is_connection_closed;
+    if (!asked.stream) {
+        exchange.job = images_.submit(asked.options);
+        images_.wait_for_result(exchange.job, gone);
+        return images_.encoded(*exchange.job, [&](const Result& made) { return openai::generated(asked, *exchange.job, made); });
+    }
+    Look look;
+    if (asked.partial_images > 0)
+        look = [partials = std::make_shared<openai::Partials>(asked, images_.info())](const Progress& step) { return (*partials)(step); };
+    exchange.job = images_.submit(asked.options, std::move(look));
+    const auto stream = std::make_shared<openai::EventStream>(
+        images_, exchange.job, asked, gone, kSilence, [this, exchange](const Answer& answer) { record(exchange, answer); });
+    Answer answer;
+    answer.stages = stream->begin().stages;
+    answer.type = openai::kEvents;
+    answer.headers = {{"Cache-Control", "no-store"}, {"X-Accel-Buffering", "no"}};
+    answer.stream = stream;
+    return answer;
+}
+
+void Service::require_token(const httplib::Request& request) const {
+    if (paths::needs_token(request.path)) service::require_token(request.get_header_value("Authorization"), settings_.tokens);
 }
 
 // Called for every answer of 400 and above: fills in those that no handler of ours made.
 void Service::answer_error(const httplib::Request& request, httplib::Response& response) {
-    if (!response.body.empty()) return;
-    send(request, response, answer_of(response.status, request, settings_));
+    if (!response.body.empty() || response.status == kClientGone) return;
+    Answer answer;
+    try {
+        require_token(request);
+        answer = refuse(request.path, refusal_of(response.status, request, settings_));
+    } catch (const Refusal& refusal) {
+        answer = refuse(request.path, refusal);
+    }
+    send(exchange_of(request), response, answer);
 }
 
 std::string Service::id_of(const httplib::Request& request) {
@@ -313,15 +318,43 @@ std::string Service::id_of(const httplib::Request& request) {
     return id;
 }
 
-void Service::send(const httplib::Request& request, httplib::Response& response, const Answer& answer) {
-    const std::string id = id_of(request);
+Exchange Service::exchange_of(const httplib::Request& request) {
+    return {id_of(request), request.method, request.path, request.version == "HTTP/1.1"};
+}
+
+void Service::send(const Exchange& exchange, httplib::Response& response, const Answer& answer) {
     response.status = answer.status;
-    response.set_header(kIdHeader, id);
-    for (const auto& [name, value] : answer.headers) response.set_header(name, value);
-    response.set_content(answer.body, answer.type);
-    if (request.path != kImages) return;
-    metrics_.answered(answer.status, answer.images);
-    log_answer(id, answer.status, answer.images, answer.queued, answer.seconds);
+    response.set_header(kIdHeader, exchange.id);
+    for (const auto& [name, value] : answer.headers)
+        if (name == "Connection")
+            HttpServer::close_connection();
+        else
+            response.set_header(name, value);
+    if (!answer.stages.empty()) response.set_header("Server-Timing", server_timing(answer.stages));
+    if (answer.stream == nullptr) {
+        response.set_content(answer.body, answer.type);
+        return record(exchange, answer);
+    }
+    // All in one call: the loop that makes further ones ends without a word when the server stops.
+    const auto write = [stream = answer.stream](std::size_t, httplib::DataSink& sink) {
+        const bool is_whole = stream->write([&](const std::string& part) { return sink.write(part.data(), part.size()); });
+        if (is_whole) sink.done();
+        return is_whole;
+    };
+    if (exchange.takes_chunks)
+        response.set_chunked_content_provider(answer.type, write);
+    else
+        response.set_content_provider(answer.type, write);
+}
+
+// Count a request for images, and write its line.
+void Service::record(const Exchange& exchange, const Answer& answer) {
+    if (!paths::is_counted(exchange.path)) return;
+    const Job* const job = exchange.job.get();
+    if (job != nullptr && answer.status != kClientGone) metrics_.took(seconds_since(job->accepted));
+    log_answer({exchange.id, exchange.method, exchange.path, answer.status, answer.images, job == nullptr ? 0 : job->queued,
+                seconds_since(exchange.start), answer.stages});
+    metrics_.answered(answer.status, answer.images);  // last: whoever has read the count finds the rest
 }
 
 }  // namespace himar::service

@@ -1,4 +1,4 @@
-// The HTTP service: its paths, refusals before a body is read, and the way down.
+// The HTTP service: its paths, who may ask, what is counted, and the way down.
 #pragma once
 
 #include <atomic>
@@ -8,6 +8,7 @@
 
 #include "images.h"
 #include "metrics.h"
+#include "openai/models.h"
 #include "origins.h"
 
 namespace httplib {
@@ -22,11 +23,22 @@ class HttpServer;
 class Workers;
 
 struct Settings {
+    std::string bundle;  // the folder
     Limits limits;
     std::size_t max_body = 1 << 20;  // bytes
     std::string device;              // for himar_build_info
     double keep_alive = 75;          // seconds that a connection may be idle; 0 closes each after its answer
     std::vector<std::string> allow_origin;  // as origin_of gives them
+    std::vector<std::string> tokens;  // of which a request of images or models has to carry one; none: it need not
+    std::string root_path;            // what a proxy may put before each path, "" or "/PART…"
+};
+
+// A request for images and what became of it, filled in while it is handled.
+struct Exchange {
+    std::string id, method, path;
+    bool takes_chunks;  // it speaks HTTP/1.1
+    Clock::time_point start = Clock::now();
+    std::shared_ptr<Job> job = nullptr;  // once it is accepted
 };
 
 class Service {
@@ -50,19 +62,28 @@ public:
     void stop();
 
 private:
+    using Get = std::function<Answer(const httplib::Request& request)>;
+    using Post = std::function<Answer(const httplib::Request& request, const std::string& body, Exchange& exchange)>;
+
     void add_routes();
-    void post_images(const httplib::Request& request, httplib::Response& response, const httplib::ContentReader& reader);
-    Answer answer_images(const httplib::Request& request, const httplib::ContentReader& reader);
+    void add_get(const std::string& path, Get handler);
+    void add_post(const std::string& path, Post handler);
+    void require_token(const httplib::Request& request) const;
+    bool send_to_page(const httplib::Request& request, httplib::Response& response);
     bool answer_preflight(const httplib::Request& request, httplib::Response& response);
     void finish(const httplib::Request& request, httplib::Response& response);
     void answer_error(const httplib::Request& request, httplib::Response& response);
     std::string id_of(const httplib::Request& request);  // the caller's, if it is one plain id; else 16 new digits
-    void send(const httplib::Request& request, httplib::Response& response, const Answer& answer);
+    Exchange exchange_of(const httplib::Request& request);
+    void send(const Exchange& exchange, httplib::Response& response, const Answer& answer);
+    void record(const Exchange& exchange, const Answer& answer);
+    Answer generate(const httplib::Request& request, const std::string& body, Exchange& exchange);
 
     const Settings settings_;
     Metrics metrics_;
     Images images_;
     const BuildInfo build_;
+    const openai::ServedModel model_;
     const Origins origins_;
     std::atomic<bool> draining_{false};
     std::atomic<std::uint64_t> next_id_;

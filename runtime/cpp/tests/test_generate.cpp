@@ -70,6 +70,41 @@ TEST_CASE("images with a seed and an index each are those of a batch of the seed
     CHECK(values(pipeline.generate(listed).latents()) == values(sevens.latents()));
 }
 
+TEST_CASE("a part of a result has its images alone") {
+    himar::Pipeline pipeline = load();
+    const himar::Result all = pipeline.generate(options_of({3, 0, 4, 1}));
+    const himar::Result part = [&] {
+        const himar::Result gone = pipeline.generate(options_of({3, 0, 4, 1}));
+        return gone.of(1, 2);
+    }();
+    CHECK(values(part.labels()) == std::vector<std::int64_t>{0, 4});
+    for (const std::int64_t image : {0, 1}) {
+        CHECK(values(part.images().image(image)) == values(all.images().image(image + 1)));
+        CHECK(values(part.latents().image(image)) == values(all.latents().image(image + 1)));
+        CHECK(values(part.low_latents().image(image)) == values(all.low_latents().image(image + 1)));
+        CHECK(part.recipe(static_cast<std::size_t>(image)) == all.recipe(static_cast<std::size_t>(image + 1)));
+    }
+    const auto said = [&](std::int64_t first, std::int64_t images) {
+        return sentence_of<himar::Error>([&] { all.of(first, images); });
+    };
+    CHECK(said(3, 2) == "a part of 2 images from number 3 on is asked for; there are 4.");
+    for (const auto& [first, images] : {std::pair{-1, 1}, {0, 0}, {4, 1}, {5, 1}, {1, -1}}) holds(said(first, images), "there are 4.");
+}
+
+TEST_CASE("settings as text are equal for requests that can run together, and for no others") {
+    himar::Pipeline pipeline = load();
+    const std::string usual = pipeline.settings(options_of({1}));
+    holds(usual, "{\"low_steps\":3,");
+    himar::GenerateOptions named = options_of({2, 3}, 99);
+    named.first_index = 7;
+    named.sampling = "default";
+    CHECK(pipeline.settings(named) == usual);
+    named.guidance = 2.5;
+    CHECK(pipeline.settings(named) != usual);
+    named.guidance = -1;
+    holds(sentence_of<himar::Error>([&] { pipeline.settings(named); }), "low_guidance is -1.0;");
+}
+
 TEST_CASE("every option changes the images") {
     himar::Pipeline pipeline = load();
     const std::vector<float> usual = values(pipeline.generate(options_of({1, 2})).latents());

@@ -78,7 +78,7 @@ TEST_CASE("progress comes one scale behind with that scale's latent, and can can
         found.emplace_back(latent, latent + size);
         names.emplace_back(step.stage_name);
         lanes.device->is_current = false;  // as a user's function may leave it
-        CHECK(lanes.resident->preview().side == 12);
+        CHECK(lanes.resident->preview(0, 2).side == 12);
         return true;
     });
     CHECK(names == std::vector<std::string>{"scale 1", "scale 2", "scale 3"});

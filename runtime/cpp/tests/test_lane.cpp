@@ -102,7 +102,7 @@ TEST_CASE("a preview in pixels is that of the CPU's queue, at its step") {
     std::vector<std::vector<std::uint8_t>> wanted, found;
     const auto note = [](Lane& lane, auto& all, std::size_t images) {
         return [&lane, &all, images](const StepInfo&, const float*) {
-            const PreviewPixels made = lane.preview();
+            const PreviewPixels made = lane.preview(0, 3);
             all.emplace_back(made.pixels, made.pixels + images * static_cast<std::size_t>(made.side * made.side * 3));
             return true;
         };

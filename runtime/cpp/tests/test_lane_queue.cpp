@@ -141,6 +141,21 @@ TEST_CASE("progress comes one step behind with that step's latents, and can canc
     CHECK(pair.on_device(chunk, sampling).latents == all.latents);
 }
 
+TEST_CASE("the images so far are those of the step that is told, one step behind") {
+    Pair pair;
+    const Chunk chunk = chunk_of({1, 2}, 0, 3);
+    std::vector<std::vector<std::uint8_t>> wanted, found;
+    const auto keep = [](PreviewPixels made, std::vector<std::vector<std::uint8_t>>& all) {
+        all.emplace_back(made.pixels, made.pixels + 2 * made.side * made.side * 3);
+        return true;
+    };
+    pair.run(pair.host, chunk, guided(), [&](const StepInfo&, const float*) { return keep(pair.host.so_far(0, 2), wanted); });
+    pair.on_device(chunk, guided(), [&](const StepInfo&, const float*) { return keep(pair.resident.so_far(0, 2), found); });
+    REQUIRE(found.size() == 5);
+    CHECK(found[4].size() > found[2].size());
+    for (std::size_t i = 0; i < 5; ++i) CHECK(pixels_apart(found[i], wanted[i]) <= 1);
+}
+
 TEST_CASE("what a callback throws comes out, and leaves an idle device") {
     Pair pair;
     CHECK_THROWS_AS(pair.on_device(chunk_of({1}, 0, 3), guided(), [](const StepInfo&, const float*) -> bool { throw 7; }), int);
@@ -154,7 +169,7 @@ TEST_CASE("a user's functions may leave another GPU behind") {
     const Made wanted = pair.on_host(chunk, guided());
     same(pair.on_device(chunk, guided(), [&](const StepInfo&, const float*) {
         pair.device->is_current = false;
-        CHECK(pair.resident.preview().side > 0);
+        CHECK(pair.resident.preview(0, 2).side > 0);
         pair.device->is_current = false;
         return true;
     }), wanted);

@@ -50,6 +50,67 @@ TEST_CASE("previews are half as large, fill up with the low phase and then stay;
     CHECK(previews[5].size() == 2 * 8 * 8 * 3);
 }
 
+TEST_CASE("a part of a step shows its images alone, whatever stage it is of") {
+    himar::Pipeline pipeline = load(bundle("tiny"));
+    himar::GenerateOptions options = options_of({3, 0, 4}, 5);
+    std::size_t steps = 0;
+    options.on_step = [&](const himar::Progress& step) {
+        ++steps;
+        const auto all = values(step.preview()), whole = values(step.so_far());
+        const himar::Progress part = step.of(1, 2), last = part.of(1, 1);
+        CHECK((part.images == 2 && last.images == 1 && part.done == step.done && part.stage_name == step.stage_name));
+        const auto latents = values(step.preview_latents);
+        const auto one = static_cast<std::ptrdiff_t>(latents.size() / 3);
+        CHECK(values(part.preview_latents) == std::vector(latents.begin() + one, latents.end()));
+        const auto tail = [](const std::vector<std::uint8_t>& pixels, std::size_t images) {
+            return std::vector(pixels.end() - static_cast<std::ptrdiff_t>(pixels.size() / 3 * images), pixels.end());
+        };
+        CHECK(pixels_apart(values(part.preview()), tail(all, 2)) <= 1);
+        CHECK(pixels_apart(values(last.preview()), tail(all, 1)) <= 1);
+        CHECK(pixels_apart(values(last.so_far()), tail(whole, 1)) <= 1);
+        CHECK(part.preview().shape()[0] == 2);
+        holds(sentence_of<himar::Error>([&] { part.of(1, 2); }), "a part of 2 images from number 1 on is asked for; there are 2.");
+        return true;
+    };
+    pipeline.generate(options);
+    CHECK(steps == 5);
+}
+
+TEST_CASE("images so far are the previews of phase low, then whole ones that fill up; the images do not change") {
+    himar::Pipeline pipeline = load(bundle("tiny"));
+    himar::GenerateOptions options = options_of({3, 0, 4, 1, 2}, 5);
+    const std::vector<std::uint8_t> wanted = values(pipeline.generate(options).images());
+    std::vector<std::vector<std::uint8_t>> shown;
+    options.on_step = [&](const himar::Progress& step) {
+        const bool is_low = step.stage_name == "low";
+        CHECK(step.stage_steps == (is_low ? 3 : 2));
+        const himar::View<std::uint8_t> whole = step.so_far();
+        const std::int64_t side = is_low ? 8 : 16;
+        CHECK(whole.shape() == std::array<std::int64_t, 4>{step.images, side, side, 3});
+        shown.push_back(values(whole));
+        if (is_low) CHECK(values(step.preview()) == shown.back());
+        return true;
+    };
+    CHECK(values(pipeline.generate(options).images()) == wanted);
+    REQUIRE(shown.size() == 10);
+    CHECK(shown[3] != shown[4]);
+    std::vector<std::uint8_t> last = shown[4];
+    last.insert(last.end(), shown[9].begin(), shown[9].end());
+    CHECK(last == wanted);  // nothing is masked after the last step
+}
+
+TEST_CASE("stages have their seconds where somebody is told of steps") {
+    himar::Pipeline pipeline = load(bundle("tiny"));
+    himar::GenerateOptions options = options_of({3, 0}, 5);
+    CHECK(pipeline.generate(options).stage_seconds().empty());
+    options.on_step = [](const himar::Progress&) { return true; };
+    const himar::Result result = pipeline.generate(options);
+    const std::vector<double> seconds = result.stage_seconds();
+    REQUIRE(seconds.size() == 3);  // low, high, decode
+    for (const double each : seconds) CHECK(each > 0);
+    CHECK(seconds[0] + seconds[1] + seconds[2] <= result.seconds());
+}
+
 TEST_CASE("more images than are decoded together, each its own preview") {
     const Copy copy;
     copy.edit([](Json& m) { m["max_batch"] = 11; });

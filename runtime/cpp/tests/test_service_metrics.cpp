@@ -71,14 +71,4 @@ TEST_CASE("an error is JSON whatever bytes the sentence took over") {
     CHECK(read["error"].is_string());
 }
 
-TEST_CASE("what /v1/model says") {
-    himar_pipeline_info info{};
-    info.classes = 5, info.image_size = 16, info.max_batch = 4, info.has_decoder = 1;
-    info.bundle_id = "abc", info.sampling = "default, plain";
-    const auto read = nlohmann::json::parse(model_json(info, 2));
-    CHECK(read["sampling"] == nlohmann::json({"default", "plain"}));
-    CHECK((read["bundle"] == "abc" && read["classes"] == 5 && read["image_size"] == 16 && read["max_batch"] == 4));
-    CHECK((read["has_decoder"] == true && read["lanes"] == 2 && read["version"] == himar_version()));
-}
-
 TEST_SUITE_END();

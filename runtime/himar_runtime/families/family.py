@@ -198,6 +198,17 @@ def read_settings(kind: type[SettingsT], top: Reader, *further: str) -> dict[str
     return settings
 
 
+def partial_steps(family: RuntimeFamily, model: Any, sampling: Any, most: int) -> set[int]:
+    """Return after which counts of steps of one run to show an unfinished image, at most `most`.
+
+    The first shows the earliest rough image there is, of Hi-MAR the pivots of phase low; others follow evenly. A model
+    of fewer steps gives fewer.
+    """
+    steps = family.shown(model, sampling)
+    count = min(most, len(steps))
+    return {steps[place * len(steps) // count] for place in range(count)}
+
+
 def runtime_family(name: str) -> RuntimeFamily:
     """Return a family by its name; KeyError where this himar does not know it."""
     family: RuntimeFamily = family_part(name, "runtime")

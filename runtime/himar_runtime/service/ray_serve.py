@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import click
+import prometheus_client
 from fastapi import FastAPI
 from ray import serve
 
@@ -25,6 +26,7 @@ from .service import Service, Settings
 
 _OF_SERVE = ("host", "port", "keep_alive")
 _MOST_REPLICAS = 65_536
+_MOST_JOINED = 256  # requests that a lane's call may have, where only the bundle says
 _BESIDES = 64  # requests of a replica besides those that its lanes have or that wait: health, metrics, bodies under way
 _SECONDS_TO_SEND = 5
 
@@ -77,7 +79,7 @@ def app(args: Mapping[str, Any]) -> serve.Application:
         name="himar",
         num_replicas=asked.replicas,
         ray_actor_options={"num_cpus": asked.cpus, "num_gpus": asked.gpus},
-        max_ongoing_requests=settings.lanes * (settings.queue + 1) + _BESIDES,
+        max_ongoing_requests=settings.lanes * (settings.queue + (settings.max_batch or _MOST_JOINED)) + _BESIDES,
         graceful_shutdown_timeout_s=settings.drain_seconds + _SECONDS_TO_SEND,
     )
     return replica.bind(settings, asked.log_json)
@@ -89,6 +91,7 @@ class Replica:
     def __init__(self, settings: Settings, log_json: bool) -> None:
         """Load the bundle. Raises BundleError, EngineError or InputError."""
         log_to_stderr(log_json)
+        prometheus_client.disable_created_metrics()  # of this process, as in himar-serve
         self._service = Service(settings)
 
     def __serve_build_asgi_app__(self) -> FastAPI:

@@ -204,7 +204,7 @@ class Service:
 
     def require_lanes(self) -> None:
         """Raise EngineError when a lane has ended, though nobody told it to: the service needs a new start."""
-        if not self._lanes.alive:
+        if not self.draining and not self._lanes.alive:
             raise EngineError("a lane of this service has ended unexpectedly; its log says why: start it again.")
 
     def hurry(self) -> None:

@@ -153,6 +153,7 @@ class _Progress(ctypes.Structure):
         ("preview_latents", ctypes.c_void_p),
         ("preview_shape", ctypes.c_int64 * 4),
         ("internal", ctypes.c_void_p),
+        ("stage_steps", ctypes.c_int64),
     )
 
 
@@ -224,6 +225,7 @@ class Images:
     labels: list[int]
     recipes: list[str]
     truncated: list[int]
+    stage_seconds: list[float]
 
 
 class Library:
@@ -329,6 +331,7 @@ class Library:
                 made := self._labels(result),
                 [self._recipe(result, index) for index in range(len(made) or count)],
                 self._truncated(result),
+                self._stage_seconds(result),
             )
         finally:
             call.himar_result_free(result)
@@ -347,13 +350,29 @@ class Library:
         self._on_step = _OnStep(on_step)  # lives as long as it may be called
         return ctypes.cast(self._on_step, ctypes.c_void_p)
 
-    def previews(self, bundle: Path, *arguments: Any, **options: Any) -> list[NDArray[np.uint8]]:
-        """The preview after every step, uint8 (B, P, P, 3): of `generate`, or of `edit` where images are given too."""
+    def classes(self, bundle: Path, texts: Sequence[str]) -> list[int | str]:
+        """What each text names: the class's number, or the library's sentence."""
+        pipeline, label = ctypes.c_void_p(), ctypes.c_int64()
+        self._check(self._library.himar_pipeline_load(str(bundle).encode(), None, ctypes.byref(pipeline)))
+        found: list[int | str] = []
+        try:
+            for text in texts:
+                status = self._library.himar_pipeline_find_class(pipeline, text.encode(), ctypes.byref(label))
+                found.append(label.value if status == OK else self._library.himar_last_error().decode())
+        finally:
+            self._library.himar_pipeline_free(pipeline)
+        return found
+
+    def previews(self, bundle: Path, *arguments: Any, of: str = "preview", **options: Any) -> list[NDArray[np.uint8]]:
+        """What each step shows, uint8 (B, P, P, 3): of `generate`, or of `edit` where images are given too.
+
+        of: "preview" or "so_far".
+        """
         seen: list[NDArray[np.uint8]] = []
 
         def look(progress: _Progress) -> None:
             pixels, shape = ctypes.POINTER(ctypes.c_uint8)(), (ctypes.c_int64 * 4)()
-            preview = self._library.himar_progress_preview
+            preview = self._library[f"himar_progress_{of}"]
             self._check(preview(ctypes.byref(progress), ctypes.byref(pixels), shape))
             seen.append(np.ctypeslib.as_array(pixels, tuple(shape)).copy())
 
@@ -377,6 +396,11 @@ class Library:
         places, count = ctypes.POINTER(ctypes.c_size_t)(), ctypes.c_size_t()
         self._check(self._library.himar_result_truncated(result, ctypes.byref(places), ctypes.byref(count)))
         return [places[index] for index in range(count.value)]
+
+    def _stage_seconds(self, result: ctypes.c_void_p) -> list[float]:
+        seconds, count = ctypes.POINTER(ctypes.c_double)(), ctypes.c_size_t()
+        self._check(self._library.himar_result_stage_seconds(result, ctypes.byref(seconds), ctypes.byref(count)))
+        return seconds[: count.value]
 
     def _recipe(self, result: ctypes.c_void_p, index: int) -> str:
         text = ctypes.c_char_p()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,23 @@ def test_previews_are_pythons(library: Any, digits_bundle: Path) -> None:
     for ours, theirs in zip(found, wanted, strict=True):
         assert ours.shape == theirs.shape == (2, 16, 16, 3)
         assert_same_pixels(ours, theirs)
+
+
+def test_images_so_far_are_pythons(library: Any, digits_bundle: Path) -> None:
+    wanted: list[np.ndarray] = []
+    Pipeline.load(digits_bundle, threads=1).generate([3, 7], seed=2, on_step=lambda step: wanted.append(step.so_far()))
+    found = library.previews(digits_bundle, [3, 7], of="so_far", seed=2)
+    assert {image.shape[1] for image in wanted} == {16, 32}
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert ours.shape == theirs.shape
+        assert_same_pixels(ours, theirs)
+
+
+def test_stages_have_their_seconds(library: Any, bundle_path: Path) -> None:
+    pauses = library.callback(lambda step: time.sleep(0.1))
+    seconds = library.generate(bundle_path, [1], on_step=pauses).stage_seconds
+    assert len(seconds) == 3 and all(0 < each < 0.1 for each in seconds)  # low, high, decode; not what on_step takes
+    assert library.generate(bundle_path, [1]).stage_seconds == []
 
 
 def test_refusals_are_pythons_sentences(library: Any, make_bundle: Any, edit_manifest: Any) -> None:

@@ -111,6 +111,8 @@ def test_a_single_scale_has_one_stage_and_refuses_what_belongs_to_phase_low(libr
     assert {(step.total, tuple(step.preview_shape)) for step in steps} == {(3, (1, 4, 0, 0))}
     with pytest.raises(RuntimeError, match="this model has a single scale, so there is no low-resolution preview"):
         library.previews(bundle, [1], seed=1)
+    with pytest.raises(RuntimeError, match="this bundle has no VAE decoder, so there is no preview in pixels"):
+        library.previews(bundle, [1], of="so_far", seed=1)
 
 
 @pytest.mark.parametrize("change", [{"pivots": "audible"}, {"low_head": "mlp2"}, {"cond_scale": 2, "pivots": "none"}])

@@ -120,13 +120,6 @@ def command(request: pytest.FixtureRequest) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def not_in_cpp(command: list[str]) -> None:
-    """For tests of what the Python service alone has."""
-    if command != PYTHON:
-        pytest.skip("the C++ service has no OpenAI paths, streams, tokens or other new options yet (docs/service.md)")
-
-
-@pytest.fixture(scope="session")
 def start_server(command: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
     """Start servers: start_server(bundle, *options); what still runs at the end is killed."""
     servers = []

@@ -14,7 +14,7 @@ import pytest
 
 from himar_runtime import Pipeline
 from himar_runtime.service.policy import Policy
-from tests.runtime.service.conftest import PYTHON, Reply, Server
+from tests.runtime.service.conftest import Reply, Server
 from tests.runtime.service.test_images import assert_same
 
 QUICK = {"low_steps": 2, "high_steps": 1, "low_diffusion_steps": 4, "high_diffusion_steps": 3}
@@ -22,13 +22,7 @@ CALLS, REQUESTS, IMAGES = "himar_batch_requests_count", "himar_batch_requests_su
 
 
 @pytest.fixture(scope="module")
-def batching(command: list[str]) -> None:
-    if command != PYTHON:
-        pytest.skip("the C++ service does not join requests yet (docs/service.md)")
-
-
-@pytest.fixture(scope="module")
-def one_lane(batching: None, start_server: Any, bundle_path: Path) -> Server:
+def one_lane(start_server: Any, bundle_path: Path) -> Server:
     server: Server = start_server(bundle_path, "--queue", "64")
     return server
 
@@ -150,7 +144,7 @@ def test_who_leaves_disturbs_nobody(held: Held, one_lane: Server, pipeline: Pipe
     assert held.grown(CALLS, REQUESTS) == [1, 5]
 
 
-def test_a_call_ends_when_all_of_it_have_left(batching: None, start_server: Any, bundle_path: Path, slow: Any) -> None:
+def test_a_call_ends_when_all_of_it_have_left(start_server: Any, bundle_path: Path, slow: Any) -> None:
     server = start_server(bundle_path)
     hold = Held(server, slow)
     sent = hold.start(*[{**slow, "labels": [1], "seed": seed} for seed in range(3)])
@@ -165,9 +159,7 @@ def test_a_call_ends_when_all_of_it_have_left(batching: None, start_server: Any,
     assert server.end() == 0
 
 
-def test_the_time_limit_of_one_is_not_that_of_others(
-    batching: None, start_server: Any, bundle_path: Path, slow: Any
-) -> None:
+def test_the_time_limit_of_one_is_not_that_of_others(start_server: Any, bundle_path: Path, slow: Any) -> None:
     server = start_server(bundle_path, "--timeout", "4", "--max-images", "1024")
     hold = Held(server, {**slow, "labels": [1] * 1024})
     time.sleep(2)
@@ -179,7 +171,7 @@ def test_the_time_limit_of_one_is_not_that_of_others(
 
 
 def test_a_failure_is_that_of_its_request_alone(
-    batching: None, start_server: Any, make_bundle: Any, slow: Any, pipeline: Pipeline
+    start_server: Any, make_bundle: Any, slow: Any, pipeline: Pipeline
 ) -> None:
     # What is not finite is the embedding of class 0.
     server = start_server(make_bundle(poison={"transformer_low": float("nan")}))
@@ -200,7 +192,7 @@ def _of_bundle(reply: Reply, pipeline: Pipeline) -> Any:
     return [{**image, "recipe": {**image["recipe"], "bundle": pipeline.bundle.id}} for image in reply.json["images"]]
 
 
-def test_a_limit_of_images_and_none_at_all(batching: None, start_server: Any, bundle_path: Path, slow: Any) -> None:
+def test_a_limit_of_images_and_none_at_all(start_server: Any, bundle_path: Path, slow: Any) -> None:
     counts = {}
     for most in (1, 4):
         server = start_server(bundle_path, "--max-batch", str(most))
@@ -213,7 +205,7 @@ def test_a_limit_of_images_and_none_at_all(batching: None, start_server: Any, bu
     assert counts == {1: [4, 4, 7], 4: [2, 4, 7]}  # 2 + 1 + 1, for which one waits, and 3
 
 
-def test_a_single_client_waits_for_nobody(batching: None, start_server: Any, bundle_path: Path) -> None:
+def test_a_single_client_waits_for_nobody(start_server: Any, bundle_path: Path) -> None:
     server = start_server(bundle_path, "--queue-delay", "5000")
     for seed in range(2):
         assert server.images({"labels": [1], "seed": seed, **QUICK}).json["seconds"]["queued"] < 4
@@ -221,7 +213,7 @@ def test_a_single_client_waits_for_nobody(batching: None, start_server: Any, bun
 
 
 def test_after_a_call_of_several_all_of_them_are_waited_for_a_while(
-    batching: None, start_server: Any, bundle_path: Path, slow: Any
+    start_server: Any, bundle_path: Path, slow: Any
 ) -> None:
     server = start_server(bundle_path, "--queue-delay", "3000")
     hold = Held(server, slow)
@@ -240,7 +232,7 @@ def test_after_a_call_of_several_all_of_them_are_waited_for_a_while(
     assert server.end() == 0
 
 
-def test_a_batch_beyond_the_engines_is_refused(command: list[str], batching: None, bundle_path: Path) -> None:
+def test_a_batch_beyond_the_engines_is_refused(command: list[str], bundle_path: Path) -> None:
     done = subprocess.run(
         [*command, str(bundle_path), "--port", "0", "--max-batch", "65"], capture_output=True, text=True, check=False
     )
@@ -250,7 +242,7 @@ def test_a_batch_beyond_the_engines_is_refused(command: list[str], batching: Non
     assert said in " ".join(done.stderr.split())
 
 
-def test_texts_join(batching: None, start_server: Any, tiny_text_path: Path, slow: Any) -> None:
+def test_texts_join(start_server: Any, tiny_text_path: Path, slow: Any) -> None:
     server = start_server(tiny_text_path)
     long = {key: value for key, value in slow.items() if key != "labels"}
     hold = Held(server, {**long, "prompts": ["two red"] * 8})
@@ -269,7 +261,7 @@ def test_texts_join(batching: None, start_server: Any, tiny_text_path: Path, slo
     assert server.end() == 0
 
 
-def test_hmar_joins(batching: None, start_server: Any, tiny_hmar_path: Path) -> None:
+def test_hmar_joins(start_server: Any, tiny_hmar_path: Path) -> None:
     """A call takes milliseconds, so they join by waiting for each other after a call of several."""
     server = start_server(tiny_hmar_path, "--queue-delay", "300")
     library = Pipeline.load(tiny_hmar_path, threads=1)

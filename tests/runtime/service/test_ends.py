@@ -14,8 +14,6 @@ from typing import Any
 
 import pytest
 
-from tests.runtime.service.conftest import PYTHON
-
 QUICK = {"labels": [1], "low_steps": 1, "high_steps": 1, "low_diffusion_steps": 2, "high_diffusion_steps": 2}
 
 
@@ -99,6 +97,9 @@ def _run(command: list[str], *arguments: str | Path) -> subprocess.CompletedProc
         (["bundle", "--timeout", "soon"], "--timeout"),
         (["bundle", "--timeout", "nan"], "--timeout"),
         (["bundle", "--keep-alive", "-1"], "--keep-alive"),
+        (["bundle", "--max-batch", "0"], "--max-batch"),
+        (["bundle", "--queue-delay", "10001"], "--queue-delay"),
+        (["bundle", "--queue-delay", "-1"], "--queue-delay"),
         (["bundle", "--keep-alive", "inf"], "--keep-alive"),
         (["bundle", "--no-such-option", "1"], "--no-such-option"),
     ],
@@ -116,7 +117,7 @@ def test_both_servers_explain_the_same_options(command: list[str]) -> None:
     assert set(options) | {"--help", "--version"} == {
         "--host", "--port", "--lanes", "--device", "--threads", "--backend", "--queue", "--max-images", "--max-body",
         "--timeout", "--drain-seconds", "--keep-alive", "--allow-origin", "--version", "--help",
-        *(("--token-file", "--root-path", "--log-json", "--max-batch", "--queue-delay") if command == PYTHON else ()),
+        "--token-file", "--root-path", "--log-json", "--max-batch", "--queue-delay",
     }  # fmt: skip
     assert "HIMAR_ORT_PACKED=1 in the environment keeps weights packed on the disk" in " ".join(done.stdout.split())
 
@@ -125,9 +126,11 @@ def test_more_threads_than_the_system_gives_are_a_sentence(command: list[str], b
     if Path(command[0]).name != "himar-serve":
         pytest.skip("the Python service has no thread for each request")
     limited = ["bash", "-c", 'ulimit -v 4000000 && exec "$@"', "bash", *command]  # KiB of addresses, for 8 MiB stacks
-    done = _run(limited, bundle_path, "--port", "0", "--threads", "1", "--lanes", "16", "--queue", "64")
+    many = ("--lanes", "16", "--queue", "64", "--max-batch", "1")
+    done = _run(limited, bundle_path, "--port", "0", "--threads", "1", *many)
     assert (done.returncode, done.stdout) == (1, "")
-    assert "of the 1104 threads that --lanes and --queue ask for" in done.stderr and done.stderr.count("\n") == 1
+    said = "of the 1104 threads that --lanes, --queue and --max-batch ask for"
+    assert said in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_what_cannot_be_served_exits_with_1(command: list[str], bundle_path: Path, tmp_path: Path) -> None:

@@ -16,8 +16,6 @@ QUICK = {"labels": [1], "low_steps": 1, "high_steps": 1, "low_diffusion_steps": 
 PATHS = ("/v1/images", "/v1/images/generations", "/v1/model", "/v1/models", "/v1/models/x", "/nowhere")
 OPEN = ("/healthz", "/v2/health/live", "/v2/health/ready", "/metrics")
 
-pytestmark = pytest.mark.usefixtures("not_in_cpp")
-
 
 def run(command: list[str], *arguments: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, timeout=60, check=False)

@@ -76,11 +76,14 @@ def test_wrong_arguments_are_refused(args, said):
 
 def test_a_replica_whose_lane_has_ended_is_not_healthy(bundle_path):
     async def check() -> None:
-        replica = ray_serve.Replica(ray_serve.Deployment.read({"bundle": str(bundle_path)}).settings, False)
-        replica.check_health()
-        await replica.__del__()
+        settings = ray_serve.Deployment.read({"bundle": str(bundle_path)}).settings
+        ended, broken = (ray_serve.Replica(settings, False) for _ in range(2))
+        broken.check_health()
+        broken._service.close()  # nobody was told that the service ends
         with pytest.raises(EngineError, match="a lane of this service has ended unexpectedly"):
-            replica.check_health()
+            broken.check_health()
+        await ended.__del__()
+        ended.check_health()  # Serve may ask once more
 
     asyncio.run(check())
 

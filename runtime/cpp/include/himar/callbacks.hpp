@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <exception>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -21,26 +22,44 @@ class Progress {
 public:
     explicit Progress(const himar_progress& progress)
         : stage(progress.stage), step(progress.step), stage_name(progress.stage_name), done(progress.done),
-          total(progress.total), images(progress.images),
+          total(progress.total), images(progress.images), stage_steps(progress.stage_steps),
           preview_latents(progress.preview_latents, {progress.preview_shape[0], progress.preview_shape[1],
                                                      progress.preview_shape[2], progress.preview_shape[3]}),
           progress_(&progress) {}
 
     std::int32_t stage, step;
     std::string stage_name;
-    std::int64_t done, total, images;
+    std::int64_t done, total, images, stage_steps;
     View<float> preview_latents;  // (B, C, s, s)
 
     // The preview in pixels, uint8 (B, P, P, 3): decodes it. Throws Error as described at himar_progress_preview.
-    View<std::uint8_t> preview() const {
-        const std::uint8_t* pixels = nullptr;
-        std::array<std::int64_t, 4> shape{};
-        check(himar_progress_preview(progress_, &pixels, shape.data()));
-        return {pixels, shape};
+    View<std::uint8_t> preview() const { return decoded(himar_progress_preview); }
+
+    // The images as far as they are, uint8 (B, P, P, 3): the preview in stage "low", then in full size. Decodes them.
+    // Throws Error as described at himar_progress_so_far.
+    View<std::uint8_t> so_far() const { return decoded(himar_progress_so_far); }
+
+    // The same step of some of these images alone: their previews decode no others.
+    Progress of(std::int64_t first, std::int64_t images_of_it) const {
+        auto part = std::make_shared<himar_progress>();
+        part->struct_size = sizeof *part;
+        check(himar_progress_part(progress_, first, images_of_it, part.get()));
+        Progress made(*part);
+        made.part_ = std::move(part);
+        return made;
     }
 
 private:
+    template <class Decode>
+    View<std::uint8_t> decoded(Decode decode) const {
+        const std::uint8_t* pixels = nullptr;
+        std::array<std::int64_t, 4> shape{};
+        check(decode(progress_, &pixels, shape.data()));
+        return {pixels, shape};
+    }
+
     const himar_progress* progress_;
+    std::shared_ptr<const himar_progress> part_;  // what progress_ points to where this is a part
 };
 
 // Draws instead of a seed's; see himar_draws. A model of hi_mar asks for orders and noise, one of hmar for uniforms, and for

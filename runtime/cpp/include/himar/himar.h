@@ -130,7 +130,9 @@ typedef struct himar_progress {
      * Of hmar: the sum of the scales so far, float32 (B, C, h, w). */
     const float *preview_latents;
     int64_t preview_shape[4];
-    void *internal; /* used by himar_progress_preview */
+    void *internal; /* used by himar_progress_preview and himar_progress_so_far */
+    /* since interface 2 */
+    int64_t stage_steps; /* steps of this stage in a chunk */
 } himar_progress;
 
 /* Decode the preview, inside the callback that received `progress`: uint8 (B, P, P, 3), RGB, the preview's latents
@@ -141,6 +143,17 @@ typedef struct himar_progress {
  * HIMAR_ERROR_ENGINE if the decoder does not accept latents of this size, or fails. Generation can continue after an
  * error. */
 HIMAR_API himar_status himar_progress_preview(const himar_progress *progress, const uint8_t **pixels, int64_t shape[4]);
+
+/* Decode the images as far as they are, inside the callback that received `progress`: uint8 (B, P, P, 3), RGB. In hi_mar's
+ * stage "low" and in hmar they are himar_progress_preview's; in stage "high" they have the size of the finished images, and
+ * positions that are not revealed yet show what a DiT head last made of them, or with an MLP head a latent of 0. Costs,
+ * lifetime and errors are those of himar_progress_preview, but a single scale is no error. */
+HIMAR_API himar_status himar_progress_so_far(const himar_progress *progress, const uint8_t **pixels, int64_t shape[4]);
+
+/* The same step of `images` of these images alone, from number `first` on: their previews decode no others. Fills `part`,
+ * whose struct_size must be set, and which is valid as long as `progress`. HIMAR_ERROR_INPUT when there are not so many. */
+HIMAR_API himar_status himar_progress_part(const himar_progress *progress, int64_t first, int64_t images,
+                                           himar_progress *part);
 
 /* Called in the generating thread after every autoregressive step. Return 0 to cancel, anything else to continue. It
  * must not throw, and must not generate on or free the same pipeline. */
@@ -360,9 +373,20 @@ HIMAR_API himar_status himar_pipeline_get_info(const himar_pipeline *pipeline, h
  * HIMAR_ERROR_INPUT for a number that is not a class. */
 HIMAR_API himar_status himar_pipeline_get_class_name(const himar_pipeline *pipeline, int64_t label, const char **name);
 
+/* Find the class that a person's `text`, UTF-8, names: by its number (digits are always one), its name, or a beginning that
+ * is one name's alone; A to Z in either case. HIMAR_ERROR_INPUT for any other text: the sentence names the nearest names,
+ * or those that it could be. The search for the nearest may take tenths of a second. */
+HIMAR_API himar_status himar_pipeline_find_class(const himar_pipeline *pipeline, const char *text, int64_t *label);
+
 /* Check a request as himar_pipeline_generate does before it runs anything: HIMAR_ERROR_INPUT with the same message, or
  * HIMAR_OK. Nothing runs; any thread may call it at any time, even during a generation. */
 HIMAR_API himar_status himar_pipeline_check(const himar_pipeline *pipeline, const himar_generate_params *params);
+
+/* The settings that a request would run with, as JSON with all values in the order of recipes; of `params` only those that
+ * choose and change a setting are looked at. Requests with equal settings can be one request, with `seeds` and `indices`:
+ * each image is the same. Written as by himar_generate_params_to_string. HIMAR_ERROR_INPUT as himar_pipeline_check. */
+HIMAR_API himar_status himar_pipeline_get_settings(const himar_pipeline *pipeline, const himar_generate_params *params,
+                                                   char *text, size_t capacity, size_t *needed);
 
 /* Generate one image per label, prompt or context; see himar_generate_params. Calls on one pipeline wait for each other.
  * HIMAR_OK and HIMAR_CANCELLED return a result; every other status leaves `result` untouched. */
@@ -381,6 +405,10 @@ HIMAR_API himar_status himar_pipeline_edit(himar_pipeline *pipeline, const himar
 /* Check an edit as himar_pipeline_check does a generation. */
 HIMAR_API himar_status himar_pipeline_check_edit(const himar_pipeline *pipeline, const himar_generate_params *params,
                                                  const himar_edit_params *edit);
+
+/* Make a result of `images` of a result's images alone, from number `first` on; its seconds are those of all. It belongs to
+ * the caller, and lives on without the other. HIMAR_ERROR_INPUT when there are not so many. */
+HIMAR_API himar_status himar_result_part(const himar_result *result, int64_t first, int64_t images, himar_result **part);
 
 /* Free a result and everything its accessors returned. NULL is allowed. */
 HIMAR_API himar_status himar_result_free(himar_result *result);
@@ -414,6 +442,11 @@ HIMAR_API himar_status himar_result_recipe(const himar_result *result, size_t in
 /* Wall-clock seconds of the generation, and of the engines' runs within it: NaN on a GPU, where runs are queued and not
  * waited for. Either may be NULL. */
 HIMAR_API himar_status himar_result_seconds(const himar_result *result, double *total, double *engines);
+
+/* Wall-clock seconds of each stage in order, then of decoding: `count` is one more than himar_pipeline_info names stages.
+ * They are those of all chunks, without the time in on_step; what comes before the first step, such as a text encoder,
+ * counts to its stage. On a GPU they are cut one step late, as steps are told. `count` is 0 where no on_step was given. */
+HIMAR_API himar_status himar_result_stage_seconds(const himar_result *result, const double **seconds, size_t *count);
 
 /* A CLIP tokenizer, which turns prompts into rows of token ids. */
 typedef struct himar_tokenizer himar_tokenizer;

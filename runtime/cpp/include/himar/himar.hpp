@@ -78,6 +78,22 @@ public:
 
     double seconds() const { return times().first; }
     double engine_seconds() const { return times().second; }  // NaN on a GPU
+
+    // Of each stage in order, then of decoding; empty where no on_step was given.
+    std::vector<double> stage_seconds() const {
+        const double* seconds = nullptr;
+        std::size_t count = 0;
+        check(himar_result_stage_seconds(handle_.get(), &seconds, &count));
+        return {seconds, seconds + count};
+    }
+
+    // The result of some of the images alone; its seconds are those of all.
+    Result of(std::int64_t first, std::int64_t images_of_it) const {
+        himar_result* part = nullptr;
+        check(himar_result_part(handle_.get(), first, images_of_it, &part));
+        return Result(part, cancelled_);
+    }
+
     const himar_result* get() const noexcept { return handle_.get(); }
 
 private:
@@ -131,6 +147,26 @@ public:
         const char* name = nullptr;
         check(himar_pipeline_get_class_name(handle_.get(), label, &name));
         return name == nullptr ? std::nullopt : std::optional<std::string>(name);
+    }
+
+    // The class that a text names by its number, its name or a beginning of it. Error, which suggests names, for another.
+    std::int64_t find_class(const std::string& text) const {
+        if (text.find('\0') != std::string::npos)
+            throw Error(HIMAR_ERROR_INPUT, "the class holds a NUL character, which no name has; leave it out.");
+        std::int64_t label = 0;
+        check(himar_pipeline_find_class(handle_.get(), text.c_str(), &label));
+        return label;
+    }
+
+    // The settings that these options would run with, as JSON; requests with equal ones can run together. Any thread, any time.
+    std::string settings(const GenerateOptions& options) const {
+        const Call call(options, info());
+        std::size_t needed = 0;
+        check(himar_pipeline_get_settings(handle_.get(), call.params(), nullptr, 0, &needed));
+        std::string text(needed, '\0');
+        check(himar_pipeline_get_settings(handle_.get(), call.params(), text.data(), text.size(), nullptr));
+        text.pop_back();  // the NUL
+        return text;
     }
 
     // Throws the Error that `generate` would throw for these options, and runs nothing. Any thread, any time.

@@ -3,7 +3,9 @@
 #include <cstring>
 
 #include "api/c_guard.h"
+#include "api/class_names.h"
 #include "api/pipeline.h"
+#include "bundle/json_reader.h"
 #include "engines/ort/engine.h"
 #include "engines/tensorrt/engine.h"
 #include "queue/cuda/program.h"
@@ -39,6 +41,29 @@ himar_status give_latents(const Result& core, const std::vector<float>& values, 
     return HIMAR_OK;
 }
 
+StepPixels& pixels_of(const himar_progress& step) {
+    return given(static_cast<StepPixels*>(step.internal), "progress.internal");
+}
+
+himar_status give_step_pixels(const himar_progress* progress, StepPixels::Decode StepPixels::*which,
+                              const std::uint8_t** pixels, std::int64_t* shape) {
+    const himar_progress& step = given(progress, "progress");
+    const std::uint8_t*& out = given(pixels, "pixels");
+    given(shape, "shape");
+    const StepPixels& found = pixels_of(step);
+    const PreviewPixels made = (found.*which)(found.first, step.images);
+    write_shape(shape, step.images, made.side, made.side, 3);
+    out = made.pixels;
+    return HIMAR_OK;
+}
+
+// InputError unless there are `images` of so many from the `first` on.
+void check_part(std::int64_t first, std::int64_t images, std::int64_t all) {
+    if (first < 0 || images < 1 || first > all || images > all - first)
+        throw InputError("a part of " + std::to_string(images) + " images from number " + std::to_string(first) +
+                         " on is asked for; there are " + std::to_string(all) + ".");
+}
+
 std::string build_info() {
     std::vector<std::string> missing;
     if (cuda::compiled_kernels().empty()) missing.emplace_back("CUDA kernels");
@@ -46,6 +71,11 @@ std::string build_info() {
     return "himar " HIMAR_VERSION_TEXT "; engines: onnxruntime " + ort_version() + (ort_has_cuda() ? " (cpu, cuda)" : " (cpu)") +
            (has_tensorrt() ? ", tensorrt " + tensorrt_headers_version() : "") +
            (missing.empty() ? "" : "; not compiled in: " + joined(missing));
+}
+
+void refuse_no_classes(std::int64_t classes) {
+    if (classes == 0)
+        throw InputError("this bundle's model makes images from text, so there are no classes; give prompts, or contexts.");
 }
 
 std::unique_ptr<himar_pipeline> handle_of(std::unique_ptr<Pipeline> core) {
@@ -176,12 +206,23 @@ himar_status himar_pipeline_get_class_name(const himar_pipeline* pipeline, int64
         const Manifest& manifest = given(pipeline, "pipeline").core->bundle().manifest();
         const char*& out = given(name, "name");
         const std::int64_t classes = manifest.model->facts().classes;
-        if (classes == 0)
-            throw InputError("this bundle's model makes images from text, so there are no classes; give prompts, or contexts.");
+        refuse_no_classes(classes);
         if (label < 0 || label >= classes)
             throw InputError("label is " + std::to_string(label) + "; classes are the whole numbers 0 to " +
                              std::to_string(classes - 1) + ".");
         out = manifest.class_names.empty() ? nullptr : manifest.class_names[static_cast<std::size_t>(label)].c_str();
+        return HIMAR_OK;
+    });
+}
+
+himar_status himar_pipeline_find_class(const himar_pipeline* pipeline, const char* text, int64_t* label) {
+    return guarded([&] {
+        const Manifest& manifest = given(pipeline, "pipeline").core->bundle().manifest();
+        given(text, "text");
+        std::int64_t& out = given(label, "label");
+        const std::int64_t classes = manifest.model->facts().classes;
+        refuse_no_classes(classes);
+        out = named_class(text, classes, manifest.class_names);
         return HIMAR_OK;
     });
 }
@@ -225,14 +266,48 @@ himar_status himar_pipeline_edit(himar_pipeline* pipeline, const himar_generate_
 }
 
 himar_status himar_progress_preview(const himar_progress* progress, const uint8_t** pixels, int64_t shape[4]) {
+    return guarded([&] { return give_step_pixels(progress, &StepPixels::preview, pixels, shape); });
+}
+
+himar_status himar_progress_so_far(const himar_progress* progress, const uint8_t** pixels, int64_t shape[4]) {
+    return guarded([&] { return give_step_pixels(progress, &StepPixels::so_far, pixels, shape); });
+}
+
+himar_status himar_progress_part(const himar_progress* progress, int64_t first, int64_t images, himar_progress* part) {
     return guarded([&] {
         const himar_progress& step = given(progress, "progress");
-        const std::uint8_t*& out = given(pixels, "pixels");
-        given(shape, "shape");
-        const PreviewPixels made = given(static_cast<const Preview*>(step.internal), "progress.internal")();
-        write_shape(shape, step.images, made.side, made.side, 3);
-        out = made.pixels;
+        checked(given(part, "part"), "himar_progress", "set it to sizeof(himar_progress)");
+        check_part(first, images, step.images);
+        himar_progress made = step;
+        made.images = made.preview_shape[0] = images;
+        const std::int64_t one = step.preview_shape[1] * step.preview_shape[2] * step.preview_shape[3];
+        if (step.preview_latents != nullptr) made.preview_latents = step.preview_latents + first * one;
+        StepPixels& whole = pixels_of(step);
+        whole.parts.push_back({whole.preview, whole.so_far, whole.first + first, {}});
+        made.internal = &whole.parts.back();
+        *part = made;
         return HIMAR_OK;
+    });
+}
+
+himar_status himar_result_part(const himar_result* result, int64_t first, int64_t images, himar_result** part) {
+    return guarded([&] {
+        const Result& core = core_of(result);
+        himar_result*& out = given(part, "part");
+        check_part(first, images, static_cast<std::int64_t>(core.labels.size()));
+        auto made = std::make_unique<himar_result>();
+        made->core = core.part(static_cast<std::size_t>(first), static_cast<std::size_t>(images));
+        out = made.release();
+        return HIMAR_OK;
+    });
+}
+
+himar_status himar_pipeline_get_settings(const himar_pipeline* pipeline, const himar_generate_params* params, char* text,
+                                         size_t capacity, size_t* needed) {
+    return guarded([&] {
+        const Manifest& manifest = given(pipeline, "pipeline").core->bundle().manifest();
+        const std::shared_ptr<const Settings> settings = read_settings(given(params, "params"), manifest);
+        return write_text(manifest.model->to_json(*settings).dump(), text, capacity, needed);
     });
 }
 
@@ -319,6 +394,16 @@ himar_status himar_result_seconds(const himar_result* result, double* total, dou
         const Result& core = core_of(result);
         if (total != nullptr) *total = core.seconds;
         if (engines != nullptr) *engines = core.engine_seconds;
+        return HIMAR_OK;
+    });
+}
+
+himar_status himar_result_stage_seconds(const himar_result* result, const double** seconds, size_t* count) {
+    return guarded([&] {
+        const Result& core = core_of(result);
+        const double*& out = given(seconds, "seconds");
+        given(count, "count") = core.stage_seconds.size();
+        out = core.stage_seconds.data();
         return HIMAR_OK;
     });
 }

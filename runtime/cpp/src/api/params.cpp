@@ -195,6 +195,8 @@ std::string described(const himar_generate_params& params) {
            counted("indices", params.index_count);
 }
 
+}  // namespace
+
 himar_status write_text(const std::string& whole, char* text, std::size_t capacity, std::size_t* needed) {
     if (capacity > 0) {
         const std::size_t fits = std::min(whole.size(), capacity - 1);
@@ -205,8 +207,6 @@ himar_status write_text(const std::string& whole, char* text, std::size_t capaci
     return HIMAR_OK;
 }
 
-}  // namespace
-
 LoadRequest read_load(const himar_load_params* params) {
     LoadRequest request;
     if (params == nullptr) return request;
@@ -215,6 +215,13 @@ LoadRequest read_load(const himar_load_params* params) {
     if (p.backend != nullptr) request.backend = p.backend;
     request.threads = p.threads;
     return request;
+}
+
+std::shared_ptr<const Settings> read_settings(const himar_generate_params& params, const Manifest& manifest) {
+    const himar_generate_params p = known(params);
+    const Settings& setting = choose_setting(p.sampling, manifest);
+    refuse_other_settings(*manifest.model, p);
+    return manifest.model->changed(setting, p);
 }
 
 Request read_request(const himar_generate_params& params, const Manifest& manifest, Prompts& prompts) {
@@ -232,9 +239,7 @@ Request read_request(const himar_generate_params& params, const Manifest& manife
         request.labels.resize(images, kNoClass);
     }
     request.origins = read_origins(p, request.labels.size());
-    const Settings& setting = choose_setting(p.sampling, manifest);
-    refuse_other_settings(*manifest.model, p);
-    request.settings = manifest.model->changed(setting, p);
+    request.settings = read_settings(p, manifest);
     if (p.draws != nullptr) request.draws = read_draws(p, request, *manifest.model);
     return request;
 }

@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "api/prompts.h"
@@ -34,6 +35,12 @@ LoadRequest read_load(const himar_load_params* params);
 // InputError, in the sentences of himar_runtime's `Pipeline.generate`; prompts: those of the bundle. Contexts are the
 // caller's, and the request lives no longer than they do.
 Request read_request(const himar_generate_params& params, const Manifest& manifest, Prompts& prompts);
+
+// The settings of such a request alone, held against the model; the rest of the parameters is not looked at. InputError.
+std::shared_ptr<const Settings> read_settings(const himar_generate_params& params, const Manifest& manifest);
+
+// Copy text with a NUL at its end to a caller of C, as himar_generate_params_to_string describes it.
+himar_status write_text(const std::string& whole, char* text, std::size_t capacity, std::size_t* needed);
 
 // The same of `Pipeline.edit`: images and masks are the caller's, and the request lives no longer than they do.
 Request read_edit(const himar_generate_params& params, const himar_edit_params& edit, const Bundle& bundle);

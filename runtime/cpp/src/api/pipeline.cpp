@@ -18,6 +18,33 @@ void append(std::vector<T>& all, const std::vector<T>& more) {
     all.insert(all.end(), more.begin(), more.end());
 }
 
+// `count` of a number of images' values, which are all as many, from the `first` on.
+template <class T>
+std::vector<T> part_of(const std::vector<T>& values, std::size_t images, std::size_t first, std::size_t count) {
+    if (values.empty()) return {};
+    const std::size_t one = values.size() / images;
+    const auto begin = values.begin() + static_cast<std::ptrdiff_t>(first * one);
+    return {begin, begin + static_cast<std::ptrdiff_t>(count * one)};
+}
+
+// Adds up the time between events by what it was spent on.
+struct Stopwatch {
+    explicit Stopwatch(std::size_t kinds) : seconds(kinds) {}
+
+    // Add the time since the last event to a kind.
+    void lap(std::size_t kind) {
+        const auto now = std::chrono::steady_clock::now();
+        seconds[kind] += std::chrono::duration<double>(now - since).count();
+        since = now;
+    }
+
+    // Leave out the time since the last event.
+    void skip() { since = std::chrono::steady_clock::now(); }
+
+    std::vector<double> seconds;
+    std::chrono::steady_clock::time_point since = std::chrono::steady_clock::now();
+};
+
 // Sets and clears the thread that generates.
 class Generating {
 public:
@@ -105,24 +132,36 @@ Result Pipeline::generate(const Request& request, const OnStep& on_step) {
     progress.total = static_cast<std::int64_t>(sizes.size()) * model.steps(*request.settings);
     std::optional<Edit> edit;  // of the chunk
     std::vector<std::uint8_t> pasted;
-    Preview preview = [&] {
-        PreviewPixels made = lane_->preview();
+    const auto pasted_over = [&](PreviewPixels made, std::int64_t from, std::int64_t images) {
         if (!edit) return made;
-        pasted.assign(made.pixels, made.pixels + edit->count * pixels_of_one);  // families that edit preview in full size
-        edit->paste(pasted.data());
+        pasted.assign(made.pixels, made.pixels + images * pixels_of_one);  // families that edit preview in full size
+        edit->part(from, images).paste(pasted.data());
         made.pixels = pasted.data();
         return made;
     };
-    progress.internal = &preview;
+    StepPixels step_pixels;
+    step_pixels.preview = [&](std::int64_t from, std::int64_t images) {
+        return pasted_over(lane_->preview(from, images), from, images);
+    };
+    step_pixels.so_far = [&](std::int64_t from, std::int64_t images) {
+        return pasted_over(lane_->so_far(from, images), from, images);
+    };
+    progress.internal = &step_pixels;
+    Stopwatch watch(on_step ? model.stages().size() + 1 : 0);
     Lane::ShouldContinue should_continue;
     if (on_step)
         should_continue = [&](const StepInfo& step, const float* preview_latents) {
             progress.stage = static_cast<std::int32_t>(step.stage);
             progress.step = static_cast<std::int32_t>(step.index);
             progress.stage_name = step.stage_name;
+            progress.stage_steps = step.steps;
             ++progress.done;
             progress.preview_latents = preview_latents;
-            return on_step(progress);
+            watch.lap(step.stage);
+            const bool answer = on_step(progress);
+            watch.skip();
+            step_pixels.parts.clear();
+            return answer;
         };
     std::size_t first = 0;
     for (const std::size_t size : sizes) {
@@ -142,6 +181,7 @@ Result Pipeline::generate(const Request& request, const OnStep& on_step) {
             result.cancelled = true;
             break;
         }
+        if (on_step) watch.lap(model.stages().size());
         if (edit && result.has_images) edit->paste(pixels.data());
         append(result.images, pixels);
         append(result.latents, lane_->latents());
@@ -154,7 +194,26 @@ Result Pipeline::generate(const Request& request, const OnStep& on_step) {
         result.recipes.push_back(recipe(request, place, *bundle_));
     result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     result.engine_seconds = lane_->engine_seconds() - engines_before;
+    result.stage_seconds = watch.seconds;
     return result;
+}
+
+Result Result::part(std::size_t first, std::size_t images_of_it) const {
+    const std::size_t all = labels.size();
+    Result part;
+    part.images = part_of(images, all, first, images_of_it);
+    part.latents = part_of(latents, all, first, images_of_it);
+    part.low_latents = part_of(low_latents, all, first, images_of_it);
+    part.codes = part_of(codes, all, first, images_of_it);
+    part.labels = part_of(labels, all, first, images_of_it);
+    part.recipes = part_of(recipes, all, first, images_of_it);
+    for (const std::size_t place : truncated)
+        if (place >= first && place < first + images_of_it) part.truncated.push_back(place - first);
+    part.model = model;
+    part.has_images = has_images;
+    part.cancelled = cancelled;
+    part.seconds = seconds, part.engine_seconds = engine_seconds, part.stage_seconds = stage_seconds;
+    return part;
 }
 
 }  // namespace himar::core

@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <deque>
 #include <filesystem>
 #include <functional>
 #include <memory>
@@ -29,10 +30,21 @@ struct Result {
     bool has_images = false;
     bool cancelled = false;
     double seconds = 0, engine_seconds = 0;
+    std::vector<double> stage_seconds;  // of each stage, then of decoding; empty where nobody was told of steps
+
+    // The result of some of the images alone; the seconds are those of all.
+    Result part(std::size_t first, std::size_t images_of_it) const;
 };
 
-// What himar_progress.internal points to.
-using Preview = std::function<PreviewPixels()>;
+// What himar_progress.internal points to: how the images that the step tells of are decoded.
+struct StepPixels {
+    // Of `images` of the chunk from the `first` on.
+    using Decode = std::function<PreviewPixels(std::int64_t first, std::int64_t images)>;
+
+    Decode preview, so_far;
+    std::int64_t first = 0;        // of the chunk, that the step tells of
+    std::deque<StepPixels> parts;  // of the same step, as long as it is told of
+};
 
 class Pipeline {
 public:

@@ -56,6 +56,7 @@ struct StepInfo {
     std::size_t stage;       // index of the stage
     const char* stage_name;  // as long as the lane lives
     std::int64_t index;      // of the step within its stage
+    std::int64_t steps;      // of the stage
 };
 
 // A preview's images, uint8 (B, side, side, 3), RGB; valid until the lane makes others or runs on.
@@ -83,9 +84,13 @@ public:
     virtual bool run(const Chunk& chunk, const Settings& settings, const ShouldContinue& should_continue,
                      std::uint8_t* pixels) = 0;
 
-    // Decode the preview of the step that `should_continue` is told of. InputError when there is no decoder or no
-    // preview, EngineError when the decoder takes no latents of this size or fails.
-    virtual PreviewPixels preview() = 0;
+    // Decode the previews of `images` of the chunk's images from the `first` on, of the step that `should_continue` is told
+    // of. InputError when there is no decoder or no preview, EngineError when the decoder takes no latents of this size or
+    // fails.
+    virtual PreviewPixels preview(std::int64_t first, std::int64_t images) = 0;
+
+    // The same of the images as far as they are: the preview, or what a stage that works on whole images has made of them.
+    virtual PreviewPixels so_far(std::int64_t first, std::int64_t images) = 0;
 
     // Of the last chunk. What the family does not have is empty.
     virtual const std::vector<float>& latents() const = 0;       // (B, C, h, w)

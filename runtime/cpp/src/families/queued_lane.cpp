@@ -60,8 +60,8 @@ void QueuedLane::settle() noexcept {
     }
 }
 
-bool QueuedLane::report(const StepInfo& step, const float* preview) {
-    std::optional<Behind> due(Behind{step, queue().mark(), preview});
+bool QueuedLane::report(const StepInfo& step, const float* preview, const float* so_far) {
+    std::optional<Behind> due(Behind{step, queue().mark(), preview, so_far});
     if (!queue().runs_at_once()) std::swap(due, behind_);
     return !due || tell(*due);
 }
@@ -70,7 +70,8 @@ bool QueuedLane::report_last() { return !behind_ || tell(*behind_); }
 
 bool QueuedLane::tell(Behind& done) {
     done.mark->wait();
-    reported_ = done.preview;
+    reported_preview_ = done.preview;
+    reported_so_far_ = done.so_far;
     const bool answer = (*should_continue_)(done.step, done.preview);
     queue().make_current();  // the callback is a user's, who may use another GPU
     return answer;
@@ -93,15 +94,16 @@ void QueuedLane::queue_decoding(const Decoding& what, Replays* replays, std::int
     }
 }
 
-PreviewPixels QueuedLane::decode_preview(std::int64_t batch, std::int64_t channels, std::int64_t grid, std::int64_t side) {
+PreviewPixels QueuedLane::decode_reported(const float* latents, std::int64_t first, std::int64_t images,
+                                          std::int64_t channels, std::int64_t grid, std::int64_t side) {
     queue().make_current();
-    Decoding what{nullptr, nullptr, nullptr, nullptr, batch, channels, grid, side};
-    const std::int64_t latents = batch * channels * grid * grid, pixels = batch * side * side * 3;
+    Decoding what{nullptr, nullptr, nullptr, nullptr, images, channels, grid, side};
+    const std::int64_t one = channels * grid * grid, values = images * one, pixels = images * side * side * 3;
     const auto place_all = [&](void* block) {
         Layout layout(block);
         layout.take(what.fault, 1);
-        layout.take(what.latents, latents);
-        layout.take(what.image, std::min(batch, kDecodeBatch) * 3 * side * side);
+        layout.take(what.latents, values);
+        layout.take(what.image, std::min(images, kDecodeBatch) * 3 * side * side);
         layout.take(what.pixels, pixels);
         return layout.bytes();
     };
@@ -112,7 +114,7 @@ PreviewPixels QueuedLane::decode_preview(std::int64_t batch, std::int64_t channe
     }
     place_all(preview_block_.get());
     queue().clear(what.fault, sizeof *what.fault);
-    queue().upload(what.latents, reported_, static_cast<std::size_t>(latents) * sizeof(float));
+    queue().upload(what.latents, latents + first * one, static_cast<std::size_t>(values) * sizeof(float));
     queue_decoding(what, nullptr, 0);
     u32 found = 0;
     queue().download(&found, what.fault, sizeof found);

@@ -55,17 +55,22 @@ protected:
 
     bool is_asked() const { return should_continue_ != nullptr; }  // whether somebody wants to know of steps
 
-    // Tell of a step that is queued, whose preview is on its way to `preview` in the host's memory, or of the one before;
-    // then of the last. False cancels.
-    bool report(const StepInfo& step, const float* preview);
+    // Tell of a step that is queued, whose preview is on its way to `preview` in the host's memory, and the latents of its
+    // images so far to `so_far`, or of the one before; then of the last. False cancels.
+    bool report(const StepInfo& step, const float* preview, const float* so_far);
     bool report_last();
 
     // Queue the decoding, a few images at a time, in segments of `replays` if there are any.
     void queue_decoding(const Decoding& what, Replays* replays, std::int64_t segment);
 
-    // Decode the preview that `should_continue` is looking at. It has a fault word and memory of its own, since what goes
-    // wrong here is not the run's; on a GPU it runs behind the step that is queued already.
-    PreviewPixels decode_preview(std::int64_t batch, std::int64_t channels, std::int64_t grid, std::int64_t side);
+    // Of the step that `should_continue` is looking at, in the host's memory.
+    const float* reported_preview() const { return reported_preview_; }
+    const float* reported_so_far() const { return reported_so_far_; }
+
+    // Decode `images` of one of the two, (B, C, grid, grid), from the `first` on. It has a fault word and memory of its own, since what goes wrong here is
+    // not the run's; on a GPU it runs behind the step that is queued already.
+    PreviewPixels decode_reported(const float* latents, std::int64_t first, std::int64_t images, std::int64_t channels,
+                                  std::int64_t grid, std::int64_t side);
 
     // EngineError for a component whose values are not finite; `where` is led by a space.
     [[noreturn]] static void refuse_values(const std::string& component, const std::string& where);
@@ -79,7 +84,7 @@ private:
     struct Behind {
         StepInfo step;
         std::unique_ptr<Mark> mark;
-        const float* preview;
+        const float *preview, *so_far;
     };
 
     bool tell(Behind& done);
@@ -87,7 +92,7 @@ private:
     // Of the run under way.
     const ShouldContinue* should_continue_ = nullptr;
     std::optional<Behind> behind_;
-    const float* reported_ = nullptr;
+    const float *reported_preview_ = nullptr, *reported_so_far_ = nullptr;
 
     std::shared_ptr<void> preview_block_;
     std::size_t preview_bytes_ = 0;

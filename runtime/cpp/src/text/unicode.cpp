@@ -23,8 +23,8 @@ int combining_class(char32_t point) {
     return utf8proc_get_property(static_cast<utf8proc_int32_t>(point))->combining_class;
 }
 
-// The code points of UTF-8, canonically decomposed one by one.
-std::u32string decomposed(std::string_view text) {
+// The code points of UTF-8, one by one as the options have them.
+std::u32string decomposed(std::string_view text, utf8proc_option_t options) {
     constexpr utf8proc_ssize_t most = 8;  // of one; canonical decompositions have at most 4
     std::u32string points;
     points.reserve(text.size());
@@ -33,7 +33,7 @@ std::u32string decomposed(std::string_view text) {
         utf8proc_int32_t point = 0, parts[most];
         const auto size = utf8proc_iterate(bytes + at, static_cast<utf8proc_ssize_t>(text.size() - at), &point);
         if (size <= 0) break;
-        const auto count = utf8proc_decompose_char(point, parts, most, kComposed, nullptr);
+        const auto count = utf8proc_decompose_char(point, parts, most, options, nullptr);
         points.insert(points.end(), parts, parts + std::clamp<utf8proc_ssize_t>(count, 0, most));
         at += static_cast<std::size_t>(size);
     }
@@ -52,7 +52,7 @@ void order_marks(std::u32string& points) {
 }
 
 std::u32string composed(std::string_view text) {
-    std::u32string points = decomposed(text);
+    std::u32string points = decomposed(text, kComposed);
     order_marks(points);
     const auto size = utf8proc_normalize_utf32(points_of(points), static_cast<utf8proc_ssize_t>(points.size()), kComposed);
     points.resize(static_cast<std::size_t>(std::max<utf8proc_ssize_t>(size, 0)));
@@ -92,6 +92,8 @@ std::u32string normalised(std::string_view text) {
     for (const char32_t point : points) append_lower(made, is_space(point) ? U' ' : point);
     return made;
 }
+
+std::u32string case_folded(std::string_view text) { return decomposed(text, UTF8PROC_CASEFOLD); }
 
 bool is_letter(char32_t point) {
     if (point < 0x80) return point >= 'a' && point <= 'z';

@@ -12,7 +12,7 @@ from starlette.types import Message, Receive, Scope, Send
 from himar_kernels import HimarError
 
 from ...bundle.manifest import Manifest
-from ...families.family import runtime_family
+from ...families.family import partial_steps, runtime_family
 from ...result import Progress
 from ..service import ClientGoneError
 from .answer import EVENTS, partial_image
@@ -22,16 +22,11 @@ log = logging.getLogger(__name__)
 
 
 class Partials:
-    """Makes the unfinished images that a stream shows; called in the lane's thread after every step.
-
-    The first shows the earliest rough image there is, of Hi-MAR the pivots of phase low; others follow evenly. A model
-    of fewer steps gives fewer.
-    """
+    """Makes the unfinished images that a stream shows; called in the lane's thread after every step."""
 
     def __init__(self, asked: Generation, manifest: Manifest) -> None:
-        steps = runtime_family(manifest.family).shown(manifest.model, asked.images.sampling)
-        count = min(asked.partial_images, len(steps))
-        self._steps = {steps[place * len(steps) // count] for place in range(count)}
+        family = runtime_family(manifest.family)
+        self._steps = partial_steps(family, manifest.model, asked.images.sampling, asked.partial_images)
         self._asked = asked
         self._made = 0
 

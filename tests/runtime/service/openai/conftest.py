@@ -69,7 +69,7 @@ def slow_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def named_server(not_in_cpp: None, start_server: Callable[..., Any], named_path: Path) -> Any:
+def named_server(start_server: Callable[..., Any], named_path: Path) -> Any:
     return start_server(named_path, "--lanes", "2", "--max-images", "8", "--max-body", "4096")
 
 

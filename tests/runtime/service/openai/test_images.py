@@ -93,7 +93,7 @@ def test_what_says_nothing_of_the_image_is_taken(client: openai.OpenAI, named_se
     assert nulls.quality == "auto" and len(nulls.data) == 1
 
 
-def test_a_text_gives_the_librarys_images(not_in_cpp: None, start_server: Any, tiny_text_path: Path) -> None:
+def test_a_text_gives_the_librarys_images(start_server: Any, tiny_text_path: Path) -> None:
     server = start_server(tiny_text_path)
     client = client_of(server)
     answer = client.images.generate(prompt="two red", n=2, extra_body={"seed": 9})
@@ -118,9 +118,7 @@ def test_models_are_listed(client: openai.OpenAI, named_server: Any, named_path:
         client.models.retrieve("dall-e-3")
 
 
-def test_a_bundle_in_the_hubs_cache_is_called_as_there(
-    not_in_cpp: None, start_server: Any, named_path: Path, tmp_path: Path
-) -> None:
+def test_a_bundle_in_the_hubs_cache_is_called_as_there(start_server: Any, named_path: Path, tmp_path: Path) -> None:
     folder = tmp_path / "models--some--fishes" / "snapshots" / "0123abcd"
     folder.mkdir(parents=True)
     for file in named_path.iterdir():

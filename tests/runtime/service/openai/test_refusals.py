@@ -155,13 +155,13 @@ def test_any_object_is_read_or_refused(values: dict[str, Any], named_path: Path)
         assert found.images.labels is not None and 1 <= len(found.images.labels) <= 8
 
 
-def test_a_bundle_without_names_takes_numbers(not_in_cpp: None, server: Any) -> None:
+def test_a_bundle_without_names_takes_numbers(server: Any) -> None:
     assert ask(server, {"prompt": "4"}).status == 200
     refused = ask(server, {"prompt": "cock"}).json["error"]
     assert refused["message"] == "'cock' is no number, and this model does not know its classes' names; give 0 to 4."
 
 
-def test_a_bundle_without_a_decoder_has_no_images(not_in_cpp: None, start_server: Any, make_bundle: Any) -> None:
+def test_a_bundle_without_a_decoder_has_no_images(start_server: Any, make_bundle: Any) -> None:
     server = start_server(make_bundle(decoder=False))
     reply = ask(server, {"prompt": "1"})
     assert (reply.status, reply.json["error"]["param"]) == (400, None)
@@ -169,7 +169,7 @@ def test_a_bundle_without_a_decoder_has_no_images(not_in_cpp: None, start_server
     assert server.end() == 0
 
 
-def test_a_bundle_without_a_tower_takes_no_texts(not_in_cpp: None, start_server: Any, tmp_path: Path) -> None:
+def test_a_bundle_without_a_tower_takes_no_texts(start_server: Any, tmp_path: Path) -> None:
     from tests.runtime.tiny_text import write_text_bundle
 
     server = start_server(write_text_bundle(tmp_path / "bundle", encoder=False))
@@ -180,7 +180,7 @@ def test_a_bundle_without_a_tower_takes_no_texts(not_in_cpp: None, start_server:
     assert server.end() == 0
 
 
-def test_what_failed_for_good_is_not_sent_again(not_in_cpp: None, start_server: Any, make_bundle: Any) -> None:
+def test_what_failed_for_good_is_not_sent_again(start_server: Any, make_bundle: Any) -> None:
     server = start_server(make_bundle(poison={"transformer_low": float("nan")}))
     with pytest.raises(openai.InternalServerError, match="transformer_low returned values that are not finite"):
         client_of(server, max_retries=5).images.generate(prompt="0")
@@ -190,7 +190,7 @@ def test_what_failed_for_good_is_not_sent_again(not_in_cpp: None, start_server: 
     assert server.end() == 0
 
 
-def test_full_queues_are_to_be_tried_again(not_in_cpp: None, start_server: Any, bundle_path: Path, slow: Any) -> None:
+def test_full_queues_are_to_be_tried_again(start_server: Any, bundle_path: Path, slow: Any) -> None:
     server = start_server(bundle_path, "--queue", "1")
     running = server.start(slow)
     server.wait_for("himar_lanes_busy", 1)
@@ -205,7 +205,7 @@ def test_full_queues_are_to_be_tried_again(not_in_cpp: None, start_server: Any, 
     assert server.end() == 0
 
 
-def test_what_takes_too_long_is_not_sent_again(not_in_cpp: None, start_server: Any, slow_path: Path) -> None:
+def test_what_takes_too_long_is_not_sent_again(start_server: Any, slow_path: Path) -> None:
     server = start_server(slow_path, "--timeout", "0.5")
     with pytest.raises(openai.InternalServerError, match=r"no answer within 0\.5 s") as late:
         client_of(server, max_retries=5).images.generate(prompt="1")
@@ -214,7 +214,7 @@ def test_what_takes_too_long_is_not_sent_again(not_in_cpp: None, start_server: A
     assert server.end() == 0
 
 
-def test_a_server_that_ends_sends_clients_elsewhere(not_in_cpp: None, start_server: Any, slow_path: Path) -> None:
+def test_a_server_that_ends_sends_clients_elsewhere(start_server: Any, slow_path: Path) -> None:
     server = start_server(slow_path, "--drain-seconds", "600")
     running = server.start({"labels": [1]})
     server.wait_for("himar_lanes_busy", 1)

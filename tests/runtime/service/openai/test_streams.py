@@ -78,7 +78,7 @@ def test_the_bytes_of_a_stream(named_server: Any) -> None:
         assert base64.b64decode(values["b64_json"]).startswith(b"\xff\xd8")
 
 
-def test_hmar_shows_its_scales(not_in_cpp: None, start_server: Any, tiny_hmar_path: Path) -> None:
+def test_hmar_shows_its_scales(start_server: Any, tiny_hmar_path: Path) -> None:
     server = start_server(tiny_hmar_path)
     pipeline = Pipeline.load(tiny_hmar_path, threads=1)
     events = list(client_of(server).images.generate(prompt="1", stream=True, partial_images=3, extra_body={"seed": 5}))
@@ -99,14 +99,14 @@ def test_a_stream_is_counted_at_its_end(client: openai.OpenAI, named_server: Any
     assert f"{answer.headers['x-request-id']} 200 images=1 queued=" in named_server.log.read_text()
 
 
-def test_a_failure_before_the_first_event_has_its_status(not_in_cpp: None, start_server: Any, make_bundle: Any) -> None:
+def test_a_failure_before_the_first_event_has_its_status(start_server: Any, make_bundle: Any) -> None:
     server = start_server(make_bundle(poison={"transformer_low": float("nan")}))
     with pytest.raises(openai.InternalServerError, match="transformer_low returned values that are not finite"):
         client_of(server).images.generate(prompt="0", stream=True, partial_images=2)
     assert server.end() == 0
 
 
-def test_a_failure_in_a_stream_is_an_event_of_it(not_in_cpp: None, start_server: Any, make_bundle: Any) -> None:
+def test_a_failure_in_a_stream_is_an_event_of_it(start_server: Any, make_bundle: Any) -> None:
     # Phase high fails, after the pivots were shown.
     server = start_server(make_bundle(poison={"transformer_high": float("nan")}))
     stream = client_of(server).images.generate(prompt="0", stream=True, partial_images=1)
@@ -118,9 +118,7 @@ def test_a_failure_in_a_stream_is_an_event_of_it(not_in_cpp: None, start_server:
     assert server.end() == 0
 
 
-def test_a_preview_that_cannot_be_decoded_is_left_out(
-    not_in_cpp: None, start_server: Any, make_bundle: Any, edit_manifest: Any
-) -> None:
+def test_a_preview_that_cannot_be_decoded_is_left_out(start_server: Any, make_bundle: Any, edit_manifest: Any) -> None:
     def fix(manifest: dict[str, Any]) -> None:
         manifest["components"]["vae_decoder"]["inputs"][0]["shape"][2:] = [4, 4]
 
@@ -133,7 +131,7 @@ def test_a_preview_that_cannot_be_decoded_is_left_out(
     assert server.end() == 0
 
 
-def test_whoever_leaves_a_stream_frees_its_lane(not_in_cpp: None, start_server: Any, slow_path: Path) -> None:
+def test_whoever_leaves_a_stream_frees_its_lane(start_server: Any, slow_path: Path) -> None:
     server = start_server(slow_path)
     stream = client_of(server).images.generate(prompt="1", stream=True, partial_images=1)
     assert next(iter(stream)).type == PARTIAL
@@ -145,7 +143,7 @@ def test_whoever_leaves_a_stream_frees_its_lane(not_in_cpp: None, start_server: 
     assert server.end() == 0
 
 
-def test_a_client_that_stops_reading_holds_no_lane(not_in_cpp: None, start_server: Any, slow_path: Path) -> None:
+def test_a_client_that_stops_reading_holds_no_lane(start_server: Any, slow_path: Path) -> None:
     server = start_server(slow_path, "--timeout", "3")
     body = json.dumps({"prompt": "1", "stream": True, "partial_images": 3}).encode()
     head = "POST /v1/images/generations HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
@@ -165,7 +163,7 @@ def test_a_client_that_stops_reading_holds_no_lane(not_in_cpp: None, start_serve
     assert server.end() == 0
 
 
-def test_a_client_that_takes_no_event_in_time_counts_as_gone(not_in_cpp: None) -> None:
+def test_a_client_that_takes_no_event_in_time_counts_as_gone() -> None:
     """With events larger than what the sockets hold, under the HTTP server of the service."""
     ended: list[str] = []
 
@@ -201,9 +199,7 @@ def test_a_client_that_takes_no_event_in_time_counts_as_gone(not_in_cpp: None) -
     assert ended == ["closed", "gone"]
 
 
-def test_comments_keep_a_quiet_stream_alive(
-    not_in_cpp: None, named_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_comments_keep_a_quiet_stream_alive(named_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The server's application in this process, so that silence need not last ten seconds."""
     monkeypatch.setattr(routes, "_SECONDS_OF_SILENCE", 0.001)
     found: dict[str, Any] = {}
@@ -235,7 +231,7 @@ def test_comments_keep_a_quiet_stream_alive(
     assert found["events"] == [COMPLETED]
 
 
-def test_a_drain_ends_a_stream_with_its_reason(not_in_cpp: None, start_server: Any, slow_path: Path) -> None:
+def test_a_drain_ends_a_stream_with_its_reason(start_server: Any, slow_path: Path) -> None:
     server = start_server(slow_path, "--drain-seconds", "0.2")
     stream = client_of(server).images.generate(prompt="1", stream=True, partial_images=1)
     assert next(iter(stream)).type == PARTIAL
@@ -245,9 +241,7 @@ def test_a_drain_ends_a_stream_with_its_reason(not_in_cpp: None, start_server: A
     assert server.process.wait(timeout=60) == 0
 
 
-def test_streams_join_calls_and_show_their_own_images(
-    not_in_cpp: None, start_server: Any, named_path: Path, slow: Any
-) -> None:
+def test_streams_join_calls_and_show_their_own_images(start_server: Any, named_path: Path, slow: Any) -> None:
     server = start_server(named_path)
     hold = Held(server, slow)
     bodies = [{"prompt": name, "seed": 7, "stream": True, "partial_images": 2} for name in ("1", "tench")]

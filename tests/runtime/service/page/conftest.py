@@ -82,7 +82,7 @@ def fishes(start_server: Callable[..., Any], named_bundle: Path) -> Any:
 
 @pytest.fixture(scope="session")
 def guarded(
-    not_in_cpp: None, start_server: Callable[..., Any], slow_path: Path, tmp_path_factory: pytest.TempPathFactory
+    command: list[str], start_server: Callable[..., Any], slow_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Any:
     """A server that wants a token, below a prefix, slow, with room for two requests, one at a time."""
     file = tmp_path_factory.mktemp("page-tokens") / "tokens"

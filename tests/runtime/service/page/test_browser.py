@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,6 @@ from PIL import Image
 from himar_runtime import Pipeline
 from himar_runtime.png import read_recipes
 from tests.runtime.service.page.conftest import NAMES, ROOT, TOKEN
-
-pytestmark = pytest.mark.usefixtures("not_in_cpp")
 
 
 def expect(locator: Any) -> Any:
@@ -233,7 +232,7 @@ def test_images_that_fill_the_queue_wait_for_their_turn(guarded: Any, visit: Any
     page.get_by_label("Images of each").fill("4")
     with page.expect_response(lambda response: response.status == 429):
         page.get_by_role("button", name="Generate").click()
-    assert page.locator("[data-state=waiting].tile").count() > 0
+    expect(page.locator("[data-state=waiting].tile").first).to_be_visible()
     page.get_by_role("button", name="Cancel 4", exact=True).click()
     expect(page.locator("[data-state=cancelled].tile")).to_have_count(4)
     guarded.wait_for("himar_lanes_busy", 0)
@@ -259,6 +258,22 @@ def test_full_queues_say_to_try_again(guarded: Any, visit: Any) -> None:
     for page in pages[:2]:
         page.get_by_role("button", name="Cancel", exact=True).click()
     guarded.wait_for("himar_lanes_busy", 0)
+
+
+def test_a_server_that_ends_says_to_try_again(start_server: Any, slow_path: Path, visit: Any) -> None:
+    server = start_server(slow_path)
+    page = visit(server)
+    page.get_by_label("1", exact=True).check()
+    page.get_by_role("button", name="Generate").click()
+    expect(page.locator("#stage .state")).to_have_text("Preview 1")
+    server.process.send_signal(signal.SIGTERM)
+    while server.ask("GET", "/healthz").status == 200:
+        page.wait_for_timeout(20)
+    page.get_by_role("button", name="Generate").click()
+    expect(page.locator("#stage .failure")).to_contain_text("Try again in a moment.")
+    expect(page.get_by_role("button", name="Try again")).to_be_visible()
+    page.get_by_role("button", name="Cancel", exact=True).click()
+    assert server.process.wait(timeout=60) == 0
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(360, "light"), (390, "dark"), (1280, "light"), (1280, "dark")])

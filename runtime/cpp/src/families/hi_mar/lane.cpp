@@ -1,5 +1,6 @@
 #include "families/hi_mar/lane.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "error.h"
@@ -23,6 +24,11 @@ StepState state_of(const Step& step, double temperature) {
     state.guidance = static_cast<float>(step.guidance);
     state.temperature = static_cast<float>(temperature);
     return state;
+}
+
+// How many steps a stage has.
+std::int64_t steps_of(const std::vector<Step>& steps, std::size_t stage) {
+    return std::count_if(steps.begin(), steps.end(), [&](const Step& step) { return step.stage == stage; });
 }
 
 // Width of the condition that a head takes; BundleError when it has none of a fixed width.
@@ -59,16 +65,24 @@ HiMarLane::~HiMarLane() { settle(); }
 bool HiMarLane::generate(const Chunk& chunk, const Settings& settings, std::uint8_t* pixels) {
     const std::vector<Step> steps = begin(chunk, static_cast<const Sampling&>(settings));
     const std::int64_t preview = batch_ * model_.low_positions() * model_.channels;
+    const std::int64_t whole = batch_ * model_.high_positions() * model_.channels;
     for (std::size_t index = 0; index < steps.size(); ++index) {
         queue_step(steps[index], index);
         if (queue().runs_at_once()) check_fault();
         if (!is_asked()) continue;
-        float* const staged = staged_.get() + static_cast<std::int64_t>(index % 2) * preview;
+        float* const staged = staged_.get() + static_cast<std::int64_t>(index % 2) * (preview + whole);
         if (!model_.single_scale()) {
             queue_latents(buffers_->preview, stages_.front().phase, 0);
             queue().fetch(staged, buffers_->preview, bytes_of_floats(preview));
         }
-        if (!report({steps[index].stage, steps[index].phase_name(), steps[index].index}, staged)) return false;
+        const Step& step = steps[index];
+        if (!step.is_low) {
+            queue_latents(buffers_->latents, stages_[step.stage].phase, step.stage);
+            queue().fetch(staged + preview, buffers_->latents, bytes_of_floats(whole));
+        }
+        if (!report({step.stage, step.phase_name(), step.index, steps_of(steps, step.stage)}, staged,
+                    step.is_low ? nullptr : staged + preview))
+            return false;
     }
     if (!model_.single_scale()) queue_latents(buffers_->preview, stages_.front().phase, 0);
     queue_latents(buffers_->latents, stages_.back().phase, stages_.size() - 1);
@@ -91,7 +105,7 @@ void HiMarLane::reserve(std::int64_t batch) {
     for (const Stage& stage : stages_) widths.push_back(stage.width);
     buffers_.emplace(model_, batch, widths, queue());
     staged_ = std::static_pointer_cast<float>(
-        queue().allocate_staging(2 * bytes_of_floats(batch * model_.low_positions() * model_.channels)));
+        queue().allocate_staging(2 * bytes_of_floats(batch * model_.positions() * model_.channels)));
 }
 
 // Upload what the chunk's steps need and queue the orders of its images.

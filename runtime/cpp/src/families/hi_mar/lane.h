@@ -28,7 +28,8 @@ public:
               std::shared_ptr<const std::vector<float>> empty = nullptr);
     ~HiMarLane() override;
 
-    PreviewPixels preview() override;
+    PreviewPixels preview(std::int64_t first, std::int64_t images) override;
+    PreviewPixels so_far(std::int64_t first, std::int64_t images) override;
     std::unique_ptr<Lane> clone() const override {
         return std::make_unique<HiMarLane>(networks_.clone(), model_, max_batch_, empty_);
     }
@@ -80,7 +81,7 @@ private:
     std::shared_ptr<const std::vector<float>> empty_;
     std::vector<Stage> stages_;
     std::optional<Buffers> buffers_;
-    std::shared_ptr<float> staged_;  // two previews (batch, C, s, s) in the host's memory
+    std::shared_ptr<float> staged_;  // two of each in the host's memory: previews (batch, C, s, s), latents (batch, C, h, w)
     Replays replays_;                // after what its graphs were recorded from
 
     // Of the chunk under way.

@@ -25,10 +25,9 @@ bool takes(const ComponentSpec& decoder, std::int64_t side) {
     return fits;
 }
 
-// Unless `decoder` can decode `batch` latents of s by s to images of `side` pixels a side: InputError when there is none
-// of either, EngineError when its engine takes no latents of this size or the images are too many.
+// Unless `decoder` can decode `batch` latents of s by s to images of `side` pixels a side: InputError when there is none,
+// EngineError when its engine takes no latents of this size or the images are too many.
 void check_preview(const Engine* decoder, std::int64_t s, std::int64_t batch, std::int64_t side) {
-    if (s == 0) throw InputError("this model has a single scale, so there is no low-resolution preview.");
     if (decoder == nullptr)
         throw InputError("this bundle has no VAE decoder, so there is no preview in pixels; use preview_latents instead.");
     if (!takes(decoder->spec(), s))
@@ -59,10 +58,17 @@ void HiMarLane::fetch_results(std::uint8_t* pixels) {
                          static_cast<std::size_t>(batch_ * model_.img_size * model_.img_size * 3));
 }
 
-PreviewPixels HiMarLane::preview() {
+PreviewPixels HiMarLane::preview(std::int64_t first, std::int64_t images) {
     const std::int64_t s = model_.cond_scale, side = s * model_.vae_stride;
-    check_preview(networks_.decoder(), s, batch_, side);
-    return decode_preview(batch_, model_.channels, s, side);
+    if (s == 0) throw InputError("this model has a single scale, so there is no low-resolution preview.");
+    check_preview(networks_.decoder(), s, images, side);
+    return decode_reported(reported_preview(), first, images, model_.channels, s, side);
+}
+
+PreviewPixels HiMarLane::so_far(std::int64_t first, std::int64_t images) {
+    if (reported_so_far() == nullptr) return preview(first, images);  // a step of phase low
+    check_preview(networks_.decoder(), model_.grid(), images, model_.img_size);
+    return decode_reported(reported_so_far(), first, images, model_.channels, model_.grid(), model_.img_size);
 }
 
 }  // namespace himar::core::hi_mar

@@ -43,7 +43,7 @@ bool HmarLane::generate(const Chunk& chunk, const Settings& settings, std::uint8
         if (!is_asked()) continue;
         float* const staged = staged_.get() + static_cast<std::int64_t>(scale % 2) * latent;
         queue().fetch(staged, b.latent, bytes_of_floats(latent));
-        if (!report({scale, stages_[scale].c_str(), 0}, staged)) return false;
+        if (!report({scale, stages_[scale].c_str(), 0, 1}, staged, staged)) return false;
     }
     if (pixels != nullptr)
         queue_decoding({b.latent, b.image, b.pixels, b.fault, batch_, model_.latent_channels, model_.scales.side(),
@@ -155,8 +155,8 @@ void HmarLane::check_fault() {
     }
 }
 
-PreviewPixels HmarLane::preview() {
-    return decode_preview(batch_, model_.latent_channels, model_.scales.side(), model_.image_side());
+PreviewPixels HmarLane::preview(std::int64_t first, std::int64_t images) {
+    return decode_reported(reported_preview(), first, images, model_.latent_channels, model_.scales.side(), model_.image_side());
 }
 
 }  // namespace himar::core::hmar

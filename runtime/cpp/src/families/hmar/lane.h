@@ -23,7 +23,8 @@ public:
              std::int64_t max_batch);
     ~HmarLane() override;
 
-    PreviewPixels preview() override;
+    PreviewPixels preview(std::int64_t first, std::int64_t images) override;
+    PreviewPixels so_far(std::int64_t first, std::int64_t images) override { return preview(first, images); }
     std::unique_ptr<Lane> clone() const override {
         return std::make_unique<HmarLane>(networks_.clone(), model_, constants_, max_batch_);
     }

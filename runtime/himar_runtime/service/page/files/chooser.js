@@ -5,7 +5,7 @@
 // people read.
 
 import { element } from "./dom.js";
-import { Search } from "./search.js";
+import { Search, titleOf } from "./search.js";
 
 const MOST_BUTTONS = 24;
 
@@ -14,8 +14,6 @@ export function chooserOf(model, submit) {
   const names = Array.from({ length: model.classes }, (_, number) => model.class_names?.[number] ?? "");
   return model.classes <= MOST_BUTTONS ? new Buttons(names) : new Search(names);
 }
-
-export const titleOf = (names, number) => names[number] || `Class ${number}`;
 
 class Prompt {
   constructor(submit) {
@@ -49,10 +47,15 @@ class Buttons {
   constructor(names) {
     this.names = names;
     this.boxes = names.map((_, number) => element("input", { type: "checkbox", value: number }));
-    const labels = this.boxes.map((box, number) => element("label", { class: "pill" }, box, element("span", {}, names[number] || String(number))));
+    const labels = this.boxes.map((box, number) => this.#button(box, number));
     this.node = element("fieldset", { class: "pills" }, element("legend", {}, "Classes"), ...labels);
     this.many = true;
     this.missing = "Choose a class, or several.";
+  }
+
+  #button(box, number) {
+    const shown = this.names[number] ? titleOf(this.names, number) : String(number);
+    return element("label", { class: "pill", title: this.names[number] || null }, box, element("span", {}, shown));
   }
 
   focus() {

@@ -51,8 +51,8 @@ export class Picture extends EventTarget {
     return `${words || "image"}-seed-${this.seed}.png`;
   }
 
-  // Asks for the image and takes what comes. patient: where the server's queues are full it is left waiting.
-  async make(patient) {
+  // Asks for the image and takes what comes. isPatient(): whether to wait on where the server's queues are full.
+  async make(isPatient) {
     const { signal } = this.abort; // another try has another one
     this.#become("drawing");
     try {
@@ -68,7 +68,7 @@ export class Picture extends EventTarget {
       this.#become("done");
     } catch (error) {
       if (signal.aborted) return;
-      if (patient && error.status === 429) return this.reset();
+      if (error.status === 429 && isPatient()) return this.reset();
       this.error = error instanceof ApiError ? error : new ApiError(0, `the answer cannot be read (${error.message}).`);
       this.#become("failed");
     }
@@ -100,6 +100,7 @@ export class Picture extends EventTarget {
 export class Queue {
   #waiting = [];
   #running = 0;
+  #sent = 0;
   #limit;
   #most; // up to the limit; less after the server's queue was found full
 
@@ -122,9 +123,11 @@ export class Queue {
   }
 
   async #make(picture) {
-    const patient = this.#running > 0; // others of this page may be what fills the server's queues
+    // Others of this page, sent before this one or since, may be what fills the server's queues.
+    const others = this.#running > 0;
+    const sent = ++this.#sent;
     this.#running += 1;
-    await picture.make(patient);
+    await picture.make(() => others || this.#sent > sent);
     this.#running -= 1;
     if (picture.state === "waiting") {
       this.#most = Math.max(this.#running, 1);

@@ -4,6 +4,9 @@ import { announce, element } from "./dom.js";
 
 const MOST_SHOWN = 60;
 
+// What a class is called: the first of its names, or its number.
+export const titleOf = (names, number) => names[number].split(",")[0] || `Class ${number}`;
+
 export class Search {
   #numbers = []; // of the chosen classes, in their order
   #found = [];
@@ -56,7 +59,7 @@ export class Search {
   }
 
   #title(number) {
-    return this.names[number].split(",")[0] || `Class ${number}`;
+    return titleOf(this.names, number);
   }
 
   // Numbers of the classes that the text may mean: its number first, beginnings of names and of their words next.

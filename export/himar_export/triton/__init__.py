@@ -1,0 +1,1 @@
+"""Writes a bundle as a model of NVIDIA's Triton Inference Server."""
