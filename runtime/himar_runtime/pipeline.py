@@ -145,7 +145,7 @@ class Pipeline:
         """Raise InputError unless one of labels, prompts and contexts is given, and one that the model takes."""
         names = [name for name, value in given.items() if value is not None]
         shape = self.bundle.manifest.model.context_shape
-        takes = "labels" if shape is None else " or ".join(name for name in given if name != "labels")
+        takes = "labels" if shape is None else ", or ".join(name for name in given if name != "labels")
         if len(names) != 1:
             found = f"{' and '.join(names)} are" if names else "nothing is"
             raise InputError(f"{found} given to say what to generate; give {takes}, as this bundle's model takes them.")
