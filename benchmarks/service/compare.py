@@ -12,6 +12,7 @@ Figures are medians over the turns, and ratios are those of this checkout by the
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -45,21 +46,30 @@ def measure(serve: Sequence[str], bundle: Path, options: Sequence[str], load: Se
     try:
         assert server.stdout is not None
         url = server.stdout.readline().split()[-1]
+        before = cpu_seconds(server.pid)
         bench = subprocess.run(
             [sys.executable, "-c", _BENCH, url, "--json", *load], stdout=subprocess.PIPE, check=False
         )
+        spent = cpu_seconds(server.pid) - before
     finally:
         server.terminate()
         server.wait()
     report: dict[str, Any] = json.loads(bench.stdout)
     if report["failures"]:
         raise click.ClickException(f"requests failed: {report['reasons']}.")
-    return report
+    return {**report, "cpu_seconds": spent}
+
+
+def cpu_seconds(process: int) -> float:
+    """Return the CPU time that a process has taken, of Linux: other work on the machine changes it little."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def figures(reports: Sequence[dict[str, Any]]) -> dict[str, float]:
     """Return the medians over the turns."""
     return {
+        "CPU seconds of the server": statistics.median(report["cpu_seconds"] for report in reports),
         "images/s": statistics.median(report["images_per_second"] for report in reports),
         **{name: statistics.median(report["latency"][name] for report in reports) for name in ("p50", "p99")},
     }
