@@ -9,7 +9,7 @@ from typing import Any
 
 import openai
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from himar_kernels import InputError
@@ -153,6 +153,19 @@ def test_any_object_is_read_or_refused(values: dict[str, Any], named_path: Path)
         assert "not valid JSON" in str(error)  # NaN
     else:
         assert found.images.labels is not None and 1 <= len(found.images.labels) <= 8
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
+@given(values=BODIES)
+def test_any_object_is_answered_or_refused(values: dict[str, Any], named_server: Any) -> None:
+    guidance = values.get("guidance_scale")
+    assume(not isinstance(guidance, int | float) or abs(guidance) < 100)  # a huge one makes values that are not finite
+    reply = ask(named_server, {"prompt": "1", "quality": "low", **values})
+    assert reply.status in (200, 400, 404), reply.body
+    if reply.status != 200:
+        error = reply.json["error"]
+        assert error.keys() == {"message", "type", "param", "code"}
+        assert error["type"] == "invalid_request_error" and 10 < len(error["message"]) <= LONGEST_SENTENCE
 
 
 def test_a_bundle_without_names_takes_numbers(server: Any) -> None:

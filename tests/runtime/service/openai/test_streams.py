@@ -78,6 +78,16 @@ def test_the_bytes_of_a_stream(named_server: Any) -> None:
         assert base64.b64decode(values["b64_json"]).startswith(b"\xff\xd8")
 
 
+def test_a_client_without_chunks_gets_a_stream_until_its_end(named_server: Any) -> None:
+    """A proxy that speaks HTTP/1.0 to the server, as nginx does unless it is told otherwise."""
+    body = json.dumps({"prompt": "1", "stream": True, "partial_images": 1})
+    head = "POST /v1/images/generations HTTP/1.0\r\nHost: x\r\nContent-Type: application/json\r\n"
+    answer = named_server.raw(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+    headers, _, events = answer.partition(b"\r\n\r\n")
+    assert b" 200 " in headers.splitlines()[0] and b"transfer-encoding" not in headers.lower()
+    assert events.startswith(b"event: ") and events.endswith(b"}\n\n") and len(events_of(events)) == 2
+
+
 def test_hmar_shows_its_scales(start_server: Any, tiny_hmar_path: Path) -> None:
     server = start_server(tiny_hmar_path)
     pipeline = Pipeline.load(tiny_hmar_path, threads=1)
