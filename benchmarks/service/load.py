@@ -62,6 +62,9 @@ async def send(session: aiohttp.ClientSession, url: str, planned: Planned, tally
                 status, body = response.status, await response.read()
                 again = response.headers.get("Retry-After")
     except TimeoutError:
+        if planned.leaves is None:
+            tally.failures.append(f"{planned.kind}: no answer in {time.perf_counter() - start:.0f} s")
+            return None
         tally.left += 1
         tally.outcomes["left before its answer"] += 1
         return None

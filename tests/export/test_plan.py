@@ -6,14 +6,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 from himar_export.cli import main
+from himar_export.plan.report import SERVED_IMAGES, SERVED_SECONDS
 from himar_export.plan.search import Wanted, find_plan
 from himar_export.plan.simulate import Traffic, simulate
-from himar_export.plan.times import CallSeconds, read_seconds
-from himar_kernels import InputError
+from himar_export.plan.times import MOST_LANES, CallSeconds, measure, read_seconds
+from himar_kernels import EngineError, InputError
+from himar_runtime import Pipeline
+from himar_runtime.service.cli import cli as serve
 from himar_runtime.service.policy import Policy
+from tests.runtime.conftest import write_bundle
 
 CONSTANT = CallSeconds(1, {1: 0.1})
 GPU = CallSeconds(1, {1: 0.1, 64: 0.4})
@@ -94,6 +99,15 @@ def test_no_number_of_devices_beats_a_single_call() -> None:
         find_plan(Wanted(1, 0.12, overhead=0.05), [CONSTANT], Policy())
 
 
+def test_more_devices_than_there_are_is_another_matter() -> None:
+    with pytest.raises(InputError, match=r"100,000 devices do not answer 99 of 100 of 1e\+06 requests a .* within 3 s"):
+        find_plan(Wanted(1e6, 3, requests=500), [CallSeconds(1, {1: 1.0})], Policy())
+    with pytest.raises(InputError, match=r"100,000 devices do not answer 99 of 100 of 5e\+06"):
+        find_plan(Wanted(5e6, 0.11, requests=500), [CONSTANT], Policy())
+    plan = find_plan(Wanted(60_000, 20, requests=500), [CallSeconds(1, {1: 0.8})], Policy())
+    assert plan.devices <= 100_000
+
+
 def write(path: Path, values: Any) -> Path:
     path.write_text(values if isinstance(values, str) else json.dumps(values))
     return path
@@ -170,6 +184,8 @@ def test_the_json_of_bench_is_read(tmp_path: Path) -> None:
         ('{"lanes": {"0": {"1": 1}}}', "on 0 lanes"),
         ('{"lanes": {"1": {"8": 1}}}', "lacks the seconds of a call of 1 image; measure it too (bench --batch 1)."),
         ('{"generations": []}', "lacks the seconds of a call of 1 image"),
+        ('{"lanes": {}}', "holds the times of no lanes; measure again with plan --measure --save."),
+        ('{"lanes": {"1": {"1": 1}, "65": {"1": 1}}}', "has times of 65 lanes; himar-serve has at most 64."),
     ],
 )
 def test_files_that_hold_no_times(tmp_path: Path, content: str, said: str) -> None:
@@ -191,6 +207,8 @@ def test_files_that_hold_no_times(tmp_path: Path, content: str, said: str) -> No
         (["--rate", "5", "--p99", "2s", "--peak-tflops", "100"], "give all three"),
         (["--rate", "5", "--p99", "2s", "--measure", "--max-batch", "1000"], "--max-batch is 1000, but the engines of"),
         (["--rate", "5", "--p99", "2s", "--device-seconds", "FILE", "--lanes", "2"], "--lanes needs --measure."),
+        (["--rate", "5", "--p99", "2s", "--device-seconds", "FILE", "--device", "cuda"], "--device needs --measure."),
+        (["--rate", "5", "--p99", "2s", "--device-seconds", "FILE", "--repeats", "3"], "--repeats needs --measure."),
         (["--rate", "5", "--p99", "2s", "--device-seconds", "FILE", "--guidance", "2"], "--guidance changes nothing"),
         (["--rate", "5", "--p99", "2s", "--measure", "--config", "himar-b"], "describe a model without a bundle"),
     ],
@@ -202,6 +220,38 @@ def test_wrong_usage(
     given = [str(seconds_path) if option == "FILE" else option for option in options]
     assert main(["plan", str(digits_bundle), *given]) == 2
     assert said in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+def test_the_server_takes_what_was_planned(
+    digits_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    times = write(tmp_path / "seconds.json", {"lanes": {"1": {"1": 0.1, "64": 0.4}}})
+    arguments = ["plan", str(digits_bundle), "--rate", "0.1", "--device-seconds", str(times)]
+    assert main([*arguments, "--images", "200", "--p99", "90s"]) == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line.endswith(" --queue-delay 5 --max-images 200 --timeout 180")
+    assert main([*arguments, "--images", "64", "--p99", "60s"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].endswith(" --queue-delay 5")
+    defaults = {each.name: each.default for each in serve.params}
+    assert (defaults["max_images"], defaults["timeout"]) == (SERVED_IMAGES, SERVED_SECONDS)
+    lanes = next(each for each in serve.params if each.name == "lanes").type
+    assert isinstance(lanes, click.IntRange) and lanes.max == MOST_LANES
+
+
+@pytest.mark.parametrize("good", [0, 1])
+def test_a_lane_that_fails_ends_the_measurement(tmp_path: Path, good: int) -> None:
+    """The others do not wait for it for ever."""
+    fails = Pipeline.load(write_bundle(tmp_path / "fails", poison={"transformer_low": float("nan")}), threads=1)
+    others = [Pipeline.load(write_bundle(tmp_path / "good"), threads=1)] * good
+    with pytest.raises(EngineError, match="transformer_low returned values that are not finite"):
+        measure([*others, fails], 1, None, 2)
+
+
+@pytest.mark.parametrize(("peak", "share"), [("1e-300", "1e-300"), ("1e290", "1")])
+def test_a_device_that_cannot_be_estimated(peak: str, share: str, capsys: pytest.CaptureFixture[str]) -> None:
+    device = ["--config", "himar-b", "--peak-tflops", peak, "--peak-gbps", "1e295", "--share", share]
+    assert main(["plan", *device, "--rate", "1e-6", "--p99", "1s", "--max-batch", "1"]) == (share == "1e-300")
+    assert share == "1" or "would take inf s on this device" in capsys.readouterr().err
 
 
 def test_a_bundle_is_needed(seconds_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from himar.cli.options import config_option
 from himar_kernels.families.sampling_options import sampling_options
@@ -126,8 +127,9 @@ def _times(path: Path | None, max_batch: int | None, options: dict[str, Any]) ->
             f"{'several of' if sum(sources) else 'none of'} --device-seconds, --measure and --peak-tflops are given; "
             f"give one: where the times of calls come from."
         )
-    for name in ("save", "lanes", "threads"):
-        if options[name] and not options["measure"]:
+    source_of = click.get_current_context().get_parameter_source
+    for name in ("save", "lanes", "threads", "device", "repeats"):
+        if source_of(name) is not ParameterSource.DEFAULT and not options["measure"]:
             raise click.UsageError(f"--{name} needs --measure.")
     model = {name: options.pop(name) for name in _WITHOUT_BUNDLE}
     described = [name for name, value in model.items() if value]

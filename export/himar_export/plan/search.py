@@ -64,12 +64,18 @@ def find_plan(wanted: Wanted, choices: Sequence[CallSeconds], policy: Policy) ->
         choices: times of calls for each number of lanes that a device may have.
         policy: of a device, but for its lanes.
 
-    Raises InputError when no number of devices is enough.
+    Raises InputError when no number of devices up to MOST_DEVICES is enough.
     """
     plans = [_plan(wanted, times, replace(policy, lanes=times.lanes, queue=_LONGEST_QUEUE)) for times in choices]
     found = [plan for plan in plans if plan is not None]
     if not found:
         shortest = min(times.of(wanted.images) for times in choices) + wanted.overhead
+        if shortest <= wanted.p99:
+            raise InputError(
+                f"{MOST_DEVICES:,} devices do not answer 99 of 100 of {wanted.rate:g} requests a second within "
+                f"{wanted.p99:g} s; ask for a lower --rate, allow a longer --p99, or take faster settings or a faster "
+                f"device."
+            )
         raise InputError(
             f"a request takes at least {shortest:.3g} s, so that no number of devices answers 99 of 100 within "
             f"{wanted.p99:g} s; allow a longer --p99, or take faster settings or a faster device."
@@ -91,10 +97,10 @@ def _plan(wanted: Wanted, times: CallSeconds, policy: Policy) -> Plan | None:
     per_device = times.most_per_second(policy.max_batch) / wanted.images
     low = max(1, math.floor(wanted.rate / per_device))  # fewer cannot be enough
     high = low
-    while not in_time(high):
-        low, high = high, 2 * high
-        if high > MOST_DEVICES:
+    while high > MOST_DEVICES or not in_time(high):
+        if high >= MOST_DEVICES:
             return None
+        low, high = high, min(2 * high, MOST_DEVICES)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if in_time(middle) else (middle, high)

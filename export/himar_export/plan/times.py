@@ -20,6 +20,8 @@ from ..bench.measurement import ENGINES
 from ..cost.cost import Peaks
 from ..cost.run import CostRequest, request_costs
 
+MOST_LANES = 64
+"""--lanes of himar-serve."""
 _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
@@ -69,16 +71,26 @@ def measured(
     for count in lanes:
         pipelines = [pipeline, *(pipeline.clone() for _ in range(count - 1))]
         sizes = [size for size in _BATCHES if size < max_batch] + [max_batch]
-        found.append(CallSeconds(count, {size: _measure(pipelines, size, sampling, repeats) for size in sizes}))
+        found.append(CallSeconds(count, {size: measure(pipelines, size, sampling, repeats) for size in sizes}))
     return found
 
 
-def _measure(pipelines: Sequence[Pipeline], images: int, sampling: Any, repeats: int) -> float:
-    """Return the median seconds of a call while as many run as there are lanes."""
+def measure(pipelines: Sequence[Pipeline], images: int, sampling: Any, repeats: int) -> float:
+    """Return the median seconds of a call while as many run as there are lanes. Raises what a call raises."""
     seconds: list[float] = []
+    failures: list[Exception] = []
     barrier = threading.Barrier(len(pipelines))
 
     def lane(pipeline: Pipeline) -> None:
+        try:
+            calls(pipeline)
+        except threading.BrokenBarrierError:
+            pass  # another lane has failed
+        except Exception as error:
+            failures.append(error)
+            barrier.abort()  # or the others would wait for this one
+
+    def calls(pipeline: Pipeline) -> None:
         what = _what(pipeline, images)
         pipeline.generate(**what, sampling=sampling)
         for repeat in range(repeats):
@@ -87,11 +99,14 @@ def _measure(pipelines: Sequence[Pipeline], images: int, sampling: Any, repeats:
             pipeline.generate(**what, seed=repeat, sampling=sampling)
             seconds.append(time.perf_counter() - start)
 
-    threads = [threading.Thread(target=lane, args=(each,)) for each in pipelines]
+    # Daemons, so that a measurement that is interrupted ends the process.
+    threads = [threading.Thread(target=lane, args=(each,), daemon=True) for each in pipelines]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    if failures:
+        raise failures[0]
     return sorted(seconds)[len(seconds) // 2]
 
 
@@ -108,15 +123,21 @@ def estimated(request: CostRequest, peaks: Peaks, share: float, max_batch: int) 
     Args:
         request: of one image.
         share: of the roofline, as `himar-export bench` reports it; 1 is the bound itself.
+
+    Raises InputError for a device on which a call would take no time, or endlessly long.
     """
     sizes = [size for size in _BATCHES if size < max_batch] + [max_batch]
-    return CallSeconds(
-        1,
-        {
-            size: sum(cost.bound_seconds for cost in request_costs(replace(request, batch=size), peaks)) / share
-            for size in sizes
-        },
-    )
+    seconds = {
+        size: sum(cost.bound_seconds for cost in request_costs(replace(request, batch=size), peaks)) / share
+        for size in sizes
+    }
+    for size, each in seconds.items():
+        if not 0 < each < math.inf:
+            raise InputError(
+                f"a call of {size} images would take {each:g} s on this device; give its --peak-tflops, its "
+                f"--peak-gbps and the --share that bench prints."
+            )
+    return CallSeconds(1, seconds)
 
 
 def read_seconds(path: Path) -> list[CallSeconds]:
@@ -149,13 +170,17 @@ def read_seconds(path: Path) -> list[CallSeconds]:
             f"{path} holds no seconds of calls by their images; give a file of plan --measure --save, or of bench "
             f"--json."
         ) from error
+    if not found:
+        raise InputError(f"{path} holds the times of no lanes; measure again with plan --measure --save.")
     for each in found:
         _check(each, path)
     return found
 
 
 def _check(found: CallSeconds, path: Path) -> None:
-    """Raise InputError for times that cannot be."""
+    """Raise InputError for times that cannot be, or of more lanes than a service has."""
+    if found.lanes > MOST_LANES:
+        raise InputError(f"{path} has times of {found.lanes} lanes; himar-serve has at most {MOST_LANES}.")
     for images, seconds in found.seconds.items():
         if found.lanes < 1 or images < 1 or not (math.isfinite(seconds) and seconds > 0):
             raise InputError(

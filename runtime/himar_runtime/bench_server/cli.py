@@ -119,6 +119,8 @@ def cli(
     if wanted.partial_images is not None and (wanted.api != "openai" or wanted.images != 1):
         raise click.UsageError("--partial-images needs --api openai, and one image in a request.")
     texts = given_prompts(prompts, prompts_file) or ()
+    if texts and options["labels"]:
+        raise click.UsageError("--labels and prompts are both given; give what the server's model takes.")
     load = Load(wanted=wanted, concurrency=concurrency or 1, rate=rate, prompts=texts, **options)
     with _progress(load.requests, as_json) as advance:
         measured = asyncio.run(run(load, advance))

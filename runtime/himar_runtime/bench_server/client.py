@@ -17,7 +17,10 @@ Api = Literal["himar", "openai"]
 
 _PATHS: dict[Api, str] = {"himar": "/v1/images", "openai": "/v1/images/generations"}
 _PATIENCE = aiohttp.ClientTimeout(total=30)  # for what a server answers at once
-_STAGE = re.compile(r"([^;,\s]+)\s*;\s*dur=([0-9.]+)")
+_STAGE = re.compile(r"([^;,=\s]+)\s*;\s*dur=([0-9]+(?:\.[0-9]+)?)\s*(?=[;,]|$)")
+_FIRST_STAGE, _LAST_STAGE = "queue", "encode"
+_EVENT = re.compile(rb"event:.*?\n\n", re.DOTALL)
+_COMPLETED = "image_generation.completed"
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class Answered:
         status: HTTP status; 0 where there was no answer. Of a stream that failed midway 0 too.
         images: that it was answered with.
         seconds: from when it was to be sent to the end of its answer.
-        first: to the first event of a stream; None without one.
+        first: to the end of the first event of a stream; None without one.
         stages: seconds of the server's stages, as its header Server-Timing says.
         reason: why it failed, None where it did not.
     """
@@ -84,15 +87,15 @@ async def ask(session: aiohttp.ClientSession, url: str, wanted: Wanted, body: by
     clock: Callable[[], float] = time.perf_counter
     try:
         async with session.post(url + wanted.path, data=body, headers={"Content-Type": "application/json"}) as response:
-            first = None
+            first, content = None, b""
             if response.content_type == "text/event-stream":
-                chunk = await response.content.readany()
+                # Before the first event there may be comments, which keep the connection alive.
+                while not _EVENT.search(content) and (chunk := await response.content.readany()):
+                    content += chunk
                 first = clock() - due
-                content = chunk + await response.read()
-            else:
-                content = await response.read()
+            content += await response.read()
             seconds = clock() - due
-            stages = {name: float(ms) / 1000 for name, ms in _STAGE.findall(response.headers.get("Server-Timing", ""))}
+            stages = _stages(", ".join(response.headers.getall("Server-Timing", [])))
             status = response.status
     except (aiohttp.ClientError, TimeoutError) as error:
         return Answered(0, 0, clock() - due, reason=str(error) or type(error).__name__)
@@ -100,16 +103,28 @@ async def ask(session: aiohttp.ClientSession, url: str, wanted: Wanted, body: by
     return Answered(0 if reason and status == 200 else status, images, seconds, first, stages, reason)
 
 
+def _stages(timing: str) -> dict[str, float]:
+    """Return the seconds of the server's stages; proxies on the way may tell of their own before and after them."""
+    found = {name: float(milliseconds) / 1000 for name, milliseconds in _STAGE.findall(timing)}
+    names = list(found)
+    if _FIRST_STAGE not in found or _LAST_STAGE not in found:
+        return {}
+    return {name: found[name] for name in names[names.index(_FIRST_STAGE) : names.index(_LAST_STAGE) + 1]}
+
+
 def _images(status: int, content: bytes, wanted: Wanted) -> tuple[int, str | None]:
     """Return how many images an answer has, and why it is none that was asked for."""
     try:
-        values = _last_event(content) if content.startswith((b"event:", b":")) else json.loads(content)
+        streamed = content.startswith((b"event:", b":"))
+        values = _last_event(content) if streamed else json.loads(content)
         error = values.get("error")
         if error is not None:
             return 0, error["message"] if isinstance(error, dict) else str(error)
         if status != 200:
             return 0, f"status {status}"
-        found = 1 if "b64_json" in values else len(values["data" if wanted.api == "openai" else "images"])
+        if streamed and values["type"] != _COMPLETED:
+            return 0, "a stream that ended before its last image"
+        found = 1 if streamed else len(values["data" if wanted.api == "openai" else "images"])
     except (ValueError, KeyError, AttributeError, TypeError):
         return 0, f"an answer that is none of himar-serve's, with status {status}"
     if found != wanted.images:
@@ -147,10 +162,8 @@ async def calls(session: aiohttp.ClientSession, url: str) -> tuple[float, float,
     try:
         async with session.get(f"{url}/metrics", timeout=_PATIENCE) as response:
             lines = (await response.text()).splitlines()
-    except (aiohttp.ClientError, TimeoutError):
+        found = dict(line.split(" ", 1) for line in lines if line.startswith(names))
+        count, requests, images = (float(found[name]) for name in names)
+    except (aiohttp.ClientError, TimeoutError, KeyError, ValueError):
         return None
-    found = dict(line.rsplit(" ", 1) for line in lines if line.startswith(names))
-    if len(found) != len(names):
-        return None
-    count, requests, images = (float(found[name]) for name in names)
     return count, requests, images

@@ -83,8 +83,8 @@ async def run(load: Load, advance: Callable[[int], None]) -> Measured:
         await (_clients(load, send) if load.rate is None else _arrivals(load, send))
         seconds = time.perf_counter() - start
         after = await calls(session, load.url)
-    if before is None or after is None:
-        return Measured(model, answers, seconds, None)
+    if before is None or after is None or any(later < earlier for later, earlier in zip(after, before, strict=True)):
+        return Measured(model, answers, seconds, None)  # or it was started again meanwhile
     count, requests, images = (later - earlier for later, earlier in zip(after, before, strict=True))
     return Measured(model, answers, seconds, (count, requests, images))
 

@@ -94,17 +94,37 @@ class Lanes:
 
     def _work(self, pipeline: Pipeline) -> None:
         encoding: list[Future[None]] = []
-        while jobs := self._next():
+        while self._turn(pipeline, encoding):
+            pass
+
+    def _turn(self, pipeline: Pipeline, encoding: list[Future[None]]) -> bool:
+        """Make the next call; False when the lanes are closed. A lane that waits keeps nothing of its last call.
+
+        encoding: what is left of the last call, replaced by what is left of this one.
+        """
+        jobs = self._next()
+        if not jobs:
+            return False
+        try:
+            self._call(pipeline, jobs, encoding)
+        except Exception as error:  # the lane must live on: the next request may be fine
+            log.exception("a lane failed unexpectedly")
+            sentence = f"the request failed with an unexpected {type(error).__name__}; see the log."
+            for job in jobs:
+                job.deliver(RefusalError(500, sentence))
+        return True
+
+    def _call(self, pipeline: Pipeline, jobs: list[Job], encoding: list[Future[None]]) -> None:
+        with self._freed(jobs):
             start = time.monotonic()
             for job in jobs:
                 job.queued = start - job.accepted
                 self._metrics.queue_seconds.observe(job.queued)
             self._metrics.batch_requests.observe(len(jobs))
             self._metrics.batch_images.observe(sum(job.images for job in jobs))
-            with self._freed(jobs):
-                outcomes = list(batch.run(pipeline, jobs))
-            wait(encoding)  # so that results never pile up
-            encoding = [self._encoders.submit(self._deliver, job, outcome) for job, outcome in outcomes]
+            outcomes = list(batch.run(pipeline, jobs))
+        wait(encoding)  # so that results never pile up
+        encoding[:] = [self._encoders.submit(self._deliver, job, outcome) for job, outcome in outcomes]
 
     @contextmanager
     def _freed(self, jobs: list[Job]) -> Iterator[None]:
@@ -150,11 +170,8 @@ class Lanes:
             job.deliver(RefusalError(500, sentence))
 
     def _encoded(self, job: Job, result: Result, generate: float) -> Answer:
-        """Return the answer with the seconds of its stages, which are counted."""
+        """Return the answer with the seconds of its stages."""
         assert job.queued is not None
         start = time.perf_counter()
         answer = job.encode(result, job.queued, generate)
-        seconds = stages(job.queued, result.seconds, job.looked, time.perf_counter() - start)
-        for stage, each in seconds.items():
-            self._metrics.stage_seconds.labels(stage).observe(each)
-        return replace(answer, seconds=seconds)
+        return replace(answer, seconds=stages(job.queued, result.seconds, job.looked, time.perf_counter() - start))

@@ -142,17 +142,17 @@ def create_app(service: Service) -> FastAPI:
 
     @app.api_route(paths.HEALTH, methods=_READ)
     async def healthz() -> Response:
-        if service.draining:
-            return JSONResponse({"status": "draining"}, 503)
-        return JSONResponse({"status": "ok"})
+        status = "draining" if service.draining else "broken" if service.broken else "ok"
+        return JSONResponse({"status": status}, 200 if status == "ok" else 503)
 
     @app.api_route(paths.LIVE, methods=_READ)
     async def live() -> Response:
-        return JSONResponse({"live": True})
+        return JSONResponse({"live": not service.broken}, 503 if service.broken else 200)
 
     @app.api_route(paths.READY, methods=_READ)
     async def ready() -> Response:
-        return JSONResponse({"ready": not service.draining}, 503 if service.draining else 200)
+        takes = not service.draining and not service.broken
+        return JSONResponse({"ready": takes}, 200 if takes else 503)
 
     @app.api_route(paths.METRICS, methods=_READ)
     async def metrics() -> Response:

@@ -176,6 +176,8 @@ class Service:
             return None
         answer = job.answer.result()
         self.metrics.images.inc(answer.images)
+        for stage, seconds in answer.seconds.items():
+            self.metrics.stage_seconds.labels(stage).observe(seconds)
         return answer
 
     def abandon(self, job: Job) -> None:
@@ -202,9 +204,14 @@ class Service:
             self._end(job, "drain", RefusalError(503, reason))
         await asyncio.to_thread(self._lanes.close)
 
+    @property
+    def broken(self) -> bool:
+        """Whether a lane has ended, though nobody told it to: the service needs a new start."""
+        return not self.draining and not self._lanes.alive
+
     def require_lanes(self) -> None:
-        """Raise EngineError when a lane has ended, though nobody told it to: the service needs a new start."""
-        if not self.draining and not self._lanes.alive:
+        """Raise EngineError when the service is broken."""
+        if self.broken:
             raise EngineError("a lane of this service has ended unexpectedly; its log says why: start it again.")
 
     def hurry(self) -> None:
@@ -223,6 +230,8 @@ class Service:
         self._end(job, "timeout", RefusalError(504, sentence))
 
     def _end(self, job: Job, reason: CancelReason, error: RefusalError) -> None:
+        if job.answer.done():  # just now: who waits for it is told in the loop's next turn, and so is the timer
+            return
         self._lanes.cancel(job)
         self.metrics.cancelled.labels(reason).inc()
         job.settle(error)

@@ -8,6 +8,7 @@ import io
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,105 @@ def test_what_is_no_server_of_ours(url: str, start: Callable[..., str], tiny_tex
     assert "makes images from text; give --prompt or --prompts-file." in said
 
 
+class Told:
+    """A server that answers as it is told: GETs by their paths, and the POST."""
+
+    def __init__(self, timing: Sequence[str], kind: str, body: bytes, metrics: Sequence[bytes] = ()) -> None:
+        scrapes = list(metrics)
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                model = json.dumps({"max_batch": 4, "classes": 2}).encode()
+                self.answer("application/json", model if self.path == "/v1/model" else scrapes.pop(0))
+
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers["Content-Length"]))
+                self.answer(kind, body, timing)
+
+            def answer(self, content_type: str, content: bytes, timing: Sequence[str] = ()) -> None:
+                self.send_response(200)
+                self.send_header("Content-Type", content_type)
+                self.send_header("Content-Length", str(len(content)))
+                for each in timing:
+                    self.send_header("Server-Timing", each)
+                self.end_headers()
+                first, pause, rest = content.partition(b"\n\n")
+                self.wfile.write(first)
+                if pause:
+                    time.sleep(0.3)
+                    self.wfile.write(pause + rest)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+
+    def __enter__(self) -> str:
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+IMAGE = json.dumps({"images": [{"png": ""}]}).encode()
+
+
+def scrape(count: int, requests: int, images: int, labels: str = "") -> bytes:
+    names = ("batch_requests_count", "batch_requests_sum", "batch_images_sum")
+    values = zip(names, (count, requests, images), strict=True)
+    return "".join(f"himar_{name}{labels} {value}.0\n" for name, value in values).encode()
+
+
+@pytest.mark.parametrize(
+    ("timing", "stages"),
+    [
+        (['cdn;desc="a, b";dur=9', "queue;dur=1.5, low;dur=2, encode;dur=3, edge;dur=99"], ["queue", "low", "encode"]),
+        (["edge;dur=1.2.3, cache;dur=7"], []),
+        ([], []),
+    ],
+)
+def test_stages_are_the_server_s_alone(timing: list[str], stages: list[str], measure: Measure) -> None:
+    with Told(timing, "application/json", IMAGE, [b"", b""]) as there:
+        code, report = measure(there, "--requests", "2")
+    assert (code, list(report["stages"])) == (0, [*stages, "rest"] if stages else [])
+    if stages:
+        assert [report["stages"][name] for name in stages] == pytest.approx([0.0015, 0.002, 0.003])
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (scrape(5, 9, 9), scrape(1, 1, 1)),  # started again meanwhile
+        (scrape(1, 1, 1, '{replica="1"}'), scrape(2, 2, 2, '{replica="1"}')),
+        (scrape(1, 1, 1), b"himar_batch_requests_count many\n"),
+        (b"\xff\xfe", b""),
+    ],
+)
+def test_calls_that_are_not_known_are_left_out(before: bytes, after: bytes, measure: Measure) -> None:
+    with Told([], "application/json", IMAGE, [before, after]) as there:
+        code, report = measure(there, "--requests", "1")
+    assert (code, report["calls"]) == (0, {})
+
+
+def test_a_stream_without_its_last_image_has_failed(measure: Measure) -> None:
+    partial = b'event: image_generation.partial_image\ndata: {"type": "image_generation.partial_image", "b64_json": ""}'
+    arguments = ["--requests", "1", "--warm-up", "0", "--api", "openai", "--partial-images", "1"]
+    with Told([], "text/event-stream", partial + b"\n\n", [b"", b""]) as there:
+        code, report = measure(there, *arguments)
+    assert (code, report["statuses"]) == (1, {"0": 1})
+    assert report["reasons"] == {"a stream that ended before its last image": 1}
+
+
+def test_a_comment_is_no_event(measure: Measure) -> None:
+    last = b'event: image_generation.completed\ndata: {"type": "image_generation.completed", "b64_json": ""}\n\n'
+    arguments = ["--requests", "1", "--warm-up", "0", "--api", "openai", "--partial-images", "1"]
+    with Told([], "text/event-stream", b": no news yet\n\n" + last, [b"", b""]) as there:
+        code, report = measure(there, *arguments)
+    assert code == 0 and report["first_event"]["p50"] > 0.25
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -170,6 +270,7 @@ def test_what_is_no_server_of_ours(url: str, start: Callable[..., str], tiny_tex
         (["http://x", "--rate", "1", "--concurrency", "2"], "--concurrency and --rate are both given"),
         (["http://x", "--partial-images", "1"], "--partial-images needs --api openai, and one image in a request."),
         (["http://x", "--partial-images", "4", "--api", "openai"], "--partial-images"),
+        (["http://x", "--labels", "1", "--prompt", "red"], "--labels and prompts are both given; give what the server"),
         (["http://x", "--set", "low_steps"], "'low_steps' has no value; write KEY=VALUE, for example low_steps=8."),
         (["http://x", "--labels", "cat"], "'cat' is not a number; classes are given by number here, like 0-9."),
         (["http://x", "--token-file", "/nowhere/tokens"], "/nowhere/tokens cannot be read"),

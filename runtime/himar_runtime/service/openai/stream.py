@@ -22,7 +22,10 @@ log = logging.getLogger(__name__)
 
 
 class Partials:
-    """Makes the unfinished images that a stream shows; called in the lane's thread after every step."""
+    """Makes the unfinished images that a stream shows; called in the lane's thread after every step.
+
+    A request that runs again, alone after a call of several has failed, shows no step twice.
+    """
 
     def __init__(self, asked: Generation, manifest: Manifest) -> None:
         family = runtime_family(manifest.family)
@@ -39,6 +42,7 @@ class Partials:
         except HimarError as error:
             log.info("no partial image of step %d: %s", step.done, error)
             return None
+        self._steps.remove(step.done)
         self._made += 1
         return partial_image(self._asked, self._made - 1, pixels)
 
