@@ -77,11 +77,13 @@ class RuntimeFamily(Protocol):
     """A model family as the runtime knows it; `model` and `sampling` below are of the family's own classes.
 
     changeable: names of the settings of which a request may replace single ones. editing_advice: how to build a bundle
-    that can edit, the end of a sentence.
+    that can edit, the end of a sentence. serves_edits: whether services draw them, which run several requests together
+    and show unfinished images.
     """
 
     changeable: tuple[str, ...]
     editing_advice: str
+    serves_edits: bool
 
     def read_model(self, reader: Reader) -> Any:
         """Return the sizes (ModelSizes) that a manifest's `model` gives; BundleError for one that is wrong."""

@@ -89,6 +89,7 @@ class ToyFamily:
 
     changeable = ("steps", "noise")
     editing_advice = ""
+    serves_edits = False
 
     def read_model(self, reader: Reader) -> ToyModel:
         """See RuntimeFamily."""

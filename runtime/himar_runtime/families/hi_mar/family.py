@@ -32,6 +32,7 @@ class HiMarFamily:
     """See `himar_runtime.families.family.RuntimeFamily`."""
 
     editing_advice = "build it again with --editing"
+    serves_edits = False
     changeable = CHANGEABLE
 
     def read_model(self, reader: Reader) -> ModelInfo:

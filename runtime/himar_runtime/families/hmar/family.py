@@ -31,6 +31,7 @@ class HmarFamily:
     """See `himar_runtime.families.family.RuntimeFamily`."""
 
     editing_advice = "build the bundle again with this version of himar"
+    serves_edits = True
     changeable = tuple(name for name in CHANGEABLE if name != "guidance")  # a request says it by its own argument
 
     def read_model(self, reader: Reader) -> ModelInfo:
