@@ -16,6 +16,7 @@ from himar_kernels.families.registry import VAE_ENCODER
 
 from ...bundle.manifest import Manifest
 from ...edit_files import as_mask, open_picture, transparency
+from ...families.family import runtime_family
 from ..request import RefusalError
 from .form import parse_form
 from .request import IGNORED, TAKEN, Generation, about, check_known, read_fields, wrong
@@ -144,6 +145,11 @@ def _number(text: str) -> int | float | str:
 
 
 def _require_editing(manifest: Manifest) -> None:
-    """Raise InputError for a bundle that cannot edit."""
+    """Raise InputError for a bundle that cannot edit, and for a family whose edits are not served."""
+    if VAE_ENCODER in manifest.components and not runtime_family(manifest.family).serves_edits:
+        raise InputError(
+            f"this bundle's model is of the family {manifest.family!r}, whose edits the service does not draw yet; "
+            f"edit with himar-export edit, or with Pipeline.edit."
+        )
     if VAE_ENCODER not in manifest.components:
         raise InputError(f"this bundle has no {VAE_ENCODER}, which reads the images to be edited, so it edits none.")
