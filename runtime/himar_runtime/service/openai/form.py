@@ -15,9 +15,7 @@ def parse_form(body: bytes, content_type: str) -> dict[str, list[bytes]]:
     """
     boundary = parse_options_header(content_type)[1].get(b"boundary")
     if not boundary:
-        raise InputError(
-            f"the body is no whole multipart form: Content-Type, {content_type!r}, gives no boundary; give one."
-        )
+        raise InputError(f"the body is no whole multipart form: Content-Type is {content_type!r}, without a boundary.")
     parts = _Parts()
     try:
         parser = MultipartParser(

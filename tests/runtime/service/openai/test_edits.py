@@ -21,7 +21,7 @@ from PIL import Image
 
 from himar_runtime import Pipeline
 from tests.closeness import assert_same_pixels
-from tests.runtime.service.conftest import Reply, Server
+from tests.runtime.service.conftest import PYTHON, Reply, Server
 from tests.runtime.service.openai.conftest import client_of
 from tests.runtime.service.openai.test_images import assert_images
 from tests.runtime.service.test_batching import CALLS, REQUESTS
@@ -268,7 +268,7 @@ BAD: dict[str, tuple[Parts, str | None, str]] = {
     "unguided": ([*BOTH, ("guidance_scale", "2")], "guidance_scale", "but no class is given, and without one nothing"),
     "stream": ([*BOTH, ("stream", "yes")], "stream", "stream is 'yes'; it must be true or false."),
     "seed": ([*BOTH, ("seed", "-1")], "seed", "seed is -1; it must be a whole number"),
-    "not UTF-8": ([*BOTH, ("prompt", b"\xff")], "prompt", "prompt is not UTF-8 (byte 0)"),
+    "not UTF-8": ([*BOTH, ("prompt", b"\xff")], "prompt", "prompt is not UTF-8"),
 }  # fmt: skip
 
 
@@ -324,12 +324,15 @@ def test_a_bomb_is_not_decoded(edit_server: Any) -> None:
     assert time.monotonic() - start < 5  # to decode 432 MB takes longer
 
 
-def test_bundles_that_cannot_edit(start_server: Any, bundle_path: Path, tmp_path: Path) -> None:
+def test_bundles_that_cannot_edit(command: list[str], start_server: Any, bundle_path: Path, tmp_path: Path) -> None:
     for path in (bundle_path, write_hmar_bundle(tmp_path / "bundle", encoder=False)):
         server = start_server(path)
         reply = ask(server, BOTH)
         assert (reply.status, reply.json["error"]["param"]) == (400, None)
-        assert reply.json["error"]["message"].startswith("this bundle has no vae_encoder, which reads the images to be")
+        message = reply.json["error"]["message"]
+        assert "this bundle has no vae_encoder, which reads the images to be edited" in message or (
+            path == bundle_path and command != PYTHON and "a Hi-MAR model cannot edit images yet" in message
+        )
         assert server.end() == 0
 
 
