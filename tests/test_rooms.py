@@ -18,7 +18,9 @@ ROOMS = {
 }
 # Programs of the runtime with needs of their own, which nothing else may import.
 PROGRAMS = {
-    ROOT / "runtime" / "himar_runtime" / "service": {"click", "fastapi", "prometheus_client", "starlette", "uvicorn"},
+    ROOT / "runtime" / "himar_runtime" / "service": {
+        *("click", "fastapi", "prometheus_client", "python_multipart", "starlette", "uvicorn")
+    },
     ROOT / "runtime" / "himar_runtime" / "service" / "ray_serve.py": {"ray"},
     ROOT / "runtime" / "himar_runtime" / "triton": {"triton_python_backend_utils"},
     ROOT / "runtime" / "himar_runtime" / "bench_server": {"aiohttp", "click", "rich"},

@@ -18,11 +18,15 @@ from .result import EVERY, PreviewSource
 
 
 def encode_edit(engine: Engine, edit: Edit) -> NDArray[np.float32]:
-    """Return the encoder's latents (B, C, h, w) of an edit's images with their holes filled.
+    """Return the encoder's latents (B, C, h, w) of an edit's images with their holes filled; see `encode`."""
+    return encode(engine, to_values(edit.filled()))
+
+
+def encode(engine: Engine, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the encoder's latents (B, C, h, w) of images (B, 3, P, P) in [-1, 1].
 
     Raises EngineError when the encoder gives values that are not finite.
     """
-    images = to_values(edit.filled())
     parts = [
         engine.run({"image": images[first : first + DECODE_BATCH]})["latent"]
         for first in range(0, len(images), DECODE_BATCH)
@@ -33,9 +37,15 @@ def encode_edit(engine: Engine, edit: Edit) -> NDArray[np.float32]:
     return latents
 
 
+def to_tokens(latents: NDArray[np.float32], vae_scale: float) -> NDArray[np.float32]:
+    """Arrange latents (B, C, n, n) as row-major tokens (B, n², C), times the VAE scale."""
+    flat = latents.reshape(*latents.shape[:2], -1)
+    return np.ascontiguousarray(flat.transpose(0, 2, 1) * np.float32(vae_scale))
+
+
 @dataclass(frozen=True)
 class EditPreview:
-    """A preview of an edit in full size: outside the masks it shows the images as they were given."""
+    """A preview of an edit: in full size it shows the images outside the masks as they were given."""
 
     source: PreviewSource
     edit: Edit
@@ -46,8 +56,12 @@ class EditPreview:
 
     def preview(self, part: slice = EVERY) -> NDArray[np.uint8]:
         """See PreviewSource.preview."""
-        return self.edit[part].paste(self.source.preview(part))
+        return self._pasted(self.source.preview(part), part)
 
     def so_far(self, part: slice = EVERY) -> NDArray[np.uint8]:
         """See PreviewSource.so_far."""
-        return self.edit[part].paste(self.source.so_far(part))
+        return self._pasted(self.source.so_far(part), part)
+
+    def _pasted(self, drawn: NDArray[np.uint8], part: slice) -> NDArray[np.uint8]:
+        edit = self.edit[part]
+        return edit.paste(drawn) if drawn.shape == edit.images.shape else drawn

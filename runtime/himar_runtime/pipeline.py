@@ -7,8 +7,7 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from .engines.networks import Networks, load_networks, open_bundle
 from .families.family import ModelSizes, Sampling, runtime_family
 from .prompts import Prompts
 from .recipe import EditedFrom, Recipe
-from .request import NO_CLASS, Request, image_indices
+from .request import NO_CLASS, Request, chunks, image_indices
 from .result import PreviewSource, Progress, Result
 from .runner import Generated, Runner, StepDone
 from .texts import Texts, check_contexts
@@ -146,7 +145,7 @@ class Pipeline:
         """Raise InputError unless one of labels, prompts and contexts is given, and one that the model takes."""
         names = [name for name, value in given.items() if value is not None]
         shape = self.bundle.manifest.model.context_shape
-        takes = "labels" if shape is None else "prompts, or contexts"
+        takes = "labels" if shape is None else ", or ".join(name for name in given if name != "labels")
         if len(names) != 1:
             found = f"{' and '.join(names)} are" if names else "nothing is"
             raise InputError(f"{found} given to say what to generate; give {takes}, as this bundle's model takes them.")
@@ -160,6 +159,9 @@ class Pipeline:
         masks: Sequence[NDArray[np.bool_]] | NDArray[np.bool_],
         labels: Sequence[int] | NDArray[np.int64] | None = None,
         *,
+        prompts: Sequence[str] | None = None,
+        dilation: int | None = None,
+        feather: int = 0,
         seed: int | None = None,
         draws: Any = None,
         sampling: str | Sampling | None = None,
@@ -173,9 +175,13 @@ class Pipeline:
         Args:
             images: RGB pixels uint8 (B, P, P, 3) with P the model's img_size, or a list of such images.
             masks: bool, True where pixels are drawn anew: one (P, P) for each image, or one for all.
-            labels: the class that each image is to show, drawn with guidance; None draws what fits the rest, without a
-                class and without guidance. `Result.labels` is then -1.
-            seed: as for `generate`; an image depends on its seed, index, label, image and mask only.
+            labels: the class that each image is to show, drawn with guidance; with neither classes nor prompts what
+                fits the rest is drawn, without guidance. `Result.labels` is then -1.
+            prompts: of a model from text, in place of labels; its bundle needs its text tower.
+            dilation: of hi_mar, how many rings of cells around a mask's are drawn too; None is the family's default.
+                Where pixels of theirs lie outside the mask they stay as they are.
+            feather: pixels inside a mask's border over which what is drawn is blended in; 0 pastes it.
+            seed: as for `generate`; an image depends on its seed, index, label (prompt), image, mask and these options.
             draws, sampling, guidance, first_index, on_step, changes: as for `generate`.
 
         Raises:
@@ -185,18 +191,23 @@ class Pipeline:
         """
         manifest = self.bundle.manifest
         model: ModelSizes = manifest.model
-        labelled = labels is not None
-        settings = self._family.edit_sampling(model, manifest.sampling, sampling, guidance, changes, labelled)
-        if VAE_ENCODER not in manifest.components:
-            raise InputError(
-                f"{self.bundle.root} has no {VAE_ENCODER}, which reads the images to be edited; build the bundle again "
-                f"with this version of himar."
-            )
+        shown = labels is not None or prompts is not None
+        if shown:
+            self._require_one(labels=labels, prompts=prompts)
+        settings = self._family.edit_sampling(model, manifest.sampling, sampling, guidance, changes, shown)
+        rings = self._family.dilation(dilation)
+        missing = [name for name in model.editing if name not in manifest.components]
+        if missing:
+            what = "reads the images to be edited" if missing[0] == VAE_ENCODER else "edits need"
+            raise InputError(f"{self.bundle.root} has no {missing[0]}, which {what}; {self._family.editing_advice}.")
+        texts = None if prompts is None else self._prompts.texts(prompts)
         checked = None if labels is None else check_labels(labels, model.classes)
-        edit = check_edit(images, masks, model.img_size, checked)
+        edit = check_edit(
+            images, masks, model.img_size, prompts if checked is None else checked, dilation=rings, feather=feather
+        )
         every = np.full(len(edit), NO_CLASS) if checked is None else checked
         indices = image_indices(len(edit), first_index)
-        return self._run(Request(every, indices, settings, self._draws(seed, draws), edit), on_step)
+        return self._run(Request(every, indices, settings, self._draws(seed, draws), edit, texts), on_step)
 
     def _run(self, request: Request[Any, Any], on_step: OnStep | None) -> Result:
         with self._lock:
@@ -218,14 +229,17 @@ class Pipeline:
 
     def _generate(self, request: Request[Any, Any], on_step: OnStep | None) -> Result:
         start = time.perf_counter()
-        chunks = split(request, self.bundle.manifest.max_batch)
-        total = len(chunks) * self._family.steps(self.bundle.manifest.model, request.sampling)
+        model, edit = self.bundle.manifest.model, request.edit
+        kinds = [None] * len(request) if edit is None else self._family.edit_kinds(model, edit)
+        parts = chunks(kinds, self.bundle.manifest.max_batch)
+        requests = [request[part] for part in parts]
+        total = sum(self._family.steps(model, chunk.sampling, chunk.edit) for chunk in requests)
         done = itertools.count(1)
         finished: list[Generated] = []
         watch = Stopwatch()
-        for chunk in chunks:
+        for chunk in requests:
 
-            def should_continue(step: StepDone, preview: PreviewSource, images: int = len(chunk.labels)) -> bool:
+            def should_continue(step: StepDone, preview: PreviewSource, images: int = len(chunk)) -> bool:
                 assert on_step is not None
                 watch.lap(step.phase)
                 answer = on_step(Progress(step.phase, step.index, next(done), total, images, preview))
@@ -237,35 +251,55 @@ class Pipeline:
                 break
             watch.lap("decode")
             finished.append(generated)
-        result = self._result(request, finished, {} if on_step is None else watch.seconds)
+        result = self._result(request, parts, finished, {} if on_step is None else watch.seconds)
         log.info("%s: %d images in %.2f s", result.status, len(result.labels), time.perf_counter() - start)
         return result
 
-    def _result(self, request: Request[Any, Any], finished: list[Generated], seconds: Mapping[str, float]) -> Result:
-        """Join the finished chunks; the empty arrays give the shapes when there are none."""
+    def _result(
+        self,
+        request: Request[Any, Any],
+        parts: Sequence[NDArray[np.int64]],
+        finished: list[Generated],
+        seconds: Mapping[str, float],
+    ) -> Result:
+        """Join the finished chunks in the request's order; the empty arrays give the shapes when there are none.
+
+        parts: the places of each chunk's images.
+        """
         none = self._family.no_images(self.bundle.manifest.model)
-        pixels = [none.pixels, *(part.pixels for part in finished)]
-        latents = np.concatenate([none.latents, *(part.latents for part in finished)])
-        count = len(latents)
+        places = np.concatenate([np.zeros(0, np.int64), *parts[: len(finished)]])
+        order = np.argsort(places)
+
+        def joined(empty: NDArray[Any], arrays: Iterable[NDArray[Any]]) -> NDArray[Any]:
+            whole = np.concatenate([empty, *arrays])
+            return whole if np.array_equal(places, np.arange(len(places))) else whole[order]
+
+        made = request[places[order]]
+        images = None
+        if VAE_DECODER in self.bundle.manifest.components:
+            assert none.pixels is not None
+            images = joined(none.pixels, (part.pixels for part in finished if part.pixels is not None))
         return Result(
-            images=_joined(pixels) if VAE_DECODER in self.bundle.manifest.components else None,
-            latents=latents,
-            labels=request.labels[:count],
-            recipes=self._recipes(request, count),
-            status="complete" if count == len(request.labels) else "cancelled",
+            images=images,
+            latents=joined(none.latents, (part.latents for part in finished)),
+            labels=made.labels,
+            recipes=self._recipes(made),
+            status="complete" if len(made) == len(request) else "cancelled",
             arrays={
-                name: np.concatenate([empty, *(part.arrays[name] for part in finished)])
-                for name, empty in none.arrays.items()
+                name: joined(empty, (part.arrays[name] for part in finished)) for name, empty in none.arrays.items()
             },
             truncated=() if request.texts is None else request.texts.truncated,
             seconds=seconds,
         )
 
-    def _recipes(self, request: Request[Any, Any], count: int) -> tuple[Recipe, ...]:
-        seeds, indices = _origins(request, count)
+    def _recipes(self, request: Request[Any, Any]) -> tuple[Recipe, ...]:
+        count, edit = len(request), request.edit
+        seeds, indices = _origins(request)
         family, version = self.bundle.manifest.family, himar_version()
-        hashes = [None] * count if request.edit is None else request.edit[:count].hashes()
-        texts = Texts() if request.texts is None else request.texts[:count]
+        edits: list[EditedFrom | None] = [None] * count
+        if edit is not None:
+            edits = [EditedFrom(image, mask, edit.dilation, edit.feather) for image, mask in edit.hashes()]
+        texts = Texts() if request.texts is None else request.texts
         prompts, contexts = texts.prompts or [None] * count, texts.hashes() or [None] * count
         return tuple(
             Recipe(
@@ -276,23 +310,23 @@ class Pipeline:
                 self.bundle.id,
                 version,
                 family,
-                None if edited is None else EditedFrom(*edited),
+                edited,
                 prompt,
                 context,
             )
             for seed, index, label, edited, prompt, context in zip(
-                seeds, indices, request.labels[:count], hashes, prompts, contexts, strict=True
+                seeds, indices, request.labels, edits, prompts, contexts, strict=True
             )
         )
 
 
-def _origins(request: Request[Any, Any], count: int) -> tuple[list[int | None], list[int]]:
-    """Return the seed (None of other draws) and the image index of each of a request's first images."""
-    images = request.images[:count]
+def _origins(request: Request[Any, Any]) -> tuple[list[int | None], list[int]]:
+    """Return the seed (None of other draws) and the image index of each of a request's images."""
+    images = request.images
     if not hasattr(request.draws, "origins"):
-        return [None] * count, images.tolist()
+        return [None] * len(images), images.tolist()
     seeds, indices = request.draws.origins(images)
-    return [seeds] * count if isinstance(seeds, int) else seeds.tolist(), indices.tolist()
+    return [seeds] * len(images) if isinstance(seeds, int) else seeds.tolist(), indices.tolist()
 
 
 class Stopwatch:
@@ -317,29 +351,9 @@ class Stopwatch:
         self._since = time.perf_counter()
 
 
-def _joined(parts: Sequence[NDArray[np.uint8] | None]) -> NDArray[np.uint8]:
-    return np.concatenate([part for part in parts if part is not None])
-
-
 def himar_version() -> str:
     """Return the installed version of himar."""
     try:
         return importlib.metadata.version("himar")
     except importlib.metadata.PackageNotFoundError:  # the folders were copied, not installed
         return "unknown"
-
-
-def split(request: Request[Any, Any], most: int) -> list[Request[Any, Any]]:
-    """Cut a request into chunks of at most `most` images, as equal as can be."""
-    count = len(request.labels)
-    parts = [slice(part[0], part[-1] + 1) for part in np.array_split(np.arange(count), -(-count // most))]
-    return [
-        replace(
-            request,
-            labels=request.labels[part],
-            images=request.images[part],
-            edit=None if request.edit is None else request.edit[part],
-            texts=None if request.texts is None else request.texts[part],
-        )
-        for part in parts
-    ]

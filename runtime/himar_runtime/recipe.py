@@ -19,10 +19,20 @@ from .texts import Texts
 
 @dataclass(frozen=True)
 class EditedFrom:
-    """Which image an edit began with, and which part of it was drawn anew: SHA-256 of their pixels, as hex."""
+    """Which image an edit began with, and which part of it was drawn anew: SHA-256 of their pixels, as hex.
+
+    dilation, feather: as for `Pipeline.edit`.
+    """
 
     image: str
     mask: str
+    dilation: int = 0
+    feather: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values, as early readers expect: without rings and blending where there are none."""
+        values = asdict(self)
+        return {name: value for name, value in values.items() if value or name in ("image", "mask")}
 
 
 @dataclass(frozen=True)
@@ -110,8 +120,11 @@ class Recipe:
                     f"the {what} is not the one that was edited: its pixels' SHA-256 begins with {found[:12]}, but the "
                     f"recipe says {asked[:12]}."
                 )
-        labels = None if self.label is None else [self.label]
-        return {"images": [image], "masks": [mask], "labels": labels, **self._request()}
+        shown: dict[str, Any] = {"labels": None if self.label is None else [self.label]}
+        if self.prompt is not None:
+            shown = {"prompts": [self.prompt]}
+        options = {"dilation": self.edit.dilation, "feather": self.edit.feather}
+        return {"images": [image], "masks": [mask], **shown, **options, **self._request()}
 
     def _request(self) -> dict[str, Any]:
         if self.seed is None:
@@ -122,7 +135,7 @@ class Recipe:
         """Return plain JSON values, as early readers expect: without what an image was not made from, or hi_mar."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         values["sampling"] = self.sampling.to_dict()
-        values["edit"] = None if self.edit is None else asdict(self.edit)
+        values["edit"] = None if self.edit is None else self.edit.to_dict()
         if self.family == HI_MAR:
             del values["family"]
         for name in ("edit", "prompt", "context_sha256"):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -36,6 +37,30 @@ class Request(Generic[SamplingT, DrawsT]):
     draws: DrawsT
     edit: Edit | None = None
     texts: Texts | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, part: slice | NDArray[np.int64]) -> Request[SamplingT, DrawsT]:
+        """Return the request for some of its images alone."""
+        return replace(
+            self,
+            labels=self.labels[part],
+            images=self.images[part],
+            edit=None if self.edit is None else self.edit[part],
+            texts=None if self.texts is None else self.texts[part],
+        )
+
+
+def chunks(kinds: Sequence[object], most: int) -> list[NDArray[np.int64]]:
+    """Return the places of images that run together: of one kind, at most `most`, and as equally many as can be.
+
+    kinds: of each image, anything that can be a key; they come in the order of their first image.
+    """
+    places: dict[object, list[int]] = {}
+    for place, kind in enumerate(kinds):
+        places.setdefault(kind, []).append(place)
+    return [part for each in places.values() for part in np.array_split(np.array(each), -(-len(each) // most))]
 
 
 def image_indices(count: int, first_index: int) -> NDArray[np.int64]:

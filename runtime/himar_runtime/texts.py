@@ -34,10 +34,11 @@ class Texts:
         given = self.contexts if self.tokens is None else self.tokens
         return 0 if given is None else len(given)
 
-    def __getitem__(self, part: slice) -> Texts:
+    def __getitem__(self, part: slice | NDArray[np.int64]) -> Texts:
         """Return some of them; which were truncated is known of all of them together alone."""
+        places = range(len(self))[part] if isinstance(part, slice) else part.tolist()
         return Texts(
-            None if self.prompts is None else self.prompts[part],
+            None if self.prompts is None else tuple(self.prompts[place] for place in places),
             None if self.tokens is None else self.tokens[part],
             None if self.contexts is None else self.contexts[part],
         )

@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from himar.families.hi_mar.model import HiMAR
-from himar_export.families.hi_mar.components import components
+from himar.vae.autoencoder import AutoencoderKL
+from himar_export.families.hi_mar.components import components, editing
 from himar_export.families.hi_mar.phases import model_info
 from himar_export.graph.component import Component
 from himar_runtime import Bundle, ComponentSpec, Manifest, Networks
@@ -80,9 +81,12 @@ class GraphEngine:
         pass
 
 
-def graph_networks(model: HiMAR, max_batch: int = 3) -> Networks:
-    """Return engines of all components of a model."""
-    return Networks({part.name: GraphEngine(part) for part in components(model, None, max_batch)})
+def graph_networks(model: HiMAR, max_batch: int = 3, vae: AutoencoderKL | None = None) -> Networks:
+    """Return engines of all components of a model; with a VAE those of editing too."""
+    parts = components(model, vae, max_batch)
+    if vae is not None:
+        parts += editing(model, vae, max_batch)
+    return Networks({part.name: GraphEngine(part) for part in parts})
 
 
 def bundle_of(model: HiMAR, networks: Networks, max_batch: int = 3) -> Bundle:

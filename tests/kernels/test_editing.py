@@ -66,6 +66,46 @@ def test_pixels_outside_the_mask_are_pasted_as_they_were():
     assert np.array_equal(pasted[~HOLE], IMAGE[~HOLE]) and (pasted[HOLE] == 7).all()
 
 
+def test_a_feather_blends_over_rings_inside_the_mask_alone():
+    image = np.full((9, 9, 3), 100, np.uint8)
+    hole = mask((slice(0, 7), slice(1, 9)), side=9)
+    drawn = np.full((1, 9, 9, 3), 201, np.uint8)
+    pasted = Edit(image[None], hole[None], feather=2).paste(drawn)[0, ..., 0]
+    # Rings of 1/3, 2/3 and 3/3 of 101; none at the image's own edges.
+    one, two, three = 100 + 34, 100 + 67, 201
+    expected = np.array(
+        [[100, one, two, *[three] * 6]] * 5 + [[100, one, *[two] * 7], [100, *[one] * 8]] + [[100] * 9] * 2
+    )
+    assert np.array_equal(pasted, expected)
+    plain = Edit(image[None], hole[None]).paste(drawn)
+    assert np.array_equal(plain, Edit(image[None], hole[None], feather=0).paste(drawn))
+
+
+def test_a_wide_feather_ends_where_a_mask_does():
+    blended = Edit(IMAGE[None], HOLE[None], feather=12).paste(np.full((1, 12, 12, 3), 255, np.uint8))[0]
+    assert np.array_equal(blended[~HOLE], IMAGE[~HOLE])
+    parts = np.array([[1] * 6, [1, 2, 2, 2, 2, 1], [1] * 6])[..., None]
+    given = IMAGE[2:5, 3:9].astype(int)
+    assert np.array_equal(blended[2:5, 3:9], (parts * 255 + (13 - parts) * given + 6) // 13)
+
+
+@pytest.mark.parametrize("name", ["dilation", "feather"])
+@pytest.mark.parametrize("value", [-1, 13, 1.5, True, "2"])
+def test_rings_are_whole_numbers_up_to_the_side(name, value):
+    with pytest.raises(InputError, match=rf"{name} is {value!r}; it must be a whole number from 0 to 12, the side"):
+        check_edit([IMAGE], HOLE, 12, **{name: value})
+
+
+def test_an_edit_keeps_its_rings_when_it_is_cut():
+    whole = check_edit([IMAGE, IMAGE], [HOLE, HOLE.T], 12, dilation=2, feather=np.int64(3))
+    part = whole[np.array([1])]
+    assert (part.dilation, part.feather, len(part)) == (2, 3, 1) and np.array_equal(part.masks[0], HOLE.T)
+
+
+def test_where_nothing_is_kept_the_filling_is_grey():
+    assert (Edit(IMAGE[None], np.ones((1, 12, 12), np.bool_)).filled() == 128).all()
+
+
 def test_values_of_pixels_go_back_to_the_same_pixels():
     every = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, axis=3)
     values = to_values(every)

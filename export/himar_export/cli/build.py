@@ -50,6 +50,7 @@ from .progress import progress_bar
     help="Maximum number of images in one run of the engines.",
 )
 @click.option("--held-modulations", is_flag=True, help="Let requests hold a DiT head's modulations, on a CPU.")
+@click.option("--editing", is_flag=True, help="Let a bundle of Hi-MAR edit images; others edit anyway. Takes --vae.")
 @engine_options
 @weights_option
 @click.option("--out", required=True, type=NamedPath(), help="Folder to create.")

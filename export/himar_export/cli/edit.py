@@ -15,6 +15,7 @@ from rich.console import Console
 
 from himar_kernels import InputError, to_sheet
 from himar_kernels.arithmetic.editing import place_on_canvas
+from himar_kernels.families.hi_mar import DILATION
 from himar_kernels.families.sampling_options import sampling_options
 from himar_kernels.labels import MOST_LABELS
 from himar_kernels.shared.files import new_folder
@@ -23,11 +24,13 @@ from himar_kernels.shared.options import (
     THREADS,
     THREADS_DEFAULT,
     FamilyCommand,
+    FamilyOption,
     NamedPath,
     chosen_labels,
     device_option,
     images_option,
     label_option,
+    warn_truncated,
 )
 from himar_runtime import Pipeline, write_png
 from himar_runtime import Progress as StepProgress
@@ -82,6 +85,15 @@ def _edit_out_option(context: click.Context, parameter: click.Parameter, path: P
     "--class", "label", callback=_class_option, metavar="CLASS",
     help="Class that the image is to show, a number or a name; without it what fits the rest is drawn.",
 )  # fmt: skip
+@click.option("--prompt", metavar="TEXT", help="In place of --class, of a model from text: what the image is to show.")
+@click.option(
+    "--dilation", cls=FamilyOption, family="Hi-MAR", type=click.IntRange(0),
+    help=f"Rings of cells around the mask's that are drawn too.  [default: {DILATION}]",
+)  # fmt: skip
+@click.option(
+    "--feather", default=0, show_default=True, type=click.IntRange(0),
+    help="Pixels inside the mask's border over which what is drawn is blended in.",
+)  # fmt: skip
 @click.option("--count", default=1, show_default=True, type=click.IntRange(1, MOST_LABELS), help="Variants to draw.")
 @click.option("--seed", default=0, show_default=True, type=SEED, help="Same seed, same images.")
 @sampling_options
@@ -95,9 +107,11 @@ def _edit_out_option(context: click.Context, parameter: click.Parameter, path: P
 def edit(as_json: bool, sampling_name: str | None, **options: Any) -> None:
     """Draw a part of an image anew with the engines of BUNDLE: in-painting, out-painting, another class.
 
-    White pixels of --mask are drawn, all others stay exactly as they are. Without --class the drawing fits the rest of
-    the image; with it the image is to show that class. The PNG carries its recipe.
+    White pixels of --mask are drawn, all others stay exactly as they are. Without --class or --prompt the drawing fits
+    the rest of the image; with it the image is to show that class or text. The PNG carries its recipe.
     """
+    if options["label"] is not None and options["prompt"] is not None:
+        raise click.UsageError("--class and --prompt are both given; give the one that the model takes.")
     if options["mask"] is None and options["place"] is None:
         raise click.UsageError("Missing option '--mask'; only --place, which draws around a smaller image, needs none.")
     own = {field.name: options.pop(field.name) for field in fields(EditRequest) if field.name in options}
@@ -121,7 +135,7 @@ class EditRequest:
 
     mask: None with `place` draws around the image alone; place: (left, top) of the image on a canvas of the model's
     size, or "centre"; label: class number or name, or None; count: variants; out: `.png` or a folder to create;
-    sampling_name, guidance, changes: as for `Pipeline.edit`.
+    prompt, dilation, feather, sampling_name, guidance, changes: as for `Pipeline.edit`.
     """
 
     bundle: Path
@@ -130,6 +144,9 @@ class EditRequest:
     out: Path
     place: tuple[int, int] | str | None = None
     label: int | str | None = None
+    prompt: str | None = None
+    dilation: int | None = None
+    feather: int = 0
     count: int = 1
     seed: int = 0
     sampling_name: str | None = None
@@ -150,10 +167,12 @@ def edit_image(request: EditRequest, advance: Callable[[str, float], None]) -> d
     manifest = pipeline.bundle.manifest
     if request.place is not None:
         image, mask = _placed(image, mask, manifest.model.img_size, request.place)
-    labels = None
+    shown: dict[str, Any] = {}
+    if request.prompt is not None:
+        shown["prompts"] = [request.prompt] * request.count
     if request.label is not None:
         labels = chosen_labels([request.label], manifest.class_names, str(request.bundle), "--class")
-        labels *= request.count
+        shown["labels"] = labels * request.count
 
     def on_step(event: StepProgress) -> None:
         advance(str(event), event.done / event.total)
@@ -163,7 +182,9 @@ def edit_image(request: EditRequest, advance: Callable[[str, float], None]) -> d
     result = pipeline.edit(
         [image] * request.count,
         mask,
-        labels,
+        **shown,
+        dilation=request.dilation,
+        feather=request.feather,
         seed=request.seed,
         sampling=request.sampling_name,
         guidance=request.guidance,
@@ -172,6 +193,8 @@ def edit_image(request: EditRequest, advance: Callable[[str, float], None]) -> d
     )
     seconds = time.perf_counter() - start
     assert result.images is not None
+    if result.truncated:
+        warn_truncated([0], manifest.model.buffer)
     if request.out.suffix.lower() == ".png":
         write_png(request.out, to_sheet(result.images, request.count), result.recipes)
     else:

@@ -247,7 +247,8 @@ def _print_recipes(path: Path, recipes: list[dict[str, Any]]) -> None:
     for key, value in first["sampling"].items():
         console.print(f"{key:22} {value}", highlight=False, markup=False)
     for key, value in first.get("edit", {}).items():
-        console.print(f"edited {key:7} sha256 {value[:16]}…", highlight=False, markup=False)
+        said = f"sha256 {value[:16]}…" if key in ("image", "mask") else str(value)
+        console.print(f"edited {key:7} {said}", highlight=False, markup=False)
     for recipe in (each for each in recipes if "prompt" in each):
         console.print(f"{recipe['index']}: {recipe['prompt']}", highlight=False, markup=False, soft_wrap=True)
     if "prompt" in first:

@@ -51,6 +51,20 @@ class ExportFamily(Protocol):
         """Return the components by which a head's modulations are held on a CPU; none for a model without such."""
         ...
 
+    def editing(self, model: Any, vae: Any, max_batch: int, backend: str) -> Sequence[Component]:
+        """Return the components that edits run besides and that are built on request; none where all are there anyway.
+
+        vae: never None.
+        """
+        ...
+
+    def record_editing(self, model: Any, vae: Any, selftest: Arrays) -> Arrays:
+        """Return what the components of `editing` are verified with, recorded from the eager model.
+
+        selftest: what `record_selftest` gave.
+        """
+        ...
+
     def annotate(self, writer: BundleWriter, model: Any, vae: Any) -> None:
         """Add to the manifest what the loop or `verify` needs beside the networks; the weights file is still open."""
         ...

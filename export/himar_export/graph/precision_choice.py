@@ -26,8 +26,8 @@ def component_precision(value: str, component: str) -> Precision:
         raise BuildError(f"precision int8 of {component} is impossible: it convolves; choose fp32 or fp16.")
     if component == VAE_ENCODER and precision != "fp32":
         raise BuildError(
-            f"precision {precision} of {component} is impossible: rounding would change the codes that an edit keeps; "
-            f"leave it in fp32."
+            f"precision {precision} of {component} is impossible: rounding would change what an edit keeps; leave it "
+            f"in fp32."
         )
     return precision
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from himar.family import FamilyModel, model_family
 from himar.text.encoder import TextEncoder
+from himar_kernels.families.registry import VAE_ENCODER
 from himar_runtime.engines.ort.session import onnxruntime
 
 from ..families.family import export_family
@@ -83,6 +84,8 @@ def finish(
     progress("recording the self-test from the eager model", 0.7)
     family = export_family(model.family)
     selftest = {**family.record_selftest(model, vae, SELFTEST_CASE), **(record_text(text) if text else {})}
+    if VAE_ENCODER in precisions:
+        selftest |= family.record_editing(model, vae, selftest)
     write_npz(folder / "selftest.npz", selftest)
     writer.write_manifest(backend, engines, provenance)
     progress("verifying against the eager model", 0.85)

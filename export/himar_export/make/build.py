@@ -48,6 +48,7 @@ class BuildRequest:
         component_precision: component name → precision.
         max_batch: most images that one run of the engines takes; larger requests are run in chunks.
         held_modulations: adds the parts of a DiT head that let a request hold its modulations on a CPU.
+        editing: adds the components with which a bundle of Hi-MAR edits images.
         engine_options: of TensorRT's builders.
         cache: folder of built engines to reuse and add to; None builds every engine anew.
         weights: set of weights to use of several, as for `himar.load_checkpoint`.
@@ -64,6 +65,7 @@ class BuildRequest:
     max_batch: int = 64
     backend: str = "onnxruntime"
     held_modulations: bool = False
+    editing: bool = False
     engine_options: EngineOptions = field(default_factory=EngineOptions)
     cache: Path | None = None
     weights: str | None = None
@@ -93,6 +95,8 @@ def build(request: BuildRequest, progress: Progress = lambda text, fraction: Non
         parts = export_family(model.family).components(model, vae, request.max_batch, request.backend)
         if request.held_modulations:
             parts = (*parts, *_held_modulations(request, model))
+        if request.editing:
+            parts = (*parts, *_editing(request, model, vae))
         if text is not None:
             parts = (*parts, text_encoder(text.tower, request.max_batch, request.backend))
         precisions = _precisions(request, parts)
@@ -134,6 +138,16 @@ def _held_modulations(request: BuildRequest, model: FamilyModel) -> Sequence[Com
                 f"{name} would be in {precision}, but modulations are held in fp32 alone, on a CPU; build in fp32, or "
                 f"without --held-modulations."
             )
+    return parts
+
+
+def _editing(request: BuildRequest, model: FamilyModel, vae: Any) -> Sequence[Component]:
+    """Return the components of editing; BuildError without a VAE, and where every bundle of the family edits."""
+    if vae is None:
+        raise BuildError("--editing is given, but no VAE, which encodes the images to be edited; give it with --vae.")
+    parts = export_family(model.family).editing(model, vae, request.max_batch, request.backend)
+    if not parts:
+        raise BuildError(f"--editing is given, but every bundle of the family {model.family!r} can edit; leave it out.")
     return parts
 
 

@@ -114,7 +114,8 @@ def refit(request: RefitRequest, progress: Progress = lambda text, fraction: Non
         text = load_fitting_text(request.text, model)
         parts = family.components(model, vae, manifest.max_batch, backend["name"])
         held = family.held_modulations(model, manifest.max_batch)
-        parts = (*parts, *(part for part in held if part.name in manifest.components))
+        edits = () if vae is None else family.editing(model, vae, manifest.max_batch, backend["name"])
+        parts = (*parts, *(part for part in (*held, *edits) if part.name in manifest.components))
         if text is not None:
             parts = (*parts, text_encoder(text.tower, manifest.max_batch, backend["name"]))
         if {part.name for part in parts} != set(manifest.components):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,28 +22,50 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Edit:
-    """What is to be changed: images uint8 (B, P, P, 3), and masks bool (B, P, P) of the pixels to draw anew."""
+    """What is to be changed: images uint8 (B, P, P, 3), and masks bool (B, P, P) of the pixels to draw anew.
+
+    dilation: rings of cells around the masks that are drawn too, where a family has that option; feather: pixels inside
+    the masks' borders over which what is drawn is blended in.
+    """
 
     images: Pixels
     masks: Mask
+    dilation: int = 0
+    feather: int = 0
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, part: slice) -> Edit:
-        return Edit(self.images[part], self.masks[part])
+    def __getitem__(self, part: slice | NDArray[np.int64]) -> Edit:
+        return replace(self, images=self.images[part], masks=self.masks[part])
 
     def filled(self) -> Pixels:
-        """Return the images with a neutral hole: the mean colour of the pixels outside it, rounded half up."""
+        """Return the images with a neutral hole: the mean colour of the pixels outside it, rounded half up.
+
+        Where nothing is outside, it is a middle grey.
+        """
         images = self.images.copy()
         for image, mask in zip(images, self.masks, strict=True):
             kept = image[~mask].astype(np.int64)
-            image[mask] = (2 * kept.sum(axis=0) + len(kept)) // (2 * len(kept))
+            image[mask] = (2 * kept.sum(axis=0) + len(kept)) // (2 * len(kept)) if len(kept) else 128
         return images
 
     def paste(self, drawn: Pixels) -> Pixels:
-        """Return what was drawn inside the masks, and outside them the images as they were given."""
-        return np.where(self.masks[..., None], drawn, self.images)
+        """Return what was drawn inside the masks, and outside them the images as they were given.
+
+        With a feather of F pixels, those in the w-th ring from a mask's border, w ≤ F, are w parts of F+1 what was
+        drawn and the rest what was given, rounded half up.
+        """
+        if not self.feather:
+            return np.where(self.masks[..., None], drawn, self.images)
+        whole = self.feather + 1
+        inside, weight = self.masks, self.masks.astype(np.int64)
+        for _ in range(self.feather):
+            inside = ~widened(~inside)
+            weight += inside
+        part = weight[..., None]
+        blended: Pixels = ((part * drawn + (whole - part) * self.images + whole // 2) // whole).astype(np.uint8)
+        return blended
 
     def hashes(self) -> list[tuple[str, str]]:
         """Return the SHA-256 of each image's pixels and of its mask, a byte per pixel, as hex."""
@@ -51,13 +73,22 @@ class Edit:
         return [(_sha256(image), _sha256(mask.astype(np.uint8))) for image, mask in both]
 
 
-def check_edit(images: Any, masks: Any, side: int, labels: Sequence[int] | NDArray[np.int64] | None = None) -> Edit:
+def check_edit(
+    images: Any,
+    masks: Any,
+    side: int,
+    labels: Sequence[Any] | NDArray[np.int64] | None = None,
+    *,
+    dilation: int = 0,
+    feather: int = 0,
+) -> Edit:
     """Return images and masks as an Edit of a model whose images have this side.
 
     Args:
         images: uint8 (B, side, side, 3), or a list of such images.
         masks: bool (B, side, side) or a list, one for each image; one (side, side) is for all images.
-        labels: a class for each image, or None.
+        labels: a class or a prompt for each image, or None.
+        dilation, feather: of the Edit, 0 … side.
 
     Raises InputError for other sides, types or counts, and for a mask that is empty or full.
     """
@@ -74,9 +105,18 @@ def check_edit(images: Any, masks: Any, side: int, labels: Sequence[int] | NDArr
     if len(given) != len(pixels):
         raise InputError(f"{len(pixels)} images and {len(given)} masks are given; give one mask per image, or one.")
     if labels is not None and len(labels) != len(pixels):
-        raise InputError(f"{len(pixels)} images and {len(labels)} labels are given; give one label per image.")
+        kind = "prompt" if len(labels) and isinstance(labels[0], str) else "label"
+        raise InputError(f"{len(pixels)} images and {len(labels)} {kind}s are given; give one {kind} per image.")
     checked = [_mask(_array(mask, "mask", place), place, side) for place, mask in enumerate(given)]
-    return Edit(np.stack(pixels), np.stack(checked))
+    rings, pixels_wide = (check_rings(*each, side) for each in (("dilation", dilation), ("feather", feather)))
+    return Edit(np.stack(pixels), np.stack(checked), rings, pixels_wide)
+
+
+def check_rings(name: str, value: int, side: int) -> int:
+    """Return a dilation or feather as Python's int; InputError unless it is a whole number from 0 to the side."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 0 <= value <= side:
+        raise InputError(f"{name} is {value!r}; it must be a whole number from 0 to {side}, the side of the images.")
+    return int(value)
 
 
 def touched_cells(masks: Mask, side: int) -> Mask:
@@ -91,7 +131,7 @@ def touched_cells(masks: Mask, side: int) -> Mask:
 
 
 def widened(cells: Mask) -> Mask:
-    """Return cells (B, p, p) with the ring of cells around them, at corners too."""
+    """Return cells (B, p, p) with the ring of cells around them, at corners too; of a mask, cells are pixels."""
     side = cells.shape[1]
     around = np.pad(cells, ((0, 0), (1, 1), (1, 1)))
     shifted = [around[:, row : row + side, column : column + side] for row in range(3) for column in range(3)]

@@ -29,7 +29,7 @@ HI_MAR = "hi_mar"
 VAE_DECODER = "vae_decoder"
 """The component that turns latents into pixels, in every family; a bundle that gives latents alone lacks it."""
 VAE_ENCODER = "vae_encoder"
-"""The component that turns pixels into latents, which editing needs; bundles of families that edit have it."""
+"""The component that turns pixels into latents, which editing needs; of hi_mar it is built on request."""
 TEXT_ENCODER = "text_encoder"
 """The component that turns a prompt's tokens into its context; a bundle without it takes contexts alone."""
 

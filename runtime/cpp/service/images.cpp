@@ -37,7 +37,8 @@ std::vector<Run> Images::runs() {
     return all;
 }
 
-Answer Images::answer(const std::string& body, const std::string& accept_header, std::shared_ptr<Job>& job, const Gone& gone) {
+Answer Images::answer(const std::string& body, const std::string& accept_header, std::shared_ptr<Job>& job,
+                      const Gone& gone) {
     Form form;
     job = accept(body, accept_header, form);
     wait_for_result(job, gone);

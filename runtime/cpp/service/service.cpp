@@ -157,7 +157,9 @@ void Service::add_routes() {
     add_post(paths::kGenerations, [this](const httplib::Request& request, const std::string& body, Exchange& exchange) {
         return generate(request, body, exchange);
     });
-    add_get(paths::kModel, [this](const auto&) { return json_answer(model_json(images_.pipeline(), model_.name, images_.lanes().count())); });
+    add_get(paths::kModel, [this](const auto&) {
+        return json_answer(model_json(images_.pipeline(), model_.name, images_.lanes().count()));
+    });
     add_get(paths::kModels, [this](const auto&) { return json_answer(openai::models_json(model_)); });
     add_get(std::string(paths::kModels) + "/(.*)", [this](const httplib::Request& request) {
         const std::string asked = request.path.substr(std::string(paths::kModels).size() + 1);
@@ -214,8 +216,8 @@ bool Service::answer_preflight(const httplib::Request& request, httplib::Respons
         response.status = 204;
         for (const auto& [name, value] : preflight_headers(*methods)) response.set_header(name, value);
     } else {
-        const Refusal refusal(403, "pages of '" + cut(origin) + "' may not use this server; start it with --allow-origin for "
-                                   "them.");
+        const Refusal refusal(403, "pages of '" + cut(origin) +
+                                       "' may not use this server; start it with --allow-origin for them.");
         response.status = refusal.status;
         response.set_content(refuse(request.path, refusal).body, "application/json");
     }
@@ -277,11 +279,14 @@ Answer Service::generate(const httplib::Request& request, const std::string& bod
     if (!asked.stream) {
         exchange.job = images_.submit(asked.options);
         images_.wait_for_result(exchange.job, gone);
-        return images_.encoded(*exchange.job, [&](const Result& made) { return openai::generated(asked, *exchange.job, made); });
+        const Job& job = *exchange.job;
+        return images_.encoded(job, [&](const Result& made) { return openai::generated(asked, job, made); });
     }
     Look look;
-    if (asked.partial_images > 0)
-        look = [partials = std::make_shared<openai::Partials>(asked, images_.info())](const Progress& step) { return (*partials)(step); };
+    if (asked.partial_images > 0) {
+        const auto partials = std::make_shared<openai::Partials>(asked, images_.info());
+        look = [partials](const Progress& step) { return (*partials)(step); };
+    }
     exchange.job = images_.submit(asked.options, std::move(look));
     const auto stream = std::make_shared<openai::EventStream>(
         images_, exchange.job, asked, gone, kSilence, [this, exchange](const Answer& answer) { record(exchange, answer); });
@@ -294,7 +299,8 @@ Answer Service::generate(const httplib::Request& request, const std::string& bod
 }
 
 void Service::require_token(const httplib::Request& request) const {
-    if (paths::needs_token(request.path)) service::require_token(request.get_header_value("Authorization"), settings_.tokens);
+    if (!paths::needs_token(request.path)) return;
+    service::require_token(request.get_header_value("Authorization"), settings_.tokens);
 }
 
 // Called for every answer of 400 and above: fills in those that no handler of ours made.

@@ -26,6 +26,9 @@
     tokenizer       of a bundle with a text_encoder: {vocabulary, merges: paths, sha256: {vocabulary, merges}, length:
                     K, start, end, padding: ids, repairs_text: whether it is open_clip's, which repairs texts}
     components      one transformer and one head for each phase, named by `ModelInfo.phases`, and vae_decoder or not;
+                    vae_encoder, which edits need, from image float32 (images, 3, H, W) to latent; of hi_mar on request,
+                    with transformer_high_edit where pivots are "condition" (docs/editing.md). Readers without edits
+                    leave both alone;
                     text_encoder, from tokens int64 (prompts, K) to context float32 (prompts, K, W), where prompts can
                     be given, else contexts alone.
                     {name: {file, precision, inputs, outputs, profile, engine: {backend, file}, parts}}

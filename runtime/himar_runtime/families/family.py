@@ -7,6 +7,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from himar_kernels import BundleError, ConfigError
+from himar_kernels.arithmetic.editing import Edit
 from himar_kernels.families.registry import FAMILIES, family_part
 from himar_kernels.families.settings import settings_from_dict
 
@@ -25,7 +26,7 @@ class ModelSizes(Protocol):
     classes: labels are 0 … classes-1. context_shape: K and W of the context (K, W) of the text that each image is made
     from; None where images are of classes, else classes is 0. img_size: side of its images in pixels. networks:
     components that a bundle has to have; optional: those that it may have; deferred: those that it may have and that
-    are loaded when first needed.
+    are loaded when first needed; editing: those of them without which it cannot edit.
     """
 
     @property
@@ -58,6 +59,11 @@ class ModelSizes(Protocol):
         """See the class."""
         ...
 
+    @property
+    def editing(self) -> tuple[str, ...]:
+        """See the class."""
+        ...
+
 
 class Sampling(Protocol):
     """Settings of one generation. Immutable."""
@@ -70,10 +76,14 @@ class Sampling(Protocol):
 class RuntimeFamily(Protocol):
     """A model family as the runtime knows it; `model` and `sampling` below are of the family's own classes.
 
-    changeable: names of the settings of which a request may replace single ones.
+    changeable: names of the settings of which a request may replace single ones. editing_advice: how to build a bundle
+    that can edit, the end of a sentence. serves_edits: whether services draw them, which run several requests together
+    and show unfinished images.
     """
 
     changeable: tuple[str, ...]
+    editing_advice: str
+    serves_edits: bool
 
     def read_model(self, reader: Reader) -> Any:
         """Return the sizes (ModelSizes) that a manifest's `model` gives; BundleError for one that is wrong."""
@@ -114,12 +124,23 @@ class RuntimeFamily(Protocol):
         sampling: object,
         guidance: float | None,
         changes: Mapping[str, Any],
-        labelled: bool,
+        shown: bool,
     ) -> Any:
-        """Return the settings of an edit as `choose_sampling` does; labelled: classes are given.
+        """Return the settings of an edit as `choose_sampling` does; shown: classes or prompts are given.
 
         Raises InputError for settings that it cannot edit with, and where the family cannot edit at all.
         """
+        ...
+
+    def dilation(self, asked: int | None) -> int:
+        """Return how many rings of cells an edit draws around its mask; None: the family's usual number.
+
+        Raises InputError for rings where the family has no such option.
+        """
+        ...
+
+    def edit_kinds(self, model: Any, edit: Edit) -> Sequence[object]:
+        """Return of each image that is edited a key; images of different ones cannot run together."""
         ...
 
     def draws(self, seed: int) -> Any:
@@ -133,8 +154,11 @@ class RuntimeFamily(Protocol):
         """
         ...
 
-    def steps(self, model: Any, sampling: Any) -> int:
-        """Return how many autoregressive steps one run takes, each of which ends with a report."""
+    def steps(self, model: Any, sampling: Any, edit: Edit | None = None) -> int:
+        """Return how many autoregressive steps one run takes, each of which ends with a report.
+
+        edit: what it edits, images that can run together; None where it makes whole images.
+        """
         ...
 
     def shown(self, model: Any, sampling: Any) -> range:

@@ -1,7 +1,7 @@
 """Runs the requests of several clients in one call of the engines: each gets what it would get alone.
 
-An image depends on its seed, index and label (or prompt) only, so who else is in a batch changes nothing of it but
-rounding.
+An image depends on its seed, index and label (or prompt) only, an edit on its image and mask too, so who else is in a
+batch changes nothing of it but rounding.
 """
 
 from __future__ import annotations
@@ -69,13 +69,14 @@ def _generate(pipeline: Pipeline, jobs: Sequence[Job]) -> Result:
         seeds = [request.seed for request in requests for _ in range(request.images)]
         indices = [request.first_index + place for request in requests for place in range(request.images)]
         source = {"draws": family.image_draws(seeds, indices)}
-    return pipeline.generate(
-        None if labels[0] is None else np.concatenate(labels),
-        prompts=[text for request in requests for text in request.prompts or ()] or None,
-        sampling=requests[0].sampling,
-        on_step=_watch(jobs),
-        **source,
-    )
+    of_all = None if labels[0] is None else np.concatenate(labels)
+    source |= {"sampling": requests[0].sampling, "on_step": _watch(jobs)}
+    edits = [request.edit for request in requests if request.edit is not None]
+    if edits:
+        images, masks = (np.concatenate([getattr(edit, name) for edit in edits]) for name in ("images", "masks"))
+        return pipeline.edit(images, masks, of_all, **source)
+    prompts = [text for request in requests for text in request.prompts or ()] or None
+    return pipeline.generate(of_all, prompts=prompts, **source)
 
 
 def _watch(jobs: Sequence[Job]) -> Callable[[Progress], bool]:

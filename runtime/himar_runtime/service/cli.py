@@ -1,4 +1,4 @@
-"""Defines the command `himar-serve`. FastAPI, uvicorn and prometheus_client are imported when it runs."""
+"""Defines the command `himar-serve`. FastAPI, uvicorn and others are imported when it runs."""
 
 from __future__ import annotations
 
@@ -72,7 +72,10 @@ def _root_path(context: click.Context, parameter: click.Parameter, text: str) ->
     help="Milliseconds that a request waits at most for others to join it, where the call before had several.",
 )  # fmt: skip
 @click.option("--max-images", default=64, show_default=True, type=_IMAGES, help="Maximum images in one request.")
-@click.option("--max-body", default=1_048_576, show_default=True, type=_BODY, help="Maximum bytes of a request's body.")
+@click.option(
+    "--max-body", default=1_048_576, show_default=True, type=_BODY,
+    help="Maximum bytes of a request's body; an edit may have two uncompressed images more.",
+)  # fmt: skip
 @click.option(
     "--timeout", default=60.0, show_default=True, type=FiniteRange(0, _MOST_SECONDS, min_open=True),
     help="Seconds from acceptance to answer.",
@@ -107,7 +110,7 @@ def cli(host: str, port: int, log_json: bool, **options: Any) -> None:
     On a CPU, HIMAR_ORT_PACKED=1 in the environment keeps weights packed on the disk, in himar's folder of the user's
     cache: later starts are faster, and servers of one bundle share them. It takes up to three times their size.
     """
-    require_extra("service", "fastapi", "uvicorn", "prometheus_client")
+    require_extra("service", "fastapi", "uvicorn", "prometheus_client", "python_multipart")
     try:
         from .log import log_to_stderr
         from .server import serve

@@ -8,7 +8,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from ..families.family import Sampling
 from ..result import Progress, Result
 from .answer import Answer
 from .request import ImagesRequest
@@ -54,9 +53,9 @@ class Job:
         return self.request.images
 
     @property
-    def settings(self) -> Sampling:
+    def settings(self) -> object:
         """What those that run together have in common."""
-        return self.request.sampling
+        return self.request.settings
 
     def cancel(self) -> None:
         """Stop the work at its next step."""

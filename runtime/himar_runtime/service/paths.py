@@ -7,6 +7,7 @@ PAGE_FILES = "/page/"
 """Before the names of the files that the page loads."""
 IMAGES = "/v1/images"
 GENERATIONS = "/v1/images/generations"
+EDITS = "/v1/images/edits"
 MODEL = "/v1/model"
 MODELS = "/v1/models"
 HEALTH = "/healthz"
@@ -14,7 +15,7 @@ LIVE = "/v2/health/live"
 READY = "/v2/health/ready"
 METRICS = "/metrics"
 
-COUNTED = (IMAGES, GENERATIONS)
+COUNTED = (IMAGES, GENERATIONS, EDITS)
 """Requests of these have a line in the log and are counted."""
 
 _READ = "GET, HEAD"
@@ -31,7 +32,7 @@ def methods(path: str) -> str | None:
 
 def is_openai(path: str) -> bool:
     """Whether a path's answers and refusals are in the form of OpenAI's API."""
-    return path in (GENERATIONS, MODELS) or path.startswith(f"{MODELS}/")
+    return path in (GENERATIONS, EDITS, MODELS) or path.startswith(f"{MODELS}/")
 
 
 def needs_token(path: str) -> bool:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from himar_kernels import HimarError, InputError, PhiloxDraws, check_labels
+from himar_kernels.arithmetic.editing import Edit
 from himar_kernels.families.registry import TEXT_ENCODER
 from himar_kernels.text.tokenizer import check_prompts
 
@@ -62,13 +63,14 @@ class ImagesRequest:
     """A checked request for images.
 
     Attributes:
-        labels: int64 (B,); None of prompts.
-        prompts: texts; None of labels.
+        labels: int64 (B,); None of prompts, and of an edit without a class.
+        prompts: texts; None of labels, and of an edit without a text.
         seed: 0 … 2^64-1.
         first_index: image index of the first image.
         sampling: the settings, complete.
         output: "png" or "latents" in a JSON answer.
         bare: answer with the PNG itself instead of JSON; B is 1.
+        edit: the images of which a part is drawn anew; None of whole images.
     """
 
     labels: NDArray[np.int64] | None = field(compare=False)
@@ -78,11 +80,20 @@ class ImagesRequest:
     sampling: Sampling
     output: Output
     bare: bool
+    edit: Edit | None = field(default=None, compare=False)
 
     @property
     def images(self) -> int:
         """B."""
-        return len(self.prompts if self.labels is None else self.labels)  # type: ignore[arg-type]
+        given = next(each for each in (self.edit, self.labels, self.prompts) if each is not None)
+        return len(given)
+
+    @property
+    def settings(self) -> object:
+        """What those have in common that can run together: edits only with edits, and with a class or none alike."""
+        if self.edit is None:
+            return self.sampling
+        return self.sampling, self.labels is None, self.prompts is None
 
 
 def read_request(body: bytes, accept: str, manifest: Manifest, max_images: int) -> ImagesRequest:
@@ -100,10 +111,10 @@ def read_request(body: bytes, accept: str, manifest: Manifest, max_images: int) 
         raise InputError("the body is nested too deeply; send a flat JSON object.") from error
 
 
-def check_content_type(content_type: str, content_encoding: str) -> None:
-    """Raise RefusalError (415) unless the body is JSON that is not compressed."""
-    if content_type.partition(";")[0].strip().lower() != "application/json":
-        raise RefusalError(415, f"Content-Type is {content_type!r}; send the request as application/json.")
+def check_content_type(content_type: str, content_encoding: str, wanted: str = "application/json") -> None:
+    """Raise RefusalError (415) unless the body is of the wanted type, and not compressed."""
+    if content_type.partition(";")[0].strip().lower() != wanted:
+        raise RefusalError(415, f"Content-Type is {content_type!r}; send the request as {wanted}.")
     if content_encoding.strip().lower() not in ("", "identity"):
         raise RefusalError(415, f"Content-Encoding is {content_encoding!r}; send the body without one.")
 

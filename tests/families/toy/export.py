@@ -35,6 +35,14 @@ class ToyFamily:
     def held_modulations(self, model: Toy, max_batch: int) -> tuple[Component, ...]:
         return ()
 
+    def editing(self, model: Toy, vae: Any, max_batch: int, backend: str) -> tuple[Component, ...]:
+        """See ExportFamily."""
+        return ()
+
+    def record_editing(self, model: Toy, vae: Any, selftest: Arrays) -> Arrays:
+        """See ExportFamily."""
+        return {}
+
     def components(self, model: Toy, vae: nn.Module | None, max_batch: int, backend: str) -> tuple[Component, ...]:
         """See ExportFamily."""
         latent = ("rows", CHANNELS, SIDE, SIDE)

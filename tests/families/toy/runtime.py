@@ -26,6 +26,7 @@ class ToyModel:
     networks: tuple[str, ...] = ("puller", "vae_decoder")
     optional: tuple[str, ...] = ()
     deferred: tuple[str, ...] = ()
+    editing: tuple[str, ...] = ()
     context_shape: None = None
 
 
@@ -87,6 +88,8 @@ class ToyFamily:
     """See himar_runtime.families.family.RuntimeFamily."""
 
     changeable = ("steps", "noise")
+    editing_advice = ""
+    serves_edits = False
 
     def read_model(self, reader: Reader) -> ToyModel:
         """See RuntimeFamily."""
@@ -118,6 +121,14 @@ class ToyFamily:
         """See RuntimeFamily."""
         raise InputError("a toy model cannot edit images.")
 
+    def dilation(self, asked: int | None) -> int:
+        """See RuntimeFamily."""
+        return 0
+
+    def edit_kinds(self, model: ToyModel, edit: Any) -> Sequence[object]:
+        """See RuntimeFamily."""
+        return [None] * len(edit)
+
     def draws(self, seed: int) -> PhiloxDraws:
         """See RuntimeFamily."""
         return PhiloxDraws(seed)
@@ -126,7 +137,7 @@ class ToyFamily:
         """See RuntimeFamily."""
         return ImageDraws(seeds, indices)
 
-    def steps(self, model: ToyModel, sampling: ToySampling) -> int:
+    def steps(self, model: ToyModel, sampling: ToySampling, edit: Any = None) -> int:
         """See RuntimeFamily."""
         return sampling.steps
 

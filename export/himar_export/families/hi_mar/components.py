@@ -13,14 +13,16 @@ from himar.vae.autoencoder import AutoencoderKL
 from himar_export.graph.component import Component, Profile
 from himar_export.graph.style import GraphStyle
 from himar_export.graph.vae_decoder import VaeDecoder
-from himar_kernels.families.hi_mar import index_lists
+from himar_export.graph.vae_encoder import VaeEncoder
+from himar_kernels.families.hi_mar import guide_rows, index_lists
 from himar_kernels.families.hi_mar.phases import PhaseInfo
+from himar_kernels.families.registry import VAE_ENCODER
 from himar_runtime import TensorSpec
 from himar_runtime.decode import DECODE_BATCH
 
 from .heads import DiTHeadGraph, DiTHeldGraph, DiTModulationsGraph, MLPHeadGraph, modulation_names
 from .phases import condition_width, model_info, phase_head
-from .transformer import TransformerHigh, TransformerLow, TransformerSingle
+from .transformer import TransformerHigh, TransformerHighEdit, TransformerLow, TransformerSingle
 
 __all__ = ["Component", "Profile", "components"]
 
@@ -40,8 +42,20 @@ def components(
     return tuple(parts)
 
 
-def _transformer(model: HiMAR, phase: PhaseInfo, max_batch: int, backend: str) -> Component:
-    """What rows show, pivots where the phase takes them, tokens and index lists in; pivots left, and condition, out."""
+def editing(model: HiMAR, vae: AutoencoderKL, max_batch: int, backend: str = "tensorrt") -> tuple[Component, ...]:
+    """Return the contracts of what edits run besides: the encoder, and phase high's transformer with guides."""
+    info = model_info(model.config)
+    encoder = _vae_encoder(model.config, vae, max_batch)
+    if info.edit_transformer is None:
+        return (encoder,)
+    return encoder, _transformer(model, info.phase("high"), max_batch, backend, info.edit_transformer)
+
+
+def _transformer(model: HiMAR, phase: PhaseInfo, max_batch: int, backend: str, editing: str | None = None) -> Component:
+    """What rows show, pivots where the phase takes them, tokens and index lists in; pivots left, and condition, out.
+
+    editing: name of the transformer of edits, which takes guides too; None of the phase's own.
+    """
     c = model.config
     n, K, always = phase.positions, c.buffer, phase.always
     width = condition_width(phase_head(model, phase.name))
@@ -50,23 +64,32 @@ def _transformer(model: HiMAR, phase: PhaseInfo, max_batch: int, backend: str) -
     else:
         shown = TensorSpec("context", "float32", ("rows", *c.context_shape))
     guide = (TensorSpec("pivots", "float32", ("rows", always, phase.pivot_width)),) if phase.pivot_width else ()
+    guides = () if editing is None else (TensorSpec("guides", "int64", ("rows", always)),)
     tokens = TensorSpec(phase.tokens, "float32", ("rows", n, c.channels))
     left = (TensorSpec("pivots", "float32", ("rows", n, c.width)),) if phase.leaves_pivots else ()
     graph = TransformerSingle if c.single_scale else TransformerLow if phase.name == "low" else TransformerHigh
+    if editing is not None:
+        graph = TransformerHighEdit
 
     def samples(rows: int) -> dict[str, Tensor]:
         first = torch.arange(rows) % (c.classes + 1) if c.context_shape is None else _normal(rows, *c.context_shape)
         return {
             shown.name: first,
-            **{spec.name: _normal(rows, *(int(size) for size in spec.shape[1:])) for spec in (*guide, tokens)},
+            **{
+                spec.name: _every_second(rows, always)
+                if spec in guides
+                else _normal(rows, *(int(size) for size in spec.shape[1:]))
+                for spec in (*guide, *guides, tokens)
+            },
             **_indices(c, rows, embedded=always + n, known=always + n // 2),
         }
 
     return Component(
-        phase.transformer,
+        editing or phase.transformer,
         (
             shown,
             *guide,
+            *guides,
             tokens,
             TensorSpec("visible", "int64", ("rows", "kept")),
             TensorSpec("sources", "int64", ("rows", K + c.positions)),
@@ -181,6 +204,23 @@ def _vae_decoder(c: ModelConfig, vae: AutoencoderKL, max_batch: int) -> Componen
     )
 
 
+def _vae_encoder(c: ModelConfig, vae: AutoencoderKL, max_batch: int) -> Component:
+    """Its sides are dynamic as the decoder's: images go through it in full size and in that of the low tokens."""
+    together = min(max_batch, DECODE_BATCH)
+    low_side = c.cond_scale or c.grid
+    sides = (min(low_side, c.grid), c.grid, max(low_side, c.grid))
+    low, usual, high = (side * c.vae_stride for side in sides)
+    return Component(
+        VAE_ENCODER,
+        (TensorSpec("image", "float32", ("images", 3, "image_height", "image_width")),),
+        (TensorSpec("latent", "float32", ("images", c.channels, "height", "width")),),
+        {"images": (1, together, together), "image_height": (low, usual, high), "image_width": (low, usual, high)},
+        lambda dtype: VaeEncoder(vae),
+        (),
+        lambda rows: {"image": torch.tanh(_normal(rows, 3, c.img_size, c.img_size))},
+    )
+
+
 def _rows(max_batch: int) -> tuple[int, int, int]:
     """Rows are images, doubled under guidance."""
     return (1, 2 * max_batch, 2 * max_batch)
@@ -191,6 +231,12 @@ def _indices(c: ModelConfig, rows: int, embedded: int, known: int) -> dict[str, 
     first[:, :known] = True
     lists = index_lists(first.numpy(), c.buffer, c.positions)
     return {"visible": torch.from_numpy(lists.visible), "sources": torch.from_numpy(lists.sources)}
+
+
+def _every_second(rows: int, positions: int) -> Tensor:
+    """Guides of rows in which every second low position is known."""
+    drawn = torch.arange(rows * positions).reshape(rows, positions) % 2 == 0
+    return torch.from_numpy(guide_rows(drawn.numpy()))
 
 
 def _normal(*shape: int) -> Tensor:

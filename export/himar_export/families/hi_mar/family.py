@@ -25,9 +25,9 @@ from himar_kernels.families.hi_mar import SamplingConfig
 from himar_kernels.families.registry import VAE_DECODER
 from himar_runtime import Manifest
 
-from .components import components, held_modulations
+from .components import components, editing, held_modulations
 from .phases import condition_embedding, model_info, phase_head
-from .record import record, record_selftest
+from .record import record, record_editing, record_selftest
 
 
 class HiMarFamily:
@@ -51,6 +51,14 @@ class HiMarFamily:
     def held_modulations(self, model: HiMAR, max_batch: int) -> tuple[Component, ...]:
         """See ExportFamily.held_modulations."""
         return held_modulations(model, max_batch)
+
+    def editing(self, model: HiMAR, vae: AutoencoderKL, max_batch: int, backend: str) -> tuple[Component, ...]:
+        """See ExportFamily.editing."""
+        return editing(model, vae, max_batch, backend)
+
+    def record_editing(self, model: HiMAR, vae: AutoencoderKL, selftest: Arrays) -> Arrays:
+        """See ExportFamily.record_editing."""
+        return record_editing(model, vae, selftest)
 
     def annotate(self, writer: BundleWriter, model: HiMAR, vae: AutoencoderKL | None) -> None:
         """Note where the matmuls that embed z stand: a recording holds raw z, and the heads take it embedded.

@@ -11,7 +11,7 @@ place of labels.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,8 @@ from himar.families.hi_mar.model import HiMAR
 from himar.families.hi_mar.sampler import to_grid, two_phase
 from himar.vae.autoencoder import AutoencoderKL
 from himar_export.families.hi_mar.phases import model_info, phase_head
-from himar_kernels import Draws, PhiloxDraws
+from himar_kernels import Draws, PhiloxDraws, to_uint8, to_values
+from himar_kernels.arithmetic.resize import resized_values
 from himar_kernels.families.hi_mar import AnyChain, Chain, Phase, SamplingConfig, known_positions, phase_chains, plan
 from himar_kernels.families.hi_mar.phases import HeadKind, ModelInfo, PhaseInfo
 
@@ -198,6 +199,37 @@ def transformer_forwards(model: HiMAR, info: ModelInfo, shared: Arrays) -> Array
         "phase1/z": z_low.numpy(),
         "phase1/z_all_masked": z_none.numpy(),
     }
+
+
+@torch.inference_mode()
+def record_editing(model: HiMAR, vae: AutoencoderKL, selftest: Mapping[str, NDArray[Any]]) -> Arrays:
+    """Return what the components of editing give of a self-test's arrays (`t/`, `phase2/`, `vae/`).
+
+    Arrays edit/image_u8 (1, P, P, 3) with latent (1, C, h, w) and low_latent (1, C, s, s), of its two sizes; and where
+    low positions have pivots of their own, edit/low_known (B, S) with z (B, L, D): phase 2 with placeholders there.
+    """
+    info = model_info(model.config)
+    pixels = to_uint8(selftest["vae/decoded"])
+    arrays: Arrays = {"edit/image_u8": pixels, "edit/latent": _mean(vae, to_values(pixels))}
+    if not info.single_scale:
+        arrays["edit/low_latent"] = _mean(vae, resized_values(pixels, info.cond_scale * info.vae_stride))
+    if info.edit_transformer is None:
+        return arrays
+    rows = torch.from_numpy(selftest["t/labels" if info.context_shape is None else "t/contexts"]).clone()
+    rows[-1:] = model.unconditional(rows[-1:])
+    S = info.low_positions
+    known = torch.from_numpy(selftest["phase2/mask"][:, S:] == 0)
+    low_known = known_positions(selftest["t/orders"][:, :S], (S + 1) // 2)
+    guide = model.guide(torch.from_numpy(selftest["t/pivots"]))
+    placeholders = model.cond_proj(model.cond_tokens)
+    low_rows = torch.where(torch.from_numpy(low_known)[..., None], placeholders, guide)
+    z = model.run_high(rows, low_rows, torch.from_numpy(selftest["t/tokens"]), known)
+    return arrays | {"edit/low_known": low_known, "edit/z": z.numpy()}
+
+
+def _mean(vae: AutoencoderKL, values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the mean latents of images (B, 3, P, P), scale removed."""
+    return vae.encode(torch.from_numpy(values))[0].numpy()
 
 
 def head_forward(model: HiMAR, phase: PhaseInfo, arrays: Arrays) -> Arrays:

@@ -20,7 +20,7 @@ PHASE_ARRAYS: Mapping[Phase, str] = {"low": "phase1", "high": "phase2"}
 RECORDED_HEADS = ("mlp", "dit", "mlp_low", "mlp_high", "dit_low", "dit_high")
 """What a recording may call the heads' arrays; which of them, the model's phases say."""
 
-LAYOUT_KEYS = ("t", "text", *PHASE_ARRAYS.values(), *RECORDED_HEADS, "schedule", "vae")
+LAYOUT_KEYS = ("t", "text", "edit", *PHASE_ARRAYS.values(), *RECORDED_HEADS, "schedule", "vae")
 """First parts of the names that belong to the layout, so that no run may be called so."""
 
 
@@ -45,6 +45,9 @@ def require_same_model(model: ModelInfo, arrays: Arrays) -> None:
         **{f"{phase}/mask": (None, L) for phase in ("phase1", "phase2")},
         **{f"{phase}/z": (None, L, D) for phase in ("phase1", "phase2")},
         **{name: (None, C, None, None) for name in ("latent", "vae/latent")},
+        "edit/image_u8": (None, model.img_size, model.img_size, 3),
+        "edit/low_known": (None, S),
+        "edit/z": (None, L, D),
     }
     for phase in model.phases:
         head, side = recorded_name(phase.head), phase.side

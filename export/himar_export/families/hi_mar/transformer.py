@@ -110,6 +110,29 @@ class TransformerHigh(_PhaseTransformer):
         return self.c_embedder(z)
 
 
+class TransformerHighEdit(TransformerHigh):
+    """Phase high of an edit: low positions that were known have placeholders in place of projected pivots.
+
+    guides (R, S) are rows of a table of the projected pivots (R·S, D) and after them the placeholders (S, D), which
+    training shows where low positions were visible (docs/model.md §8).
+    """
+
+    def __init__(self, model: HiMAR, style: GraphStyle) -> None:
+        super().__init__(model, style)
+        placeholders = model.cond_proj(model.cond_tokens)[0].detach().clone()
+        self.placeholders = nn.Parameter(placeholders, requires_grad=False)
+
+    def forward(  # type: ignore[override]
+        self, shown: Tensor, pivots: Tensor, guides: Tensor, tokens: Tensor, visible: Tensor, sources: Tensor
+    ) -> Tensor:
+        """Shapes as the component's contract says."""
+        projected = self.cond_z_proj(pivots).float()
+        table = torch.cat([projected.reshape(-1, projected.shape[-1]), self.placeholders])
+        embedded = torch.cat([F.embedding(guides, table), self.z_proj(tokens)], dim=1)
+        z = self.run(shown, embedded, visible, sources, self.low_positions, self.high_positions)
+        return self.c_embedder(z)
+
+
 class TransformerSingle(_PhaseTransformer):
     """The only phase of a single scale: the head's condition (R, N, W) from tokens alone."""
 

@@ -10,19 +10,22 @@ from numpy.typing import NDArray
 
 from himar_export.verify.compare import Comparison, compare
 from himar_export.verify.limits import COMPONENT_LIMIT, RUN_LIMIT, RUN_MEANINGLESS, stated_precisions
+from himar_kernels import to_values
+from himar_kernels.arithmetic.resize import resized_values
 from himar_kernels.families.hi_mar import (
     Phase,
     RecordedDraws,
     SamplingConfig,
     Solver,
     build_chain,
+    guide_rows,
     index_lists,
     phase_chains,
     plan,
     recorded_request,
 )
 from himar_kernels.families.hi_mar.phases import PhaseInfo
-from himar_kernels.families.registry import TEXT_ENCODER
+from himar_kernels.families.registry import TEXT_ENCODER, VAE_ENCODER
 from himar_runtime import Bundle, Networks, Pipeline
 from himar_runtime.families.hi_mar.family import empty_context, hi_mar_model
 
@@ -83,6 +86,11 @@ def replay_components(bundle: Bundle, networks: Networks, arrays: Arrays) -> Ite
     if decoded is not None and networks.vae_decoder is not None:
         image = networks.vae_decoder.run({"latent": arrays[f"{decoded}latent"]})["image"]
         yield compare("vae_decoder: image", image, arrays[f"{decoded}decoded"], limits["vae_decoder"])
+    if "edit/image_u8" in arrays and VAE_ENCODER in networks.engines:
+        yield from _encoder(bundle, networks, arrays, limits[VAE_ENCODER])
+    if "edit/z" in arrays and (name := hi_mar_model(bundle.manifest).edit_transformer) in networks.engines:
+        assert name is not None
+        yield _edit_transformer(bundle, networks, arrays, name, limits[name])
     if "text/context" in arrays and TEXT_ENCODER in networks.engines:
         context = networks[TEXT_ENCODER].run({"tokens": arrays["text/tokens"]})["context"]
         yield compare(f"{TEXT_ENCODER}: context", context, arrays["text/context"], limits[TEXT_ENCODER])
@@ -109,6 +117,32 @@ def _transformer(
         yield compare(f"{phase.transformer}: pivots{suffix}", outputs["pivots"], z, limit)
     condition = _embed(bundle, phase.head, z)
     yield compare(f"{phase.transformer}: condition{suffix}", outputs["condition"], condition, limit)
+
+
+def _encoder(bundle: Bundle, networks: Networks, arrays: Arrays, limit: float) -> Iterator[Comparison]:
+    """The latents of an image in full size and in that of the low tokens."""
+    model, pixels = hi_mar_model(bundle.manifest), arrays["edit/image_u8"]
+    latent = networks[VAE_ENCODER].run({"image": to_values(pixels)})["latent"]
+    yield compare(f"{VAE_ENCODER}: latent", latent, arrays["edit/latent"], limit)
+    if "edit/low_latent" in arrays:
+        image = resized_values(pixels, model.cond_scale * model.vae_stride)
+        low_latent = networks[VAE_ENCODER].run({"image": image})["latent"]
+        yield compare(f"{VAE_ENCODER}: low latent", low_latent, arrays["edit/low_latent"], limit)
+
+
+def _edit_transformer(bundle: Bundle, networks: Networks, arrays: Arrays, name: str, limit: float) -> Comparison:
+    """One run of phase high's transformer with placeholders in place of some pivots."""
+    phase = hi_mar_model(bundle.manifest).phase("high")
+    known = arrays["phase2/mask"] == 0
+    inputs = {
+        **_shown(bundle, arrays),
+        "tokens": arrays["t/tokens"],
+        "pivots": arrays["t/pivots"],
+        "guides": guide_rows(~arrays["edit/low_known"].astype(np.bool_)),
+    }
+    outputs = networks[name].run({**inputs, **_indices(bundle, known)})
+    condition = _embed(bundle, phase.head, arrays["edit/z"][:, phase.always :])
+    return compare(f"{name}: condition", outputs["condition"], condition, limit)
 
 
 def _heads(

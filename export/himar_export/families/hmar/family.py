@@ -45,6 +45,14 @@ class HmarFamily:
         """See ExportFamily.held_modulations: what modulates HMAR's blocks is computed once per image anyway."""
         return ()
 
+    def editing(self, model: HMAR, vae: Tokenizer, max_batch: int, backend: str) -> tuple[Component, ...]:
+        """See ExportFamily.editing: every bundle has the encoder."""
+        return ()
+
+    def record_editing(self, model: HMAR, vae: Tokenizer, selftest: Arrays) -> Arrays:
+        """See ExportFamily.record_editing: the self-test has the encoder's latents."""
+        return {}
+
     def annotate(self, writer: BundleWriter, model: HMAR, vae: Tokenizer | None) -> None:
         """Store the codebook, with which the loop turns codes into the latent."""
         book = needed(vae).codebook()

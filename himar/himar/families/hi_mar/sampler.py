@@ -91,28 +91,74 @@ def two_phase(
     evaluated: Evaluated | None = None,
 ) -> TwoPhase:
     """Run both phases as `generate` does and return all that they leave; `evaluated` is told of each evaluation."""
+    shown = what_is_shown(model.config, labels, contexts)
+    images = np.arange(first_index, first_index + len(shown))
+    return run_phases(model, shown, images, draws, sampling, evaluated)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What an edit keeps of B images, as many positions of each.
+
+    low_known (B, S), high_known (B, N): True at positions that are not drawn; low_tokens (B, S, C), tokens (B, N, C):
+    those of the images there, times the VAE scale, on the model's device. Elsewhere they are not read.
+    """
+
+    low_known: np.ndarray
+    high_known: np.ndarray
+    low_tokens: Tensor
+    tokens: Tensor
+
+
+@torch.inference_mode()
+def run_phases(
+    model: HiMAR,
+    shown: Tensor,
+    images: np.ndarray,
+    draws: Draws,
+    sampling: SamplingConfig | None = None,
+    evaluated: Evaluated | None = None,
+    kept: Kept | None = None,
+) -> TwoPhase:
+    """Run both phases of images that draws count by the given indices (B,).
+
+    shown: what they show, as the transformer takes it; kept: what an edit keeps of them. Raises InputError.
+    """
     config = model.config
     sampling = sampling or config.default_sampling
-    steps = plan(sampling, config.low_positions, config.high_positions)
+    drawn = None if kept is None else (int((~kept.low_known[0]).sum()), int((~kept.high_known[0]).sum()))
+    steps = plan(sampling, config.low_positions, config.high_positions, drawn)
     require_dit_head(sampling, {phase.kind for phase in config.phases}, "this model")
     device = model.mask_token.device
-    shown = _shown(config, labels, contexts).to(device)
-    images = np.arange(first_index, first_index + len(shown))
     draws = draws_on(draws, device)
-    loop = _Loop(model, draws, images, shown, sampling, evaluated)
+    loop = _Loop(model, draws, images, shown.to(device), sampling, evaluated)
 
     low_tokens = torch.zeros(len(images), config.low_positions, config.channels, device=device)
     pivots = torch.zeros(len(images), config.low_positions, config.width, device=device)
     tokens = torch.zeros(len(images), config.high_positions, config.channels, device=device)
-    if not config.single_scale:
-        order = draws.order("low", config.low_positions, images)
-        for step in (step for step in steps if step.phase == "low"):
-            low_tokens = loop.low_step(step, order, low_tokens, pivots)
-        pivots = low_tokens if config.pivots == "visual" else pivots
+    low_order = None if config.single_scale else draws.order("low", config.low_positions, images)
     order = draws.order("high", config.high_positions, images)
+    if kept is not None:
+        low_tokens, tokens = low_tokens + kept.low_tokens, tokens + kept.tokens
+        order = _drawn_first(order, kept.high_known)
+        if low_order is not None:
+            low_order = _drawn_first(low_order, kept.low_known)
+    if low_order is not None:
+        for step in (step for step in steps if step.phase == "low"):
+            low_tokens = loop.low_step(step, low_order, low_tokens, pivots)
+        pivots = low_tokens if config.pivots == "visual" else pivots
+    unguided = None
+    if kept is not None and config.pivots == "condition":
+        unguided = torch.from_numpy(kept.low_known).to(device)
     for step in (step for step in steps if step.phase == "high"):
-        tokens = loop.high_step(step, order, pivots, tokens)
+        tokens = loop.high_step(step, order, pivots, tokens, unguided)
     return TwoPhase(tokens, low_tokens, pivots)
+
+
+def _drawn_first(order: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Return each image's order (B, n) with the positions that are not known (B, n) first, both parts as they stood."""
+    parts = [np.concatenate([each[~there[each]], each[there[each]]]) for each, there in zip(order, known, strict=True)]
+    return np.stack(parts)
 
 
 class _Loop:
@@ -146,12 +192,21 @@ class _Loop:
         pivots[rows, columns] = z[rows, columns]
         return self._sample(self.model.low_head, step, order, z[:, : order.shape[1]], low_tokens)
 
-    def high_step(self, step: Step, order: np.ndarray, pivots: Tensor, tokens: Tensor) -> Tensor:
-        """Return the tokens with what the step samples; at a DiT head that is every masked position."""
+    def high_step(
+        self, step: Step, order: np.ndarray, pivots: Tensor, tokens: Tensor, unguided: Tensor | None
+    ) -> Tensor:
+        """Return the tokens with what the step samples; at a DiT head that is every masked position.
+
+        unguided: bool (B, S), low positions that have no pivots: they were known and not predicted, and training shows
+        a placeholder there (docs/model.md §8). None where all have pivots.
+        """
         shown, repeats = self._rows(step)
         known = self._tensor(known_positions(order, step.masked))
-        guide = None if self.model.config.single_scale else pivots.repeat(repeats, 1, 1)
-        z = self.model.transformer_high(shown, guide, tokens.repeat(repeats, 1, 1), known.repeat(repeats, 1))
+        guide = None if self.model.config.single_scale else self.model.guide(pivots.repeat(repeats, 1, 1))
+        if guide is not None and unguided is not None:
+            placeholders = self.model.cond_proj(self.model.cond_tokens)
+            guide = torch.where(unguided.repeat(repeats, 1)[..., None], placeholders, guide)
+        z = self.model.run_high(shown, guide, tokens.repeat(repeats, 1, 1), known.repeat(repeats, 1))
         return self._sample(self.model.high_head, step, order, z[:, -order.shape[1] :], tokens)
 
     def _sample(self, head: MLPHead | DiTHead, step: Step, order: np.ndarray, z: Tensor, tokens: Tensor) -> Tensor:
@@ -249,7 +304,7 @@ class _Evaluated:
         return self.predictions.at(k, prediction, self.rows)
 
 
-def _shown(config: ModelConfig, labels: Sequence[int] | None, contexts: Tensor | None) -> Tensor:
+def what_is_shown(config: ModelConfig, labels: Sequence[int] | None, contexts: Tensor | None) -> Tensor:
     """Return class rows (B,), or contexts (B, K, W) as float32. Raises InputError unless they are the model's."""
     if (labels is None) == (contexts is None):
         given = "neither labels nor contexts were" if labels is None else "labels and contexts were both"

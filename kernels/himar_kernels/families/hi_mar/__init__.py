@@ -8,6 +8,7 @@ from himar_kernels.shared.recordings import load_recording
 
 from .device_state import STEP_STATE, chain_table, describe_fault, step_state
 from .diffusion import BASE_STEPS, Chain, dit_reverse_step, guided, mlp_reverse_step, renoise_known
+from .editing import DILATION, Known, drawn_counts, drawn_positions, edit_order, edit_plan, edit_sampling, guide_rows
 from .forecast import Evaluations, Predictions
 from .index_lists import IndexLists, index_lists, known_positions, revealed_positions
 from .recording import RecordedDraws, RecordedRequest, recorded_cases, recorded_request
@@ -27,12 +28,14 @@ from .solvers import (
 
 __all__ = [
     "BASE_STEPS",
+    "DILATION",
     "STEP_STATE",
     "AnyChain",
     "Chain",
     "Evaluations",
     "GuidanceSchedule",
     "IndexLists",
+    "Known",
     "Phase",
     "Predictions",
     "RecordedDraws",
@@ -47,7 +50,13 @@ __all__ = [
     "describe_fault",
     "dit_head_step",
     "dit_reverse_step",
+    "drawn_counts",
+    "drawn_positions",
+    "edit_order",
+    "edit_plan",
+    "edit_sampling",
     "guidance_at",
+    "guide_rows",
     "guided",
     "index_lists",
     "known_positions",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from himar_kernels.families.hi_mar import Phase
-from himar_kernels.families.registry import TEXT_ENCODER
+from himar_kernels.families.registry import TEXT_ENCODER, VAE_ENCODER
 from himar_kernels.families.registry import VAE_DECODER as VAE_DECODER
 
 Pivots = Literal["none", "visual", "condition"]
@@ -142,10 +142,25 @@ class PhaseSizes:
     def deferred(self) -> tuple[str, ...]:
         """Names of the components that are loaded when a request first needs them.
 
-        They are the tower of a text model, and the parts of a DiT head whose modulations can be held.
+        They are the tower of a text model, the parts of a DiT head whose modulations can be held, and what edits run.
         """
         tower = () if self.context_shape is None else (TEXT_ENCODER,)
-        return (*tower, *(name for phase in self.phases for name in phase.held or ()))
+        return (*tower, *(name for phase in self.phases for name in phase.held or ()), *self.editing)
+
+    @property
+    def editing(self) -> tuple[str, ...]:
+        """Names of the components that edits need besides: the encoder, and phase high's transformer with guides."""
+        return (VAE_ENCODER,) if self.edit_transformer is None else (VAE_ENCODER, self.edit_transformer)
+
+    @property
+    def edit_transformer(self) -> str | None:
+        """The transformer that runs phase high where low positions are known, which have no pivots.
+
+        It is phase high's with an input more, `guides` int64 (R, S): rows of a table, which holds the projected pivots
+        (R·S) and after them the learned placeholders (S). None where pivots are visual, which known positions have too,
+        and with a single scale.
+        """
+        return "transformer_high_edit" if self.pivots == "condition" else None
 
     @property
     def context_shape(self) -> tuple[int, int] | None:

@@ -27,6 +27,7 @@ class Step:
         masked_after: m_{i+1} as the guidance formula takes it; at the last step it is 1, not 0.
         revealed: positions the step fixes; at the last step all `masked` that are left.
         guidance: scale of classifier-free guidance in this step; 1 where it is below the settings' least_guidance.
+            "linear" grows with the share of all positions that is known, of which an edit has some from the start.
         diffusion_steps: length of the head's chain in this step.
     """
 
@@ -73,34 +74,45 @@ def guidance_at(schedule: GuidanceSchedule, scale: float, positions: int, masked
     raise InputError(f"guidance_schedule is {schedule!r}; it must be 'linear' or 'constant'.")
 
 
-def plan_phase(sampling: SamplingConfig, phase: Phase, positions: int) -> tuple[Step, ...]:
-    """Return the steps of one phase of n = `positions`, in order."""
+def plan_phase(sampling: SamplingConfig, phase: Phase, positions: int, drawn: int | None = None) -> tuple[Step, ...]:
+    """Return the steps of one phase of n = `positions`, in order.
+
+    drawn: of an edit, how many of them are masked to begin with, m_0. There are min(T, m_0) steps then, none where m_0
+    is 0; step i of k takes entry ⌊(i+1)·T/k⌋-1 of a list of T values, so that the last takes the last.
+    """
     lengths = sampling.diffusion_counts(phase)
-    counts = masked_counts(positions, len(lengths))
+    steps, first = len(lengths), positions
+    if drawn is not None:
+        steps, first = min(steps, drawn), drawn
+    counts = masked_counts(first, steps) if first else ()
     plan = []
     for index, (masked, masked_after) in enumerate(itertools.pairwise(counts)):
-        revealed = masked if index == len(lengths) - 1 else masked - masked_after
-        guidance = _guidance(sampling, phase, index, positions, masked_after)
-        plan.append(Step(phase, index, masked, masked_after, revealed, guidance, lengths[index]))
+        revealed = masked if index == steps - 1 else masked - masked_after
+        entry = (index + 1) * len(lengths) // steps - 1
+        guidance = _guidance(sampling, phase, entry, positions, masked_after)
+        plan.append(Step(phase, index, masked, masked_after, revealed, guidance, lengths[entry]))
     return tuple(plan)
 
 
-def _guidance(sampling: SamplingConfig, phase: Phase, index: int, positions: int, masked_after: int) -> float:
+def _guidance(sampling: SamplingConfig, phase: Phase, entry: int, positions: int, masked_after: int) -> float:
     """The scale of a step: of the phase's list or its schedule, and 1 where that is below the least."""
     scale, scales = sampling.low_guidance, sampling.low_guidances
     if phase == "high":
         scale, scales = sampling.high_guidance, sampling.high_guidances
     chosen = guidance_at(sampling.guidance_schedule, scale, positions, masked_after)
     if scales:
-        chosen = scales[index]
+        chosen = scales[entry]
     return chosen if chosen >= sampling.least_guidance else 1.0
 
 
-def plan(sampling: SamplingConfig, low_positions: int, high_positions: int) -> tuple[Step, ...]:
+def plan(
+    sampling: SamplingConfig, low_positions: int, high_positions: int, drawn: tuple[int, int] | None = None
+) -> tuple[Step, ...]:
     """Return all steps of a run: phase low with S positions, then phase high with N. Raises InputError.
 
-    S = 0 is a single scale: phase high alone.
+    S = 0 is a single scale: phase high alone. drawn: of an edit, how many of either are drawn (`plan_phase`).
     """
     sampling.check_positions(low_positions, high_positions)
-    low = plan_phase(sampling, "low", low_positions) if low_positions else ()
-    return low + plan_phase(sampling, "high", high_positions)
+    low_drawn, high_drawn = drawn or (None, None)
+    low = plan_phase(sampling, "low", low_positions, low_drawn) if low_positions else ()
+    return low + plan_phase(sampling, "high", high_positions, high_drawn)

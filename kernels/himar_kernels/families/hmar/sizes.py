@@ -75,6 +75,11 @@ class ModelInfo(ScaleSizes):
         return (VAR_TRUNK, VAR_TAIL, VAE_ENCODER)
 
     @property
+    def editing(self) -> tuple[str, ...]:
+        """Names of the components that edits need besides: the encoder, which every bundle has."""
+        return (VAE_ENCODER,)
+
+    @property
     def context_shape(self) -> None:
         """None: HMAR's images are of classes."""
         return None

@@ -71,7 +71,9 @@ Answer generated(const Generation& asked, const Job& job, const Result& result) 
 }
 
 std::string partial_image(const Generation& asked, std::size_t index, const View<std::uint8_t>& pixels) {
-    Json values = {{"b64_json", encoded(asked, pixels, "")}, {"partial_image_index", index}, {"created_at", std::time(nullptr)}};
+    Json values = {{"b64_json", encoded(asked, pixels, "")},
+                   {"partial_image_index", index},
+                   {"created_at", std::time(nullptr)}};
     values.update(look(asked));
     values["size"] = std::to_string(pixels.shape()[2]) + "x" + std::to_string(pixels.shape()[1]);
     return event(kPartial, std::move(values));

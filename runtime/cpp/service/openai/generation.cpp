@@ -21,19 +21,22 @@ using Words = std::vector<std::string>;
 
 constexpr int kMostImages = 10, kMostPartialImages = 3;
 
-const Words kTaken = {"prompt",        "model",              "n",          "size",            "quality", "stream", "partial_images",
-                      "output_format", "output_compression", "background", "response_format", "seed",    "guidance_scale"};
+const Words kTaken = {"prompt", "model", "n", "size", "quality", "stream", "partial_images", "output_format",
+                      "output_compression", "background", "response_format", "seed", "guidance_scale"};
 const Words kIgnored = {"moderation", "safety_identifier", "style", "user"};  // they say nothing that this server could do
 
 // OpenAI's words, and the bundle's settings that they stand for.
-const std::vector<std::pair<std::string, std::string>> kQualities = {{"low", "fast"}, {"medium", "forecast"}, {"high", "paper"}};
+const std::vector<std::pair<std::string, std::string>> kQualities = {
+    {"low", "fast"}, {"medium", "forecast"}, {"high", "paper"}};
 
-bool has(const Words& words, const std::string& word) { return std::find(words.begin(), words.end(), word) != words.end(); }
+bool has(const Words& words, const std::string& word) {
+    return std::find(words.begin(), words.end(), word) != words.end();
+}
 
 // Whether a value holds others inside others, more than so many levels of them.
 bool is_deeper(const Json& value, int levels) {
-    return value.is_structured() &&
-           (levels == 0 || std::any_of(value.begin(), value.end(), [&](const Json& each) { return is_deeper(each, levels - 1); }));
+    const auto inside = [&](const Json& each) { return is_deeper(each, levels - 1); };
+    return value.is_structured() && (levels == 0 || std::any_of(value.begin(), value.end(), inside));
 }
 
 // A value as a sentence shows it.
@@ -51,7 +54,8 @@ Refusal wrong(const std::string& param, const std::string& sentence) { return {4
 class Fields {
 public:
     explicit Fields(const std::string& body) : values_(parsed_body<Json>(body, "send a JSON object.")) {
-        if (!values_.is_object()) throw Refusal(400, "the body is " + shown(values_) + "; it must be a JSON object with prompt.");
+        if (!values_.is_object())
+            throw Refusal(400, "the body is " + shown(values_) + "; it must be a JSON object with prompt.");
         for (const auto& [key, value] : values_.items())
             if (!has(kTaken, key) && !has(kIgnored, key))
                 throw Refusal(400, "unknown parameter " + in_quotes(key) + "; this server takes " + joined(kTaken) + ".", key,
@@ -80,7 +84,8 @@ public:
     std::string word(const std::string& key, const Words& words, const std::string& reason) const {
         const Json* const value = find(key);
         if (value == nullptr) return words.front();
-        if (!value->is_string() || !has(words, value->get<std::string>())) throw wrong(key, key + " is " + shown(*value) + reason);
+        if (!value->is_string() || !has(words, value->get<std::string>()))
+            throw wrong(key, key + " is " + shown(*value) + reason);
         return value->get<std::string>();
     }
 
@@ -129,7 +134,8 @@ void read_prompt(const Fields& fields, const Pipeline& pipeline, std::size_t cou
 
 void read_stream(const Fields& fields, int count, Generation& generation) {
     const Json* const stream = fields.find("stream");
-    if (stream != nullptr && !stream->is_boolean()) throw wrong("stream", "stream is " + shown(*stream) + "; it must be true or false.");
+    if (stream != nullptr && !stream->is_boolean())
+        throw wrong("stream", "stream is " + shown(*stream) + "; it must be true or false.");
     generation.stream = stream != nullptr && stream->get<bool>();
     generation.partial_images = fields.whole("partial_images", 0, 0, kMostPartialImages);
     if (generation.partial_images > 0 && !generation.stream)
@@ -162,7 +168,8 @@ void read_quality(const Fields& fields, const Pipeline& pipeline, Generation& ge
 }
 
 void read_format(const Fields& fields, Generation& generation) {
-    generation.format = fields.word("output_format", writable_formats(), "; this server writes " + joined(writable_formats()) + ".");
+    const Words& formats = writable_formats();
+    generation.format = fields.word("output_format", formats, "; this server writes " + joined(formats) + ".");
     generation.compression = fields.whole("output_compression", 100, 0, 100);
     if (generation.format == "png" && generation.compression != 100)
         throw wrong("output_compression", "output_compression is " + std::to_string(generation.compression) +
@@ -172,7 +179,8 @@ void read_format(const Fields& fields, Generation& generation) {
 std::uint64_t read_seed(const Fields& fields) {
     const Json* const seed = fields.find("seed");
     if (seed == nullptr) return random_seed();
-    if (!seed->is_number_unsigned()) throw wrong("seed", "seed is " + shown(*seed) + "; it must be a whole number from 0 to 2^64-1.");
+    if (!seed->is_number_unsigned())
+        throw wrong("seed", "seed is " + shown(*seed) + "; it must be a whole number from 0 to 2^64-1.");
     return seed->get<std::uint64_t>();
 }
 
@@ -195,7 +203,8 @@ Generation read_generation(const std::string& body, const Pipeline& pipeline, co
     read_quality(fields, pipeline, generation);
     read_format(fields, generation);
     generation.options.seed = read_seed(fields);
-    fields.word("response_format", {"b64_json"}, ", but this server keeps no images, so it has no addresses of them; leave it out.");
+    fields.word("response_format", {"b64_json"},
+                ", but this server keeps no images, so it has no addresses of them; leave it out.");
     fields.word("background", {"auto", "opaque"}, ", but the images are opaque; leave it out.");
     const std::string side = std::to_string(info.image_size);
     generation.size = side + "x" + side;

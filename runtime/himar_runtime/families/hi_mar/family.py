@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from himar_kernels import BundleError, Draws, EngineError, ImageDraws, InputError, PhiloxDraws
-from himar_kernels.families.hi_mar import SamplingConfig
+from himar_kernels.arithmetic.editing import Edit
+from himar_kernels.families.hi_mar import DILATION, SamplingConfig, drawn_counts, edit_plan, edit_sampling
+from himar_kernels.families.hi_mar.editing import require_no_guidance
 from himar_kernels.families.hi_mar.phases import Context, HeadKind, ModelInfo, Pivots
 from himar_kernels.families.hi_mar.sampling import CHANGEABLE, choose_sampling, require_dit_head, require_phase_low
 from himar_runtime.bundle.bundle import Bundle
@@ -29,6 +31,8 @@ log = logging.getLogger(__name__)
 class HiMarFamily:
     """See `himar_runtime.families.family.RuntimeFamily`."""
 
+    editing_advice = "build it again with --editing"
+    serves_edits = False
     changeable = CHANGEABLE
 
     def read_model(self, reader: Reader) -> ModelInfo:
@@ -86,10 +90,20 @@ class HiMarFamily:
         sampling: str | SamplingConfig | None,
         guidance: float | None,
         changes: Mapping[str, Any],
-        labelled: bool,
+        shown: bool,
     ) -> SamplingConfig:
-        """Refuse: see RuntimeFamily.edit_sampling."""
-        raise InputError("a Hi-MAR model cannot edit images yet; edit with a bundle of an HMAR model.")
+        """See RuntimeFamily.edit_sampling."""
+        if not shown:
+            require_no_guidance(guidance, changes)
+        return edit_sampling(self.choose_sampling(model, named, sampling, guidance, changes), shown)
+
+    def dilation(self, asked: int | None) -> int:
+        """See RuntimeFamily.dilation."""
+        return DILATION if asked is None else asked
+
+    def edit_kinds(self, model: ModelInfo, edit: Edit) -> Sequence[object]:
+        """See RuntimeFamily.edit_kinds: how many positions of each phase are drawn, which the index lists go by."""
+        return [tuple(counts) for counts in drawn_counts(edit, model).tolist()]
 
     def draws(self, seed: int) -> Draws:
         """See RuntimeFamily.draws."""
@@ -99,8 +113,10 @@ class HiMarFamily:
         """See RuntimeFamily.image_draws."""
         return ImageDraws(seeds, indices)
 
-    def steps(self, model: ModelInfo, sampling: SamplingConfig) -> int:
+    def steps(self, model: ModelInfo, sampling: SamplingConfig, edit: Edit | None = None) -> int:
         """See RuntimeFamily.steps."""
+        if edit is not None:
+            return len(edit_plan(sampling, model, drawn_counts(edit, model)[0]))
         return sampling.high_steps + (0 if model.single_scale else sampling.low_steps)
 
     def shown(self, model: ModelInfo, sampling: SamplingConfig) -> range:

@@ -17,10 +17,13 @@ from numpy.typing import NDArray
 
 from himar_kernels import Draws, InputError
 from himar_kernels.families.hi_mar import (
+    Known,
     Phase,
     SamplingConfig,
     Sites,
     Step,
+    edit_order,
+    guide_rows,
     index_lists,
     known_positions,
     plan,
@@ -31,6 +34,7 @@ from himar_kernels.families.hi_mar.phases import ModelInfo, PhaseInfo
 from himar_kernels.families.registry import TEXT_ENCODER
 from himar_runtime.engines.engine import DeviceArray
 from himar_runtime.engines.networks import Networks
+from himar_runtime.request import NO_CLASS
 from himar_runtime.request import Request as AnyRequest
 
 from .diffusion_loop import HeldHead, require_finite, sample_all, sample_revealed
@@ -61,18 +65,21 @@ def run_two_phase(
     request: Request,
     should_continue: Callable[[Step, Mapping[Phase, NDArray[np.float32]]], bool],
     empty: NDArray[np.float32] | None = None,
+    kept: Known | None = None,
 ) -> Tokens | None:
     """Generate the tokens of a request that fits the engines, through every phase that the model has.
 
     Args:
         should_continue: called after every autoregressive step with each phase's tokens (B, n, C) so far; False
             cancels.
-        empty: context (K, W) of the empty prompt, for a request of texts.
+        empty: context (K, W) of the empty prompt, of a model from text.
+        kept: what an edit keeps, as many positions of each image; None makes whole images.
 
     Returns: the tokens, or None when cancelled. Raises EngineError when an engine fails or gives NaN.
     """
-    loop = _Loop(networks, model, request, empty)
-    for step in plan(request.sampling, model.low_positions, model.high_positions):
+    loop = _Loop(networks, model, request, empty, kept)
+    drawn = None if kept is None else (int(kept.drawn["low"][0].sum()), int(kept.drawn["high"][0].sum()))
+    for step in plan(request.sampling, model.low_positions, model.high_positions, drawn):
         loop.step(step)
         log.debug("phase %s step %d revealed %d of %d positions", step.phase, step.index, step.revealed, step.masked)
         if not should_continue(step, loop.tokens):
@@ -84,7 +91,12 @@ class _Loop:
     """The growing state of a request, on the host: each phase's tokens (B, n, C) and the pivots (B, S, D)."""
 
     def __init__(
-        self, networks: Networks, model: ModelInfo, request: Request, empty: NDArray[np.float32] | None
+        self,
+        networks: Networks,
+        model: ModelInfo,
+        request: Request,
+        empty: NDArray[np.float32] | None,
+        kept: Known | None,
     ) -> None:
         batch = len(request.labels)
         sizes: dict[Phase, int] = {"low": model.low_positions, "high": model.high_positions}
@@ -94,6 +106,15 @@ class _Loop:
         self._phases = {phase.name: phase for phase in model.phases}
         self._orders = {name: request.draws.order(name, sizes[name], request.images) for name in self._phases}
         self.tokens = {name: np.zeros((batch, n, model.channels), np.float32) for name, n in sizes.items()}
+        self._drawn_low: NDArray[np.bool_] | None = None  # where known low positions have placeholders for pivots
+        if kept is not None:
+            self._orders = {name: edit_order(order, kept.drawn[name]) for name, order in self._orders.items()}
+            self.tokens = {
+                name: np.where(kept.drawn[name][..., None], tokens, kept.tokens[name])
+                for name, tokens in self.tokens.items()
+            }
+            if model.edit_transformer is not None and not kept.drawn["low"].all():
+                self._drawn_low = kept.drawn["low"]
         self._pivots = np.zeros((batch, model.low_positions, model.width), np.float32)
         self._shown = what_rows_show(networks, model, request, empty)
         self._held = held_engines(networks, model, request.sampling)
@@ -102,7 +123,7 @@ class _Loop:
         """Run the phase's transformer, keep the pivots that it leaves, and sample with the phase's head."""
         phase = self._phases[step.phase]
         known = known_positions(self._orders[phase.name], step.masked)
-        outputs = self._networks[phase.transformer].run_on_device(
+        outputs = self._networks[self._transformer(phase)].run_on_device(
             {
                 phase.tokens: _rows(self.tokens[phase.name], step),
                 **self._guide(phase, step),
@@ -153,11 +174,21 @@ class _Loop:
             self._request.sampling.temperature,
         )
 
-    def _guide(self, phase: PhaseInfo, step: Step) -> dict[str, NDArray[np.float32]]:
+    def _transformer(self, phase: PhaseInfo) -> str:
+        """The phase's transformer, or the one that takes guides where it sees low positions without pivots."""
+        if phase.name == "low" or self._drawn_low is None:
+            return phase.transformer
+        assert self._model.edit_transformer is not None
+        return self._model.edit_transformer
+
+    def _guide(self, phase: PhaseInfo, step: Step) -> dict[str, NDArray[Any]]:
         """The pivots of phase high, or visual ones: the low tokens. Both halves take the same."""
         if not phase.pivot_width:
             return {}
-        return {"pivots": _rows(self.tokens["low"] if self._model.pivots == "visual" else self._pivots, step)}
+        pivots = _rows(self.tokens["low"] if self._model.pivots == "visual" else self._pivots, step)
+        if self._drawn_low is None:
+            return {"pivots": pivots}
+        return {"pivots": pivots, "guides": guide_rows(_rows(self._drawn_low, step))}
 
     def _context(self, phase: PhaseInfo, known: NDArray[np.bool_], step: Step) -> dict[str, NDArray[Any]]:
         """The inputs that say what each row sees: its class or text, and the index lists of its positions."""
@@ -196,13 +227,17 @@ def held_engines(networks: Networks, model: ModelInfo, sampling: SamplingConfig)
 def what_rows_show(networks: Networks, model: ModelInfo, request: Request, empty: NDArray[np.float32] | None) -> Shown:
     """Return `class_row` int64 (2B), or `context` float32 (2B, K, W) of a text model, with its empty context (K, W).
 
+    Images of an edit that have neither class nor text show what unconditional rows do.
+
     Raises EngineError when the text encoder fails or gives NaN.
     """
-    if request.texts is None:
-        return "class_row", np.concatenate([request.labels, np.full_like(request.labels, model.classes)])
+    if model.context_shape is None:
+        labels = np.where(request.labels == NO_CLASS, model.classes, request.labels)
+        return "class_row", np.concatenate([labels, np.full_like(labels, model.classes)])
     assert empty is not None  # of every text model
-    contexts = request.texts.encoded(networks.engines.get(TEXT_ENCODER))
-    return "context", np.concatenate([contexts, np.broadcast_to(empty, contexts.shape)])
+    nothing = np.broadcast_to(empty, (len(request), *empty.shape))
+    contexts = nothing if request.texts is None else request.texts.encoded(networks.engines.get(TEXT_ENCODER))
+    return "context", np.concatenate([contexts, nothing])
 
 
 def _rows(images: NDArray, step: Step) -> NDArray:

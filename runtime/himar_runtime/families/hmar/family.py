@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from himar_kernels import BundleError, ConfigError, EngineError, InputError
+from himar_kernels.arithmetic.editing import Edit
 from himar_kernels.families.hmar import Draws, ImageDraws, PhiloxDraws, SamplingConfig, Scales, edit_sampling
 from himar_kernels.families.hmar.sampling import CHANGEABLE, choose_sampling
 from himar_kernels.families.hmar.sizes import ModelInfo
@@ -29,6 +30,8 @@ _CODEBOOK = ("embedding", "weights", "biases")
 class HmarFamily:
     """See `himar_runtime.families.family.RuntimeFamily`."""
 
+    editing_advice = "build the bundle again with this version of himar"
+    serves_edits = True
     changeable = tuple(name for name in CHANGEABLE if name != "guidance")  # a request says it by its own argument
 
     def read_model(self, reader: Reader) -> ModelInfo:
@@ -79,15 +82,28 @@ class HmarFamily:
         sampling: str | SamplingConfig | None,
         guidance: float | None,
         changes: Mapping[str, Any],
-        labelled: bool,
+        shown: bool,
     ) -> SamplingConfig:
         """See RuntimeFamily.edit_sampling."""
-        if guidance and not labelled:
+        if guidance and not shown:
             raise InputError(
                 f"guidance is {guidance:g}, but no class is given, and without one nothing guides an edit; give a "
                 f"class, or leave guidance out."
             )
-        return edit_sampling(self.choose_sampling(model, named, sampling, guidance, changes), labelled)
+        return edit_sampling(self.choose_sampling(model, named, sampling, guidance, changes), shown)
+
+    def dilation(self, asked: int | None) -> int:
+        """Refuse rings: see RuntimeFamily.dilation."""
+        if asked:
+            raise InputError(
+                f"dilation is {asked}, but an HMAR model draws a ring around the mask at its fine scales by itself; "
+                f"leave it out."
+            )
+        return 0
+
+    def edit_kinds(self, model: ModelInfo, edit: Edit) -> Sequence[object]:
+        """See RuntimeFamily.edit_kinds: images with any masks run together."""
+        return [None] * len(edit)
 
     def draws(self, seed: int) -> Draws:
         """See RuntimeFamily.draws."""
@@ -97,7 +113,7 @@ class HmarFamily:
         """See RuntimeFamily.image_draws."""
         return ImageDraws(seeds, indices)
 
-    def steps(self, model: ModelInfo, sampling: SamplingConfig) -> int:
+    def steps(self, model: ModelInfo, sampling: SamplingConfig, edit: Edit | None = None) -> int:
         """See RuntimeFamily.steps: a report for every scale."""
         return len(model.scales)
 

@@ -19,7 +19,6 @@ from ..answer import JSON, Answer, shortened
 from .request import Generation
 
 EVENTS = "text/event-stream"
-PARTIAL, COMPLETED = "image_generation.partial_image", "image_generation.completed"
 PAUSE = b": no news yet\n\n"
 """A comment: it keeps proxies from closing a connection on which nothing happens."""
 
@@ -45,7 +44,7 @@ def encode(asked: Generation, result: Result, queued: float, generate: float) ->
         further["truncated"] = list(result.truncated)
     if asked.stream:
         values = {"b64_json": images[0], "created_at": now, **_look(asked), **further, "recipe": recipes[0]}
-        return Answer(event(COMPLETED, values), EVENTS, count)
+        return Answer(event(f"{_event_kind(asked)}.completed", values), EVENTS, count)
     data = [{"b64_json": image, "recipe": recipe} for image, recipe in zip(images, recipes, strict=True)]
     body = json.dumps({"created": now, **_look(asked), **further, "data": data})
     return Answer(body.encode(), JSON, count)
@@ -58,7 +57,7 @@ def partial_image(asked: Generation, index: int, pixels: NDArray[np.uint8]) -> b
         "b64_json": _base64(pixels, asked, []), "partial_image_index": index, "created_at": int(time.time()),
         **_look(asked), "size": f"{width}x{height}",
     }  # fmt: skip
-    return event(PARTIAL, values)
+    return event(f"{_event_kind(asked)}.partial_image", values)
 
 
 def failure(status: int, sentence: str, param: str | None = None, code: str | None = None) -> bytes:
@@ -90,16 +89,22 @@ def error_event(body: bytes) -> bytes:
     return b"event: error\ndata: " + body + b"\n\n"
 
 
+def _event_kind(asked: Generation) -> str:
+    return "image_generation" if asked.images.edit is None else "image_edit"
+
+
 def _look(asked: Generation) -> dict[str, str]:
     return {"background": "opaque", "output_format": asked.format, "quality": asked.quality, "size": asked.size}
 
 
 def _usage(asked: Generation, result: Result) -> dict[str, Any]:
-    """Tokens as the model counts them: rows of text context in, positions of the latents out."""
+    """Tokens as the model counts them: rows of text context in, positions of latents out, and in of what is edited."""
     text = asked.text_tokens * len(result.labels)
     out = int(np.prod(result.latents.shape[2:])) * len(result.labels)
-    details = {"image_tokens": 0, "text_tokens": text}
-    return {"input_tokens": text, "input_tokens_details": details, "output_tokens": out, "total_tokens": text + out}
+    image = 0 if asked.images.edit is None else out
+    details = {"image_tokens": image, "text_tokens": text}
+    taken = image + text
+    return {"input_tokens": taken, "input_tokens_details": details, "output_tokens": out, "total_tokens": taken + out}
 
 
 def _base64(pixels: NDArray[np.uint8], asked: Generation, recipes: Sequence[Recipe]) -> str:

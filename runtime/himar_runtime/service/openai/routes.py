@@ -19,6 +19,7 @@ from ..refusals import as_refusal
 from ..request import RefusalError, check_content_type
 from ..service import Service
 from .answer import PAUSE, encode, error_event, failure
+from .edit import most_bytes, read_edit
 from .models import describe
 from .request import Generation, read_generation
 from .stream import EventStream, Partials
@@ -28,24 +29,28 @@ _READ = ["GET", "HEAD"]
 
 
 def add_routes(app: FastAPI, service: Service) -> None:
-    """Add /v1/images/generations, /v1/models and each model's path."""
+    """Add /v1/images/generations, /v1/images/edits, /v1/models and each model's path."""
     name = service.name
     model = describe(name, service.settings.bundle)
     names = (name, service.bundle_id)
 
     @app.post(paths.GENERATIONS)
     async def generations(request: Request) -> Response:
-        exchange: Exchange = request.state.exchange
-        service.refuse_when_draining()
-        check_content_type(request.headers.get("content-type", ""), request.headers.get("content-encoding", ""))
-        body = await read_body(request, service.settings.max_body, service.settings.timeout)
+        settings = service.settings
+        body = await _body(request, service, "application/json", settings.max_body)
         # In a thread of its own: to find the names that are nearest to a wrong one takes tenths of a second.
-        asked = await asyncio.to_thread(read_generation, body, service.manifest, names, service.settings.max_images)
-        if asked.stream:
-            return await _stream(request, exchange, service, asked)
-        exchange.job = service.accept(asked.images, functools.partial(encode, asked))
-        answer = exchange.answer = await service.answer(exchange.job, lambda: disconnected(request))
-        return Response(answer.body, media_type=answer.media_type, headers=answer.headers)
+        asked = await asyncio.to_thread(read_generation, body, service.manifest, names, settings.max_images)
+        return await _respond(request, service, asked)
+
+    @app.post(paths.EDITS)
+    async def edits(request: Request) -> Response:
+        settings = service.settings
+        most = most_bytes(settings.max_body, service.manifest.model.img_size)
+        body = await _body(request, service, "multipart/form-data", most)
+        content_type = request.headers["content-type"]
+        # In a thread of its own, which decodes the images.
+        asked = await asyncio.to_thread(read_edit, body, content_type, service.manifest, names, settings.max_images)
+        return await _respond(request, service, asked)
 
     @app.api_route(paths.MODELS, methods=_READ)
     async def models() -> Response:
@@ -57,6 +62,22 @@ def add_routes(app: FastAPI, service: Service) -> None:
             sentence = f"there is no model {asked!r}; this server has {name!r} alone."
             raise RefusalError(404, sentence, param="model", code="model_not_found")
         return JSONResponse(model)
+
+
+async def _body(request: Request, service: Service, content_type: str, most: int) -> bytes:
+    service.refuse_when_draining()
+    headers = request.headers
+    check_content_type(headers.get("content-type", ""), headers.get("content-encoding", ""), content_type)
+    return await read_body(request, most, service.settings.timeout)
+
+
+async def _respond(request: Request, service: Service, asked: Generation) -> Response:
+    exchange: Exchange = request.state.exchange
+    if asked.stream:
+        return await _stream(request, exchange, service, asked)
+    exchange.job = service.accept(asked.images, functools.partial(encode, asked))
+    answer = exchange.answer = await service.answer(exchange.job, lambda: disconnected(request))
+    return Response(answer.body, media_type=answer.media_type, headers=answer.headers)
 
 
 async def _stream(request: Request, exchange: Exchange, service: Service, asked: Generation) -> EventStream:

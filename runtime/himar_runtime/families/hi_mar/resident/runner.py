@@ -22,7 +22,7 @@ from himar_runtime.queue.device import DeviceTensor, ResidentDevice, ResidentEng
 from himar_runtime.queue.replays import Replays
 from himar_runtime.runner import Generated, ShouldContinue
 
-from ..host import generated
+from ..host import HostRunner, generated
 from ..loop import Request, what_rows_show
 from ..preview import Preview
 from .buffers import Buffers
@@ -48,6 +48,7 @@ class ResidentRunner:
         self._networks = networks
         self._empty = empty
         self._previews: Engine | None = None
+        self._editor: HostRunner | None = None
         self._batch = batch
         engines: dict[str, ResidentEngine] = networks.resident()
         device.make_current()
@@ -62,7 +63,14 @@ class ResidentRunner:
         )
 
     def run(self, request: Request, should_continue: ShouldContinue | None) -> Generated | None:
-        """See Runner.run. The host waits at the end alone, or with `should_continue` one step behind the device."""
+        """See Runner.run. The host waits at the end alone, or with `should_continue` one step behind the device.
+
+        Edits run the loop on the host, over engines of their own, so that the lane's stay as its graphs recorded them.
+        """
+        if request.edit is not None:
+            if self._editor is None:
+                self._editor = HostRunner(self._networks.clone(), self._lane.model, self._empty)
+            return self._editor.run(request, should_continue)
         try:
             generated = self._generate(request, should_continue)
         except BaseException:
