@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from himar_kernels import InputError, check_labels
 from himar_kernels.arithmetic.editing import check_edit
-from himar_kernels.families.registry import VAE_DECODER, VAE_ENCODER
+from himar_kernels.families.registry import VAE_DECODER
 
 from .bundle.bundle import Bundle
 from .engines.engine import Device
 from .engines.networks import Networks, load_networks, open_bundle
-from .families.family import ModelSizes, Sampling, runtime_family
+from .families.family import ModelSizes, Sampling, require_editing, runtime_family
 from .prompts import Prompts
 from .recipe import EditedFrom, Recipe
 from .request import NO_CLASS, Request, chunks, image_indices
@@ -196,10 +196,7 @@ class Pipeline:
             self._require_one(labels=labels, prompts=prompts)
         settings = self._family.edit_sampling(model, manifest.sampling, sampling, guidance, changes, shown)
         rings = self._family.dilation(dilation)
-        missing = [name for name in model.editing if name not in manifest.components]
-        if missing:
-            what = "reads the images to be edited" if missing[0] == VAE_ENCODER else "edits need"
-            raise InputError(f"{self.bundle.root} has no {missing[0]}, which {what}; {self._family.editing_advice}.")
+        require_editing(manifest, str(self.bundle.root))
         texts = None if prompts is None else self._prompts.texts(prompts)
         checked = None if labels is None else check_labels(labels, model.classes)
         edit = check_edit(

@@ -106,6 +106,29 @@ GRAPHS = {
     }}""",
 }
 
+# What edits need besides.
+EDIT_GRAPHS = {
+    "transformer_high_edit": f"""
+    (int64[rows] class_row, float[rows,{S},{D}] pivots, int64[rows,{S}] guides, float[rows,{N},{C}] tokens,
+     int64[rows,kept] visible, int64[rows,{K + L}] sources) => (float[rows,{N},{W}] condition) {{
+        class = Gather(classes, class_row)
+        context = Unsqueeze(class, one)
+        projected = MatMul(tokens, embed)
+        embedded = Add(projected, places)
+        every_pivot = Reshape(pivots, flat_shape)
+        every_guide = Concat <axis = 0> (every_pivot, placeholders)
+        guided = Gather(every_guide, guides)
+        sequence = Concat <axis = 1> (context, context, guided, embedded)
+        {_ENCODE_DECODE}
+        bounded = Tanh(z)
+        condition = MatMul(bounded, to_condition)
+    }}""",
+    "vae_encoder": f"""
+    (float[images,3,image_height,image_width] image) => (float[images,{C},height,width] latent) {{
+        latent = Conv <kernel_shape = [4, 4], strides = [4, 4]> (image, patches)
+    }}""",
+}
+
 
 def _weights(name: str) -> dict[str, np.ndarray]:
     random = np.random.default_rng(len(name))
@@ -113,8 +136,8 @@ def _weights(name: str) -> dict[str, np.ndarray]:
     def normal(*shape: int) -> np.ndarray:
         return (random.standard_normal(shape) / 2).astype(np.float32)
 
-    first = S if name == "transformer_high" else 0
-    places = N if name == "transformer_high" else S
+    is_high = name.startswith("transformer_high")
+    first, places = (S, N) if is_high else (0, S)
     channels = C if name == "dit_head" else 2 * C
     integers = {
         "one": np.array([1]),
@@ -135,12 +158,14 @@ def _weights(name: str) -> dict[str, np.ndarray]:
         "from_x": normal(C, W),
         "to_prediction": normal(W, channels),
         "pixels": normal(C, 3, 4, 4) / 4,
+        "placeholders": normal(S, D),
+        "patches": normal(C, 3, 4, 4) / 8,
     }
 
 
 def tiny_model(name: str, poison: float | None = None) -> onnx.ModelProto:
     """The component's graph; with `poison` its first weight holds that value."""
-    model = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["": 20]> {name} {GRAPHS[name]}')
+    model = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["": 20]> {name} {(GRAPHS | EDIT_GRAPHS)[name]}')
     used = {key for node in model.graph.node for key in node.input}
     weights = {key: value for key, value in _weights(name).items() if key in used}
     if poison is not None:
@@ -203,10 +228,14 @@ def save_manifest(folder: Path, max_batch: int, **keys: Any) -> None:
 
 
 def write_bundle(
-    folder: Path, decoder: bool = True, poison: Mapping[str, float] | None = None, max_batch: int = 64
+    folder: Path,
+    decoder: bool = True,
+    poison: Mapping[str, float] | None = None,
+    max_batch: int = 64,
+    editing: bool = False,
 ) -> Path:
     folder.mkdir()
-    names = [name for name in GRAPHS if decoder or name != "vae_decoder"]
+    names = [name for name in GRAPHS if decoder or name != "vae_decoder"] + (list(EDIT_GRAPHS) if editing else [])
     models = {name: tiny_model(name, (poison or {}).get(name)) for name in names}
     model = {
         **{"width": D, "classes": CLASSES, "buffer": K, "cond_scale": 2, "img_size": 16, "channels": C},

@@ -58,11 +58,25 @@ GRAPHS = {
         context = Tanh(placed)
     }}""",
 }
+# What edits need besides.
+EDIT_GRAPHS = {
+    "transformer_high_edit": GRAPHS["transformer_high"]
+    .replace(f"float[rows,{S},{D}] pivots,", f"float[rows,{S},{D}] pivots, int64[rows,{S}] guides,")
+    .replace("(shown, pivots, embedded)", "(shown, guided, embedded)")
+    .replace(
+        "shown = MatMul",
+        """every_pivot = Reshape(pivots, flat_shape)
+        every_guide = Concat <axis = 0> (every_pivot, placeholders)
+        guided = Gather(every_guide, guides)
+        shown = MatMul""",
+    ),
+    "vae_encoder": classes.EDIT_GRAPHS["vae_encoder"],
+}
 
 
 def _weights(name: str) -> dict[str, np.ndarray]:
     random = np.random.default_rng(len(name))
-    first, places = (S, N) if name == "transformer_high" else (0, S)
+    first, places = (S, N) if name.startswith("transformer_high") else (0, S)
     return classes._weights(name) | {
         "start": np.array([K + first]),
         "end": np.array([K + first + places]),
@@ -75,7 +89,7 @@ def _weights(name: str) -> dict[str, np.ndarray]:
 
 def tiny_model(name: str, poison: float | None = None) -> onnx.ModelProto:
     """The component's graph; with `poison` all of its first weight holds that value."""
-    model = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["": 20]> {name} {GRAPHS[name]}')
+    model = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["": 20]> {name} {(GRAPHS | EDIT_GRAPHS)[name]}')
     used = {key for node in model.graph.node for key in node.input}
     weights = {key: value for key, value in _weights(name).items() if key in used}
     if poison is not None:
@@ -94,11 +108,17 @@ def empty_context() -> np.ndarray:
 
 
 def write_text_bundle(
-    folder: Path, *, encoder: bool = True, poison: Mapping[str, float] | None = None, max_batch: int = 64
+    folder: Path,
+    *,
+    encoder: bool = True,
+    poison: Mapping[str, float] | None = None,
+    max_batch: int = 64,
+    editing: bool = False,
 ) -> Path:
     """Write the bundle; encoder: whether it has text_encoder and tokenizer, and so takes prompts."""
     folder.mkdir()
-    models = {name: tiny_model(name, (poison or {}).get(name)) for name in GRAPHS if encoder or name != "text_encoder"}
+    names = [name for name in GRAPHS if encoder or name != "text_encoder"] + (list(EDIT_GRAPHS) if editing else [])
+    models = {name: tiny_model(name, (poison or {}).get(name)) for name in names}
     content = empty_context().astype("<f4").tobytes()
     (folder / "empty-context.bin").write_bytes(content)
     model = {

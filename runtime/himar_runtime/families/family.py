@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from himar_kernels import BundleError, ConfigError
+from himar_kernels import BundleError, ConfigError, InputError
 from himar_kernels.arithmetic.editing import Edit
-from himar_kernels.families.registry import FAMILIES, family_part
+from himar_kernels.families.registry import FAMILIES, VAE_ENCODER, family_part
 from himar_kernels.families.settings import settings_from_dict
 
 if TYPE_CHECKING:
     from ..bundle.bundle import Bundle
-    from ..bundle.manifest import Reader
+    from ..bundle.manifest import Manifest, Reader
     from ..engines.networks import Networks
     from ..runner import Generated, Runner
 
@@ -77,13 +77,11 @@ class RuntimeFamily(Protocol):
     """A model family as the runtime knows it; `model` and `sampling` below are of the family's own classes.
 
     changeable: names of the settings of which a request may replace single ones. editing_advice: how to build a bundle
-    that can edit, the end of a sentence. serves_edits: whether services draw them, which run several requests together
-    and show unfinished images.
+    that can edit, the end of a sentence.
     """
 
     changeable: tuple[str, ...]
     editing_advice: str
-    serves_edits: bool
 
     def read_model(self, reader: Reader) -> Any:
         """Return the sizes (ModelSizes) that a manifest's `model` gives; BundleError for one that is wrong."""
@@ -161,10 +159,10 @@ class RuntimeFamily(Protocol):
         """
         ...
 
-    def shown(self, model: Any, sampling: Any) -> range:
+    def shown(self, model: Any, sampling: Any, edit: Edit | None = None) -> range:
         """Return after which counts of steps of one run `Progress.so_far` is worth a look: a rough image, not finished.
 
-        Empty where there are no previews.
+        Empty where there are no previews. edit: as for `steps`.
         """
         ...
 
@@ -200,15 +198,24 @@ def read_settings(kind: type[SettingsT], top: Reader, *further: str) -> dict[str
     return settings
 
 
-def partial_steps(family: RuntimeFamily, model: Any, sampling: Any, most: int) -> set[int]:
+def partial_steps(family: RuntimeFamily, model: Any, sampling: Any, most: int, edit: Edit | None = None) -> set[int]:
     """Return after which counts of steps of one run to show an unfinished image, at most `most`.
 
     The first shows the earliest rough image there is, of Hi-MAR the pivots of phase low; others follow evenly. A model
-    of fewer steps gives fewer.
+    of fewer steps gives fewer. edit: as for `RuntimeFamily.steps`.
     """
-    steps = family.shown(model, sampling)
+    steps = family.shown(model, sampling, edit)
     count = min(most, len(steps))
     return {steps[place * len(steps) // count] for place in range(count)}
+
+
+def require_editing(manifest: Manifest, name: str) -> None:
+    """Raise InputError where a bundle lacks what edits need; name: of the bundle, for the sentence."""
+    missing = [each for each in manifest.model.editing if each not in manifest.components]
+    if missing:
+        what = "reads the images to be edited" if missing[0] == VAE_ENCODER else "edits need"
+        advice = runtime_family(manifest.family).editing_advice
+        raise InputError(f"{name} has no {missing[0]}, which {what}; {advice}.")
 
 
 def runtime_family(name: str) -> RuntimeFamily:

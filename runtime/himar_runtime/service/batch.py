@@ -71,11 +71,12 @@ def _generate(pipeline: Pipeline, jobs: Sequence[Job]) -> Result:
         source = {"draws": family.image_draws(seeds, indices)}
     of_all = None if labels[0] is None else np.concatenate(labels)
     source |= {"sampling": requests[0].sampling, "on_step": _watch(jobs)}
+    prompts = [text for request in requests for text in request.prompts or ()] or None
     edits = [request.edit for request in requests if request.edit is not None]
     if edits:
         images, masks = (np.concatenate([getattr(edit, name) for edit in edits]) for name in ("images", "masks"))
-        return pipeline.edit(images, masks, of_all, **source)
-    prompts = [text for request in requests for text in request.prompts or ()] or None
+        source |= {"dilation": edits[0].dilation, "feather": edits[0].feather}
+        return pipeline.edit(images, masks, of_all, prompts=prompts, **source)
     return pipeline.generate(of_all, prompts=prompts, **source)
 
 

@@ -70,7 +70,8 @@ class ImagesRequest:
         sampling: the settings, complete.
         output: "png" or "latents" in a JSON answer.
         bare: answer with the PNG itself instead of JSON; B is 1.
-        edit: the images of which a part is drawn anew; None of whole images.
+        edit: the images of which a part is drawn anew, all in the same place; None of whole images.
+        edit_kind: what else edits have in common that can run together.
     """
 
     labels: NDArray[np.int64] | None = field(compare=False)
@@ -81,6 +82,7 @@ class ImagesRequest:
     output: Output
     bare: bool
     edit: Edit | None = field(default=None, compare=False)
+    edit_kind: object = None
 
     @property
     def images(self) -> int:
@@ -93,7 +95,8 @@ class ImagesRequest:
         """What those have in common that can run together: edits only with edits, and with a class or none alike."""
         if self.edit is None:
             return self.sampling
-        return self.sampling, self.labels is None, self.prompts is None
+        kind = self.edit_kind, self.edit.dilation, self.edit.feather
+        return self.sampling, self.labels is None, self.prompts is None, kind
 
 
 def read_request(body: bytes, accept: str, manifest: Manifest, max_images: int) -> ImagesRequest:

@@ -89,7 +89,6 @@ class ToyFamily:
 
     changeable = ("steps", "noise")
     editing_advice = ""
-    serves_edits = False
 
     def read_model(self, reader: Reader) -> ToyModel:
         """See RuntimeFamily."""
@@ -141,7 +140,7 @@ class ToyFamily:
         """See RuntimeFamily."""
         return sampling.steps
 
-    def shown(self, model: ToyModel, sampling: ToySampling) -> range:
+    def shown(self, model: ToyModel, sampling: ToySampling, edit: Any = None) -> range:
         """See RuntimeFamily."""
         return range(0)
 

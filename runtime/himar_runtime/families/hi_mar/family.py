@@ -32,7 +32,6 @@ class HiMarFamily:
     """See `himar_runtime.families.family.RuntimeFamily`."""
 
     editing_advice = "build it again with --editing"
-    serves_edits = False
     changeable = CHANGEABLE
 
     def read_model(self, reader: Reader) -> ModelInfo:
@@ -119,9 +118,13 @@ class HiMarFamily:
             return len(edit_plan(sampling, model, drawn_counts(edit, model)[0]))
         return sampling.high_steps + (0 if model.single_scale else sampling.low_steps)
 
-    def shown(self, model: ModelInfo, sampling: SamplingConfig) -> range:
+    def shown(self, model: ModelInfo, sampling: SamplingConfig, edit: Edit | None = None) -> range:
         """See RuntimeFamily.shown: from the end of phase low on; of a single scale always."""
-        return range(1 if model.single_scale else sampling.low_steps, self.steps(model, sampling))
+        low_steps = sampling.low_steps
+        if edit is not None:
+            steps = edit_plan(sampling, model, drawn_counts(edit, model)[0])
+            low_steps = sum(step.phase == "low" for step in steps)
+        return range(1 if model.single_scale else low_steps, self.steps(model, sampling, edit))
 
     def no_images(self, model: ModelInfo) -> Generated:
         """See RuntimeFamily.no_images."""

@@ -31,7 +31,6 @@ class HmarFamily:
     """See `himar_runtime.families.family.RuntimeFamily`."""
 
     editing_advice = "build the bundle again with this version of himar"
-    serves_edits = True
     changeable = tuple(name for name in CHANGEABLE if name != "guidance")  # a request says it by its own argument
 
     def read_model(self, reader: Reader) -> ModelInfo:
@@ -117,7 +116,7 @@ class HmarFamily:
         """See RuntimeFamily.steps: a report for every scale."""
         return len(model.scales)
 
-    def shown(self, model: ModelInfo, sampling: SamplingConfig) -> range:
+    def shown(self, model: ModelInfo, sampling: SamplingConfig, edit: Edit | None = None) -> range:
         """See RuntimeFamily.shown: after every scale but the last."""
         return range(1, len(model.scales))
 

@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from himar_kernels import InputError
-from himar_kernels.arithmetic.editing import Edit, check_edit
-from himar_kernels.families.registry import VAE_ENCODER
+from himar_kernels.arithmetic.editing import Edit, check_edit, check_rings
 
 from ...bundle.manifest import Manifest
 from ...edit_files import as_mask, open_picture, transparency
-from ...families.family import runtime_family
+from ...families.family import require_editing, runtime_family
 from ..request import RefusalError
 from .form import parse_form
 from .request import IGNORED, TAKEN, Generation, about, check_known, read_fields, wrong
@@ -29,7 +27,8 @@ FORMATS = ("PNG", "WEBP", "JPEG")
 
 _PICTURES = {"image": "image", "image[]": "image", "mask": "mask"}
 _IGNORED = (*IGNORED, "input_fidelity")  # what the mask keeps is kept exactly
-_NUMBERS = ("n", "partial_images", "output_compression", "seed", "guidance_scale")
+_OWN = ("dilation", "feather")
+_NUMBERS = ("n", "partial_images", "output_compression", "seed", "guidance_scale", *_OWN)
 _ADVICE = "send a PNG, WebP or JPEG file"
 
 
@@ -49,9 +48,9 @@ def read_edit(
 
     Raises RefusalError with the field that is wrong, or InputError for a body that is no form.
     """
-    _require_editing(manifest)
+    require_editing(manifest, "this bundle")
     form = parse_form(body, content_type)
-    check_known(form, ("image", "mask", *TAKEN), ("image[]", *_IGNORED))
+    check_known(form, ("image", "mask", *TAKEN, *_OWN), ("image[]", *_IGNORED))
     pictures: dict[str, list[bytes]] = {"image": [], "mask": []}
     for name, contents in form.items():
         if name in _PICTURES:
@@ -59,14 +58,26 @@ def read_edit(
     image, mask = _one_image(pictures["image"]), _one_mask(pictures["mask"])
     fields = {name: _field(name, contents) for name, contents in form.items() if name not in _PICTURES}
     side = manifest.model.img_size
-    return read_fields(fields, manifest, models, max_images, lambda count: read_pictures(image, mask, side, count))
+    dilation, feather = (fields.pop(name, None) for name in _OWN)
+    with about("dilation"):
+        rings = check_rings("dilation", runtime_family(manifest.family).dilation(dilation), side)
+    with about("feather"):
+        border = check_rings("feather", 0 if feather is None else feather, side)
+
+    def read(count: int) -> Edit:
+        edit = read_pictures(image, mask, side, border)
+        return Edit(np.repeat(edit.images, count, axis=0), np.repeat(edit.masks, count, axis=0), rings, border)
+
+    return read_fields(fields, manifest, models, max_images, read)
 
 
-def read_pictures(image: bytes, mask: bytes | None, side: int, count: int) -> Edit:
-    """Decode an image and what marks the part of it that is drawn anew: `count` copies of both.
+def read_pictures(image: bytes, mask: bytes | None, side: int, feather: int = 0) -> Edit:
+    """Decode an image and what marks the part of it that is drawn anew.
 
     Of a mask with transparent pixels these are drawn, of one without the white ones; without a mask, the image's own
     transparent pixels. Raises RefusalError for what cannot be used, before decoding what has another size.
+
+    feather: pixels over which what is under the mask will be seen.
     """
     with about("image"):
         picture = open_picture(io.BytesIO(image), "the image", _ADVICE, FORMATS, side)
@@ -84,7 +95,11 @@ def read_pictures(image: bytes, mask: bytes | None, side: int, count: int) -> Ed
             sentence = "the image is transparent where the mask keeps it; fill it there, or let the mask draw it."
             raise wrong("image", sentence)
     with about("image" if mask is None else "mask"):
-        return check_edit([_rgb(picture)] * count, [hole] * count, side)
+        edit = check_edit([_rgb(picture)], [hole], side)
+    if feather and alpha is not None:
+        sentence = f"feather is {feather}, but the image under the mask, which it blends in, is transparent"
+        raise wrong("feather", f"{sentence}; fill it there, or leave feather out.")
+    return edit
 
 
 def _rgb(picture: Image.Image) -> NDArray[np.uint8]:
@@ -142,14 +157,3 @@ def _number(text: str) -> int | float | str:
     except (ValueError, RecursionError):
         return text
     return value if type(value) in (int, float) else text
-
-
-def _require_editing(manifest: Manifest) -> None:
-    """Raise InputError for a bundle that cannot edit, and for a family whose edits are not served."""
-    if VAE_ENCODER in manifest.components and not runtime_family(manifest.family).serves_edits:
-        raise InputError(
-            f"this bundle's model is of the family {manifest.family!r}, whose edits the service does not draw yet; "
-            f"edit with himar-export edit, or with Pipeline.edit."
-        )
-    if VAE_ENCODER not in manifest.components:
-        raise InputError(f"this bundle has no {VAE_ENCODER}, which reads the images to be edited, so it edits none.")

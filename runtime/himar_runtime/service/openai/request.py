@@ -118,11 +118,12 @@ def read_fields(
         if values.get(key, taken[0]) not in taken:
             raise wrong(key, f"{key} is {_json(values[key])}, but {reason}; leave it out.")
     size = _size(values, manifest.model.img_size)
+    edit = None if read_edit is None else read_edit(count)
     images = ImagesRequest(
         labels=None if label is None else np.full(count, label, np.int64),
         prompts=None if prompt is None else (prompt,) * count,
         seed=seed, first_index=0, sampling=sampling, output="png", bare=False,
-        edit=None if read_edit is None else read_edit(count),
+        edit=edit, edit_kind=None if edit is None else _edit_kind(edit, manifest),
     )  # fmt: skip
     shape = manifest.model.context_shape
     text_tokens = 0 if shape is None or (is_edit and prompt is None) else shape[0]
@@ -180,6 +181,11 @@ def _sampling(values: Mapping[str, Any], manifest: Manifest, is_edit: bool, show
     with about("guidance_scale"):
         chosen: Sampling = family.edit_sampling(*given, shown) if is_edit else family.choose_sampling(*given)
     return quality, chosen
+
+
+def _edit_kind(edit: Edit, manifest: Manifest) -> object:
+    """Return what tells whether edits can run together; all images of a request are drawn in the same place."""
+    return runtime_family(manifest.family).edit_kinds(manifest.model, edit[:1])[0]
 
 
 def _setting(quality: object, settings: tuple[str, ...]) -> str:

@@ -29,7 +29,9 @@ class Partials:
 
     def __init__(self, asked: Generation, manifest: Manifest) -> None:
         family = runtime_family(manifest.family)
-        self._steps = partial_steps(family, manifest.model, asked.images.sampling, asked.partial_images)
+        self._steps = partial_steps(
+            family, manifest.model, asked.images.sampling, asked.partial_images, asked.images.edit
+        )
         self._asked = asked
         self._made = 0
 

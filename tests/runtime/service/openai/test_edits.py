@@ -21,12 +21,14 @@ from PIL import Image
 
 from himar_runtime import Pipeline
 from tests.closeness import assert_same_pixels
+from tests.runtime.conftest import write_bundle
 from tests.runtime.service.conftest import PYTHON, Reply, Server
 from tests.runtime.service.openai.conftest import client_of
 from tests.runtime.service.openai.test_images import assert_images
 from tests.runtime.service.test_batching import CALLS, REQUESTS
 from tests.runtime.service.test_images import pixels
 from tests.runtime.tiny_hmar import write_hmar_bundle
+from tests.runtime.tiny_text import write_text_bundle
 
 PATH = "/v1/images/edits"
 SIDE = 12
@@ -270,6 +272,12 @@ BAD: dict[str, tuple[Parts, str | None, str]] = {
     "seed": ([*BOTH, ("seed", "-1")], "seed", "seed is -1; it must be a whole number"),
     "not UTF-8": ([*BOTH, ("prompt", b"\xff")], "prompt", "prompt is not UTF-8"),
 }  # fmt: skip
+FURTHER: dict[str, tuple[Parts, str, str]] = {
+    "seen through": ([("image", encoded(transparent(HOLE))), ("feather", "2")], "feather",
+                     "feather is 2, but the image under the mask, which it blends in, is transparent; fill it there"),
+    "feather": ([*BOTH, ("feather", "99")], "feather", "feather is 99; it must be a whole number from 0 to 12"),
+    "dilation": ([*BOTH, ("dilation", "2")], "dilation", "an HMAR model draws a ring around the mask"),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("parts", "param", "part"), BAD.values(), ids=BAD)
@@ -279,6 +287,15 @@ def test_what_cannot_be_edited_is_refused(edit_server: Any, parts: Parts, param:
     assert (reply.status, error["type"], error["param"]) == (400, "invalid_request_error", param), error
     assert part in error["message"] and error["message"].endswith(".")
     assert error["code"] in ("invalid_value", "missing_required_parameter")
+
+
+@pytest.mark.parametrize(("parts", "param", "part"), FURTHER.values(), ids=FURTHER)
+def test_fields_of_python_alone(command: list[str], edit_server: Any, parts: Parts, param: str, part: str) -> None:
+    error = ask(edit_server, parts).json["error"]
+    if command == PYTHON:
+        assert (error["param"], error["code"]) == (param, "invalid_value") and part in error["message"]
+    else:
+        assert (error["param"], error["code"]) == (param, "unknown_parameter")
 
 
 @pytest.mark.parametrize("key", ["negative_prompt", "labels", "strength"])
@@ -322,6 +339,86 @@ def test_a_bomb_is_not_decoded(edit_server: Any) -> None:
     start = time.monotonic()
     assert ask(edit_server, [("image", bomb(12_000)), ("mask", MASK)]).status == 400
     assert time.monotonic() - start < 5  # to decode 432 MB takes longer
+
+
+@pytest.fixture(scope="module")
+def hi_mar_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_bundle(tmp_path_factory.mktemp("editing") / "bundle", editing=True)
+
+
+def test_hi_mar_edits(command: list[str], start_server: Any, hi_mar_path: Path) -> None:
+    if command != PYTHON:
+        pytest.skip("the C++ runtime has no edits of Hi-MAR yet")
+    server, library = start_server(hi_mar_path), Pipeline.load(hi_mar_path, threads=1)
+    client = client_of(server)
+    image = np.pad(PIXELS, ((0, 4), (0, 4), (0, 0)), mode="edge")
+    hole = np.pad(HOLE, ((0, 4), (0, 4)))
+    asked: Any = {"image": encoded(image), "mask": encoded(transparent(hole, image)), "prompt": "2"}
+    answer = client.images.edit(**asked, n=3, extra_body={"seed": 7, "dilation": 1, "feather": 2, "guidance_scale": 3})
+    wanted = library.edit([image] * 3, [hole] * 3, [2] * 3, seed=7, dilation=1, feather=2, guidance=3)
+    assert_images(answer, wanted)
+    assert answer.data[0].recipe["edit"].keys() == {"image", "mask", "dilation", "feather"}
+    answer = client.images.edit(**{**asked, "prompt": ""}, extra_body={"seed": 7})
+    assert_images(answer, library.edit([image], [hole], seed=7))
+    # Few positions are drawn, so there are fewer steps than of a whole image.
+    hole = np.zeros_like(hole)
+    hole[0, 0] = True
+    asked["mask"] = encoded(transparent(hole, image))
+    events = list(client.images.edit(stream=True, partial_images=3, **asked, extra_body={"seed": 4}))
+    shown: list[Any] = []
+    library.edit([image], [hole], [2], seed=4, on_step=lambda step: shown.append(step.so_far()[0]))
+    assert len(shown) == 2 and [event.size for event in events] == ["8x8", "16x16"]
+    assert_same_pixels(pixels(base64.b64decode(events[0].b64_json)), shown[0])
+    assert server.end() == 0
+
+
+def test_a_text_says_what_the_image_shows(command: list[str], start_server: Any, tmp_path: Path) -> None:
+    if command != PYTHON:
+        pytest.skip("the C++ runtime has no edits of Hi-MAR yet")
+    path = write_text_bundle(tmp_path / "bundle", editing=True)
+    server, library = start_server(path), Pipeline.load(path, threads=1)
+    image = np.pad(PIXELS, ((0, 4), (0, 4), (0, 0)), mode="edge")
+    hole = np.pad(HOLE, ((0, 4), (0, 4)))
+    asked: Any = {"image": encoded(image), "mask": encoded(transparent(hole, image)), "extra_body": {"seed": 7}}
+    answer = client_of(server).images.edit(prompt="two red", n=2, **asked)
+    assert_images(answer, library.edit([image] * 2, [hole] * 2, prompts=["two red"] * 2, seed=7))
+    assert (answer.truncated, answer.usage.input_tokens_details.text_tokens) == ([], 2 * 6)
+    answer = client_of(server).images.edit(prompt="", **asked)
+    assert_images(answer, library.edit([image], [hole], seed=7))
+    assert (answer.usage.input_tokens, answer.usage.input_tokens_details.text_tokens) == (16, 0)
+    assert server.end() == 0
+
+
+def test_edits_with_other_steps_do_not_share_calls(command: list[str], start_server: Any, hi_mar_path: Path) -> None:
+    if command != PYTHON:
+        pytest.skip("the C++ runtime has no edits of Hi-MAR yet")
+    server, library = start_server(hi_mar_path, "--queue-delay", "50"), Pipeline.load(hi_mar_path, threads=1)
+    image = np.pad(PIXELS, ((0, 4), (0, 4), (0, 0)), mode="edge")
+    holes, shown, wanted = [], [], []
+    for place in range(6):
+        holes.append(np.zeros((16, 16), np.bool_))
+        holes[-1][: 4 + 4 * (place % 2), 4 * (place // 2) :] = True
+        seen: list[Any] = []
+        shown.append(seen)
+        made = library.edit(
+            [image], holes[-1:], [1], seed=place, on_step=lambda step, to=seen: to.append(step.so_far()[0])
+        )
+        wanted.append(made.images[0])
+
+    def one(place: int) -> Reply:
+        parts: Parts = [("image", encoded(image)), ("mask", encoded(transparent(holes[place], image)))]
+        return ask(server, [*parts, ("seed", f"{place}"), ("prompt", "1"), ("stream", "true"), ("partial_images", "1")])
+
+    with ThreadPoolExecutor(6) as clients:
+        for _ in range(3):
+            for place, reply in enumerate(clients.map(one, range(6))):
+                events = reply.body.decode().split("\n\n")[:2]
+                first, last = (
+                    pixels(base64.b64decode(json.loads(event.partition("data: ")[2])["b64_json"])) for event in events
+                )
+                assert_same_pixels(last, wanted[place])
+                assert any(np.array_equal(first, each) for each in shown[place])
+    assert server.end() == 0
 
 
 def test_bundles_that_cannot_edit(command: list[str], start_server: Any, bundle_path: Path, tmp_path: Path) -> None:
