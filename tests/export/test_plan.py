@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import pytest
 
 from himar_export.cli import main
-from himar_export.plan.report import SERVED_IMAGES, SERVED_SECONDS
+from himar_export.plan.report import MOST_SECONDS, SERVED_IMAGES, SERVED_SECONDS
 from himar_export.plan.search import Wanted, find_plan
-from himar_export.plan.simulate import Traffic, simulate
+from himar_export.plan.simulate import Simulated, Traffic, simulate
 from himar_export.plan.times import MOST_LANES, CallSeconds, measure, read_seconds
 from himar_kernels import EngineError, InputError
 from himar_runtime import Pipeline
@@ -59,6 +60,12 @@ def test_a_full_queue_refuses_and_that_counts() -> None:
     assert found.refused == pytest.approx(4000 * 0.8, rel=0.05)
     assert found.percentile(99) == float("inf") and found.percentile(10) < 0.4
     assert found.most_waiting == 2
+
+
+def test_percentiles_are_of_all_requests() -> None:
+    found = Simulated(np.arange(99.0), np.zeros(99), refused=1, most_waiting=0, images_per_call=1, busy=1)
+    assert found.percentile(99) == 98 and found.percentile(99.5) == float("inf")
+    assert found.percentile(49.5) == pytest.approx(49)
 
 
 def test_arrivals_are_the_load_tests() -> None:
@@ -177,6 +184,7 @@ def test_the_json_of_bench_is_read(tmp_path: Path) -> None:
     ("content", "said"),
     [
         ("{", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
         ("[]", "holds no seconds of calls by their images"),
         ('{"lanes": {"1": {"one": 1}}}', "holds no seconds of calls by their images"),
         ('{"lanes": {"1": {"1": "fast"}}}', "holds no seconds of calls by their images"),
@@ -234,8 +242,11 @@ def test_the_server_takes_what_was_planned(
     assert capsys.readouterr().out.splitlines()[-1].endswith(" --queue-delay 5")
     defaults = {each.name: each.default for each in serve.params}
     assert (defaults["max_images"], defaults["timeout"]) == (SERVED_IMAGES, SERVED_SECONDS)
-    lanes = next(each for each in serve.params if each.name == "lanes").type
-    assert isinstance(lanes, click.IntRange) and lanes.max == MOST_LANES
+    assert main([*arguments, "--p99", "900000s"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].endswith(" --timeout 1e+06")
+    for name, most in (("lanes", MOST_LANES), ("timeout", MOST_SECONDS)):
+        kind = next(each for each in serve.params if each.name == name).type
+        assert isinstance(kind, click.IntRange | click.FloatRange) and kind.max == most
 
 
 @pytest.mark.parametrize("good", [0, 1])

@@ -11,8 +11,8 @@ from .search import Plan, Wanted
 
 _PERCENTILES = (50, 90, 95, 99)
 _MONTH = 30 * 86_400
-SERVED_IMAGES, SERVED_SECONDS = 64, 60
-"""--max-images and --timeout of himar-serve where they are not given."""
+SERVED_IMAGES, SERVED_SECONDS, MOST_SECONDS = 64, 60, 1e6
+"""--max-images and --timeout of himar-serve where they are not given, and the longest --timeout."""
 
 
 def plan_values(plan: Plan, wanted: Wanted, source: str, price: float | None) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def print_plan(values: dict[str, Any], bundle: str) -> None:
     options = f"--lanes {values['lanes']} --max-batch {values['max_batch']} --queue {values['queue']}"
     delay = f" --queue-delay {1000 * values['queue_delay']:g}"
     limits = f" --max-images {wanted['images']}" if wanted["images"] > SERVED_IMAGES else ""
-    limits += f" --timeout {2 * wanted['p99']:g}" if wanted["p99"] > SERVED_SECONDS else ""
+    limits += f" --timeout {min(2 * wanted['p99'], MOST_SECONDS):g}" if wanted["p99"] > SERVED_SECONDS else ""
     console.print(
         f"serve: himar-serve {bundle} {options}{delay}{limits}", highlight=False, markup=False, soft_wrap=True
     )

@@ -52,11 +52,11 @@ class Simulated:
     busy: float
 
     def percentile(self, percent: float) -> float:
-        """Return a percentile of the seconds; infinite when requests were refused beyond it, or none was answered."""
+        """Return a percentile of all requests' seconds; those of refused ones are infinite, and so is that of none."""
         count = len(self.seconds) + self.refused
         if not len(self.seconds) or self.refused > count * (1 - percent / 100):
             return float("inf")
-        return float(np.percentile(self.seconds, percent))
+        return float(np.percentile(self.seconds, min(percent * count / len(self.seconds), 100)))
 
 
 @dataclass(frozen=True, eq=False)

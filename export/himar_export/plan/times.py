@@ -149,7 +149,7 @@ def read_seconds(path: Path) -> list[CallSeconds]:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(
             f"{path} is not JSON ({error}); give a file of plan --measure --save, or of bench --json."
         ) from error

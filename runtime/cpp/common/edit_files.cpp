@@ -10,31 +10,36 @@ namespace {
 constexpr std::uint8_t kThreshold = 128, kBlack = 32, kWhite = 223;
 constexpr double kMostGrey = 0.1;  // share between black and white: edges may be soft, a photograph is no mask
 
-// The grey value of RGB, as Pillow rounds it.
-std::uint8_t grey_of(const std::uint8_t* rgb) {
-    return static_cast<std::uint8_t>((rgb[0] * 19595u + rgb[1] * 38470u + rgb[2] * 7471u + 0x8000u) >> 16);
-}
-
 std::string size_of(std::int64_t width, std::int64_t height) { return std::to_string(width) + " × " + std::to_string(height); }
 
 }  // namespace
 
+std::uint8_t grey_of(const std::uint8_t* rgb) {
+    return static_cast<std::uint8_t>((rgb[0] * 19595u + rgb[1] * 38470u + rgb[2] * 7471u + 0x8000u) >> 16);
+}
+
+std::vector<std::uint8_t> as_mask(const std::vector<std::uint8_t>& values, const std::string& name, const std::string& otherwise) {
+    std::vector<std::uint8_t> marks;
+    marks.reserve(values.size());
+    std::size_t between = 0;
+    for (const std::uint8_t value : values) {
+        between += value > kBlack && value < kWhite;
+        marks.push_back(value >= kThreshold);
+    }
+    const double share = static_cast<double>(between) / static_cast<double>(values.size());
+    if (share > kMostGrey)
+        throw std::runtime_error(name + " is no mask: " + std::to_string(std::lrint(100 * share)) +
+                                 "% of its pixels are neither " + otherwise + ".");
+    return marks;
+}
+
 MaskPicture read_mask(const std::filesystem::path& path) {
     const Picture picture = read_picture(path, "mask");
-    MaskPicture mask{picture.width, picture.height, {}};
-    mask.pixels.reserve(picture.pixels.size() / 3);
-    std::size_t between = 0;
-    for (std::size_t i = 0; i < picture.pixels.size(); i += 3) {
-        const std::uint8_t grey = grey_of(picture.pixels.data() + i);
-        between += grey > kBlack && grey < kWhite;
-        mask.pixels.push_back(grey >= kThreshold);
-    }
-    const double share = static_cast<double>(between) / static_cast<double>(mask.pixels.size());
-    if (share > kMostGrey)
-        throw std::runtime_error(path.string() + " is no mask: " + std::to_string(std::lrint(100 * share)) +
-                                 "% of its pixels are neither black nor white; paint white what is to be drawn anew and "
-                                 "black what is to stay.");
-    return mask;
+    std::vector<std::uint8_t> greys;
+    greys.reserve(picture.pixels.size() / 3);
+    for (std::size_t i = 0; i < picture.pixels.size(); i += 3) greys.push_back(grey_of(picture.pixels.data() + i));
+    return {picture.width, picture.height,
+            as_mask(greys, path.string(), "black nor white; paint white what is to be drawn anew and black what is to stay")};
 }
 
 void place_on_canvas(Picture& image, std::optional<MaskPicture>& mask, std::int64_t side, const Placement& place) {

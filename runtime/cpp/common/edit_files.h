@@ -25,6 +25,13 @@ struct Placement {
 // the pixels are neither nearly black (at most 32) nor nearly white (at least 223).
 MaskPicture read_mask(const std::filesystem::path& path);
 
+// Marks of values (count), from 0 to 255, where they are 128 or more; std::runtime_error that `name` is no mask, of whose
+// pixels too many are neither `otherwise`.
+std::vector<std::uint8_t> as_mask(const std::vector<std::uint8_t>& values, const std::string& name, const std::string& otherwise);
+
+// The grey value of RGB, as Pillow rounds it.
+std::uint8_t grey_of(const std::uint8_t* rgb);
+
 // Put an image on a black canvas (side, side), and mark all around it and what `mask`, of the image's size, marks of it.
 // std::runtime_error where the mask has another size, or the image does not lie wholly on the canvas.
 void place_on_canvas(Picture& image, std::optional<MaskPicture>& mask, std::int64_t side, const Placement& place);

@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <cstring>
 #include <stdexcept>
+#include <system_error>
 
 namespace {
 
@@ -72,8 +73,9 @@ private:
     png_infop info_ = nullptr;
 };
 
-// How a picture lies, 1 … 8 as EXIF counts it; 1, upright, where the data do not say.
-int orientation_of(const png_byte* exif, std::size_t size) {
+}  // namespace
+
+int exif_orientation(const std::uint8_t* exif, std::size_t size) {
     constexpr std::uint32_t tag = 0x0112, short_type = 3;
     if (exif == nullptr || size < 8) return 1;
     const bool little = exif[0] == 'I';
@@ -94,49 +96,66 @@ int orientation_of(const png_byte* exif, std::size_t size) {
     return 1;
 }
 
-// The RGB of rgba (height, width, 4), turned upright.
-Picture upright(const std::vector<std::uint8_t>& rgba, std::int64_t width, std::int64_t height, int orientation) {
+RgbaPicture upright(const RgbaPicture& picture, int orientation) {
+    const std::int64_t width = picture.width, height = picture.height;
     const bool lies = orientation >= 5;
-    Picture picture{lies ? height : width, lies ? width : height, std::vector<std::uint8_t>(rgba.size() / 4 * 3)};
+    RgbaPicture turned{lies ? height : width, lies ? width : height, std::vector<std::uint8_t>(picture.pixels.size())};
     const bool mirrors_x = orientation == 2 || orientation == 3 || orientation == 7 || orientation == 8;
     const bool mirrors_y = orientation == 3 || orientation == 4 || orientation == 6 || orientation == 7;
-    std::uint8_t* to = picture.pixels.data();
-    for (std::int64_t row = 0; row < picture.height; ++row)
-        for (std::int64_t column = 0; column < picture.width; ++column, to += 3) {
+    std::uint8_t* to = turned.pixels.data();
+    for (std::int64_t row = 0; row < turned.height; ++row)
+        for (std::int64_t column = 0; column < turned.width; ++column, to += 4) {
             const std::int64_t x = lies ? row : column, y = lies ? column : row;
             const std::int64_t from = (mirrors_y ? height - 1 - y : y) * width + (mirrors_x ? width - 1 - x : x);
-            std::memcpy(to, rgba.data() + 4 * from, 3);
+            std::memcpy(to, picture.pixels.data() + 4 * from, 4);
         }
-    return picture;
+    return turned;
 }
 
-}  // namespace
+void refuse_picture(const PictureKind& kind, const std::string& reason) {
+    throw std::runtime_error(kind.name + " cannot be read: " + reason + "; " + kind.advice + ".");
+}
 
-Picture read_picture(const std::filesystem::path& path, const std::string& what) {
-    const std::string name = "the " + what + " " + path.string();
-    const auto refuse = [&](const std::string& reason) {
-        throw std::runtime_error(name + " cannot be read: " + reason + "; give a PNG file.");
-    };
-    std::error_code unknown;
-    if (std::filesystem::is_directory(path, unknown)) refuse(std::strerror(EISDIR));
-    std::FILE* const file = std::fopen(path.c_str(), "rb");
-    if (file == nullptr) refuse(std::strerror(errno));
-    constexpr const char* damaged = "it is not a PNG image that can be decoded";
+void require_side(const PictureKind& kind, std::int64_t width, std::int64_t height) {
+    if (kind.side == 0 || (width == kind.side && height == kind.side)) return;
+    const std::string side = std::to_string(kind.side);
+    throw std::runtime_error(kind.name + " has " + std::to_string(width) + " × " + std::to_string(height) +
+                             " pixels, but the model's images have " + side + " × " + side + "; crop or resize it first.");
+}
+
+RgbaPicture decode_png(std::FILE* file, const PictureKind& kind) {
     Png png(file);
-    if (!png.start()) refuse(damaged);
-    if (png.bits > 8) throw std::runtime_error(name + " has pixels of 16 bits a channel; save it with 8 bits a channel first.");
+    if (!png.start()) refuse_picture(kind, kind.damaged);
+    require_side(kind, png.width, png.height);
+    if (png.bits > 8)
+        throw std::runtime_error(kind.name + " has pixels of 16 bits a channel; save it with 8 bits a channel first.");
     if (static_cast<std::uint64_t>(png.width) * png.height > kMostPixels)
-        refuse("it has " + std::to_string(png.width) + " × " + std::to_string(png.height) + " pixels, more than " +
-               std::to_string(kMostPixels));
-    std::vector<std::uint8_t> rgba(static_cast<std::size_t>(png.width) * png.height * 4);
+        refuse_picture(kind, "it has " + std::to_string(png.width) + " × " + std::to_string(png.height) + " pixels, more than " +
+                                 std::to_string(kMostPixels));
+    RgbaPicture picture{png.width, png.height, std::vector<std::uint8_t>(static_cast<std::size_t>(png.width) * png.height * 4)};
     std::vector<png_bytep> rows(png.height);
-    for (std::size_t row = 0; row < rows.size(); ++row) rows[row] = rgba.data() + row * png.width * 4;
-    if (!png.decode(rows.data())) refuse(damaged);
-    for (std::size_t i = 3; i < rgba.size(); i += 4)
-        if (rgba[i] < 255)
-            throw std::runtime_error(name + " has transparent pixels, of which it is unclear what they mean; save it without "
-                                            "transparency.");
+    for (std::size_t row = 0; row < rows.size(); ++row) rows[row] = picture.pixels.data() + row * png.width * 4;
+    if (!png.decode(rows.data())) refuse_picture(kind, kind.damaged);
     png_uint_32 size = 0;
     const png_byte* const exif = png.exif(size);
-    return upright(rgba, png.width, png.height, orientation_of(exif, size));
+    return upright(picture, exif_orientation(exif, size));
+}
+
+Picture read_picture(const std::filesystem::path& path, const std::string& what) {
+    const PictureKind kind{"the " + what + " " + path.string(), "it is not a PNG image that can be decoded", "give a PNG file"};
+    std::error_code unknown;
+    if (std::filesystem::is_directory(path, unknown)) refuse_picture(kind, std::strerror(EISDIR));
+    std::FILE* const file = std::fopen(path.c_str(), "rb");
+    if (file == nullptr) refuse_picture(kind, std::strerror(errno));
+    const RgbaPicture seen = decode_png(file, kind);
+    Picture picture{seen.width, seen.height, {}};
+    picture.pixels.reserve(seen.pixels.size() / 4 * 3);
+    for (std::size_t i = 0; i < seen.pixels.size(); i += 4) {
+        if (seen.pixels[i + 3] < 255)
+            throw std::runtime_error(kind.name + " has transparent pixels, of which it is unclear what they mean; save it "
+                                                 "without transparency.");
+        picture.pixels.insert(picture.pixels.end(), seen.pixels.begin() + static_cast<std::ptrdiff_t>(i),
+                              seen.pixels.begin() + static_cast<std::ptrdiff_t>(i + 3));
+    }
+    return picture;
 }

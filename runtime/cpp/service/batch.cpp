@@ -38,6 +38,19 @@ GenerateOptions joined_options(const Jobs& jobs) {
     return options;
 }
 
+// The images and masks of all jobs, which are edits.
+Edited joined_edits(const Jobs& jobs) {
+    Edited all = *jobs.front()->edited;
+    for (std::size_t i = 1; i < jobs.size(); ++i) all.append(*jobs[i]->edited);
+    return all;
+}
+
+Result make(Pipeline& pipeline, const Jobs& jobs, const GenerateOptions& options) {
+    if (jobs.front()->edited == nullptr) return pipeline.generate(options);
+    const Edited edits = joined_edits(jobs);
+    return pipeline.edit(edits.images_view(), edits.masks_view(), options);
+}
+
 // A job in a call: where its images are, and what is known of it so far.
 struct Part {
     Job& job;
@@ -84,7 +97,7 @@ void generate(Pipeline& pipeline, const Jobs& jobs, std::vector<Part>& parts, co
         }
         return any;
     };
-    Result result = pipeline.generate(options);
+    Result result = make(pipeline, jobs, options);
     if (result.cancelled()) return;
     const Stages stages = stages_of(pipeline, result);
     for (Part& part : parts) {

@@ -18,10 +18,10 @@ bool announces_body(const httplib::Request& request) {
            lower(trimmed(request.get_header_value("Transfer-Encoding"))) == "chunked";
 }
 
-// True when Content-Type is application/json, with or without parameters.
-bool is_json(const httplib::Request& request) {
+// The Content-Type without parameters.
+std::string type_of(const httplib::Request& request) {
     const std::string type = request.get_header_value("Content-Type");
-    return lower(trimmed(type.substr(0, type.find(';')))) == "application/json";
+    return lower(trimmed(type.substr(0, type.find(';'))));
 }
 
 bool is_compressed(const httplib::Request& request) {
@@ -33,31 +33,35 @@ bool is_compressed(const httplib::Request& request) {
 
 Body read_body(const httplib::Request& request, const httplib::ContentReader& reader, std::size_t most,
                std::size_t most_discarded) {
-    if (!announces_body(request)) return {Body::State::kAbsent, {}};
-    if (request.has_header("Content-Length") && request.get_header_value_u64("Content-Length") > most_discarded)
-        return {Body::State::kTooLarge, {}};
-    std::string text;
-    std::size_t size = 0;
-    const auto take = [&](const char* data, std::size_t count) {
+    if (!announces_body(request)) return {Body::State::kAbsent, {}, {}};
+    const bool is_long = request.has_header("Content-Length");
+    if (is_long && request.get_header_value_u64("Content-Length") > most_discarded) return {Body::State::kTooLarge, {}, {}};
+    Body body{Body::State::kWhole, {}, {}};
+    // httplib does not count what stands between the parts of a form.
+    std::size_t size = is_long && request.get_header_value_u64("Content-Length") > most ? most + 1 : 0;
+    const auto fits = [&](std::size_t count) {
         size += count;
-        if (size <= most)
-            text.append(data, count);
-        else
-            text = std::string();
+        if (size > most) body.text = std::string(), body.parts = Parts();
+        return size <= most;
+    };
+    const auto begin = [&](const httplib::MultipartFormData& part) {
+        if (fits(part.name.size() + part.filename.size() + part.content_type.size())) body.parts.push_back({part.name, {}});
+        return !part.name.empty() && size <= most_discarded;
+    };
+    const auto take = [&](const char* data, std::size_t count) {
+        if (fits(count)) (body.parts.empty() ? body.text : body.parts.back().content).append(data, count);
         return size <= most_discarded;
     };
-    const bool read = request.is_multipart_form_data()
-                          ? reader([](const httplib::MultipartFormData&) { return true; }, take)
-                          : reader(take);
-    if (size > most) return {Body::State::kTooLarge, {}};
-    if (!read) return {Body::State::kBroken, {}};
-    return {Body::State::kWhole, std::move(text)};
+    const bool read = request.is_multipart_form_data() ? reader(begin, take) : reader(take);
+    if (size > most) return {Body::State::kTooLarge, {}, {}};
+    if (!read) return {Body::State::kBroken, {}, {}};
+    return body;
 }
 
-void require_json(const httplib::Request& request, const Body& body, std::size_t most) {
-    if (!is_json(request))
-        throw Refusal(415, "Content-Type is '" + cut(request.get_header_value("Content-Type")) +
-                               "'; send the request as application/json.");
+void require_body(const httplib::Request& request, const Body& body, const std::string& type, std::size_t most) {
+    if (type_of(request) != type)
+        throw Refusal(415, "Content-Type is '" + cut(request.get_header_value("Content-Type")) + "'; send the request as " +
+                               type + ".");
     if (is_compressed(request))
         throw Refusal(415, "Content-Encoding is '" + cut(request.get_header_value("Content-Encoding")) +
                                "'; send the body without one.");
@@ -65,7 +69,11 @@ void require_json(const httplib::Request& request, const Body& body, std::size_t
         case Body::State::kWhole: return;
         case Body::State::kAbsent: throw Refusal(411, "the request has no Content-Length; send one, or a chunked body.");
         case Body::State::kTooLarge: throw Refusal(413, too_large(request, most));
-        case Body::State::kBroken: throw Refusal(400, "the body does not arrive as its headers announce it.");
+        case Body::State::kBroken:
+            if (type == kFormType)
+                throw Refusal(400, "the body is no whole multipart form; send one with a boundary in Content-Type, a name of "
+                                   "each part, and the last boundary.");
+            throw Refusal(400, "the body does not arrive as its headers announce it.");
     }
 }
 

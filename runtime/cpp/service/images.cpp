@@ -37,7 +37,8 @@ std::vector<Run> Images::runs() {
     return all;
 }
 
-Answer Images::answer(const std::string& body, const std::string& accept_header, std::shared_ptr<Job>& job, const Gone& gone) {
+Answer Images::answer(const std::string& body, const std::string& accept_header, std::shared_ptr<Job>& job,
+                      const Gone& gone) {
     Form form;
     job = accept(body, accept_header, form);
     wait_for_result(job, gone);
@@ -62,10 +63,12 @@ void Images::check(const GenerateOptions& options) const {
     }
 }
 
-std::shared_ptr<Job> Images::submit(GenerateOptions options, Look look) {
+std::shared_ptr<Job> Images::submit(GenerateOptions options, Look look, std::shared_ptr<const Edited> edited) {
     const auto end = Clock::now() + duration_of(limits_.timeout);
     std::string settings = pipeline().settings(options);
-    auto job = std::make_shared<Job>(std::move(options), std::move(settings), end, std::move(look));
+    // Edits run with edits alone, and those with a class have rows that others lack.
+    if (edited != nullptr) settings += options.labels.empty() ? " edit" : " edit as a class";
+    auto job = std::make_shared<Job>(std::move(options), std::move(settings), end, std::move(look), std::move(edited));
     switch (lanes_.submit(job)) {
         case Lanes::Accepted::kFull:
             throw Refusal(429,

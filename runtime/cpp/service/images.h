@@ -41,8 +41,9 @@ public:
     // Refusal with the runtime's sentence unless it takes these options.
     void check(const GenerateOptions& options) const;
 
-    // Queue a request that was checked. Refusal 429 when all queues are full, 503 when the service ends.
-    std::shared_ptr<Job> submit(GenerateOptions options, Look look = nullptr);
+    // Queue a request that was checked; edited: what an edit begins with. Refusal 429 when all queues are full, 503 when the
+    // service ends.
+    std::shared_ptr<Job> submit(GenerateOptions options, Look look = nullptr, std::shared_ptr<const Edited> edited = nullptr);
 
     // Wait until a job has a result. Refusal (504 when its time is up, and what the work met), ClientGone.
     void wait_for_result(const std::shared_ptr<Job>& job, const Gone& gone);

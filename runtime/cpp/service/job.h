@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "edited.h"
 #include "himar/himar.hpp"
 #include "stages.h"
 
@@ -40,13 +41,20 @@ using Look = std::function<std::optional<std::string>(const Progress&)>;
 // Everything below `cancel` is guarded by the lock of the Lanes that hold the job.
 struct Job {
     // what: checked. same_settings: equal for jobs that can share a call of the engines.
+    // begins_with: of an edit.
     Job(GenerateOptions what, std::string same_settings, Clock::time_point latest = Clock::time_point::max(),
-        Look at_steps = nullptr)
-        : options(std::move(what)), settings(std::move(same_settings)), end(latest), look(std::move(at_steps)) {}
+        Look at_steps = nullptr, std::shared_ptr<const Edited> begins_with = nullptr)
+        : options(std::move(what)),
+          settings(std::move(same_settings)),
+          edited(std::move(begins_with)),
+          end(latest),
+          look(std::move(at_steps)) {}
 
     const GenerateOptions options;
     const std::string settings;
-    const std::size_t images = options.labels.size() + options.prompts.size();
+    const std::shared_ptr<const Edited> edited;  // null where whole images are made
+    const std::size_t images = edited != nullptr ? static_cast<std::size_t>(edited->count)
+                                                 : options.labels.size() + options.prompts.size();
     const Clock::time_point accepted = Clock::now(), end;  // its time is up at the end
     const Look look;                                       // none for one that nothing is shown of
     std::atomic<Cancel> cancel{Cancel::kNone};             // also read by the lane that runs it

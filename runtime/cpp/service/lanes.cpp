@@ -1,9 +1,34 @@
 #include "lanes.h"
 
 #include <algorithm>
+#include <exception>
 #include <utility>
 
+#include "log.h"
+
 namespace himar::service {
+namespace {
+
+// The outcomes of jobs; a lane outlives what is unexpected, since the next request may be fine.
+std::vector<Outcome> outcomes_of(const Run& run, const Jobs& jobs) {
+    std::string sentence;
+    try {
+        return run(jobs);
+    } catch (const std::exception& error) {
+        sentence = error.what();
+    } catch (...) {
+        sentence = "unknown";
+    }
+    log_event("a lane failed unexpectedly: " + sentence);
+    std::vector<Outcome> outcomes(jobs.size());
+    for (Outcome& outcome : outcomes) {
+        outcome.status = HIMAR_ERROR_INTERNAL;
+        outcome.sentence = "the request failed unexpectedly (" + sentence + "); see the log.";
+    }
+    return outcomes;
+}
+
+}  // namespace
 
 Lanes::Lanes(std::vector<Run> runs, const Policy& policy) : policy_(policy) {
     for (Run& run : runs) {
@@ -112,7 +137,7 @@ void Lanes::work(Lane& lane) {
             job->queued = seconds_since(job->accepted);
         }
         guard.unlock();
-        std::vector<Outcome> outcomes = lane.run(lane.running);
+        std::vector<Outcome> outcomes = outcomes_of(lane.run, lane.running);
         guard.lock();
         for (std::size_t i = 0; i < outcomes.size(); ++i) {
             Job& job = *lane.running[i];

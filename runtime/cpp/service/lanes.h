@@ -16,8 +16,8 @@
 
 namespace himar::service {
 
-// What runs jobs on a lane and returns their outcomes in order; it must not throw, and should stop soon after the `cancel`
-// of each is set.
+// What runs jobs on a lane and returns their outcomes in order; it should stop soon after the `cancel` of each is set. What it
+// throws becomes the failure of all.
 using Run = std::function<std::vector<Outcome>(const Jobs& jobs)>;
 
 class Lanes {

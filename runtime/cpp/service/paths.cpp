@@ -10,8 +10,8 @@ constexpr const char* kRead = "GET, HEAD";
 
 const std::vector<std::pair<std::string, std::string>>& all() {
     static const std::vector<std::pair<std::string, std::string>> paths = {
-        {kImages, "POST"}, {kGenerations, "POST"}, {kPage, kRead}, {kModel, kRead},  {kModels, kRead},
-        {kHealth, kRead},  {kLive, kRead},         {kReady, kRead}, {kMetrics, kRead}};
+        {kImages, "POST"}, {kGenerations, "POST"}, {kEdits, "POST"}, {kPage, kRead},  {kModel, kRead},
+        {kModels, kRead},  {kHealth, kRead},       {kLive, kRead},   {kReady, kRead}, {kMetrics, kRead}};
     return paths;
 }
 
@@ -28,9 +28,11 @@ std::optional<std::string> methods(const std::string& path) {
     return std::nullopt;
 }
 
-bool is_counted(const std::string& path) { return path == kImages || path == kGenerations; }
+bool is_counted(const std::string& path) { return path == kImages || path == kGenerations || path == kEdits; }
 
-bool is_openai(const std::string& path) { return path == kGenerations || path == kModels || is_one_model(path); }
+bool is_openai(const std::string& path) {
+    return path == kGenerations || path == kEdits || path == kModels || is_one_model(path);
+}
 
 bool needs_token(const std::string& path) {
     return path != kPage && path != kHealth && path != kLive && path != kReady && path != kMetrics &&

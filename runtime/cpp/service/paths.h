@@ -10,6 +10,7 @@ constexpr const char* kPage = "/";
 constexpr const char* kPageFiles = "/page/";  // before the names of the files that the page loads
 constexpr const char* kImages = "/v1/images";
 constexpr const char* kGenerations = "/v1/images/generations";
+constexpr const char* kEdits = "/v1/images/edits";
 constexpr const char* kModel = "/v1/model";
 constexpr const char* kModels = "/v1/models";
 constexpr const char* kHealth = "/healthz";

@@ -17,6 +17,7 @@
 #include "body.h"
 #include "http_server.h"
 #include "log.h"
+#include "openai/edit.h"
 #include "openai/events.h"
 #include "openai/generation.h"
 #include "openai/stream.h"
@@ -39,7 +40,8 @@ constexpr int kReadSeconds = 5, kWriteSeconds = 30;
 constexpr int kClientGone = 499;
 constexpr auto kSilence = std::chrono::seconds(10);  // a proxy may close a connection on which nothing happens for longer
 
-std::size_t most_read(const Settings& settings) { return std::max(2 * settings.max_body, kMostDiscarded); }
+// Bytes of a body that are read, of one that may have `most`.
+std::size_t most_read(std::size_t most) { return std::max(2 * most, kMostDiscarded); }
 
 // Requests that wait or run at most: each has a thread that waits for it.
 std::size_t most_accepted(std::size_t lanes, const Limits& limits) {
@@ -79,7 +81,7 @@ Answer json_answer(std::string body, int status = 200) {
 }
 
 // What httplib itself refused, in a sentence.
-Refusal refusal_of(int status, const httplib::Request& request, const Settings& settings) {
+Refusal refusal_of(int status, const httplib::Request& request, std::size_t most_bytes) {
     const std::string path = dumped(cut(request.path));
     const auto methods = paths::methods(request.path);
     if (methods && status != 413 && methods->find(request.method) == std::string::npos)
@@ -87,7 +89,7 @@ Refusal refusal_of(int status, const httplib::Request& request, const Settings& 
                        Headers{{"Allow", *methods}});
     switch (status) {
         case 404: return Refusal(404, "there is no path " + path + "; there are " + paths::known() + ".");
-        case 413: return Refusal(413, too_large(request, settings.max_body));
+        case 413: return Refusal(413, too_large(request, most_bytes));
         case 414: return Refusal(414, "the request's path is too long.");
         case 416: return Refusal(416, "answers are not cut in ranges; send no Range header.");
         case 500: return Refusal(500, "the service failed; please report it.");
@@ -109,7 +111,7 @@ Service::Service(std::vector<Pipeline> pipelines, const Settings& settings)
     workers_ = std::make_unique<Workers>(most_accepted(images_.lanes().count(), settings.limits) + kSpareThreads, kMostConnectionsWaiting);
     server_->set_workers(*workers_);
     server_->new_task_queue = [this] { return workers_.release(); };  // once: a server listens once
-    server_->set_payload_max_length(most_read(settings));
+    server_->set_payload_max_length(most_read(most_bytes(paths::kEdits)));
     server_->set_read_timeout(kReadSeconds);
     server_->set_write_timeout(kWriteSeconds);
     server_->set_tcp_nodelay(true);
@@ -151,13 +153,20 @@ void Service::stop() {
 }
 
 void Service::add_routes() {
-    add_post(paths::kImages, [this](const httplib::Request& request, const std::string& body, Exchange& exchange) {
-        return images_.answer(body, all_values(request, "Accept"), exchange.job, request.is_connection_closed);
+    add_post(paths::kImages, kJsonType, [this](const httplib::Request& request, const Body& body, Exchange& exchange) {
+        return images_.answer(body.text, all_values(request, "Accept"), exchange.job, request.is_connection_closed);
     });
-    add_post(paths::kGenerations, [this](const httplib::Request& request, const std::string& body, Exchange& exchange) {
-        return generate(request, body, exchange);
+    add_post(paths::kGenerations, kJsonType, [this](const httplib::Request& request, const Body& body, Exchange& exchange) {
+        const auto asked = openai::read_generation(body.text, images_.pipeline(), model_, images_.limits().images);
+        return generate(request, asked, exchange);
     });
-    add_get(paths::kModel, [this](const auto&) { return json_answer(model_json(images_.pipeline(), model_.name, images_.lanes().count())); });
+    add_post(paths::kEdits, kFormType, [this](const httplib::Request& request, const Body& body, Exchange& exchange) {
+        const auto asked = openai::read_edit(body.parts, images_.pipeline(), model_, images_.limits().images);
+        return generate(request, asked, exchange);
+    });
+    add_get(paths::kModel, [this](const auto&) {
+        return json_answer(model_json(images_.pipeline(), model_.name, images_.lanes().count()));
+    });
     add_get(paths::kModels, [this](const auto&) { return json_answer(openai::models_json(model_)); });
     add_get(std::string(paths::kModels) + "/(.*)", [this](const httplib::Request& request) {
         const std::string asked = request.path.substr(std::string(paths::kModels).size() + 1);
@@ -184,7 +193,7 @@ void Service::add_routes() {
     add_page(*server_);
     // The status that this returns is not yet the response's.
     server_->set_expect_100_continue_handler([this](const auto& request, auto& response) {
-        if (request.get_header_value_u64("Content-Length") <= settings_.max_body) return 100;
+        if (request.get_header_value_u64("Content-Length") <= most_bytes(request.path)) return 100;
         return response.status = 413;
     });
     server_->set_pre_routing_handler([this](const auto& request, auto& response) {
@@ -214,8 +223,8 @@ bool Service::answer_preflight(const httplib::Request& request, httplib::Respons
         response.status = 204;
         for (const auto& [name, value] : preflight_headers(*methods)) response.set_header(name, value);
     } else {
-        const Refusal refusal(403, "pages of '" + cut(origin) + "' may not use this server; start it with --allow-origin for "
-                                   "them.");
+        const Refusal refusal(403, "pages of '" + cut(origin) +
+                                       "' may not use this server; start it with --allow-origin for them.");
         response.status = refusal.status;
         response.set_content(refuse(request.path, refusal).body, "application/json");
     }
@@ -246,18 +255,23 @@ void Service::add_get(const std::string& path, Get handler) {
     });
 }
 
-void Service::add_post(const std::string& path, Post handler) {
-    server_->Post(path, [this, handler = std::move(handler)](const auto& request, auto& response,
+std::size_t Service::most_bytes(const std::string& path) const {
+    return path == paths::kEdits ? openai::most_bytes(settings_.max_body, images_.info().image_size) : settings_.max_body;
+}
+
+void Service::add_post(const std::string& path, const std::string& type, Post handler) {
+    server_->Post(path, [this, type, handler = std::move(handler)](const auto& request, auto& response,
                                                             const httplib::ContentReader& reader) {
         Exchange exchange = exchange_of(request);
         Answer answer;
         try {
-            const Body body = read_body(request, reader, settings_.max_body, most_read(settings_));
+            const std::size_t most = most_bytes(request.path);
+            const Body body = read_body(request, reader, most, most_read(most));
             if (body.state == Body::State::kWhole) server_->keep_connection();
             require_token(request);
             if (draining_) throw stopping();
-            require_json(request, body, settings_.max_body);
-            answer = handler(request, body.text, exchange);
+            require_body(request, body, type, most);
+            answer = handler(request, body, exchange);
         } catch (const Refusal& refusal) {
             answer = refuse(request.path, refusal);
         } catch (const ClientGone&) {
@@ -271,18 +285,20 @@ void Service::add_post(const std::string& path, Post handler) {
     });
 }
 
-Answer Service::generate(const httplib::Request& request, const std::string& body, Exchange& exchange) {
-    const auto asked = openai::read_generation(body, images_.pipeline(), model_, images_.limits().images);
+Answer Service::generate(const httplib::Request& request, const openai::Generation& asked, Exchange& exchange) {
     const Gone& gone = request.is_connection_closed;
     if (!asked.stream) {
-        exchange.job = images_.submit(asked.options);
+        exchange.job = images_.submit(asked.options, nullptr, asked.edited);
         images_.wait_for_result(exchange.job, gone);
-        return images_.encoded(*exchange.job, [&](const Result& made) { return openai::generated(asked, *exchange.job, made); });
+        const Job& job = *exchange.job;
+        return images_.encoded(job, [&](const Result& made) { return openai::generated(asked, job, made); });
     }
     Look look;
-    if (asked.partial_images > 0)
-        look = [partials = std::make_shared<openai::Partials>(asked, images_.info())](const Progress& step) { return (*partials)(step); };
-    exchange.job = images_.submit(asked.options, std::move(look));
+    if (asked.partial_images > 0) {
+        const auto partials = std::make_shared<openai::Partials>(asked, images_.info());
+        look = [partials](const Progress& step) { return (*partials)(step); };
+    }
+    exchange.job = images_.submit(asked.options, std::move(look), asked.edited);
     const auto stream = std::make_shared<openai::EventStream>(
         images_, exchange.job, asked, gone, kSilence, [this, exchange](const Answer& answer) { record(exchange, answer); });
     Answer answer;
@@ -294,7 +310,8 @@ Answer Service::generate(const httplib::Request& request, const std::string& bod
 }
 
 void Service::require_token(const httplib::Request& request) const {
-    if (paths::needs_token(request.path)) service::require_token(request.get_header_value("Authorization"), settings_.tokens);
+    if (!paths::needs_token(request.path)) return;
+    service::require_token(request.get_header_value("Authorization"), settings_.tokens);
 }
 
 // Called for every answer of 400 and above: fills in those that no handler of ours made.
@@ -303,7 +320,7 @@ void Service::answer_error(const httplib::Request& request, httplib::Response& r
     Answer answer;
     try {
         require_token(request);
-        answer = refuse(request.path, refusal_of(response.status, request, settings_));
+        answer = refuse(request.path, refusal_of(response.status, request, most_bytes(request.path)));
     } catch (const Refusal& refusal) {
         answer = refuse(request.path, refusal);
     }

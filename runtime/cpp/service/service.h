@@ -17,8 +17,13 @@ struct Request;
 struct Response;
 }  // namespace httplib
 
+namespace himar::service::openai {
+struct Generation;
+}
+
 namespace himar::service {
 
+struct Body;
 class HttpServer;
 class Workers;
 
@@ -63,11 +68,12 @@ public:
 
 private:
     using Get = std::function<Answer(const httplib::Request& request)>;
-    using Post = std::function<Answer(const httplib::Request& request, const std::string& body, Exchange& exchange)>;
+    using Post = std::function<Answer(const httplib::Request& request, const Body& body, Exchange& exchange)>;
 
     void add_routes();
     void add_get(const std::string& path, Get handler);
-    void add_post(const std::string& path, Post handler);
+    void add_post(const std::string& path, const std::string& type, Post handler);
+    std::size_t most_bytes(const std::string& path) const;  // of a body
     void require_token(const httplib::Request& request) const;
     bool send_to_page(const httplib::Request& request, httplib::Response& response);
     bool answer_preflight(const httplib::Request& request, httplib::Response& response);
@@ -77,7 +83,7 @@ private:
     Exchange exchange_of(const httplib::Request& request);
     void send(const Exchange& exchange, httplib::Response& response, const Answer& answer);
     void record(const Exchange& exchange, const Answer& answer);
-    Answer generate(const httplib::Request& request, const std::string& body, Exchange& exchange);
+    Answer generate(const httplib::Request& request, const openai::Generation& asked, Exchange& exchange);
 
     const Settings settings_;
     Metrics metrics_;

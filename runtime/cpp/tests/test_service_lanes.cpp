@@ -7,8 +7,10 @@
 #include <future>
 #include <memory>
 #include <mutex>
+#include <stdexcept>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "lanes.h"
@@ -261,6 +263,23 @@ TEST_CASE("after a call of several one that is not full waits for others, and a 
     CHECK_FALSE(slow.lanes.wait(*last, Clock::now() + 20ms));
     slow.lanes.close();  // nobody joins any more
     CHECK(slow.lanes.wait(*last, Clock::now() + 5s));
+}
+
+TEST_CASE("a lane outlives what is unexpected") {
+    bool fails = true;
+    Lanes lanes({[&](const Jobs& jobs) {
+                    if (std::exchange(fails, false)) throw std::runtime_error("the moon is full");
+                    return std::vector<Outcome>(jobs.size());
+                }},
+                {1, 4, 1, 0s});
+    const auto first = job(), second = job();
+    for (const auto& each : {first, second}) {
+        REQUIRE(lanes.submit(each) == Lanes::Accepted::kYes);
+        REQUIRE(lanes.wait(*each, Clock::now() + 10s));
+    }
+    CHECK(first->outcome.status == HIMAR_ERROR_INTERNAL);
+    CHECK(first->outcome.sentence == "the request failed unexpectedly (the moon is full); see the log.");
+    CHECK(second->outcome.status == HIMAR_OK);
 }
 
 TEST_CASE("many threads submit, wait and give up at once, and nothing is lost") {

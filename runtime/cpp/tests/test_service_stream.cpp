@@ -36,8 +36,10 @@ struct Streams {
         asked.options.high_diffusion_steps = is_long ? 1000 : 4;
         asked.size = "16x16", asked.quality = "auto", asked.format = "png";
         asked.compression = 100, asked.stream = true, asked.partial_images = partial_images;
-        if (partial_images > 0)
-            look = [partials = std::make_shared<Partials>(asked, images.info())](const himar::Progress& step) { return (*partials)(step); };
+        if (partial_images > 0) {
+            const auto partials = std::make_shared<Partials>(asked, images.info());
+            look = [partials](const himar::Progress& step) { return (*partials)(step); };
+        }
         job = images.submit(asked.options, std::move(look));
         return std::make_shared<EventStream>(images, job, asked, [] { return false; }, silence,
                                              [this](const Answer& answer) { ended.emplace_back(answer.status, answer.images); });

@@ -1,7 +1,7 @@
 """Runs the requests of several clients in one call of the engines: each gets what it would get alone.
 
 An image depends on its seed, index and label (or prompt) only, an edit on its image and mask too, so who else is in a
-batch changes no bit of it.
+batch changes nothing of it but rounding.
 """
 
 from __future__ import annotations
@@ -35,13 +35,17 @@ def run(pipeline: Pipeline, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]
     refused for its own failures only.
     """
     start = time.monotonic()
+    result: Result | None = None
     try:
         result = _generate(pipeline, jobs)
     except Exception as error:
         if len(jobs) == 1:
             yield jobs[0], _as_failure(error)
             return
-        log.warning("a call with %d requests failed (%s); each runs again alone", len(jobs), error)
+        reason = str(error) or type(error).__name__
+        log.warning("a call with %d requests failed (%s); each runs again alone", len(jobs), reason)
+    if result is None:
+        # The error is gone by now, and what the call held with it: it may have failed for want of memory.
         for job in jobs:
             if not job.cancelled:
                 yield from run(pipeline, [job])

@@ -16,6 +16,7 @@ import pytest
 from fastapi import FastAPI
 
 from himar_runtime.result import Progress, Result
+from himar_runtime.service import batch
 from himar_runtime.service.answer import JSON, Answer
 from himar_runtime.service.job import Job
 from himar_runtime.service.openai.request import read_generation
@@ -95,6 +96,33 @@ def _no_thread() -> None:
 
 def _empty(result: Result, queued: float, generate: float) -> Answer:
     return Answer(b"{}", JSON, 1)
+
+
+class Held:
+    """Something that a call has in memory."""
+
+
+def test_a_failed_call_holds_nothing_while_its_requests_run_again(bundle_path: Path, pipeline: Any) -> None:
+    """It may have failed for want of memory."""
+    held: list[weakref.ref[Held]] = []
+    kept: list[Held | None] = []
+
+    def look(step: Progress) -> None:
+        if not held:
+            mine = Held()
+            held.append(weakref.ref(mine))
+            raise MemoryError
+        kept.append(held[0]())
+
+    async def check(service: Service) -> None:
+        body = json.dumps({"labels": [1], **QUICK}).encode()
+        request = read_request(body, "", service.manifest, 4)
+        jobs = [Job(request, _empty, look), Job(request, _empty)]
+        outcomes = list(batch.run(pipeline, jobs))
+        assert [job for job, _ in outcomes] == jobs and all(isinstance(found, tuple) for _, found in outcomes)
+        assert kept == [None, None]
+
+    with_service(bundle_path, check)
 
 
 def test_what_was_answered_in_time_is_not_counted_as_cancelled_too(bundle_path: Path) -> None:

@@ -13,7 +13,8 @@ import openai
 import pytest
 
 QUICK = {"labels": [1], "low_steps": 1, "high_steps": 1, "low_diffusion_steps": 2, "high_diffusion_steps": 2}
-PATHS = ("/v1/images", "/v1/images/generations", "/v1/model", "/v1/models", "/v1/models/x", "/nowhere")
+COUNTED = ("/v1/images", "/v1/images/generations", "/v1/images/edits")
+PATHS = (*COUNTED, "/v1/model", "/v1/models", "/v1/models/x", "/nowhere")
 OPEN = ("/healthz", "/v2/health/live", "/v2/health/ready", "/metrics")
 
 
@@ -88,10 +89,10 @@ def test_who_has_no_token_is_refused(start_server: Any, bundle_path: Path, tmp_p
             assert (reply.status, reply.headers["WWW-Authenticate"]) == (401, "Bearer")
             error = reply.json["error"]
             assert part in (error if isinstance(error, str) else error["message"])
-            assert isinstance(error, dict) == (path.startswith(("/v1/models", "/v1/images/generations")))
+            assert isinstance(error, dict) == (path.startswith(("/v1/models", "/v1/images/")))
             assert reply.headers["X-Request-Id"] and reply.headers["Access-Control-Allow-Origin"] is None
     assert [server.ask("GET", path).status for path in OPEN] == [200] * 4
-    assert server.metrics()["himar_requests_total{code=401}"] == 2 * 7
+    assert server.metrics()["himar_requests_total{code=401}"] == len(COUNTED) * 7
     assert server.images(QUICK, Authorization="Bearer zweites").status == 200
     assert server.images(QUICK, Authorization="bearer  first-TOKEN_1.~+/== ").status == 200
     ask = {"Origin": "https://a.example", "Access-Control-Request-Method": "POST"}

@@ -10,13 +10,12 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr const char* kPartial = "image_generation.partial_image";
-constexpr const char* kCompleted = "image_generation.completed";
-
-std::string event(const char* kind, Json values) {
+// what: "partial_image" or "completed".
+std::string event(const Generation& asked, const std::string& what, Json values) {
+    const std::string kind = (asked.edited == nullptr ? "image_generation." : "image_edit.") + what;
     Json typed = {{"type", kind}};
     typed.update(values);
-    return std::string("event: ") + kind + "\ndata: " + dumped(typed) + "\n\n";
+    return "event: " + kind + "\ndata: " + dumped(typed) + "\n\n";
 }
 
 std::string encoded(const Generation& asked, const View<std::uint8_t>& image, const std::string& recipe) {
@@ -29,15 +28,16 @@ Json look(const Generation& asked) {
     return {{"background", "opaque"}, {"output_format", asked.format}, {"quality", asked.quality}, {"size", asked.size}};
 }
 
-// Tokens as the model counts them: rows of text context in, positions of the latents out.
+// Tokens as the model counts them: rows of text context in, positions of latents out, and in of what is edited.
 Json usage(const Generation& asked, const Result& result) {
     const auto count = static_cast<std::int64_t>(result.labels().size());
     const auto shape = result.latents().shape();
     const std::int64_t text = asked.text_tokens * count, out = shape[2] * shape[3] * count;
-    return {{"input_tokens", text},
-            {"input_tokens_details", {{"image_tokens", 0}, {"text_tokens", text}}},
+    const std::int64_t image = asked.edited == nullptr ? 0 : out;
+    return {{"input_tokens", image + text},
+            {"input_tokens_details", {{"image_tokens", image}, {"text_tokens", text}}},
             {"output_tokens", out},
-            {"total_tokens", text + out}};
+            {"total_tokens", image + text + out}};
 }
 
 }  // namespace
@@ -60,7 +60,7 @@ Answer generated(const Generation& asked, const Job& job, const Result& result) 
         values.update(further);
         values["recipe"] = std::move(data[0]["recipe"]);
         answer.type = kEvents;
-        answer.body = event(kCompleted, std::move(values));
+        answer.body = event(asked, "completed", std::move(values));
     } else {
         Json values = {{"created", std::time(nullptr)}};
         values.update(further);
@@ -71,10 +71,12 @@ Answer generated(const Generation& asked, const Job& job, const Result& result) 
 }
 
 std::string partial_image(const Generation& asked, std::size_t index, const View<std::uint8_t>& pixels) {
-    Json values = {{"b64_json", encoded(asked, pixels, "")}, {"partial_image_index", index}, {"created_at", std::time(nullptr)}};
+    Json values = {{"b64_json", encoded(asked, pixels, "")},
+                   {"partial_image_index", index},
+                   {"created_at", std::time(nullptr)}};
     values.update(look(asked));
     values["size"] = std::to_string(pixels.shape()[2]) + "x" + std::to_string(pixels.shape()[1]);
-    return event(kPartial, std::move(values));
+    return event(asked, "partial_image", std::move(values));
 }
 
 std::string error_event(const std::string& body) { return "event: error\ndata: " + body + "\n\n"; }

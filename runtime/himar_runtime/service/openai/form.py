@@ -15,7 +15,7 @@ def parse_form(body: bytes, content_type: str) -> dict[str, list[bytes]]:
     """
     boundary = parse_options_header(content_type)[1].get(b"boundary")
     if not boundary:
-        raise InputError(f"Content-Type is {content_type!r}, without a boundary between the parts; give one.")
+        raise InputError(f"the body is no whole multipart form: Content-Type is {content_type!r}, without a boundary.")
     parts = _Parts()
     try:
         parser = MultipartParser(
@@ -33,9 +33,9 @@ def parse_form(body: bytes, content_type: str) -> dict[str, list[bytes]]:
         parser.write(body)
         parser.finalize()
     except FormParserError as error:
-        raise InputError(f"the body is not a multipart form ({error}); send multipart/form-data.") from error
+        raise InputError(f"the body is no whole multipart form: {error}; send one.") from error
     if not parts.ended:
-        raise InputError("the multipart form ends before its last boundary; send it whole.")
+        raise InputError("the body is no whole multipart form: its last boundary is missing; send all of it.")
     return parts.found
 
 
@@ -70,8 +70,8 @@ class _Parts:
 
     def end(self) -> None:
         name = parse_options_header(self._headers.get(b"content-disposition", b""))[1].get(b"name")
-        if name is None:
-            raise InputError("a part of the multipart form has no name; give each one in Content-Disposition.")
+        if not name:
+            raise InputError("the body is no whole multipart form: a part has no name; give each one.")
         self.found.setdefault(name.decode("utf-8", "replace"), []).append(bytes(self._data))
 
     def end_all(self) -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from himar_runtime import Pipeline
 from tests.closeness import assert_same_pixels
-from tests.runtime.service.openai.conftest import client_of
+from tests.runtime.service.openai.conftest import client_of, require_format
 from tests.runtime.service.test_images import pixels
 
 
@@ -66,7 +66,10 @@ def test_quality_is_a_setting(client: openai.OpenAI, named_pipeline: Pipeline, q
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "webp"])
-def test_other_formats_show_the_same_image(client: openai.OpenAI, kind: Any) -> None:
+def test_other_formats_show_the_same_image(
+    command: list[str], client: openai.OpenAI, named_server: Any, kind: Any
+) -> None:
+    require_format(named_server, kind, command)
     images = {}
     for output_format, compression in (("png", 100), (kind, 100), (kind, 1)):
         answer = client.images.generate(

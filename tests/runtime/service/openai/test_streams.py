@@ -25,7 +25,7 @@ from himar_runtime.service.openai import routes
 from himar_runtime.service.openai.stream import EventStream
 from himar_runtime.service.server import create_app
 from himar_runtime.service.service import ClientGoneError, Service, Settings
-from tests.runtime.service.openai.conftest import ask, client_of
+from tests.runtime.service.openai.conftest import ask, client_of, require_format
 from tests.runtime.service.test_batching import CALLS, REQUESTS, Held
 
 PARTIAL, COMPLETED = "image_generation.partial_image", "image_generation.completed"
@@ -63,7 +63,8 @@ def test_unfinished_images_come_first(client: openai.OpenAI, named_path: Path, a
     assert last.usage.total_tokens == 16 and last.seed == 7 and last.recipe == plain.data[0].recipe
 
 
-def test_the_bytes_of_a_stream(named_server: Any) -> None:
+def test_the_bytes_of_a_stream(command: list[str], named_server: Any) -> None:
+    require_format(named_server, "jpeg", command)
     reply = ask(named_server, {"prompt": "1", "stream": True, "partial_images": 1, "output_format": "jpeg"})
     assert (reply.status, reply.headers["Content-Type"].split(";")[0]) == (200, "text/event-stream")
     assert (reply.headers["X-Accel-Buffering"], reply.headers["Cache-Control"]) == ("no", "no-store")
