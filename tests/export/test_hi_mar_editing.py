@@ -373,7 +373,7 @@ def test_plain_graphs_are_those_of_a_bundle_that_cannot_edit(text_editing_bundle
     assert set(able["components"]) - set(plain["components"]) == {"vae_encoder", "transformer_high_edit"}
     for name in plain["components"]:
         one, other = ((each / f"{name}.onnx").read_bytes() for each in both)
-        assert one == other
+        assert one == other, name
     sizes = [each["files"]["weights.bin"]["bytes"] for each in (able, plain)]
     encoder = sum(part["bytes"] for part in able["components"]["vae_encoder"]["parts"])
     assert sizes[0] - sizes[1] < encoder + 4096  # the edits' transformer shares the other's weights

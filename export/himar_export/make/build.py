@@ -95,10 +95,10 @@ def build(request: BuildRequest, progress: Progress = lambda text, fraction: Non
         parts = export_family(model.family).components(model, vae, request.max_batch, request.backend)
         if request.held_modulations:
             parts = (*parts, *_held_modulations(request, model))
-        if request.editing:
-            parts = (*parts, *_editing(request, model, vae))
         if text is not None:
             parts = (*parts, text_encoder(text.tower, request.max_batch, request.backend))
+        if request.editing:  # last, so that the other graphs find their weights where they are without
+            parts = (*parts, *_editing(request, model, vae))
         precisions = _precisions(request, parts)
         writer = BundleWriter(folder, model, request.max_batch)
         ranges = calibrate(folder, model, parts, precisions, within(progress, 0.05, 0.3))

@@ -114,10 +114,12 @@ def refit(request: RefitRequest, progress: Progress = lambda text, fraction: Non
         text = load_fitting_text(request.text, model)
         parts = family.components(model, vae, manifest.max_batch, backend["name"])
         held = family.held_modulations(model, manifest.max_batch)
-        edits = () if vae is None else family.editing(model, vae, manifest.max_batch, backend["name"])
-        parts = (*parts, *(part for part in (*held, *edits) if part.name in manifest.components))
+        parts = (*parts, *(part for part in held if part.name in manifest.components))
         if text is not None:
             parts = (*parts, text_encoder(text.tower, manifest.max_batch, backend["name"]))
+        if vae is not None:
+            edits = family.editing(model, vae, manifest.max_batch, backend["name"])
+            parts = (*parts, *(part for part in edits if part.name in manifest.components))
         if {part.name for part in parts} != set(manifest.components):
             raise BuildError(
                 f"{request.bundle} has the components {', '.join(manifest.components)}, and this version of himar "
