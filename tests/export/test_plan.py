@@ -98,7 +98,7 @@ def test_the_better_number_of_lanes_is_chosen() -> None:
     slower, faster = CallSeconds(1, {1: 0.1, 2: 0.2}), CallSeconds(2, {1: 0.12, 2: 0.24})
     plan = find_plan(Wanted(40, 1.0, requests=2000), [slower, faster], Policy(max_batch=2))
     assert plan.policy.lanes == 2 and plan.times is faster
-    assert 16 <= plan.queue <= 256
+    assert 64 <= plan.queue <= 256
 
 
 def test_no_number_of_devices_beats_a_single_call() -> None:

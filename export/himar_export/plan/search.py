@@ -52,9 +52,9 @@ class Plan:
 
     @property
     def queue(self) -> int:
-        """Requests per lane that the queue should hold: twice what waited at most, and at least 16."""
+        """Requests per lane that the queue should hold: twice what waited at most, and at least 64."""
         wanted = -(-2 * self.simulated.most_waiting // self.policy.lanes)
-        return min(max(wanted, 16), _LONGEST_QUEUE)
+        return min(max(wanted, 64), _LONGEST_QUEUE)
 
 
 def find_plan(wanted: Wanted, choices: Sequence[CallSeconds], policy: Policy) -> Plan:

@@ -84,7 +84,7 @@ const char* help_text() {
            "  --host ADDRESS           where to listen (127.0.0.1)\n"
            "  --port N                 0 picks a free one (8000)\n"
            "  --lanes N                calls of the engines that run at once, each with its own buffers (1)\n"
-           "  --queue N                requests that may wait for each lane; more are answered 429 (16)\n"
+           "  --queue N                requests that may wait for each lane; more are answered 429 (64)\n"
            "  --max-batch N            most images of requests that run in one call; 1 joins none (what the bundle's\n"
            "                           engines take)\n"
            "  --queue-delay MS         milliseconds that a request waits at most for others to join it, where the call\n"

@@ -13,7 +13,7 @@ struct Arguments {
     std::string host = "127.0.0.1";
     int port = 8000;               // 0 takes any free one
     std::size_t lanes = 1;
-    std::size_t queue = 16;        // waiting requests per lane
+    std::size_t queue = 64;        // waiting requests per lane
     std::size_t max_batch = 0;     // images of requests that run in one call; 0 for the bundle's largest batch
     double queue_delay = 5;        // milliseconds that a request waits at most for others to join it
     std::size_t max_images = 64;   // per request

@@ -21,7 +21,7 @@ using Gone = std::function<bool()>;
 
 struct Limits {
     std::size_t images = 64;  // of a request
-    std::size_t queue = 16;   // waiting requests per lane
+    std::size_t queue = 64;   // waiting requests per lane
     double timeout = 60;      // seconds from acceptance to answer
     std::size_t batch = 1;    // most images of requests that run in one call
     double queue_delay = 0.005;  // seconds that a request waits at most for others to join it

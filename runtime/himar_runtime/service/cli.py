@@ -62,7 +62,7 @@ def _root_path(context: click.Context, parameter: click.Parameter, text: str) ->
     help="CPU threads of one engine run; 0: the CPUs it may use (affinity, OMP_NUM_THREADS, container quota).",
 )  # fmt: skip
 @click.option("--backend", help="onnxruntime runs a TensorRT bundle's ONNX graphs; its own engines if not given.")
-@click.option("--queue", default=16, show_default=True, type=_QUEUE, help="Waiting requests per lane.")
+@click.option("--queue", default=64, show_default=True, type=_QUEUE, help="Waiting requests per lane.")
 @click.option(
     "--max-batch", type=_IMAGES,
     help="Most images of requests that run in one call; 1 joins none. Default: what the bundle's engines take.",

@@ -42,7 +42,7 @@ class Policy:
     """
 
     lanes: int = 1
-    queue: int = 16
+    queue: int = 64
     max_batch: int = 64
     queue_delay: float = 0.005
 

@@ -52,7 +52,7 @@ class Settings:
     device: str = "cpu"
     threads: int | None = None
     backend: str | None = None
-    queue: int = 16
+    queue: int = 64
     max_batch: int | None = None
     queue_delay: float = 0.005
     max_images: int = 64

@@ -18,15 +18,17 @@ Partials::Partials(const Generation& asked, const himar_pipeline_info& info)
     : asked_(asked), has_stages_(std::string(info.stages).find(", ") != std::string::npos) {}
 
 std::optional<std::string> Partials::operator()(const Progress& step) {
-    if (step.done == 1) {
+    if (!planned_) {
         // The first stage leaves a rough image; a single one has some after every step.
         const std::int64_t first = has_stages_ ? step.stage_steps : 1, steps = step.total - first;
         const std::int64_t count = std::min<std::int64_t>(asked_.partial_images, steps);
         for (std::int64_t place = 0; place < count; ++place) steps_.insert(first + place * steps / count);
+        planned_ = true;
     }
     if (steps_.count(step.done) == 0) return std::nullopt;
     try {
         const View<std::uint8_t> pixels = step.so_far();
+        steps_.erase(step.done);  // a request that runs again, alone, does not show it twice
         return partial_image(asked_, made_++, pixels.image(0));
     } catch (const Error&) {  // engines of a single size decode no smaller one
         return std::nullopt;

@@ -29,7 +29,8 @@ public:
 private:
     const Generation asked_;
     const bool has_stages_;  // several
-    std::set<std::int64_t> steps_;
+    std::set<std::int64_t> steps_;  // after which an image is still to be shown
+    bool planned_ = false;
     std::size_t made_ = 0;
 };
 

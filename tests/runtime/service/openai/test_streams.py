@@ -272,3 +272,19 @@ def events_of(body: bytes) -> list[tuple[str, str]]:
     """Type and image of each event."""
     values = [json.loads(line[6:]) for line in body.decode().splitlines() if line.startswith("data: ")]
     return [(event["type"], event["b64_json"]) for event in values]
+
+
+def test_a_stream_that_runs_again_alone_shows_each_image_once(start_server: Any, make_bundle: Any, slow: Any) -> None:
+    # Phase high fails for class 0, after the pivots of both were shown.
+    server = start_server(make_bundle(poison={"transformer_high": float("nan")}))
+    hold = Held(server, slow)
+    bodies = [{"prompt": "1", "stream": True, "partial_images": 2}, {"prompt": "0"}]
+    with ThreadPoolExecutor(2) as threads:
+        stream, failed = (threads.submit(ask, server, body) for body in bodies)
+        server.wait_for("himar_queue_length", 2)
+        hold.release()
+        events = [kind for kind, _ in events_of(stream.result().body)]
+        assert failed.result().status == 500
+    assert hold.grown(CALLS, REQUESTS) == [1, 2]
+    assert events == [PARTIAL, PARTIAL, COMPLETED]
+    assert server.end() == 0
