@@ -15,7 +15,7 @@ namespace {
 
 const Words kNumbers = {"n", "partial_images", "output_compression", "seed", "guidance_scale"};
 
-// What a client sent of each kind; `part` below points into the form.
+// What a client sent; images and masks point into the form.
 struct Sent {
     std::vector<const std::string*> images, masks;
     FieldValue fields = FieldValue::object();

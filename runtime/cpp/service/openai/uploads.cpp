@@ -16,6 +16,8 @@
 #include <cstring>
 #include <vector>
 
+#include "text.h"
+
 namespace himar::service::openai {
 namespace {
 
@@ -140,15 +142,17 @@ RgbaPicture decode_webp(const std::string& bytes, const PictureKind& kind) {
 }  // namespace
 
 RgbaPicture decode_upload(const std::string& bytes, const std::string& name, std::int64_t side) {
-    const PictureKind kind{name, "it is not an image that can be decoded",
-                           "send a PNG"
+    const std::vector<std::string> formats = {
+        "PNG",
 #ifdef HIMAR_WEBP
-                           ", WebP"
+        "WebP",
 #endif
 #ifdef HIMAR_JPEG
-                           ", JPEG"
+        "JPEG",
 #endif
-                           " file", side};
+    };
+    const PictureKind kind{name, "it is not an image that can be decoded",
+                           "send a " + core::alternatives(formats, "") + " file", side};
 #ifdef HIMAR_JPEG
     if (begins_with(bytes, "\xff\xd8\xff")) return decode_jpeg(bytes, kind);
 #endif

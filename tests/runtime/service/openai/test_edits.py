@@ -335,6 +335,33 @@ def test_a_body_that_is_no_whole_form(edit_server: Any) -> None:
     assert edit_server.ask("GET", PATH).status == 405
 
 
+def test_any_bytes_are_edited_or_refused(edit_server: Any) -> None:
+    random = np.random.default_rng(0)
+    pictures = [
+        IMAGE, MASK, WHITE, encoded(PIXELS, "JPEG"), encoded(PIXELS, "WEBP"), encoded(PIXELS, "WEBP", lossless=True),
+        encoded(transparent(HOLE), "WEBP", lossless=True), bomb(SIDE),
+    ]  # fmt: skip
+
+    def damaged(content: bytes) -> bytes:
+        if random.random() < 0.6:
+            return content
+        changed = np.frombuffer(content, np.uint8).copy()
+        places = random.integers(0, len(changed), random.integers(0, 4))
+        changed[places] = random.integers(0, 256, len(places))
+        return changed[: None if random.random() < 0.7 else random.integers(0, len(changed))].tobytes()
+
+    found = set()
+    for _ in range(150):
+        image, mask = (pictures[place] for place in random.integers(0, len(pictures), 2))
+        body, headers = form([("image", damaged(image)), ("mask", damaged(mask)), ("prompt", "1")])
+        reply = edit_server.ask("POST", PATH, damaged(body), headers)
+        found.add(reply.status)
+        if reply.status != 200:
+            error = reply.json["error"]
+            assert error["type"] == "invalid_request_error" and error["message"].endswith(".")
+    assert found == {200, 400}
+
+
 def test_a_bomb_is_not_decoded(edit_server: Any) -> None:
     start = time.monotonic()
     assert ask(edit_server, [("image", bomb(12_000)), ("mask", MASK)]).status == 400
