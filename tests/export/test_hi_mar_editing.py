@@ -25,7 +25,6 @@ from himar_runtime.edit_files import read_image
 from himar_runtime.engines.deferred import DeferredEngine
 from himar_runtime.families.hi_mar.resident.runner import ResidentRunner
 from himar_runtime.request import Request
-from himar_runtime.service.openai.edit import read_edit
 from tests.closeness import RUN, SAME_ENGINES, assert_near, assert_same_pixels, distance
 from tests.export import graph_engines
 from tests.export.test_variant_loops import OTHERS, grid
@@ -227,13 +226,6 @@ def test_the_bundle_edits_as_eager_and_loads_what_edits_need_when_they_come(bund
     assert np.array_equal(pipeline.generate([1], sampling=GUIDED).latents, plain.latents)
     everything = pipeline.edit(IMAGES[3:], holes()[3:], [1], sampling=GUIDED)
     assert np.array_equal(everything.latents, plain.latents)
-
-
-def test_services_refuse_the_edits_of_the_family(bundle):
-    with pytest.raises(
-        InputError, match="of the family 'hi_mar', whose edits the service does not draw yet; edit with"
-    ):
-        read_edit(b"", "multipart/form-data; boundary=x", Bundle.open(bundle).manifest, ("m",), 4)
 
 
 @pytest.mark.gpu

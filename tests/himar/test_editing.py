@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+import himar
+from himar.data.digits import DigitClassifier, load_digits_split
 from himar.families.hi_mar.config import read_config, resolve
 from himar.families.hi_mar.editing import edit, edit_tokens
 from himar.families.hi_mar.model import HiMAR, randomise
 from himar.families.hi_mar.presets import VARIANTS, vary
 from himar.families.hi_mar.sampler import two_phase
-from himar_kernels import ConfigError, InputError, PhiloxDraws, to_values
+from himar_kernels import ConfigError, InputError, PhiloxDraws, to_uint8, to_values
 from himar_kernels.arithmetic.editing import check_edit
 from himar_kernels.arithmetic.resize import resized_values
 from himar_kernels.families.hi_mar import drawn_positions
@@ -158,6 +162,23 @@ def test_dilation_draws_more_and_a_feather_blends(model, vae):
     assert np.array_equal(blended[~masks], IMAGES[~masks])
     expected = check_edit(IMAGES, list(masks), SIDE, feather=2).paste(plain)  # pasted pixels: what was drawn, on a mask
     assert np.array_equal(blended, expected) and not np.array_equal(blended, plain)
+
+
+def test_half_a_digit_is_completed_as_the_class_asked_for():
+    weights = Path(himar.__file__).parent / "weights"
+    model, vae = (
+        himar.load_checkpoint(weights / "digits.safetensors"),
+        himar.load_vae(weights / "digits-vae.safetensors"),
+    )
+    _, real = load_digits_split()
+    images, labels = to_uint8(real.images[:60].numpy()), real.labels[:60].numpy()
+    mask = np.arange(32)[None].repeat(32, axis=0) >= 16
+    hidden = check_edit(images, mask, 32).filled()
+    options = {"draws": PhiloxDraws(0), "sampling": model.config.sampling["fast"]}
+    edited = edit(model, vae, images, mask, labels.tolist(), **options)
+    classifier = DigitClassifier()
+    assert classifier.accuracy(hidden, labels) < 0.75 and classifier.accuracy(edited, labels) >= 0.92
+    assert np.array_equal(edited[:, ~mask], images[:, ~mask])
 
 
 def test_edits_that_are_refused(model, vae):
