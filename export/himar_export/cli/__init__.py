@@ -34,7 +34,7 @@ _VERBS = {
     ),
     "plan": (
         "himar_export.cli.plan:plan",
-        "Say how many devices answer a rate of requests in time, and what that costs",
+        "Say how many devices answer a rate of requests in time, how to serve on each, and what that costs",
     ),
     "record": (
         "himar_export.cli.verify:record",

@@ -227,7 +227,7 @@ TEST_CASE("what does not fit is refused before anything runs") {
     holds(said(given.image_view(1), given.mask_view(1)), "first_index is 4294967296; it must be 0 to 4294967295.");
     options = options_of({1});
     CHECK(sentence_of<himar::Error>([&] { load().check_edit(given.image_view(1), given.mask_view(1), options); }) ==
-          "a Hi-MAR model cannot edit images yet; edit with a bundle of an HMAR model.");
+          "the C++ runtime cannot edit with a Hi-MAR model yet; edit in Python, or with a bundle of an HMAR model.");
     CHECK(sentence_of<himar::Error>([&] {
               load(bundle("tiny-hmar-no-encoder")).check_edit(given.image_view(1), given.mask_view(1), options);
           }) == bundle("tiny-hmar-no-encoder").string() +

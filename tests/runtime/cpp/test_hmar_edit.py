@@ -154,10 +154,11 @@ def test_refused_edits_are_pythons_sentences(
     refusals_of(library, tiny_hmar_path, images, masks, labels, **options)
 
 
-def test_bundles_that_cannot_edit_say_so_in_pythons_words(library: Any, bundle_path: Path, tmp_path: Path) -> None:
+def test_bundles_that_cannot_edit_say_so(library: Any, bundle_path: Path, tmp_path: Path) -> None:
     older = write_hmar_bundle(tmp_path / "older", encoder=False)
     refusals_of(library, older, IMAGES[:1], HOLES[:1], None)
-    refusals_of(library, bundle_path, images_of(16, 1), holes(16)[:1], None, low_steps=2)
+    with pytest.raises(RuntimeError, match="the C\\+\\+ runtime cannot edit with a Hi-MAR model yet; edit in Python"):
+        library.edit(bundle_path, images_of(16, 1), holes(16)[:1], [], low_steps=2)
     assert library.generate(older, [1]).labels == [1]
 
 

@@ -93,7 +93,7 @@ std::shared_ptr<const Settings> HiMarModel::changed(const Settings& setting, con
 }
 
 std::shared_ptr<const Settings> HiMarModel::changed_for_edit(const Settings&, const himar_generate_params&, bool) const {
-    throw InputError("a Hi-MAR model cannot edit images yet; edit with a bundle of an HMAR model.");
+    throw InputError("the C++ runtime cannot edit with a Hi-MAR model yet; edit in Python, or with a bundle of an HMAR model.");
 }
 
 std::int64_t HiMarModel::steps(const Settings& settings) const {
