@@ -50,7 +50,7 @@ _VERBS = {
     ),
     "triton": (
         "himar_export.cli.triton:triton",
-        "Write BUNDLE as a model of NVIDIA's Triton Inference Server into a model repository",
+        "Write BUNDLE as a model of Triton's Python backend into a model repository",
     ),
     "verify": (
         "himar_export.cli.verify:verify",
