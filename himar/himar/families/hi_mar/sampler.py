@@ -202,11 +202,9 @@ class _Loop:
         """
         shown, repeats = self._rows(step)
         known = self._tensor(known_positions(order, step.masked))
-        guide = None if self.model.config.single_scale else self.model.guide(pivots.repeat(repeats, 1, 1))
-        if guide is not None and unguided is not None:
-            placeholders = self.model.cond_proj(self.model.cond_tokens)
-            guide = torch.where(unguided.repeat(repeats, 1)[..., None], placeholders, guide)
-        z = self.model.run_high(shown, guide, tokens.repeat(repeats, 1, 1), known.repeat(repeats, 1))
+        guide = None if self.model.config.single_scale else pivots.repeat(repeats, 1, 1)
+        placed = {} if unguided is None else {"unguided": unguided.repeat(repeats, 1)}
+        z = self.model.transformer_high(shown, guide, tokens.repeat(repeats, 1, 1), known.repeat(repeats, 1), **placed)
         return self._sample(self.model.high_head, step, order, z[:, -order.shape[1] :], tokens)
 
     def _sample(self, head: MLPHead | DiTHead, step: Step, order: np.ndarray, z: Tensor, tokens: Tensor) -> Tensor:

@@ -133,7 +133,9 @@ class MaskedTransformer(nn.Module):
         """
         return self._run(shown, self.cond_proj(low_tokens), known, LOW)
 
-    def transformer_high(self, shown: Tensor, pivots: Tensor | None, tokens: Tensor, known: Tensor) -> Tensor:
+    def transformer_high(
+        self, shown: Tensor, pivots: Tensor | None, tokens: Tensor, known: Tensor, unguided: Tensor | None = None
+    ) -> Tensor:
         """Phase high: z of all L positions from the pivots and the visible high tokens.
 
         Args:
@@ -142,11 +144,16 @@ class MaskedTransformer(nn.Module):
                 tokens (R, S, C); None with a single scale.
             tokens: (R, N, C); values at masked positions are ignored.
             known: (R, N) boolean, True where visible, equally many in every row.
+            unguided: (R, S) boolean, True at low positions without a pivot, which show the placeholder that training
+                has there (§8); None where all have one.
 
         Returns:
             z (R, L, D); its last N rows are the condition of phase high's head.
         """
-        return self.run_high(shown, None if pivots is None else self.guide(pivots), tokens, known)
+        low_rows = None if pivots is None else self.guide(pivots)
+        if low_rows is not None and unguided is not None:
+            low_rows = torch.where(unguided[..., None], self.cond_proj(self.cond_tokens), low_rows)
+        return self.run_high(shown, low_rows, tokens, known)
 
     def guide(self, pivots: Tensor) -> Tensor:
         """Project pivots, (R, S, D) or visual (R, S, C), to the rows (R, S, D) that phase high sees."""
