@@ -11,10 +11,7 @@ Figures are medians over the turns, and ratios are those of this checkout by the
 
 from __future__ import annotations
 
-import json
-import os
 import statistics
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,10 +19,12 @@ from typing import Any
 
 import click
 
+from benchmarks.load import cpu_seconds
+from benchmarks.service.process import bench, serving
+
 ROOT = Path(__file__).parents[2]
 _ROOMS = ("kernels", "runtime")
 _SERVE = "import sys; sys.path[:0] = sys.argv[1].split(':'); from himar_runtime.service.cli import main; "
-_BENCH = "import sys; from himar_runtime.bench_server.cli import main; sys.exit(main())"
 
 
 def program(checkout: Path, cpp: bool) -> list[str]:
@@ -41,29 +40,10 @@ def program(checkout: Path, cpp: bool) -> list[str]:
 
 def measure(serve: Sequence[str], bundle: Path, options: Sequence[str], load: Sequence[str]) -> dict[str, Any]:
     """Serve the bundle with a program and return what himar-bench-server says of it."""
-    command = [*serve, str(bundle), "--port", "0", *options]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    try:
-        assert server.stdout is not None
-        url = server.stdout.readline().split()[-1]
-        before = cpu_seconds(server.pid)
-        bench = subprocess.run(
-            [sys.executable, "-c", _BENCH, url, "--json", *load], stdout=subprocess.PIPE, check=False
-        )
-        spent = cpu_seconds(server.pid) - before
-    finally:
-        server.terminate()
-        server.wait()
-    report: dict[str, Any] = json.loads(bench.stdout)
-    if report["failures"]:
-        raise click.ClickException(f"requests failed: {report['reasons']}.")
-    return {**report, "cpu_seconds": spent}
-
-
-def cpu_seconds(process: int) -> float:
-    """Return the CPU time that a process has taken, of Linux: other work on the machine changes it little."""
-    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    with serving([*serve, str(bundle), "--port", "0", *options]) as (url, process):
+        before = cpu_seconds(process)
+        report = bench(url, *load)
+        return {**report, "cpu_seconds": cpu_seconds(process) - before}
 
 
 def figures(reports: Sequence[dict[str, Any]]) -> dict[str, float]:

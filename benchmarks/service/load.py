@@ -27,10 +27,9 @@ import aiohttp
 import click
 import numpy as np
 
-from benchmarks.service.process import Server, memory_growth, metrics, running
+from benchmarks.service.process import PYTHON, Server, memory_growth, metrics, running
 from benchmarks.service.traffic import Images, Planned, largest_request, plan_requests
 
-PYTHON = (sys.executable, "-c", "import sys; from himar_runtime.service.cli import main; sys.exit(main())")
 FLAT = 1.05  # Most that memory may grow from the second fifth of a run to the last,
 LONG = 2000  # where it has so many requests; a shorter one says little.
 

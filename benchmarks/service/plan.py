@@ -11,31 +11,19 @@ percentile agrees within --within.
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
+from benchmarks.service.process import PYTHON, bench, serving
 from himar_export.plan.simulate import Traffic, simulate
 from himar_export.plan.times import CallSeconds, measured
 from himar_runtime import Pipeline
 from himar_runtime.service.policy import Policy
 
-_SERVE = "import sys; from himar_runtime.service.cli import main; sys.exit(main())"
-_BENCH = "import sys; from himar_runtime.bench_server.cli import main; sys.exit(main())"
 _QUEUE = 256
-
-
-def bench(url: str, *options: object) -> dict[str, Any]:
-    """Return the report of himar-bench-server."""
-    command = [sys.executable, "-c", _BENCH, url, "--json", *map(str, options)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=False)
-    report: dict[str, Any] = json.loads(done.stdout)
-    if report["failures"]:
-        raise click.ClickException(f"requests failed: {report['reasons']}.")
-    return report
 
 
 @click.command()
@@ -56,16 +44,9 @@ def main(bundle: Path, lanes: int, threads: int, sampling: str | None, shares: t
     policy = Policy(lanes=lanes, queue=_QUEUE, max_batch=manifest.max_batch)
     (times,) = measured(pipeline, [lanes], manifest.max_batch, settings, 5)
     del pipeline
-    command = [sys.executable, "-c", _SERVE, str(bundle), "--port", "0", "--lanes", str(lanes)]
-    command += ["--threads", str(threads), "--queue", str(_QUEUE), "--timeout", "600"]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    try:
-        assert server.stdout is not None
-        url = server.stdout.readline().split()[-1]
+    command = [*PYTHON, str(bundle), "--port", "0", "--lanes", str(lanes), "--threads", str(threads)]
+    with serving([*command, "--queue", str(_QUEUE), "--timeout", "600"]) as (url, _):
         rows = _compare(url, times, policy, sampling, shares, requests)
-    finally:
-        server.terminate()
-        server.wait()
     worst = max(abs(row[name]["simulated"] / row[name]["measured"] - 1) for row in rows for name in ("p50", "p99"))
     if as_json:
         click.echo(json.dumps({"seconds": dict(times.seconds), "rates": rows, "worst": worst}, indent=1))

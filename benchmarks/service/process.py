@@ -3,15 +3,43 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import json
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import click
 import numpy as np
 from prometheus_client.parser import text_string_to_metric_families
+
+PYTHON = (sys.executable, "-c", "import sys; from himar_runtime.service.cli import main; sys.exit(main())")
+_BENCH = (sys.executable, "-c", "import sys; from himar_runtime.bench_server.cli import main; sys.exit(main())")
+
+
+@contextmanager
+def serving(command: Sequence[str]) -> Iterator[tuple[str, int]]:
+    """Run a server that says where it listens; yield its address and process id, and end it."""
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        assert server.stdout is not None
+        yield server.stdout.readline().split()[-1], server.pid
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def bench(url: str, *options: object) -> dict[str, Any]:
+    """Return the report of himar-bench-server; ClickException when requests failed."""
+    done = subprocess.run([*_BENCH, url, "--json", *map(str, options)], stdout=subprocess.PIPE, check=False)
+    report: dict[str, Any] = json.loads(done.stdout)
+    if report["failures"]:
+        raise click.ClickException(f"requests failed: {report['reasons']}.")
+    return report
 
 
 @dataclass(frozen=True)

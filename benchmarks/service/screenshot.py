@@ -16,8 +16,7 @@ from typing import Any
 
 import click
 
-from benchmarks.service.load import PYTHON
-from benchmarks.service.process import running
+from benchmarks.service.process import PYTHON, running
 
 SEED = 7
 VIEWS = {"desk": ({"width": 1280, "height": 900}, "light"), "phone": ({"width": 390, "height": 860}, "dark")}
