@@ -21,7 +21,7 @@ from himar_runtime.engines.tensorrt.library import BUILDS
 
 from ..families.checks import family_checks
 from ..report import print_json, readable
-from .options import precision_pairs
+from .options import precision_options
 
 TENSORRT_BACKENDS = tuple(BUILDS)
 _KINDS = ("matmul", "convolution", "attention", "normalization")
@@ -46,12 +46,7 @@ _BATCH = click.IntRange(1, 2**20)
     "--vae", type=NamedPath(),
     help="--cost with --config: KL-VAE checkpoint; KL-16 if not given, where the tokens are KL-16's.",
 )  # fmt: skip
-@click.option("--fp32", "precision", flag_value="fp32", default=None, help="--cost with --config: in float32.")
-@click.option("--fp16", "precision", flag_value="fp16", help="--cost with --config: matmuls in float16.")
-@click.option("--bf16", "precision", flag_value="bf16", help="--cost with --config: matmuls in bfloat16.")
-@click.option("--int8", "precision", flag_value="int8", help="--cost with --config: matmuls in int8.")
-@click.option("--precision", "component_precision", multiple=True, metavar="NAME=PRECISION",
-             callback=precision_pairs, help="--cost with --config: of one component; may be repeated.")  # fmt: skip
+@precision_options("--cost with --config")
 @click.option("--batch", type=_BATCH, help="--cost: images at once; 1 if not given.")
 @click.option("--peak-tflops", type=_POSITIVE,
              help="--cost: TFLOP/s of the device at best, for the shortest time.")  # fmt: skip

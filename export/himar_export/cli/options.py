@@ -36,6 +36,26 @@ _ENGINES = (
 )  # fmt: skip
 
 
+def precision_options(when: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return what adds a model's precisions without a bundle to a command; `when` says in the help when they hold."""
+    texts = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "int8": "int8"}
+    options = [
+        click.option(f"--{name}", "precision", flag_value=name, default=None, help=f"{when}: matmuls in {text}.")
+        for name, text in texts.items()
+    ]
+    options.append(
+        click.option("--precision", "component_precision", multiple=True, metavar="NAME=PRECISION",
+                     callback=precision_pairs, help=f"{when}: of one component; may be repeated.")
+    )  # fmt: skip
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
 def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of TensorRT's builders to a command; `take_engine_options` reads them."""
     for option in reversed(_ENGINES):

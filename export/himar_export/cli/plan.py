@@ -23,7 +23,7 @@ from himar_kernels.shared.options import (
 )
 
 from ..report import print_json
-from .options import precision_pairs
+from .options import precision_options
 
 _POSITIVE = FiniteRange(min=0, min_open=True)
 _DURATION = re.compile(r"([0-9]*\.?[0-9]+)(ms|s)")
@@ -72,12 +72,7 @@ class Duration(click.ParamType):
               help="Estimate the times: share of that roofline which engines reach; bench prints it.")  # fmt: skip
 @click.option("--config", callback=config_option, help="Estimate without a bundle: preset or JSON file.")
 @click.option("--vae", type=NamedPath(), help="With --config: KL-VAE checkpoint, as for inspect --cost.")
-@click.option("--fp32", "precision", flag_value="fp32", default=None, help="With --config: matmuls in float32.")
-@click.option("--fp16", "precision", flag_value="fp16", help="With --config: matmuls in float16.")
-@click.option("--bf16", "precision", flag_value="bf16", help="With --config: matmuls in bfloat16.")
-@click.option("--int8", "precision", flag_value="int8", help="With --config: matmuls in int8.")
-@click.option("--precision", "component_precision", multiple=True, metavar="NAME=PRECISION",
-             callback=precision_pairs, help="With --config: of one component; may be repeated.")  # fmt: skip
+@precision_options("With --config")
 @click.option("--max-batch", type=click.IntRange(1, 1024), help="Most images of a call; the bundle's, else 64.")
 @click.option("--queue-delay", default=5.0, show_default=True, type=FiniteRange(0, 10_000), metavar="MS",
               help="As himar-serve's.")  # fmt: skip
