@@ -58,7 +58,8 @@ constexpr ONNXTensorElementDataType kType = std::is_same_v<T, float>  ? ONNX_TEN
 template <class... T>
 constexpr std::array<ONNXTensorElementDataType, sizeof...(T)> types{kType<T>...};
 
-// The inputs and outputs of a call: the first input's shape is the outputs', its last axis a row.
+// The inputs and outputs of a call: the first input's shape is the outputs', its last axis a row, which a matrix makes
+// another row of.
 class Call {
   public:
     Call(OrtKernelContext* raw, std::string name) : context(raw), name_(std::move(name)), shape_(shape_of(0)) {
@@ -75,6 +76,16 @@ class Call {
     template <class T>
     const T* row() {
         return next<T>({width});
+    }
+    // The next input, a matrix with a row for each value of a row; rows are as wide as it is from here on.
+    template <class T>
+    const T* matrix() {
+        const auto shape = shape_of(inputs_);
+        const std::int64_t columns = shape.size() == 2 ? shape[1] : 0;
+        const T* const values = next<T>({width, columns});
+        width = static_cast<int>(columns);
+        shape_.back() = columns;
+        return values;
     }
     template <class T>
     T* output() {
