@@ -29,24 +29,33 @@ OrtStatusPtr guarded(const Function& function) noexcept {
     }
 }
 
+// Leaves `value` as it is where the node has no such attribute.
+template <class Value>
+void read(const Ort::ConstKernelInfo& info, const char* name, Value& value) {
+    try {
+        value = info.GetAttribute<Value>(name);
+    } catch (const Ort::Exception&) {
+    }
+}
+
 template <class Body>
 struct RowKernel {
-    float epsilon = 1e-6f;
+    Attributes attributes;
 
     explicit RowKernel(const Ort::ConstKernelInfo& info) {
-        try {
-            epsilon = info.GetAttribute<float>("epsilon");
-        } catch (const Ort::Exception&) {  // operators without norms have none
-        }
+        read(info, "epsilon", attributes.epsilon);
+        read(info, "gate_part", attributes.gate_part);
+        read(info, "scale_part", attributes.scale_part);
+        read(info, "shift_part", attributes.shift_part);
     }
 
     OrtStatusPtr ComputeV2(OrtKernelContext* raw) noexcept {
         return guarded([&] {
-            Call call(raw, Body::name());
+            Call call(raw, Body::name(), attributes);
             if (call.in_vectors(Body::kInputs.size(), kVector)) {
-                Body::template compute<kVector>(call, epsilon);
+                Body::template compute<kVector>(call);
             } else {
-                Body::template compute<1>(call, epsilon);
+                Body::template compute<1>(call);
             }
         });
     }
@@ -60,7 +69,7 @@ struct LinearKernel {
 
     OrtStatusPtr ComputeV2(OrtKernelContext* raw) noexcept {
         return guarded([&] {
-            Call call(raw, Body::name());
+            Call call(raw, Body::name(), {});
             Body::compute(call, options);
         });
     }
