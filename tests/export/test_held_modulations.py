@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from himar import generate, load_checkpoint
@@ -18,9 +17,8 @@ from himar_kernels.families.hi_mar import SamplingConfig, build_chain
 from himar_runtime import Bundle, Device, Pipeline, load_networks
 from himar_runtime.engines.deferred import DeferredEngine
 from himar_runtime.families.hi_mar import loop
-from himar_runtime.families.hi_mar.resident.runner import ResidentRunner
 from tests.closeness import RUN, assert_near, assert_same_pixels, distance
-from tests.runtime.host_lane import HostLane, on_host_lane
+from tests.runtime.resident_pipelines import lane_of, resident_pipeline, same
 
 WEIGHTS = Path(__file__).parents[2] / "himar" / "himar" / "weights"
 PARTS = ["dit_head_modulations", "dit_head_held"]
@@ -104,14 +102,27 @@ def test_a_bundle_without_parts_refuses_the_setting(digits_bundle) -> None:
         Pipeline.load(digits_bundle, threads=1).generate([1], modulation_interval=3)
 
 
-def test_the_resident_loop_refuses_the_setting(held_bundle, host_kernels) -> None:
-    bundle = Bundle.open(held_bundle)
-    lane = HostLane(host_kernels)
-    resident = Pipeline(bundle, on_host_lane(load_networks(bundle, Device("cpu"), 1), lane))
-    assert isinstance(resident._runner, ResidentRunner)
-    with pytest.raises(InputError, match="modulation_interval is 2, but modulations are held on a CPU"):
-        resident.generate([1], modulation_interval=2)
-    assert np.isfinite(resident.generate([1], sampling=replace(SAMPLING, modulation_interval=1)).latents).all()
+@pytest.mark.parametrize("name", ["forecast", "groups that start with one half"])
+def test_the_resident_loop_gives_the_same_images(pipeline, held_bundle, host_kernels, name) -> None:
+    sampling = SAMPLING.with_changes(**CHANGES[name])
+    resident = resident_pipeline(held_bundle, host_kernels)
+    same(resident.generate(LABELS, seed=SEED, sampling=sampling),
+         pipeline.generate(LABELS, seed=SEED, sampling=sampling))  # fmt: skip
+    assert "replay" in lane_of(resident).trace
+
+
+def test_one_lane_holds_modulations_and_then_does_not(pipeline, held_bundle, host_kernels) -> None:
+    resident = resident_pipeline(held_bundle, host_kernels)
+    short = replace(SAMPLING, low_steps=2, low_diffusion_steps=4, high_diffusion_steps=8)
+    for interval, labels in ((1, LABELS), (2, LABELS[:1]), (1, LABELS[:2]), (3, LABELS)):
+        sampling = replace(short, modulation_interval=interval)
+        same(resident.generate(labels, seed=SEED, sampling=sampling),
+             pipeline.generate(labels, seed=SEED, sampling=sampling))  # fmt: skip
+
+
+def test_the_resident_loop_says_what_a_bundle_lacks(digits_bundle, host_kernels) -> None:
+    with pytest.raises(InputError, match="modulation_interval is 2, but this bundle has no dit_head_modulations"):
+        resident_pipeline(digits_bundle, host_kernels).generate([1], modulation_interval=2)
 
 
 def test_a_model_without_a_dit_head_refuses_the_setting(small_variant, build_variant) -> None:
