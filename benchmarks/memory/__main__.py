@@ -26,7 +26,7 @@ WITHIN = 0.15
 
 @dataclass(frozen=True)
 class Compared:
-    """Bytes: of the process and its libraries, of loading and generating beyond them, and what was predicted of that."""
+    """Bytes of the process with its libraries, of loading and generating beyond them, and what was predicted of that."""
 
     bundle: str
     batch: int
@@ -100,9 +100,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         for lanes in arguments.lanes or [1]
         for batch in arguments.batch or [1, 8]
     ]
-    print(
-        json.dumps([{**asdict(row), "ratio": row.ratio} for row in rows], indent=1) if arguments.json else table(rows)
-    )
+    if arguments.json:
+        text = json.dumps([{**asdict(row), "ratio": row.ratio} for row in rows], indent=1)
+    else:
+        text = table(rows)
+    sys.stdout.write(f"{text}\n")
     return 1 if any(row.off for row in rows) else 0
 
 

@@ -1,6 +1,7 @@
-"""Runs by itself: `python -m benchmarks.memory.child '{"bundle": …}'` loads a bundle, generates, prints its peak as JSON.
+"""Loads a bundle and generates in a process of its own: `python -m benchmarks.memory.child '{"bundle": …}'`.
 
-Without `images` the smallest engine alone runs once: what the process holds then without that engine is its base. Linux alone tells a process its peak.
+Prints as JSON the most that the process held. Without `images` the smallest engine alone runs once: what the process
+holds then without that engine is its base. Linux alone tells a process its peak.
 """
 
 from __future__ import annotations

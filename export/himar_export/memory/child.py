@@ -88,7 +88,7 @@ def forked(bundle: Bundle, spec: ComponentSpec, images: int) -> tuple[int, int]:
             status = 0
         os._exit(status)
     os.close(writing)
-    with open(reading, "rb") as stream:
+    with os.fdopen(reading, "rb") as stream:
         text = stream.read()
     _, status = os.waitpid(child, 0)
     if status:

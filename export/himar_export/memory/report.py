@@ -17,7 +17,7 @@ from ..report import print_json, readable
 
 
 def print_memory(bundle: Bundle, images: int, lanes: int, device: str, as_json: bool) -> None:
-    """Print what `lanes` lanes take that run `images` images at once. Raises InputError for more than the bundle takes."""
+    """Print what lanes take that run `images` images at once. Raises InputError for more than the bundle takes."""
     if images > bundle.manifest.max_batch:
         raise InputError(
             f"--batch is {images}, but the engines of {bundle.root} run up to {bundle.manifest.max_batch} images at "
@@ -85,6 +85,7 @@ def _notes(device: str) -> list[str]:
     if device == "cpu":
         return ["The process and its libraries come on top: about 70 MB in Python (docs/memory.md)."]
     return [
-        "An estimate that was not compared with a GPU: weights as they stand in the bundle, the loop's buffers by their "
-        "sizes, runs of ONNX Runtime as on a CPU; TensorRT's own memory, CUDA's context and its libraries come on top."
+        "An estimate that was not compared with a GPU: weights as they stand in the bundle, the loop's buffers by "
+        "their sizes, runs of ONNX Runtime as on a CPU; TensorRT's own memory, CUDA's context and its libraries come "
+        "on top."
     ]

@@ -76,8 +76,8 @@ class Service:
     def __init__(self, settings: Settings) -> None:
         """Load the bundle and start the lanes.
 
-        Raises BundleError; EngineError, also where its lanes clearly have no room; InputError for a batch that is larger
-        than the bundle's.
+        Raises BundleError; EngineError, also where its lanes clearly have no room; InputError for a batch that is
+        larger than the bundle's.
         """
         self.settings = settings
         device = Device.parse(settings.device)
