@@ -3,8 +3,8 @@
     python -m benchmarks.memory BUNDLE ... [--batch N ...] [--lanes L ...] [--set NAME=VALUE ...] [--json]
 
 The predicted bytes are those of `himar-export inspect --memory`; the measured ones are the peak of a process that
-loads the bundle and generates twice in every lane, less the base: what a process holds with its libraries alone. Runs on
-Linux and a CPU. Exits 1 where a prediction is more than 15 % off.
+loads the bundle and generates twice in every lane, less the base: what a process holds with its libraries alone. Runs
+on Linux and a CPU. Exits 1 where a prediction is more than 15 % off.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ WITHIN = 0.15
 
 @dataclass(frozen=True)
 class Compared:
-    """Bytes of the process with its libraries, of loading and generating beyond them, and what was predicted of that."""
+    """Bytes of the process with its libraries, of loading and generating beyond them, and predicted of that."""
 
     bundle: str
     batch: int
