@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 
 from himar import generate, load_checkpoint
@@ -145,6 +146,24 @@ def test_dit_heads_of_both_phases_hold_theirs(build_variant) -> None:
     assert distance(found, plain) > 20 * RUN
 
 
+def test_half_precision_holds_one_tensor_a_layer(build_variant, host_kernels) -> None:
+    plain, half = (build_variant("dit-both", "--held-modulations", *more) for more in ((), ("--fp16",)))
+    specs = Bundle.open(half).manifest.components
+    between = specs["dit_head_high_modulations"].outputs
+    assert [each.name for each in between][-1] == "final_modulations" and {each.dtype for each in between} == {
+        "float16"
+    }
+    assert specs["dit_head_high_held"].inputs[1:] == between
+    graph = onnx.load(half / specs["dit_head_high_held"].file, load_external_data=False).graph
+    assert not {"Split", "Slice", "Concat"} & {node.op_type for node in graph.node}
+    chains = {"low_diffusion_steps": 6, "high_diffusion_steps": 5, "low_solver": "dpm++", "high_solver": "dpm++"}
+    sampling = SamplingConfig(2, 2, 2.0, 1.5).with_changes(**chains, modulation_interval=3)
+    expected = Pipeline.load(plain, threads=1).generate(LABELS, seed=SEED, sampling=sampling)
+    found = Pipeline.load(half, threads=1).generate(LABELS, seed=SEED, sampling=sampling)
+    assert 0 < distance(found.latents, expected.latents) < 0.02
+    same(resident_pipeline(half, host_kernels).generate(LABELS, seed=SEED, sampling=sampling), found)
+
+
 def said(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     assert main([str(each) for each in arguments]) == 1
     return " ".join(capsys.readouterr().err.split())
@@ -153,11 +172,13 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 def test_builds_that_could_not_hold_modulations_are_refused(small_checkpoint, build_variant, capsys, tmp_path) -> None:
     checkpoint = small_checkpoint(tmp_path / "small.safetensors", 1)
     out = ("--held-modulations", "--out", tmp_path / "b")
-    for precision in ("fp16", "int8"):
+    for precision in ("bf16", "int8"):
         text = said(capsys, "build", checkpoint, f"--{precision}", *out)
-        assert f"dit_head_modulations would be in {precision}, but modulations are held in fp32 alone" in text
+        assert f"dit_head_modulations would be in {precision}, but modulations are held in fp32 or fp16;" in text
+    text = said(capsys, "build", checkpoint, "--precision", "dit_head_held=fp16", *out)
+    assert "dit_head_modulations would be in fp32 and dit_head_held in fp16, but what they share has one type" in text
     text = said(capsys, "build", checkpoint, "--backend", "tensorrt", *out)
-    assert "modulations are held on a CPU, not by 'tensorrt'; leave it out" in text
+    assert "modulations are held by ONNX Runtime, not by 'tensorrt'; leave it out" in text
     visual = build_variant("visual").with_suffix(".safetensors")
     text = said(capsys, "build", visual, *out)
     assert "--held-modulations is given, but this model has no DiT head to take apart; leave it out." in text

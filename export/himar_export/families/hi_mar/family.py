@@ -48,9 +48,9 @@ class HiMarFamily:
         """See ExportFamily.components."""
         return components(model, vae, max_batch, backend)
 
-    def held_modulations(self, model: HiMAR, max_batch: int) -> tuple[Component, ...]:
+    def held_modulations(self, model: HiMAR, max_batch: int, precision: Precision) -> tuple[Component, ...]:
         """See ExportFamily.held_modulations."""
-        return held_modulations(model, max_batch)
+        return held_modulations(model, max_batch, precision)
 
     def editing(self, model: HiMAR, vae: AutoencoderKL, max_batch: int, backend: str) -> tuple[Component, ...]:
         """See ExportFamily.editing."""
