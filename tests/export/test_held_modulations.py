@@ -79,6 +79,8 @@ def test_the_bundle_has_the_head_whole_and_in_parts_that_share_its_weights(held_
     )
     sizes = [(each / "weights.bin").stat().st_size for each in (held_bundle, digits_bundle)]
     assert sizes[0] <= sizes[1] * 1.01
+    held, forecast = with_parts.manifest.sampling["held"], without.manifest.sampling["forecast"]
+    assert held == replace(forecast, modulation_interval=2) and "held" not in without.manifest.sampling
     names = [each.name for each in verify_selftest(with_parts)]
     assert "dit_head: prediction" in names and "dit_head_held: prediction" in names
 

@@ -54,6 +54,10 @@ class ExportFamily(Protocol):
         """
         ...
 
+    def add_held_setting(self, model: Any) -> None:
+        """Give a model that has `held_modulations` the named sampling setting "held"."""
+        ...
+
     def editing(self, model: Any, vae: Any, max_batch: int, backend: str) -> Sequence[Component]:
         """Return the components that edits run besides and that are built on request; none where all are there anyway.
 

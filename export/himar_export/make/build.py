@@ -150,6 +150,7 @@ def _held_modulations(request: BuildRequest, model: FamilyModel) -> Sequence[Com
                 f"{first} would be in {precision} and {name} in {own}, but what they share has one type; give both the "
                 f"same precision."
             )
+    family.add_held_setting(model)
     return family.held_modulations(model, request.max_batch, precision)
 
 

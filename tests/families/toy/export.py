@@ -36,6 +36,9 @@ class ToyFamily:
     def held_modulations(self, model: Toy, max_batch: int, precision: Precision) -> tuple[Component, ...]:
         return ()
 
+    def add_held_setting(self, model: Toy) -> None:
+        """See ExportFamily.add_held_setting: no model has such components."""
+
     def editing(self, model: Toy, vae: Any, max_batch: int, backend: str) -> tuple[Component, ...]:
         """See ExportFamily."""
         return ()

@@ -45,6 +45,9 @@ class HmarFamily:
         """See ExportFamily.held_modulations: what modulates HMAR's blocks is computed once per image anyway."""
         return ()
 
+    def add_held_setting(self, model: HMAR) -> None:
+        """See ExportFamily.add_held_setting: no model has such components."""
+
     def editing(self, model: HMAR, vae: Tokenizer, max_batch: int, backend: str) -> tuple[Component, ...]:
         """See ExportFamily.editing: every bundle has the encoder."""
         return ()
