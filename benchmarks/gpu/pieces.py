@@ -24,6 +24,9 @@ ROWS = (32, 64, 128, 256)
 STEPS: Mapping[str, Mapping[str, str]] = {
     "in place": {},
     "recorded": {GRAPHS_VARIABLE: "1"},
+    "without Linear": {"HIMAR_LINEAR": "0"},
+    "Linear without epilogues": {"HIMAR_LINEAR": "separate"},
+    "Linear tuned": {"HIMAR_LINEAR_TUNE": "1"},
     "without our operators": {VARIABLE: ""},
 }
 """What the heads' calls are told apart by, and the variables that switch it."""
@@ -36,7 +39,7 @@ class Hour:
     bundles: the folder of ready bundles and their checkpoints. batches: of whole generations, the largest also of
     single calls. tests: files or folders of pytest's. cpp: the build folder of the C++ runtime. changes: to
     generations' settings. seconds: of their rounds. repeats: timed turns of a call. compiled: torch.compile of heads
-    too. decodes: to images, not to latents. A dry run does less of each.
+    too. decodes: to images, not to latents. steps: of STEPS. A dry run does less of each.
     """
 
     model: str
@@ -51,6 +54,7 @@ class Hour:
     repeats: int = 8
     compiled: bool = True
     decodes: bool = True
+    steps: tuple[str, ...] = tuple(STEPS)
 
 
 def pieces(hour: Hour, record: Record) -> Iterator[Piece]:
@@ -77,7 +81,7 @@ def _calls(hour: Hour, backend: str) -> Iterator[Piece]:
         )
         if precision == PRECISIONS[0]:
             yield Piece(f"rows, {title}", "rows", {**own, "counts": ROWS}, needs=needs)
-        steps = STEPS if backend == "onnxruntime" else {"in place": {}}
+        steps = {name: STEPS[name] for name in (hour.steps if backend == "onnxruntime" else hour.steps[:1])}
         for step, environment in steps.items():
             arguments = {"sources": sources, "batches": sorted({1, most}), "repeats": hour.repeats}
             yield Piece(f"heads, {title}, {step}", "heads", arguments, environment, needs)
