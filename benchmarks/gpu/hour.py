@@ -42,7 +42,8 @@ from himar_kernels.shared.options import FiniteRange, NamedPath, device_option
 DRY_RUN: Mapping[str, Any] = {
     "model": "digits", "device": "cpu", "batches": (2,), "tests": ("tests/kernels/test_cuda_device.py",),
     "changes": {"low_steps": 2, "high_steps": 1, "low_diffusion_steps": 4, "high_diffusion_steps": 4},
-    "seconds": 0.0, "repeats": 3, "compiled": False, "decodes": False, "steps": ("in place", "recorded", "without our operators"),
+    "seconds": 0.0, "repeats": 3, "compiled": False, "decodes": False,
+    "steps": ("in place", "recorded", "without our operators"),
 }  # fmt: skip
 LEAST_SECONDS = 20.0
 """Of a call's minutes, below which no other piece is begun."""
@@ -164,7 +165,7 @@ def main(
             if context.get_parameter_source(name) is not click.core.ParameterSource.COMMANDLINE:
                 given[name] = DRY_RUN[name]
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # PyTorch's threads would spin while other processes work
-        given |= {name: DRY_RUN[name] for name in ("changes", "seconds", "repeats", "compiled", "decodes", "steps")}
+        given |= {name: value for name, value in DRY_RUN.items() if name not in given}
     hour = Hour(bundles=bundles.absolute(), backends=backends, cpp=cpp.absolute(), **given)
     if preparing:
         return prepare(hour.model, hour.bundles, max(hour.batches), hour.backends, hour.device)
