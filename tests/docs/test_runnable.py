@@ -47,7 +47,7 @@ def test_runnable_blocks_run(page, tmp_path):
         env={**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1800,  # a minute on two quiet cores
     )
     assert done.returncode == 0, f"{page}:\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
     for name in re.findall(r"(?:--out|-o) ([\w./-]+)", " ".join(block.code for block in marked)):
