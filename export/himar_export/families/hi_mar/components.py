@@ -20,7 +20,7 @@ from himar_kernels.families.registry import VAE_ENCODER
 from himar_runtime import TensorSpec
 from himar_runtime.decode import DECODE_BATCH
 
-from .heads import DiTHeadGraph, DiTHeldGraph, DiTModulationsGraph, MLPHeadGraph, modulation_names
+from .heads import DiTHeldGraph, DiTModulationsGraph, head_graph, modulation_names
 from .phases import condition_width, model_info, phase_head
 from .transformer import TransformerHigh, TransformerHighEdit, TransformerLow, TransformerSingle
 
@@ -119,8 +119,7 @@ def _head(model: HiMAR, phase: PhaseInfo, max_batch: int, backend: str) -> Compo
         islands = ("x_embedder.", "final.linear.")
 
     def graph(dtype: torch.dtype) -> nn.Module:
-        style = GraphStyle.of(backend, dtype)
-        return MLPHeadGraph(head, style) if isinstance(head, MLPHead) else DiTHeadGraph(head, style)
+        return head_graph(head, GraphStyle.of(backend, dtype))
 
     return Component(
         phase.head,

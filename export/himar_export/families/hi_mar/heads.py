@@ -198,6 +198,11 @@ class DiTHeldGraph(nn.Module):
         return self.final.modulated(y, *held[-2:]).reshape(-1, N, x.shape[-1])
 
 
+def head_graph(head: MLPHead | DiTHead, style: GraphStyle) -> MLPHeadGraph | DiTHeadGraph:
+    """Return a head as a graph of this style."""
+    return MLPHeadGraph(head, style) if isinstance(head, MLPHead) else DiTHeadGraph(head, style)
+
+
 def modulation_names(head: DiTHead) -> tuple[str, ...]:
     """Return the names of a DiT head's modulations in order: six of each block, two of the last layer."""
     parts = [f"{kind}_{of}" for of in ("attention", "feed_forward") for kind in ("shift", "scale", "gate")]
