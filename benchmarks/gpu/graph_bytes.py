@@ -98,8 +98,8 @@ def attention_forms(rows: int, width: int) -> Mapping[str, int]:
     unit, weights = rows * width * HALF, 3 * width * width * HALF
     attends = 4 * unit
     return {
-        "three matmuls, the queries' bias as a pass (as written)": 6 * unit + weights + 2 * unit + attends,
-        "three matmuls, the queries' bias in the matmul's epilogue": 6 * unit + weights + attends,
+        "three matmuls, the queries' bias as a pass": 6 * unit + weights + 2 * unit + attends,
+        "three matmuls, the queries' bias in the matmul's epilogue (as written)": 6 * unit + weights + attends,
         "one matmul, packed (R, T, heads, 3, d)": 4 * unit + weights + 6 * unit + attends,
         "one matmul, read by stride (no kernel of ONNX Runtime's does)": 4 * unit + weights + attends,
     }

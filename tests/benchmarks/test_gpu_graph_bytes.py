@@ -39,9 +39,9 @@ def test_a_dit_heads_operations_are_those_of_the_formula(dit):
 
 
 def test_unpacking_costs_attention_more_than_reading_the_input_three_times():
-    written, epilogue, packed, by_stride = attention_forms(100, 32).values()
-    assert by_stride < epilogue < written < packed
-    assert written - epilogue == packed - written == 2 * 100 * 32 * 2
+    with_a_pass, written, packed, by_stride = attention_forms(100, 32).values()
+    assert by_stride < written < with_a_pass < packed
+    assert with_a_pass - written == packed - with_a_pass == 2 * 100 * 32 * 2
 
 
 def test_the_command_prints_both_forms(capsys):
