@@ -113,8 +113,11 @@ def refit(request: RefitRequest, progress: Progress = lambda text, fraction: Non
         vae = load_fitting_vae(request.vae, model)
         text = load_fitting_text(request.text, model)
         parts = family.components(model, vae, manifest.max_batch, backend["name"])
-        held = family.held_modulations(model, manifest.max_batch)
-        parts = (*parts, *(part for part in held if part.name in manifest.components))
+        held = [part for part in family.held_modulations(model, manifest.max_batch, "fp32")
+                if part.name in manifest.components]  # fmt: skip
+        if held:
+            precision = check_precision(manifest.components[held[0].name].precision, held[0].name)
+            parts = (*parts, *family.held_modulations(model, manifest.max_batch, precision))
         if text is not None:
             parts = (*parts, text_encoder(text.tower, manifest.max_batch, backend["name"]))
         if vae is not None:
