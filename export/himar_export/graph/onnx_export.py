@@ -20,6 +20,7 @@ from ..make.weights import WeightFile
 from ..tensorrt.network import OPSET, opset_of
 from .component import Component
 from .elementwise import add_functions, join_sums_and_norms
+from .fp8 import MULTIPLE, rewrite_matmuls
 from .observed import Range
 from .precision import value_type
 from .precision_choice import Precision
@@ -37,7 +38,8 @@ def to_onnx(
 ) -> onnx.ModelProto:
     """Export one component, its large weights into `weights`, and check that its interface is the contract's.
 
-    ranges: of what was observed in its float32 graph, for fixed scales in int8; None for scales per row.
+    ranges: of what was observed in its float32 graph: for fixed scales in int8, None for scales per row; for fp8 by the
+    names of weights (`fp8.multiplied`).
 
     Attention stays one node (see `attention`); in half precision a standard one's softmax is asked to run in float32.
     Raises BuildError
@@ -78,6 +80,11 @@ def to_onnx(
         write_out(exported, graph, export)
     if precision == "int8" and not quantise_matmuls(exported, component.islands, ranges):
         raise BuildError(f"{component.name} has no matmul that could be in int8; build it with fp32.")
+    if precision == "fp8" and not rewrite_matmuls(exported, ranges or {}):
+        raise BuildError(
+            f"{component.name} has no matmul that could be in fp8: modulations and feed-forwards whose sizes are "
+            f"multiples of {MULTIPLE}; build it with fp16."
+        )
     weights.move_out(component.name, exported)
     model = ir.to_proto(exported)
     _clean(model, component.name)
