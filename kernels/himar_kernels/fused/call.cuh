@@ -53,6 +53,7 @@ void run(const Row& row, std::int64_t count, const Ort::KernelContext&) {
 template <class T>
 constexpr ONNXTensorElementDataType kType = std::is_same_v<T, float>  ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT
                                             : std::is_same_v<T, Half> ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16
+                                            : std::is_same_v<T, Fp8>  ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT8E4M3FN
                                                                       : ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16;
 
 template <class... T>
@@ -84,6 +85,8 @@ class Call {
     const T* row() {
         return next<T>({width});
     }
+    // The next input, one value.
+    const float* value() { return next<float>({}); }
     // The next two inputs, values of every row and a bias for all, as part `index` of theirs, which is as wide as a row.
     template <class T>
     Part<T> part(std::int64_t index) {

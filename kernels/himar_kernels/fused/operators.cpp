@@ -9,6 +9,7 @@
 #include <string>
 
 #include "bodies.cuh"
+#include "fp8.cuh"
 
 namespace {
 
@@ -97,6 +98,15 @@ void add_all(Ort::CustomOpDomain& domain) {
         domain);
 }
 
+// fp8 stands between half-precision values, and between float32 ones of a condition.
+void add_fp8(Ort::CustomOpDomain& domain) {
+    using Plain = ToFp8<NormFormula<Fp8>>;
+    using Modulated = ToFp8<ModulatedNormFormula<Half, Fp8>>;
+    add<NormBody<Plain>, NormBody<Modulated>, SumAndNormBody<ResidualFormula<Half>, Plain>,
+        SumAndNormBody<GatedResidualFormula<Half>, Modulated>, BiasedToFp8Body<Half, Gelu>,
+        BiasedToFp8Body<Half, GeluTanh>, BiasedToFp8Body<Half, Silu>, BiasedToFp8Body<float, Silu>>(domain);
+}
+
 }  // namespace
 
 extern "C" __attribute__((visibility("default"))) OrtStatusPtr RegisterCustomOps(OrtSessionOptions* options,
@@ -113,6 +123,7 @@ extern "C" __attribute__((visibility("default"))) OrtStatusPtr RegisterCustomOps
         Ort::CustomOpDomain made("himar");
         add_all<Half>(made);
         add_all<Brain>(made);
+        add_fp8(made);
         return made;
     }();
     return guarded([&] { Ort::UnownedSessionOptions(options).Add(domain); });
