@@ -21,6 +21,7 @@ from ..tensorrt.network import OPSET, opset_of
 from .component import Component
 from .elementwise import add_functions, join_sums_and_norms
 from .fp8 import MULTIPLE, rewrite_matmuls
+from .linear import join_linear_layers
 from .observed import Range
 from .precision import value_type
 from .precision_choice import Precision
@@ -91,6 +92,7 @@ def to_onnx(
     if (dtype := value_type(precision)) != torch.float32:
         _softmax_in_float32(model)
         join_sums_and_norms(model)
+        join_linear_layers(model, dtype)
         add_functions(model, dtype)
     _check_interface(model, component)
     return model

@@ -66,7 +66,8 @@ struct Attributes {
     std::int64_t gate_part = 0, scale_part = 0, shift_part = 0;
 };
 
-// The inputs and outputs of a call: the first input's shape is the outputs', its last axis a row.
+// The inputs and outputs of a call: the first input's shape is the outputs', its last axis a row, which a matrix makes
+// another row of.
 class Call {
   public:
     Call(OrtKernelContext* raw, std::string name, const Attributes& given)
@@ -87,6 +88,17 @@ class Call {
     }
     // The next input, one value.
     const float* value() { return next<float>({}); }
+    // The next input, a matrix with a row for each value of a row, or where it is turned a column; rows have a value for
+    // each of the others from here on.
+    template <class T>
+    const T* matrix(bool turned = false) {
+        const auto shape = shape_of(inputs_);
+        const std::int64_t others = shape.size() == 2 ? shape[turned ? 0 : 1] : 0;
+        const T* const values = turned ? next<T>({others, width}) : next<T>({width, others});
+        width = static_cast<int>(others);
+        shape_.back() = others;
+        return values;
+    }
     // The next two inputs, values of every row and a bias for all, as part `index` of theirs, which is as wide as a row.
     template <class T>
     Part<T> part(std::int64_t index) {
