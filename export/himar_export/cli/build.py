@@ -36,7 +36,7 @@ from .progress import progress_bar
 )  # fmt: skip
 @click.option(
     "--fp8", "precision", flag_value="fp8",
-    help="As --fp16, with modulations and feed-forwards in fp8 (e4m3), for GPUs from Ada and Hopper on.",
+    help="As --fp16, with modulations and feed-forwards of DiT heads and transformers in fp8 (e4m3), from sm_89 on.",
 )  # fmt: skip
 @click.option(
     "--precision", "component_precision", multiple=True, metavar="NAME=PRECISION", callback=precision_pairs,

@@ -251,7 +251,7 @@ _NORM = _Formula("weight, bias", f"{_NORMAL}\ny = Cast <to = {{half}}> (normal)"
 
 
 def _to_fp8(inputs: str, lines: str, value: str) -> _Formula:
-    """Return the formula whose float32 `value` becomes fp8 in units of `step`; infinity becomes NaN, not the largest."""
+    """Return the formula whose float32 `value` becomes fp8 in units of `step`; infinity becomes NaN, not the most."""
     return _Formula(
         f"{inputs}, step",
         f"""{lines}
@@ -302,7 +302,8 @@ def _functions(half: int) -> dict[str, str]:
     for name, end in _ACTIVATED.items():
         lines = f"biased = Add (x, h_bias)\n{end}"
         alone[name] = _Formula("h_bias", lines, "y")
-        alone[f"{name}ToFp8"] = _to_fp8("h_bias", f"{lines.replace('y =', 'value =')}\nwide = Cast <to = {_WIDE}> (value)", "wide")
+        wide = f"{lines.replace('y =', 'value =')}\nwide = Cast <to = {_WIDE}> (value)"
+        alone[f"{name}ToFp8"] = _to_fp8("h_bias", wide, "wide")
     functions = {name: formula.function(name, half) for name, formula in alone.items()}
     for first, norms in _JOINED.items():
         functions |= {first + name: _NORMS[name].function(first + name, half, _SUMS[first]) for name in norms}

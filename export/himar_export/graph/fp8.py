@@ -79,7 +79,10 @@ def rewrite_matmuls(model: ir.Model, ranges: Mapping[str, Range]) -> int:
             step = step_of(_largest(_name(node), ranges, graph.name))
             alone = all(user in nodes for user in users) and not x.is_graph_output()
             inputs[x] = _operator_input(graph, x, step, node, alone) if fuses else _plain_input(graph, x, step, node)
-        (_operator if fuses else _plain)(graph, node, inputs[x])
+        if fuses:
+            _operator(graph, node, inputs[x])
+        else:
+            _plain(graph, node, inputs[x])
     RemoveUnusedNodesPass()(model)
     return len(nodes)
 

@@ -11,6 +11,7 @@ from himar_kernels.families.registry import TEXT_ENCODER, VAE_DECODER, VAE_ENCOD
 Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
 
 
+_MLP_HEAD = "mlp_head"
 _OF_DECODERS: Mapping[str, Precision] = {"int8": "fp32", "fp8": "fp16"}
 """Precision of a VAE decoder where the usual one is impossible for it."""
 
@@ -43,7 +44,8 @@ def precision_of(component: str, usual: str, single: Mapping[str, str]) -> Preci
     """Return a component's precision: its own of `single`, or the usual one.
 
     int8 and fp8 are for matmuls: where int8 is the usual one, the VAE decoder, which convolves, is in float32, and
-    where fp8 is, in fp16. The VAE encoder is always in float32. Raises BuildError as `component_precision` does.
+    where fp8 is, in fp16. So are MLP heads then: their chain magnifies an error of fp8 too much, and on a GPU their
+    few rows gain nothing. The VAE encoder is always in float32. Raises BuildError as `component_precision` does.
     """
     if component in single:
         return component_precision(single[component], component)
@@ -52,7 +54,7 @@ def precision_of(component: str, usual: str, single: Mapping[str, str]) -> Preci
         return "fp32"
     if component == VAE_DECODER:
         return _OF_DECODERS.get(precision, precision)
-    return precision
+    return "fp16" if precision == "fp8" and component.startswith(_MLP_HEAD) else precision
 
 
 def require_runnable(precisions: Mapping[str, Precision], backend: str) -> None:

@@ -1,4 +1,4 @@
-"""Observes a model at work before it is built in int8 or fp8: the ranges from which its matmuls' inputs get their scales.
+"""Observes a model at work before it is built in int8 or fp8: ranges from which its matmuls' inputs get their scales.
 
 The components are exported in float32 into a bundle that is thrown away, and its engines make a few images, always the
 same. Families say which components are observed and what is made (`ExportFamily.calibration`).
@@ -119,9 +119,7 @@ class ObservingEngine:
 
     def __init__(self, path: Path, part: Component, spec: ComponentSpec) -> None:
         model = ir.from_proto(onnx.load(path, load_external_data=False))
-        self._by_weight = {
-            weight: value.name for weight, value in multiplied(model).items() if value.name is not None
-        }
+        self._by_weight = {weight: value.name for weight, value in multiplied(model).items() if value.name is not None}
         observe(model, observed_values(model, part.islands))
         file = path.with_suffix(".observed.onnx")
         onnx.save(ir.to_proto(model), file)
