@@ -217,7 +217,7 @@ def _replace(graph: ir.Graph, node: ir.Node, made: ir.Node) -> None:
     new = made.outputs[0]
     new.shape, new.type = result.shape, result.type
     graph.insert_before(node, made)
-    result.replace_all_uses_with(new)
+    result.replace_all_uses_with(new, replace_graph_outputs=True)
     graph.remove(node, safe=True)
     new.name = result.name
     if not weight.uses():
