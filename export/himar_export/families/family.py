@@ -88,8 +88,17 @@ class ExportFamily(Protocol):
         """Return what to observe of a model for int8; None where all of its matmuls have scales per row."""
         ...
 
-    def check_rounding(self, vae: Any, precisions: Mapping[str, Precision], selftest: Arrays) -> list[Comparison]:
-        """Compare what half precision does to components whose engines on a CPU would not show it; may be none."""
+    def check_rounding(
+        self,
+        vae: Any,
+        precisions: Mapping[str, Precision],
+        fp32_layers: Mapping[str, Sequence[str]],
+        selftest: Arrays,
+    ) -> list[Comparison]:
+        """Compare what half precision does to components whose engines on a CPU would not show it; may be none.
+
+        fp32_layers: by component, names of its layers that are in float32.
+        """
         ...
 
 

@@ -21,7 +21,7 @@ from ..tensorrt.network import OPSET, opset_of
 from .component import Component
 from .elementwise import add_functions, join_sums_and_norms
 from .observed import Range
-from .precision import value_type
+from .precision import drop_given, value_type
 from .precision_choice import Precision
 from .quantise import quantise_matmuls
 from .repeated import prepare, write_out
@@ -44,6 +44,7 @@ def to_onnx(
     when a weight overflows the precision or the exported interface is not the contract's.
     """
     graph = component.graph(value_type(precision)).eval()
+    drop_given(graph, component.name)
     samples = component.sample_inputs(rows=3)
     axes = {axis: torch.export.Dim(axis) for axis in component.profile}
     dynamic: tuple[Any, ...] = tuple(

@@ -69,6 +69,7 @@ def finish(
     model: FamilyModel,
     vae: Any,
     text: TextEncoder | None,
+    parts: Sequence[Component],
     precisions: Mapping[str, Precision],
     backend: Mapping[str, Any],
     engines: Mapping[str, Mapping[str, Any]],
@@ -89,7 +90,8 @@ def finish(
     write_npz(folder / "selftest.npz", selftest)
     writer.write_manifest(backend, engines, provenance)
     progress("verifying against the eager model", 0.85)
-    comparisons = check_selftest(folder, family, selftest, vae, precisions, device)
+    fp32_layers = {part.name: part.fp32_layers for part in parts}
+    comparisons = check_selftest(folder, family, selftest, vae, precisions, fp32_layers, device)
     ran = what_ran(backend["name"], device)
     writer.add_verification(comparisons, ran)
     progress("done", 1.0)

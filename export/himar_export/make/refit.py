@@ -29,6 +29,7 @@ from himar_runtime.engines.tensorrt.library import (
 from ..families.family import export_family
 from ..files import require_new
 from ..graph.component import Component
+from ..graph.fp32_layers import keep_in_float32
 from ..graph.precision_choice import check_precision
 from ..graph.text_encoder import text_encoder
 from ..tensorrt.build import is_weight
@@ -126,6 +127,8 @@ def refit(request: RefitRequest, progress: Progress = lambda text, fraction: Non
                 f"exports {', '.join(part.name for part in parts)}; build a bundle anew."
             )
         precisions = {part.name: check_precision(manifest.components[part.name].precision, part.name) for part in parts}
+        kept = {part.name: manifest.raw["components"][part.name].get("fp32_layers", []) for part in parts}
+        parts = keep_in_float32(parts, precisions, kept)
         writer = BundleWriter(folder, model, manifest.max_batch)
         ranges = calibrate(folder, model, parts, precisions, within(progress, 0.05, 0.2))
         add_graphs(writer, model, vae, parts, precisions, within(progress, 0.2, 0.5), text, ranges)
@@ -135,7 +138,7 @@ def refit(request: RefitRequest, progress: Progress = lambda text, fraction: Non
         origin = provenance(request.checkpoint, request.vae, entry, request.command, request.text)
         origin["refitted"] = {"bundle": old.id, "checkpoint": manifest.provenance.get("checkpoint")}
         device = "cuda" if engines else "cpu"
-        return finish(folder, writer, model, vae, text, precisions, backend, entries, origin, device, progress)
+        return finish(folder, writer, model, vae, text, parts, precisions, backend, entries, origin, device, progress)
 
 
 def require_same_structure(old: Path, new: Path) -> None:

@@ -110,12 +110,17 @@ class HiMarFamily:
         )
 
     def check_rounding(
-        self, vae: AutoencoderKL | None, precisions: Mapping[str, Precision], selftest: Arrays
+        self,
+        vae: AutoencoderKL | None,
+        precisions: Mapping[str, Precision],
+        fp32_layers: Mapping[str, Sequence[str]],
+        selftest: Arrays,
     ) -> list[Comparison]:
         """Check the VAE decoder in half precision, whose convolutions ONNX Runtime computes in float32 on a CPU."""
         if vae is None or (precision := precisions[VAE_DECODER]) == "fp32":
             return []
-        return [check_half_arithmetic(vae, precision, selftest["vae/latent"], COMPONENT_LIMIT[precision])]
+        limit, kept = COMPONENT_LIMIT[precision], fp32_layers.get(VAE_DECODER, ())
+        return [check_half_arithmetic(vae, precision, selftest["vae/latent"], limit, kept)]
 
 
 FAMILY = HiMarFamily()
