@@ -1,4 +1,4 @@
-"""`--fp32-layers` keeps the layers that it names in float32, and them alone; a bundle says so and a refit repeats it."""
+"""`--fp32-layers` keeps the layers it names in float32, and them alone; a bundle says so and a refit repeats it."""
 
 import json
 from dataclasses import replace
