@@ -72,7 +72,8 @@ def operations(parsed: ParsedNetwork) -> list[Operation]:
         kind = kinds.get(layer.type.name)
         if kind is not None:
             types = {_type(layer.get_input(k)) for k in range(layer.num_inputs) if layer.get_input(k) is not None}
-            name, sources = weights.get(layer.name, layer.name), ()
+            name = weights.get(layer.name, layer.name)
+            sources: tuple[str, ...] = ()
             if kind == "attention":
                 name = f"attention.{sum(each.kind == kind for each in found)}"
                 sources = tuple(next(of_attentions, ()))
