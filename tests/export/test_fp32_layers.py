@@ -25,7 +25,7 @@ from tests.closeness import assert_near
 
 FLOAT, HALF = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
 WEIGHTS = Path(__file__).parents[2] / "himar" / "himar" / "weights"
-KEPT = ["blocks.0.fc2", "blocks.0.modulation.1"]
+KEPT = ["blocks.0.fc2", "blocks.0.modulation"]
 
 
 @pytest.fixture(scope="module")

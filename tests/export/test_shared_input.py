@@ -8,7 +8,7 @@ import torch
 
 from himar.families.hi_mar.model import HiMAR
 from himar_export.families.hi_mar.transformer import FoldedBlock, LastBlock
-from himar_export.graph.shared_input import parts_of, plus_one, shared_input
+from himar_export.graph.shared_input import Packed, modulations, parts_of, plus_one, shared_input
 from himar_export.graph.style import GraphStyle
 from tests.closeness import COMPONENT, assert_near
 
@@ -21,6 +21,27 @@ def test_both_forms_give_what_the_layer_gives_and_only_scales_have_one_added():
         outputs = shared_input(parts, GraphStyle.of(backend, torch.float32))(x)
         assert [each.shape for each in outputs] == [(5, 4)] * 3
         assert_near(torch.cat(outputs, dim=-1), expected, COMPONENT)
+
+
+def test_parts_that_lie_in_one_tensor_are_what_the_layer_gives():
+    linear, x = torch.nn.Linear(8, 12), torch.randn(5, 8)
+    packed = Packed(plus_one(parts_of(linear, 3), [1]), torch.float32)
+    expected = (linear(x) + torch.tensor([0.0, 1.0, 0.0]).repeat_interleave(4)).chunk(3, dim=-1)
+    pending = packed.bias_pending(x)
+    assert all(part.values is pending[0].values and part.values.shape == (5, 12) for part in pending)
+    for part, whole, wanted in zip(pending, packed(x), expected, strict=True):
+        assert_near(part.with_bias(), wanted, COMPONENT)
+        assert_near(whole, wanted, COMPONENT)
+    with pytest.raises(ValueError, match=r"one shape, not \[\(4, 8\), \(5, 8\)\]"):
+        Packed([(torch.zeros(4, 8), torch.zeros(4)), (torch.zeros(5, 8), torch.zeros(5))], torch.float32)
+
+
+def test_modulations_are_packed_where_operators_of_ours_read_them():
+    parts = parts_of(torch.nn.Linear(8, 12), 3)
+    for backend in ("onnxruntime", "tensorrt", "tensorrt-rtx"):
+        for dtype in (torch.float32, torch.float16, torch.bfloat16):
+            made = modulations(parts, style := GraphStyle.of(backend, dtype))
+            assert isinstance(made, Packed) == style.fuses_elementwise
 
 
 @pytest.mark.parametrize("backend", ["tensorrt", "onnxruntime"])
@@ -56,6 +77,49 @@ def test_graphs_for_tensorrt_have_one_product_for_all_modulations(small_rtx_bund
     weights = {tensor.name: tuple(tensor.dims) for tensor in head.initializer}
     assert weights["modulations.weight"] == (32, 3 * 32)
     assert any(node.op_type == "Split" for node in head.node)
+
+
+def test_half_precision_for_onnxruntime_has_one_matmul_for_all_modulations_of_a_block(digits_fp16_bundle):
+    """And of the MLP head altogether; nothing splits or copies what they give."""
+    blocks, width, mlp_width = 3, 64, 96
+    for name, wanted in (("dit_head", {(width, 6 * width): blocks, (width, 2 * width): 1}),
+                         ("mlp_head", {(mlp_width, (3 * blocks + 2) * mlp_width): 1})):  # fmt: skip
+        graph = _graph(digits_fp16_bundle, name)
+        assert _modulation_weights(graph) == wanted
+        kinds = Counter(node.op_type for node in graph.node)
+        assert not any(kinds[kind] for kind in ("Split", "Slice", "Transpose", "Concat"))
+    places = [
+        {each.name: each.i for each in node.attribute if each.name.endswith("_part")}
+        for node in _graph(digits_fp16_bundle, "dit_head").node
+        if "Modulated" in node.op_type
+    ]
+    attention, feed_forward = {"shift_part": 0, "scale_part": 1}, {"gate_part": 2, "shift_part": 3, "scale_part": 4}
+    assert places == [attention, feed_forward, *(2 * [{**attention, "gate_part": 5}, feed_forward]),
+                      {**attention, "gate_part": 5}]  # fmt: skip
+
+
+def test_other_graphs_have_their_modulations_as_before(digits_bundle, digits_fp16_rtx_graphs):
+    blocks, width, mlp_width = 3, 64, 96
+    assert _modulation_weights(_graph(digits_bundle, "dit_head")) == {(width, width): 6 * blocks + 2}
+    assert _modulation_weights(_graph(digits_bundle, "mlp_head")) == {(mlp_width, mlp_width): 3 * blocks + 2}
+    folder, _ = digits_fp16_rtx_graphs
+    mlp = {(mlp_width, 3 * blocks * mlp_width): 1, (mlp_width, 2 * mlp_width): 1}
+    for name, wanted in (("dit_head", {(width, 6 * width): blocks, (width, 2 * width): 1}), ("mlp_head", mlp)):
+        graph = _graph(folder, name)
+        assert _modulation_weights(graph) == wanted
+        assert (
+            Counter(node.op_type for node in graph.node)["Split"]
+            == sum(wanted.values()) + (name == "dit_head") * blocks
+        )
+
+
+def _modulation_weights(graph):
+    """Count the matrices of matmuls that make modulations by their shape."""
+    return Counter(
+        tuple(tensor.dims)
+        for tensor in graph.initializer
+        if "modulation" in tensor.name and "weight" in tensor.name and len(tensor.dims) == 2
+    )
 
 
 def _graph(bundle, name):

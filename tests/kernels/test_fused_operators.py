@@ -22,7 +22,10 @@ from tests.closeness import assert_each_near
 
 ROOT = Path(__file__).parents[2]
 X, ROWS, ROW = "x", "rows", "row"  # the float32 stream or parameters of a norm; values of matmuls; a bias
-NORM, MODULATION = ["weight", "weight"], [ROWS, ROW, ROWS, ROW]
+PACKED, PACKED_ROW = "packed", "packed row"  # values and biases of matmuls that make several parts
+NORM, GATE, MODULATION = ["weight", "weight"], [PACKED, PACKED_ROW], [PACKED, PACKED_ROW, PACKED, PACKED_ROW]
+PARTS = 3
+PLACES = {"gate_part": 1, "scale_part": 2, "shift_part": 0}
 
 # Of each operator: its inputs, and the types of its outputs.
 OPERATORS = {
@@ -31,11 +34,11 @@ OPERATORS = {
     "ModulatedNorm": ([X, *NORM, *MODULATION], ["half"]),
     "ModulatedNormToFloat": ([X, *NORM, *MODULATION], ["float"]),
     "Residual": ([X, ROWS, ROW], ["float"]),
-    "GatedResidual": ([X, ROWS, ROW, ROWS, ROW], ["float"]),
+    "GatedResidual": ([X, ROWS, ROW, *GATE], ["float"]),
     "ResidualNormToHalf": ([X, ROWS, ROW, *NORM], ["float", "half"]),
     "ResidualNormToBfloat16": ([X, ROWS, ROW, *NORM], ["float", "half"]),
-    "GatedResidualModulatedNorm": ([X, ROWS, ROW, ROWS, ROW, *NORM, *MODULATION], ["float", "half"]),
-    "GatedResidualModulatedNormToFloat": ([X, ROWS, ROW, ROWS, ROW, *NORM, *MODULATION], ["float", "float"]),
+    "GatedResidualModulatedNorm": ([X, ROWS, ROW, *GATE, *NORM, *MODULATION], ["float", "half"]),
+    "GatedResidualModulatedNormToFloat": ([X, ROWS, ROW, *GATE, *NORM, *MODULATION], ["float", "float"]),
     "BiasGelu": ([ROWS, ROW], ["half"]),
     "BiasGeluTanh": ([ROWS, ROW], ["half"]),
     "BiasSilu": ([ROWS, ROW], ["half"]),
@@ -49,24 +52,32 @@ CASES = [
 ]
 
 
-def model_of(name: str, precision: str, width: int) -> onnx.ModelProto:
+def shapes_of(name: str, rows: int | str, width: int) -> list[tuple[int | str, ...]]:
+    """The shapes of an operator's inputs."""
+    widths = {PACKED: PARTS * width, PACKED_ROW: PARTS * width}
+    sizes = [(kind, widths.get(kind, width)) for kind in OPERATORS[name][0]]
+    return [(rows, size) if kind in (X, ROWS, PACKED) else (size,) for kind, size in sizes]
+
+
+def model_of(name: str, precision: str, width: int, places: dict[str, int] = PLACES) -> onnx.ModelProto:
     """An operator between float32 inputs and float32 outputs, and the function that defines it."""
     kinds, made = OPERATORS[name]
     half, dtype = HALVES[precision]
     nodes, inputs, given = [], [], []
-    for number, kind in enumerate(kinds):
+    for number, (kind, shape) in enumerate(zip(kinds, shapes_of(name, "m", width), strict=True)):
         source = f"input{number}"
-        shape = ["m", width] if kind in (X, ROWS) else [width]
         inputs.append(helper.make_tensor_value_info(source, TensorProto.FLOAT, shape))
-        if kind in (ROWS, ROW):
+        if kind not in (X, "weight"):
             nodes.append(helper.make_node("Cast", [source], [f"half{number}"], to=half))
             source = f"half{number}"
         given.append(source)
     attributes = {"epsilon": 1e-3} if "Norm" in name else {}
-    places = range(len(made))
-    nodes.append(helper.make_node(name, given, [f"made{place}" for place in places], domain=DOMAIN, **attributes))
-    nodes += [helper.make_node("Cast", [f"made{place}"], [f"y{place}"], to=TensorProto.FLOAT) for place in places]
-    outputs = [helper.make_tensor_value_info(f"y{place}", TensorProto.FLOAT, ["m", width]) for place in places]
+    wanted = {"gate_part": "Gated", "scale_part": "Modulated", "shift_part": "Modulated"}
+    attributes |= {key: place for key, place in places.items() if wanted[key] in name}
+    made_names = [f"made{i}" for i in range(len(made))]
+    nodes.append(helper.make_node(name, given, made_names, domain=DOMAIN, **attributes))
+    nodes += [helper.make_node("Cast", [each], [f"y{i}"], to=TensorProto.FLOAT) for i, each in enumerate(made_names)]
+    outputs = [helper.make_tensor_value_info(f"y{i}", TensorProto.FLOAT, ["m", width]) for i in range(len(made))]
     sets = [helper.make_opsetid("", 23), helper.make_opsetid(DOMAIN, VERSION)]
     model = helper.make_model(helper.make_graph(nodes, name, inputs, outputs), opset_imports=sets, ir_version=10)
     add_functions(model, dtype)
@@ -77,8 +88,7 @@ def model_of(name: str, precision: str, width: int) -> onnx.ModelProto:
 
 def inputs_of(name: str, width: int, rows: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(width)
-    kinds = OPERATORS[name][0]
-    shapes = [(rows, width) if kind in (X, ROWS) else (width,) for kind in kinds]
+    shapes = shapes_of(name, rows, width)
     return {f"input{i}": 2 * rng.standard_normal(shape, np.float32) for i, shape in enumerate(shapes)}
 
 
@@ -101,21 +111,26 @@ def in_double(name: str, precision: str, feed: dict[str, np.ndarray]) -> list[np
     dtype = HALVES[precision][1]
     kinds = OPERATORS[name][0]
     given = [torch.from_numpy(value) for value in feed.values()]
-    given = [g.to(dtype).double() if k in (ROWS, ROW) else g.double() for g, k in zip(given, kinds, strict=True)]
+    given = [g.double() if k in (X, "weight") else g.to(dtype).double() for g, k in zip(given, kinds, strict=True)]
     if name.startswith("Bias"):
         h = given[0] + given[1]
         function = torch.nn.functional.silu if name == "BiasSilu" else torch.nn.functional.gelu
         return [(function(h, approximate="tanh") if name == "BiasGeluTanh" else function(h)).numpy()]
+
+    def next_part(key: str) -> torch.Tensor:
+        """Values and bias that come next, of the part that is meant."""
+        both = given.pop(0) + given.pop(0)
+        return both.chunk(PARTS, dim=-1)[PLACES[key]]
+
     made, x = [], given.pop(0)
     if "Residual" in name:
         h = given.pop(0) + given.pop(0)
-        x = x + (given.pop(0) + given.pop(0)) * h if name.startswith("Gated") else x + h
+        x = x + next_part("gate_part") * h if name.startswith("Gated") else x + h
         made.append(x.numpy())
     if "Norm" in name:
-        y = torch.nn.functional.layer_norm(x, x.shape[-1:], given[0], given[1], 1e-3)
+        y = torch.nn.functional.layer_norm(x, x.shape[-1:], given.pop(0), given.pop(0), 1e-3)
         if "Modulated" in name:
-            scale, scale_bias, shift, shift_bias = given[2:]
-            y = y * (scale + scale_bias) + shift + shift_bias
+            y = y * next_part("scale_part") + next_part("shift_part")
         made.append(y.numpy())
     return made
 
@@ -165,6 +180,27 @@ def test_an_operators_function_gives_the_same(cpu_library, name):
         assert_each_near(fused, plain, 4e-3)
 
 
+@pytest.mark.parametrize("name", ["dit_head", "mlp_head"])
+def test_a_head_with_the_operators_is_the_head_with_their_functions(cpu_library, digits_fp16_bundle, name):
+    """Every node reads its own parts of what the packed matmuls make."""
+    rng, found = np.random.default_rng(0), []
+    for library in (cpu_library, None):
+        options = onnxruntime.SessionOptions()
+        if library is not None:
+            options.register_custom_ops_library(str(library))
+        file = digits_fp16_bundle / f"{name}.onnx"
+        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        if not found:
+            feed = {
+                each.name: np.array([500])
+                if each.name == "timestep"
+                else rng.standard_normal([size if isinstance(size, int) else 3 for size in each.shape], np.float32)
+                for each in session.get_inputs()
+            }
+        found += session.run(None, feed)
+    assert_each_near(found[0], found[1], 3e-3)
+
+
 @pytest.mark.parametrize(
     "value", [0.0, 6e-8, 3e-5, 6.1e-5, 1.0009765625, 2049.0, 65519.0, 65520.0, 1e6, np.inf, np.nan]
 )
@@ -191,8 +227,46 @@ def test_inputs_of_other_shapes_are_refused_by_number(cpu_library):
         run(model_of("Residual", "fp16", 8), cpu_library, feed)
 
 
-def node(name: str, inputs: list[str], output: str) -> onnx.NodeProto:
-    return helper.make_node(name, inputs, [output], domain=DOMAIN)
+@pytest.mark.parametrize(("key", "place"), [("gate_part", 3), ("gate_part", -1), ("scale_part", 3)])
+def test_a_part_that_is_not_there_is_refused_by_number(cpu_library, key, place):
+    name = "GatedResidualModulatedNorm"
+    model, feed = model_of(name, "fp16", 8, {**PLACES, key: place}), inputs_of(name, 8, 4)
+    number = 3 if key == "gate_part" else 7
+    with pytest.raises(Exception, match=rf"input {number} of {name} is \(4, 24\), .*\(4, 8\), and part {place}; build"):
+        run(model, cpu_library, feed)
+
+
+@pytest.mark.parametrize(
+    ("number", "shape", "message"),
+    [(3, (4, 20), r"\(4, 20\), which does not fit the first, \(4, 8\), and part 1"),
+     (3, (3, 24), r"\(3, 24\), which does not fit the first"), (4, (8,), r"\(8\), which does not fit input 3")],
+)  # fmt: skip
+def test_parts_of_other_shapes_are_refused_by_number(cpu_library, number, shape, message):
+    feed = inputs_of("GatedResidual", 8, 4) | {f"input{number}": np.zeros(shape, np.float32)}
+    model = model_of("GatedResidual", "fp16", 8)
+    for value, size in zip(model.graph.input[number].type.tensor_type.shape.dim, shape, strict=True):
+        value.dim_value = size
+    with pytest.raises(Exception, match=f"input {number} of GatedResidual is {message}"):
+        run(model, cpu_library, feed)
+
+
+def test_nodes_of_earlier_bundles_whose_modulations_are_whole_run_as_before(cpu_library):
+    """They have no attributes that name parts, and as many inputs."""
+    name = "GatedResidualModulatedNorm"
+    model, feed = model_of(name, "fp16", 8, {}), inputs_of(name, 8, 4)
+    del model.functions[:]
+    for number in (3, 4, 7, 8, 9, 10):
+        feed[f"input{number}"] = np.ascontiguousarray(feed[f"input{number}"][..., :8])
+        model.graph.input[number].type.tensor_type.shape.dim[-1].dim_value = 8
+    found = run(model, cpu_library, feed)
+    packed = {
+        key: np.tile(value, PARTS) if int(key[5:]) in (3, 4, 7, 8, 9, 10) else value for key, value in feed.items()
+    }
+    require_close(found, name, "fp16", packed)
+
+
+def node(name: str, inputs: list[str], output: str, **attributes: int) -> onnx.NodeProto:
+    return helper.make_node(name, inputs, [output], domain=DOMAIN, **attributes)
 
 
 def graph_of(*nodes: onnx.NodeProto) -> onnx.ModelProto:
@@ -204,9 +278,9 @@ def test_a_sum_and_its_norm_become_one_operator() -> None:
     modulation = ["w", "b", "scale", "s0", "shift", "t0"]
     model = graph_of(
         node("ModulatedNorm", ["x", *modulation], "first"),
-        node("GatedResidual", ["x", "h", "h0", "gate", "g0"], "sum"),
+        node("GatedResidual", ["x", "h", "h0", "gate", "g0"], "sum", gate_part=2),
         helper.make_node("MatMul", ["condition", "weights"], ["scale"]),
-        node("ModulatedNorm", ["sum", *modulation], "normal"),
+        node("ModulatedNorm", ["sum", *modulation], "normal", scale_part=1, shift_part=0),
         node("GatedResidual", ["sum", "k", "k0", "gate", "g0"], "last"),
         node("ModulatedNormToFloat", ["last", *modulation], "end"),
     )
@@ -219,6 +293,8 @@ def test_a_sum_and_its_norm_become_one_operator() -> None:
         ("GatedResidualModulatedNormToFloat", ["last", "end"]),
     ]
     assert list(model.graph.node[2].input) == ["x", "h", "h0", "gate", "g0", *modulation]
+    parts = {each.name: each.i for each in model.graph.node[2].attribute}
+    assert parts == {"gate_part": 2, "scale_part": 1, "shift_part": 0}
 
 
 def test_a_sum_that_is_needed_before_its_norm_or_has_another_stays_alone() -> None:

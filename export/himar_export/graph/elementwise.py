@@ -4,13 +4,15 @@ In half precision, graphs for ONNX Runtime hold these as operators of the domain
 operators that the graph carries itself. A session that knows our library (himar_kernels.build.fused_library) runs each
 in one pass over memory; any other runs the functions, so the same bundle works wherever ONNX Runtime does. On a GPU
 most of a half-precision head's time lies between its matmuls otherwise, and biases, which ONNX Runtime's CUDA matmuls
-write out row by row beforehand, are added on the way.
+write out row by row beforehand, are added on the way. What modulates a block comes out of one matmul (`shared_input`),
+of whose rows each operator reads its parts: attributes say which, and a function slices them out.
 
 Everywhere else (float32, int8, TensorRT, whose builder fuses by itself) the same formulas stand in the graph.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -68,7 +70,8 @@ class PlainNorm(Norm):
 class Elementwise:
     """The formulas between the matmuls of a graph; in a style that fuses them, they are exported as operators of ours.
 
-    x is the float32 stream (M, D); values of matmuls are (M, D) in the style's dtype.
+    x is the float32 stream (M, D); values of matmuls are (M, D) in the style's dtype, scales, shifts and gates also
+    parts of (M, count·D).
     """
 
     style: GraphStyle
@@ -93,7 +96,8 @@ class Elementwise:
         """Return norm(x)·scale + shift, in `dtype` where it is fused and not `to_float`, else float32."""
         if self._fuses(scale, shift):
             name, dtype = ("ModulatedNormToFloat", torch.float32) if to_float else ("ModulatedNorm", self.style.dtype)
-            return _node(name, (x, norm.weight, norm.bias, *scale.parts, *shift.parts), dtype, epsilon=norm.eps)
+            inputs = (x, norm.weight, norm.bias, *scale.parts, *shift.parts)
+            return _node(name, inputs, dtype, epsilon=norm.eps, scale_part=scale.part, shift_part=shift.part)
         return norm(x) * scale.with_bias() + shift.with_bias()
 
     def residual(self, x: Tensor, h: BiasPending) -> Tensor:
@@ -105,7 +109,7 @@ class Elementwise:
     def gated_residual(self, x: Tensor, h: BiasPending, gate: BiasPending) -> Tensor:
         """Return x + gate·h, float32."""
         if self._fuses(h, gate):
-            return _node("GatedResidual", (x, *h.parts, *gate.parts), torch.float32)
+            return _node("GatedResidual", (x, *h.parts, *gate.parts), torch.float32, gate_part=gate.part)
         return x + (gate.with_bias() * h.with_bias()).float()
 
     def activation(self, h: BiasPending, kind: Activation) -> Tensor:
@@ -152,6 +156,7 @@ def join_sums_and_norms(model: onnx.ModelProto) -> None:
         del norm.input[:], norm.output[:]
         norm.input.extend(inputs)
         norm.output.extend(outputs)
+        norm.attribute.extend(total.attribute)
     del model.graph.node[:]
     model.graph.node.extend(node for place, node in enumerate(nodes) if place not in joined)
 
@@ -168,7 +173,7 @@ def add_functions(model: onnx.ModelProto, dtype: torch.dtype) -> None:
 class _Formula:
     """A function's body: its inputs after x, its lines in ONNX's textual syntax, and the value that they end with.
 
-    In the lines {x} stands for the name of x, {half} for the type of matmuls.
+    In the lines {x} stands for the name of x, {half} for the type of matmuls, and @name for an attribute's value.
     """
 
     inputs: str
@@ -177,12 +182,28 @@ class _Formula:
 
     def function(self, name: str, half: int, before: _Formula | None = None) -> str:
         """Return the function; `before` is a sum whose end is this one's x."""
-        epsilon = "<epsilon>" if "@epsilon" in self.lines else ""
         inputs = f"x, {before.inputs}, {self.inputs}" if before else f"x, {self.inputs}"
         ends = f"{before.end}, {self.end}" if before else self.end
         x = before.end if before else "x"
         lines = f"{before.lines if before else ''}\n{self.lines}".replace("{half}", str(half)).replace("{x}", x)
-        return f'<domain: "{DOMAIN}", opset_import: ["" : 23]>\n{name} {epsilon} ({inputs}) => ({ends}) {{ {lines} }}'
+        attributes = ", ".join(sorted(set(re.findall(r"@(\w+)", lines))))
+        head = f"{name} <{attributes}>" if attributes else name
+        return f'<domain: "{DOMAIN}", opset_import: ["" : 23]>\n{head} ({inputs}) => ({ends}) {{ {lines} }}'
+
+
+def _part(name: str, width_of: str) -> str:
+    """Return the lines that make half_NAME, NAME with its bias, of the part that NAME_part says.
+
+    width_of: what is as wide as a part.
+    """
+    return f"""{name}_width = Shape ({width_of})
+        {name}_place = Constant <value_int: int = @{name}_part> ()
+        {name}_first = Mul ({name}_place, {name}_width)
+        {name}_end = Add ({name}_first, {name}_width)
+        {name}_axis = Constant <value_ints = [-1]> ()
+        {name}_values = Slice ({name}, {name}_first, {name}_end, {name}_axis)
+        {name}_added = Slice ({name}_bias, {name}_first, {name}_end, {name}_axis)
+        half_{name} = Add ({name}_values, {name}_added)"""
 
 
 _WIDE = onnx.TensorProto.FLOAT
@@ -197,7 +218,7 @@ _SUMS: Mapping[str, _Formula] = {
     "GatedResidual": _Formula(
         "h, h_bias, gate, gate_bias",
         f"""biased = Add (h, h_bias)
-        half_gate = Add (gate, gate_bias)
+        {_part("gate", "h_bias")}
         gated = Mul (half_gate, biased)
         wide = Cast <to = {_WIDE}> (gated)
         total = Add (x, wide)""",
@@ -207,9 +228,9 @@ _SUMS: Mapping[str, _Formula] = {
 _NORMAL = "normal = LayerNormalization <axis = -1, epsilon: float = @epsilon> ({x}, weight, bias)"
 _MODULATION = "weight, bias, scale, scale_bias, shift, shift_bias"
 _MODULATED = f"""{_NORMAL}
-        half_scale = Add (scale, scale_bias)
+        {_part("scale", "weight")}
         wide_scale = Cast <to = {_WIDE}> (half_scale)
-        half_shift = Add (shift, shift_bias)
+        {_part("shift", "weight")}
         wide_shift = Cast <to = {_WIDE}> (half_shift)
         scaled = Mul (normal, wide_scale)
         shifted = Add (scaled, wide_shift)"""

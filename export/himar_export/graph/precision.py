@@ -26,18 +26,29 @@ def value_type(precision: Precision) -> torch.dtype:
 
 
 class BiasPending(NamedTuple):
-    """A matmul's values (…, out) before its bias (out) is added; bias is None where nothing is left to add."""
+    """A matmul's values (…, out) before its bias (out) is added; bias is None where nothing is left to add.
+
+    Where one matmul makes several results of the same width, this is number `part` of `among`, and values and
+    bias are those of all.
+    """
 
     values: Tensor
     bias: Tensor | None
+    part: int = 0
+    among: int = 1
 
     def with_bias(self) -> Tensor:
-        """Return the values with the bias."""
-        return self.values if self.bias is None else self.values + self.bias
+        """Return the part's values with its bias."""
+        values, *bias = (
+            each.chunk(self.among, dim=-1)[self.part] if self.among > 1 else each
+            for each in (self.values, self.bias)
+            if each is not None
+        )
+        return values + bias[0] if bias else values
 
     @property
     def parts(self) -> tuple[Tensor, Tensor]:
-        """Values and bias, of a matmul that has one."""
+        """Values and bias, of a matmul that has one; those of all parts."""
         assert self.bias is not None
         return self.values, self.bias
 

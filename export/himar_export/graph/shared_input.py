@@ -1,7 +1,8 @@
-"""Writes several matmuls of one input as one matmul whose result is split, or each by itself.
+"""Writes several matmuls of one input as one matmul, or each by itself.
 
-A GPU reads the input once for one large matmul, and its builder makes the split views. ONNX Runtime's CPU kernels
-copy every part of a split, which costs more than reading the input again, so its graphs hold the parts by themselves.
+A GPU reads the input once for one large matmul, and TensorRT's builder makes views of the split result. ONNX Runtime
+copies every part of a split, which costs more than reading the input again, so its graphs hold the parts by themselves,
+but where all that reads them are operators of ours: these take the whole result and read their parts of its rows.
 """
 
 from __future__ import annotations
@@ -47,6 +48,30 @@ class Separate(nn.ModuleList):
     def bias_pending(self, x: Tensor) -> tuple[BiasPending, ...]:
         """Return every matmul's result without its bias."""
         return tuple(matmul.bias_pending(x) for matmul in self)  # type: ignore[operator]
+
+
+class Packed(Matmul):
+    """Map x (…, in) to the results (…, out) of several matmuls, which lie side by side in the rows of one."""
+
+    def __init__(self, parts: Sequence[Affine], dtype: torch.dtype) -> None:
+        if len({weight.shape for weight, _ in parts}) != 1:
+            raise ValueError(f"parts side by side are of one shape, not {[tuple(weight.shape) for weight, _ in parts]}")
+        super().__init__(torch.cat([weight for weight, _ in parts]), torch.cat([bias for _, bias in parts]), dtype)
+        self.count = len(parts)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        """Return every matmul's result, in the order that the matmuls were given in."""
+        return tuple(part.with_bias() for part in self.bias_pending(x))
+
+    def bias_pending(self, x: Tensor) -> tuple[BiasPending, ...]:  # type: ignore[override]
+        """Return every matmul's result without its bias: as parts of one tensor."""
+        values, bias = super().bias_pending(x).parts
+        return tuple(BiasPending(values, bias, part, self.count) for part in range(self.count))
+
+
+def modulations(parts: Sequence[Affine], style: GraphStyle) -> Merged | Separate | Packed:
+    """Return the matmuls that make scales, shifts and gates, which `elementwise`'s formulas alone read."""
+    return Packed(parts, style.dtype) if style.packs_modulations else shared_input(parts, style)
 
 
 def shared_input(parts: Sequence[Affine], style: GraphStyle) -> Merged | Separate:

@@ -14,8 +14,9 @@ struct NormFormula {
     using Out = To;
 
     template <int V>
-    static auto made(Call& call, const float* x, float epsilon) {
-        return Norm<V, To>{x, call.row<float>(), call.row<float>(), call.output<To>(), call.width, epsilon};
+    static auto made(Call& call, const float* x) {
+        return Norm<V, To>{x, call.row<float>(), call.row<float>(), call.output<To>(), call.width,
+                               call.attributes.epsilon};
     }
 };
 
@@ -26,17 +27,15 @@ struct ModulatedNormFormula {
     using Out = To;
 
     template <int V>
-    static auto made(Call& call, const float* x, float epsilon) {
+    static auto made(Call& call, const float* x) {
         return ModulatedNorm<V, T, To>{x,
                                        call.row<float>(),
                                        call.row<float>(),
-                                       call.rows<T>(),
-                                       call.row<T>(),
-                                       call.rows<T>(),
-                                       call.row<T>(),
+                                       call.part<T>(call.attributes.scale_part),
+                                       call.part<T>(call.attributes.shift_part),
                                        call.output<To>(),
                                        call.width,
-                                       epsilon};
+                                       call.attributes.epsilon};
     }
 };
 
@@ -60,8 +59,12 @@ struct GatedResidualFormula {
 
     template <int V>
     static auto made(Call& call) {
-        return GatedResidual<V, T>{call.rows<float>(), call.rows<T>(),       call.row<T>(), call.rows<T>(),
-                                   call.row<T>(),      call.output<float>(), call.width};
+        return GatedResidual<V, T>{call.rows<float>(),
+                                   call.rows<T>(),
+                                   call.row<T>(),
+                                   call.part<T>(call.attributes.gate_part),
+                                   call.output<float>(),
+                                   call.width};
     }
 };
 
@@ -85,8 +88,8 @@ struct NormBody {
     static constexpr auto kOutputs = types<typename Formula::Out>;
 
     template <int V>
-    static void compute(Call& call, float epsilon) {
-        const auto norm = Formula::template made<V>(call, call.rows<float>(), epsilon);
+    static void compute(Call& call) {
+        const auto norm = Formula::template made<V>(call, call.rows<float>());
         run(NormRow<V, decltype(norm)>{norm}, call.count, call.context);
     }
 };
@@ -98,7 +101,7 @@ struct SumBody {
     static constexpr auto kOutputs = types<typename Formula::Out>;
 
     template <int V>
-    static void compute(Call& call, float) {
+    static void compute(Call& call) {
         const auto sum = Formula::template made<V>(call);
         run(SumRow<V, decltype(sum)>{sum}, call.count, call.context);
     }
@@ -112,25 +115,25 @@ struct SumAndNormBody {
     static constexpr auto kOutputs = types<float, typename Normal::Out>;
 
     template <int V>
-    static void compute(Call& call, float epsilon) {
+    static void compute(Call& call) {
         if constexpr (V == 1) {
-            with<V, 0>(call, epsilon);
+            with<V, 0>(call);
         } else {
             const int vectors = (call.width + V * kLanes - 1) / (V * kLanes);  // of a row, in each lane
-            if (vectors <= 1) return with<V, 1>(call, epsilon);
-            if (vectors == 2) return with<V, 2>(call, epsilon);
-            if (vectors == 3) return with<V, 3>(call, epsilon);
-            if (vectors == 4) return with<V, 4>(call, epsilon);
-            if (vectors <= 6) return with<V, 6>(call, epsilon);
-            with<V, 0>(call, epsilon);
+            if (vectors <= 1) return with<V, 1>(call);
+            if (vectors == 2) return with<V, 2>(call);
+            if (vectors == 3) return with<V, 3>(call);
+            if (vectors == 4) return with<V, 4>(call);
+            if (vectors <= 6) return with<V, 6>(call);
+            with<V, 0>(call);
         }
     }
 
   private:
     template <int V, int N>
-    static void with(Call& call, float epsilon) {
+    static void with(Call& call) {
         const auto sum = Sum::template made<V>(call);
-        const auto norm = Normal::template made<V>(call, sum.out, epsilon);
+        const auto norm = Normal::template made<V>(call, sum.out);
         run(SumAndNormRow<V, N, decltype(sum), decltype(norm)>{sum, norm}, call.count, call.context);
     }
 };
@@ -145,7 +148,7 @@ struct BiasedBody {
     static constexpr auto kOutputs = types<T>;
 
     template <int V>
-    static void compute(Call& call, float) {
+    static void compute(Call& call) {
         const Biased<V, T, Activation> row{call.rows<T>(), call.row<T>(), call.output<T>(), call.width};
         run(row, call.count, call.context);
     }

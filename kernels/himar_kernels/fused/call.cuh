@@ -13,7 +13,7 @@
 #include <utility>
 #include <vector>
 
-#include "values.cuh"
+#include "rows.cuh"
 
 namespace himar::fused {
 
@@ -58,10 +58,18 @@ constexpr ONNXTensorElementDataType kType = std::is_same_v<T, float>  ? ONNX_TEN
 template <class... T>
 constexpr std::array<ONNXTensorElementDataType, sizeof...(T)> types{kType<T>...};
 
+// A node's attributes: of norms, and which part of their matmul's values gate, scale and shift are. Nodes of graphs in
+// which each was a matmul of its own have none of the latter.
+struct Attributes {
+    float epsilon = 1e-6f;
+    std::int64_t gate_part = 0, scale_part = 0, shift_part = 0;
+};
+
 // The inputs and outputs of a call: the first input's shape is the outputs', its last axis a row.
 class Call {
   public:
-    Call(OrtKernelContext* raw, std::string name) : context(raw), name_(std::move(name)), shape_(shape_of(0)) {
+    Call(OrtKernelContext* raw, std::string name, const Attributes& given)
+        : context(raw), attributes(given), name_(std::move(name)), shape_(shape_of(0)) {
         width = shape_.empty() ? 1 : static_cast<int>(shape_.back());
         count = 1;
         for (std::size_t axis = 0; axis + 1 < shape_.size(); ++axis) count *= shape_[axis];
@@ -75,6 +83,19 @@ class Call {
     template <class T>
     const T* row() {
         return next<T>({width});
+    }
+    // The next two inputs, values of every row and a bias for all, as part `index` of theirs, which is as wide as a row.
+    template <class T>
+    Part<T> part(std::int64_t index) {
+        const std::size_t values = inputs_++, bias = inputs_++;
+        auto wide = shape_of(values), narrow = wide;
+        const std::int64_t stride = wide.empty() ? 0 : wide.back(), parts = width == 0 ? 1 : stride / width;
+        if (!wide.empty()) narrow.back() = width;
+        if (narrow != shape_ || stride != parts * width || index < 0 || index >= parts) {
+            throw misfit(values, "the first, " + words(shape_) + ", and part " + std::to_string(index));
+        }
+        if (shape_of(bias) != std::vector<std::int64_t>{stride}) throw misfit(bias, "input " + std::to_string(values));
+        return {at<T>(values) + index * width, at<T>(bias) + index * width, stride};
     }
     template <class T>
     T* output() {
@@ -90,6 +111,7 @@ class Call {
     }
 
     Ort::KernelContext context;
+    Attributes attributes;
     int width;
     std::int64_t count;
 
@@ -103,14 +125,19 @@ class Call {
         return "(" + text + ")";
     }
     template <class T>
+    const T* at(std::size_t index) const {
+        return static_cast<const T*>(context.GetInput(index).GetTensorRawData());
+    }
+    Ort::Exception misfit(std::size_t index, const std::string& other) const {
+        return {"input " + std::to_string(index) + " of " + name_ + " is " + words(shape_of(index)) +
+                    ", which does not fit " + other + "; build the bundle anew",
+                ORT_INVALID_ARGUMENT};
+    }
+    template <class T>
     const T* next(const std::vector<std::int64_t>& shape) {
         const std::size_t index = inputs_++;
-        if (shape_of(index) != shape) {
-            throw Ort::Exception("input " + std::to_string(index) + " of " + name_ + " is " + words(shape_of(index)) +
-                                     ", which does not fit the first, " + words(shape_) + "; build the bundle anew",
-                                 ORT_INVALID_ARGUMENT);
-        }
-        return static_cast<const T*>(context.GetInput(index).GetTensorRawData());
+        if (shape_of(index) != shape) throw misfit(index, "the first, " + words(shape_));
+        return at<T>(index);
     }
 
     std::string name_;

@@ -28,17 +28,26 @@ OrtStatusPtr guarded(const Function& function) noexcept {
     }
 }
 
+// Leaves `value` as it is where the node has no such attribute.
+template <class Value>
+void read(const Ort::ConstKernelInfo& info, const char* name, Value& value) {
+    try {
+        value = info.GetAttribute<Value>(name);
+    } catch (const Ort::Exception&) {
+    }
+}
+
 template <class Body>
 struct Kernel {
-    float epsilon = 1e-6f;
+    Attributes attributes;
 
     OrtStatusPtr ComputeV2(OrtKernelContext* raw) noexcept {
         return guarded([&] {
-            Call call(raw, Body::name());
+            Call call(raw, Body::name(), attributes);
             if (call.in_vectors(Body::kInputs.size(), kVector)) {
-                Body::template compute<kVector>(call, epsilon);
+                Body::template compute<kVector>(call);
             } else {
-                Body::template compute<1>(call, epsilon);
+                Body::template compute<1>(call);
             }
         });
     }
@@ -50,10 +59,10 @@ struct Operator : Ort::CustomOpBase<Operator<Body>, Kernel<Body>, true> {
         return guarded([&] {
             auto made = std::make_unique<Kernel<Body>>();
             const Ort::ConstKernelInfo info(raw);
-            try {
-                made->epsilon = info.GetAttribute<float>("epsilon");
-            } catch (const Ort::Exception&) {  // operators without norms have none
-            }
+            read(info, "epsilon", made->attributes.epsilon);
+            read(info, "gate_part", made->attributes.gate_part);
+            read(info, "scale_part", made->attributes.scale_part);
+            read(info, "shift_part", made->attributes.shift_part);
             *kernel = made.release();
         });
     }

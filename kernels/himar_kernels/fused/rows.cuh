@@ -13,6 +13,19 @@ HIMAR_ROW void for_vectors(Lane lane, int width, const Function& function) {
     for (int at = V * lane.index; at < width; at += V * lane.count) function(at);
 }
 
+// One part of the values of a matmul that makes several, and of its bias: values of a row begin `stride` after those of
+// the row before.
+template <class T>
+struct Part {
+    const T *values, *bias;
+    std::int64_t stride;
+
+    template <int V>
+    HIMAR_ROW Floats<V> of(std::int64_t row, int at) const {
+        return Floats<V>::load(values + row * stride, at);
+    }
+};
+
 // Mean and 1/√(variance + epsilon) of a row.
 struct Statistics {
     float mean, scale;
@@ -50,19 +63,19 @@ struct Norm {
     }
 };
 
-// (LayerNorm(x)·weight + bias)·(scale + scale_bias) + (shift + shift_bias), scale and shift of every row.
+// (LayerNorm(x)·weight + bias)·(scale + its bias) + (shift + its bias), scale and shift of every row.
 template <int V, class T, class Out>
 struct ModulatedNorm {
     const float *x, *weight, *bias;
-    const T *scale, *scale_bias, *shift, *shift_bias;
+    Part<T> scale, shift;
     Out* out;
     int width;
     float epsilon;
 
-    HIMAR_ROW Floats<V> of(Floats<V> value, Statistics found, std::int64_t first, int at) const {
+    HIMAR_ROW Floats<V> of(Floats<V> value, Statistics found, std::int64_t row, int at) const {
         const auto times = Floats<V>::load(weight, at), plus = Floats<V>::load(bias, at);
-        const auto a = Floats<V>::load(scale + first, at), a0 = Floats<V>::load(scale_bias, at);
-        const auto b = Floats<V>::load(shift + first, at), b0 = Floats<V>::load(shift_bias, at);
+        const auto a = scale.template of<V>(row, at), a0 = Floats<V>::load(scale.bias, at);
+        const auto b = shift.template of<V>(row, at), b0 = Floats<V>::load(shift.bias, at);
         for (int i = 0; i < V; ++i) {
             const float normal = (value.value[i] - found.mean) * found.scale * times.value[i] + plus.value[i];
             value.value[i] = normal * (a.value[i] + a0.value[i]) + (b.value[i] + b0.value[i]);
@@ -83,12 +96,12 @@ struct NormRow {
         };
         const Statistics found = statistics_of<V>(read, norm.width, norm.epsilon);
         for_vectors<V>(lane, norm.width, [&](int at) {
-            norm.of(Floats<V>::load(norm.x + first, at), found, first, at).store(norm.out + first, at);
+            norm.of(Floats<V>::load(norm.x + first, at), found, row, at).store(norm.out + first, at);
         });
     }
 };
 
-// x + (h + bias). `of` gives V values of a row that begins at `first`.
+// x + (h + bias). `of` gives V values of a row.
 template <int V, class T>
 struct Residual {
     const float* x;
@@ -96,7 +109,8 @@ struct Residual {
     float* out;
     int width;
 
-    HIMAR_ROW Floats<V> of(std::int64_t first, int at) const {
+    HIMAR_ROW Floats<V> of(std::int64_t row, int at) const {
+        const std::int64_t first = row * width;
         auto value = Floats<V>::load(x + first, at);
         const auto added = Floats<V>::load(h + first, at), plus = Floats<V>::load(bias, at);
         for (int i = 0; i < V; ++i) value.value[i] += added.value[i] + plus.value[i];
@@ -104,18 +118,20 @@ struct Residual {
     }
 };
 
-// x + (gate + gate_bias)·(h + bias), gate of every row.
+// x + (gate + its bias)·(h + bias), gate of every row.
 template <int V, class T>
 struct GatedResidual {
     const float* x;
-    const T *h, *bias, *gate, *gate_bias;
+    const T *h, *bias;
+    Part<T> gate;
     float* out;
     int width;
 
-    HIMAR_ROW Floats<V> of(std::int64_t first, int at) const {
+    HIMAR_ROW Floats<V> of(std::int64_t row, int at) const {
+        const std::int64_t first = row * width;
         auto value = Floats<V>::load(x + first, at);
         const auto added = Floats<V>::load(h + first, at), plus = Floats<V>::load(bias, at);
-        const auto a = Floats<V>::load(gate + first, at), a0 = Floats<V>::load(gate_bias, at);
+        const auto a = gate.template of<V>(row, at), a0 = Floats<V>::load(gate.bias, at);
         for (int i = 0; i < V; ++i) value.value[i] += (a.value[i] + a0.value[i]) * (added.value[i] + plus.value[i]);
         return value;
     }
@@ -128,7 +144,7 @@ struct SumRow {
 
     HIMAR_ROW void operator()(Lane lane, std::int64_t row) const {
         const std::int64_t first = row * sum.width;
-        for_vectors<V>(lane, sum.width, [&](int at) { sum.of(first, at).store(sum.out + first, at); });
+        for_vectors<V>(lane, sum.width, [&](int at) { sum.of(row, at).store(sum.out + first, at); });
     }
 };
 
@@ -147,12 +163,12 @@ struct SumAndNormRow {
             const std::int64_t first = row * sum.width;
             Floats<V> kept[N] = {};
             for_kept(lane, [&](int n, int at) {
-                kept[n] = sum.of(first, at);
+                kept[n] = sum.of(row, at);
                 kept[n].store(sum.out + first, at);
             });
             const auto visit = [&](const auto& function) { for_kept(lane, [&](int n, int) { function(kept[n]); }); };
             const Statistics found = statistics_of<V>(visit, norm.width, norm.epsilon);
-            for_kept(lane, [&](int n, int at) { norm.of(kept[n], found, first, at).store(norm.out + first, at); });
+            for_kept(lane, [&](int n, int at) { norm.of(kept[n], found, row, at).store(norm.out + first, at); });
         }
     }
 

@@ -18,16 +18,16 @@ from himar.families.hi_mar.mlp_head import MLPHead, ResidualBlock
 from himar_export.graph.attention import AttentionGraph
 from himar_export.graph.elementwise import Elementwise, Norm, PlainNorm
 from himar_export.graph.precision import BiasPending, matmul
-from himar_export.graph.shared_input import Merged, Separate, parts_of, plus_one, shared_input
+from himar_export.graph.shared_input import Affine, Merged, Packed, Separate, modulations, parts_of, plus_one
 from himar_export.graph.style import GraphStyle
 from himar_kernels.families.hi_mar import BASE_STEPS
 
-Modulations = Merged | Separate
+Modulations = Merged | Separate | Packed
 
 
-def _final_modulation(layer: FinalLayer, style: GraphStyle) -> Modulations:
+def _final_parts(layer: FinalLayer) -> list[Affine]:
     """Shift and 1 + scale of the last layer's norm."""
-    return shared_input(plus_one(parts_of(layer.adaLN_modulation[1], 2), [1]), style)
+    return plus_one(parts_of(layer.adaLN_modulation[1], 2), [1])
 
 
 class _Final(nn.Module):
@@ -36,7 +36,7 @@ class _Final(nn.Module):
     def __init__(self, layer: FinalLayer, style: GraphStyle, *, held: bool = False) -> None:
         super().__init__()
         self.elementwise = Elementwise(style)
-        self.modulation = None if held else _final_modulation(layer, style)
+        self.modulation = None if held else modulations(_final_parts(layer), style)
         self.linear = matmul(layer.linear, torch.float32)
         self.norm = PlainNorm(self.linear.weight.shape[0])
 
@@ -73,23 +73,24 @@ class MLPHeadGraph(nn.Module):
         self.input_proj = matmul(head.input_proj, torch.float32)
         blocks = [block for block in head.res_blocks if isinstance(block, ResidualBlock)]
         parts = [part for b in blocks for part in plus_one(parts_of(b.adaLN_modulation[1], 3), [1])]
-        self.modulations = shared_input(parts, style)
+        packed = style.packs_modulations
+        self.modulations = modulations(parts + _final_parts(head.final_layer) if packed else parts, style)
         self.blocks = nn.ModuleList(_ResidualBlock(block, style) for block in blocks)
-        self.final = _Final(head.final_layer, style)
+        self.final = _Final(head.final_layer, style, held=packed)
 
     def forward(self, x: Tensor, timestep: Tensor, condition: Tensor) -> Tensor:
         """Shapes as the component's contract says."""
         activated = F.silu(F.embedding(timestep, self.timesteps) + condition)
-        modulations = self.modulations.bias_pending(activated)
+        made = self.modulations.bias_pending(activated)
         x = self.input_proj(x)
         for i, block in enumerate(self.blocks):
-            x = block(x, *modulations[3 * i : 3 * i + 3])
-        return self.final(x, activated)
+            x = block(x, *made[3 * i : 3 * i + 3])
+        return self.final.modulated(x, *made[-2:]) if self.final.modulation is None else self.final(x, activated)
 
 
 def _block_modulation(block: DiTBlock, style: GraphStyle) -> Modulations:
     """Shift, 1 + scale and gate of a block's attention, and of its feed-forward."""
-    return shared_input(plus_one(parts_of(block.adaLN_modulation[1], 6), [1, 4]), style)
+    return modulations(plus_one(parts_of(block.adaLN_modulation[1], 6), [1, 4]), style)
 
 
 class DiTBlockGraph(nn.Module):
@@ -167,7 +168,7 @@ class DiTModulationsGraph(nn.Module):
         self.timesteps = timestep_table(head.t_embedder)
         blocks = [block for block in head.blocks if isinstance(block, DiTBlock)]
         self.blocks = nn.ModuleList(_block_modulation(block, style) for block in blocks)
-        self.final = _final_modulation(head.final_layer, style)
+        self.final = modulations(_final_parts(head.final_layer), style)
 
     def forward(self, timestep: Tensor, condition: Tensor) -> tuple[Tensor, ...]:
         """Shapes as the component's contract says."""
@@ -189,12 +190,12 @@ class DiTHeldGraph(nn.Module):
     def forward(self, *given: Tensor) -> Tensor:
         """Shapes and order as the component's contract says."""
         N, W = self.positions.shape
-        x, modulations = given[0], [BiasPending(each.reshape(-1, W), None) for each in given[1:]]
+        x, held = given[0], [BiasPending(each.reshape(-1, W), None) for each in given[1:]]
         y = (self.x_embedder(x) + self.positions).reshape(-1, W)
         for i, block in enumerate(self.blocks):
             assert isinstance(block, DiTBlockGraph)
-            y = block.modulated(y, *modulations[6 * i : 6 * i + 6])
-        return self.final.modulated(y, *modulations[-2:]).reshape(-1, N, x.shape[-1])
+            y = block.modulated(y, *held[6 * i : 6 * i + 6])
+        return self.final.modulated(y, *held[-2:]).reshape(-1, N, x.shape[-1])
 
 
 def modulation_names(head: DiTHead) -> tuple[str, ...]:
