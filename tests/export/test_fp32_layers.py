@@ -175,7 +175,9 @@ def test_a_kept_layer_changes_only_how_a_graph_rounds(tmp_path, small_variant):
     """Graphs of a fused style with such layers compute what the float32 graph does, closer than half precision."""
     head = next(part for part in components(small_variant({}), None, 3, "onnxruntime") if part.name == "dit_head")
     names = layer_names(head, "fp16")
-    (most,) = keep_in_float32([head], {"dit_head": "fp16"}, {"dit_head": names[1:]})
+    (most,) = keep_in_float32(
+        [head], {"dit_head": "fp16"}, {"dit_head": [name for name in names if name != "blocks.0.attention.qkv.1"]}
+    )
     errors = []
     samples = {name: value.numpy() for name, value in head.sample_inputs(3).items()}
     exact = head.graph(torch.float32)(*head.sample_inputs(3).values()).detach().numpy()

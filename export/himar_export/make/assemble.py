@@ -10,6 +10,7 @@ from typing import Any
 from himar.family import FamilyModel, model_family
 from himar.text.encoder import TextEncoder
 from himar_kernels.families.registry import VAE_ENCODER
+from himar_runtime import Manifest
 from himar_runtime.engines.ort.session import onnxruntime
 
 from ..families.family import export_family
@@ -17,6 +18,7 @@ from ..files import write_npz
 from ..graph.component import Component
 from ..graph.observed import Range
 from ..graph.precision_choice import Precision
+from ..graph.text_encoder import text_encoder
 from ..verify.compare import Comparison
 from ..verify.verify import SELFTEST_CASE, what_ran
 from .manifest import BundleWriter
@@ -37,6 +39,20 @@ class BuildOutcome:
 def load_fitting_vae(path: Path | None, model: FamilyModel) -> Any:
     """Load a VAE and check that it is one for this model's tokens; ConfigError if it is not."""
     return None if path is None else model_family(model.family).load_vae(path, model)
+
+
+def bundle_parts(manifest: Manifest, model: FamilyModel, vae: Any, text: TextEncoder | None) -> tuple[Component, ...]:
+    """Return the components that a bundle's options would give a model: those that it has of what there is on request.
+
+    vae, text: None without.
+    """
+    family, backend = export_family(manifest.family), str(manifest.raw["backend"]["name"])
+    parts = [*family.components(model, vae, manifest.max_batch, backend)]
+    parts += [each for each in family.held_modulations(model, manifest.max_batch) if each.name in manifest.components]
+    if text is not None:
+        parts.append(text_encoder(text.tower, manifest.max_batch, backend))
+    edits = [] if vae is None else family.editing(model, vae, manifest.max_batch, backend)
+    return (*parts, *(each for each in edits if each.name in manifest.components))
 
 
 def add_graphs(
