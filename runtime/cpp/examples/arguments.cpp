@@ -123,9 +123,8 @@ Arguments read_arguments(int count, char** values) {
     }
     read.bundle = bundle_of(rest);
     const bool from_text = !read.prompts.empty() || !read.prompts_file.empty();
-    read.edit.check(read.labels);
+    read.edit.check(read.labels, read.prompts, read.prompts_file);
     if (read.edit.given()) {
-        if (from_text) throw UsageError("--edit and prompts are both given; give --class for what an edit is to show.");
         read_class(read.edit, read.count, nullptr);
         return read;
     }
@@ -154,7 +153,9 @@ const char* help_text() {
            "  --mask MASK.png          of the same size: white (128 or more) is drawn, black stays\n"
            "  --place LEFT,TOP|centre  put a smaller image there on a canvas of the model's size, and draw around it too;\n"
            "                           a mask is not needed then\n"
-           "  --class CLASS            class that an edit is to show; without it what fits the rest is drawn\n"
+           "  --class CLASS            class that an edit is to show, or --prompt TEXT; without them what fits the rest is drawn\n"
+           "  --dilation N             of Hi-MAR: rings of cells around the mask's that an edit draws too (0)\n"
+           "  --feather N              pixels inside the mask's border over which an edit is blended in (0)\n"
            "  --seed N                 same seed, same images (0)\n"
            "  --first-index N          image index of the first image (0)\n"
            "  --out FOLDER             write SEED-INDEX-LABEL.png (-text.png) there, each with its recipe; or FILE.png for one image\n"

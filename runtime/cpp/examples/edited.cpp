@@ -21,16 +21,32 @@ Placement read_place(const std::string& option, const std::string& text) {
 
 std::vector<Option> EditArguments::options() {
     const auto place_it = [this](const std::string& option, const std::string& text) { place = read_place(option, text); };
-    return {text_option("edit", image), text_option("mask", mask), {"place", place_it}, text_option("class", label)};
+    constexpr std::int64_t most = 1 << 30;  // the library knows how many the model takes
+    return {text_option("edit", image),   text_option("mask", mask),
+            {"place", place_it},          text_option("class", label),
+            whole_option("dilation", dilation, 0, most), whole_option("feather", feather, 0, most)};
 }
 
-void EditArguments::check(const std::string& labels) const {
+void EditArguments::check(const std::string& labels, const std::vector<std::string>& prompts,
+                          const std::string& prompts_file) const {
     if (!given()) {
-        const char* const other = !mask.empty() ? "--mask" : place ? "--place" : !label.empty() ? "--class" : nullptr;
+        const char* const other = !mask.empty()    ? "--mask"
+                                  : place          ? "--place"
+                                  : !label.empty() ? "--class"
+                                  : dilation       ? "--dilation"
+                                  : feather        ? "--feather"
+                                                   : nullptr;
         if (other != nullptr) throw UsageError(std::string(other) + " is of an edit; name the image with --edit.");
         return;
     }
     if (!labels.empty()) throw UsageError("--labels is given, but an edit shows one class, or none; give --class.");
+    if (!prompts_file.empty())
+        throw UsageError("--prompts-file is given, but an edit shows one text, or none; give --prompt.");
+    if (prompts.size() > 1)
+        throw UsageError("--prompt is given " + std::to_string(prompts.size()) +
+                         " times, but an edit shows one text, or none; give it once.");
+    if (!label.empty() && !prompts.empty())
+        throw UsageError("--class and --prompt are both given; give the one that the model takes.");
     if (mask.empty() && !place)
         throw UsageError("--mask is missing; only --place, which draws around a smaller image, needs none.");
 }

@@ -13,13 +13,16 @@
 struct EditArguments {
     std::string image, mask, label;  // files; a class, "" for none
     std::optional<Placement> place;
+    std::optional<std::int64_t> dilation, feather;
 
     std::vector<Option> options();  // that set them; must not outlive them
 
     bool given() const { return !image.empty(); }
+    himar::EditOptions how() const { return {dilation.value_or(0), feather.value_or(0)}; }
 
-    // UsageError where something is missing, or given although there is no edit; labels: what --labels says.
-    void check(const std::string& labels) const;
+    // UsageError where something is missing, or given although there is no edit; labels, prompts, prompts_file: what
+    // --labels, --prompt and --prompts-file say.
+    void check(const std::string& labels, const std::vector<std::string>& prompts, const std::string& prompts_file) const;
 };
 
 // An image with its mask, as many times as there are variants.

@@ -90,6 +90,7 @@ int generate(Arguments& arguments) {
     if (edited) {
         edited->prepare(pipeline.info().image_size, arguments.count);
         options.labels = read_class(arguments.edit, arguments.count, &pipeline);
+        options.prompts = prompts_of(arguments);
     } else if (arguments.labels.empty()) {
         options.prompts = prompts_of(arguments);
     } else {
@@ -101,7 +102,7 @@ int generate(Arguments& arguments) {
     options.on_step = [](const himar::Progress&) { return stop == 0; };
     for (std::int64_t run = 0; run < arguments.repeat; ++run) {
         const himar::Result result =
-            edited ? pipeline.edit(edited->images(), edited->masks(), options) : pipeline.generate(options);
+            edited ? pipeline.edit(edited->images(), edited->masks(), options, arguments.edit.how()) : pipeline.generate(options);
         if (run == 0) warn_truncated(result.truncated(), pipeline.info().context_length);
         // Also what was done before Ctrl-C.
         if (run == 0 && !arguments.out.empty()) write_images(arguments.out, options, result, arguments.edit.given());

@@ -48,7 +48,7 @@ Edited joined_edits(const Jobs& jobs) {
 Result make(Pipeline& pipeline, const Jobs& jobs, const GenerateOptions& options) {
     if (jobs.front()->edited == nullptr) return pipeline.generate(options);
     const Edited edits = joined_edits(jobs);
-    return pipeline.edit(edits.images_view(), edits.masks_view(), options);
+    return pipeline.edit(edits.images_view(), edits.masks_view(), options, edits.how);
 }
 
 // A job in a call: where its images are, and what is known of it so far.

@@ -11,11 +11,12 @@ namespace himar::service {
 struct Edited {
     std::int64_t count, side;                 // B, P
     std::vector<std::uint8_t> images, masks;  // (B, P, P, 3), RGB; (B, P, P), not 0 where pixels are drawn anew
+    EditOptions how{};
 
     View<std::uint8_t> images_view() const { return {images.data(), {count, side, side, 3}}; }
     View<std::uint8_t> masks_view() const { return {masks.data(), {count, side, side, 1}}; }
 
-    // Add the images of another behind these.
+    // Add the images of another, drawn in the same way, behind these.
     void append(const Edited& other) {
         count += other.count;
         images.insert(images.end(), other.images.begin(), other.images.end());

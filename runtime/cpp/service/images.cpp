@@ -65,9 +65,9 @@ void Images::check(const GenerateOptions& options) const {
 
 std::shared_ptr<Job> Images::submit(GenerateOptions options, Look look, std::shared_ptr<const Edited> edited) {
     const auto end = Clock::now() + duration_of(limits_.timeout);
-    std::string settings = pipeline().settings(options);
-    // Edits run with edits alone, and those with a class have rows that others lack.
-    if (edited != nullptr) settings += options.labels.empty() ? " edit" : " edit as a class";
+    std::string settings =
+        edited == nullptr ? pipeline().settings(options)
+                          : pipeline().edit_settings(edited->images_view(), edited->masks_view(), options, edited->how);
     auto job = std::make_shared<Job>(std::move(options), std::move(settings), end, std::move(look), std::move(edited));
     switch (lanes_.submit(job)) {
         case Lanes::Accepted::kFull:

@@ -1,22 +1,31 @@
 // Prints what the loop's arithmetic gives, as JSON, so that another implementation can be compared bit for bit:
-//   plan S N settings    → [phase, index, masked, masked_after, revealed, guidance, halves at each k] of each step;
-//                          settings as a recipe has them
+//   plan S N settings [low high] → [phase, index, masked, masked_after, revealed, guidance, halves at each k] of each step;
+//                          settings as a recipe has them; low, high: how many positions an edit draws
 //   chain solver n       → {timesteps, table}
 //   ranks seed phase n images…
+//   edit-ranks seed phase image drawn   → ranks of an edit; drawn: 1 or 0 of each position, as one word
+//   drawn P dilation side mask          → positions that an edit draws, 1 or 0; mask: of each pixel, as one word
+//   guides S halves drawn               → rows of the table of pivots and placeholders
+//   resize given wanted  → weights
+//   resized side pixels… → values of an image (P, P, 3)
 //   philox seed c0 c1 c2 c3
 //   normals seed phase step k image position quad
 //   hmar-maps sides…     → {down, up, convolution} of each scale
 //   hmar-plan settings sides… → [scale, step, guidance, remasked, halves] of each forward; settings as a recipe has them
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
-#include "families/hi_mar/chain.h"
 #include "bundle/json_reader.h"
+#include "families/hi_mar/chain.h"
+#include "families/hi_mar/editing.h"
 #include "families/hi_mar/schedule.h"
 #include "families/hmar/sampling.h"
+#include "families/resize.h"
 #include "queue/host/queue.h"
 
 using namespace himar::core;
@@ -24,11 +33,13 @@ using namespace himar::core::hi_mar;
 
 namespace {
 
-Json plan_of(char** a) {
+Json plan_of(int count, char** a) {
+    std::optional<DrawnCounts> drawn;
+    if (count == 5) drawn = DrawnCounts{std::atoll(a[3]), std::atoll(a[4])};
     const Json values = Json::parse(a[2]);
     const Sampling sampling = read_sampling(JsonReader(values, "settings", ""));
     Json steps = Json::array();
-    for (const Step& step : plan(sampling, std::atoll(a[0]), std::atoll(a[1])))
+    for (const Step& step : plan(sampling, std::atoll(a[0]), std::atoll(a[1]), drawn))
         steps.push_back({step.is_low ? 0 : 1, step.index, step.masked, step.masked_after, step.revealed, step.guidance,
                          sampling.phase(step.is_low).evaluations.halves(step.diffusion_steps, step.halves())});
     return steps;
@@ -42,6 +53,37 @@ Json ranks_of(int count, char** a) {
     std::vector<himar::u32> ranks(origins.size() * n);
     run_on_host(launches::ranks(ranks.data(), origins.data(), phase, static_cast<himar::u32>(origins.size()), n));
     return ranks;
+}
+
+std::vector<std::uint8_t> bits_of(const std::string& word) {
+    std::vector<std::uint8_t> bits;
+    for (const char each : word) bits.push_back(each == '1' ? 1 : 0);
+    return bits;
+}
+
+Json edit_ranks_of(char** a) {
+    const std::vector<std::uint8_t> drawn = bits_of(a[3]);
+    const auto n = static_cast<himar::u32>(drawn.size());
+    const himar::ImageOrigin origin{std::strtoull(a[0], nullptr, 10), static_cast<himar::u32>(std::strtoul(a[2], nullptr, 10)), 0};
+    std::vector<himar::u32> ranks(n);
+    run_on_host(launches::ranks(ranks.data(), &origin, static_cast<himar::u32>(std::atoi(a[1])), 1, n));
+    move_drawn_first(ranks, drawn, n);
+    return ranks;
+}
+
+Json drawn_of(char** a) {
+    const std::vector<std::uint8_t> mask = bits_of(a[3]);
+    return drawn_positions({nullptr, mask.data(), 1, std::atoll(a[0]), true, std::atoll(a[1])}, std::atoll(a[2]));
+}
+
+Json resized_of(int count, char** a) {
+    std::vector<std::uint8_t> pixels;
+    for (int i = 1; i < count; ++i) pixels.push_back(static_cast<std::uint8_t>(std::atoi(a[i])));
+    const std::int64_t side = std::atoll(a[0]);
+    const auto given = static_cast<std::int64_t>(std::lround(std::sqrt(static_cast<double>(pixels.size() / 3))));
+    std::vector<float> values(static_cast<std::size_t>(3 * side * side));
+    write_resized(pixels.data(), given, side, values.data());
+    return values;
 }
 
 hmar::Scales scales_of(int count, char** a) {
@@ -74,13 +116,23 @@ int main(int count, char** values) {
     char** const a = values + 2;
     const int given = count - 2;
     Json out;
-    if (what == "plan" && given == 3) {
-        out = plan_of(a);
+    if (what == "plan" && (given == 3 || given == 5)) {
+        out = plan_of(given, a);
     } else if (what == "chain" && given == 2) {
         const Chain chain = build_chain(a[0], std::atoll(a[1]));
         out = {{"timesteps", chain.timesteps}, {"table", chain.table}};
     } else if (what == "ranks" && given > 3) {
         out = ranks_of(given, a);
+    } else if (what == "edit-ranks" && given == 4) {
+        out = edit_ranks_of(a);
+    } else if (what == "drawn" && given == 4) {
+        out = drawn_of(a);
+    } else if (what == "guides" && given == 3) {
+        out = guide_rows(bits_of(a[2]), std::atoll(a[0]), std::atoll(a[1]));
+    } else if (what == "resize" && given == 2) {
+        out = cubic_weights(std::atoll(a[0]), std::atoll(a[1]));
+    } else if (what == "resized" && given > 3) {
+        out = resized_of(given, a);
     } else if (what == "philox" && given == 5) {
         const himar::Words words = himar::philox(word(a[1]), word(a[2]), word(a[3]), word(a[4]), std::strtoull(a[0], nullptr, 10));
         out = {words.word[0], words.word[1], words.word[2], words.word[3]};

@@ -2,6 +2,8 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <cstddef>
+#include <iterator>
 #include <thread>
 #include <vector>
 
@@ -227,12 +229,18 @@ TEST_CASE("what does not fit is refused before anything runs") {
     holds(said(given.image_view(1), given.mask_view(1)), "first_index is 4294967296; it must be 0 to 4294967295.");
     options = options_of({1});
     CHECK(sentence_of<himar::Error>([&] { load().check_edit(given.image_view(1), given.mask_view(1), options); }) ==
-          "the C++ runtime cannot edit with a Hi-MAR model yet; edit in Python, or with a bundle of an HMAR model.");
+          bundle("tiny").string() + " has no vae_encoder, which reads the images to be edited; build it again with --editing.");
     CHECK(sentence_of<himar::Error>([&] {
               load(bundle("tiny-hmar-no-encoder")).check_edit(given.image_view(1), given.mask_view(1), options);
           }) == bundle("tiny-hmar-no-encoder").string() +
                     " has no vae_encoder, which reads the images to be edited; build the bundle again with this version of "
                     "himar.");
+    himar::EditOptions how{1, 0};
+    CHECK(sentence_of<himar::Error>([&] { pipeline.check_edit(given.image_view(1), given.mask_view(1), options, how); }) ==
+          "dilation is 1, but an HMAR model draws a ring around the mask at its fine scales by itself; leave it out.");
+    how = {0, 13};
+    CHECK(sentence_of<himar::Error>([&] { pipeline.check_edit(given.image_view(1), given.mask_view(1), options, how); }) ==
+          "feather is 13; it must be a whole number from 0 to 12, the side of the images.");
     himar_edit_params params{};
     himar_generate_params generate;
     himar_generate_params_init(&generate);
@@ -241,6 +249,13 @@ TEST_CASE("what does not fit is refused before anything runs") {
     holds(himar_last_error(), "himar_edit_params.struct_size is 0; it must be");
     CHECK(himar_pipeline_edit(pipeline.get(), &generate, nullptr, &result) == HIMAR_ERROR_INPUT);
     holds(himar_last_error(), "edit is NULL");
+    himar_edit_params_init(&params);
+    params.images = images, params.masks = masks;
+    std::copy_n(std::begin({1, 12, 12, 3}), 4, params.image_shape), std::copy_n(std::begin({1, 12, 12}), 3, params.mask_shape);
+    params.feather = 99;
+    CHECK(himar_pipeline_check_edit(pipeline.get(), &generate, &params) == HIMAR_ERROR_INPUT);
+    params.struct_size = offsetof(himar_edit_params, dilation);  // as the first header had it: what is behind is not read
+    CHECK(himar_pipeline_check_edit(pipeline.get(), &generate, &params) == HIMAR_OK);
     CHECK(himar_edit_params_init(nullptr) == HIMAR_ERROR_INPUT);
     CHECK(result == nullptr);
 }

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from tests.export.conftest import build_variant
+from tests.export.conftest import build_variant, small_variant
 from tests.runtime.cpp.library import Library
 
 ROOT = Path(__file__).parents[3]
@@ -54,4 +54,4 @@ def library(built: Path) -> Library:
     return Library(built / "libhimar.so")
 
 
-__all__ = ["build_variant"]  # the fixture of tests/export
+__all__ = ["build_variant", "small_variant"]  # the fixtures of tests/export

@@ -59,6 +59,8 @@ class _EditParams(ctypes.Structure):
         ("image_shape", ctypes.c_int64 * 4),
         ("masks", ctypes.POINTER(ctypes.c_uint8)),
         ("mask_shape", ctypes.c_int64 * 3),
+        ("dilation", ctypes.c_int64),
+        ("feather", ctypes.c_int64),
     )
 
 
@@ -244,6 +246,8 @@ class Library:
         images: NDArray[np.uint8],
         masks: NDArray[Any],
         labels: Sequence[int] = (),
+        dilation: int = 0,
+        feather: int = 0,
         **options: Any,
     ) -> Images:
         """Load, edit images (B, H, W, 3) under masks (B or 1, h, w), and free; without labels without a class."""
@@ -253,6 +257,7 @@ class Library:
         marked = np.ascontiguousarray(masks).astype(np.uint8)
         edit.images, edit.masks = (array.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8)) for array in (images, marked))
         edit.image_shape[:], edit.mask_shape[:] = images.shape, marked.shape
+        edit.dilation, edit.feather = dilation, feather
         return self.generate(bundle, labels, edit=edit, **options)
 
     def generate(

@@ -28,6 +28,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "guided masks": {"mask_guidance": 1.0, "schedule": [[1], [4], [0, 4, 5]]},
     "plain": {"sampling": "plain"},
     "var": {"all_scales": True, "schedule": []},
+    "feather": {"feather": 3},
 }
 
 
@@ -140,6 +141,9 @@ def refusals_of(library: Any, bundle: Path, images: Any, masks: Any, labels: Any
         (IMAGES[:1], HOLES[:1], None, {"guidance": 2.0}),
         (IMAGES[:1], HOLES[:1], None, {"guidance": -0.25}),
         (IMAGES[:1], HOLES[:1], [1], {"guidance": -0.25}),
+        (IMAGES[:1], HOLES[:1], [1], {"dilation": 1}),
+        (IMAGES[:1], HOLES[:1], None, {"feather": 13}),
+        (IMAGES[:1], HOLES[:1], None, {"prompts": ["a"]}),
         (IMAGES[:1], HOLES[:1], [1], {"smooth": True, "schedule": []}),
         (IMAGES[:1], HOLES[:1], [1], {"sampling": "best"}),
         (IMAGES[:1], HOLES[:1], [1], {"schedule": [[1], [1, 2]]}),
@@ -157,8 +161,7 @@ def test_refused_edits_are_pythons_sentences(
 def test_bundles_that_cannot_edit_say_so(library: Any, bundle_path: Path, tmp_path: Path) -> None:
     older = write_hmar_bundle(tmp_path / "older", encoder=False)
     refusals_of(library, older, IMAGES[:1], HOLES[:1], None)
-    with pytest.raises(RuntimeError, match="the C\\+\\+ runtime cannot edit with a Hi-MAR model yet; edit in Python"):
-        library.edit(bundle_path, images_of(16, 1), holes(16)[:1], [], low_steps=2)
+    refusals_of(library, bundle_path, images_of(16, 1), holes(16)[:1], None, low_steps=2)
     assert library.generate(older, [1]).labels == [1]
 
 

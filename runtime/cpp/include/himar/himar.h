@@ -313,13 +313,18 @@ typedef struct himar_generate_params {
 /* Set every field to its default. HIMAR_ERROR_INPUT for NULL. */
 HIMAR_API himar_status himar_generate_params_init(himar_generate_params *params);
 
-/* Images of which a part is drawn anew. Fill it with himar_edit_params_init, then set all fields. Only read. */
+/* Images of which a part is drawn anew. Fill it with himar_edit_params_init, then set images, masks and their shapes, and
+ * whatever else differs. Only read. */
 typedef struct himar_edit_params {
     size_t struct_size;     /* sizeof(himar_edit_params), set by the init function: keep it */
     const uint8_t *images;  /* pixels, uint8 (B, H, W, 3), RGB, of the model's size */
     int64_t image_shape[4]; /* of images: what himar_result_images gives fits */
     const uint8_t *masks;   /* uint8 (B, H, W), or (1, H, W), which serves all images: pixels that are not 0 are drawn */
     int64_t mask_shape[3];  /* of masks */
+    int64_t dilation; /* of hi_mar, rings of cells around a mask's that are drawn too, 0 to the model's image_size: what is
+                       * kept has then seen less of the hole. Their pixels outside the mask stay all the same */
+    int64_t feather;  /* pixels inside a mask's border, 0 to image_size, over which what is drawn is blended into what was
+                       * there; 0 pastes it */
 } himar_edit_params;
 
 /* Set every field to its default. HIMAR_ERROR_INPUT for NULL. */
@@ -394,17 +399,26 @@ HIMAR_API himar_status himar_pipeline_generate(himar_pipeline *pipeline, const h
                                                himar_result **result);
 
 /* Draw a part of each image anew, and leave the rest as it is, pixel by pixel (docs/editing.md). `params` are those of a
- * generation, but for the labels: one class for each image, which it is to show, drawn with guidance; or none
- * (label_count 0), to draw what fits the rest without a class and without guidance. An image depends on its seed, index,
- * label, image and mask only. Statuses are those of himar_pipeline_generate; HIMAR_ERROR_INPUT also for images, masks and
- * labels that do not fit, and where the model's family cannot edit or the bundle has no encoder. Previews show the images
- * as they are outside the masks. */
+ * generation, but for labels and prompts: one class or text for each image, which it is to show, drawn with guidance; or
+ * none, to draw what fits the rest without guidance. Contexts are not taken. An image depends on its seed, index, label (or
+ * prompt), image, mask, dilation and feather only. Images of hi_mar whose masks leave other counts of positions have other
+ * steps, so they run one after another; himar_progress tells of those that run. Statuses are those of
+ * himar_pipeline_generate; HIMAR_ERROR_INPUT also for images, masks and labels that do not fit, and where the bundle lacks
+ * what edits need. Previews in the size of the images show these as they are outside the masks. */
 HIMAR_API himar_status himar_pipeline_edit(himar_pipeline *pipeline, const himar_generate_params *params,
                                            const himar_edit_params *edit, himar_result **result);
 
 /* Check an edit as himar_pipeline_check does a generation. */
 HIMAR_API himar_status himar_pipeline_check_edit(const himar_pipeline *pipeline, const himar_generate_params *params,
                                                  const himar_edit_params *edit);
+
+/* The settings that an edit would run with, as himar_pipeline_get_settings has them, and under "edit" what else edits must
+ * have in common that are to run together: dilation, feather, what they show, and the kinds of their images. Edits with
+ * equal settings can be one request, with `seeds` and `indices`; where they have one kind, they run together as far as
+ * max_batch goes. HIMAR_ERROR_INPUT as himar_pipeline_check_edit. */
+HIMAR_API himar_status himar_pipeline_get_edit_settings(const himar_pipeline *pipeline, const himar_generate_params *params,
+                                                        const himar_edit_params *edit, char *text, size_t capacity,
+                                                        size_t *needed);
 
 /* Make a result of `images` of a result's images alone, from number `first` on; its seconds are those of all. It belongs to
  * the caller, and lives on without the other. HIMAR_ERROR_INPUT when there are not so many. */
@@ -435,7 +449,7 @@ HIMAR_API himar_status himar_result_truncated(const himar_result *result, const 
 
 /* How image `index` was made, as JSON: seed, index, label, sampling, bundle, himar_version, for models of other
  * families than hi_mar family, of texts prompt, or context_sha256 of a context's float32 values, little-endian, and of
- * an edit the SHA-256 of the image and mask that it began with. The text that himar's PNGs carry. HIMAR_ERROR_INPUT if
+ * an edit the SHA-256 of the image and mask that it began with, its dilation and its feather. The text that himar's PNGs carry. HIMAR_ERROR_INPUT if
  * there is no such image. */
 HIMAR_API himar_status himar_result_recipe(const himar_result *result, size_t index, const char **json);
 

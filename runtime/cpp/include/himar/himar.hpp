@@ -34,6 +34,12 @@ struct LoadOptions {
     std::int32_t threads = 0;            // CPU threads of one run of an engine; 0: see himar_load_params
 };
 
+// How an edit draws; see himar_edit_params.
+struct EditOptions {
+    std::int64_t dilation = 0;  // of hi_mar, rings of cells around a mask's that are drawn too
+    std::int64_t feather = 0;   // pixels inside a mask's border over which what is drawn is blended in
+};
+
 // The images of a request; views of it are valid while it lives.
 class Result {
 public:
@@ -161,12 +167,9 @@ public:
     // The settings that these options would run with, as JSON; requests with equal ones can run together. Any thread, any time.
     std::string settings(const GenerateOptions& options) const {
         const Call call(options, info());
-        std::size_t needed = 0;
-        check(himar_pipeline_get_settings(handle_.get(), call.params(), nullptr, 0, &needed));
-        std::string text(needed, '\0');
-        check(himar_pipeline_get_settings(handle_.get(), call.params(), text.data(), text.size(), nullptr));
-        text.pop_back();  // the NUL
-        return text;
+        return whole_text([&](char* text, std::size_t capacity, std::size_t* needed) {
+            return himar_pipeline_get_settings(handle_.get(), call.params(), text, capacity, needed);
+        });
     }
 
     // Throws the Error that `generate` would throw for these options, and runs nothing. Any thread, any time.
@@ -183,20 +186,31 @@ public:
     }
 
     // Draw anew the pixels of each image whose mask is not 0; see himar_pipeline_edit. images (B, H, W, 3), RGB; masks
-    // (B, H, W, 1), or one for all; options.labels may be empty. Throws as `generate` does.
-    Result edit(const View<std::uint8_t>& images, const View<std::uint8_t>& masks, const GenerateOptions& options) {
+    // (B, H, W, 1), or one for all; options.labels and options.prompts may be empty. Throws as `generate` does.
+    Result edit(const View<std::uint8_t>& images, const View<std::uint8_t>& masks, const GenerateOptions& options,
+                const EditOptions& how = {}) {
         Call call(options, info());
-        const himar_edit_params edited = edit_params(images, masks);
+        const himar_edit_params edited = edit_params(images, masks, how);
         himar_result* handle = nullptr;
         const himar_status status = himar_pipeline_edit(handle_.get(), call.params(), &edited, &handle);
         return finished(call, status, handle);
     }
 
     // Throws the Error that `edit` would throw, and runs nothing. Any thread, any time.
-    void check_edit(const View<std::uint8_t>& images, const View<std::uint8_t>& masks,
-                    const GenerateOptions& options) const {
-        const himar_edit_params edited = edit_params(images, masks);
+    void check_edit(const View<std::uint8_t>& images, const View<std::uint8_t>& masks, const GenerateOptions& options,
+                    const EditOptions& how = {}) const {
+        const himar_edit_params edited = edit_params(images, masks, how);
         check(himar_pipeline_check_edit(handle_.get(), Call(options, info()).params(), &edited));
+    }
+
+    // The settings that such an edit would run with, as JSON; edits with equal ones can run together. Any thread, any time.
+    std::string edit_settings(const View<std::uint8_t>& images, const View<std::uint8_t>& masks,
+                              const GenerateOptions& options, const EditOptions& how = {}) const {
+        const Call call(options, info());
+        const himar_edit_params edited = edit_params(images, masks, how);
+        return whole_text([&](char* text, std::size_t capacity, std::size_t* needed) {
+            return himar_pipeline_get_edit_settings(handle_.get(), call.params(), &edited, text, capacity, needed);
+        });
     }
 
     himar_pipeline* get() const noexcept { return handle_.get(); }
@@ -211,7 +225,19 @@ private:
         return result;
     }
 
-    static himar_edit_params edit_params(const View<std::uint8_t>& images, const View<std::uint8_t>& masks) {
+    // What a function of the C interface writes: write(text, capacity, needed).
+    template <class Write>
+    static std::string whole_text(const Write& write) {
+        std::size_t needed = 0;
+        check(write(nullptr, std::size_t{0}, &needed));
+        std::string text(needed, '\0');
+        check(write(text.data(), text.size(), nullptr));
+        text.pop_back();  // the NUL
+        return text;
+    }
+
+    static himar_edit_params edit_params(const View<std::uint8_t>& images, const View<std::uint8_t>& masks,
+                                         const EditOptions& how) {
         himar_edit_params edited;
         check(himar_edit_params_init(&edited));
         edited.images = images.data();
@@ -221,6 +247,8 @@ private:
                                                " values per pixel; give one, (B, H, W, 1).");
         edited.masks = masks.data();
         std::copy(masks.shape().begin(), masks.shape().begin() + 3, edited.mask_shape);
+        edited.dilation = how.dilation;
+        edited.feather = how.feather;
         return edited;
     }
 

@@ -13,7 +13,8 @@
 namespace himar::service::openai {
 namespace {
 
-const Words kNumbers = {"n", "partial_images", "output_compression", "seed", "guidance_scale"};
+const Words kOwn = {"dilation", "feather"};
+const Words kNumbers = {"n", "partial_images", "output_compression", "seed", "guidance_scale", "dilation", "feather"};
 
 // What a client sent; images and masks point into the form.
 struct Sent {
@@ -34,14 +35,23 @@ auto about_picture(const std::string& param, Body body) {
     }
 }
 
-// Refusal for a bundle that cannot edit.
-void require_editing(const Pipeline& pipeline) {
+// An image and a mask that fit the model.
+Edited fitting(const Pipeline& pipeline, const EditOptions& how = {}) {
     const std::int64_t side = pipeline.info().image_size;
     Edited any{1, side, std::vector<std::uint8_t>(static_cast<std::size_t>(3 * side * side)),
-               std::vector<std::uint8_t>(static_cast<std::size_t>(side * side))};
+               std::vector<std::uint8_t>(static_cast<std::size_t>(side * side)), how};
     any.masks.front() = 1;
+    return any;
+}
+
+void check(const Pipeline& pipeline, const Edited& edited, const GenerateOptions& options = {}) {
+    pipeline.check_edit(edited.images_view(), edited.masks_view(), options, edited.how);
+}
+
+// Refusal for a bundle that cannot edit.
+void require_editing(const Pipeline& pipeline) {
     try {
-        pipeline.check_edit(any.images_view(), any.masks_view(), {});
+        check(pipeline, fitting(pipeline));
     } catch (const Error& error) {
         // The runtime names the bundle by its path, which is none of a client's business.
         const std::string sentence = error.what();
@@ -72,6 +82,7 @@ FieldValue field(const std::string& name, const std::string& text) {
 Sent read_parts(const Parts& parts) {
     Words taken = {"image", "mask"}, ignored = {"image[]", "input_fidelity"};  // what the mask keeps is kept exactly
     taken.insert(taken.end(), taken_fields().begin(), taken_fields().end());
+    taken.insert(taken.end(), kOwn.begin(), kOwn.end());
     ignored.insert(ignored.end(), ignored_fields().begin(), ignored_fields().end());
     for (const Part& part : parts) check_known(part.name, taken, ignored);
     Sent sent;
@@ -121,10 +132,30 @@ std::vector<std::uint8_t> read_mask(const std::string& bytes, std::int64_t side)
     return as_mask(values, "the mask", kPainted);
 }
 
+// Take the rings that a form asks for; InputError's sentences of those that the model does not take.
+EditOptions read_rings(const Pipeline& pipeline, FieldValue& fields) {
+    EditOptions how;
+    const auto read = [&](const std::string& name, std::int64_t& to) {
+        const FieldValue value = fields.value(name, FieldValue());
+        fields.erase(name);
+        if (value.is_null()) return;
+        const bool is_whole = value.is_number_integer() && (!value.is_number_unsigned() || value.get<std::uint64_t>() >> 63 == 0);
+        if (!is_whole)
+            throw wrong(name, name + " is " + shown(value) + "; it must be a whole number from 0 to " +
+                                  std::to_string(pipeline.info().image_size) + ", the side of the images.");
+        to = value.get<std::int64_t>();
+        about(name, [&] { check(pipeline, fitting(pipeline, how)); });
+    };
+    read("dilation", how.dilation);
+    read("feather", how.feather);
+    return how;
+}
+
 // Decode an image and what marks the part of it that is drawn anew: without a mask, its own transparent pixels.
-Edited read_pictures(const std::string& image, const std::string* mask, std::int64_t side) {
+Edited read_pictures(const Pipeline& pipeline, const std::string& image, const std::string* mask, const EditOptions& how) {
+    const std::int64_t side = pipeline.info().image_size;
     const RgbaPicture picture = about_picture("image", [&] { return decode_upload(image, "the image", side); });
-    Edited edited{1, side, {}, {}};
+    Edited edited{1, side, {}, {}, {}};
     if (mask != nullptr) {
         edited.masks = about_picture("mask", [&] { return read_mask(*mask, side); });
         for (std::size_t i = 0; i < edited.masks.size(); ++i)
@@ -138,6 +169,11 @@ Edited read_pictures(const std::string& image, const std::string* mask, std::int
     }
     for (std::size_t i = 0; i < picture.pixels.size(); i += 4)
         edited.images.insert(edited.images.end(), picture.pixels.data() + i, picture.pixels.data() + i + 3);
+    about(mask == nullptr ? "image" : "mask", [&] { check(pipeline, edited); });
+    if (how.feather != 0 && is_transparent(picture))
+        throw wrong("feather", "feather is " + std::to_string(how.feather) + ", but the image under the mask, which it blends "
+                               "in, is transparent; fill it there, or leave feather out.");
+    edited.how = how;
     return edited;
 }
 
@@ -145,21 +181,18 @@ Edited read_pictures(const std::string& image, const std::string* mask, std::int
 
 Generation read_edit(const Parts& parts, const Pipeline& pipeline, const ServedModel& model, std::size_t most_images) {
     require_editing(pipeline);
-    const Sent sent = read_parts(parts);
-    const std::int64_t side = pipeline.info().image_size;
+    Sent sent = read_parts(parts);
+    const EditOptions how = read_rings(pipeline, sent.fields);
     const std::string* const mask = sent.masks.empty() ? nullptr : sent.masks.front();
     const auto read = [&](int count) {
-        const Edited one = read_pictures(*sent.images.front(), mask, side);
-        about(mask == nullptr ? "image" : "mask", [&] { pipeline.check_edit(one.images_view(), one.masks_view(), {}); });
+        const Edited one = read_pictures(pipeline, *sent.images.front(), mask, how);
         Edited all = one;
         for (int i = 1; i < count; ++i) all.append(one);
         return std::make_shared<const Edited>(std::move(all));
     };
     Generation generation = read_fields(Fields(sent.fields), pipeline, model, most_images, read);
     // Guidance is all that may be wrong yet: without a class nothing guides.
-    about("guidance_scale", [&] {
-        pipeline.check_edit(generation.edited->images_view(), generation.edited->masks_view(), generation.options);
-    });
+    about("guidance_scale", [&] { check(pipeline, *generation.edited, generation.options); });
     return generation;
 }
 

@@ -78,7 +78,12 @@ void read_quality(const Fields& fields, const Pipeline& pipeline, Generation& ge
     generation.quality = fields.word("quality", words, "; this bundle has " + joined(words) + ".");
     generation.options.sampling = known.at(generation.quality);
     GenerateOptions checked = generation.options;
-    if (checked.labels.empty() && checked.prompts.empty()) checked.labels = {0};  // an edit, which is checked with its images
+    if (checked.labels.empty() && checked.prompts.empty()) {  // an edit, which is checked with its images
+        if (pipeline.info().context_length > 0)
+            checked.prompts = {""};
+        else
+            checked.labels = {0};
+    }
     about("quality", [&] { pipeline.check_options(checked); });
     const Json* const guidance = fields.find("guidance_scale");
     if (guidance == nullptr) return;

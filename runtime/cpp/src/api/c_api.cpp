@@ -1,4 +1,5 @@
 // The C interface: handles, the border to exceptions, accessors.
+#include <algorithm>
 #include <cstddef>
 #include <cstring>
 
@@ -248,8 +249,8 @@ himar_status himar_pipeline_generate(himar_pipeline* pipeline, const himar_gener
 himar_status himar_pipeline_check_edit(const himar_pipeline* pipeline, const himar_generate_params* params,
                                        const himar_edit_params* edit) {
     return guarded([&] {
-        const Bundle& bundle = given(pipeline, "pipeline").core->bundle();
-        read_edit(given(params, "params"), given(edit, "edit"), bundle);
+        Pipeline& core = *given(pipeline, "pipeline").core;
+        read_edit(given(params, "params"), given(edit, "edit"), core.bundle(), core.prompts());
         return HIMAR_OK;
     });
 }
@@ -261,7 +262,7 @@ himar_status himar_pipeline_edit(himar_pipeline* pipeline, const himar_generate_
         given(params, "params");
         given(edit, "edit");
         himar_result*& out = given(result, "result");
-        return run(core, read_edit(*params, *edit, core.bundle()), *params, out);
+        return run(core, read_edit(*params, *edit, core.bundle(), core.prompts()), *params, out);
     });
 }
 
@@ -308,6 +309,22 @@ himar_status himar_pipeline_get_settings(const himar_pipeline* pipeline, const h
         const Manifest& manifest = given(pipeline, "pipeline").core->bundle().manifest();
         const std::shared_ptr<const Settings> settings = read_settings(given(params, "params"), manifest);
         return write_text(manifest.model->to_json(*settings).dump(), text, capacity, needed);
+    });
+}
+
+himar_status himar_pipeline_get_edit_settings(const himar_pipeline* pipeline, const himar_generate_params* params,
+                                              const himar_edit_params* edit, char* text, size_t capacity, size_t* needed) {
+    return guarded([&] {
+        Pipeline& core = *given(pipeline, "pipeline").core;
+        const Request request = read_edit(given(params, "params"), given(edit, "edit"), core.bundle(), core.prompts());
+        const Model& model = *core.bundle().manifest().model;
+        Json settings = model.to_json(*request.settings), kinds = Json::array();
+        for (const std::int64_t kind : model.edit_kinds(*request.edit))
+            if (std::find(kinds.begin(), kinds.end(), kind) == kinds.end()) kinds.push_back(kind);
+        const char* const shows = !request.texts.prompts.empty() ? "text" : request.labels.front() != kNoClass ? "class" : "nothing";
+        settings["edit"] = {{"dilation", request.edit->dilation}, {"feather", request.edit->feather}, {"shows", shows},
+                            {"kinds", kinds}};
+        return write_text(settings.dump(), text, capacity, needed);
     });
 }
 

@@ -32,7 +32,7 @@ himar_generate_params known(const himar_generate_params& params) {
 }
 
 himar_edit_params known(const himar_edit_params& params) {
-    return checked_params(params, "himar_edit_params", "himar_edit_params_init");
+    return checked_params(params, "himar_edit_params", "himar_edit_params_init", {offsetof(himar_edit_params, dilation)});
 }
 
 himar_draws read_draws(const himar_generate_params& params, const Request& request, const Model& model) {
@@ -60,15 +60,19 @@ std::vector<std::int64_t> read_labels(const himar_generate_params& params, std::
     return {params.labels, params.labels + params.label_count};
 }
 
-// InputError unless one of labels, prompts and contexts is given, and one that the model takes.
-void require_one(const himar_generate_params& params, const ModelFacts& facts) {
+bool has_prompts(const himar_generate_params& params) { return params.prompts != nullptr || params.prompt_count > 0; }
+
+bool has_contexts(const himar_generate_params& params) { return params.contexts != nullptr || params.context_count > 0; }
+
+// InputError unless one of labels, prompts and contexts is given, and one that the model takes, `texts` of one from text.
+void require_one(const himar_generate_params& params, const ModelFacts& facts, const char* texts) {
     std::vector<std::string> names;
     if (params.label_count > 0) names.emplace_back("labels");
-    if (params.prompts != nullptr || params.prompt_count > 0) names.emplace_back("prompts");
-    if (params.contexts != nullptr || params.context_count > 0) names.emplace_back("contexts");
+    if (has_prompts(params)) names.emplace_back("prompts");
+    if (has_contexts(params)) names.emplace_back("contexts");
     const bool from_text = facts.is_from_text();
     if (names.empty() && !from_text) return;  // no labels: read_labels says so
-    const std::string takes = from_text ? "prompts, or contexts" : "labels";
+    const std::string takes = from_text ? texts : "labels";
     if (names.size() != 1)
         throw InputError((names.empty() ? "nothing is" : joined(names, " and ") + " are") +
                          " given to say what to generate; give " + takes + ", as this bundle's model takes them.");
@@ -103,8 +107,9 @@ void check_count(std::size_t images) {
                      whose + std::to_string(side) + " × " + std::to_string(side) + "; " + advice + ".");
 }
 
-// Images and masks that fit a model whose images have this side, one label each or none.
-Edit read_images(const himar_edit_params& edit, std::int64_t side, std::size_t labels) {
+// Images and masks that fit a model whose images have this side; `shown` of what each is to show, none or one for each,
+// which are called `kind`.
+Edit read_images(const himar_edit_params& edit, std::int64_t side, std::size_t shown, const std::string& kind) {
     const std::int64_t* const shape = edit.image_shape;
     const auto need = [](const char* name, const std::uint8_t* pixels, std::int64_t count) {
         if (pixels == nullptr || count < 1)
@@ -123,12 +128,13 @@ Edit read_images(const himar_edit_params& edit, std::int64_t side, std::size_t l
     const auto given = [&](const std::string& what) { return std::to_string(shape[0]) + " images and " + what + " are given; give "; };
     if (edit.mask_shape[0] != shape[0] && edit.mask_shape[0] != 1)
         throw InputError(given(std::to_string(edit.mask_shape[0]) + " masks") + "one mask per image, or one.");
-    if (labels != 0 && labels != static_cast<std::size_t>(shape[0]))
-        throw InputError(given(std::to_string(labels) + " labels") + "one label per image.");
+    if (shown != 0 && shown != static_cast<std::size_t>(shape[0]))
+        throw InputError(given(std::to_string(shown) + " " + kind + "s") + "one " + kind + " per image.");
     if (edit.mask_shape[1] != side || edit.mask_shape[2] != side)
         refuse_size("mask", edit.mask_shape + 1, "its image has ", side, "give a mask of the image's size");
-    const Edit read{edit.images, edit.masks, shape[0], side, edit.mask_shape[0] == 1};
+    const Edit read{edit.images, edit.masks, shape[0], side, edit.mask_shape[0] == 1, edit.dilation, edit.feather};
     read.check_masks();
+    read.check_rings();
     return read;
 }
 
@@ -227,12 +233,12 @@ std::shared_ptr<const Settings> read_settings(const himar_generate_params& param
 Request read_request(const himar_generate_params& params, const Manifest& manifest, Prompts& prompts) {
     const himar_generate_params p = known(params);
     const ModelFacts facts = manifest.model->facts();
-    require_one(p, facts);
+    require_one(p, facts, "prompts, or contexts");
     Request request;
     if (!facts.is_from_text()) {
         request.labels = read_labels(p, facts.classes);
     } else {
-        const bool are_prompts = p.prompts != nullptr || p.prompt_count > 0;
+        const bool are_prompts = has_prompts(p);
         const std::size_t images = are_prompts ? p.prompt_count : p.context_count;
         check_count(images);
         request.texts = are_prompts ? prompts.read(p.prompts, p.prompt_count) : read_contexts(p, facts);
@@ -244,21 +250,32 @@ Request read_request(const himar_generate_params& params, const Manifest& manife
     return request;
 }
 
-Request read_edit(const himar_generate_params& params, const himar_edit_params& edit, const Bundle& bundle) {
+Request read_edit(const himar_generate_params& params, const himar_edit_params& given_edit, const Bundle& bundle,
+                  Prompts& prompts) {
     const himar_generate_params p = known(params);
+    const himar_edit_params edit = known(given_edit);
     const Model& model = *bundle.manifest().model;
     const ModelFacts facts = model.facts();
-    const bool labelled = p.label_count > 0;
-    if (p.prompt_count > 0 || p.context_count > 0)
-        throw InputError("prompts or contexts are given with an edit; give labels for what it is to show, or none.");
+    if (has_contexts(p))
+        throw InputError("contexts are given, but an edit takes none; give prompts for what it is to show, or nothing.");
+    const bool shown = p.label_count > 0 || has_prompts(p);
+    if (shown) require_one(p, facts, "prompts");
     Request request;
-    request.settings = model.changed_for_edit(choose_setting(p.sampling, bundle.manifest()), p, labelled);
+    request.settings = model.changed_for_edit(choose_setting(p.sampling, bundle.manifest()), p, shown);
     refuse_other_settings(model, p);
-    if (bundle.manifest().components.count(kEncoder) == 0)
-        throw InputError(bundle.root().string() + " has no " + kEncoder + ", which reads the images to be edited; build "
-                         "the bundle again with this version of himar.");
-    if (labelled) request.labels = read_labels(p, facts.classes);
-    request.edit = read_images(known(edit), facts.image_size, request.labels.size());
+    model.check_dilation(edit.dilation);
+    for (const std::string& name : model.editing())
+        if (bundle.manifest().components.count(name) == 0)
+            throw InputError(bundle.root().string() + " has no " + name + ", which " +
+                             (name == kEncoder ? "reads the images to be edited" : "edits need") + "; " +
+                             model.editing_advice() + ".");
+    if (has_prompts(p)) {
+        request.texts = prompts.read(p.prompts, p.prompt_count);
+        request.edit = read_images(edit, facts.image_size, p.prompt_count, "prompt");
+    } else {
+        if (shown) request.labels = read_labels(p, facts.classes);
+        request.edit = read_images(edit, facts.image_size, request.labels.size(), "label");
+    }
     request.labels.resize(static_cast<std::size_t>(request.edit->count), kNoClass);
     request.origins = read_origins(p, request.labels.size());
     if (p.draws != nullptr) request.draws = read_draws(p, request, model);

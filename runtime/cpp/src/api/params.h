@@ -43,6 +43,7 @@ std::shared_ptr<const Settings> read_settings(const himar_generate_params& param
 himar_status write_text(const std::string& whole, char* text, std::size_t capacity, std::size_t* needed);
 
 // The same of `Pipeline.edit`: images and masks are the caller's, and the request lives no longer than they do.
-Request read_edit(const himar_generate_params& params, const himar_edit_params& edit, const Bundle& bundle);
+Request read_edit(const himar_generate_params& params, const himar_edit_params& edit, const Bundle& bundle,
+                  Prompts& prompts);
 
 }  // namespace himar::core

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <chrono>
+#include <map>
+#include <numeric>
 #include <optional>
 #include <utility>
 
@@ -66,6 +68,57 @@ std::string context_hash(const Request& request, std::size_t place, const ModelF
     return sha256({bytes, size * sizeof(float)});
 }
 
+// In which order a request's images run, and how many of them together.
+struct Parts {
+    std::vector<std::int64_t> order;
+    std::vector<std::size_t> sizes;
+};
+
+// Images of one kind run together, at most `most`, and as equally many as can be; kinds come in the order of their first
+// image.
+Parts parts_of(const std::vector<std::int64_t>& kinds, std::size_t most) {
+    std::vector<std::pair<std::int64_t, std::vector<std::int64_t>>> places;
+    std::map<std::int64_t, std::size_t> found;
+    for (std::size_t place = 0; place < kinds.size(); ++place) {
+        const auto [entry, is_new] = found.emplace(kinds[place], places.size());
+        if (is_new) places.push_back({kinds[place], {}});
+        places[entry->second].second.push_back(static_cast<std::int64_t>(place));
+    }
+    Parts parts;
+    for (const auto& [kind, own] : places) {
+        append(parts.order, own);
+        append(parts.sizes, chunk_sizes(own.size(), most));
+    }
+    return parts;
+}
+
+// An edit's request with its images in another order, for the lane: without prompts, whose tokens it has.
+Request in_order(const Request& request, const std::vector<std::int64_t>& order) {
+    Request ordered;
+    ordered.settings = request.settings;
+    ordered.draws = request.draws;
+    ordered.edit = request.edit->some(order);
+    for (const std::int64_t each : order) {
+        const auto place = static_cast<std::size_t>(each);
+        ordered.labels.push_back(request.labels[place]);
+        ordered.origins.push_back(request.origins[place]);
+        if (!request.texts.tokens.empty()) append(ordered.texts.tokens, part_of(request.texts.tokens, order.size(), place, 1));
+    }
+    return ordered;
+}
+
+// Put images' values, made in the order of these places, into the order of the places.
+template <class T>
+void sort_by_place(std::vector<T>& values, const std::vector<std::int64_t>& places) {
+    std::vector<std::size_t> from(places.size());
+    std::iota(from.begin(), from.end(), std::size_t{0});
+    std::sort(from.begin(), from.end(), [&](std::size_t a, std::size_t b) { return places[a] < places[b]; });
+    std::vector<T> sorted;
+    sorted.reserve(values.size());
+    for (const std::size_t place : from) append(sorted, part_of(values, places.size(), place, 1));
+    values = std::move(sorted);
+}
+
 // How image `place` of a request was made, as the JSON that himar_runtime.Recipe writes.
 std::string recipe(const Request& request, std::size_t place, const Bundle& bundle) {
     const Model& model = *bundle.manifest().model;
@@ -81,6 +134,8 @@ std::string recipe(const Request& request, std::size_t place, const Bundle& bund
     if (request.edit) {
         const auto image = static_cast<std::int64_t>(place);
         values["edit"] = {{"image", request.edit->image_hash(image)}, {"mask", request.edit->mask_hash(image)}};
+        if (request.edit->dilation != 0) values["edit"]["dilation"] = request.edit->dilation;  // as earlier readers expect
+        if (request.edit->feather != 0) values["edit"]["feather"] = request.edit->feather;
     }
     if (!request.texts.prompts.empty()) values["prompt"] = request.texts.prompts[place];
     if (request.texts.contexts != nullptr) values["context_sha256"] = context_hash(request, place, model.facts());
@@ -121,7 +176,12 @@ Result Pipeline::generate(const Request& request, const OnStep& on_step) {
     const Model& model = *bundle_->manifest().model;
     const ModelFacts facts = model.facts();
     const std::int64_t pixels_of_one = facts.image_size * facts.image_size * 3;
-    const auto sizes = chunk_sizes(request.labels.size(), static_cast<std::size_t>(bundle_->manifest().max_batch));
+    const std::size_t images = request.labels.size();
+    const Parts parts = parts_of(request.edit ? model.edit_kinds(*request.edit) : std::vector<std::int64_t>(images),
+                                 static_cast<std::size_t>(bundle_->manifest().max_batch));
+    const bool is_ordered = std::is_sorted(parts.order.begin(), parts.order.end());
+    const Request reordered = is_ordered ? Request() : in_order(request, parts.order);
+    const Request& in_turn = is_ordered ? request : reordered;
 
     Result result;
     result.model = facts;
@@ -129,12 +189,20 @@ Result Pipeline::generate(const Request& request, const OnStep& on_step) {
     result.truncated = request.texts.truncated;
     himar_progress progress{};
     progress.struct_size = sizeof progress;
-    progress.total = static_cast<std::int64_t>(sizes.size()) * model.steps(*request.settings);
     std::optional<Edit> edit;  // of the chunk
+    const auto edit_of = [&](std::size_t first, std::size_t size) {
+        if (in_turn.edit) edit = in_turn.edit->part(static_cast<std::int64_t>(first), static_cast<std::int64_t>(size));
+        return edit ? &*edit : nullptr;
+    };
+    std::size_t first = 0;
+    for (const std::size_t size : parts.sizes) {
+        progress.total += model.steps(*request.settings, edit_of(first, size));
+        first += size;
+    }
     std::vector<std::uint8_t> pasted;
     const auto pasted_over = [&](PreviewPixels made, std::int64_t from, std::int64_t images) {
-        if (!edit) return made;
-        pasted.assign(made.pixels, made.pixels + images * pixels_of_one);  // families that edit preview in full size
+        if (!edit || made.side != edit->side) return made;
+        pasted.assign(made.pixels, made.pixels + images * pixels_of_one);
         edit->part(from, images).paste(pasted.data());
         made.pixels = pasted.data();
         return made;
@@ -163,16 +231,15 @@ Result Pipeline::generate(const Request& request, const OnStep& on_step) {
             step_pixels.parts.clear();
             return answer;
         };
-    std::size_t first = 0;
-    for (const std::size_t size : sizes) {
+    first = 0;
+    for (const std::size_t size : parts.sizes) {
         const auto B = static_cast<std::int64_t>(size);
-        if (request.edit) edit = request.edit->part(static_cast<std::int64_t>(first), B);
         const auto begin = static_cast<std::ptrdiff_t>(first), end = static_cast<std::ptrdiff_t>(first + size);
-        const Chunk chunk{{request.labels.begin() + begin, request.labels.begin() + end},
-                          {request.origins.begin() + begin, request.origins.begin() + end},
+        const Chunk chunk{{in_turn.labels.begin() + begin, in_turn.labels.begin() + end},
+                          {in_turn.origins.begin() + begin, in_turn.origins.begin() + end},
                           request.draws ? &*request.draws : nullptr,
-                          edit ? &*edit : nullptr,
-                          request.texts.from(first, facts)};
+                          edit_of(first, size),
+                          in_turn.texts.from(first, facts)};
         progress.images = B;
         const std::int64_t shape[4] = {B, facts.channels, facts.preview_size, facts.preview_size};
         std::copy(shape, shape + 4, progress.preview_shape);
@@ -190,8 +257,17 @@ Result Pipeline::generate(const Request& request, const OnStep& on_step) {
         append(result.labels, chunk.labels);
         first += size;
     }
-    for (std::size_t place = 0; place < result.labels.size(); ++place)
-        result.recipes.push_back(recipe(request, place, *bundle_));
+    std::vector<std::int64_t> places(parts.order.begin(), parts.order.begin() + static_cast<std::ptrdiff_t>(first));
+    if (!is_ordered) {
+        sort_by_place(result.images, places);
+        sort_by_place(result.latents, places);
+        sort_by_place(result.low_latents, places);
+        sort_by_place(result.codes, places);
+        sort_by_place(result.labels, places);
+        std::sort(places.begin(), places.end());
+    }
+    for (const std::int64_t place : places)
+        result.recipes.push_back(recipe(request, static_cast<std::size_t>(place), *bundle_));
     result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     result.engine_seconds = lane_->engine_seconds() - engines_before;
     result.stage_seconds = watch.seconds;

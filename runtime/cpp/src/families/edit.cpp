@@ -1,6 +1,7 @@
 #include "families/edit.h"
 
 #include <algorithm>
+#include <numeric>
 #include <string_view>
 #include <utility>
 
@@ -17,6 +18,19 @@ std::string hash_of(const std::uint8_t* bytes, std::int64_t count) {
 // As himar_kernels.to_values: both steps round in float.
 float value_of(std::uint8_t pixel) { return static_cast<float>(pixel) * static_cast<float>(2.0 / 255) - 1.0f; }
 
+// How many parts of feather + 1 of each pixel (side, side) are what was drawn: 0 outside the mask, and inside as many as
+// its ring counts from the border.
+std::vector<std::int64_t> blend_parts(const std::uint8_t* mask, std::int64_t side, std::int64_t feather) {
+    std::vector<std::uint8_t> outside(static_cast<std::size_t>(side * side));
+    std::transform(mask, mask + side * side, outside.begin(), [](std::uint8_t marked) { return marked == 0 ? 1 : 0; });
+    std::vector<std::int64_t> parts(outside.size());
+    for (std::int64_t ring = 0; ring <= feather; ++ring) {
+        if (ring > 0) outside = widened(outside, side);
+        for (std::size_t i = 0; i < parts.size(); ++i) parts[i] += outside[i] == 0;
+    }
+    return parts;
+}
+
 }  // namespace
 
 void Edit::check_masks() const {
@@ -30,25 +44,57 @@ void Edit::check_masks() const {
     }
 }
 
-void Edit::write_values(std::int64_t place, float* values) const {
+void Edit::check_rings() const {
+    for (const auto& [name, value] : {std::pair("dilation", dilation), std::pair("feather", feather)})
+        if (value < 0 || value > side)
+            throw InputError(std::string(name) + " is " + std::to_string(value) + "; it must be a whole number from 0 to " +
+                             std::to_string(side) + ", the side of the images.");
+}
+
+Edit Edit::some(const std::vector<std::int64_t>& places) const {
+    Edit chosen = *this;
+    chosen.count = static_cast<std::int64_t>(places.size());
+    chosen.order.clear();
+    for (const std::int64_t place : places) chosen.order.push_back(at(place));
+    return chosen;
+}
+
+Edit Edit::part(std::int64_t first, std::int64_t images_of_it) const {
+    std::vector<std::int64_t> places(static_cast<std::size_t>(images_of_it));
+    std::iota(places.begin(), places.end(), first);
+    return some(places);
+}
+
+std::vector<std::uint8_t> Edit::filled(std::int64_t place) const {
     const std::int64_t area = side * side;
-    const std::uint8_t *const pixels = image(place), *const hole = mask(place);
+    const std::uint8_t* const hole = mask(place);
+    std::vector<std::uint8_t> pixels(image(place), image(place) + 3 * area);
     const std::int64_t kept = std::count(hole, hole + area, 0);
     for (std::int64_t color = 0; color < 3; ++color) {
         std::int64_t sum = 0;
-        for (std::int64_t i = 0; i < area; ++i) sum += hole[i] == 0 ? pixels[3 * i + color] : 0;
-        const float neutral = value_of(static_cast<std::uint8_t>((2 * sum + kept) / (2 * kept)));
+        for (std::int64_t i = 0; i < area; ++i) sum += hole[i] == 0 ? pixels[static_cast<std::size_t>(3 * i + color)] : 0;
+        const auto neutral = static_cast<std::uint8_t>(kept == 0 ? 128 : (2 * sum + kept) / (2 * kept));
         for (std::int64_t i = 0; i < area; ++i)
-            values[color * area + i] = hole[i] == 0 ? value_of(pixels[3 * i + color]) : neutral;
+            if (hole[i] != 0) pixels[static_cast<std::size_t>(3 * i + color)] = neutral;
     }
+    return pixels;
+}
+
+void Edit::write_values(std::int64_t place, float* values) const {
+    const std::vector<std::uint8_t> pixels = filled(place);
+    for (std::int64_t color = 0; color < 3; ++color)
+        for (std::int64_t i = 0; i < side * side; ++i) *values++ = value_of(pixels[static_cast<std::size_t>(3 * i + color)]);
 }
 
 void Edit::paste(std::uint8_t* drawn) const {
-    const std::int64_t area = side * side;
+    const std::int64_t area = side * side, whole = feather + 1;
     for (std::int64_t place = 0; place < count; ++place, drawn += 3 * area) {
-        const std::uint8_t *const pixels = image(place), *const hole = mask(place);
-        for (std::int64_t i = 0; i < area; ++i)
-            if (hole[i] == 0) std::copy(pixels + 3 * i, pixels + 3 * i + 3, drawn + 3 * i);
+        const std::uint8_t* const pixels = image(place);
+        const std::vector<std::int64_t> parts = blend_parts(mask(place), side, feather);
+        for (std::int64_t i = 0; i < 3 * area; ++i) {
+            const std::int64_t part = parts[static_cast<std::size_t>(i / 3)];
+            drawn[i] = static_cast<std::uint8_t>((part * drawn[i] + (whole - part) * pixels[i] + whole / 2) / whole);
+        }
     }
 }
 

@@ -47,7 +47,7 @@ struct Chunk {
     std::vector<std::int64_t> labels;  // kNoClass of texts, and of an edit without classes
     std::vector<ImageOrigin> origins;  // of each label: what its numbers are drawn from
     const himar_draws* draws = nullptr;  // instead of those of the origins' seeds; indices count in them too
-    const Edit* edit = nullptr;          // what is kept of as many images; null where whole ones are made
+    const Edit* edit = nullptr;          // what is kept of as many images of one kind; null where whole ones are made
     Texts texts{};
 };
 
@@ -132,15 +132,25 @@ public:
     // A setting with the changes that a caller's parameters ask for, held against the model's sizes. InputError.
     virtual std::shared_ptr<const Settings> changed(const Settings& setting, const himar_generate_params& params) const = 0;
 
-    // The same for an edit; labelled: classes are given. InputError for settings that it cannot edit with, and where the
-    // family cannot edit at all.
+    // The same for an edit; shown: classes or texts are given, and without them there is no guidance. InputError for settings
+    // that it cannot edit with.
     virtual std::shared_ptr<const Settings> changed_for_edit(const Settings& setting, const himar_generate_params& params,
-                                                             bool labelled) const = 0;
+                                                             bool shown) const = 0;
+
+    virtual std::vector<std::string> editing() const = 0;        // components without which a bundle cannot edit
+    virtual const char* editing_advice() const = 0;              // how to get them, the end of a sentence
+    virtual void check_dilation(std::int64_t rings) const = 0;   // InputError where the family has no such option
+
+    // Of each image of an edit a number: those of equal ones can run together.
+    virtual std::vector<std::int64_t> edit_kinds(const Edit& edit) const {
+        return std::vector<std::int64_t>(static_cast<std::size_t>(edit.count));
+    }
 
     // InputError unless draws of the caller's have every function that a run with these settings calls.
     virtual void check_draws(const himar_draws& draws, const Settings& settings) const = 0;
 
-    virtual std::int64_t steps(const Settings& settings) const = 0;  // of one chunk
+    // Of one chunk; edit: of its images, which are of one kind, null where whole ones are made.
+    virtual std::int64_t steps(const Settings& settings, const Edit* edit) const = 0;
     virtual Json to_json(const Settings& settings) const = 0;        // as recipes show them
 
     // A lane with a bundle's engines and whatever else of the bundle it needs: BundleError where that is not there. On a

@@ -52,6 +52,7 @@ std::size_t Buffers::place_all(void* block, const HiMarModel& model, const std::
     layout.take(noise, B * most * C);
     layout.take(this->pivots, 2 * B * pivots);
     layout.take(engine_pivots, 2 * B * pivots);
+    for (const std::int64_t half : {0, 1}) layout.take(guides[half], model.has_edit_transformer() ? (half + 1) * B * S : 0);
     layout.take(this->condition, 2 * B * condition);
     layout.take(head_condition, 2 * B * revealed);
     layout.take(initial, B * dit * C);
@@ -63,7 +64,8 @@ std::size_t Buffers::place_all(void* block, const HiMarModel& model, const std::
     layout.take(gap, B * most * C);
     layout.take(preview, B * C * S);
     layout.take(latents, B * C * N);
-    layout.take(image, std::min(B, kDecodeBatch) * 3 * model.img_size * model.img_size);
+    const std::int64_t side = std::max(model.img_size, model.cond_scale * model.vae_stride);
+    layout.take(image, std::min(B, kDecodeBatch) * 3 * side * side);
     layout.take(pixels, B * model.img_size * model.img_size * 3);
     return layout.bytes();
 }

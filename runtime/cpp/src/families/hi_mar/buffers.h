@@ -43,6 +43,7 @@ public:
     float* noise;           // (B, n, C), noise that the caller gives
     float* pivots;          // (2B, S, D)
     float* engine_pivots;   // (2B, S, D)
+    i64* guides[2];         // (B, S), (2B, S): what phase high sees at low positions of an edit, of one half and of two
     float* condition;       // (2B, n, W)
     float* head_condition;  // (2B·r, W), the revealed rows, before an MLP head
     float* initial;         // (B, n, C), of a DiT head
@@ -54,7 +55,7 @@ public:
     float* gap;             // (B·r, C) of an MLP head, (B, n, C) of a DiT head: conditional less unconditional noise
     float* preview;         // (B, C, S), latents of phase low
     float* latents;         // (B, C, N)
-    float* image;           // (kDecodeBatch, 3, H, W)
+    float* image;           // (kDecodeBatch, 3, H, W), also of an edit's images in the size of either phase
     u8* pixels;             // (B, H, W, 3)
 
 private:

@@ -157,6 +157,31 @@ void change(Sampling& sampling, const himar_hi_mar_settings& settings, bool sing
     });
 }
 
+void check_unguided(const himar_hi_mar_settings& settings) {
+    const himar_hi_mar_settings given = known(settings);
+    const auto refuse = [](const std::string& name, const std::string& value) {
+        throw InputError(name + " is " + value + ", but neither class nor prompt is given, and without one nothing guides "
+                         "an edit; give one, or leave " + name + " out.");
+    };
+    const auto check_value = [&](const char* name, double field) {
+        if (differs(field, kKept.guidance) && field != 1) refuse(name, shown(field));
+    };
+    const auto check_list = [&](const char* name, const char* field) {
+        if (field == nullptr) return;
+        std::vector<std::string> numbers;
+        for (const double number : real_list_of(name, list_of(name, field))) numbers.push_back(shown(number));
+        refuse(name, "[" + joined(numbers) + "]");
+    };
+    check_value("guidance", given.guidance);
+    check_value("low_guidance", given.low_guidance);
+    check_value("high_guidance", given.high_guidance);
+    check_list("low_guidances", given.low_guidances);
+    check_list("high_guidances", given.high_guidances);
+    if (differs(given.guidance_schedule, kKept.guidance_schedule))
+        refuse("guidance_schedule", text_of(given.guidance_schedule));
+    check_value("least_guidance", given.least_guidance);
+}
+
 std::vector<std::string> changes(const himar_generate_params& params) {
     std::vector<std::string> names;
     if (params.hi_mar == nullptr) return names;

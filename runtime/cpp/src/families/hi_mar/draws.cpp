@@ -5,6 +5,8 @@
 #include <string>
 
 #include "error.h"
+#include "families/hi_mar/editing.h"
+#include "queue/host/queue.h"
 
 namespace himar::core::hi_mar {
 
@@ -66,22 +68,29 @@ const std::vector<float>& GivenDraws::noise(const Step& step, std::int64_t k, co
 }
 
 NoiseSource::NoiseSource(Queue& queue, const Buffers& buffers, std::int64_t channels, const Chunk& chunk)
-    : queue_(queue), buffers_(buffers), channels_(channels) {
+    : queue_(queue), buffers_(buffers), channels_(channels), origins_(chunk.origins) {
     if (chunk.draws != nullptr) given_.emplace(*chunk.draws);
     for (const ImageOrigin& origin : chunk.origins) images_.push_back(origin.index);
     queue_.upload(buffers_.origins, chunk.origins.data(), chunk.origins.size() * sizeof(ImageOrigin));
 }
 
-void NoiseSource::order(std::size_t stage, const PhaseInfo& phase) {
+void NoiseSource::order(std::size_t stage, const PhaseInfo& phase, const std::vector<std::uint8_t>* drawn) {
     u32* const ranks = buffers_.phases[stage].ranks;
-    if (!given_) {
-        queue_.launch(launches::ranks(ranks, buffers_.origins, phase.code(), static_cast<u32>(images_.size()),
-                                      static_cast<u32>(phase.positions())));
+    const auto count = static_cast<u32>(images_.size()), n = static_cast<u32>(phase.positions());
+    if (!given_ && drawn == nullptr) {
+        queue_.launch(launches::ranks(ranks, buffers_.origins, phase.code(), count, n));
         return;
     }
-    ranks_[stage] = given_->ranks(stage, phase, images_);
-    queue_.make_current();  // the draws are a user's, who may use another GPU
-    queue_.upload(ranks, ranks_[stage].data(), ranks_[stage].size() * sizeof(u32));
+    std::vector<u32>& own = ranks_[stage];
+    if (given_) {
+        own = given_->ranks(stage, phase, images_);
+        queue_.make_current();  // the draws are a user's, who may use another GPU
+    } else {
+        own.resize(std::size_t{count} * n);
+        run_on_host(launches::ranks(own.data(), origins_.data(), phase.code(), count, n));
+    }
+    if (drawn != nullptr) move_drawn_first(own, *drawn, phase.positions());
+    queue_.upload(ranks, own.data(), own.size() * sizeof(u32));
 }
 
 void NoiseSource::prepare(const Step& step, const PhaseInfo& phase, std::int64_t k) {

@@ -42,8 +42,9 @@ public:
     // What the kernels take as `noise`; null draws on the device.
     const float* address() const { return given_ ? buffers_.noise : nullptr; }
 
-    // Queue the places of all positions of a phase in their images' orders.
-    void order(std::size_t stage, const PhaseInfo& phase);
+    // Queue the places of all positions of a phase in their images' orders. drawn: of an edit (B, n), 1 at positions that
+    // it draws, which come first.
+    void order(std::size_t stage, const PhaseInfo& phase, const std::vector<std::uint8_t>* drawn);
 
     // Have the noise of a step's reverse step k, or its initial noise at k = GivenDraws::kInitial, ready where the
     // kernels look for it; k = 0 has none.
@@ -56,6 +57,7 @@ private:
     const Buffers& buffers_;
     std::int64_t channels_;
     std::optional<GivenDraws> given_;
+    std::vector<ImageOrigin> origins_;
     std::vector<u32> images_, positions_;
     std::vector<u32> ranks_[2];  // of each stage, where draws are given
 };

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "error.h"
+#include "families/hi_mar/editing.h"
 
 namespace himar::core::hi_mar {
 namespace {
@@ -113,7 +114,9 @@ std::vector<Step> HiMarLane::begin(const Chunk& chunk, const Sampling& sampling)
     batch_ = static_cast<std::int64_t>(chunk.labels.size());
     reserve(batch_);
     const Buffers& b = *buffers_;
-    const std::vector<Step> steps = plan(sampling, model_.low_positions(), model_.high_positions());
+    std::optional<DrawnCounts> counts;
+    if (chunk.edit != nullptr) counts = drawn_counts(*chunk.edit, 0, model_);
+    const std::vector<Step> steps = plan(sampling, model_.low_positions(), model_.high_positions(), counts);
     for (Stage& stage : stages_) {
         stage.chains.clear();
         stage.uploaded = nullptr;
@@ -140,17 +143,22 @@ std::vector<Step> HiMarLane::begin(const Chunk& chunk, const Sampling& sampling)
         queue().clear(own.tokens, bytes_of_floats(2 * batch_ * n * model_.channels));
         if (stage.phase.leaves_pivots) queue().clear(b.pivots, bytes_of_floats(2 * batch_ * n * model_.width));
     }
+    sees_guides_ = false;
+    if (chunk.edit != nullptr) keep(*chunk.edit);
     if (chunk.texts.tokens != nullptr) encode_texts();
-    for (std::size_t number = 0; number < stages_.size(); ++number) noise_->order(number, stages_[number].phase);
+    for (std::size_t number = 0; number < stages_.size(); ++number)
+        noise_->order(number, stages_[number].phase, chunk.edit != nullptr ? &drawn_[number] : nullptr);
     return steps;
 }
 
 // Upload what the transformers' rows [conditional; unconditional] are to show: a class and that of none, or the contexts of
-// a text and of the empty prompt. Of prompts the tokens, for encode_texts.
+// a text and of the empty prompt. Of prompts the tokens, for encode_texts. Images of an edit that have neither class nor
+// text show what unconditional rows do.
 void HiMarLane::show(const Chunk& chunk) {
     const Buffers& b = *buffers_;
     if (!model_.is_from_text()) {
         std::vector<i64> rows(chunk.labels.begin(), chunk.labels.end());
+        std::replace(rows.begin(), rows.end(), i64{kNoClass}, i64{model_.classes});
         rows.resize(2 * chunk.labels.size(), model_.classes);  // the row of no class
         return queue().upload(b.class_row, rows.data(), rows.size() * sizeof(i64));
     }
@@ -158,11 +166,12 @@ void HiMarLane::show(const Chunk& chunk) {
     const Texts& texts = chunk.texts;
     if (texts.contexts != nullptr)
         queue().upload(b.context, texts.contexts, bytes_of_floats(batch_ * one));
-    else
+    else if (texts.tokens != nullptr)
         queue().upload(b.tokens, texts.tokens, static_cast<std::size_t>(batch_ * model_.buffer) * sizeof(i64));
-    float* const unconditional = b.context + batch_ * one;
+    const bool is_shown = texts.contexts != nullptr || texts.tokens != nullptr;
+    float* const unconditional = b.context + (is_shown ? batch_ * one : 0);
     queue().upload(unconditional, empty_->data(), bytes_of_floats(one));
-    for (std::int64_t image = 1; image < batch_; ++image)
+    for (std::int64_t image = 1; image < (is_shown ? 1 : 2) * batch_; ++image)
         queue().copy(unconditional + image * one, unconditional, bytes_of_floats(one));
 }
 

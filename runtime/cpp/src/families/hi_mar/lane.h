@@ -63,6 +63,10 @@ private:
     void encode_texts();
     void check_fault();
 
+    // What an edit keeps and draws: editing.cpp.
+    void keep(const Edit& edit);
+    std::vector<float> encoded(const Edit& edit, const PhaseInfo& phase);
+
     // The steps: steps.cpp.
     void queue_step(const Step& step, std::size_t index);
     const Chain& have_chain(const Step& step);
@@ -87,6 +91,9 @@ private:
     // Of the chunk under way.
     std::int64_t batch_ = 0;
     std::optional<NoiseSource> noise_;
+    std::vector<std::vector<std::uint8_t>> drawn_;  // of an edit, of each stage (B, n): 1 at positions that it draws
+    bool sees_guides_ = false;                      // phase high runs edit_transformer_
+    Engine* edit_transformer_ = nullptr;
 };
 
 }  // namespace himar::core::hi_mar

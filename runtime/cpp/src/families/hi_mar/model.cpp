@@ -1,11 +1,13 @@
 #include "families/hi_mar/model.h"
 
 #include <cmath>
+#include <optional>
 
 #include "bundle/bundle.h"
 #include "bundle/json_reader.h"
 #include "engines/networks.h"
 #include "error.h"
+#include "families/hi_mar/editing.h"
 #include "families/hi_mar/lane.h"
 #include "families/hi_mar/sampling.h"
 #include "text.h"
@@ -71,8 +73,16 @@ ModelFacts HiMarModel::facts() const {
     return facts;
 }
 
+std::vector<std::string> HiMarModel::editing() const {
+    std::vector<std::string> names = {kEncoder};
+    if (has_edit_transformer()) names.emplace_back(kEditTransformer);
+    return names;
+}
+
 std::vector<std::string> HiMarModel::deferred() const {
-    return is_from_text() ? std::vector<std::string>{kTextEncoder} : std::vector<std::string>();
+    std::vector<std::string> names = editing();
+    if (is_from_text()) names.emplace_back(kTextEncoder);
+    return names;
 }
 
 std::vector<std::string> HiMarModel::stages() const {
@@ -92,14 +102,30 @@ std::shared_ptr<const Settings> HiMarModel::changed(const Settings& setting, con
     return std::make_shared<const Sampling>(std::move(sampling));
 }
 
-std::shared_ptr<const Settings> HiMarModel::changed_for_edit(const Settings&, const himar_generate_params&, bool) const {
-    throw InputError("the C++ runtime cannot edit with a Hi-MAR model yet; edit in Python, or with a bundle of an HMAR model.");
+std::shared_ptr<const Settings> HiMarModel::changed_for_edit(const Settings& setting, const himar_generate_params& params,
+                                                             bool shown) const {
+    if (shown) return changed(setting, params);
+    if (params.hi_mar != nullptr) check_unguided(*params.hi_mar);
+    Sampling sampling = of_this_family(*changed(setting, params));
+    sampling.low_guidance = sampling.high_guidance = 1;
+    sampling.low_guidances.clear();
+    sampling.high_guidances.clear();
+    return std::make_shared<const Sampling>(std::move(sampling));
 }
 
-std::int64_t HiMarModel::steps(const Settings& settings) const {
-    std::int64_t sum = 0;
-    for (const PhaseInfo& phase : phases()) sum += of_this_family(settings).phase(phase.is_low).steps;
-    return sum;
+std::vector<std::int64_t> HiMarModel::edit_kinds(const Edit& edit) const {
+    std::vector<std::int64_t> kinds;
+    for (std::int64_t place = 0; place < edit.count; ++place) {
+        const DrawnCounts counts = drawn_counts(edit, place, *this);
+        kinds.push_back(counts.low * (high_positions() + 1) + counts.high);
+    }
+    return kinds;
+}
+
+std::int64_t HiMarModel::steps(const Settings& settings, const Edit* edit) const {
+    std::optional<DrawnCounts> counts;
+    if (edit != nullptr) counts = drawn_counts(*edit, 0, *this);
+    return static_cast<std::int64_t>(plan(of_this_family(settings), low_positions(), high_positions(), counts).size());
 }
 
 Json HiMarModel::to_json(const Settings& settings) const { return of_this_family(settings).to_json(); }

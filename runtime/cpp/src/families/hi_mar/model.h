@@ -49,6 +49,10 @@ struct HiMarModel final : Model {
     std::int64_t positions() const { return low_positions() + high_positions(); }
     bool single_scale() const { return pivots == Pivots::kNone; }
 
+    // Whether edits run phase high by kEditTransformer where low positions are known. Visual pivots known positions have too,
+    // and a single scale has none.
+    bool has_edit_transformer() const { return pivots == Pivots::kCondition; }
+
     std::vector<PhaseInfo> phases() const;  // in order; a single scale has phase high alone
 
     ModelFacts facts() const override;
@@ -58,8 +62,12 @@ struct HiMarModel final : Model {
     std::shared_ptr<const Settings> read_settings(const JsonReader& reader) const override;
     std::shared_ptr<const Settings> changed(const Settings& setting, const himar_generate_params& params) const override;
     std::shared_ptr<const Settings> changed_for_edit(const Settings& setting, const himar_generate_params& params,
-                                                     bool labelled) const override;
-    std::int64_t steps(const Settings& settings) const override;
+                                                     bool shown) const override;
+    std::vector<std::string> editing() const override;
+    const char* editing_advice() const override { return "build it again with --editing"; }
+    void check_dilation(std::int64_t) const override {}
+    std::vector<std::int64_t> edit_kinds(const Edit& edit) const override;
+    std::int64_t steps(const Settings& settings, const Edit* edit) const override;
     Json to_json(const Settings& settings) const override;
     void check_draws(const himar_draws& draws, const Settings& settings) const override;
     std::unique_ptr<Lane> make_lane(const Bundle& bundle, Networks networks) const override;

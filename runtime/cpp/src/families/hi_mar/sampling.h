@@ -23,9 +23,9 @@ struct PhaseSampling {
     const std::vector<double>& guidances;
     Evaluations evaluations;
 
-    // Length of the chain in an autoregressive step.
-    std::int64_t chain_length(std::int64_t step) const {
-        return diffusion_counts.empty() ? diffusion_steps : diffusion_counts[static_cast<std::size_t>(step)];
+    // Length of the chain in an autoregressive step, by its entry in the list.
+    std::int64_t chain_length(std::int64_t entry) const {
+        return diffusion_counts.empty() ? diffusion_steps : diffusion_counts[static_cast<std::size_t>(entry)];
     }
 };
 
@@ -72,5 +72,8 @@ Sampling read_sampling(const JsonReader& reader);
 // Change what a caller's settings give. InputError for a value out of range, or for one of phase low where there is a
 // single scale.
 void change(Sampling& sampling, const himar_hi_mar_settings& given, bool single_scale);
+
+// InputError for settings that ask for guidance, of an edit that has neither class nor text to lead to.
+void check_unguided(const himar_hi_mar_settings& given);
 
 }  // namespace himar::core::hi_mar

@@ -43,8 +43,8 @@ void HiMarLane::queue_transformer(const Step& step) {
     const bool is_mlp = phase.kind == HeadKind::kMlp, visual = model_.pivots == Pivots::kVisual;
     const std::int64_t B = batch_, H = step.halves(), r = step.revealed, n = phase.positions(), K = model_.buffer;
     const std::int64_t C = model_.channels, W = stage.width, D = model_.width, L = model_.positions();
-    const bool takes_rows = is_mlp || phase.leaves_pivots;
-    replays_.run({transformer_of(step), B, H, step.masked, takes_rows ? r : 0}, [&] {
+    const bool takes_rows = is_mlp || phase.leaves_pivots, sees_guides = sees_guides_ && !phase.is_low;
+    const auto enqueue = [&] {
         queue().launch(launches::index_lists(b.visible, b.sources, b.revealed, b.phases[step.stage].ranks, b.state,
                                              word(B), word(H), word(K), word(phase.always), word(n), word(L)));
         const Place tensors[] = {
@@ -58,8 +58,10 @@ void HiMarLane::queue_transformer(const Step& step) {
             phase.leaves_pivots ? Place("pivots", b.engine_pivots, {H * B, n, D})
                                 : Place("pivots", visual ? b.phases[0].tokens : b.pivots,
                                         {H * B, phase.always, phase.pivot_width}),
+            {"guides", b.guides[H - 1], {H * B, phase.always}},
         };
-        run_engine(*stage.transformer, {tensors, phase.leaves_pivots || phase.pivot_width > 0 ? 6u : 5u});
+        run_engine(sees_guides ? *edit_transformer_ : *stage.transformer,
+                   {tensors, sees_guides ? 7u : phase.leaves_pivots || phase.pivot_width > 0 ? 6u : 5u});
         if (!is_mlp)
             queue().launch(launches::check_finite(b.condition, static_cast<u64>(H * B * n * W), b.state, b.fault,
                                                   phase.is_low ? kTransformerLow : kTransformerHigh));
@@ -67,7 +69,11 @@ void HiMarLane::queue_transformer(const Step& step) {
             queue().launch(launches::reveal_low(b.head_condition, b.pivots, b.condition, b.engine_pivots, b.revealed,
                                                 b.state, b.fault, word(B), word(H), word(n), word(r),
                                                 is_mlp ? word(W) : 0, phase.leaves_pivots ? word(D) : 0));
-    });
+    };
+    if (sees_guides)
+        enqueue();  // a few runs of shapes that come once are not worth a graph
+    else
+        replays_.run({transformer_of(step), B, H, step.masked, takes_rows ? r : 0}, enqueue);
 }
 
 HiMarLane::Descent HiMarLane::descent(const Step& step) {

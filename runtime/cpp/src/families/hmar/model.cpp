@@ -85,13 +85,19 @@ std::shared_ptr<const Settings> HmarModel::changed(const Settings& setting, cons
 }
 
 std::shared_ptr<const Settings> HmarModel::changed_for_edit(const Settings& setting, const himar_generate_params& params,
-                                                            bool labelled) const {
-    if (!labelled && params.hmar != nullptr) check_unguided(*params.hmar);
+                                                            bool shown) const {
+    if (!shown && params.hmar != nullptr) check_unguided(*params.hmar);
     Sampling sampling = of_this_family(*changed(setting, params));
     if (sampling.smooth)
         throw InputError("smooth is set, but a smooth preview draws no codes; leave smooth out to edit an image.");
-    if (!labelled) sampling.guidance = 0;
+    if (!shown) sampling.guidance = 0;
     return std::make_shared<const Sampling>(std::move(sampling));
+}
+
+void HmarModel::check_dilation(std::int64_t rings) const {
+    if (rings != 0)
+        throw InputError("dilation is " + std::to_string(rings) + ", but an HMAR model draws a ring around the mask at its "
+                         "fine scales by itself; leave it out.");
 }
 
 void HmarModel::check_draws(const himar_draws& draws, const Settings& settings) const {

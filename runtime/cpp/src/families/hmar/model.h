@@ -36,9 +36,12 @@ struct HmarModel final : Model {
     std::shared_ptr<const Settings> read_settings(const JsonReader& reader) const override;
     std::shared_ptr<const Settings> changed(const Settings& setting, const himar_generate_params& params) const override;
     std::shared_ptr<const Settings> changed_for_edit(const Settings& setting, const himar_generate_params& params,
-                                                     bool labelled) const override;
+                                                     bool shown) const override;
+    std::vector<std::string> editing() const override { return {kEncoder}; }
+    const char* editing_advice() const override { return "build the bundle again with this version of himar"; }
+    void check_dilation(std::int64_t rings) const override;
     void check_draws(const himar_draws& draws, const Settings& settings) const override;
-    std::int64_t steps(const Settings&) const override { return static_cast<std::int64_t>(scales.count()); }
+    std::int64_t steps(const Settings&, const Edit*) const override { return static_cast<std::int64_t>(scales.count()); }
     Json to_json(const Settings& settings) const override;
     std::unique_ptr<Lane> make_lane(const Bundle& bundle, Networks networks) const override;
 };
