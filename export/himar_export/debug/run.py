@@ -253,10 +253,12 @@ def _exact_weights(part: Component, precision: str, folder: Path) -> Arrays:
 
 
 def _require_same_weights(graph: Graph, exact: Arrays, request: DebugRequest) -> None:
+    """Raise BuildError unless both have the same weights; a fused norm may have ones and zeros that are in no other."""
+    multiplied = {layer.weight for layer in graph.layers}
     for tensor in graph.model.graph.initializer:
-        if tensor.name.startswith("val_"):
-            continue
         found = exact.get(tensor.name)
+        if found is None and tensor.name not in multiplied:
+            continue
         if found is None or tuple(found.shape) != tuple(tensor.dims):
             raise BuildError(
                 f"{request.component} of {request.bundle} has a weight {tensor.name} {list(tensor.dims)} that this "

@@ -80,6 +80,9 @@ def write_out(model: ir.Model, network: nn.Module, export: Export) -> None:
         of, place = node.attributes["of"].as_string(), node.attributes["place"].as_int()
         blocks = network.get_submodule(of)
         assert isinstance(blocks, Repeated)
+        names, first = (list(dict(block.named_parameters())) for block in (blocks[place], blocks[0]))
+        if names != first:
+            raise TypeError(f"{of}.{place} is not like the first block: its parameters are {', '.join(names)}")
         key = of, len(node.inputs), _weights(blocks[place])
         if key not in used:
             used[key] = _body(blocks, place, node, export)
@@ -160,8 +163,6 @@ class _Body:
         nodes: what the names of nodes and of what they give begin with.
         """
         weights = dict(block.named_parameters())
-        if tuple(weights) != self.parameters:
-            raise TypeError(f"{name} is not like the first block: its parameters are {', '.join(weights)}")
         given = [*call.inputs, *(_initializer(graph, f"{name}.{part}", weights[part]) for part in self.parameters)]
         values: dict[ir.Value, ir.Value | None] = dict(zip(self.graph.inputs, given, strict=True))
         for inner, constant in self.graph.initializers.items():
