@@ -6,6 +6,7 @@
 # make cpp    build the C++ runtime and its programs in build/cpp/release and run its tests (see runtime/cpp/README.md)
 # make cuda   compile the CUDA kernels and half precision's operators for every architecture that this nvcc knows;
 #             ONNXRUNTIME_INCLUDE=DIR: with these C++ headers of ONNX Runtime, not Debian's
+# make docs   build the documentation site in build/site/html; a broken link or anchor is an error
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -14,7 +15,7 @@ VAE    := himar/himar/weights/digits-vae.safetensors
 SCENES := himar/himar/weights/scenes
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-cpus test-runtimes test-packages cpp cuda lint types format clean
+.PHONY: help setup demo test test-cpus test-runtimes test-packages cpp cuda docs lint types format clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -59,6 +60,9 @@ cuda: setup
 	$(BIN)/python -m himar_kernels.build.cuda
 	[ -n "$(ONNXRUNTIME_INCLUDE)" ] || runtime/cpp/scripts/get-dependencies.sh build/cpp-deps $(BIN)/python
 	$(BIN)/python -m himar_kernels.build.fused --onnxruntime $(or $(ONNXRUNTIME_INCLUDE),build/cpp-deps/include/onnxruntime)
+
+docs: setup
+	$(BIN)/python -m docs.site
 
 lint: setup
 	$(BIN)/ruff check .

@@ -22,6 +22,7 @@ from .bundle.bundle import Bundle
 from .engines.engine import Device
 from .engines.networks import Networks, load_networks, open_bundle
 from .families.family import ModelSizes, Sampling, require_editing, runtime_family
+from .memory.room import require_room, require_room_for_lane
 from .prompts import Prompts
 from .recipe import EditedFrom, Recipe
 from .request import NO_CLASS, Request, chunks, image_indices
@@ -37,11 +38,19 @@ OnStep = Callable[[Progress], bool | None]
 class Pipeline:
     """A bundle's engines, ready to generate. One request at a time; `clone` gives more lanes."""
 
-    def __init__(self, bundle: Bundle, engines: Networks | Runner, prompts: Prompts | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        engines: Networks | Runner,
+        prompts: Prompts | None = None,
+        device: Device | None = None,
+    ) -> None:
         """Take an opened bundle and its engines, which get the loop that suits them, or a loop that runs them.
 
-        prompts: the bundle's tokenizer where another lane has it already.
+        prompts: the bundle's tokenizer where another lane has it already. device: where its engines run, whose memory
+        `clone` looks at; None looks at none.
         """
+        self._device = device
         self.bundle = bundle
         self._prompts = prompts or Prompts(bundle)
         self._family = runtime_family(bundle.manifest.family)
@@ -60,19 +69,26 @@ class Pipeline:
 
         Raises:
             BundleError: the bundle is missing, damaged or of a newer schema.
-            EngineError: the device or the backend is not available here, or an engine does not load.
+            EngineError: the device or the backend is not available here, an engine does not load, or the memory that
+                is left is clearly too little for it (docs/memory.md).
             InputError: `threads` is not a number of threads.
         """
         where = Device.parse(device)
         bundle = open_bundle(path, where)
+        require_room(bundle, where, images=1)
         start = time.perf_counter()
         networks = load_networks(bundle, where, threads)
         log.info("loaded %s on %s in %.1f s", bundle.root, where, time.perf_counter() - start)
-        return cls(bundle, networks)
+        return cls(bundle, networks, device=where)
 
     def clone(self) -> Pipeline:
-        """Return another lane for another thread: it shares the weights and has its own buffers."""
-        return Pipeline(self.bundle, self._runner.clone(), self._prompts)
+        """Return another lane for another thread: it shares the weights and has its own buffers.
+
+        Raises EngineError where the memory that is left is clearly too little for its runs.
+        """
+        if self._device is not None:
+            require_room_for_lane(self.bundle, self._device)
+        return Pipeline(self.bundle, self._runner.clone(), self._prompts, self._device)
 
     def generate(
         self,

@@ -12,7 +12,7 @@ from himar_export.graph.vae_decoder import check_half_arithmetic
 from himar_kernels import EngineError
 from himar_runtime import Pipeline
 
-PRODUCTS = ("MatMul", "Conv", "Gemm", "Attention", "MultiHeadAttention")
+PRODUCTS = ("MatMul", "Conv", "Gemm", "Attention", "MultiHeadAttention", "Linear", "LinearGeluTanh")
 LABELS = list(range(10))
 WEIGHTS = Path(__file__).parents[2] / "himar" / "himar" / "weights"
 

@@ -1,8 +1,15 @@
-"""Where the tests of the CUDA kernels run them: the host build with several thread counts, and a GPU."""
+"""Where the tests of the CUDA kernels run them: the host build with several thread counts, and a GPU.
+
+Also ONNX Runtime's headers, and our operators for it compiled for the CPU.
+"""
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +18,7 @@ from numpy.typing import NDArray
 
 from himar_kernels import Launch
 from himar_kernels.arithmetic.draws import image_origins
+from himar_kernels.build.fused import compile_for_cpu
 from himar_kernels.families.hi_mar import STEP_STATE
 from tests.closeness import assert_each_near
 
@@ -107,3 +115,26 @@ def _close(actual: NDArray, expected: NDArray, tolerance: float = 1e-6) -> None:
 @pytest.fixture(scope="session")
 def assert_close() -> Any:
     return _close
+
+
+@pytest.fixture(scope="session")
+def include(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """ONNX Runtime's C++ headers: those that `make cuda` or `make cpp` fetched, else fetched now."""
+    root = Path(__file__).parents[2]
+    folder = root / "build" / "cpp-deps"
+    if not (folder / "include" / "onnxruntime" / "onnxruntime_cxx_api.h").exists():
+        folder = tmp_path_factory.mktemp("headers")
+        script = root / "runtime" / "cpp" / "scripts" / "get-dependencies.sh"
+        done = subprocess.run([script, folder, sys.executable], capture_output=True, text=True, timeout=120)
+        if done.returncode != 0:
+            pytest.skip(f"there are no headers of ONNX Runtime: {done.stderr.strip().splitlines()[-1]}")
+    return folder / "include" / "onnxruntime"
+
+
+@pytest.fixture(scope="session")
+def cpu_library(include: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    compiler = shutil.which("c++") or shutil.which("g++")
+    assert compiler, "the operators' host build needs a C++17 compiler"
+    path = tmp_path_factory.mktemp("fused") / "libhimar_fused_cpu.so"
+    compile_for_cpu(compiler, include, path)
+    return path

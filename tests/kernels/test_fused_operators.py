@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +18,6 @@ from himar_kernels.build.fused import compile_for_cpu, compile_for_cuda
 from himar_kernels.build.fused_library import VARIABLE, find_library, library_path
 from tests.closeness import assert_each_near
 
-ROOT = Path(__file__).parents[2]
 X, ROWS, ROW = "x", "rows", "row"  # the float32 stream or parameters of a norm; values of matmuls; a bias
 PACKED, PACKED_ROW = "packed", "packed row"  # values and biases of matmuls that make several parts
 NORM, GATE, MODULATION = ["weight", "weight"], [PACKED, PACKED_ROW], [PACKED, PACKED_ROW, PACKED, PACKED_ROW]
@@ -140,28 +137,6 @@ def require_close(found: list, name: str, precision: str, feed: dict[str, np.nda
     for values, expected, kind in zip(found, in_double(name, precision, feed), OPERATORS[name][1], strict=True):
         unit = (2.0**-11 if precision == "fp16" else 2.0**-8) if kind == "half" else 2.0**-20
         assert np.all(np.abs(values - expected) <= unit * np.abs(expected) + 4e-6 * np.abs(expected).max())
-
-
-@pytest.fixture(scope="module")
-def include(tmp_path_factory) -> Path:
-    """ONNX Runtime's C++ headers: those that `make cuda` or `make cpp` fetched, else fetched now."""
-    folder = ROOT / "build" / "cpp-deps"
-    if not (folder / "include" / "onnxruntime" / "onnxruntime_cxx_api.h").exists():
-        folder = tmp_path_factory.mktemp("headers")
-        script = ROOT / "runtime" / "cpp" / "scripts" / "get-dependencies.sh"
-        done = subprocess.run([script, folder, sys.executable], capture_output=True, text=True, timeout=120)
-        if done.returncode != 0:
-            pytest.skip(f"there are no headers of ONNX Runtime: {done.stderr.strip().splitlines()[-1]}")
-    return folder / "include" / "onnxruntime"
-
-
-@pytest.fixture(scope="module")
-def cpu_library(include, tmp_path_factory) -> Path:
-    compiler = shutil.which("c++") or shutil.which("g++")
-    assert compiler, "the operators' host build needs a C++17 compiler"
-    path = tmp_path_factory.mktemp("fused") / "libhimar_fused_cpu.so"
-    compile_for_cpu(compiler, include, path)
-    return path
 
 
 @pytest.mark.parametrize("width", [8, 16, 24, 32, 40, 72, 13])

@@ -55,6 +55,10 @@ from .progress import progress_bar
 )
 @click.option("--held-modulations", is_flag=True, help="Let requests hold a DiT head's modulations, on a CPU.")
 @click.option("--editing", is_flag=True, help="Let a bundle of Hi-MAR edit images; others edit anyway. Takes --vae.")
+@click.option(
+    "--memory/--no-memory", default=True, show_default=True,
+    help="Measure what the engines take in memory on a CPU, to predict it where the bundle is loaded.",
+)  # fmt: skip
 @engine_options
 @weights_option
 @click.option("--out", required=True, type=NamedPath(), help="Folder to create.")

@@ -41,28 +41,38 @@ _BATCH = click.IntRange(1, 2**20)
 )
 @click.argument("path", required=False, type=NamedPath())
 @click.option("--cost", is_flag=True, help="Show a run's operations, bytes and shortest possible time instead.")
+@click.option("--memory", is_flag=True, help="Show the memory that loading and running a bundle takes instead.")
 @click.option("--config", callback=config_option, help="--cost of a preset or JSON file, without a bundle.")
 @click.option(
     "--vae", type=NamedPath(),
     help="--cost with --config: KL-VAE checkpoint; KL-16 if not given, where the tokens are KL-16's.",
 )  # fmt: skip
 @precision_options("--cost with --config")
-@click.option("--batch", type=_BATCH, help="--cost: images at once; 1 if not given.")
+@click.option("--batch", type=_BATCH, help="--cost, --memory: images at once; 1 if not given.")
+@click.option("--lanes", type=click.IntRange(1, 64), help="--memory: lanes that run at once; 1 if not given.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="--memory: where it is loaded; cpu if not given.")
 @click.option("--peak-tflops", type=_POSITIVE,
              help="--cost: TFLOP/s of the device at best, for the shortest time.")  # fmt: skip
 @click.option("--peak-gbps", type=_POSITIVE,
              help="--cost: GB/s of its memory at best, for the shortest time.")  # fmt: skip
 @step_options
-@click.option("--json", "as_json", is_flag=True, help="Print the manifest, the recipe or the cost as JSON.")
-def inspect(path: Path | None, as_json: bool, cost: bool, **options: Any) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest, the recipe, the cost or the memory as JSON.")
+def inspect(path: Path | None, as_json: bool, cost: bool, memory: bool, **options: Any) -> None:
     """Show what is in a bundle and where its bytes go, or how a generated PNG was made, or what a run costs.
 
-    All options but --json go with --cost; those of steps and guidance are those of generate.
+    All options but --json go with --cost or --memory; those of steps and guidance are those of generate.
     """
+    if cost and memory:
+        raise click.UsageError("--cost and --memory are given; they are two reports: ask for one of them.")
+    if memory:
+        _inspect_memory(path, as_json, options)
+        return
     if cost:
+        _refuse_options({name: options.pop(name) for name in ("lanes", "device")}, "--memory")
         _inspect_cost(path, as_json, options)
         return
-    _refuse_cost_options(options)
+    _refuse_options({name: options.pop(name) for name in ("lanes", "device")}, "--memory")
+    _refuse_options(options, "--cost")
     if path is None:
         raise click.UsageError("Missing argument 'PATH'; only --cost --config needs none.")
     _inspect_path(path, as_json)
@@ -95,11 +105,22 @@ def _inspect_cost(path: Path | None, as_json: bool, options: dict[str, Any]) -> 
     print_costs(request, peaks, as_json)
 
 
-def _refuse_cost_options(options: dict[str, Any]) -> None:
-    """Raise click.UsageError if an option of --cost is given without it."""
+def _inspect_memory(path: Path | None, as_json: bool, options: dict[str, Any]) -> None:
+    """Print the memory that a bundle takes. Raises click.UsageError, BundleError and InputError."""
+    from ..memory.report import print_memory
+
+    batch, lanes, device = (options.pop(name) for name in ("batch", "lanes", "device"))
+    _refuse_options(options, "--cost")
+    if path is None:
+        raise click.UsageError("Missing argument 'PATH'; --memory is of a bundle.")
+    print_memory(Bundle.open(path), batch or 1, lanes or 1, device or "cpu", as_json)
+
+
+def _refuse_options(options: dict[str, Any], report: str) -> None:
+    """Raise click.UsageError if an option of a report is given without it."""
     for name, value in options.items():
         if value not in (None, {}, ()):
-            raise click.UsageError(f"{_spelled(name, value)} needs --cost.")
+            raise click.UsageError(f"{_spelled(name, value)} needs {report}.")
 
 
 def _spelled(name: str, value: Any) -> str:

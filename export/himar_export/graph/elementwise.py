@@ -162,11 +162,20 @@ def join_sums_and_norms(model: onnx.ModelProto) -> None:
 
 
 def add_functions(model: onnx.ModelProto, dtype: torch.dtype) -> None:
-    """Give a graph the functions that define the operators of ours in it; `dtype` is that of its matmuls."""
-    used = {node.op_type for node in model.graph.node if node.domain == DOMAIN}
-    if used:
-        functions = _functions(_HALVES[dtype][1])
-        model.functions.extend(onnx.parser.parse_function(functions[name]) for name in sorted(used))
+    """Give a graph the functions that define the operators of ours in it, or in the functions that it has.
+
+    dtype: of its matmuls.
+    """
+    given = {function.name for function in model.functions}
+    nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]
+    used = {node.op_type for node in nodes if node.domain == DOMAIN} - given
+    functions = _functions(half_type(dtype)) if used else {}
+    model.functions.extend(onnx.parser.parse_function(functions[name]) for name in sorted(used))
+
+
+def half_type(dtype: torch.dtype) -> int:
+    """Return the type of a graph's matmuls as ONNX counts types."""
+    return _HALVES[dtype][1]
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from ..make.weights import WeightFile
 from ..tensorrt.network import OPSET, opset_of
 from .component import Component
 from .elementwise import add_functions, join_sums_and_norms
+from .linear import join_linear_layers
 from .observed import Range
 from .precision import drop_given, value_type
 from .precision_choice import Precision
@@ -85,6 +86,7 @@ def to_onnx(
     if (dtype := value_type(precision)) != torch.float32:
         _softmax_in_float32(model)
         join_sums_and_norms(model)
+        join_linear_layers(model, dtype)
         add_functions(model, dtype)
     _check_interface(model, component)
     return model

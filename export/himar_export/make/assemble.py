@@ -19,6 +19,7 @@ from ..graph.component import Component
 from ..graph.observed import Range
 from ..graph.precision_choice import Precision
 from ..graph.text_encoder import text_encoder
+from ..memory.measure import measured_memory
 from ..verify.compare import Comparison
 from ..verify.verify import SELFTEST_CASE, what_ran
 from .manifest import BundleWriter
@@ -92,11 +93,12 @@ def finish(
     provenance: dict[str, Any],
     device: str,
     progress: Progress,
+    memory: bool = False,
 ) -> BuildOutcome:
     """Record the self-test, write the manifest, verify what was built and note the outcome.
 
-    device: where the engines run; on the CPU it is the ONNX graphs that are verified, whatever the backend. Raises
-    VerificationError when an output is not the eager model's.
+    device: where the engines run; on the CPU it is the ONNX graphs that are verified, whatever the backend. memory:
+    measures what they take too. Raises VerificationError when an output is not the eager model's.
     """
     progress("recording the self-test from the eager model", 0.7)
     family = export_family(model.family)
@@ -110,6 +112,11 @@ def finish(
     comparisons = check_selftest(folder, family, selftest, vae, precisions, fp32_layers, device)
     ran = what_ran(backend["name"], device)
     writer.add_verification(comparisons, ran)
+    if memory:
+        progress("measuring the memory that the engines take", 0.95)
+        found = measured_memory(folder, backend["name"], precisions)
+        if found is not None:
+            writer.add_memory(found)
     progress("done", 1.0)
     return BuildOutcome(comparisons, ran)
 

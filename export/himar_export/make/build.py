@@ -54,6 +54,7 @@ class BuildRequest:
         engine_options: of TensorRT's builders.
         cache: folder of built engines to reuse and add to; None builds every engine anew.
         weights: set of weights to use of several, as for `himar.load_checkpoint`.
+        memory: measures what the engines take in memory, for `himar_runtime.memory`.
         command: the command line, for the manifest's provenance.
     """
 
@@ -72,6 +73,7 @@ class BuildRequest:
     engine_options: EngineOptions = field(default_factory=EngineOptions)
     cache: Path | None = None
     weights: str | None = None
+    memory: bool = True
     command: tuple[str, ...] = ()
 
 
@@ -115,7 +117,21 @@ def build(request: BuildRequest, progress: Progress = lambda text, fraction: Non
         backend = tensorrt.backend_entry() if tensorrt else onnxruntime_entry()
         device = "cuda" if engines and all("inspected" in entry for entry in engines.values()) else "cpu"
         origin = provenance(request.checkpoint, request.vae, entry, request.command, request.text)
-        return finish(folder, writer, model, vae, text, parts, precisions, backend, engines, origin, device, progress)
+        return finish(
+            folder,
+            writer,
+            model,
+            vae,
+            text,
+            parts,
+            precisions,
+            backend,
+            engines,
+            origin,
+            device,
+            progress,
+            request.memory,
+        )
 
 
 def _check_request(request: BuildRequest) -> None:

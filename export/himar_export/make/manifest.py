@@ -135,6 +135,11 @@ class BundleWriter:
         ]
         self._save()
 
+    def add_memory(self, found: Mapping[str, Any]) -> None:
+        """Add what the engines take in memory, as `himar_runtime.memory.prediction` reads it."""
+        self._manifest["memory"] = dict(found)
+        self._save()
+
     def _save(self) -> None:
         text = json.dumps(self._manifest, indent=1, allow_nan=False) + "\n"
         (self._folder / "manifest.json").write_text(text, encoding="utf-8")

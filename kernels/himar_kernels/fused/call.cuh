@@ -65,7 +65,8 @@ struct Attributes {
     std::int64_t gate_part = 0, scale_part = 0, shift_part = 0;
 };
 
-// The inputs and outputs of a call: the first input's shape is the outputs', its last axis a row.
+// The inputs and outputs of a call: the first input's shape is the outputs', its last axis a row, which a matrix makes
+// another row of.
 class Call {
   public:
     Call(OrtKernelContext* raw, std::string name, const Attributes& given)
@@ -83,6 +84,16 @@ class Call {
     template <class T>
     const T* row() {
         return next<T>({width});
+    }
+    // The next input, a matrix with a row for each value of a row; rows are as wide as it is from here on.
+    template <class T>
+    const T* matrix() {
+        const auto shape = shape_of(inputs_);
+        const std::int64_t columns = shape.size() == 2 ? shape[1] : 0;
+        const T* const values = next<T>({width, columns});
+        width = static_cast<int>(columns);
+        shape_.back() = columns;
+        return values;
     }
     // The next two inputs, values of every row and a bias for all, as part `index` of theirs, which is as wide as a row.
     template <class T>

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "bodies.cuh"
+#include "linear.cuh"
 
 namespace {
 
@@ -38,8 +39,15 @@ void read(const Ort::ConstKernelInfo& info, const char* name, Value& value) {
 }
 
 template <class Body>
-struct Kernel {
+struct RowKernel {
     Attributes attributes;
+
+    explicit RowKernel(const Ort::ConstKernelInfo& info) {
+        read(info, "epsilon", attributes.epsilon);
+        read(info, "gate_part", attributes.gate_part);
+        read(info, "scale_part", attributes.scale_part);
+        read(info, "shift_part", attributes.shift_part);
+    }
 
     OrtStatusPtr ComputeV2(OrtKernelContext* raw) noexcept {
         return guarded([&] {
@@ -54,17 +62,23 @@ struct Kernel {
 };
 
 template <class Body>
-struct Operator : Ort::CustomOpBase<Operator<Body>, Kernel<Body>, true> {
-    OrtStatusPtr CreateKernelV2(const OrtApi&, const OrtKernelInfo* raw, void** kernel) const noexcept {
+struct LinearKernel {
+    LinearOptions options = LinearOptions::of_environment();
+
+    explicit LinearKernel(const Ort::ConstKernelInfo&) { prepare_linear(); }
+
+    OrtStatusPtr ComputeV2(OrtKernelContext* raw) noexcept {
         return guarded([&] {
-            auto made = std::make_unique<Kernel<Body>>();
-            const Ort::ConstKernelInfo info(raw);
-            read(info, "epsilon", made->attributes.epsilon);
-            read(info, "gate_part", made->attributes.gate_part);
-            read(info, "scale_part", made->attributes.scale_part);
-            read(info, "shift_part", made->attributes.shift_part);
-            *kernel = made.release();
+            Call call(raw, Body::name(), {});
+            Body::compute(call, options);
         });
+    }
+};
+
+template <class Body, class Kernel>
+struct Operator : Ort::CustomOpBase<Operator<Body, Kernel>, Kernel, true> {
+    OrtStatusPtr CreateKernelV2(const OrtApi&, const OrtKernelInfo* raw, void** kernel) const noexcept {
+        return guarded([&] { *kernel = std::make_unique<Kernel>(Ort::ConstKernelInfo(raw)).release(); });
     }
     const char* GetName() const {
         static const std::string name = Body::name();
@@ -77,12 +91,17 @@ struct Operator : Ort::CustomOpBase<Operator<Body>, Kernel<Body>, true> {
     ONNXTensorElementDataType GetOutputType(std::size_t index) const { return Body::kOutputs[index]; }
 };
 
-template <class Body>
-const Operator<Body> kOperator;
+template <class Body, class Kernel>
+const Operator<Body, Kernel> kOperator;
 
 template <class... Bodies>
 void add(Ort::CustomOpDomain& domain) {
-    (domain.Add(&kOperator<Bodies>), ...);
+    (domain.Add(&kOperator<Bodies, RowKernel<Bodies>>), ...);
+}
+
+template <class... Bodies>
+void add_linear(Ort::CustomOpDomain& domain) {
+    (domain.Add(&kOperator<Bodies, LinearKernel<Bodies>>), ...);
 }
 
 template <class T>
@@ -97,6 +116,25 @@ void add_all(Ort::CustomOpDomain& domain) {
         domain);
 }
 
+template <class T>
+void add_all_linear(Ort::CustomOpDomain& domain) {
+    add_linear<LinearBody<T, Identity>, LinearBody<T, GeluTanh>, LinearResidualBody<T>>(domain);
+}
+
+// The operators, made once for the process, with linear layers or without.
+const Ort::CustomOpDomain& domain_of(bool linear) {
+    const auto made = [](bool with) {
+        Ort::CustomOpDomain domain("himar");
+        add_all<Half>(domain);
+        add_all<Brain>(domain);
+        if (with) add_all_linear<Half>(domain);
+        if (with) add_all_linear<Brain>(domain);
+        return domain;
+    };
+    static const Ort::CustomOpDomain without = made(false), with = made(true);
+    return linear ? with : without;
+}
+
 }  // namespace
 
 extern "C" __attribute__((visibility("default"))) OrtStatusPtr RegisterCustomOps(OrtSessionOptions* options,
@@ -108,12 +146,8 @@ extern "C" __attribute__((visibility("default"))) OrtStatusPtr RegisterCustomOps
                                  "; compile them with its own headers";
         return base->GetApi(1)->CreateStatus(ORT_FAIL, text.c_str());
     }
-    static const Ort::CustomOpDomain domain = [api] {
-        Ort::InitApi(api);
-        Ort::CustomOpDomain made("himar");
-        add_all<Half>(made);
-        add_all<Brain>(made);
-        return made;
-    }();
-    return guarded([&] { Ort::UnownedSessionOptions(options).Add(domain); });
+    static const bool ready = (Ort::InitApi(api), true);
+    return guarded([&] {
+        if (ready) Ort::UnownedSessionOptions(options).Add(domain_of(LinearOptions::of_environment().on));
+    });
 }

@@ -195,6 +195,9 @@ struct GeluTanh {
         return v / (1.0f + exponential(-1.5957691216057308f * (v + 0.044715f * v * v * v)));
     }
 };
+struct Identity {
+    HIMAR_ROW static float of(float v) { return v; }
+};
 struct Silu {
     HIMAR_ROW static float of(float v) { return v / (1.0f + exponential(-v)); }
 };

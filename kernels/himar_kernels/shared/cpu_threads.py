@@ -10,7 +10,9 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+
+from .control_groups import control_groups, read
 
 VARIABLE = "OMP_NUM_THREADS"
 _MOST_DIGITS = 9
@@ -46,63 +48,19 @@ def omp_threads(text: str) -> int | None:
 
 def _quotas(root: Path) -> Iterator[float]:
     """Yield the CPU quota of every control group that the process is in, its parents' included, in CPUs."""
-    memberships = _memberships(_read(root / "proc/self/cgroup"))
-    for version, mount_root, mount in _mounts(_read(root / "proc/self/mountinfo")):
-        member = memberships.get(version)
-        if member is None:
-            continue
-        top = root / mount.lstrip("/")
-        for folder in _groups(top, mount_root, member):
-            quota = _quota_of_version_2(folder) if version == 2 else _quota_of_version_1(folder)
-            if quota is not None:
-                yield quota
-
-
-def _memberships(text: str) -> dict[int, str]:
-    """Return the process's group in version 2's hierarchy, and in version 1's hierarchy of the controller "cpu"."""
-    groups = {}
-    for line in text.splitlines():
-        number, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        if number == "0" and not controllers:
-            groups[2] = path
-        elif "cpu" in controllers.split(","):
-            groups[1] = path
-    return groups
-
-
-def _mounts(text: str) -> Iterator[tuple[int, str, str]]:
-    """Yield version, root and mount point of the hierarchies that have CPU quotas."""
-    for line in text.splitlines():
-        before, separator, after = line.partition(" - ")
-        fields, kind = before.split(" "), after.split(" ")
-        if not separator or len(fields) < 5 or len(kind) < 3:
-            continue
-        if kind[0] == "cgroup2":
-            yield 2, _unescaped(fields[3]), _unescaped(fields[4])
-        elif kind[0] == "cgroup" and "cpu" in kind[2].split(","):
-            yield 1, _unescaped(fields[3]), _unescaped(fields[4])
-
-
-def _groups(top: Path, mount_root: str, member: str) -> Iterator[Path]:
-    """Yield the folders of a group and of its parents as far as they are mounted; of a group outside the top alone."""
-    try:
-        parts = PurePosixPath(member).relative_to(mount_root).parts
-    except ValueError:
-        parts = ()  # the path is another namespace's: what is mounted is the process's own
-    if ".." in parts:
-        parts = ()
-    for count in range(len(parts), -1, -1):
-        yield top.joinpath(*parts[:count])
+    for version, folder in control_groups(root, "cpu"):
+        quota = _quota_of_version_2(folder) if version == 2 else _quota_of_version_1(folder)
+        if quota is not None:
+            yield quota
 
 
 def _quota_of_version_2(folder: Path) -> float | None:
-    quota, _, period = _read(folder / "cpu.max").strip().partition(" ")
+    quota, _, period = read(folder / "cpu.max").strip().partition(" ")
     return _share(quota, period or "100000")  # "max 100000" where there is none
 
 
 def _quota_of_version_1(folder: Path) -> float | None:
-    return _share(_read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us"))  # -1 where there is none
+    return _share(read(folder / "cpu.cfs_quota_us"), read(folder / "cpu.cfs_period_us"))  # -1 where there is none
 
 
 def _share(quota: str, period: str) -> float | None:
@@ -112,15 +70,3 @@ def _share(quota: str, period: str) -> float | None:
     except (ValueError, ZeroDivisionError):
         return None
     return share if share > 0 else None
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace")
-    except OSError:  # not on this system, or not in this group
-        return ""
-
-
-def _unescaped(text: str) -> str:
-    """Undo mountinfo's escapes, \\040 for a space."""
-    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), text)

@@ -170,6 +170,10 @@ class RuntimeFamily(Protocol):
         """Return what a run of no images leaves: arrays of the right shapes and 0 images."""
         ...
 
+    def resident_bytes(self, manifest: Manifest) -> int:
+        """Return the bytes of a lane's buffers on a GPU beside its engines, which hold the bundle's largest batch."""
+        ...
+
     def runner(self, bundle: Bundle, networks: Networks) -> Runner:
         """Return what runs the family's loop with these engines."""
         ...

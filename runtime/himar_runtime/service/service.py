@@ -14,6 +14,7 @@ from himar_kernels.families.registry import TEXT_ENCODER
 
 from ..engines.engine import Device
 from ..engines.networks import load_networks, open_bundle
+from ..memory.room import require_room
 from ..pipeline import Pipeline, himar_version
 from .answer import Answer
 from .job import Encode, Job, Look
@@ -75,7 +76,8 @@ class Service:
     def __init__(self, settings: Settings) -> None:
         """Load the bundle and start the lanes.
 
-        Raises BundleError or EngineError; InputError for a batch that is larger than the bundle's.
+        Raises BundleError; EngineError, also where its lanes clearly have no room; InputError for a batch that is
+        larger than the bundle's.
         """
         self.settings = settings
         device = Device.parse(settings.device)
@@ -87,6 +89,7 @@ class Service:
                 f"batches of {max_batch} images are asked for, but this bundle's engines take at most {largest}; give "
                 f"--max-batch {largest} or less, or build the bundle again with a larger one."
             )
+        require_room(bundle, device, images=max_batch, lanes=settings.lanes, backend=settings.backend)
         networks = load_networks(bundle, device, settings.threads, settings.backend)
         self.manifest = bundle.manifest
         self.bundle_id = bundle.id

@@ -77,15 +77,15 @@ struct Parts {
 // Images of one kind run together, at most `most`, and as equally many as can be; kinds come in the order of their first
 // image.
 Parts parts_of(const std::vector<std::int64_t>& kinds, std::size_t most) {
-    std::vector<std::pair<std::int64_t, std::vector<std::int64_t>>> places;
+    std::vector<std::vector<std::int64_t>> places;  // of each kind
     std::map<std::int64_t, std::size_t> found;
     for (std::size_t place = 0; place < kinds.size(); ++place) {
         const auto [entry, is_new] = found.emplace(kinds[place], places.size());
-        if (is_new) places.push_back({kinds[place], {}});
-        places[entry->second].second.push_back(static_cast<std::int64_t>(place));
+        if (is_new) places.emplace_back();
+        places[entry->second].push_back(static_cast<std::int64_t>(place));
     }
     Parts parts;
-    for (const auto& [kind, own] : places) {
+    for (const std::vector<std::int64_t>& own : places) {
         append(parts.order, own);
         append(parts.sizes, chunk_sizes(own.size(), most));
     }

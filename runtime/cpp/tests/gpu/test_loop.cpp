@@ -40,10 +40,12 @@ public:
         }
         engine_->forget_places();
         engine_->run(here);
-        std::size_t number = 0;
         for (const Place& place : places) {
+            const auto& inputs = spec().inputs;
+            const auto is_it = [&](const TensorSpec& tensor) { return tensor.name == place.name; };
+            if (std::any_of(inputs.begin(), inputs.end(), is_it)) continue;
             const auto bytes = static_cast<std::size_t>(place.shape.count()) * (place.dtype == Dtype::kInt64 ? 8 : 4);
-            if (++number > spec().inputs.size()) lane_->upload(place.address, copies_[place.name].data(), bytes);
+            lane_->upload(place.address, copies_[place.name].data(), bytes);
         }
     }
     void forget_places() override { engine_->forget_places(); }
@@ -56,6 +58,25 @@ private:
     std::unique_ptr<Engine> engine_;
     std::shared_ptr<cuda::CudaQueue> lane_;
     std::map<std::string, std::vector<char>> copies_;
+};
+
+// A bundle's engines of the CPU behind a GPU's queue, those that only edits need too.
+Networks copying(const Bundle& opened, const std::shared_ptr<cuda::CudaQueue>& device) {
+    Networks networks = load_networks(opened, {"cpu", "", 1});
+    for (const std::string& name : opened.manifest().model->deferred()) networks.need(name);
+    networks.queue = device;
+    for (auto* const all : {&networks.engines, &networks.late})
+        for (auto& [name, engine] : *all) engine = std::make_unique<CopyingEngine>(std::move(engine), device);
+    return networks;
+}
+
+// Images that differ everywhere, and a mask of a kind: a pixel, a half, all but a corner.
+struct Given {
+    explicit Given(std::int64_t kind) {
+        for (std::size_t i = 0; i < images.size(); ++i) images[i] = static_cast<std::uint8_t>(i * 37 % 251);
+        for (std::size_t i = 0; i < mask.size(); ++i) mask[i] = kind == 0 ? i == 89 : kind == 1 ? i % 16 >= 8 : i >= 64 || i % 16 >= 4;
+    }
+    std::vector<std::uint8_t> images = std::vector<std::uint8_t>(3 * 3 * 16 * 16), mask = std::vector<std::uint8_t>(16 * 16);
 };
 
 himar::GenerateOptions request(std::uint64_t seed) { return options_of({3, 0, 1}, seed); }
@@ -106,10 +127,7 @@ TEST_CASE("with engines of the CPU: loop and kernels alone") {
     settings[2].low_forecast = 4, settings[2].high_forecast = 3, settings[2].guidance_interval = 2;
     hi_mar::HiMarLane host(load_networks(opened, {"cpu", "", 1}), model, opened.manifest().max_batch);
     const auto device = cuda::CudaQueue::open(0, false);
-    Networks networks = load_networks(opened, {"cpu", "", 1});
-    networks.queue = device;
-    for (auto& [name, engine] : networks.engines) engine = std::make_unique<CopyingEngine>(std::move(engine), device);
-    hi_mar::HiMarLane resident(std::move(networks), model, opened.manifest().max_batch);
+    hi_mar::HiMarLane resident(copying(opened, device), model, opened.manifest().max_batch);
     Chunk chunk = chunk_of({3, 0, 1}, 5, 11);
     const auto pixels = static_cast<std::size_t>(3 * model.img_size * model.img_size * 3);
     std::vector<std::uint8_t> wanted(pixels), made(pixels);
@@ -126,15 +144,50 @@ TEST_CASE("with engines of the CPU: loop and kernels alone") {
     }
 }
 
+TEST_CASE("edits, with engines of the CPU") {
+    const Bundle opened = Bundle::open(bundle("tiny-edit"));
+    const Model& model = *opened.manifest().model;
+    const auto host = model.make_lane(opened, load_networks(opened, {"cpu", "", 1}));
+    const auto resident = model.make_lane(opened, copying(opened, cuda::CudaQueue::open(0, false)));
+    const Settings& setting = *opened.manifest().sampling.front().second;
+    for (const std::int64_t kind : {0, 1, 2, 1}) {
+        const Given given(kind);
+        const Edit edit{given.images.data(), given.mask.data(), 3, 16, true};
+        const Chunk chunk = chunk_of({3, 0, 1}, 5, 11, nullptr, &edit);
+        REQUIRE(host->run(chunk, setting, {}, nullptr));
+        for (int run = 0; run < 3; ++run) {
+            REQUIRE(resident->run(chunk, setting, {}, nullptr));
+            CHECK(relative(resident->latents(), host->latents()) <= kSameEngines);
+            CHECK(relative(resident->low_latents(), host->low_latents()) <= kSameEngines);
+        }
+    }
+}
+
+TEST_CASE("edits, with ONNX Runtime's CUDA provider") {
+    if (!ort_has_cuda()) {
+        MESSAGE("not run: the ONNX Runtime of this build has no CUDA provider");
+        return;
+    }
+    himar::Pipeline cpu = load(bundle("tiny-edit"));
+    himar::Pipeline gpu = himar::Pipeline::load(bundle("tiny-edit").string(), {"cuda:0", std::nullopt, 0});
+    for (const std::int64_t kind : {0, 1, 2}) {
+        const Given given(kind);
+        const himar::View<std::uint8_t> images{given.images.data(), {3, 16, 16, 3}}, mask{given.mask.data(), {1, 16, 16, 1}};
+        for (const std::vector<std::int64_t>& labels : {std::vector<std::int64_t>{3, 0, 1}, std::vector<std::int64_t>{}}) {
+            const himar::Result wanted = cpu.edit(images, mask, options_of(labels), {0, 1});
+            const himar::Result made = gpu.edit(images, mask, options_of(labels), {0, 1});
+            CHECK(relative(made.latents(), wanted.latents()) <= 1e-4);
+            CHECK(pixels_apart(made.images(), wanted.images()) <= 2);
+        }
+    }
+}
+
 TEST_CASE("contexts of texts, with engines of the CPU") {
     const Bundle opened = Bundle::open(bundle("tiny-text"));
     const auto& model = static_cast<const hi_mar::HiMarModel&>(*opened.manifest().model);
     const auto host = model.make_lane(opened, load_networks(opened, {"cpu", "", 1}));
     const auto device = cuda::CudaQueue::open(0, false);
-    Networks networks = load_networks(opened, {"cpu", "", 1});
-    networks.queue = device;
-    for (auto& [name, engine] : networks.engines) engine = std::make_unique<CopyingEngine>(std::move(engine), device);
-    const auto resident = model.make_lane(opened, std::move(networks));
+    const auto resident = model.make_lane(opened, copying(opened, device));
     std::vector<float> contexts(static_cast<std::size_t>(3 * model.context_size()));
     for (std::size_t i = 0; i < contexts.size(); ++i) contexts[i] = 0.1f * static_cast<float>(i % 17) - 0.8f;
     const Chunk chunk = chunk_of({-1, -1, -1}, 5, 11, nullptr, nullptr, {nullptr, contexts.data()});

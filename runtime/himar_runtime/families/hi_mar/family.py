@@ -135,6 +135,15 @@ class HiMarFamily:
             np.zeros((0, model.img_size, model.img_size, 3), np.uint8),
         )
 
+    def resident_bytes(self, manifest: Manifest) -> int:
+        """See RuntimeFamily.resident_bytes."""
+        from .resident.buffers import buffer_sizes
+        from .resident.lane import condition_width
+
+        model = hi_mar_model(manifest)
+        widths = {phase.name: condition_width(manifest.components[phase.head]) for phase in model.phases}
+        return sum(buffer_sizes(model, manifest.max_batch, widths).values())
+
     def runner(self, bundle: Bundle, networks: Networks) -> Runner:
         """Return the resident loop where the engines have a GPU lane, else the loop on the host, saying why."""
         model, empty = hi_mar_model(bundle.manifest), empty_context(bundle)

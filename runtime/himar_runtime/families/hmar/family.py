@@ -129,6 +129,12 @@ class HmarFamily:
             {"codes": np.zeros((0, model.scales.tokens), np.int64)},
         )
 
+    def resident_bytes(self, manifest: Manifest) -> int:
+        """See RuntimeFamily.resident_bytes."""
+        from .resident.buffers import buffer_sizes
+
+        return sum(buffer_sizes(hmar_model(manifest), manifest.max_batch).values())
+
     def runner(self, bundle: Bundle, networks: Networks) -> Runner:
         """Return the resident loop where the engines have a GPU lane, else the loop on the host, saying why."""
         model, book = hmar_model(bundle.manifest), load_codebook(bundle)

@@ -72,7 +72,7 @@ class Buffers:
     @classmethod
     def allocate(cls, device: ResidentDevice, model: ModelInfo, batch: int, widths: Mapping[Phase, int]) -> Buffers:
         """Allocate everything for `batch` images as one block."""
-        return cls(**allocate_together(device, _sizes(model, batch, widths)))
+        return cls(**allocate_together(device, buffer_sizes(model, batch, widths)))
 
     def of(self, phase: PhaseInfo) -> PhaseBuffers:
         """Return the buffers of one phase."""
@@ -85,7 +85,8 @@ class Buffers:
         return DeviceTensor(getattr(self, name), shape)
 
 
-def _sizes(model: ModelInfo, batch: int, widths: Mapping[Phase, int]) -> dict[str, int]:
+def buffer_sizes(model: ModelInfo, batch: int, widths: Mapping[Phase, int]) -> dict[str, int]:
+    """Return the bytes of every buffer for `batch` images; widths: of the condition that each phase's head takes."""
     B, S, N, C, D = batch, model.low_positions, model.high_positions, model.channels, model.width
     area = model.img_size**2
     length = model.buffer + S + N

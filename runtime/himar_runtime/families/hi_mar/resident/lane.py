@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from himar_kernels.families.hi_mar import AnyChain, Phase
 from himar_kernels.families.hi_mar.phases import ModelInfo
+from himar_runtime.bundle.schema import ComponentSpec
 from himar_runtime.queue.device import ResidentDevice, ResidentEngine
 from himar_runtime.queue.replays import Replays
 
@@ -52,6 +53,6 @@ class Work:
         return self.request.sampling.solver(phase) == "ddpm"
 
 
-def condition_width(engine: ResidentEngine) -> int:
+def condition_width(head: ComponentSpec) -> int:
     """Return the width of the condition that a head takes."""
-    return next(int(tensor.shape[-1]) for tensor in engine.spec.inputs if tensor.name == "condition")
+    return next(int(tensor.shape[-1]) for tensor in head.inputs if tensor.name == "condition")

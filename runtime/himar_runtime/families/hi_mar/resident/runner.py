@@ -52,7 +52,7 @@ class ResidentRunner:
         self._batch = batch
         engines: dict[str, ResidentEngine] = networks.resident()
         device.make_current()
-        widths = {phase.name: condition_width(engines[phase.head]) for phase in model.phases}
+        widths = {phase.name: condition_width(engines[phase.head].spec) for phase in model.phases}
         self._lane = Lane(
             device,
             engines,

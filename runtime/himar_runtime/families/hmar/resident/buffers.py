@@ -51,7 +51,7 @@ class Buffers:
     @classmethod
     def allocate(cls, device: ResidentDevice, model: ModelInfo, batch: int) -> Buffers:
         """Allocate everything for `batch` images as one block, and clear what stays 0."""
-        sizes = _sizes(model, batch)
+        sizes = buffer_sizes(model, batch)
         buffers = cls(**allocate_together(device, sizes))
         for name in ("zeros", "state"):
             device.clear(getattr(buffers, name), sizes[name])
@@ -70,7 +70,8 @@ class Buffers:
         return self.preview if scale % 2 else self.preview_next
 
 
-def _sizes(model: ModelInfo, batch: int) -> dict[str, int]:
+def buffer_sizes(model: ModelInfo, batch: int) -> dict[str, int]:
+    """Return the bytes of every buffer for `batch` images."""
     B, T, L = batch, model.scales.cells[-1], model.scales.tokens
     C, Cv, V, first = model.width, model.latent_channels, model.vocab, model.scales.cells[0]
     latent = B * Cv * model.scales.side**2 * FLOAT

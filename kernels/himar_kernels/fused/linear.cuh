@@ -1,0 +1,117 @@
+// Linear layers as operators: the product, its bias and what follows them.
+#pragma once
+
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
+
+#include "call.cuh"
+#include "product.cuh"
+#include "rows.cuh"
+
+namespace himar::fused {
+
+// What the environment says of linear layers.
+//
+// HIMAR_LINEAR: "0": the library has none, so that their functions run; "separate": what follows the product is a pass
+// of its own, as it is where cuBLASLt has no algorithm with it. HIMAR_LINEAR_TUNE: "1": the first call of each size
+// times cuBLASLt's candidates; two processes may then choose, and round, differently.
+struct LinearOptions {
+    bool on = true, separate = false, tune = false;
+
+    static LinearOptions of_environment() {
+        LinearOptions options;
+        const std::string linear = value_of("HIMAR_LINEAR"), tune = value_of("HIMAR_LINEAR_TUNE");
+        options.on = linear != "0";
+        options.separate = linear == "separate";
+        options.tune = tune == "1";
+        if (options.on && !options.separate && !linear.empty() && linear != "1") {
+            throw std::runtime_error("HIMAR_LINEAR is '" + linear + "'; it must be 0, 1 or separate");
+        }
+        if (!options.tune && !tune.empty() && tune != "0") {
+            throw std::runtime_error("HIMAR_LINEAR_TUNE is '" + tune + "'; it must be 1 to time algorithms, or 0");
+        }
+        return options;
+    }
+
+  private:
+    static std::string value_of(const char* name) {
+        const char* const value = std::getenv(name);
+        return value == nullptr ? "" : value;
+    }
+};
+
+// What linear layers need before their first call. Throws where it is not there.
+inline void prepare_linear() {
+#ifdef __CUDACC__
+    lt::Library::get();
+#endif
+}
+
+// activation(h + bias), in vectors where they fit; y may be h.
+template <class T, class Activation>
+void add_bias(const Call& call, const T* h, const T* bias, T* y) {
+    constexpr int kVector = 8;
+    bool fits = call.width % kVector == 0;
+    for (const T* const each : {h, bias, static_cast<const T*>(y)}) {
+        fits &= reinterpret_cast<std::uintptr_t>(each) % 16 == 0;
+    }
+    if (fits) return run(Biased<kVector, T, Activation>{h, bias, y, call.width}, call.count, call.context);
+    run(Biased<1, T, Activation>{h, bias, y, call.width}, call.count, call.context);
+}
+
+template <class T, class Out>
+void multiply_alone(const Product<T, Out>& product, const Call& call, const LinearOptions& options) {
+    if (multiply(product, call.context, options.tune)) return;
+    throw std::runtime_error("cuBLASLt has no algorithm for (" + std::to_string(product.rows) + ", " +
+                             std::to_string(product.depth) + ") by (" + std::to_string(product.depth) + ", " +
+                             std::to_string(product.width) + "); set HIMAR_LINEAR to 0 to go without it");
+}
+
+// activation(x·W + bias): x (…, K), W (K, N), bias (N).
+template <class T, class Activation>
+struct LinearBody {
+    static std::string name() { return std::is_same_v<Activation, GeluTanh> ? "LinearGeluTanh" : "Linear"; }
+    static constexpr auto kInputs = types<T, T, T>;
+    static constexpr auto kOutputs = types<T>;
+
+    static void compute(Call& call, const LinearOptions& options) {
+        const T* const x = call.rows<T>();
+        const int depth = call.width;
+        const T* const weight = call.matrix<T>();
+        const T* const bias = call.row<T>();
+        T* const y = call.output<T>();
+        if (call.count == 0) return;
+        constexpr bool kGelu = std::is_same_v<Activation, GeluTanh>;
+        const Product<T, T> whole{x, weight, bias, nullptr, y, call.count, depth, call.width, kGelu};
+        if (!options.separate && multiply(whole, call.context, options.tune)) return;
+        const Product<T, T> bare{x, weight, nullptr, nullptr, y, call.count, depth, call.width, false};
+        multiply_alone(bare, call, options);
+        add_bias<T, Activation>(call, y, bias, y);
+    }
+};
+
+// total + h·W + bias: h (…, K), W (K, N), bias (N) and total (…, N) in float32, which cuBLASLt adds before it rounds.
+template <class T>
+struct LinearResidualBody {
+    static std::string name() { return "LinearResidual"; }
+    static constexpr auto kInputs = types<T, T, float, float>;
+    static constexpr auto kOutputs = types<float>;
+
+    static void compute(Call& call, const LinearOptions& options) {
+        const T* const h = call.rows<T>();
+        const int depth = call.width;
+        const T* const weight = call.matrix<T>();
+        const float* const bias = call.row<float>();
+        const float* const total = call.rows<float>();
+        float* const y = call.output<float>();
+        if (call.count == 0) return;
+        const Product<T, float> whole{h, weight, bias, total, y, call.count, depth, call.width, false};
+        if (!options.separate && multiply(whole, call.context, options.tune)) return;
+        add_bias<float, Identity>(call, total, bias, y);
+        const Product<T, float> bare{h, weight, nullptr, y, y, call.count, depth, call.width, false};
+        multiply_alone(bare, call, options);
+    }
+};
+
+}  // namespace himar::fused
