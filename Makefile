@@ -2,7 +2,7 @@
 # make test   set everything up, lint, check types, run every test that needs no GPU
 # make test-cpus  run the numerical tests with the kernels of other CPUs and on one and two threads: a table, an hour or two
 # make test-runtimes   run the tests of the engines on the oldest, pinned and newest ONNX Runtime and onnx packages
-# make test-packages   build wheel and sdist, install each outside the checkout on Python 3.11 and 3.13, and use it there
+# make test-packages   build wheel and sdist, install each outside the checkout on Python 3.11, 3.12 and 3.13 (those installed), and use it there
 # make cpp    build the C++ runtime and its programs in build/cpp/release and run its tests (see runtime/cpp/README.md)
 # make cuda   compile the CUDA kernels and half precision's operators for every architecture that this nvcc knows;
 #             ONNXRUNTIME_INCLUDE=DIR: with these C++ headers of ONNX Runtime, not Debian's
@@ -48,7 +48,7 @@ test-cpus: setup
 test-runtimes: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.run_on_runtimes
 
-# Needs a package index, python3.11 and python3.13; for a schedule or before a release.
+# Needs a package index and one of python3.11, python3.12 and python3.13; for a schedule or before a release.
 test-packages: setup
 	$(BIN)/python -m tests.run_on_packages
 

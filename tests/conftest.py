@@ -146,3 +146,11 @@ def host_kernels(tmp_path_factory) -> HostKernels:
 def hmar_digits_bundle(bundles) -> Path:
     vae = WEIGHTS / "hmar-digits-vae.safetensors"
     return build(bundles / "hmar-digits", WEIGHTS / "hmar-digits.safetensors", "--config", "hmar-digits", "--vae", vae)
+
+
+@pytest.fixture(scope="session")
+def scenes_bundle(bundles) -> Path:
+    """Of the shipped model from text, with its tower and tokenizer."""
+    folder = WEIGHTS / "scenes"
+    sides = "--vae", folder / "scenes-vae.safetensors", "--text", folder / "scenes-text"
+    return build(bundles / "scenes", folder / "scenes.safetensors", *sides)

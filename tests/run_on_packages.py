@@ -2,7 +2,8 @@
 
     python -m tests.run_on_packages [--python PYTHON ...] [--keep FOLDER]
 
-Every row is a new virtual environment of one Python (default: python3.11 and python3.13) with one of the two packages
+Every row is a new virtual environment of one Python (default: 3.11, 3.12 and 3.13, of which those that are not
+installed are left out by name, and there must be one) with one of the two packages
 and its extras "export" and "service", in a folder that sees nothing of the repository. There the shipped digits are
 built, verified, generated from and served. Needs a package index; takes a few minutes per row. Exits 1 where a step
 fails.
@@ -22,7 +23,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PYTHONS = ("python3.11", "python3.13")
+PYTHONS = ("python3.11", "python3.12", "python3.13")
 EXTRAS = "export,service"
 IMPORTED = """
 import sys, sysconfig
@@ -96,6 +97,14 @@ def serve(command: Path, folder: Path, environment: dict[str, str]) -> None:
         raise subprocess.CalledProcessError(1, [str(command)], stderr=f"an image of another label: {image['label']}")
 
 
+def runs(python: str) -> bool:
+    """Return whether a command is a Python that runs; a version manager's may be a name without one behind it."""
+    try:
+        return subprocess.run([python, "-c", ""], capture_output=True).returncode == 0
+    except OSError:
+        return False
+
+
 def outcome(steps: Callable[[], Iterator[str]]) -> tuple[str, str]:
     """Take all steps; return those that succeeded in words, and the end of what the failing one wrote, or ""."""
     done: list[str] = []
@@ -111,14 +120,19 @@ def outcome(steps: Callable[[], Iterator[str]]) -> tuple[str, str]:
 def main() -> int:
     """Run every row."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--python", action="append", metavar="PYTHON", help=f"default: {' and '.join(PYTHONS)}")
+    parser.add_argument("--python", action="append", metavar="PYTHON", help=f"default: {', '.join(PYTHONS)}")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the environments there")
     arguments = parser.parse_args()
+    pythons, lacking = arguments.python or [python for python in PYTHONS if runs(python)], []
+    if not arguments.python:
+        lacking = [f"{python} is not installed here: left out." for python in PYTHONS if python not in pythons]
+    if not pythons:
+        parser.error(f"none of {', '.join(PYTHONS)} is installed here; name another with --python")
     lines, failures = ["| row | succeeded | seconds |", "|---|---|---|"], []
     with tempfile.TemporaryDirectory(prefix="himar-packages-") as temporary:
         folder = (arguments.keep or Path(temporary)).resolve()
         for kind, package in packages(folder).items():
-            for python in arguments.python or PYTHONS:
+            for python in pythons:
                 name = f"{kind}-{Path(python).name}"
                 (folder / name).mkdir(parents=True)
                 start = time.perf_counter()
@@ -126,7 +140,7 @@ def main() -> int:
                 lines.append(f"| {name} | {succeeded} | {time.perf_counter() - start:.0f} |")
                 if failure:
                     failures.append(f"{name}: {failure}")
-    print("\n".join([*lines, *failures]))
+    print("\n".join([*lines, *lacking, *failures]))
     return 1 if failures else 0
 
 

@@ -28,7 +28,7 @@ def test_table_and_json_say_the_same(digits_bundle, capsys) -> None:
 def test_what_is_not_measured_is_said(hmar_bundle, capsys) -> None:
     assert main(["inspect", str(hmar_bundle), "--memory", "--device", "cuda"]) == 0
     text = capsys.readouterr().out
-    assert "weights alone" in text and "was not compared with a GPU" in text and "the loop's buffers" in text
+    assert "no figures" in text and "was not compared with a GPU" in text and "the loop's buffers" in text
 
 
 @pytest.mark.parametrize(

@@ -84,8 +84,4 @@ def _row(each: ComponentMemory, lanes: int, note: str = "") -> tuple[str, ...]:
 def _notes(device: str) -> list[str]:
     if device == "cpu":
         return ["The process and its libraries come on top: about 70 MB in Python (docs/memory.md)."]
-    return [
-        "An estimate that was not compared with a GPU: weights as they stand in the bundle, the loop's buffers by "
-        "their sizes, runs of ONNX Runtime as on a CPU; TensorRT's own memory, CUDA's context and its libraries come "
-        "on top."
-    ]
+    return ["This was not compared with a GPU. What engines take to run, CUDA's context and its libraries come on top."]

@@ -1,7 +1,4 @@
-"""Finds how much memory a process may still take: the machine's, its control groups', its own limit's, a GPU's.
-
-`runtime/cpp/src/memory/available.cpp` is the same in C++.
-"""
+"""Finds how much memory a process may still take: the machine's, its control groups', its own limit's, a GPU's."""
 
 from __future__ import annotations
 

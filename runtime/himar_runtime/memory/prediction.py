@@ -93,8 +93,8 @@ def predict(manifest: Manifest, images: int, lanes: int = 1, device: str = "cpu"
 
     Args:
         images: that one run takes at once, at least 1; more than the bundle's max_batch are run in parts.
-        device: kind of device, "cpu" or "cuda". Figures of a GPU are estimates: weights as they stand in the bundle,
-            a CPU's for the runs of ONNX Runtime, nothing for those of TensorRT, and the loop's own buffers.
+        device: kind of device, "cpu" or "cuda". Of a GPU the weights as they stand in the bundle and the loop's own
+            buffers are counted; what runs take besides is not known, a CPU's figures would be too large.
         backend: what runs the engines; "" is what the bundle was built for.
 
     Raises BundleError where the manifest's figures are not what they must be.
@@ -106,8 +106,8 @@ def predict(manifest: Manifest, images: int, lanes: int = 1, device: str = "cpu"
     for name, spec in manifest.components.items():
         own, runner = found.get(name), backend or spec.backend
         weights = _weights(manifest, name, runner)
-        known = own is not None and runner == "onnxruntime"
-        loaded = own.loaded if own is not None and known and device == "cpu" else weights
+        known = own is not None and runner == "onnxruntime" and device == "cpu"
+        loaded = own.loaded if own is not None and known else weights
         deferred = name in model.deferred and name != TEXT_ENCODER
         run = own.run(images) if own is not None and known else None
         components.append(ComponentMemory(name, weights, loaded, run, deferred))
@@ -145,6 +145,6 @@ def _weights(manifest: Manifest, name: str, backend: str) -> int:
 
 def _source(manifest: Manifest, components: list[ComponentMemory]) -> str:
     if all(each.run is None for each in components):
-        return "weights alone: the bundle says nothing of its runs"
+        return "weights as they stand in the bundle; of runs there are no figures"
     entry: Mapping[str, Any] = manifest.raw[KEY]
     return f"measured when the bundle was built, by {entry.get('by', 'an unnamed engine')}"
