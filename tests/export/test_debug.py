@@ -42,7 +42,7 @@ def folder(tmp_path_factory, small_checkpoint) -> Path:
     with torch.no_grad():
         modulation = last.adaLN_modulation[1]
         width = len(modulation.bias) // 2
-        modulation.weight *= FACTOR
+        modulation.weight *= 6 * FACTOR  # random weights alone would not reach float16's end
         modulation.bias *= FACTOR
         modulation.bias[width:] += FACTOR - 1  # of 1 + scale
         last.linear.weight /= FACTOR
@@ -68,9 +68,8 @@ def own_errors(report: dict) -> dict[str, float | None]:
 
 
 def test_an_overflow_is_named_searched_and_avoided(capsys, folder, tmp_path):
-    """From a build that fails to one that passes: what debug prints as JSON is what build takes."""
+    """From a fault that ONNX Runtime's CPU kernels hide to a build without it: build takes what debug prints."""
     checkpoint = folder / "large.safetensors"
-    assert build(checkpoint, tmp_path / "fails", "--fp16") == 1
     options = ("--component", "dit_head", "--precision", "fp16", "--checkpoint", checkpoint)
     code, report = debug(capsys, folder / "bundle", *options)
     assert code == 1 and report["passed"] is False

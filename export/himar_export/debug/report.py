@@ -103,7 +103,7 @@ def _that_matter(report: DebugReport) -> list[LayerError]:
 def _remark(layer: LayerError, report: DebugReport) -> str:
     marks = [layer.lost] if layer.lost else []
     if layer.name == report.culprit:
-        marks.append("[red]wrong[/red]")
+        marks.append("[red]by itself[/red]")
     elif layer.name == report.first:
         marks.append("[red]first beyond[/red]")
     return ", ".join(marks)
