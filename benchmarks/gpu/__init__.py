@@ -1,1 +1,1 @@
-"""Measures engines on a GPU: a short report, a full one, and how long engines take to build."""
+"""Measures engines on a GPU: an hour in pieces, its record and its page; and how long engines take to build."""

@@ -1,4 +1,4 @@
-"""Builds the bundles that reports measure, one for every backend asked for, by the code behind the command."""
+"""Builds the bundles that benchmarks measure, one for every backend asked for, by the code behind the command."""
 
 from __future__ import annotations
 
@@ -25,11 +25,31 @@ LATENT_SIZE = 1e-5
 """By which a random decoder shrinks latents: a random Hi-MAR's are some 100,000 times as large as a trained one's."""
 
 
-def checkpoint_of(model: str, work: Path) -> Path:
-    """Return the checkpoint of a preset: the shipped one of digits, random weights of the others."""
+def bundle_path(work: Path, model: str, precision: str, backend: str) -> Path:
+    """Return where a bundle lies; it need not exist."""
+    return work / f"{Path(model).stem}-{precision}-{backend}"
+
+
+def checkpoint_path(model: str, work: Path) -> Path:
+    """Return where a preset's checkpoint lies: digits' is shipped, others lie in `work` once they are made."""
+    return WEIGHTS / "digits.safetensors" if model == "digits" else work / f"{Path(model).stem}.safetensors"
+
+
+def decoder_path(model: str, work: Path) -> Path | None:
+    """Return where the decoder's checkpoint lies: digits' own, a KL-16 of models with its tokens, else none."""
     if model == "digits":
-        return WEIGHTS / "digits.safetensors"
-    path = work / f"{Path(model).stem}.safetensors"
+        return WEIGHTS / "digits-vae.safetensors"
+    config = resolve(read_config(model), {}, model)
+    return (
+        work / "kl16-random.safetensors"
+        if (config.channels, config.vae_stride) == (KL16.channels, KL16.stride)
+        else None
+    )
+
+
+def checkpoint_of(model: str, work: Path) -> Path:
+    """Return a preset's checkpoint, with random weights where there is none yet."""
+    path = checkpoint_path(model, work)
     if not path.exists():
         work.mkdir(parents=True, exist_ok=True)
         himar.save_checkpoint(randomise(HiMAR(resolve(read_config(model), {}, model)), 0), path)
@@ -37,14 +57,9 @@ def checkpoint_of(model: str, work: Path) -> Path:
 
 
 def decoder_of(model: str, work: Path) -> Path | None:
-    """Return the decoder's checkpoint: the digits' own, a random KL-16 for models with its tokens, none for others."""
-    if model == "digits":
-        return WEIGHTS / "digits-vae.safetensors"
-    config = resolve(read_config(model), {}, model)
-    if (config.channels, config.vae_stride) != (KL16.channels, KL16.stride):
-        return None
-    path = work / "kl16-random.safetensors"
-    if not path.exists():
+    """Return the decoder's checkpoint, with random weights where there is none yet; None for models without one."""
+    path = decoder_path(model, work)
+    if path is not None and not path.exists():
         work.mkdir(parents=True, exist_ok=True)
         with torch.random.fork_rng(devices=[]), new_file(path) as unfinished:
             torch.manual_seed(0)
@@ -70,7 +85,7 @@ def build_bundles(
         if device == "cpu" and backend != "onnxruntime":
             outcomes["backends"][backend] = {"error": "needs a GPU"}
             continue
-        out = work / f"{Path(model).stem}-{precision}-{backend}"
+        out = bundle_path(work, model, precision, backend)
         start = time.perf_counter()
         try:
             if out.exists():
@@ -81,8 +96,8 @@ def build_bundles(
             else:
                 build(
                     BuildRequest(
-                        checkpoint=checkpoint, out=out, vae=vae, precision=precision, max_batch=max_batch,  # type: ignore[arg-type]
-                        backend=backend,
+                        checkpoint=checkpoint, config=model, out=out, vae=vae, precision=precision,  # type: ignore[arg-type]
+                        max_batch=max_batch, backend=backend,
                     )
                 )  # fmt: skip
                 bundle = Bundle.open(out)

@@ -1,11 +1,13 @@
 """Options of TensorRT's builders: each backend takes what it has and refuses the rest in a sentence."""
 
+import logging
 import types
 
 import pytest
 
 from himar_export.cli import main
 from himar_export.cli.inspect import built_for
+from himar_export.make import engines as make_engines
 from himar_export.make.engine_cache import EngineCache
 from himar_export.make.engines import EngineTarget
 from himar_export.make.gpu import Gpu, find_gpu
@@ -13,7 +15,7 @@ from himar_export.tensorrt.options import EngineOptions, check_options, parse_si
 from himar_kernels import BuildError
 
 tensorrt_rtx = pytest.importorskip("tensorrt_rtx")
-H100, TURING = Gpu("NVIDIA H100", "9.0"), Gpu("NVIDIA T4", "7.5")
+H100, TURING, ADA = Gpu("NVIDIA H100", "9.0"), Gpu("NVIDIA T4", "7.5"), Gpu("NVIDIA L4", "8.9")
 
 
 @pytest.mark.parametrize(
@@ -32,12 +34,18 @@ H100, TURING = Gpu("NVIDIA H100", "9.0"), Gpu("NVIDIA T4", "7.5")
             "tensorrt-rtx",
             {"gpus": ("sm_90",)},
             None,
-            r"--gpu 'sm_90' is unknown to TensorRT-RTX .*sm_86, sm_89, sm_120",
+            r"--gpu 'sm_90' is unknown to TensorRT-RTX .*sm_86, sm_89, sm_120.*; for a Hopper build with --backend",
+        ),
+        (
+            "tensorrt-rtx",
+            {"gpus": ("current",)},
+            H100,
+            r"does not support this machine's NVIDIA H100 .*9\.0\); for it build",
         ),
         ("tensorrt-rtx", {"gpus": ("hopper",)}, None, "--gpu 'hopper' is unknown"),
         ("tensorrt-rtx", {"gpus": ("sm_89", "sm_89")}, None, "names the same GPU twice"),
         ("tensorrt-rtx", {"gpus": ("sm_89", "SM89")}, None, "names the same GPU twice"),
-        ("tensorrt-rtx", {"gpus": ("current", "sm_89")}, H100, "--gpu current goes alone, not with sm_89"),
+        ("tensorrt-rtx", {"gpus": ("current", "sm_89")}, ADA, "--gpu current goes alone, not with sm_89"),
         ("tensorrt-rtx", {"gpus": ("current",)}, None, "this machine's GPU, and none can be used here"),
         ("tensorrt-rtx", {"refittable": True}, None, r"with the GPU's driver, and none .*without --refittable"),
     ],
@@ -53,11 +61,23 @@ def test_what_cannot_be_honoured_is_refused(backend, options, gpu, text):
         ("tensorrt", {"version_compatible": True, "hardware_compatible": True, "refittable": True}, H100),
         ("tensorrt", {"optimization_level": 0, "workspace": 1 << 33}, TURING),
         ("tensorrt-rtx", {"gpus": ("sm_75", "sm_120")}, None),
-        ("tensorrt-rtx", {"gpus": ("current",), "refittable": True}, H100),
+        ("tensorrt-rtx", {"gpus": ("current",), "refittable": True}, ADA),
+        ("tensorrt-rtx", {"gpus": ("sm_89",)}, H100),
+        ("tensorrt-rtx", {}, H100),
     ],
 )
 def test_what_can_be_honoured_is_taken(backend, options, gpu):
     check_options(EngineOptions(**options), backend, tensorrt_rtx, gpu)
+
+
+def test_engines_of_tensorrt_rtx_are_built_for_others_on_a_gpu_that_it_does_not_support(monkeypatch, caplog):
+    for here, runs, warned in ((H100, False, True), (ADA, True, False), (None, False, False)):
+        monkeypatch.setattr(make_engines, "find_gpu", lambda here=here: here)
+        caplog.clear()
+        with caplog.at_level(logging.INFO, "himar.notices"):
+            found = make_engines.prepare_target("tensorrt-rtx", EngineOptions(), None)
+        assert found.runs_here is runs
+        assert ("warning: these engines are for other GPUs: TensorRT-RTX" in caplog.text) is warned
 
 
 def test_a_tensorrt_without_attention_layers_is_refused():

@@ -46,7 +46,7 @@ def separate(name: str, precision: str, depth: int, width: int) -> onnx.ModelPro
     wide = [("x", depth), *([("total", width)] if end == "Residual" else [])]
     inputs = [helper.make_tensor_value_info(label, TensorProto.FLOAT, ["r", "m", size]) for label, size in wide]
     outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["r", "m", width])]
-    sets = [helper.make_opsetid("", 23), helper.make_opsetid(DOMAIN, VERSION)]
+    sets = [helper.make_opsetid("", 23), *([helper.make_opsetid(DOMAIN, VERSION)] if domain else [])]
     graph = helper.make_graph(nodes, name, inputs, outputs, kept)
     return helper.make_model(graph, opset_imports=sets, ir_version=10)
 

@@ -53,7 +53,7 @@ from .progress import progress_bar
     type=click.IntRange(1, 1024),
     help="Maximum number of images in one run of the engines.",
 )
-@click.option("--held-modulations", is_flag=True, help="Let requests hold a DiT head's modulations, on a CPU.")
+@click.option("--held-modulations", is_flag=True, help="Let requests hold a DiT head's modulations.")
 @click.option("--editing", is_flag=True, help="Let a bundle of Hi-MAR edit images; others edit anyway. Takes --vae.")
 @click.option(
     "--memory/--no-memory", default=True, show_default=True,

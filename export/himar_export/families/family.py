@@ -47,8 +47,15 @@ class ExportFamily(Protocol):
         """Return the contracts of the components in the order in which they are built; vae None: without its own."""
         ...
 
-    def held_modulations(self, model: Any, max_batch: int) -> Sequence[Component]:
-        """Return the components by which a head's modulations are held on a CPU; none for a model without such."""
+    def held_modulations(self, model: Any, max_batch: int, precision: Precision) -> Sequence[Component]:
+        """Return the components by which a head's modulations are held; none for a model without such.
+
+        precision: theirs, fp32 or fp16; what lies between them has its type.
+        """
+        ...
+
+    def add_held_setting(self, model: Any) -> None:
+        """Give a model that has `held_modulations` the named sampling setting "held"."""
         ...
 
     def editing(self, model: Any, vae: Any, max_batch: int, backend: str) -> Sequence[Component]:

@@ -23,7 +23,7 @@ from collections.abc import Mapping
 import onnx
 import torch
 
-from .elementwise import DOMAIN, half_type
+from .elementwise import DOMAIN, VERSION, half_type
 
 _FUNCTIONS: Mapping[str, str] = {
     "Linear": """(x, weight, bias) => (y) {
@@ -64,6 +64,8 @@ def join_linear_layers(model: onnx.ModelProto, dtype: torch.dtype) -> None:
         made_already |= {each.output[0] for each in made}
     del graph.node[:]
     graph.node.extend(node for node in nodes if node.output[0] not in joined)
+    if joined and all(each.domain != DOMAIN for each in model.opset_import):
+        model.opset_import.append(onnx.helper.make_opsetid(DOMAIN, VERSION))
     for name in sorted({node.op_type for node in graph.node if node.domain == DOMAIN} & set(_FUNCTIONS)):
         body = _FUNCTIONS[name].replace("{half}", str(half)).replace("{domain}", DOMAIN)
         sets = f'["" : 23, "{DOMAIN}" : 1]' if DOMAIN in body else '["" : 23]'

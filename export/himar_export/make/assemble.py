@@ -17,7 +17,7 @@ from ..families.family import export_family
 from ..files import write_npz
 from ..graph.component import Component
 from ..graph.observed import Range
-from ..graph.precision_choice import Precision
+from ..graph.precision_choice import Precision, check_precision
 from ..graph.text_encoder import text_encoder
 from ..memory.measure import measured_memory
 from ..verify.compare import Comparison
@@ -49,7 +49,11 @@ def bundle_parts(manifest: Manifest, model: FamilyModel, vae: Any, text: TextEnc
     """
     family, backend = export_family(manifest.family), str(manifest.raw["backend"]["name"])
     parts = [*family.components(model, vae, manifest.max_batch, backend)]
-    parts += [each for each in family.held_modulations(model, manifest.max_batch) if each.name in manifest.components]
+    known = {each.name for each in family.held_modulations(model, manifest.max_batch, "fp32")}
+    held = [spec for name, spec in manifest.components.items() if name in known]
+    if held:
+        precision = check_precision(held[0].precision, held[0].name)
+        parts += family.held_modulations(model, manifest.max_batch, precision)
     if text is not None:
         parts.append(text_encoder(text.tower, manifest.max_batch, backend))
     edits = [] if vae is None else family.editing(model, vae, manifest.max_batch, backend)

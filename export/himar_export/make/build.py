@@ -49,7 +49,7 @@ class BuildRequest:
         component_precision: component name → precision.
         fp32_layers: component name → names or patterns of layers that stay in float32 (`keep_in_float32`).
         max_batch: most images that one run of the engines takes; larger requests are run in chunks.
-        held_modulations: adds the parts of a DiT head that let a request hold its modulations on a CPU.
+        held_modulations: adds the parts of a DiT head that let a request hold its modulations.
         editing: adds the components with which a bundle of Hi-MAR edits images.
         engine_options: of TensorRT's builders.
         cache: folder of built engines to reuse and add to; None builds every engine anew.
@@ -141,25 +141,34 @@ def _check_request(request: BuildRequest) -> None:
         raise BuildError(f"max_batch is {request.max_batch}; it must be 1 to {MAX_BATCH_LIMIT}.")
     if request.held_modulations and request.backend != "onnxruntime":
         raise BuildError(
-            f"--held-modulations is given, but modulations are held on a CPU, not by {request.backend!r}; leave it out."
+            f"--held-modulations is given, but modulations are held by ONNX Runtime, not by {request.backend!r}; leave "
+            f"it out."
         )
     check_precision(request.precision, "the bundle")
     check_suits(request.engine_options, request.backend)
 
 
 def _held_modulations(request: BuildRequest, model: FamilyModel) -> Sequence[Component]:
-    """Return the parts of the model's DiT heads; BuildError where there is none, or they would not be in fp32."""
-    parts = export_family(model.family).held_modulations(model, request.max_batch)
-    if not parts:
+    """Return the parts of the model's DiT heads; BuildError where there is none, or none in their precision."""
+    family = export_family(model.family)
+    names = [part.name for part in family.held_modulations(model, request.max_batch, "fp32")]
+    if not names:
         raise BuildError("--held-modulations is given, but this model has no DiT head to take apart; leave it out.")
-    for name in (part.name for part in parts):
-        precision = precision_of(name, request.precision, request.component_precision)
-        if precision != "fp32":
+    first, precision = names[0], precision_of(names[0], request.precision, request.component_precision)
+    for name in names:
+        own = precision_of(name, request.precision, request.component_precision)
+        if own not in ("fp32", "fp16"):
             raise BuildError(
-                f"{name} would be in {precision}, but modulations are held in fp32 alone, on a CPU; build in fp32, or "
-                f"without --held-modulations."
+                f"{name} would be in {own}, but modulations are held in fp32 or fp16; build in one of them, or without "
+                f"--held-modulations."
             )
-    return parts
+        if own != precision:
+            raise BuildError(
+                f"{first} would be in {precision} and {name} in {own}, but what they share has one type; give both the "
+                f"same precision."
+            )
+    family.add_held_setting(model)
+    return family.held_modulations(model, request.max_batch, precision)
 
 
 def _editing(request: BuildRequest, model: FamilyModel, vae: Any) -> Sequence[Component]:

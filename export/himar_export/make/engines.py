@@ -10,12 +10,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from himar_kernels.shared.console import NOTICES
 from himar_runtime.engines.tensorrt.library import BUILDS, library_version, load_builder
 
 from ..graph.component import Component
 from ..graph.precision_choice import Precision
 from ..tensorrt.build import unfit_here
-from ..tensorrt.options import EngineOptions, check_options, runs_here, target
+from ..tensorrt.options import EngineOptions, check_options, runs_here, target, unsupported
 from ..tensorrt.precision import inspect_engine
 from ..tensorrt.process import BuilderProcess
 from .engine_cache import EngineCache, engine_key
@@ -42,6 +43,8 @@ class EngineTarget:
     @property
     def runs_here(self) -> bool:
         """Whether this machine can run the engines."""
+        if self.backend == "tensorrt-rtx" and unsupported(self.library, self.gpu):
+            return False
         return runs_here(self.options, self.gpu)
 
     def backend_entry(self) -> dict[str, Any]:
@@ -72,6 +75,8 @@ def prepare_target(backend: str, options: EngineOptions, cache: Path | None) -> 
     library = load_builder(backend)
     gpu = find_gpu()
     check_options(options, backend, library, gpu)
+    if backend == "tensorrt-rtx" and not options.gpus and (lack := unsupported(library, gpu)):
+        NOTICES.log(logging.INFO, f"warning: these engines are for other GPUs: {lack}")
     return EngineTarget(backend, library, options, gpu, None if cache is None else EngineCache(cache))
 
 

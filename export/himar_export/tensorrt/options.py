@@ -124,6 +124,16 @@ def runs_here(options: EngineOptions, gpu: Gpu | None) -> bool:
     return not options.gpus or options.gpus == (CURRENT,) or gpu.capability in map(_capability, options.gpus)
 
 
+def unsupported(library: ModuleType, gpu: Gpu | None) -> str | None:
+    """Return the sentence that TensorRT-RTX does not support this machine's GPU; None where it does, or without one."""
+    if gpu is None or _member(f"sm_{gpu.capability.replace('.', '')}") in library.ComputeCapability.__members__:
+        return None
+    return (
+        f"TensorRT-RTX {library.__version__} does not support this machine's {gpu.name} (compute capability "
+        f"{gpu.capability}); for it build with --backend tensorrt, or for onnxruntime."
+    )
+
+
 def parse_size(text: str) -> int:
     """Read a size in bytes such as "8GiB", "512MiB" or "1000000"; ValueError for anything else."""
     found = re.fullmatch(r"(\d+)\s*(?:([KMGT])i?B?|B)?", text.strip(), re.IGNORECASE)
@@ -148,12 +158,15 @@ def _check_rtx(options: EngineOptions, library: ModuleType, gpu: Gpu | None) -> 
     known = [name for name in library.ComputeCapability.__members__ if name.startswith("SM")]
     for name in options.gpus:
         if _member(name) not in (*known, CURRENT.upper()):
+            hopper = "; for a Hopper build with --backend tensorrt on it, or for onnxruntime" if "90" in name else ""
             raise BuildError(
                 f"--gpu {name!r} is unknown to TensorRT-RTX {library.__version__}; it builds for "
-                f"{', '.join(f'sm_{each[2:]}' for each in known)} and {CURRENT}."
+                f"{', '.join(f'sm_{each[2:]}' for each in known)} and {CURRENT}{hopper}."
             )
     if CURRENT in options.gpus and gpu is None:
         raise BuildError(f"--gpu {CURRENT} builds for this machine's GPU, and none can be used here; name one: sm_89.")
+    if CURRENT in options.gpus and (lack := unsupported(library, gpu)):
+        raise BuildError(f"--gpu {CURRENT}: {lack}")
     if options.refittable and gpu is None:
         raise BuildError(
             "TensorRT-RTX compiles parts of a refittable engine with the GPU's driver, and none can be used here; "

@@ -7,6 +7,7 @@
 
 #include "labels.h"
 #include "text.h"
+#include "texts.h"
 
 namespace {
 
@@ -136,6 +137,17 @@ Arguments read_arguments(int count, char** values) {
         throw UsageError("--labels is missing; write for example --labels 0,3,5-9, or --prompt TEXT for a model from text.");
     read_labels("--labels", read.labels, read.count, nullptr);
     return read;
+}
+
+std::vector<std::string> prompts_of(const Arguments& arguments) {
+    std::vector<std::string> once = arguments.prompts, prompts;
+    if (!arguments.prompts_file.empty())
+        for (std::string& prompt : read_prompts(arguments.prompts_file)) once.push_back(std::move(prompt));
+    if (static_cast<std::int64_t>(once.size()) > kMostLabels / arguments.count)
+        throw UsageError("the prompts and --count ask for more than " + std::to_string(kMostLabels) +
+                         " images in one run; ask for fewer, and continue with --first-index.");
+    for (const std::string& prompt : once) prompts.insert(prompts.end(), static_cast<std::size_t>(arguments.count), prompt);
+    return prompts;
 }
 
 const char* help_text() {

@@ -1,4 +1,4 @@
-// The command line of himar-generate.
+// The command line of himar-generate, whose request himar-bench takes too.
 #pragma once
 
 #include <cstdint>
@@ -26,6 +26,10 @@ struct Arguments {
 
 // Read the command line; UsageError names what is wrong with it.
 Arguments read_arguments(int count, char** values);
+
+// The prompts of the command line and of its file, each as often as it asks for. UsageError for more than
+// kMostLabels of them, and what read_prompts throws.
+std::vector<std::string> prompts_of(const Arguments& arguments);
 
 // What --help prints.
 const char* help_text();

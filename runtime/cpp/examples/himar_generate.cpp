@@ -63,18 +63,6 @@ void report(const Arguments& arguments, Times times, std::size_t images) {
         std::printf("%zu runs: first %.3f s, p50 %.3f s, p95 %.3f s, p99 %.3f s\n", times.runs.size(), first, p50, p95, p99);
 }
 
-// The prompts of the command line and of its file, each as often as it asks for.
-std::vector<std::string> prompts_of(const Arguments& arguments) {
-    std::vector<std::string> once = arguments.prompts, prompts;
-    if (!arguments.prompts_file.empty())
-        for (std::string& prompt : read_prompts(arguments.prompts_file)) once.push_back(std::move(prompt));
-    if (static_cast<std::int64_t>(once.size()) > kMostLabels / arguments.count)
-        throw UsageError("the prompts and --count ask for more than " + std::to_string(kMostLabels) +
-                         " images in one run; ask for fewer, and continue with --first-index.");
-    for (const std::string& prompt : once) prompts.insert(prompts.end(), static_cast<std::size_t>(arguments.count), prompt);
-    return prompts;
-}
-
 int generate(Arguments& arguments) {
     Times times;
     if (!arguments.out.empty()) prepare_output(arguments.out);

@@ -2,14 +2,17 @@
 #include <doctest/doctest.h>
 
 #include <cmath>
+#include <cstdlib>
 #include <filesystem>
 #include <iterator>
+#include <sstream>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "bundles.h"
 #include "engines/networks.h"
+#include "engines/ort/fused_library.h"
 #include "engines/tensorrt/engine.h"
 #include "error.h"
 #include "himar/himar.hpp"
@@ -132,6 +135,25 @@ TEST_CASE("places that are not a component's are refused before an engine takes 
           "head has no tensor y; build the bundle again.");
     CHECK(sentence_of<EngineError>([&] { check_count(spec, {Place("x", floats, {1})}); }) ==
           "head has 2 inputs and 1 outputs, where the loop has 1 tensors for them; build the bundle again.");
+}
+
+TEST_CASE("the operators' library is the file that the variable names, and its lack is said once") {
+    constexpr const char* kVariable = "HIMAR_FUSED_LIBRARY";
+    std::ostringstream said;
+    setenv(kVariable, "", 1);
+    CHECK(!fused_library(said));
+    CHECK(said.str().empty());
+    setenv(kVariable, "/no/such.so", 1);
+    CHECK(sentence_of<EngineError>([&] { fused_library(said); }) ==
+          "$HIMAR_FUSED_LIBRARY is '/no/such.so', which is not a file; unset it, or set it to nothing to go without.");
+    const Copy bundle;
+    const std::string file = (bundle.path() / "manifest.json").string();
+    setenv(kVariable, file.c_str(), 1);
+    CHECK(fused_library(said) == std::filesystem::path(file));
+    unsetenv(kVariable);
+    for (int run = 0; run < 2; ++run) CHECK(!fused_library(said));
+    CHECK(said.str() == "himar: half precision runs without our fused operators; compile them with `make cuda` and let "
+                        "HIMAR_FUSED_LIBRARY name the library, or set it to nothing to go without.\n");
 }
 
 TEST_SUITE_END();

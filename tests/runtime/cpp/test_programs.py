@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -14,6 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.gpu.cpp_bench import cpp_bench
+from benchmarks.gpu.process import Figures
+from benchmarks.gpu.record import Record
+from benchmarks.gpu.suites import cpp_tests
+from himar_export.bench.statistics import summarise
 from himar_runtime import Pipeline, read_recipes
 from tests.closeness import assert_same_pixels
 from tests.runtime.hub_cache import in_hub_cache, write_weights_apart
@@ -42,6 +48,57 @@ def test_himar_generate_writes_pngs_with_recipes(run: Any, built: Path, bundle_p
     for path, recipe, pixels in zip(paths, wanted.recipes, wanted.images, strict=True):
         assert read_recipes(path) == (recipe,)
         assert_same_pixels(np.asarray(Image.open(path)), pixels)
+
+
+def test_himar_bench_times_a_request(run: Any, built: Path, bundle_path: Path) -> None:
+    program = built / "examples" / "himar-bench"
+    options = ["--labels", "1,3-4", "--threads", "1", "--low-diffusion-steps", "3", "--high-diffusion-steps", "3"]
+    report = json.loads(run(program, bundle_path, *options, "--repeat", "12", "--json"))
+    seconds, summary = report["seconds"], summarise(report["seconds"])
+    assert (report["images"], report["runs"], len(seconds)) == (3, 12, 12)
+    assert report["warm_up_runs"] >= 1 and report["first_s"] > 0 and report["start_up_s"] > 0
+    for name, value in (("least", summary.minimum), ("median", summary.median), ("mean", summary.mean)):
+        assert report[f"{name}_s"] == pytest.approx(value)
+    assert report["p90_s"] == pytest.approx(summary.p90) and report["variation"] == pytest.approx(summary.variation)
+    assert report["p95_s"] is None and report["p99_s"] is None  # of 20 and 100 runs
+    assert report["seconds_per_image"] == pytest.approx(summary.median / 3)
+    said = run(program, bundle_path, *options, "--repeat", "2")
+    assert re.search(r"^3 images a run, 2 runs: \d\.\d{4} s per image, \d+\.\d\d images/s; start-up ", said)
+    assert "\na run: least " in said and "p90" not in said and ", CV " in said
+
+
+def test_himar_bench_says_what_is_wrong(run: Any, built: Path) -> None:
+    program = built / "examples" / "himar-bench"
+    many = "--repeat is missing or 1; give how many runs to time, at least 2, for example --repeat 20."
+    for options, sentence in (
+        (["--labels", "1"], many),
+        (["--labels", "1", "--repeat", "1"], many),
+        (["--labels", "1", "--repeat", "2", "--out", "x"], "--out is himar-generate's alone: this program writes no"),
+        (["--edit", "a.png", "--mask", "b.png", "--repeat", "2"], "--tokens and --edit are himar-generate's alone"),
+        (["--repeat", "2"], "--labels is missing"),
+    ):
+        said = run(program, "/no/bundle", *options, code=2)
+        assert said.startswith(f"himar-bench: {sentence}") and said.endswith(" Try --help.\n")
+    assert "himar-bench: /no/bundle" in run(program, "/no/bundle", "--labels", "1", "--repeat", "2", code=1)
+    assert run(program, "--help").startswith("himar-bench BUNDLE --labels 0,3,5-9 --repeat N [options]:")
+
+
+def test_an_hour_on_a_gpu_times_and_tests_the_programs(built: Path, bundle_path: Path, tmp_path: Path) -> None:
+    record = Record(tmp_path / "record.json", {})
+    record.begin("C++")
+    figures = Figures(record, "C++", time.time() + 600)
+    log, options = str(tmp_path / "log"), ["--low-diffusion-steps", "2", "--high-diffusion-steps", "2"]
+    cpp_bench(figures, log, str(built), str(bundle_path), "cpu", 3, 2, options)
+    found = record.figures("C++")["bench"]
+    assert (found["images"], found["runs"], len(found["seconds"])) == (3, 2, 2)
+    assert found["command"][-4:] == options
+    cpp_tests(figures, log, str(built))
+    tests = record.figures("C++")["tests"]
+    assert tests["passed"] or (tests["skipped"] and tests["said"][0].startswith("skipped: cuda:0 is not a GPU"))
+    record.forget(["C++"])
+    record.begin("C++")
+    with pytest.raises(RuntimeError, match=r"himar-bench ended with \{'exit_code': 1\}: himar-bench: /no/bundle "):
+        cpp_bench(figures, log, str(built), "/no/bundle", "cpu", 1, 2, [])
 
 
 def test_himar_generate_says_what_is_wrong(run: Any, built: Path, bundle_path: Path, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -48,9 +48,15 @@ class HiMarFamily:
         """See ExportFamily.components."""
         return components(model, vae, max_batch, backend)
 
-    def held_modulations(self, model: HiMAR, max_batch: int) -> tuple[Component, ...]:
+    def held_modulations(self, model: HiMAR, max_batch: int, precision: Precision) -> tuple[Component, ...]:
         """See ExportFamily.held_modulations."""
-        return held_modulations(model, max_batch)
+        return held_modulations(model, max_batch, precision)
+
+    def add_held_setting(self, model: HiMAR) -> None:
+        """See ExportFamily.add_held_setting: "forecast" with H = 2, or the default where there is none."""
+        named = model.config.sampling
+        start = named.get("forecast", model.config.default_sampling)
+        model.config = replace(model.config, sampling={**named, "held": replace(start, modulation_interval=2)})
 
     def editing(self, model: HiMAR, vae: AutoencoderKL, max_batch: int, backend: str) -> tuple[Component, ...]:
         """See ExportFamily.editing."""

@@ -41,9 +41,12 @@ class HmarFamily:
         """See ExportFamily.components. Raises ConfigError without a tokenizer: the loop needs its codes."""
         return components(model, needed(vae), max_batch, backend)
 
-    def held_modulations(self, model: HMAR, max_batch: int) -> tuple[Component, ...]:
+    def held_modulations(self, model: HMAR, max_batch: int, precision: Precision) -> tuple[Component, ...]:
         """See ExportFamily.held_modulations: what modulates HMAR's blocks is computed once per image anyway."""
         return ()
+
+    def add_held_setting(self, model: HMAR) -> None:
+        """See ExportFamily.add_held_setting: no model has such components."""
 
     def editing(self, model: HMAR, vae: Tokenizer, max_batch: int, backend: str) -> tuple[Component, ...]:
         """See ExportFamily.editing: every bundle has the encoder."""

@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "engines/cpu_threads.h"
+#include "engines/ort/fused_library.h"
 #include "engines/ort/packed.h"
 #include "engines/ort/row_parallel.h"
 #include "error.h"
@@ -164,19 +165,14 @@ void use_cuda(Ort::SessionOptions& options, const cuda::CudaQueue& queue) {
     options.AppendExecutionProvider_CUDA_V2(*made);
 }
 
-// Let a half-precision session run what lies between matmuls in our operators, from the library that
-// $HIMAR_FUSED_LIBRARY names. Without it the graph's own functions run, which take more passes over memory.
+// Let a half-precision session run what lies between matmuls in our operators.
 void use_fused_operators(Ort::SessionOptions& options) {
-    const char* const library = std::getenv("HIMAR_FUSED_LIBRARY");
-    if (library == nullptr || *library == '\0') return;
-    std::error_code unknown;
-    if (!std::filesystem::is_regular_file(library, unknown))
-        throw EngineError(std::string("$HIMAR_FUSED_LIBRARY is '") + library +
-                          "', which is not a file; unset it, or set it to nothing to go without.");
+    const std::optional<std::filesystem::path> library = fused_library();
+    if (!library) return;
     try {
-        options.RegisterCustomOpsLibrary(library);
+        options.RegisterCustomOpsLibrary(library->c_str());
     } catch (const Ort::Exception& error) {
-        throw EngineError(std::string("ONNX Runtime cannot load ") + library + " (" + first_line(error.what()) +
+        throw EngineError("ONNX Runtime cannot load " + library->string() + " (" + first_line(error.what()) +
                           "); compile it again, or set HIMAR_FUSED_LIBRARY to nothing to go without.");
     }
 }

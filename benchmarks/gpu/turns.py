@@ -41,6 +41,7 @@ class Turns:
 
     times: seconds of every run, of the sides that agree; the first, which allocates and chooses algorithms, counts only
     while there is no other. apart: the largest relative error of a side's latents. refused: why others have no time.
+    bit_equal: of sides that ran more than once, whether every run gave the first one's bits.
     """
 
     batch: int
@@ -48,6 +49,7 @@ class Turns:
     times: dict[str, list[float]] = field(default_factory=dict)
     apart: dict[str, float] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
+    bit_equal: dict[str, bool] = field(default_factory=dict)
 
     def count(self, side: str, seconds: float, found: Comparison) -> None:
         """Count a run's seconds where its latents agree with eager's, else leave the side out with the reason."""
@@ -70,6 +72,7 @@ class Turns:
             "limit": self.limit,
             "apart": self.apart,
             "refused": self.refused,
+            "bit_equal": self.bit_equal,
             "seconds": self.times,
             "seconds_per_image": {side: median(each[1:] or each) / self.batch for side, each in self.times.items()},
             "cold": [side for side, each in self.times.items() if len(each) < 2],
@@ -94,7 +97,7 @@ def run_in_turns(
     Eager is the first of the first round. Every run is compared with that one before its time counts, also later ones:
     a recorded run is another one than the direct ones before it. A side that differs is left out from then on.
     """
-    reference: NDArray[np.float32] | None = None
+    firsts: dict[str, NDArray[np.float32]] = {}
     number = 0
     while number == 0 or (EAGER in turns.times and len(turns.times) > 1 and another(turns)):
         left = [side for side in (EAGER, *(each for each in sides if each != EAGER)) if side not in turns.refused]
@@ -103,8 +106,10 @@ def run_in_turns(
             start = time.perf_counter()
             latents = sides[side]()
             seconds = time.perf_counter() - start
-            reference = latents if reference is None else reference
-            turns.count(side, seconds, compare(side, latents, reference, turns.limit))
+            if side in firsts:
+                turns.bit_equal[side] = turns.bit_equal.get(side, True) and np.array_equal(latents, firsts[side])
+            firsts.setdefault(side, latents)
+            turns.count(side, seconds, compare(side, latents, firsts[EAGER], turns.limit))
             keep(turns)
             if EAGER in turns.refused:
                 return

@@ -1,4 +1,4 @@
-"""The short GPU report's generations: each round another side is first, and what differs from eager has no time."""
+"""An hour's whole generations: each round another side is first, and what differs from eager has no time."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.gpu.quick_turns import Turns, limit_against_eager, run_in_turns
+from benchmarks.gpu.turns import Turns, limit_against_eager, run_in_turns
 from himar_export.bench.workload import Sources, load
 
 WEIGHTS = Path(__file__).parents[2] / "himar" / "himar" / "weights"
@@ -56,6 +56,15 @@ def test_a_side_that_differs_has_no_time_and_runs_no_more():
     assert turns.refused == {"engines": "its latents are 1.00e-02 from eager's, beyond the limit of 1.0e-03"}
     assert turns.apart == {"engines": pytest.approx(0.01), "recorded": 0}
     assert "not_comparable" not in kept[-1]
+
+
+def test_runs_of_a_side_are_compared_bit_for_bit():
+    almost = ONES.copy()
+    almost[3] += 1e-12
+    turns, _, kept = played({"eager": [ONES], "engines": [ONES, ONES, almost, ONES], "recorded": [ONES]}, 4)
+    assert kept[0]["bit_equal"] == {}  # after one run there is nothing to compare
+    assert turns.bit_equal == {"eager": True, "engines": False, "recorded": True}
+    assert set(turns.times) == {"eager", "engines", "recorded"}  # close enough to eager's, if not to its own
 
 
 def test_a_side_that_differs_later_loses_the_times_it_had():

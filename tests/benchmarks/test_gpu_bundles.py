@@ -1,4 +1,4 @@
-"""A bundle that lies in a report's folder is measured only if it is the one that is asked for."""
+"""A bundle that lies in a benchmark's folder is measured only if it is the one that is asked for."""
 
 from pathlib import Path
 

@@ -1,0 +1,14 @@
+// The library of our operators for ONNX Runtime, which half-precision sessions on a GPU load.
+#pragma once
+
+#include <filesystem>
+#include <iostream>
+#include <optional>
+
+namespace himar::core {
+
+// The file that $HIMAR_FUSED_LIBRARY names. Without it the graphs' own functions run, which take more passes over memory:
+// none, which is said once per process, unless the variable is there and empty. EngineError where it names no file.
+std::optional<std::filesystem::path> fused_library(std::ostream& said = std::cerr);
+
+}  // namespace himar::core
