@@ -38,12 +38,17 @@ def aims(content: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [*(_judge(aim, content, reason) for aim in AIMS), _parity(content), _bits(content), _memory(content)]
 
 
-def figures_of(content: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    """Return piece, name and value of every whole figure that is a mapping, of the pieces whose names begin so."""
+def figures_of(
+    content: Mapping[str, Any], prefix: str, begun: bool = False
+) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """Return piece, name and value of every figure that is a mapping, of the pieces whose names begin so.
+
+    begun: also of figures that are not whole.
+    """
     for piece, own in content["pieces"].items():
         if piece.startswith(prefix):
             for name, value in own["figures"].items():
-                if isinstance(value, Mapping) and not unfinished(value):
+                if isinstance(value, Mapping) and (begun or not unfinished(value)):
                     yield piece, name, value
 
 

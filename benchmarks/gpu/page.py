@@ -145,7 +145,7 @@ def _cpp(content: Mapping[str, Any]) -> Iterator[str]:
 
 def _tests(content: Mapping[str, Any]) -> Iterator[str]:
     rows = [(piece.removeprefix("tests, "), value["passed"], value["summary"], "; ".join(value["not_passed"]))
-            for piece, _, value in figures_of(content, "tests, ")]  # fmt: skip
+            for piece, _, value in figures_of(content, "tests, ", begun=True)]  # fmt: skip
     for piece, _, value in figures_of(content, "C++ tests"):
         said = "skipped" if value["skipped"] else "all" if value["passed"] else f"**failed**, {value['exit_code']}"
         rows.append((piece, said, value["said"][-1] if value["said"] else "", ""))

@@ -93,7 +93,7 @@ def run_piece(record: Record, given: Piece, seconds: float, whole: bool) -> None
     whole: it has all of a call's minutes, so that one without a new figure will never have one.
     """
     piece = given.name
-    before, begin = set(record.figures(piece)), time.monotonic()
+    before, begin = _measured(record, piece), time.monotonic()
     record.begin(piece)
     log = log_of(record.path, piece)
     command = [sys.executable, "-m", "benchmarks.gpu.process", str(record.path), piece, given.measurement,
@@ -101,17 +101,17 @@ def run_piece(record: Record, given: Piece, seconds: float, whole: bool) -> None
     outcome = run_within(command, log, seconds, ROOT, given.environment)
     record.reread()
     took = time.monotonic() - begin
+    stopped = "too long" if whole and _measured(record, piece) <= before else "cut off"
     if outcome["exit_code"] == 0:
         cut = any(unfinished(each) for each in record.figures(piece).values())
-        state = "cut off" if cut or record.state(piece) == "cut off" else "done"
+        state = stopped if cut or record.state(piece) == "cut off" else "done"
         record.end(piece, state, seconds=took)
         return
     reason = f"{log}: {last_line(log)}"
     if outcome["exit_code"] is not None:
         record.end(piece, "failed", f"{_how(outcome['exit_code'])}; {reason}", took)
         return
-    stuck = whole and not set(record.figures(piece)) - before
-    record.end(piece, "too long" if stuck else "cut off", f"stopped after {outcome['stopped_after']} s; {reason}", took)
+    record.end(piece, stopped, f"stopped after {outcome['stopped_after']} s; {reason}", took)
 
 
 def log_of(record: Path, piece: str) -> Path:
@@ -126,6 +126,11 @@ def last_line(log: Path) -> str:
     """Return the last line of a log."""
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.exists() else []
     return lines[-1] if lines else "it printed nothing"
+
+
+def _measured(record: Record, piece: str) -> set[str]:
+    """Return the names of a piece's whole figures; what it only says of all of them is none."""
+    return {name for name, value in record.figures(piece).items() if not (isinstance(value, str) or unfinished(value))}
 
 
 def _how(code: int) -> str:

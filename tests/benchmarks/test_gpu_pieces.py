@@ -76,25 +76,29 @@ def test_a_piece_that_fails_says_how_and_keeps_its_log(record):
 
 
 def test_a_piece_is_a_process_whose_end_the_hour_survives(record, monkeypatch):
-    ends = iter(({"exit_code": -11}, *3 * ({"exit_code": None, "stopped_after": 9.0},)))
+    late = {"exit_code": None, "stopped_after": 9.0}
+    ends = iter(({"exit_code": -11}, late, late, late, {"exit_code": 0}, {"exit_code": 0}))
 
     def run(command: list[str], log: Path, seconds: float, folder: Path, environment: dict[str, str]) -> Any:
         assert command[1:3] == ["-m", "benchmarks.gpu.process"] and environment == {}
         log.touch()
         if number == 2:  # a figure came before the time was up
             record.keep("peaks", "copy", {})
+        if number > 3:  # it ended by itself, with the beginning of a figure
+            record.keep("peaks", "products", {"unfinished": True})
         return next(ends)
 
     monkeypatch.setattr(piece_process, "run_within", run)
     states = []
-    for number, whole in enumerate((True, False, True, True)):
+    for number, whole in enumerate((True, False, True, True, True, False)):
         run_piece(record, PEAKS, 9.0, whole)
         states.append(record.content["pieces"]["peaks"]["state"])
         if number == 0:
             assert "killed by SIGSEGV" in record.content["pieces"]["peaks"]["reason"]
-    assert states == ["failed", "cut off", "cut off", "too long"]
-    assert "stopped after 9.0 s; " in record.content["pieces"]["peaks"]["reason"]
-    assert len(record.content["pieces"]["peaks"]["seconds"]) == 4
+        if number == 3:
+            assert "stopped after 9.0 s; " in record.content["pieces"]["peaks"]["reason"]
+    assert states == ["failed", "cut off", "cut off", "too long", "too long", "cut off"]
+    assert len(record.content["pieces"]["peaks"]["seconds"]) == 6
 
 
 def test_figures_are_measured_once_unless_unfinished_and_all_of_one_bundle(record):

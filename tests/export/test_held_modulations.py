@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import onnx
 import pytest
 
 from himar import generate, load_checkpoint
@@ -18,9 +18,8 @@ from himar_kernels.families.hi_mar import SamplingConfig, build_chain
 from himar_runtime import Bundle, Device, Pipeline, load_networks
 from himar_runtime.engines.deferred import DeferredEngine
 from himar_runtime.families.hi_mar import loop
-from himar_runtime.families.hi_mar.resident.runner import ResidentRunner
 from tests.closeness import RUN, assert_near, assert_same_pixels, distance
-from tests.runtime.host_lane import HostLane, on_host_lane
+from tests.runtime.resident_pipelines import lane_of, resident_pipeline, same
 
 WEIGHTS = Path(__file__).parents[2] / "himar" / "himar" / "weights"
 PARTS = ["dit_head_modulations", "dit_head_held"]
@@ -80,6 +79,8 @@ def test_the_bundle_has_the_head_whole_and_in_parts_that_share_its_weights(held_
     )
     sizes = [(each / "weights.bin").stat().st_size for each in (held_bundle, digits_bundle)]
     assert sizes[0] <= sizes[1] * 1.01
+    held, forecast = with_parts.manifest.sampling["held"], without.manifest.sampling["forecast"]
+    assert held == replace(forecast, modulation_interval=2) and "held" not in without.manifest.sampling
     names = [each.name for each in verify_selftest(with_parts)]
     assert "dit_head: prediction" in names and "dit_head_held: prediction" in names
 
@@ -104,14 +105,27 @@ def test_a_bundle_without_parts_refuses_the_setting(digits_bundle) -> None:
         Pipeline.load(digits_bundle, threads=1).generate([1], modulation_interval=3)
 
 
-def test_the_resident_loop_refuses_the_setting(held_bundle, host_kernels) -> None:
-    bundle = Bundle.open(held_bundle)
-    lane = HostLane(host_kernels)
-    resident = Pipeline(bundle, on_host_lane(load_networks(bundle, Device("cpu"), 1), lane))
-    assert isinstance(resident._runner, ResidentRunner)
-    with pytest.raises(InputError, match="modulation_interval is 2, but modulations are held on a CPU"):
-        resident.generate([1], modulation_interval=2)
-    assert np.isfinite(resident.generate([1], sampling=replace(SAMPLING, modulation_interval=1)).latents).all()
+@pytest.mark.parametrize("name", ["forecast", "groups that start with one half"])
+def test_the_resident_loop_gives_the_same_images(pipeline, held_bundle, host_kernels, name) -> None:
+    sampling = SAMPLING.with_changes(**CHANGES[name])
+    resident = resident_pipeline(held_bundle, host_kernels)
+    same(resident.generate(LABELS, seed=SEED, sampling=sampling),
+         pipeline.generate(LABELS, seed=SEED, sampling=sampling))  # fmt: skip
+    assert "replay" in lane_of(resident).trace
+
+
+def test_one_lane_holds_modulations_and_then_does_not(pipeline, held_bundle, host_kernels) -> None:
+    resident = resident_pipeline(held_bundle, host_kernels)
+    short = replace(SAMPLING, low_steps=2, low_diffusion_steps=4, high_diffusion_steps=8)
+    for interval, labels in ((1, LABELS), (2, LABELS[:1]), (1, LABELS[:2]), (3, LABELS)):
+        sampling = replace(short, modulation_interval=interval)
+        same(resident.generate(labels, seed=SEED, sampling=sampling),
+             pipeline.generate(labels, seed=SEED, sampling=sampling))  # fmt: skip
+
+
+def test_the_resident_loop_says_what_a_bundle_lacks(digits_bundle, host_kernels) -> None:
+    with pytest.raises(InputError, match="modulation_interval is 2, but this bundle has no dit_head_modulations"):
+        resident_pipeline(digits_bundle, host_kernels).generate([1], modulation_interval=2)
 
 
 def test_a_model_without_a_dit_head_refuses_the_setting(small_variant, build_variant) -> None:
@@ -134,6 +148,24 @@ def test_dit_heads_of_both_phases_hold_theirs(build_variant) -> None:
     assert distance(found, plain) > 20 * RUN
 
 
+def test_half_precision_holds_one_tensor_a_layer(build_variant, host_kernels) -> None:
+    plain, half = (build_variant("dit-both", "--held-modulations", *more) for more in ((), ("--fp16",)))
+    specs = Bundle.open(half).manifest.components
+    between = specs["dit_head_high_modulations"].outputs
+    assert [each.name for each in between][-1] == "final_modulations" and {each.dtype for each in between} == {
+        "float16"
+    }
+    assert specs["dit_head_high_held"].inputs[1:] == between
+    graph = onnx.load(half / specs["dit_head_high_held"].file, load_external_data=False).graph
+    assert not {"Split", "Slice", "Concat"} & {node.op_type for node in graph.node}
+    chains = {"low_diffusion_steps": 6, "high_diffusion_steps": 5, "low_solver": "dpm++", "high_solver": "dpm++"}
+    sampling = SamplingConfig(2, 2, 2.0, 1.5).with_changes(**chains, modulation_interval=3)
+    expected = Pipeline.load(plain, threads=1).generate(LABELS, seed=SEED, sampling=sampling)
+    found = Pipeline.load(half, threads=1).generate(LABELS, seed=SEED, sampling=sampling)
+    assert 0 < distance(found.latents, expected.latents) < 0.02
+    same(resident_pipeline(half, host_kernels).generate(LABELS, seed=SEED, sampling=sampling), found)
+
+
 def said(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     assert main([str(each) for each in arguments]) == 1
     return " ".join(capsys.readouterr().err.split())
@@ -142,11 +174,13 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 def test_builds_that_could_not_hold_modulations_are_refused(small_checkpoint, build_variant, capsys, tmp_path) -> None:
     checkpoint = small_checkpoint(tmp_path / "small.safetensors", 1)
     out = ("--held-modulations", "--out", tmp_path / "b")
-    for precision in ("fp16", "int8"):
+    for precision in ("bf16", "int8"):
         text = said(capsys, "build", checkpoint, f"--{precision}", *out)
-        assert f"dit_head_modulations would be in {precision}, but modulations are held in fp32 alone" in text
+        assert f"dit_head_modulations would be in {precision}, but modulations are held in fp32 or fp16;" in text
+    text = said(capsys, "build", checkpoint, "--precision", "dit_head_held=fp16", *out)
+    assert "dit_head_modulations would be in fp32 and dit_head_held in fp16, but what they share has one type" in text
     text = said(capsys, "build", checkpoint, "--backend", "tensorrt", *out)
-    assert "modulations are held on a CPU, not by 'tensorrt'; leave it out" in text
+    assert "modulations are held by ONNX Runtime, not by 'tensorrt'; leave it out" in text
     visual = build_variant("visual").with_suffix(".safetensors")
     text = said(capsys, "build", visual, *out)
     assert "--held-modulations is given, but this model has no DiT head to take apart; leave it out." in text

@@ -17,7 +17,7 @@ from himar_runtime import parse_manifest
 from himar_runtime.bundle.manifest import MANIFEST_NAME
 
 from ..report import print_outcome
-from .options import engine_options, precision_pairs, take_engine_options
+from .options import engine_options, fp32_layers, precision_pairs, take_engine_options
 from .progress import progress_bar
 
 
@@ -43,6 +43,10 @@ from .progress import progress_bar
     help="Precision of one component, for example vae_decoder=fp32; may be repeated.",
 )  # fmt: skip
 @click.option(
+    "--fp32-layers", multiple=True, metavar="NAME=LAYER,…|FILE", callback=fp32_layers,
+    help="Layers of one component that stay in float32, or the JSON of `debug`; may be repeated.",
+)  # fmt: skip
+@click.option(
     "--backend", default="onnxruntime", show_default=True,
     type=click.Choice(["onnxruntime", "tensorrt", "tensorrt-rtx"]), help="What runs the bundle.",
 )  # fmt: skip
@@ -53,7 +57,7 @@ from .progress import progress_bar
     type=click.IntRange(1, 1024),
     help="Maximum number of images in one run of the engines.",
 )
-@click.option("--held-modulations", is_flag=True, help="Let requests hold a DiT head's modulations, on a CPU.")
+@click.option("--held-modulations", is_flag=True, help="Let requests hold a DiT head's modulations.")
 @click.option("--editing", is_flag=True, help="Let a bundle of Hi-MAR edit images; others edit anyway. Takes --vae.")
 @click.option(
     "--memory/--no-memory", default=True, show_default=True,

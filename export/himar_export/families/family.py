@@ -52,8 +52,15 @@ class ExportFamily(Protocol):
         """Return the contracts of the components in the order in which they are built; vae None: without its own."""
         ...
 
-    def held_modulations(self, model: Any, max_batch: int) -> Sequence[Component]:
-        """Return the components by which a head's modulations are held on a CPU; none for a model without such."""
+    def held_modulations(self, model: Any, max_batch: int, precision: Precision) -> Sequence[Component]:
+        """Return the components by which a head's modulations are held; none for a model without such.
+
+        precision: theirs, fp32 or fp16; what lies between them has its type.
+        """
+        ...
+
+    def add_held_setting(self, model: Any) -> None:
+        """Give a model that has `held_modulations` the named sampling setting "held"."""
         ...
 
     def editing(self, model: Any, vae: Any, max_batch: int, backend: str) -> Sequence[Component]:
@@ -93,8 +100,17 @@ class ExportFamily(Protocol):
         """Return what to observe of a model; None where int8 has scales per row alone, and fp8 is impossible."""
         ...
 
-    def check_rounding(self, vae: Any, precisions: Mapping[str, Precision], selftest: Arrays) -> list[Comparison]:
-        """Compare what half precision does to components whose engines on a CPU would not show it; may be none."""
+    def check_rounding(
+        self,
+        vae: Any,
+        precisions: Mapping[str, Precision],
+        fp32_layers: Mapping[str, Sequence[str]],
+        selftest: Arrays,
+    ) -> list[Comparison]:
+        """Compare what half precision does to components whose engines on a CPU would not show it; may be none.
+
+        fp32_layers: by component, names of its layers that are in float32.
+        """
         ...
 
 

@@ -82,6 +82,10 @@ class Elementwise:
     def _exports(self) -> bool:
         return self.style.fuses_elementwise and torch.compiler.is_exporting()
 
+    def _fuses(self, *parts: BiasPending) -> bool:
+        """Whether an operator of ours takes these; a layer that stays float32 (`fp32_layers`) gives what none does."""
+        return self._exports and all(part.values.dtype == self.style.dtype for part in parts)
+
     def norm(self, norm: Norm, x: Tensor) -> Tensor:
         """Return norm(x), in `dtype` where it is fused, else float32."""
         if self._exports:
@@ -92,7 +96,7 @@ class Elementwise:
         self, norm: Norm, x: Tensor, scale: BiasPending, shift: BiasPending, *, to_float: bool = False
     ) -> Tensor:
         """Return norm(x)·scale + shift, in `dtype` where it is fused and not `to_float`, else float32."""
-        if self._exports:
+        if self._fuses(scale, shift):
             name, dtype = ("ModulatedNormToFloat", torch.float32) if to_float else ("ModulatedNorm", self.style.dtype)
             inputs = (x, norm.weight, norm.bias, *scale.parts, *shift.parts)
             return _node(name, inputs, dtype, epsilon=norm.eps, scale_part=scale.part, shift_part=shift.part)
@@ -100,13 +104,13 @@ class Elementwise:
 
     def residual(self, x: Tensor, h: BiasPending) -> Tensor:
         """Return x + h, float32."""
-        if self._exports:
+        if self._fuses(h):
             return _node("Residual", (x, *h.parts), torch.float32)
         return x + h.with_bias().float()
 
     def gated_residual(self, x: Tensor, h: BiasPending, gate: BiasPending) -> Tensor:
         """Return x + gate·h, float32."""
-        if self._exports:
+        if self._fuses(h, gate):
             return _node("GatedResidual", (x, *h.parts, *gate.parts), torch.float32, gate_part=gate.part)
         return x + (gate.with_bias() * h.with_bias()).float()
 
@@ -116,7 +120,7 @@ class Elementwise:
             x = h.with_bias()
             return x * torch.sigmoid(1.702 * x)
         name, function = _ACTIVATIONS[kind]
-        if self._exports:
+        if self._fuses(h):
             return _node(name, h.parts, self.style.dtype)
         return function(h.with_bias())
 

@@ -23,7 +23,7 @@ from .elementwise import add_functions, join_sums_and_norms
 from .fp8 import MULTIPLE, rewrite_matmuls
 from .linear import join_linear_layers
 from .observed import Range
-from .precision import value_type
+from .precision import drop_given, value_type
 from .precision_choice import Precision
 from .quantise import quantise_matmuls
 from .repeated import prepare, write_out
@@ -47,6 +47,7 @@ def to_onnx(
     when a weight overflows the precision or the exported interface is not the contract's.
     """
     graph = component.graph(value_type(precision)).eval()
+    drop_given(graph, component.name)
     samples = component.sample_inputs(rows=3)
     axes = {axis: torch.export.Dim(axis) for axis in component.profile}
     dynamic: tuple[Any, ...] = tuple(
@@ -151,12 +152,14 @@ def _check_interface(model: onnx.ModelProto, component: Component) -> None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the exporter's notices about optional packages and its own deprecations off the user's screen."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

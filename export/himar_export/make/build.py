@@ -20,6 +20,7 @@ from himar_kernels.shared.files import new_folder
 from ..families.family import export_family
 from ..files import require_new
 from ..graph.component import Component
+from ..graph.fp32_layers import keep_in_float32
 from ..graph.precision_choice import Precision, check_precision, precision_of, require_runnable
 from ..graph.text_encoder import text_encoder
 from ..tensorrt.options import EngineOptions, check_suits
@@ -46,8 +47,9 @@ class BuildRequest:
             takes contexts.
         precision: of every component that `component_precision` does not name.
         component_precision: component name → precision.
+        fp32_layers: component name → names or patterns of layers that stay in float32 (`keep_in_float32`).
         max_batch: most images that one run of the engines takes; larger requests are run in chunks.
-        held_modulations: adds the parts of a DiT head that let a request hold its modulations on a CPU.
+        held_modulations: adds the parts of a DiT head that let a request hold its modulations.
         editing: adds the components with which a bundle of Hi-MAR edits images.
         engine_options: of TensorRT's builders.
         cache: folder of built engines to reuse and add to; None builds every engine anew.
@@ -63,6 +65,7 @@ class BuildRequest:
     text: Path | None = None
     precision: Precision = "fp32"
     component_precision: Mapping[str, str] = field(default_factory=dict)
+    fp32_layers: Mapping[str, Sequence[str]] = field(default_factory=dict)
     max_batch: int = 64
     backend: str = "onnxruntime"
     held_modulations: bool = False
@@ -80,8 +83,9 @@ def build(request: BuildRequest, progress: Progress = lambda text, fraction: Non
     Raises:
         CheckpointError, ConfigError: the checkpoint, the VAE, the text tower or the configuration do not fit (see their
             loaders).
-        BuildError: the output exists or cannot be written, a precision, backend or option is unknown or impossible
-            here, a weight overflows, an engine cannot be built or is not of the precision that was asked for.
+        BuildError: the output exists or cannot be written, a precision, layer, backend or option is unknown or
+            impossible here, a weight overflows, an engine cannot be built or is not of the precision that was asked
+            for.
         VerificationError: what was built does not give the model's numbers; nothing is left behind.
     """
     _check_request(request)
@@ -102,6 +106,7 @@ def build(request: BuildRequest, progress: Progress = lambda text, fraction: Non
         if request.editing:  # last, so that the other graphs find their weights where they are without
             parts = (*parts, *_editing(request, model, vae))
         precisions = _precisions(request, parts)
+        parts = keep_in_float32(parts, precisions, request.fp32_layers)
         writer = BundleWriter(folder, model, request.max_batch)
         ranges = calibrate(folder, model, parts, precisions, within(progress, 0.05, 0.3))
         exporting = within(progress, 0.3 if ranges else 0.05, 0.5 if tensorrt else 0.7)
@@ -113,7 +118,19 @@ def build(request: BuildRequest, progress: Progress = lambda text, fraction: Non
         device = "cuda" if engines and all("inspected" in entry for entry in engines.values()) else "cpu"
         origin = provenance(request.checkpoint, request.vae, entry, request.command, request.text)
         return finish(
-            folder, writer, model, vae, text, precisions, backend, engines, origin, device, progress, request.memory
+            folder,
+            writer,
+            model,
+            vae,
+            text,
+            parts,
+            precisions,
+            backend,
+            engines,
+            origin,
+            device,
+            progress,
+            request.memory,
         )
 
 
@@ -124,25 +141,34 @@ def _check_request(request: BuildRequest) -> None:
         raise BuildError(f"max_batch is {request.max_batch}; it must be 1 to {MAX_BATCH_LIMIT}.")
     if request.held_modulations and request.backend != "onnxruntime":
         raise BuildError(
-            f"--held-modulations is given, but modulations are held on a CPU, not by {request.backend!r}; leave it out."
+            f"--held-modulations is given, but modulations are held by ONNX Runtime, not by {request.backend!r}; leave "
+            f"it out."
         )
     check_precision(request.precision, "the bundle")
     check_suits(request.engine_options, request.backend)
 
 
 def _held_modulations(request: BuildRequest, model: FamilyModel) -> Sequence[Component]:
-    """Return the parts of the model's DiT heads; BuildError where there is none, or they would not be in fp32."""
-    parts = export_family(model.family).held_modulations(model, request.max_batch)
-    if not parts:
+    """Return the parts of the model's DiT heads; BuildError where there is none, or none in their precision."""
+    family = export_family(model.family)
+    names = [part.name for part in family.held_modulations(model, request.max_batch, "fp32")]
+    if not names:
         raise BuildError("--held-modulations is given, but this model has no DiT head to take apart; leave it out.")
-    for name in (part.name for part in parts):
-        precision = precision_of(name, request.precision, request.component_precision)
-        if precision != "fp32":
+    first, precision = names[0], precision_of(names[0], request.precision, request.component_precision)
+    for name in names:
+        own = precision_of(name, request.precision, request.component_precision)
+        if own not in ("fp32", "fp16"):
             raise BuildError(
-                f"{name} would be in {precision}, but modulations are held in fp32 alone, on a CPU; build in fp32, or "
-                f"without --held-modulations."
+                f"{name} would be in {own}, but modulations are held in fp32 or fp16; build in one of them, or without "
+                f"--held-modulations."
             )
-    return parts
+        if own != precision:
+            raise BuildError(
+                f"{first} would be in {precision} and {name} in {own}, but what they share has one type; give both the "
+                f"same precision."
+            )
+    family.add_held_setting(model)
+    return family.held_modulations(model, request.max_batch, precision)
 
 
 def _editing(request: BuildRequest, model: FamilyModel, vae: Any) -> Sequence[Component]:

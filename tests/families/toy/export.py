@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from himar_export.families.checks import Arrays
 from himar_export.graph.component import Component
+from himar_export.graph.precision_choice import Precision
 from himar_export.make.manifest import BundleWriter
 from himar_runtime import Manifest, TensorSpec
 
@@ -32,8 +33,11 @@ class ToyFamily:
         """See ExportFamily."""
         return {"model": dict(model.config), "sampling": {"default": {"steps": 3, "noise": 0.1}}}, "3.0"
 
-    def held_modulations(self, model: Toy, max_batch: int) -> tuple[Component, ...]:
+    def held_modulations(self, model: Toy, max_batch: int, precision: Precision) -> tuple[Component, ...]:
         return ()
+
+    def add_held_setting(self, model: Toy) -> None:
+        """See ExportFamily.add_held_setting: no model has such components."""
 
     def editing(self, model: Toy, vae: Any, max_batch: int, backend: str) -> tuple[Component, ...]:
         """See ExportFamily."""
@@ -89,7 +93,13 @@ class ToyFamily:
     def calibration(self, model: Toy) -> None:
         """See ExportFamily."""
 
-    def check_rounding(self, vae: nn.Module | None, precisions: Mapping[str, Any], selftest: Arrays) -> list[Any]:
+    def check_rounding(
+        self,
+        vae: nn.Module | None,
+        precisions: Mapping[str, Any],
+        fp32_layers: Mapping[str, Sequence[str]],
+        selftest: Arrays,
+    ) -> list[Any]:
         """See ExportFamily."""
         return []
 

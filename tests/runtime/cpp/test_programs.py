@@ -15,6 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.gpu.cpp_bench import cpp_bench
+from benchmarks.gpu.process import Figures
+from benchmarks.gpu.record import Record
+from benchmarks.gpu.suites import cpp_tests
 from himar_export.bench.statistics import summarise
 from himar_runtime import Pipeline, read_recipes
 from tests.closeness import assert_same_pixels
@@ -77,6 +81,24 @@ def test_himar_bench_says_what_is_wrong(run: Any, built: Path) -> None:
         assert said.startswith(f"himar-bench: {sentence}") and said.endswith(" Try --help.\n")
     assert "himar-bench: /no/bundle" in run(program, "/no/bundle", "--labels", "1", "--repeat", "2", code=1)
     assert run(program, "--help").startswith("himar-bench BUNDLE --labels 0,3,5-9 --repeat N [options]:")
+
+
+def test_an_hour_on_a_gpu_times_and_tests_the_programs(built: Path, bundle_path: Path, tmp_path: Path) -> None:
+    record = Record(tmp_path / "record.json", {})
+    record.begin("C++")
+    figures = Figures(record, "C++", time.time() + 600)
+    log, options = str(tmp_path / "log"), ["--low-diffusion-steps", "2", "--high-diffusion-steps", "2"]
+    cpp_bench(figures, log, str(built), str(bundle_path), "cpu", 3, 2, options)
+    found = record.figures("C++")["bench"]
+    assert (found["images"], found["runs"], len(found["seconds"])) == (3, 2, 2)
+    assert found["command"][-4:] == options
+    cpp_tests(figures, log, str(built))
+    tests = record.figures("C++")["tests"]
+    assert tests["passed"] or (tests["skipped"] and tests["said"][0].startswith("skipped: cuda:0 is not a GPU"))
+    record.forget(["C++"])
+    record.begin("C++")
+    with pytest.raises(RuntimeError, match=r"himar-bench ended with \{'exit_code': 1\}: himar-bench: /no/bundle "):
+        cpp_bench(figures, log, str(built), "/no/bundle", "cpu", 1, 2, [])
 
 
 def test_himar_generate_says_what_is_wrong(run: Any, built: Path, bundle_path: Path, tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ from himar.families.hi_mar.mlp_head import MLPHead
 from himar.families.hi_mar.model import HiMAR
 from himar.vae.autoencoder import AutoencoderKL
 from himar_export.graph.component import Component, Profile
+from himar_export.graph.precision import value_type
+from himar_export.graph.precision_choice import Precision
 from himar_export.graph.style import GraphStyle
 from himar_export.graph.vae_decoder import VaeDecoder
 from himar_export.graph.vae_encoder import VaeEncoder
@@ -20,7 +22,7 @@ from himar_kernels.families.registry import VAE_ENCODER
 from himar_runtime import TensorSpec
 from himar_runtime.decode import DECODE_BATCH
 
-from .heads import DiTHeadGraph, DiTHeldGraph, DiTModulationsGraph, MLPHeadGraph, modulation_names
+from .heads import DiTHeadGraph, DiTHeldGraph, DiTModulationsGraph, MLPHeadGraph, held_tensors
 from .phases import condition_width, model_info, phase_head
 from .transformer import TransformerHigh, TransformerHighEdit, TransformerLow, TransformerSingle
 
@@ -141,25 +143,27 @@ def _head(model: HiMAR, phase: PhaseInfo, max_batch: int, backend: str) -> Compo
     )
 
 
-def held_modulations(model: HiMAR, max_batch: int) -> tuple[Component, ...]:
-    """Return the two parts of each DiT head, for modulations that are held on a CPU; none where there is no such head.
+def held_modulations(model: HiMAR, max_batch: int, precision: Precision) -> tuple[Component, ...]:
+    """Return the two parts of each DiT head, for modulations that are held; none where there is no such head.
 
-    Their weights are the whole head's.
+    precision: fp32 or fp16, which what lies between the parts has too. Their weights are the whole head's.
     """
     found: list[Component] = []
     for phase in model_info(model.config).phases:
         head = phase_head(model, phase.name)
         if phase.held is not None and isinstance(head, DiTHead):
-            found += _held_parts(head, phase, phase.held, model.config.channels, max_batch)
+            found += _held_parts(head, phase, phase.held, model.config.channels, max_batch, precision)
     return tuple(found)
 
 
 def _held_parts(
-    head: DiTHead, phase: PhaseInfo, names: tuple[str, str], channels: int, max_batch: int
+    head: DiTHead, phase: PhaseInfo, names: tuple[str, str], channels: int, max_batch: int, precision: Precision
 ) -> tuple[Component, Component]:
-    n, width = phase.positions, condition_width(head)
+    n, width, between = phase.positions, condition_width(head), value_type(precision)
     condition = TensorSpec("condition", "float32", ("rows", n, width))
-    modulations = tuple(TensorSpec(name, "float32", condition.shape) for name in modulation_names(head))
+    tensors = held_tensors(head, GraphStyle.of("onnxruntime", between))
+    kind = str(between).removeprefix("torch.")
+    modulations = tuple(TensorSpec(name, kind, ("rows", n, each)) for name, each in tensors.items())
     x, timestep = TensorSpec("x", "float32", ("rows", n, channels)), TensorSpec("timestep", "int64", (1,))
     prediction = TensorSpec("prediction", "float32", x.shape)
     profile = {"rows": _rows(max_batch)}
@@ -182,7 +186,7 @@ def _held_parts(
             ("x_embedder.", "final.linear."),
             lambda rows: {
                 "x": _normal(rows, n, channels),
-                **{each.name: _normal(rows, n, width) for each in modulations},
+                **{name: _normal(rows, n, each).to(between) for name, each in tensors.items()},
             },
         ),
     )

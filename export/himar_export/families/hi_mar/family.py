@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -48,9 +48,15 @@ class HiMarFamily:
         """See ExportFamily.components."""
         return components(model, vae, max_batch, backend)
 
-    def held_modulations(self, model: HiMAR, max_batch: int) -> tuple[Component, ...]:
+    def held_modulations(self, model: HiMAR, max_batch: int, precision: Precision) -> tuple[Component, ...]:
         """See ExportFamily.held_modulations."""
-        return held_modulations(model, max_batch)
+        return held_modulations(model, max_batch, precision)
+
+    def add_held_setting(self, model: HiMAR) -> None:
+        """See ExportFamily.add_held_setting: "forecast" with H = 2, or the default where there is none."""
+        named = model.config.sampling
+        start = named.get("forecast", model.config.default_sampling)
+        model.config = replace(model.config, sampling={**named, "held": replace(start, modulation_interval=2)})
 
     def editing(self, model: HiMAR, vae: AutoencoderKL, max_batch: int, backend: str) -> tuple[Component, ...]:
         """See ExportFamily.editing."""
@@ -113,12 +119,17 @@ class HiMarFamily:
         )
 
     def check_rounding(
-        self, vae: AutoencoderKL | None, precisions: Mapping[str, Precision], selftest: Arrays
+        self,
+        vae: AutoencoderKL | None,
+        precisions: Mapping[str, Precision],
+        fp32_layers: Mapping[str, Sequence[str]],
+        selftest: Arrays,
     ) -> list[Comparison]:
         """Check the VAE decoder in half precision, whose convolutions ONNX Runtime computes in float32 on a CPU."""
         if vae is None or (precision := precisions[VAE_DECODER]) == "fp32":
             return []
-        return [check_half_arithmetic(vae, precision, selftest["vae/latent"], COMPONENT_LIMIT[precision])]
+        limit, kept = COMPONENT_LIMIT[precision], fp32_layers.get(VAE_DECODER, ())
+        return [check_half_arithmetic(vae, precision, selftest["vae/latent"], limit, kept)]
 
 
 FAMILY = HiMarFamily()

@@ -143,8 +143,7 @@ class DiTHeadGraph(nn.Module):
         self.timesteps = timestep_table(head.t_embedder)
         self.x_embedder = matmul(head.x_embedder.proj, torch.float32)
         self.positions = nn.Parameter(head.pos_embed[0].detach().clone(), requires_grad=False)
-        blocks = [block for block in head.blocks if isinstance(block, DiTBlock)]
-        self.blocks = nn.ModuleList(DiTBlockGraph(block, len(self.positions), style) for block in blocks)
+        self.blocks = nn.ModuleList(DiTBlockGraph(block, len(self.positions), style) for block in _blocks(head))
         self.final = _Final(head.final_layer, style)
 
     def forward(self, x: Tensor, timestep: Tensor, condition: Tensor) -> Tensor:
@@ -158,50 +157,78 @@ class DiTHeadGraph(nn.Module):
 
 
 class DiTModulationsGraph(nn.Module):
-    """timestep (1), condition (R, N, W) → all modulations of a DiT head (`modulation_names`), each (R, N, W).
+    """timestep (1), condition (R, N, W) → all modulations of a DiT head (`held_tensors`), each (R, N, …).
 
-    With `DiTHeldGraph` it gives what the whole head gives.
+    With `DiTHeldGraph` it gives what the whole head gives. Where a style packs a layer's modulations they are one
+    tensor, without their biases, which the operators that read it add.
     """
 
     def __init__(self, head: DiTHead, style: GraphStyle) -> None:
         super().__init__()
         self.timesteps = timestep_table(head.t_embedder)
-        blocks = [block for block in head.blocks if isinstance(block, DiTBlock)]
-        self.blocks = nn.ModuleList(_block_modulation(block, style) for block in blocks)
+        self.blocks = nn.ModuleList(_block_modulation(block, style) for block in _blocks(head))
         self.final = modulations(_final_parts(head.final_layer), style)
 
     def forward(self, timestep: Tensor, condition: Tensor) -> tuple[Tensor, ...]:
         """Shapes as the component's contract says."""
         activated = F.silu(F.embedding(timestep, self.timesteps) + condition)
-        return tuple(part for layer in (*self.blocks, self.final) for part in layer(activated))
+        layers = (*self.blocks, self.final)
+        if isinstance(self.final, Packed):
+            return tuple(layer.bias_pending(activated)[0].values for layer in layers)
+        return tuple(part for layer in layers for part in layer(activated))
 
 
 class DiTHeldGraph(nn.Module):
-    """x (R, N, C), then all modulations, each (R, N, W) → noise (R, N, C)."""
+    """x (R, N, C), then all modulations (`held_tensors`) → noise (R, N, C)."""
 
     def __init__(self, head: DiTHead, style: GraphStyle) -> None:
         super().__init__()
         self.x_embedder = matmul(head.x_embedder.proj, torch.float32)
         self.positions = nn.Parameter(head.pos_embed[0].detach().clone(), requires_grad=False)
-        blocks = [block for block in head.blocks if isinstance(block, DiTBlock)]
+        blocks = _blocks(head)
         self.blocks = nn.ModuleList(DiTBlockGraph(block, len(self.positions), style, held=True) for block in blocks)
         self.final = _Final(head.final_layer, style, held=True)
+        layers = [*(_block_modulation(block, style) for block in blocks),
+                  modulations(_final_parts(head.final_layer), style)]  # fmt: skip
+        self.biases = nn.ParameterList(layer.bias for layer in layers if isinstance(layer, Packed))
 
     def forward(self, *given: Tensor) -> Tensor:
         """Shapes and order as the component's contract says."""
         N, W = self.positions.shape
-        x, held = given[0], [BiasPending(each.reshape(-1, W), None) for each in given[1:]]
+        x, held = given[0], self._parts([each.reshape(-1, each.shape[-1]) for each in given[1:]])
         y = (self.x_embedder(x) + self.positions).reshape(-1, W)
         for i, block in enumerate(self.blocks):
             assert isinstance(block, DiTBlockGraph)
             y = block.modulated(y, *held[6 * i : 6 * i + 6])
         return self.final.modulated(y, *held[-2:]).reshape(-1, N, x.shape[-1])
 
+    def _parts(self, given: list[Tensor]) -> list[BiasPending]:
+        if not len(self.biases):
+            return [BiasPending(each, None) for each in given]
+        counts = [6] * len(self.blocks) + [2]
+        return [
+            BiasPending(values, bias, part, count)
+            for values, bias, count in zip(given, self.biases, counts, strict=True)
+            for part in range(count)
+        ]
 
-def modulation_names(head: DiTHead) -> tuple[str, ...]:
-    """Return the names of a DiT head's modulations in order: six of each block, two of the last layer."""
+
+def held_tensors(head: DiTHead, style: GraphStyle) -> dict[str, int]:
+    """Return the names of what lies between a DiT head's two parts, in order, with the width of each.
+
+    They are six modulations of each block and two of the last layer, or one tensor of each where a style packs them.
+    """
+    width = head.final_layer.linear.in_features
+    if style.packs_modulations:
+        packed = {f"block_{i}_modulations": 6 * width for i in range(len(head.blocks))}
+        return {**packed, "final_modulations": 2 * width}
     parts = [f"{kind}_{of}" for of in ("attention", "feed_forward") for kind in ("shift", "scale", "gate")]
-    return (*(f"block_{i}_{part}" for i in range(len(head.blocks)) for part in parts), "final_shift", "final_scale")
+    names = (*(f"block_{i}_{part}" for i in range(len(head.blocks)) for part in parts), "final_shift", "final_scale")
+    return dict.fromkeys(names, width)
+
+
+def _blocks(head: DiTHead) -> list[DiTBlock]:
+    return [block for block in head.blocks if isinstance(block, DiTBlock)]
 
 
 def timestep_table(embedding: TimestepEmbedding) -> nn.Parameter:

@@ -8,7 +8,7 @@ Rows are [conditional; unconditional] under guidance, else conditional alone.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,7 +117,10 @@ class _Loop:
                 self._drawn_low = kept.drawn["low"]
         self._pivots = np.zeros((batch, model.low_positions, model.width), np.float32)
         self._shown = what_rows_show(networks, model, request, empty)
-        self._held = held_engines(networks, model, request.sampling)
+        self._held = {
+            phase: HeldHead(*(networks[name] for name in parts))
+            for phase, parts in held_components(networks.engines, model, request.sampling).items()
+        }
 
     def step(self, step: Step) -> None:
         """Run the phase's transformer, keep the pivots that it leaves, and sample with the phase's head."""
@@ -203,24 +206,22 @@ class _Loop:
         return Sites(self._request.draws, step, self._request.images, positions, self._model.channels)
 
 
-def held_engines(networks: Networks, model: ModelInfo, sampling: SamplingConfig) -> dict[Phase, HeldHead]:
-    """Return the parts of each DiT head, by its phase, for settings that hold its modulations; else none.
+def held_components(
+    present: Container[str], model: ModelInfo, sampling: SamplingConfig
+) -> dict[Phase, tuple[str, str]]:
+    """Return the names of each DiT head's two parts, by its phase, for settings that hold modulations; else none.
 
-    Raises InputError where the bundle lacks them.
+    present: the components that there are. Raises InputError where those lack a part.
     """
     if sampling.modulation_interval == 1:
         return {}
-    found: dict[Phase, HeldHead] = {}
-    for phase in model.phases:
-        if phase.held is None:
-            continue
-        lacking = [name for name in phase.held if name not in networks.engines]
-        if lacking:
-            raise InputError(
-                f"modulation_interval is {sampling.modulation_interval}, but this bundle has no {lacking[0]}; build it "
-                f"with --held-modulations, or leave the setting out."
-            )
-        found[phase.name] = HeldHead(*(networks[name] for name in phase.held))
+    found = {phase.name: phase.held for phase in model.phases if phase.held is not None}
+    lacking = [name for parts in found.values() for name in parts if name not in present]
+    if lacking:
+        raise InputError(
+            f"modulation_interval is {sampling.modulation_interval}, but this bundle has no {lacking[0]}; build it "
+            f"with --held-modulations, or leave the setting out."
+        )
     return found
 
 

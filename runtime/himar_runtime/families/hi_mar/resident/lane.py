@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from himar_kernels.families.hi_mar import AnyChain, Phase
-from himar_kernels.families.hi_mar.phases import ModelInfo
+from himar_kernels.families.hi_mar.phases import ModelInfo, PhaseInfo
 from himar_runtime.bundle.schema import ComponentSpec
-from himar_runtime.queue.device import ResidentDevice, ResidentEngine
+from himar_runtime.queue.device import DeviceTensor, ResidentDevice, ResidentEngine, allocate_together
 from himar_runtime.queue.replays import Replays
 
 from ..loop import Request
@@ -17,10 +20,37 @@ from .noise import NoiseSource
 
 
 @dataclass(frozen=True)
+class HeldBuffers:
+    """Where the modulations of a DiT head lie between its two engines, `maker` and `head`.
+
+    places: address and shape of each for one row, by name.
+    """
+
+    maker: ResidentEngine
+    head: ResidentEngine
+    places: Mapping[str, tuple[int, tuple[int, ...]]]
+
+    @classmethod
+    def allocate(cls, device: ResidentDevice, maker: ResidentEngine, head: ResidentEngine, rows: int) -> HeldBuffers:
+        """Allocate what so many rows [conditional; unconditional] take as one block."""
+        shapes = {each.name: tuple(int(size) for size in each.shape[1:]) for each in maker.spec.outputs}
+        sizes = {
+            each.name: rows * math.prod(shapes[each.name]) * np.dtype(each.dtype).itemsize
+            for each in maker.spec.outputs
+        }
+        return cls(maker, head, {name: (at, shapes[name]) for name, at in allocate_together(device, sizes).items()})
+
+    def tensors(self, rows: int) -> dict[str, DeviceTensor]:
+        """Return the modulations of the first rows."""
+        return {name: DeviceTensor(at, (rows, *shape)) for name, (at, shape) in self.places.items()}
+
+
+@dataclass(frozen=True)
 class Lane:
     """A device's queue with the engines, buffers and recorded graphs that use it.
 
     widths: of the condition that each phase's transformer hands to its head.
+    held: what held modulations are kept in, by phase; filled by the first request that holds them.
     """
 
     device: ResidentDevice
@@ -29,6 +59,7 @@ class Lane:
     replays: Replays
     model: ModelInfo
     widths: Mapping[Phase, int]
+    held: dict[Phase, HeldBuffers]
 
 
 @dataclass(frozen=True)
@@ -47,6 +78,10 @@ class Work:
     def batch(self) -> int:
         """B."""
         return len(self.request.labels)
+
+    def held(self, phase: PhaseInfo) -> HeldBuffers | None:
+        """The parts of a phase's head where the request holds its modulations."""
+        return self.lane.held[phase.name] if self.request.sampling.modulation_interval > 1 and phase.held else None
 
     def noisy(self, phase: Phase) -> bool:
         """True where the steps of a phase's chain add noise; a solver's add none, and are launches of another kind."""

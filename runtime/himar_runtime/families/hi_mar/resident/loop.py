@@ -66,8 +66,11 @@ def _have_chain(work: Work, phase: PhaseInfo, step: Step) -> None:
     chain = step_chain(work.request.sampling, step)
     if work.chains.get(phase.name) is chain:
         return
-    own = work.lane.buffers.of(phase)
-    work.lane.device.upload(own.timesteps, chain.timesteps)
+    own, timesteps = work.lane.buffers.of(phase), chain.timesteps
+    if work.held(phase) is not None:
+        evaluations = work.request.sampling.evaluations(phase.name)
+        timesteps = evaluations.held_timesteps(timesteps, evaluations.halves(step.diffusion_steps, step.halves))
+    work.lane.device.upload(own.timesteps, timesteps)
     work.lane.device.upload(own.chain, chain_table(chain))
     work.chains[phase.name] = chain
 
@@ -78,18 +81,32 @@ def queue_dit_head(work: Work, phase: PhaseInfo, step: Step) -> None:
     device, buffers, own = lane.device, lane.buffers, lane.buffers.of(phase)
     n, C, W = phase.positions, lane.model.channels, lane.widths[phase.name]
     noisy, given = work.noisy(phase.name), work.noise.address is not None
-    chain = _Chain(work, phase, step, rows=B * n)
+    chain, held = _Chain(work, phase, step, rows=B * n), work.held(phase)
+    made = (0,) * step.diffusion_steps  # of how many halves modulations are made at each index
+    if held is not None:
+        made = work.request.sampling.evaluations(phase.name).modulated(chain.halves)
 
-    def reverse(halves: int) -> None:
+    def given_to_modulations(halves: int) -> dict[str, DeviceTensor]:
+        return {
+            "timestep": buffers.tensor("timestep", 1),
+            "condition": buffers.tensor("condition", halves * B, n, W),
+        }
+
+    def evaluate(halves: int, made: int) -> None:
+        state = {
+            "x": buffers.tensor("x", halves * B, n, C),
+            "prediction": buffers.tensor("prediction", halves * B, n, C),
+        }
+        if held is None:
+            lane.engines[phase.head].enqueue({**state, **given_to_modulations(halves)})
+            return
+        if made:
+            held.maker.enqueue({**given_to_modulations(made), **held.tensors(made * B)})
+        held.head.enqueue({**state, **held.tensors(halves * B)})
+
+    def reverse(halves: int, made: int) -> None:
         if halves:
-            lane.engines[phase.head].enqueue(
-                {
-                    "x": buffers.tensor("x", halves * B, n, C),
-                    "timestep": buffers.tensor("timestep", 1),
-                    "condition": buffers.tensor("condition", halves * B, n, W),
-                    "prediction": buffers.tensor("prediction", halves * B, n, C),
-                }
-            )
+            evaluate(halves, made)
         chain.settle(halves)
         device.launch(with_noise() if noisy else without())
 
@@ -120,7 +137,8 @@ def queue_dit_head(work: Work, phase: PhaseInfo, step: Step) -> None:
         if noisy:
             work.noise.at(phase, step, k)
         halves = chain.halves[k]
-        lane.replays.run((phase.head, B, H, noisy, given, halves, chain.kept), functools.partial(reverse, halves))
+        key = (phase.head, held is None, B, H, noisy, given, halves, made[k], chain.kept)
+        lane.replays.run(key, functools.partial(reverse, halves, made[k]))
 
 
 def queue_mlp_head(work: Work, phase: PhaseInfo, step: Step) -> None:

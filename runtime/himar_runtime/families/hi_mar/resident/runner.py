@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from himar_kernels import EngineError, InputError
+from himar_kernels import EngineError
 from himar_kernels.families.hi_mar import Step, describe_fault, launches, plan
 from himar_kernels.families.hi_mar.device_state import HEAD_FAULTS
 from himar_kernels.families.hi_mar.phases import ModelInfo
@@ -23,10 +23,10 @@ from himar_runtime.queue.replays import Replays
 from himar_runtime.runner import Generated, ShouldContinue
 
 from ..host import HostRunner, generated
-from ..loop import Request, what_rows_show
+from ..loop import Request, held_components, what_rows_show
 from ..preview import Preview
 from .buffers import Buffers
-from .lane import Lane, condition_width
+from .lane import HeldBuffers, Lane, condition_width
 from .loop import begin, queue_step
 
 
@@ -60,6 +60,7 @@ class ResidentRunner:
             Replays(device, engines.values()),
             model,
             widths,
+            {},
         )
 
     def run(self, request: Request, should_continue: ShouldContinue | None) -> Generated | None:
@@ -87,12 +88,8 @@ class ResidentRunner:
 
     def _generate(self, request: Request, should_continue: ShouldContinue | None) -> Generated | None:
         lane, batch = self._lane, len(request.labels)
-        if request.sampling.modulation_interval > 1:
-            raise InputError(
-                f"modulation_interval is {request.sampling.modulation_interval}, but modulations are held on a CPU, "
-                f"by the loop on the host in Python alone; leave it out."
-            )
         lane.device.make_current()
+        self._have_held(request)
         work = begin(lane, request, what_rows_show(self._networks, lane.model, request, self._empty))
         behind: Callable[[], bool] | None = None
         for index, step in enumerate(plan(request.sampling, lane.model.low_positions, lane.model.high_positions)):
@@ -107,6 +104,14 @@ class ResidentRunner:
         if behind is not None and not behind():
             return None
         return self._download(batch)
+
+    def _have_held(self, request: Request) -> None:
+        """Have room for the modulations of heads that the request holds; InputError where the bundle lacks parts."""
+        lane = self._lane
+        for phase, parts in held_components(lane.engines, lane.model, request.sampling).items():
+            if phase not in lane.held:
+                maker, head = (lane.engines[name] for name in parts)
+                lane.held[phase] = HeldBuffers.allocate(lane.device, maker, head, 2 * self._batch)
 
     def clone(self) -> ResidentRunner:
         """See Runner.clone."""
