@@ -70,6 +70,8 @@ class AttentionGraph(nn.Module):
         asks, *seen = parts
         values = [asks.with_bias(), *(s.values if self.style.fuses_elementwise else s.with_bias() for s in seen)]
         q, k, v = (value.reshape(*rows, *split) for value, rows in zip(values, (queries, keys, keys), strict=True))
+        if not q.dtype == k.dtype == v.dtype:  # one of their matmuls stays float32 (`fp32_layers`)
+            q, k, v = q.float(), k.float(), v.float()
         if self.style.splits_heads:
             q, k, v = (part.transpose(1, 2) for part in (q, k, v))
             return with_heads(q, k, v, causal=self.causal).transpose(1, 2).reshape(-1, width)
