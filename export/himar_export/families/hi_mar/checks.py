@@ -77,7 +77,7 @@ FAMILY = HiMarChecks()
 
 
 def int8_advice(manifest: Manifest) -> str | None:
-    """Say which of a bundle's sampling settings go down a chain too short for its heads in int8; None where none does."""
+    """Say which of a bundle's sampling settings go down a chain too short for its heads in int8; None: none does."""
     return _advice(manifest, "int8")
 
 
