@@ -27,6 +27,7 @@ from .precision import drop_given, value_type
 from .precision_choice import Precision
 from .quantise import quantise_matmuls
 from .repeated import prepare, write_out
+from .style import GraphStyle
 
 IR_VERSION = 10
 """Of every model that is written. Newer versions of the onnx packages choose what older runtimes refuse."""
@@ -93,10 +94,21 @@ def to_onnx(
     if (dtype := value_type(precision)) != torch.float32:
         _softmax_in_float32(model)
         join_sums_and_norms(model)
-        join_linear_layers(model, dtype)
+        if _fuses(graph):
+            join_linear_layers(model, dtype)
         add_functions(model, dtype)
     _check_interface(model, component)
     return model
+
+
+def _fuses(graph: nn.Module) -> bool:
+    """Whether some module of a graph is written in a style that holds operators of ours."""
+    found = [
+        getattr(owner, "style", None)
+        for each in graph.modules()
+        for owner in (each, getattr(each, "elementwise", None))
+    ]
+    return any(isinstance(style, GraphStyle) and style.fuses_elementwise for style in found)
 
 
 def _clean(model: onnx.ModelProto, name: str) -> None:
