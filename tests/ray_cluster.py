@@ -18,8 +18,11 @@ class Nodes:
     """A head and workers, one CPU each."""
 
     def __init__(self, folder: str, workers: int) -> None:
+        from ray._private.utils import get_ray_address_file
         from ray.cluster_utils import Cluster
 
+        # Where Ray notes the newest cluster; on a machine on which none has run yet the folder is missing.
+        Path(get_ray_address_file(None)).parent.mkdir(parents=True, exist_ok=True)
         each = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
         # A node that was killed is missed after some seconds, not after half a minute.
         config = {"health_check_period_ms": 1000, "health_check_failure_threshold": 5}

@@ -62,7 +62,9 @@ def _command(name: str, verb: str, command: click.Command) -> str:
         record = parameter.get_help_record(context)
         if record:
             family = getattr(parameter, "family", None)
-            sections.setdefault(f"Options of {family} alone" if family else "Options", []).append(record)
+            title = f"Options of {family} alone" if family else "Options"
+            meaning = record[1] or ("required" if parameter.required else "optional")
+            sections.setdefault(title, []).append((record[0], meaning))
     for title, records in sections.items():
         lines += [f"**{title}**", "", "| option | meaning |", "|---|---|"]
         lines += [f"| <code>{_cell(option)}</code> | {_cell(meaning)} |" for option, meaning in records]
@@ -74,7 +76,12 @@ def _command(name: str, verb: str, command: click.Command) -> str:
 
 def _cell(text: str) -> str:
     """Return text as it must stand in a table's cell."""
-    return re.sub(r"([*_|\[\]`~])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
+    return _linked(re.sub(r"([*_|\[\]`~])", r"\\\1", html.escape(" ".join(text.split()), quote=False)))
+
+
+def _linked(text: str) -> str:
+    """Return text whose mentions of pages are links."""
+    return re.sub(r"\bdocs/([\w-]+\.md)", r"[docs/\1](../\1)", text)
 
 
 def _prose(text: str) -> str:
@@ -89,5 +96,5 @@ def _prose(text: str) -> str:
             parts.append("```sh\n" + " ".join(paragraph.removeprefix("Example: ").split()) + "\n```\n")
         else:
             escaped = html.escape(" ".join(paragraph.split()), quote=False)
-            parts.append(re.sub(r"([*_\[\]~])", r"\\\1", escaped) + "\n")
+            parts.append(_linked(re.sub(r"([*_\[\]~])", r"\\\1", escaped)) + "\n")
     return "\n".join(parts)

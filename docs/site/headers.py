@@ -61,7 +61,8 @@ def _cpp_entry(cursor: Any, text: str) -> str:
         members = [_member(child, text) for child in cursor.get_children() if _is_public(child, name)]
         opening = _source(cursor, text).partition("{")[0].strip()
         body = "\n\n".join(member for member in members if member)
-        code = f"{opening} {{\n{body}\n}};"
+        public = "public:\n" if kind == "CLASS_DECL" else ""
+        code = f"{opening} {{\n{public}{body}\n}};"
     elif kind in ("FUNCTION_DECL", "TYPE_ALIAS_DECL"):
         code = _signature(_source(cursor, text)) + ";"
     else:

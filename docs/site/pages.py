@@ -113,7 +113,7 @@ def timed(text: str, name: str) -> str:
         raise SiteError(f"{name} has no title; begin it with a line '# Title'.")
     own = _TIME.search(text)
     if own is not None:
-        line = own[0].strip("*")
+        line = own[0].strip("*.")
         text = text.replace(own[0] + "\n", "", 1)
     else:
         count = minutes(text)

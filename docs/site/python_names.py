@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from importlib import import_module
+
+from .pages import WORDS_A_MINUTE
 
 PAGES = {
     "runtime": (
@@ -58,5 +61,15 @@ PAGES = {
 def names_page(page: str) -> str:
     """Return a page with a directive for each name, which mkdocstrings replaces by its docstring."""
     title, line, packages, further = PAGES[page]
-    names = [f"{package}.{name}" for package in packages for name in import_module(package).__all__]
-    return "\n\n".join([f"# {title}", line, *(f"::: {name}" for name in [*names, *further])]) + "\n"
+    names = [f"{package}.{name}" for package in packages for name in import_module(package).__all__] + list(further)
+    time = f"*{max(2, round(sum(map(_words, names)) / WORDS_A_MINUTE))} minutes to read from end to end*"
+    return "\n\n".join([f"# {title}", f"{time}\n\n{line}", *(f"::: {name}" for name in names)]) + "\n"
+
+
+def _words(name: str) -> int:
+    """Return how many words the docstrings of a name and of its own members have."""
+    package, _, last = name.rpartition(".")
+    found = getattr(import_module(package), last)
+    members = vars(found).values() if inspect.isclass(found) else ()
+    documented = [found, *(member for member in members if callable(member) or isinstance(member, property))]
+    return sum(len((inspect.getdoc(each) or "").split()) for each in documented)

@@ -1,4 +1,4 @@
-"""Draws many images on a Ray cluster, an actor per bundle copy: python examples/ray/job.py BUNDLE FOLDER ACTORS
+"""Draws many images on a Ray cluster: python examples/ray/job.py BUNDLE FOLDER ACTORS [HOST:PORT]
 
 `himar-export generate --ray` does this with resuming and progress (docs/ray.md); this is for a job of your own.
 """
@@ -25,9 +25,9 @@ class Painter:
         return [image.tobytes() for image in result.images]
 
 
-def main(bundle: str, folder: str, actors: str) -> None:
-    """Draw ten digits per actor, and write their pixels in the order of their numbers."""
-    ray.init(ignore_reinit_error=True)
+def main(bundle: str, folder: str, actors: str, address: str | None = None) -> None:
+    """Draw ten digits per actor, and write each part's pixels; without an address Ray starts on this machine."""
+    ray.init(address)
     painters = [Painter.remote(bundle) for _ in range(int(actors))]
     parts = [painter.paint.remote(list(range(10)), 10 * part) for part, painter in enumerate(painters)]
     for part, images in enumerate(ray.get(parts)):

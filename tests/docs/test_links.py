@@ -14,7 +14,7 @@ WRITTEN |= {"docs/reference/c.md", "docs/reference/cpp.md"}
 
 TOP = ("benchmarks", "docs", "examples", "export", "findings", "himar", "kernels", "runtime", "tests", ".ci", ".github")
 MADE = (
-    "build/", "demo/", "kernels/himar_kernels/fused/compiled",
+    "build/", "demo/", "docs/gpu/", "kernels/himar_kernels/fused/compiled",
 )  # fmt: skip
 _PATH = re.compile(r"(?:[\w.{},*-]+/)+[\w.{},*-]*")
 

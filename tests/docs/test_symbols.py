@@ -25,6 +25,7 @@ ELSEWHERE = {
     "DynamicQuantizeLinear",  # ONNX
     "equal_weights",  # arrays of recordings
     "f_hatSS",
+    "GELU_BIAS",  # cuBLASLt
     "InstanceNormalization",  # ONNX
     "least_conn",  # nginx
     "MatMulNBits",  # ONNX Runtime

@@ -20,6 +20,10 @@ _VERBS = {
         "himar_export.cli.build:build",
         "Export CHECKPOINT to a bundle, verify it against the eager model, and keep it only if it matches",
     ),
+    "debug": (
+        "himar_export.cli.debug:debug",
+        "Find the layer of BUNDLE's component that leaves the float32 reference, and what must stay in float32",
+    ),
     "edit": (
         "himar_export.cli.edit:edit",
         "Draw a part of an image anew with the engines of BUNDLE: in-painting, out-painting, another class",

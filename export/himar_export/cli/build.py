@@ -17,7 +17,7 @@ from himar_runtime import parse_manifest
 from himar_runtime.bundle.manifest import MANIFEST_NAME
 
 from ..report import print_outcome
-from .options import engine_options, precision_pairs, take_engine_options
+from .options import engine_options, fp32_layers, precision_pairs, take_engine_options
 from .progress import progress_bar
 
 
@@ -35,8 +35,16 @@ from .progress import progress_bar
     help="Matmuls of transformers and heads in int8, on a CPU; short chains of noisy steps lose quality.",
 )  # fmt: skip
 @click.option(
+    "--fp8", "precision", flag_value="fp8",
+    help="As --fp16, with modulations and feed-forwards of DiT heads and transformers in fp8 (e4m3), from sm_89 on.",
+)  # fmt: skip
+@click.option(
     "--precision", "component_precision", multiple=True, metavar="NAME=PRECISION", callback=precision_pairs,
     help="Precision of one component, for example vae_decoder=fp32; may be repeated.",
+)  # fmt: skip
+@click.option(
+    "--fp32-layers", multiple=True, metavar="NAME=LAYER,…|FILE", callback=fp32_layers,
+    help="Layers of one component that stay in float32, or the JSON of `debug`; may be repeated.",
 )  # fmt: skip
 @click.option(
     "--backend", default="onnxruntime", show_default=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -38,7 +39,7 @@ _ENGINES = (
 
 def precision_options(when: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Return what adds a model's precisions without a bundle to a command; `when` says in the help when they hold."""
-    texts = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "int8": "int8"}
+    texts = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "int8": "int8", "fp8": "fp8 (e4m3)"}
     options = [
         click.option(f"--{name}", "precision", flag_value=name, default=None, help=f"{when}: matmuls in {text}.")
         for name, text in texts.items()
@@ -96,6 +97,34 @@ def precision_pairs(ctx: click.Context, param: click.Parameter, value: tuple[str
         except BuildError as error:
             raise click.BadParameter(str(error)) from None
     return pairs
+
+
+def fp32_layers(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> dict[str, list[str]]:
+    """Read NAME=LAYER,LAYER pairs, and files that `debug --json` printed, which have such pairs under `fp32_layers`."""
+    found: dict[str, list[str]] = {}
+    for text in value:
+        name, equals, layers = text.partition("=")
+        if equals and name and all(layers.split(",")):
+            found.setdefault(name, []).extend(layers.split(","))
+        elif text.endswith(".json"):
+            for component, names in _layers_of_file(Path(text)).items():
+                found.setdefault(component, []).extend(names)
+        else:
+            raise click.BadParameter(f"{text!r} is neither NAME=LAYER, for example dit_head=blocks.0.fc2, nor a .json.")
+    return found
+
+
+def _layers_of_file(path: Path) -> dict[str, list[str]]:
+    try:
+        layers = json.loads(path.read_text(encoding="utf-8"))["fp32_layers"]
+        if all(isinstance(name, str) for names in layers.values() for name in names):
+            return {component: list(names) for component, names in layers.items()}
+        reason = "its fp32_layers are not lists of names by component"
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+    except (ValueError, LookupError, TypeError, AttributeError):
+        reason = "it has no object fp32_layers of names by component"
+    raise click.BadParameter(f"{path} is not what `himar-export debug --json` prints: {reason}.")
 
 
 def case_option(ctx: click.Context, param: click.Parameter, name: str) -> str:

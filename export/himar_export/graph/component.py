@@ -24,6 +24,7 @@ class Component:
         graph: makes the exportable module, its matmuls in the given dtype.
         islands: first parts of the names of its matmuls that stay float32 in half precision: of few channels, or
             the last before values that the float32 diffusion or an image takes.
+        fp32_layers: names of further layers that stay float32, by a user's choice (`fp32_layers`).
     """
 
     name: str
@@ -33,6 +34,7 @@ class Component:
     graph: Callable[[torch.dtype], nn.Module]
     islands: tuple[str, ...]
     _samples: Callable[[int], dict[str, Tensor]]
+    fp32_layers: tuple[str, ...] = ()
 
     def sample_inputs(self, rows: int) -> dict[str, Tensor]:
         """Return valid inputs by name with `rows` rows (samples, images), the same at every call."""

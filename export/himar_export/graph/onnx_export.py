@@ -20,12 +20,14 @@ from ..make.weights import WeightFile
 from ..tensorrt.network import OPSET, opset_of
 from .component import Component
 from .elementwise import add_functions, join_sums_and_norms
+from .fp8 import MULTIPLE, rewrite_matmuls
 from .linear import join_linear_layers
 from .observed import Range
-from .precision import value_type
+from .precision import drop_given, value_type
 from .precision_choice import Precision
 from .quantise import quantise_matmuls
 from .repeated import prepare, write_out
+from .style import GraphStyle
 
 IR_VERSION = 10
 """Of every model that is written. Newer versions of the onnx packages choose what older runtimes refuse."""
@@ -38,13 +40,15 @@ def to_onnx(
 ) -> onnx.ModelProto:
     """Export one component, its large weights into `weights`, and check that its interface is the contract's.
 
-    ranges: of what was observed in its float32 graph, for fixed scales in int8; None for scales per row.
+    ranges: of what was observed in its float32 graph: for fixed scales in int8, None for scales per row; for fp8 by the
+    names of weights (`fp8.multiplied`).
 
     Attention stays one node (see `attention`); in half precision a standard one's softmax is asked to run in float32.
     Raises BuildError
     when a weight overflows the precision or the exported interface is not the contract's.
     """
     graph = component.graph(value_type(precision)).eval()
+    drop_given(graph, component.name)
     samples = component.sample_inputs(rows=3)
     axes = {axis: torch.export.Dim(axis) for axis in component.profile}
     dynamic: tuple[Any, ...] = tuple(
@@ -79,16 +83,32 @@ def to_onnx(
         write_out(exported, graph, export)
     if precision == "int8" and not quantise_matmuls(exported, component.islands, ranges):
         raise BuildError(f"{component.name} has no matmul that could be in int8; build it with fp32.")
+    if precision == "fp8" and not rewrite_matmuls(exported, ranges or {}):
+        raise BuildError(
+            f"{component.name} has no matmul that could be in fp8: modulations and feed-forwards whose sizes are "
+            f"multiples of {MULTIPLE}; build it with fp16."
+        )
     weights.move_out(component.name, exported)
     model = ir.to_proto(exported)
     _clean(model, component.name)
     if (dtype := value_type(precision)) != torch.float32:
         _softmax_in_float32(model)
         join_sums_and_norms(model)
-        join_linear_layers(model, dtype)
+        if _fuses(graph):
+            join_linear_layers(model, dtype)
         add_functions(model, dtype)
     _check_interface(model, component)
     return model
+
+
+def _fuses(graph: nn.Module) -> bool:
+    """Whether some module of a graph is written in a style that holds operators of ours."""
+    found = [
+        getattr(owner, "style", None)
+        for each in graph.modules()
+        for owner in (each, getattr(each, "elementwise", None))
+    ]
+    return any(isinstance(style, GraphStyle) and style.fuses_elementwise for style in found)
 
 
 def _clean(model: onnx.ModelProto, name: str) -> None:
@@ -144,12 +164,14 @@ def _check_interface(model: onnx.ModelProto, component: Component) -> None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the exporter's notices about optional packages and its own deprecations off the user's screen."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,4 +1,4 @@
-"""Defines precisions and the layers that run in them: half-precision (or int8) matmuls inside a float32 stream.
+"""Defines precisions and the layers that run in them: half-precision (or 8-bit) matmuls inside a float32 stream.
 
 Every graph keeps its residual stream, its norms and its last matmul in float32 (the islands) and runs
 matmuls, convolutions, attention and the activations between them in the component's precision. A sum over many
@@ -21,8 +21,8 @@ DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float1
 
 
 def value_type(precision: Precision) -> torch.dtype:
-    """Return the type of matmuls in a component's module; int8 changes its graph later (`quantise`)."""
-    return torch.float32 if precision == "int8" else DTYPES[precision]
+    """Return the type of matmuls in a component's module; int8 and fp8 change its graph later (`quantise`, `fp8`)."""
+    return {"int8": torch.float32, "fp8": torch.float16}.get(precision) or DTYPES[precision]
 
 
 class BiasPending(NamedTuple):
@@ -54,13 +54,22 @@ class BiasPending(NamedTuple):
 
 
 class Matmul(nn.Module):
-    """y = x·W + b with W (in, out) in `dtype`; x is cast to it, y stays in it."""
+    """y = x·W + b with W (in, out) in `dtype`; x is cast to it, y stays in it.
+
+    given: weight (out, in) and bias (out) as they were before they were cast; empty once `drop_given` has checked them.
+    """
 
     def __init__(self, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> None:
         """Take a torch Linear's weight (out, in) and bias (out)."""
         super().__init__()
-        self.weight = nn.Parameter(to_half(weight.t().contiguous(), dtype), requires_grad=False)
-        self.bias = nn.Parameter(to_half(bias, dtype), requires_grad=False)
+        self.given: tuple[Tensor, ...] = (weight, bias)
+        self.hold(dtype)
+
+    def hold(self, dtype: torch.dtype) -> None:
+        """Hold what was given in `dtype`."""
+        weight, bias = self.given
+        self.weight = nn.Parameter(weight.t().contiguous().to(dtype), requires_grad=False)
+        self.bias = nn.Parameter(bias.to(dtype), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (…, in) to (…, out)."""
@@ -84,13 +93,17 @@ def gated(weight: Tensor, bias: Tensor, gate: Tensor, dtype: torch.dtype) -> Mat
 
 
 class HalfConvolution(nn.Module):
-    """A convolution in half precision between float32 activations."""
+    """A convolution in half precision between float32 activations; given: its weight and bias before they were cast."""
 
     def __init__(self, convolution: nn.Conv2d, dtype: torch.dtype) -> None:
         super().__init__()
-        self.weight = nn.Parameter(to_half(convolution.weight, dtype), requires_grad=False)
-        self.bias = nn.Parameter(to_half(_bias(convolution), dtype), requires_grad=False)
+        self.given: tuple[Tensor, ...] = (convolution.weight, _bias(convolution))
+        self.hold(dtype)
         self.stride, self.padding = convolution.stride, convolution.padding
+
+    def hold(self, dtype: torch.dtype) -> None:
+        """Hold what was given in `dtype`."""
+        self.weight, self.bias = (nn.Parameter(each.detach().to(dtype), requires_grad=False) for each in self.given)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map float32 (B, C, h, w) to float32 (B, C', h', w')."""
@@ -137,6 +150,20 @@ def to_half(tensor: Tensor, dtype: torch.dtype) -> Tensor:
             f"build this component with fp32 or bf16."
         )
     return cast
+
+
+def drop_given(graph: nn.Module, component: str) -> None:
+    """Forget what the layers of a graph were given; BuildError where a layer's precision cannot hold that."""
+    for name, module in graph.named_modules():
+        if isinstance(module, Matmul | HalfConvolution):
+            for given, held in zip(module.given, (module.weight, module.bias), strict=False):
+                if not torch.isfinite(held).all() and torch.isfinite(given).all():
+                    raise BuildError(
+                        f"a weight of {float(given.abs().max()):.4g} in {name} overflows "
+                        f"{str(held.dtype).removeprefix('torch.')}; keep that layer in float32 with "
+                        f"--fp32-layers {component}={name}, or build {component} with fp32 or bf16."
+                    )
+            module.given = ()
 
 
 def _bias(convolution: nn.Conv2d) -> Tensor:

@@ -28,8 +28,8 @@ class Repeated(nn.ModuleList):
     """Blocks alike in all but their weights, each of which maps tensors to tensors of the first one's shape and type.
 
     likeness: what a block's forward depends on beside its weights' shapes; blocks of one class for which all of that is
-    equal, also those of another network, are exported once. name: where the blocks stand in the network that is
-    exported; `prepare` sets it.
+    equal, also those of another network, are exported once; one whose weights are of other types (`fp32_layers`) by
+    itself. name: where the blocks stand in the network that is exported; `prepare` sets it.
     """
 
     name = ""
@@ -74,15 +74,18 @@ def prepare(network: nn.Module, samples: Sequence[Tensor]) -> None:
 
 def write_out(model: ir.Model, network: nn.Module, export: Export) -> None:
     """Replace every call of a repeated block in an exported graph by the block's nodes, in place."""
-    used: dict[tuple[str, int], _Body] = {}
+    used: dict[Hashable, _Body] = {}
     calls: Counter[str] = Counter()
     for node in [node for node in model.graph if (node.domain, node.op_type) == (_DOMAIN, _BLOCK)]:
         of, place = node.attributes["of"].as_string(), node.attributes["place"].as_int()
         blocks = network.get_submodule(of)
         assert isinstance(blocks, Repeated)
-        key = of, len(node.inputs)
+        names, first = (list(dict(block.named_parameters())) for block in (blocks[place], blocks[0]))
+        if names != first:
+            raise TypeError(f"{of}.{place} is not like the first block: its parameters are {', '.join(names)}")
+        key = of, len(node.inputs), _weights(blocks[place])
         if key not in used:
-            used[key] = _body(blocks, node, export)
+            used[key] = _body(blocks, place, node, export)
         name = f"{of}.{place}"
         calls[name] += 1
         nodes = name if calls[name] == 1 else f"{name}/{calls[name]}"
@@ -97,13 +100,17 @@ def write_out(model: ir.Model, network: nn.Module, export: Export) -> None:
 _bodies: dict[Hashable, _Body] = {}
 
 
-def _body(blocks: Repeated, node: ir.Node, export: Export) -> _Body:
+def _weights(block: nn.Module) -> Hashable:
+    """Return what the nodes of a block depend on of its weights: some may be of another type than the other blocks'."""
+    return tuple((name, tuple(weight.shape), weight.dtype) for name, weight in block.named_parameters())
+
+
+def _body(blocks: Repeated, place: int, node: ir.Node, export: Export) -> _Body:
     """Return the nodes of a block for inputs like those of `node`; they are exported once in a process."""
-    weights = tuple((name, tuple(weight.shape), weight.dtype) for name, weight in blocks[0].named_parameters())
     inputs = tuple((str(value.shape), value.dtype) for value in node.inputs if value is not None)
-    key = type(blocks[0]), blocks.likeness, weights, inputs
+    key = type(blocks[place]), blocks.likeness, _weights(blocks[place]), inputs
     if key not in _bodies:
-        _bodies[key] = _Body.of(blocks, node, export)
+        _bodies[key] = _Body.of(blocks, place, node, export)
     return _bodies[key]
 
 
@@ -130,10 +137,10 @@ class _Body:
     parameters: tuple[str, ...]
 
     @classmethod
-    def of(cls, blocks: Repeated, node: ir.Node, export: Export) -> _Body:
-        """Export the first block for inputs like those of `node`, with the dynamic axes of those."""
+    def of(cls, blocks: Repeated, place: int, node: ir.Node, export: Export) -> _Body:
+        """Export block `place` for inputs like those of `node`, with the dynamic axes of those."""
         inputs = blocks.samples(len(node.inputs))
-        parameters = dict(blocks[0].named_parameters())
+        parameters = dict(blocks[place].named_parameters())
         axes: dict[str, Any] = {}
         dynamic = []
         for value in node.inputs:
@@ -143,7 +150,7 @@ class _Body:
         names = [f"input_{place}" for place in range(len(inputs))]
         names += [f"weight_{place}" for place in range(len(parameters))]
         model = export(
-            _WithWeights(blocks[0], len(inputs)),
+            _WithWeights(blocks[place], len(inputs)),
             (*inputs, *parameters.values()),
             names,
             ((*dynamic, *({} for _ in parameters)),),
@@ -156,8 +163,6 @@ class _Body:
         nodes: what the names of nodes and of what they give begin with.
         """
         weights = dict(block.named_parameters())
-        if tuple(weights) != self.parameters:
-            raise TypeError(f"{name} is not like the first block: its parameters are {', '.join(weights)}")
         given = [*call.inputs, *(_initializer(graph, f"{name}.{part}", weights[part]) for part in self.parameters)]
         values: dict[ir.Value, ir.Value | None] = dict(zip(self.graph.inputs, given, strict=True))
         for inner, constant in self.graph.initializers.items():
@@ -189,12 +194,20 @@ class _Body:
         graph.remove(call, safe=True)
 
     def _constant(self, graph: ir.Graph, name: str, inner: ir.Value) -> ir.Value:
-        """Return the graph's own constant of this content; all copies share it."""
+        """Return the graph's own constant of this content, which all copies of a body share."""
+        assert inner.const_value is not None
+        while name in graph.initializers and not _same(graph.initializers[name].const_value, inner.const_value):
+            name += "+"
         if name not in graph.initializers:
-            assert inner.const_value is not None
             value = ir.Value(name=name, shape=inner.shape, type=inner.type, const_value=inner.const_value)
             graph.register_initializer(value)
         return graph.initializers[name]
+
+
+def _same(first: ir.TensorProtocol | None, second: ir.TensorProtocol) -> bool:
+    if first is None or first.dtype != second.dtype or first.shape != second.shape:
+        return False
+    return first.tobytes() == second.tobytes()
 
 
 def _initializer(graph: ir.Graph, name: str, parameter: Tensor) -> ir.Value:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..verify.compare import Comparison, compare
+from .fp32_layers import widened
 from .precision import DTYPES, HalfConvolution, RoundedConvolution, halve_convolutions
 from .precision_choice import Precision
 
@@ -60,15 +62,17 @@ def check_half_arithmetic(
     precision: Precision,
     latent: NDArray[np.float32],
     limit: float,
+    fp32_layers: Sequence[str] = (),
     graph: type[VaeDecoder] | None = None,
 ) -> Comparison:
     """Run the decoder with the rounding and the range of half precision and compare it with the float32 decoder.
 
     ONNX Runtime's CPU provider computes these convolutions in float32, so an overflow that a GPU would show as a black
-    image would stay unseen there. latent: (B, C, h, w); a corner of it is enough for the ranges. graph: what the bundle
-    holds, None for VaeDecoder.
+    image would stay unseen there. latent: (B, C, h, w); a corner of it is enough for the ranges. fp32_layers: names of
+    those that are not rounded. graph: what the bundle holds, None for VaeDecoder.
     """
     corner = torch.from_numpy(latent[..., :_CHECKED_SIDE, :_CHECKED_SIDE])
-    half = (graph or VaeDecoder)(vae, DTYPES[precision], RoundedConvolution)(corner)
+    rounded = widened((graph or VaeDecoder)(vae, DTYPES[precision], RoundedConvolution), fp32_layers)
+    half = rounded(corner)
     name = f"vae_decoder: image, convolutions rounded to {precision}"
     return compare(name, half.numpy(), vae.decode(corner).numpy(), limit)

@@ -10,13 +10,15 @@ from typing import Any
 from himar.family import FamilyModel, model_family
 from himar.text.encoder import TextEncoder
 from himar_kernels.families.registry import VAE_ENCODER
+from himar_runtime import Manifest
 from himar_runtime.engines.ort.session import onnxruntime
 
 from ..families.family import export_family
 from ..files import write_npz
 from ..graph.component import Component
 from ..graph.observed import Range
-from ..graph.precision_choice import Precision
+from ..graph.precision_choice import Precision, check_precision
+from ..graph.text_encoder import text_encoder
 from ..memory.measure import measured_memory
 from ..verify.compare import Comparison
 from ..verify.verify import SELFTEST_CASE, what_ran
@@ -38,6 +40,24 @@ class BuildOutcome:
 def load_fitting_vae(path: Path | None, model: FamilyModel) -> Any:
     """Load a VAE and check that it is one for this model's tokens; ConfigError if it is not."""
     return None if path is None else model_family(model.family).load_vae(path, model)
+
+
+def bundle_parts(manifest: Manifest, model: FamilyModel, vae: Any, text: TextEncoder | None) -> tuple[Component, ...]:
+    """Return the components that a bundle's options would give a model: those that it has of what there is on request.
+
+    vae, text: None without.
+    """
+    family, backend = export_family(manifest.family), str(manifest.raw["backend"]["name"])
+    parts = [*family.components(model, vae, manifest.max_batch, backend)]
+    known = {each.name for each in family.held_modulations(model, manifest.max_batch, "fp32")}
+    held = [spec for name, spec in manifest.components.items() if name in known]
+    if held:
+        precision = check_precision(held[0].precision, held[0].name)
+        parts += family.held_modulations(model, manifest.max_batch, precision)
+    if text is not None:
+        parts.append(text_encoder(text.tower, manifest.max_batch, backend))
+    edits = [] if vae is None else family.editing(model, vae, manifest.max_batch, backend)
+    return (*parts, *(each for each in edits if each.name in manifest.components))
 
 
 def add_graphs(
@@ -70,6 +90,7 @@ def finish(
     model: FamilyModel,
     vae: Any,
     text: TextEncoder | None,
+    parts: Sequence[Component],
     precisions: Mapping[str, Precision],
     backend: Mapping[str, Any],
     engines: Mapping[str, Mapping[str, Any]],
@@ -91,7 +112,8 @@ def finish(
     write_npz(folder / "selftest.npz", selftest)
     writer.write_manifest(backend, engines, provenance)
     progress("verifying against the eager model", 0.85)
-    comparisons = check_selftest(folder, family, selftest, vae, precisions, device)
+    fp32_layers = {part.name: part.fp32_layers for part in parts}
+    comparisons = check_selftest(folder, family, selftest, vae, precisions, fp32_layers, device)
     ran = what_ran(backend["name"], device)
     writer.add_verification(comparisons, ran)
     if memory:

@@ -20,6 +20,7 @@ from himar_kernels.shared.files import new_folder
 from ..families.family import export_family
 from ..files import require_new
 from ..graph.component import Component
+from ..graph.fp32_layers import keep_in_float32
 from ..graph.precision_choice import Precision, check_precision, precision_of, require_runnable
 from ..graph.text_encoder import text_encoder
 from ..tensorrt.options import EngineOptions, check_suits
@@ -46,6 +47,7 @@ class BuildRequest:
             takes contexts.
         precision: of every component that `component_precision` does not name.
         component_precision: component name → precision.
+        fp32_layers: component name → names or patterns of layers that stay in float32 (`keep_in_float32`).
         max_batch: most images that one run of the engines takes; larger requests are run in chunks.
         held_modulations: adds the parts of a DiT head that let a request hold its modulations.
         editing: adds the components with which a bundle of Hi-MAR edits images.
@@ -63,6 +65,7 @@ class BuildRequest:
     text: Path | None = None
     precision: Precision = "fp32"
     component_precision: Mapping[str, str] = field(default_factory=dict)
+    fp32_layers: Mapping[str, Sequence[str]] = field(default_factory=dict)
     max_batch: int = 64
     backend: str = "onnxruntime"
     held_modulations: bool = False
@@ -80,8 +83,9 @@ def build(request: BuildRequest, progress: Progress = lambda text, fraction: Non
     Raises:
         CheckpointError, ConfigError: the checkpoint, the VAE, the text tower or the configuration do not fit (see their
             loaders).
-        BuildError: the output exists or cannot be written, a precision, backend or option is unknown or impossible
-            here, a weight overflows, an engine cannot be built or is not of the precision that was asked for.
+        BuildError: the output exists or cannot be written, a precision, layer, backend or option is unknown or
+            impossible here, a weight overflows, an engine cannot be built or is not of the precision that was asked
+            for.
         VerificationError: what was built does not give the model's numbers; nothing is left behind.
     """
     _check_request(request)
@@ -102,6 +106,7 @@ def build(request: BuildRequest, progress: Progress = lambda text, fraction: Non
         if request.editing:  # last, so that the other graphs find their weights where they are without
             parts = (*parts, *_editing(request, model, vae))
         precisions = _precisions(request, parts)
+        parts = keep_in_float32(parts, precisions, request.fp32_layers)
         writer = BundleWriter(folder, model, request.max_batch)
         ranges = calibrate(folder, model, parts, precisions, within(progress, 0.05, 0.3))
         exporting = within(progress, 0.3 if ranges else 0.05, 0.5 if tensorrt else 0.7)
@@ -113,7 +118,19 @@ def build(request: BuildRequest, progress: Progress = lambda text, fraction: Non
         device = "cuda" if engines and all("inspected" in entry for entry in engines.values()) else "cpu"
         origin = provenance(request.checkpoint, request.vae, entry, request.command, request.text)
         return finish(
-            folder, writer, model, vae, text, precisions, backend, engines, origin, device, progress, request.memory
+            folder,
+            writer,
+            model,
+            vae,
+            text,
+            parts,
+            precisions,
+            backend,
+            engines,
+            origin,
+            device,
+            progress,
+            request.memory,
         )
 
 

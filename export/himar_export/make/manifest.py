@@ -57,6 +57,7 @@ class BundleWriter:
         self._components[component.name] = {
             "file": file,
             "precision": precision,
+            **({"fp32_layers": list(component.fp32_layers)} if component.fp32_layers else {}),
             "inputs": [_tensor(spec) for spec in component.inputs],
             "outputs": [_tensor(spec) for spec in component.outputs],
             "profile": {axis: list(sizes) for axis, sizes in component.profile.items()},

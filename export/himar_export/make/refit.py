@@ -29,10 +29,10 @@ from himar_runtime.engines.tensorrt.library import (
 from ..families.family import export_family
 from ..files import require_new
 from ..graph.component import Component
+from ..graph.fp32_layers import keep_in_float32
 from ..graph.precision_choice import check_precision
-from ..graph.text_encoder import text_encoder
 from ..tensorrt.build import is_weight
-from .assemble import BuildOutcome, Progress, add_graphs, finish, load_fitting_vae, within
+from .assemble import BuildOutcome, Progress, add_graphs, bundle_parts, finish, load_fitting_vae, within
 from .build import provenance
 from .calibrate import calibrate
 from .engine_cache import external_bytes
@@ -46,6 +46,7 @@ _DATA_TYPES = {
     onnx.TensorProto.FLOAT16: "HALF",
     onnx.TensorProto.BFLOAT16: "BF16",
     onnx.TensorProto.INT64: "INT64",
+    onnx.TensorProto.FLOAT8E4M3FN: "FP8",
 }
 
 
@@ -112,23 +113,15 @@ def refit(request: RefitRequest, progress: Progress = lambda text, fraction: Non
             model.class_names = manifest.class_names
         vae = load_fitting_vae(request.vae, model)
         text = load_fitting_text(request.text, model)
-        parts = family.components(model, vae, manifest.max_batch, backend["name"])
-        held = [part for part in family.held_modulations(model, manifest.max_batch, "fp32")
-                if part.name in manifest.components]  # fmt: skip
-        if held:
-            precision = check_precision(manifest.components[held[0].name].precision, held[0].name)
-            parts = (*parts, *family.held_modulations(model, manifest.max_batch, precision))
-        if text is not None:
-            parts = (*parts, text_encoder(text.tower, manifest.max_batch, backend["name"]))
-        if vae is not None:
-            edits = family.editing(model, vae, manifest.max_batch, backend["name"])
-            parts = (*parts, *(part for part in edits if part.name in manifest.components))
+        parts = bundle_parts(manifest, model, vae, text)
         if {part.name for part in parts} != set(manifest.components):
             raise BuildError(
                 f"{request.bundle} has the components {', '.join(manifest.components)}, and this version of himar "
                 f"exports {', '.join(part.name for part in parts)}; build a bundle anew."
             )
         precisions = {part.name: check_precision(manifest.components[part.name].precision, part.name) for part in parts}
+        kept = {part.name: manifest.raw["components"][part.name].get("fp32_layers", []) for part in parts}
+        parts = keep_in_float32(parts, precisions, kept)
         writer = BundleWriter(folder, model, manifest.max_batch)
         ranges = calibrate(folder, model, parts, precisions, within(progress, 0.05, 0.2))
         add_graphs(writer, model, vae, parts, precisions, within(progress, 0.2, 0.5), text, ranges)
@@ -138,7 +131,7 @@ def refit(request: RefitRequest, progress: Progress = lambda text, fraction: Non
         origin = provenance(request.checkpoint, request.vae, entry, request.command, request.text)
         origin["refitted"] = {"bundle": old.id, "checkpoint": manifest.provenance.get("checkpoint")}
         device = "cuda" if engines else "cpu"
-        return finish(folder, writer, model, vae, text, precisions, backend, entries, origin, device, progress)
+        return finish(folder, writer, model, vae, text, parts, precisions, backend, entries, origin, device, progress)
 
 
 def require_same_structure(old: Path, new: Path) -> None:

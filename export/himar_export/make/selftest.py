@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ def check_selftest(
     selftest: Arrays,
     vae: Any,
     precisions: Mapping[str, Precision],
+    fp32_layers: Mapping[str, Sequence[str]],
     device: str,
 ) -> list[Comparison]:
     """Replay a self-test through the bundle in `folder`; return the comparisons, all of which passed.
@@ -39,13 +40,14 @@ def check_selftest(
     with emulated_bundle(folder) if device == "cpu" else nullcontext(folder) as runnable:
         comparisons = verify(Bundle.open(runnable), selftest, SELFTEST_CASE, device, backend_for(device))
     if device == "cpu":
-        comparisons += family.check_rounding(vae, precisions, selftest)
+        comparisons += family.check_rounding(vae, precisions, fp32_layers, selftest)
     failed = [c for c in comparisons if c.passed is False]
     if failed:
         worst = max(failed, key=lambda c: c.relative_l2)
         raise VerificationError(
             f"{worst.name} differs from the eager model by {worst.relative_l2:.2e} (limit {worst.limit:.0e}), so "
-            f"the bundle was not kept; build that component with --precision NAME=fp32, or report it."
+            f"the bundle was not kept; build that component with --precision NAME=fp32, or find its wrong layer "
+            f"(docs/debugging.md)."
         )
     return comparisons
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from himar_kernels import BuildError
 from himar_runtime.engines.tensorrt.library import collected_errors, first_error, library_logger
 
+from ..graph.layers import attention_sources
 from ..graph.precision_choice import Precision
 from .network import ParsedNetwork, layers
 
@@ -33,11 +34,15 @@ _OPERATION_WORDS = ("matrixmultiply", "matmul", "gemm", "convolution", "conv", "
 
 @dataclass(frozen=True)
 class Operation:
-    """One operation. kind: matmul, convolution or attention. name: its weight's; attentions are numbered."""
+    """One operation. kind: matmul, convolution or attention. name: its weight's; attentions are numbered.
+
+    sources: names of the weights that make an attention's queries, keys and values.
+    """
 
     kind: str
     name: str
     precision: str
+    sources: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,17 +66,19 @@ class PrecisionTable:
 def operations(parsed: ParsedNetwork) -> list[Operation]:
     """Return every operation of a parsed network with the type of its inputs."""
     kinds = {"MATRIX_MULTIPLY": "matmul", "CONVOLUTION": "convolution", "ATTENTION_INPUT": "attention"}
-    weights = _weight_names(parsed)
+    weights, of_attentions = _weight_names(parsed), iter(attention_sources(parsed.graph.graph))
     found: list[Operation] = []
     for layer in layers(parsed.network):
         kind = kinds.get(layer.type.name)
         if kind is not None:
             types = {_type(layer.get_input(k)) for k in range(layer.num_inputs) if layer.get_input(k) is not None}
             name = weights.get(layer.name, layer.name)
+            sources: tuple[str, ...] = ()
             if kind == "attention":
                 name = f"attention.{sum(each.kind == kind for each in found)}"
+                sources = tuple(next(of_attentions, ()))
             # Operations of mixed types do not exist in a typed network; should one appear it must match nothing.
-            found.append(Operation(kind, name, "+".join(sorted(types))))
+            found.append(Operation(kind, name, "+".join(sorted(types)), sources))
     return found
 
 
@@ -93,12 +100,16 @@ def typed_network_table(parsed: ParsedNetwork, precision: Precision) -> Precisio
 
 
 def require_precision(parsed: ParsedNetwork, component: Component, precision: Precision) -> None:
-    """Raise BuildError unless every operation runs in `precision`, the component's islands and all norms in float32."""
+    """Raise BuildError unless every operation runs in `precision`, the component's islands and all norms in float32.
+
+    An attention whose queries, keys or values an island makes is one too.
+    """
     found = operations(parsed)
     if not found:
         raise BuildError(f"{component.name}: TensorRT's network has no matmuls at all; please report this.")
     for each in found:
-        island = precision != "fp32" and each.name.startswith(component.islands)
+        names = (each.name, *each.sources)
+        island = precision != "fp32" and any(name.startswith(component.islands) for name in names)
         wanted = "fp32" if island else precision
         if each.precision != wanted:
             raise BuildError(

@@ -93,7 +93,13 @@ class ToyFamily:
     def calibration(self, model: Toy) -> None:
         """See ExportFamily."""
 
-    def check_rounding(self, vae: nn.Module | None, precisions: Mapping[str, Any], selftest: Arrays) -> list[Any]:
+    def check_rounding(
+        self,
+        vae: nn.Module | None,
+        precisions: Mapping[str, Any],
+        fp32_layers: Mapping[str, Sequence[str]],
+        selftest: Arrays,
+    ) -> list[Any]:
         """See ExportFamily."""
         return []
 

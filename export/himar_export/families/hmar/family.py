@@ -94,14 +94,18 @@ class HmarFamily:
         """See ExportFamily.calibration: inputs of every matmul are scaled per row."""
 
     def check_rounding(
-        self, vae: Tokenizer | None, precisions: Mapping[str, Precision], selftest: Arrays
+        self,
+        vae: Tokenizer | None,
+        precisions: Mapping[str, Precision],
+        fp32_layers: Mapping[str, Sequence[str]],
+        selftest: Arrays,
     ) -> list[Comparison]:
         """Check the decoder in half precision, whose convolutions ONNX Runtime computes in float32 on a CPU."""
         if (precision := precisions[VAE_DECODER]) == "fp32":
             return []
         latent = recorded_request(selftest, next(iter(selftest)).partition("/")[0]).f_hat[-1]
-        limit = COMPONENT_LIMIT[precision]
-        return [check_half_arithmetic(needed(vae), precision, latent, limit, DecoderGraph)]
+        limit, kept = COMPONENT_LIMIT[precision], fp32_layers.get(VAE_DECODER, ())
+        return [check_half_arithmetic(needed(vae), precision, latent, limit, kept, DecoderGraph)]
 
 
 def needed(vae: Tokenizer | None) -> Tokenizer:

@@ -77,20 +77,13 @@ void read_quality(const Fields& fields, const Pipeline& pipeline, Generation& ge
     }
     generation.quality = fields.word("quality", words, "; this bundle has " + joined(words) + ".");
     generation.options.sampling = known.at(generation.quality);
-    GenerateOptions checked = generation.options;
-    if (checked.labels.empty() && checked.prompts.empty()) {  // an edit, which is checked with its images
-        if (pipeline.info().context_length > 0)
-            checked.prompts = {""};
-        else
-            checked.labels = {0};
-    }
-    about("quality", [&] { pipeline.check_options(checked); });
+    about("quality", [&] { pipeline.settings(generation.options); });
     const Json* const guidance = fields.find("guidance_scale");
     if (guidance == nullptr) return;
     if (!guidance->is_number())
         throw wrong("guidance_scale", "guidance_scale is " + shown(*guidance) + "; it must be a number.");
-    generation.options.guidance = checked.guidance = guidance->get<double>();
-    about("guidance_scale", [&] { pipeline.check_options(checked); });
+    generation.options.guidance = guidance->get<double>();
+    about("guidance_scale", [&] { pipeline.settings(generation.options); });
 }
 
 void read_format(const Fields& fields, Generation& generation) {

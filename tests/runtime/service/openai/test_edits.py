@@ -402,6 +402,14 @@ def test_a_text_says_what_the_image_shows(start_server: Any, tmp_path: Path) -> 
     assert_images(answer, library.edit([image], [hole], seed=7))
     assert (answer.usage.input_tokens, answer.usage.input_tokens_details.text_tokens) == (16, 0)
     assert server.end() == 0
+    server = start_server(write_text_bundle(tmp_path / "towerless", encoder=False, editing=True))
+    answer = client_of(server).images.edit(prompt="", quality="default", **asked)
+    assert_same_pixels(
+        pixels(base64.b64decode(answer.data[0].b64_json)), library.edit([image], [hole], seed=7).images[0]
+    )
+    with pytest.raises(openai.BadRequestError, match="this bundle has no text_encoder, so it takes no prompts"):
+        client_of(server).images.edit(prompt="red", **asked)
+    assert server.end() == 0
 
 
 def test_edits_with_other_steps_do_not_share_calls(start_server: Any, hi_mar_path: Path) -> None:
