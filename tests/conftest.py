@@ -94,6 +94,11 @@ def digits_int8_bundle(bundles) -> Path:
 
 
 @pytest.fixture(scope="session")
+def digits_fp8_bundle(bundles) -> Path:
+    return digits(bundles / "digits-fp8", "--fp8")
+
+
+@pytest.fixture(scope="session")
 def digits_bf16_bundle(bundles) -> Path:
     return digits(bundles / "digits-bf16", "--bf16")
 

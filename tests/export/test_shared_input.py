@@ -107,6 +107,7 @@ def test_other_graphs_have_their_modulations_as_before(digits_bundle, digits_fp1
     for name, wanted in (("dit_head", {(width, 6 * width): blocks, (width, 2 * width): 1}), ("mlp_head", mlp)):
         graph = _graph(folder, name)
         assert _modulation_weights(graph) == wanted
+        assert not any(node.domain for node in graph.node)
         assert (
             Counter(node.op_type for node in graph.node)["Split"]
             == sum(wanted.values()) + (name == "dit_head") * blocks

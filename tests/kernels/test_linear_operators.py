@@ -288,7 +288,9 @@ static_assert(lt::kFloat32 == CUDA_R_32F && lt::kFloat16 == CUDA_R_16F && lt::kB
 static_assert(lt::kInFloat32 == CUBLAS_COMPUTE_32F && CUBLAS_STATUS_SUCCESS == 0 && CUBLAS_STATUS_NOT_SUPPORTED == 15);
 static_assert(lt::kNothing == CUBLASLT_EPILOGUE_DEFAULT && lt::kBias == CUBLASLT_EPILOGUE_BIAS);
 static_assert(lt::kGeluBias == CUBLASLT_EPILOGUE_GELU_BIAS && lt::kEpilogue == CUBLASLT_MATMUL_DESC_EPILOGUE);
-static_assert(lt::kBiasPointer == CUBLASLT_MATMUL_DESC_BIAS_POINTER);
+static_assert(lt::kBiasPointer == CUBLASLT_MATMUL_DESC_BIAS_POINTER && lt::kTurnA == CUBLASLT_MATMUL_DESC_TRANSA);
+static_assert(lt::kScaleOfA == CUBLASLT_MATMUL_DESC_A_SCALE_POINTER && lt::kE4m3 == CUDA_R_8F_E4M3);
+static_assert(lt::kScaleOfB == CUBLASLT_MATMUL_DESC_B_SCALE_POINTER && CUBLAS_OP_T == 1);
 static_assert(lt::kMostWorkspace == CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES);
 static_assert(lt::kAlignmentOfA == CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES);
 static_assert(lt::kAlignmentOfB == CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES);

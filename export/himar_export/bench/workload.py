@@ -55,8 +55,8 @@ class Workload:
 
     @property
     def eager_precisions(self) -> Mapping[str, str]:
-        """The eager side's: float32 where the engines have int8, which PyTorch's modules do not."""
-        return {name: "fp32" if each == "int8" else each for name, each in self.precisions.items()}
+        """The eager side's: float32 where the engines have int8, fp16 where fp8, which PyTorch's modules do not."""
+        return {name: {"int8": "fp32", "fp8": "fp16"}.get(each, each) for name, each in self.precisions.items()}
 
     def labels(self, batch: int) -> list[int]:
         """Return the classes of a batch: all of the model's in turn."""

@@ -35,6 +35,10 @@ from .progress import progress_bar
     help="Matmuls of transformers and heads in int8, on a CPU; short chains of noisy steps lose quality.",
 )  # fmt: skip
 @click.option(
+    "--fp8", "precision", flag_value="fp8",
+    help="As --fp16, with modulations and feed-forwards of DiT heads and transformers in fp8 (e4m3), from sm_89 on.",
+)  # fmt: skip
+@click.option(
     "--precision", "component_precision", multiple=True, metavar="NAME=PRECISION", callback=precision_pairs,
     help="Precision of one component, for example vae_decoder=fp32; may be repeated.",
 )  # fmt: skip

@@ -39,7 +39,7 @@ _ENGINES = (
 
 def precision_options(when: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Return what adds a model's precisions without a bundle to a command; `when` says in the help when they hold."""
-    texts = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "int8": "int8"}
+    texts = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "int8": "int8", "fp8": "fp8 (e4m3)"}
     options = [
         click.option(f"--{name}", "precision", flag_value=name, default=None, help=f"{when}: matmuls in {text}.")
         for name, text in texts.items()

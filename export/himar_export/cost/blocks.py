@@ -30,5 +30,5 @@ def last_block(rows: int, tokens: int, read: int, width: int, held: Held = FLOAT
 def _after_attention(n: int, width: int, held: Held) -> Work:
     """A block's matmul after attention and its feed-forward, over n rows."""
     work = matmul(n, width, width, held.weight, held.value, FLOAT32) + passing(n * width)
-    work += matmul(n, width, 4 * width, held.weight, FLOAT32, held.value)
-    return work + matmul(n, 4 * width, width, held.weight, held.value, FLOAT32) + passing(n * width)
+    work += matmul(n, width, 4 * width, held.layer, FLOAT32, held.value)
+    return work + matmul(n, 4 * width, width, held.layer, held.between, FLOAT32) + passing(n * width)

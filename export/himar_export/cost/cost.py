@@ -23,15 +23,35 @@ FLOAT32 = 4
 
 @dataclass(frozen=True)
 class Held:
-    """Bytes of a weight of a component's matmuls, and of a value between them, in its precision."""
+    """Bytes of a weight of a component's matmuls, and of a value between them, in its precision.
+
+    fp8: modulations and feed-forwards have weights of one byte.
+    """
 
     weight: int = FLOAT32
     value: int = FLOAT32
+    fp8: bool = False
+
+    @property
+    def layer(self) -> int:
+        """Bytes of a weight of modulations and feed-forwards."""
+        return 1 if self.fp8 else self.weight
+
+    @property
+    def between(self) -> int:
+        """Bytes of a value between a feed-forward's activation and its second matmul."""
+        return 1 if self.fp8 else self.value
 
 
 FLOATS = Held()
 
-HELD: Mapping[Precision, Held] = {"fp32": FLOATS, "fp16": Held(2, 2), "bf16": Held(2, 2), "int8": Held(1, FLOAT32)}
+HELD: Mapping[Precision, Held] = {
+    "fp32": FLOATS,
+    "fp16": Held(2, 2),
+    "bf16": Held(2, 2),
+    "int8": Held(1, FLOAT32),
+    "fp8": Held(2, 2, fp8=True),
+}
 
 
 def held_in(precision: str, component: str) -> Held:

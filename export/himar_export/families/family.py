@@ -20,15 +20,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What is observed before a build in int8.
+    """What is observed before a build in int8 or fp8.
 
     Attributes:
-        components: whose matmuls get fixed scales from it; others have a scale per row.
+        components: whose matmuls get fixed scales from it in either.
+        only_fp8: whose matmuls get fixed scales in fp8, and in int8 have a scale per row.
+        twins: component that is not observed → the one of these whose weights it has, and whose ranges are its own in
+            fp8.
         request: keyword arguments of `Pipeline.generate`. What it makes bounds how long a build takes.
         images: how many these are.
     """
 
     components: tuple[str, ...]
+    only_fp8: tuple[str, ...]
+    twins: Mapping[str, str]
     request: Mapping[str, Any]
     images: int
 
@@ -92,7 +97,7 @@ class ExportFamily(Protocol):
         ...
 
     def calibration(self, model: Any) -> Calibration | None:
-        """Return what to observe of a model for int8; None where all of its matmuls have scales per row."""
+        """Return what to observe of a model; None where int8 has scales per row alone, and fp8 is impossible."""
         ...
 
     def check_rounding(

@@ -36,7 +36,9 @@ class AttentionGraph(nn.Module):
     """Attention without its last matmul, which `last` makes.
 
     Where operators are fused, keys have no bias, which adds the same to all scores of a query and so nothing to their
-    softmax, and that of the values is a part of the last matmul's: a softmax sums to 1. On a GPU a bias costs a pass.
+    softmax, and that of the values is a part of the last matmul's: a softmax sums to 1. On a GPU a bias costs a pass,
+    but for that of the queries, which becomes an epilogue (`linear`). Queries, keys and values are matmuls apart:
+    ONNX Runtime's CUDA kernels would have packed ones taken apart first, which moves more than two reads of x.
     """
 
     def __init__(self, attn: Attention, style: GraphStyle, *, apart: bool = False, causal: bool = False) -> None:
@@ -65,10 +67,9 @@ class AttentionGraph(nn.Module):
             parts = self.qkv.bias_pending(x)
         width = parts[0].values.shape[-1]
         split = (self.heads, width // self.heads) if self.style.splits_heads else (width,)
-        values = [part.values if self.style.fuses_elementwise else part.with_bias() for part in parts]
+        asks, *seen = parts
+        values = [asks.with_bias(), *(s.values if self.style.fuses_elementwise else s.with_bias() for s in seen)]
         q, k, v = (value.reshape(*rows, *split) for value, rows in zip(values, (queries, keys, keys), strict=True))
-        if self.style.fuses_elementwise:
-            q = q + parts[0].parts[1]  # after the reshape: a bias before it would become a part of the matmul again
         if not q.dtype == k.dtype == v.dtype:  # one of their matmuls stays float32 (`fp32_layers`)
             q, k, v = q.float(), k.float(), v.float()
         if self.style.splits_heads:

@@ -8,6 +8,8 @@ write out row by row beforehand, are added on the way. What modulates a block co
 of whose rows each operator reads its parts: attributes say which, and a function slices them out.
 
 Everywhere else (float32, int8, TensorRT, whose builder fuses by itself) the same formulas stand in the graph.
+
+What ends in half precision also exists with an end in fp8 (`in_fp8`), for the inputs of matmuls that `fp8` rewrites.
 """
 
 from __future__ import annotations
@@ -178,6 +180,12 @@ def half_type(dtype: torch.dtype) -> int:
     return _HALVES[dtype][1]
 
 
+def in_fp8(operator: str) -> str | None:
+    """Return the operator like `operator` that gives fp8 and takes the scale last; None where there is none."""
+    name = operator.removesuffix("ToHalf") + "ToFp8"
+    return name if name in _NORMS or name.removesuffix("ToFp8") in _ACTIVATED else None
+
+
 @dataclass(frozen=True)
 class _Formula:
     """A function's body: its inputs after x, its lines in ONNX's textual syntax, and the value that they end with.
@@ -244,15 +252,31 @@ _MODULATED = f"""{_NORMAL}
         scaled = Mul (normal, wide_scale)
         shifted = Add (scaled, wide_shift)"""
 _NORM = _Formula("weight, bias", f"{_NORMAL}\ny = Cast <to = {{half}}> (normal)", "y")
+
+
+def _to_fp8(inputs: str, lines: str, value: str) -> _Formula:
+    """Return the formula whose float32 `value` becomes fp8 in units of `step`; infinity becomes NaN, not the most."""
+    return _Formula(
+        f"{inputs}, step",
+        f"""{lines}
+        nothing = Sub ({value}, {value})
+        sound = Add ({value}, nothing)
+        y = QuantizeLinear <output_dtype = {onnx.TensorProto.FLOAT8E4M3FN}> (sound, step)""",
+        "y",
+    )
+
+
 _NORMS: Mapping[str, _Formula] = {
     "NormToHalf": _NORM,
     "NormToBfloat16": _NORM,
     "ModulatedNorm": _Formula(_MODULATION, f"{_MODULATED}\ny = Cast <to = {{half}}> (shifted)", "y"),
     "ModulatedNormToFloat": _Formula(_MODULATION, _MODULATED, "shifted"),
+    "NormToFp8": _to_fp8("weight, bias", _NORMAL, "normal"),
+    "ModulatedNormToFp8": _to_fp8(_MODULATION, _MODULATED, "shifted"),
 }
 _JOINED: Mapping[str, tuple[str, ...]] = {
-    "Residual": ("NormToHalf", "NormToBfloat16"),
-    "GatedResidual": ("ModulatedNorm", "ModulatedNormToFloat"),
+    "Residual": ("NormToHalf", "NormToBfloat16", "NormToFp8"),
+    "GatedResidual": ("ModulatedNorm", "ModulatedNormToFloat", "ModulatedNormToFp8"),
 }
 """Which norms follow which sums: a transformer's, and a head's."""
 _ACTIVATED: Mapping[str, str] = {
@@ -261,11 +285,29 @@ _ACTIVATED: Mapping[str, str] = {
     "BiasSilu": "gate = Sigmoid (biased)\ny = Mul (biased, gate)",
 }
 
+_LINEAR = _Formula(
+    "weight, step, weight_step",
+    f"""wide_x = Cast <to = {_WIDE}> (x)
+        wide_weight = Cast <to = {_WIDE}> (weight)
+        columns = Transpose <perm = [1, 0]> (wide_weight)
+        product = MatMul (wide_x, columns)
+        unit = Mul (step, weight_step)
+        wide = Mul (product, unit)
+        y = Cast <to = {{half}}> (wide)""",
+    "y",
+)
+"""x · weightᵀ of fp8 values, summed in float32, then times both scales; no pair of QuantizeLinear and DequantizeLinear,
+around which ONNX Runtime 1.31 puts an operator for integers (a graph that it then refuses)."""
+
 
 def _functions(half: int) -> dict[str, str]:
     """Return every operator's function by name. half: the type of matmuls, as ONNX counts types."""
-    alone = {**_SUMS, **_NORMS}
-    alone |= {name: _Formula("h_bias", f"biased = Add (x, h_bias)\n{end}", "y") for name, end in _ACTIVATED.items()}
+    alone = {**_SUMS, **_NORMS, "LinearFp8": _LINEAR}
+    for name, end in _ACTIVATED.items():
+        lines = f"biased = Add (x, h_bias)\n{end}"
+        alone[name] = _Formula("h_bias", lines, "y")
+        wide = f"{lines.replace('y =', 'value =')}\nwide = Cast <to = {_WIDE}> (value)"
+        alone[f"{name}ToFp8"] = _to_fp8("h_bias", wide, "wide")
     functions = {name: formula.function(name, half) for name, formula in alone.items()}
     for first, norms in _JOINED.items():
         functions |= {first + name: _NORMS[name].function(first + name, half, _SUMS[first]) for name in norms}

@@ -20,12 +20,14 @@ from ..make.weights import WeightFile
 from ..tensorrt.network import OPSET, opset_of
 from .component import Component
 from .elementwise import add_functions, join_sums_and_norms
+from .fp8 import MULTIPLE, rewrite_matmuls
 from .linear import join_linear_layers
 from .observed import Range
 from .precision import drop_given, value_type
 from .precision_choice import Precision
 from .quantise import quantise_matmuls
 from .repeated import prepare, write_out
+from .style import GraphStyle
 
 IR_VERSION = 10
 """Of every model that is written. Newer versions of the onnx packages choose what older runtimes refuse."""
@@ -38,7 +40,8 @@ def to_onnx(
 ) -> onnx.ModelProto:
     """Export one component, its large weights into `weights`, and check that its interface is the contract's.
 
-    ranges: of what was observed in its float32 graph, for fixed scales in int8; None for scales per row.
+    ranges: of what was observed in its float32 graph: for fixed scales in int8, None for scales per row; for fp8 by the
+    names of weights (`fp8.multiplied`).
 
     Attention stays one node (see `attention`); in half precision a standard one's softmax is asked to run in float32.
     Raises BuildError
@@ -80,16 +83,32 @@ def to_onnx(
         write_out(exported, graph, export)
     if precision == "int8" and not quantise_matmuls(exported, component.islands, ranges):
         raise BuildError(f"{component.name} has no matmul that could be in int8; build it with fp32.")
+    if precision == "fp8" and not rewrite_matmuls(exported, ranges or {}):
+        raise BuildError(
+            f"{component.name} has no matmul that could be in fp8: modulations and feed-forwards whose sizes are "
+            f"multiples of {MULTIPLE}; build it with fp16."
+        )
     weights.move_out(component.name, exported)
     model = ir.to_proto(exported)
     _clean(model, component.name)
     if (dtype := value_type(precision)) != torch.float32:
         _softmax_in_float32(model)
         join_sums_and_norms(model)
-        join_linear_layers(model, dtype)
+        if _fuses(graph):
+            join_linear_layers(model, dtype)
         add_functions(model, dtype)
     _check_interface(model, component)
     return model
+
+
+def _fuses(graph: nn.Module) -> bool:
+    """Whether some module of a graph is written in a style that holds operators of ours."""
+    found = [
+        getattr(owner, "style", None)
+        for each in graph.modules()
+        for owner in (each, getattr(each, "elementwise", None))
+    ]
+    return any(isinstance(style, GraphStyle) and style.fuses_elementwise for style in found)
 
 
 def _clean(model: onnx.ModelProto, name: str) -> None:

@@ -1,4 +1,4 @@
-"""Defines precisions and the layers that run in them: half-precision (or int8) matmuls inside a float32 stream.
+"""Defines precisions and the layers that run in them: half-precision (or 8-bit) matmuls inside a float32 stream.
 
 Every graph keeps its residual stream, its norms and its last matmul in float32 (the islands) and runs
 matmuls, convolutions, attention and the activations between them in the component's precision. A sum over many
@@ -21,8 +21,8 @@ DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float1
 
 
 def value_type(precision: Precision) -> torch.dtype:
-    """Return the type of matmuls in a component's module; int8 changes its graph later (`quantise`)."""
-    return torch.float32 if precision == "int8" else DTYPES[precision]
+    """Return the type of matmuls in a component's module; int8 and fp8 change its graph later (`quantise`, `fp8`)."""
+    return {"int8": torch.float32, "fp8": torch.float16}.get(precision) or DTYPES[precision]
 
 
 class BiasPending(NamedTuple):

@@ -6,9 +6,14 @@ from collections.abc import Mapping
 from typing import Literal, get_args
 
 from himar_kernels import BuildError
-from himar_kernels.families.registry import VAE_DECODER, VAE_ENCODER
+from himar_kernels.families.registry import TEXT_ENCODER, VAE_DECODER, VAE_ENCODER
 
-Precision = Literal["fp32", "fp16", "bf16", "int8"]
+Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
+
+
+_MLP_HEAD = "mlp_head"
+_OF_DECODERS: Mapping[str, Precision] = {"int8": "fp32", "fp8": "fp16"}
+"""Precision of a VAE decoder where the usual one is impossible for it."""
 
 
 def check_precision(value: str, component: str) -> Precision:
@@ -16,7 +21,7 @@ def check_precision(value: str, component: str) -> Precision:
     for known in get_args(Precision):
         if value == known:
             return known
-    raise BuildError(f"precision {value!r} of {component} is unknown; choose fp32, fp16, bf16 or int8.")
+    raise BuildError(f"precision {value!r} of {component} is unknown; choose fp32, fp16, bf16, int8 or fp8.")
 
 
 def component_precision(value: str, component: str) -> Precision:
@@ -24,6 +29,9 @@ def component_precision(value: str, component: str) -> Precision:
     precision = check_precision(value, component)
     if component == VAE_DECODER and precision == "int8":
         raise BuildError(f"precision int8 of {component} is impossible: it convolves; choose fp32 or fp16.")
+    if component in (VAE_DECODER, TEXT_ENCODER) and precision == "fp8":
+        why = "it convolves" if component == VAE_DECODER else "no image that a build makes passes through it"
+        raise BuildError(f"precision fp8 of {component} is impossible: {why}; choose fp32 or fp16.")
     if component == VAE_ENCODER and precision != "fp32":
         raise BuildError(
             f"precision {precision} of {component} is impossible: rounding would change what an edit keeps; leave it "
@@ -35,24 +43,37 @@ def component_precision(value: str, component: str) -> Precision:
 def precision_of(component: str, usual: str, single: Mapping[str, str]) -> Precision:
     """Return a component's precision: its own of `single`, or the usual one.
 
-    int8 is for matmuls: where it is the usual one, the VAE decoder, which convolves, is in float32. The VAE encoder
-    always is. Raises BuildError as `component_precision` does.
+    int8 and fp8 are for matmuls: where int8 is the usual one, the VAE decoder, which convolves, is in float32, and
+    where fp8 is, in fp16. So are MLP heads then: their chain magnifies an error of fp8 too much, and on a GPU their
+    few rows gain nothing. The VAE encoder is always in float32. Raises BuildError as `component_precision` does.
     """
     if component in single:
         return component_precision(single[component], component)
     precision = check_precision(usual, component)
     if component == VAE_ENCODER:
         return "fp32"
-    return "fp32" if component == VAE_DECODER and precision == "int8" else precision
+    if component == VAE_DECODER:
+        return _OF_DECODERS.get(precision, precision)
+    return "fp16" if precision == "fp8" and component.startswith(_MLP_HEAD) else precision
 
 
 def require_runnable(precisions: Mapping[str, Precision], backend: str) -> None:
-    """Raise BuildError where no device can run a bundle of these precisions: int8 is for ONNX Runtime on a CPU."""
+    """Raise BuildError where no device should run a bundle of these precisions: int8 is for ONNX Runtime on a CPU."""
+    fp8 = next((name for name, precision in precisions.items() if precision == "fp8"), None)
     int8 = next((name for name, precision in precisions.items() if precision == "int8"), None)
     bf16 = next((name for name, precision in precisions.items() if precision == "bf16"), None)
     if int8 is not None and backend != "onnxruntime":
         raise BuildError(
             f"int8 of {int8} is for ONNX Runtime on a CPU, and the backend is {backend}; build with --fp16 or --bf16."
+        )
+    if fp8 is not None and backend != "onnxruntime":
+        raise BuildError(
+            f"fp8 of {fp8} is for ONNX Runtime, and the backend is {backend}, whose engines' types are not read back "
+            f"for fp8 yet; build with --fp16."
+        )
+    if int8 is not None and fp8 is not None:
+        raise BuildError(
+            f"{int8} in int8 runs only on a CPU and {fp8} in fp8 is for a GPU; build one of them in fp32 or fp16."
         )
     if int8 is not None and bf16 is not None:
         raise BuildError(

@@ -46,6 +46,7 @@ _DATA_TYPES = {
     onnx.TensorProto.FLOAT16: "HALF",
     onnx.TensorProto.BFLOAT16: "BF16",
     onnx.TensorProto.INT64: "INT64",
+    onnx.TensorProto.FLOAT8E4M3FN: "FP8",
 }
 
 

@@ -9,7 +9,9 @@ namespace himar::fused {
 // The formulas of norms and sums. kInputs are the types of what follows x; `made` reads x and them from a call.
 template <class To>
 struct NormFormula {
-    static constexpr const char* kName = std::is_same_v<To, Half> ? "NormToHalf" : "NormToBfloat16";
+    static constexpr const char* kName = std::is_same_v<To, Half>    ? "NormToHalf"
+                                         : std::is_same_v<To, Brain> ? "NormToBfloat16"
+                                                                     : "NormToFp8";
     static constexpr auto kInputs = types<float, float>;
     using Out = To;
 
@@ -22,7 +24,9 @@ struct NormFormula {
 
 template <class T, class To>
 struct ModulatedNormFormula {
-    static constexpr const char* kName = std::is_same_v<To, float> ? "ModulatedNormToFloat" : "ModulatedNorm";
+    static constexpr const char* kName = std::is_same_v<To, float> ? "ModulatedNormToFloat"
+                                         : std::is_same_v<To, Fp8> ? "ModulatedNormToFp8"
+                                                                   : "ModulatedNorm";
     static constexpr auto kInputs = types<float, float, T, T, T, T>;
     using Out = To;
 
@@ -138,12 +142,14 @@ struct SumAndNormBody {
     }
 };
 
+template <class Activation>
+constexpr const char* biased_name = std::is_same_v<Activation, Gelu>       ? "BiasGelu"
+                                    : std::is_same_v<Activation, GeluTanh> ? "BiasGeluTanh"
+                                                                           : "BiasSilu";
+
 template <class T, class Activation>
 struct BiasedBody {
-    static std::string name() {
-        if (std::is_same_v<Activation, Gelu>) return "BiasGelu";
-        return std::is_same_v<Activation, GeluTanh> ? "BiasGeluTanh" : "BiasSilu";
-    }
+    static std::string name() { return biased_name<Activation>; }
     static constexpr auto kInputs = types<T, T>;
     static constexpr auto kOutputs = types<T>;
 

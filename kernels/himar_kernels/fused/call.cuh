@@ -53,6 +53,7 @@ void run(const Row& row, std::int64_t count, const Ort::KernelContext&) {
 template <class T>
 constexpr ONNXTensorElementDataType kType = std::is_same_v<T, float>  ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT
                                             : std::is_same_v<T, Half> ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16
+                                            : std::is_same_v<T, Fp8>  ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT8E4M3FN
                                                                       : ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16;
 
 template <class... T>
@@ -85,14 +86,17 @@ class Call {
     const T* row() {
         return next<T>({width});
     }
-    // The next input, a matrix with a row for each value of a row; rows are as wide as it is from here on.
+    // The next input, one value.
+    const float* value() { return next<float>({}); }
+    // The next input, a matrix with a row for each value of a row, or where it is turned a column; rows have a value for
+    // each of the others from here on.
     template <class T>
-    const T* matrix() {
+    const T* matrix(bool turned = false) {
         const auto shape = shape_of(inputs_);
-        const std::int64_t columns = shape.size() == 2 ? shape[1] : 0;
-        const T* const values = next<T>({width, columns});
-        width = static_cast<int>(columns);
-        shape_.back() = columns;
+        const std::int64_t others = shape.size() == 2 ? shape[turned ? 0 : 1] : 0;
+        const T* const values = turned ? next<T>({others, width}) : next<T>({width, others});
+        width = static_cast<int>(others);
+        shape_.back() = others;
         return values;
     }
     // The next two inputs, values of every row and a bias for all, as part `index` of theirs, which is as wide as a row.

@@ -114,4 +114,28 @@ struct LinearResidualBody {
     }
 };
 
+// x·weightᵀ·step·weight_step: x (…, K) and weight (N, K) in fp8, each in units of its step. Half, its bias pending.
+struct LinearFp8Body {
+    static std::string name() { return "LinearFp8"; }
+    static constexpr auto kInputs = types<Fp8, Fp8, float, float>;
+    static constexpr auto kOutputs = types<Half>;
+
+    static void compute(Call& call, const LinearOptions& options) {
+        const Fp8* const x = call.rows<Fp8>();
+        const int depth = call.width;
+        const Fp8* const weight = call.matrix<Fp8>(true);
+        const float *const step = call.value(), *const weight_step = call.value();
+        Half* const y = call.output<Half>();
+        if (call.count == 0) return;
+        const Product<Fp8, Half> product{x,          weight,     nullptr, nullptr, y,          call.count,
+                                         depth,      call.width, false,   step,    weight_step};
+        if (multiply(product, call.context, options.tune)) return;
+        throw std::runtime_error("cuBLASLt has no fp8 algorithm for (" + std::to_string(call.count) + ", " +
+                                 std::to_string(depth) + ") by (" + std::to_string(depth) + ", " +
+                                 std::to_string(call.width) +
+                                 "); fp8 needs a GPU of compute capability 8.9 or more: build with --fp16, or set "
+                                 "HIMAR_LINEAR to 0 to go without it");
+    }
+};
+
 }  // namespace himar::fused

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "bodies.cuh"
+#include "fp8.cuh"
 #include "linear.cuh"
 
 namespace {
@@ -116,6 +117,15 @@ void add_all(Ort::CustomOpDomain& domain) {
         domain);
 }
 
+// fp8 stands between half-precision values, and between float32 ones of a condition.
+void add_fp8(Ort::CustomOpDomain& domain) {
+    using Plain = ToFp8<NormFormula<Fp8>>;
+    using Modulated = ToFp8<ModulatedNormFormula<Half, Fp8>>;
+    add<NormBody<Plain>, NormBody<Modulated>, SumAndNormBody<ResidualFormula<Half>, Plain>,
+        SumAndNormBody<GatedResidualFormula<Half>, Modulated>, BiasedToFp8Body<Half, Gelu>,
+        BiasedToFp8Body<Half, GeluTanh>, BiasedToFp8Body<Half, Silu>, BiasedToFp8Body<float, Silu>>(domain);
+}
+
 template <class T>
 void add_all_linear(Ort::CustomOpDomain& domain) {
     add_linear<LinearBody<T, Identity>, LinearBody<T, GeluTanh>, LinearResidualBody<T>>(domain);
@@ -127,8 +137,10 @@ const Ort::CustomOpDomain& domain_of(bool linear) {
         Ort::CustomOpDomain domain("himar");
         add_all<Half>(domain);
         add_all<Brain>(domain);
+        add_fp8(domain);
         if (with) add_all_linear<Half>(domain);
         if (with) add_all_linear<Brain>(domain);
+        if (with) add_linear<LinearFp8Body>(domain);
         return domain;
     };
     static const Ort::CustomOpDomain without = made(false), with = made(true);

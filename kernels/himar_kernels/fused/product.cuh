@@ -21,7 +21,8 @@
 
 namespace himar::fused {
 
-// x (rows, depth), W (depth, width), bias (width), total and y (rows, width), each row by row. Sums are float32.
+// x (rows, depth), W (depth, width), bias (width), total and y (rows, width), each row by row. Sums are float32. In fp8,
+// whose matmuls want both with `depth` last, W is (width, depth); x and W are in units of their steps.
 template <class T, class Out>
 struct Product {
     const T *x, *weight;
@@ -30,9 +31,24 @@ struct Product {
     Out* y;
     std::int64_t rows, depth, width;
     bool gelu;  // its tanh form
+    const float *step = nullptr, *weight_step = nullptr;
 };
 
 #ifndef __CUDACC__
+inline bool multiply(const Product<Fp8, Half>& product, const Ort::KernelContext&, bool) {
+    const float unit = *product.step * *product.weight_step;
+    for (std::int64_t row = 0; row < product.rows; ++row) {
+        for (std::int64_t n = 0; n < product.width; ++n) {
+            float sum = 0.0f;
+            for (std::int64_t k = 0; k < product.depth; ++k) {
+                sum += to_float(product.x[row * product.depth + k]) * to_float(product.weight[n * product.depth + k]);
+            }
+            from_float(sum * unit, product.y[row * product.width + n]);
+        }
+    }
+    return true;
+}
+
 template <class T, class Out>
 bool multiply(const Product<T, Out>& product, const Ort::KernelContext&, bool) {
     std::vector<float> sums(static_cast<std::size_t>(product.width));
@@ -57,7 +73,11 @@ bool multiply(const Product<T, Out>& product, const Ort::KernelContext&, bool) {
 template <class T>
 constexpr lt::Type kLtType = std::is_same_v<T, float>  ? lt::kFloat32
                              : std::is_same_v<T, Half> ? lt::kFloat16
+                             : std::is_same_v<T, Fp8>  ? lt::kE4m3
                                                        : lt::kBfloat16;
+
+template <class T>
+constexpr bool kTurned = std::is_same_v<T, Fp8>;
 
 // Memory of ONNX Runtime's for the length of a call, given back in the order of the stream.
 class Scratch {
@@ -97,11 +117,17 @@ class Problem {
           epilogue_(product.gelu ? lt::kGeluBias : product.bias == nullptr ? lt::kNothing : lt::kBias),
           types_{kLtType<T>, kLtType<Out>},
           description_(lt::description(library_)),
-          layout_a_(lt::layout(library_, types_[0], product.width, product.depth)),
+          layout_a_(lt::layout(library_, types_[0], kTurned<T> ? product.depth : product.width,
+                               kTurned<T> ? product.width : product.depth)),
           layout_b_(lt::layout(library_, types_[0], product.depth, product.rows)),
           layout_d_(lt::layout(library_, types_[1], product.width, product.rows)) {
         lt::set(library_, description_, lt::kEpilogue, epilogue_);
         if (product.bias != nullptr) lt::set(library_, description_, lt::kBiasPointer, product.bias);
+        if constexpr (kTurned<T>) {
+            lt::set(library_, description_, lt::kTurnA, std::int32_t{1});
+            lt::set(library_, description_, lt::kScaleOfA, product.weight_step);
+            lt::set(library_, description_, lt::kScaleOfB, product.step);
+        }
     }
 
     // Whether it runs at all: not where cuBLASLt has no algorithm with this epilogue.

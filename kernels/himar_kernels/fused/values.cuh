@@ -9,6 +9,7 @@
 #ifdef __CUDACC__
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include <cuda_fp8.h>
 #define HIMAR_ROW __device__ __forceinline__
 #else
 #include <cmath>
@@ -25,6 +26,11 @@ struct Brain {
     std::uint16_t bits;
 };
 
+// e4m3: four bits of exponent, three of digits, NaN but no infinity. Beyond 448 a value saturates.
+struct Fp8 {
+    std::uint8_t bits;
+};
+
 // The lanes that share a row.
 struct Lane {
     int index, count;
@@ -38,6 +44,7 @@ HIMAR_ROW float to_float(Half value) { return __half2float(__ushort_as_half(valu
 HIMAR_ROW float to_float(Brain value) { return __uint_as_float(static_cast<unsigned>(value.bits) << 16); }
 HIMAR_ROW void from_float(float value, Half& to) { to.bits = __half_as_ushort(__float2half_rn(value)); }
 HIMAR_ROW void from_float(float value, Brain& to) { to.bits = __bfloat16_as_ushort(__float2bfloat16_rn(value)); }
+HIMAR_ROW void from_float(float value, Fp8& to) { to.bits = __nv_cvt_float_to_fp8(value, __NV_SATFINITE, __NV_E4M3); }
 HIMAR_ROW float sum_of_lanes(float value) {
     for (int mask = 16; mask; mask >>= 1) value += __shfl_xor_sync(0xFFFFFFFFu, value, mask);
     return value;
@@ -81,6 +88,24 @@ inline void from_float(float value, Half& to) {
 inline void from_float(float value, Brain& to) {
     const std::uint32_t bits = bits_of(value);
     to.bits = static_cast<std::uint16_t>(value != value ? bits >> 16 | 0x40u : (bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16);
+}
+inline float to_float(Fp8 value) {
+    const int rest = value.bits & 0x7F, power = rest >> 3, digits = rest & 7;
+    if (rest == 0x7F) return float_of(0x7FC00000u);
+    const float size = power ? std::ldexp(static_cast<float>(8 + digits), power - 10) : std::ldexp(static_cast<float>(digits), -9);
+    return value.bits & 0x80 ? -size : size;
+}
+// To nearest, ties to even; infinity saturates as other values do.
+inline void from_float(float value, Fp8& to) {
+    const std::uint32_t bits = bits_of(value), sign = bits >> 24 & 0x80u, size = bits & 0x7FFFFFFFu;
+    std::uint32_t made = 0x7F;
+    if (size < 0x3C800000u) {  // a multiple of 2^-9: adding 2^14 rounds there
+        made = bits_of(float_of(size) + 16384.0f) - bits_of(16384.0f);
+    } else if (size <= 0x7F800000u) {
+        made = (size - 0x3C000000u + 0x7FFFFu + (size >> 20 & 1u)) >> 20;
+        if (made > 0x7E) made = 0x7E;
+    }
+    to.bits = static_cast<std::uint8_t>(sign | made);
 }
 inline float sum_of_lanes(float value) { return value; }
 inline float inverse_root(float value) { return 1.0f / std::sqrt(value); }

@@ -32,7 +32,8 @@
                     text_encoder, from tokens int64 (prompts, K) to context float32 (prompts, K, W), where prompts can
                     be given, else contexts alone.
                     {name: {file, precision, inputs, outputs, profile, engine: {backend, file}, parts}}
-                    precision: "fp32", "fp16", "bf16", "int8" (integer matmuls, for ONNX Runtime on a CPU);
+                    precision: "fp32", "fp16", "bf16", "int8" (integer matmuls, for ONNX Runtime on a CPU), "fp8"
+                    (e4m3 in some matmuls, for a GPU);
                     inputs, outputs: [{name, dtype, shape}], a string in a shape names a dynamic axis;
                     profile: {axis: [min, opt, max]}; file: the ONNX model; engine.file: what runs;
                     parts: [{name, bytes, shared_bytes}], where the weights' bytes go; the heads' entries also have

@@ -22,7 +22,7 @@ from himar_kernels.families.registry import VAE_ENCODER
 from himar_runtime import TensorSpec
 from himar_runtime.decode import DECODE_BATCH
 
-from .heads import DiTHeadGraph, DiTHeldGraph, DiTModulationsGraph, MLPHeadGraph, held_tensors
+from .heads import DiTHeldGraph, DiTModulationsGraph, head_graph, held_tensors
 from .phases import condition_width, model_info, phase_head
 from .transformer import TransformerHigh, TransformerHighEdit, TransformerLow, TransformerSingle
 
@@ -121,8 +121,7 @@ def _head(model: HiMAR, phase: PhaseInfo, max_batch: int, backend: str) -> Compo
         islands = ("x_embedder.", "final.linear.")
 
     def graph(dtype: torch.dtype) -> nn.Module:
-        style = GraphStyle.of(backend, dtype)
-        return MLPHeadGraph(head, style) if isinstance(head, MLPHead) else DiTHeadGraph(head, style)
+        return head_graph(head, GraphStyle.of(backend, dtype))
 
     return Component(
         phase.head,

@@ -102,15 +102,18 @@ class HiMarFamily:
     def calibration(self, model: HiMAR) -> Calibration | None:
         """See ExportFamily.calibration. What a model from text is told by its prompts cannot be made up here.
 
-        An MLP head takes few rows at once, whose own scales cost it next to nothing.
+        An MLP head takes few rows at once, whose own scales cost it next to nothing in int8.
         """
         if model.config.context_shape is not None:
             return None
-        phases = model_info(model.config).phases
-        heads = (phase.head for phase in phases if phase.kind == "dit")
+        info = model_info(model.config)
+        heads = {kind: tuple(each.head for each in info.phases if each.kind == kind) for kind in ("dit", "mlp")}
+        edits = {} if info.edit_transformer is None else {info.edit_transformer: info.phase("high").transformer}
         labels = np.linspace(0, model.config.classes - 1, CALIBRATION_IMAGES).round().astype(int).tolist()
         return Calibration(
-            components=(*(phase.transformer for phase in phases), *heads),
+            components=(*(phase.transformer for phase in info.phases), *heads["dit"]),
+            only_fp8=heads["mlp"],
+            twins=edits,
             request={"labels": labels, "sampling": calibration_sampling(model)},
             images=CALIBRATION_IMAGES,
         )

@@ -213,6 +213,11 @@ class DiTHeldGraph(nn.Module):
         ]
 
 
+def head_graph(head: MLPHead | DiTHead, style: GraphStyle) -> MLPHeadGraph | DiTHeadGraph:
+    """Return a head as a graph of this style."""
+    return MLPHeadGraph(head, style) if isinstance(head, MLPHead) else DiTHeadGraph(head, style)
+
+
 def held_tensors(head: DiTHead, style: GraphStyle) -> dict[str, int]:
     """Return the names of what lies between a DiT head's two parts, in order, with the width of each.
 

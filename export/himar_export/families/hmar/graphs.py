@@ -39,6 +39,7 @@ class ConditionsGraph(nn.Module):
 
     def __init__(self, model: HMAR, style: GraphStyle) -> None:
         super().__init__()
+        self.style = style
         self.class_emb = nn.Parameter(model.class_emb.weight.detach().clone(), requires_grad=False)
         self.groups = nn.ModuleList(_Modulations(group, style) for group in modulation_groups(model))
 

@@ -64,7 +64,7 @@ def create_session(
 
     def options() -> Any:
         made = _options(ort, 1 if workers is not None else cores, always=workers is not None or threads is not None)
-        if device.kind == "cuda" and spec.precision in ("fp16", "bf16"):
+        if device.kind == "cuda" and spec.precision in ("fp16", "bf16", "fp8"):
             use_fused_operators(made)
         return made
 

@@ -105,9 +105,9 @@ def head(config: ModelConfig, kind: HeadKind, rows: int, tokens: int, held: Held
 def mlp_head(config: ModelConfig, samples: int, held: Held = FLOATS) -> Work:
     """One diffusion step of the MLP head; the modulations of all blocks are one matmul."""
     C, W, depth = config.channels, config.mlp_width, config.mlp_depth
-    work = matmul(samples, C, W) + matmul(samples, W, 3 * W * depth, held.weight, FLOAT32, held.value)
-    inner = matmul(samples, W, W, held.weight, FLOAT32, held.value)
-    inner += matmul(samples, W, W, held.weight, held.value, FLOAT32)
+    work = matmul(samples, C, W) + matmul(samples, W, 3 * W * depth, held.layer, FLOAT32, held.value)
+    inner = matmul(samples, W, W, held.layer, FLOAT32, held.value)
+    inner += matmul(samples, W, W, held.layer, held.between, FLOAT32)
     work += (inner + passing(samples * 3 * W, held.value) + passing(samples * W)) * depth
     return work + _final(samples, W, 2 * C, held)
 
@@ -120,7 +120,7 @@ def dit_head(config: ModelConfig, rows: int, tokens: int, held: Held = FLOATS) -
 def dit_modulations(config: ModelConfig, samples: int, held: Held = FLOATS) -> Work:
     """All modulations of the DiT head's blocks and of its last layer at one timestep."""
     W = config.dit_width
-    return matmul(samples, W, 6 * W, held.weight, FLOAT32, held.value) * config.dit_depth + _last(samples, W, held)
+    return matmul(samples, W, 6 * W, held.layer, FLOAT32, held.value) * config.dit_depth + _last(samples, W, held)
 
 
 def dit_held(config: ModelConfig, rows: int, tokens: int, held: Held = FLOATS) -> Work:
@@ -139,7 +139,7 @@ def _final(rows: int, width: int, outputs: int, held: Held) -> Work:
 def _last(rows: int, width: int, held: Held) -> Work:
     """The modulations of the last layer."""
     inner = _inner(held)
-    return matmul(rows, width, 2 * width, inner.weight, FLOAT32, inner.value)
+    return matmul(rows, width, 2 * width, inner.layer, FLOAT32, inner.value)
 
 
 def _inner(held: Held) -> Held:

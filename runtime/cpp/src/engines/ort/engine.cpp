@@ -219,7 +219,7 @@ std::unique_ptr<Engine> load_ort_engine(const std::filesystem::path& path, const
             options.SetIntraOpNumThreads(cores);  // else ONNX Runtime's own choice, one for each physical core
         if (queue != nullptr) {
             use_cuda(options, *queue);
-            if (spec.precision == "fp16" || spec.precision == "bf16") use_fused_operators(options);
+            if (spec.precision == "fp16" || spec.precision == "bf16" || spec.precision == "fp8") use_fused_operators(options);
         }
         std::optional<PackedSession> packed;
         if (queue == nullptr && keeps_packed()) packed = packed_session(env, path, options, spec.weight_bytes, content);
