@@ -4,8 +4,8 @@ Run from the repository, with bundles of the shipped models; that of the digits 
 
     .venv/bin/python -m benchmarks.front DIGITS SCENES docs/front.png
 
-From top to bottom: three prompts whose images are shown from the first pivots to the last step; one digit of each class;
-held-out digits with a hole, and completed as their own class. The PNG carries the recipes of all that was drawn.
+From top to bottom: three prompts whose images are shown from the first pivots to the last step; one digit of each
+class; held-out digits with a hole, and completed as their own class. The PNG carries the recipes of all that was drawn.
 """
 
 from __future__ import annotations
@@ -72,7 +72,11 @@ def picture(digits: Pipeline, scenes: Pipeline) -> tuple[Pictures, list[Recipe]]
     parts = [prompted[0], enlarged(drawn.images), completed[0]]
     sheets = [to_sheet(part, COLUMNS) for part in parts]
     gap = np.full((GAP, *sheets[0].shape[1:]), PAPER, np.uint8)
-    return np.concatenate([each for sheet in sheets for each in (sheet, gap)][:-1]), [*prompted[1], *drawn.recipes, *completed[1]]
+    return np.concatenate([each for sheet in sheets for each in (sheet, gap)][:-1]), [
+        *prompted[1],
+        *drawn.recipes,
+        *completed[1],
+    ]
 
 
 def main(digits: str, scenes: str, out: str) -> None:
