@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.studies import ablation, ablation_runs, solver_spacing
-from benchmarks.studies import int8 as int8_study
+from benchmarks.studies import ablation, ablation_runs, precisions, solver_spacing
 from benchmarks.studies import measure as digits_measure
 from benchmarks.studies import record as study_record
 from benchmarks.studies import solvers as solver_study
@@ -126,32 +125,40 @@ def test_values_that_make_no_sense_are_wrong_usage(tmp_path, capsys, command, op
 
 
 @pytest.mark.parametrize("options", [["--out", ""], ["--out", "x", "--images", 9], ["--out", "x", "--threads", 2000]])
-def test_int8_study_and_ablation_too(tmp_path, capsys, options) -> None:
-    assert "Invalid value" in said(capsys, int8_study.main, tmp_path, tmp_path, *options, code=2)
+def test_the_study_of_precisions_and_ablation_too(tmp_path, capsys, options) -> None:
+    assert "Invalid value" in said(capsys, precisions.main, tmp_path, tmp_path, *options, code=2)
     assert "Invalid value" in said(capsys, ablation.main, *options, code=2)
 
 
 def test_bundles_without_a_decoder_are_refused(narrow_256_bundle, tmp_path, capsys) -> None:
     expected = f"{narrow_256_bundle} has no VAE decoder, so it produces no images; build it with --vae."
     assert expected in said(capsys, solver_study.main, narrow_256_bundle, "--out", tmp_path / "x")
-    assert expected in said(capsys, int8_study.main, narrow_256_bundle, narrow_256_bundle, "--out", tmp_path)
+    assert expected in said(capsys, precisions.main, narrow_256_bundle, narrow_256_bundle, "--out", tmp_path)
     assert expected in said(capsys, solver_spacing.main, narrow_256_bundle)
 
 
-def test_int8_study_goes_on_with_its_own_records_alone(tmp_path) -> None:
+def test_bundles_of_one_precision_are_not_compared(digits_bundle, digits_bf16_bundle, tmp_path, capsys) -> None:
+    expected = f"{digits_bundle} is in fp32 throughout; give a bundle of another precision there."
+    assert expected in said(capsys, precisions.main, digits_bundle, digits_bundle, "--out", tmp_path)
+    assert precisions._precision(Bundle.open(digits_bundle), Bundle.open(digits_bf16_bundle)) == "bf16"
+    with pytest.raises(InputError, match="has networks in bf16; give the fp32 bundle there"):
+        precisions._precision(Bundle.open(digits_bf16_bundle), Bundle.open(digits_bundle))
+
+
+def test_the_study_of_precisions_goes_on_with_its_own_records_alone(tmp_path) -> None:
     path, asked = tmp_path / "int8.json", {"bundles": {"fp32": "a", "int8": "b"}, "images": 300}
-    assert int8_study._read(path, asked, 1) == {**asked, "points": {}}
+    assert precisions._read(path, asked, 1) == {**asked, "points": {}}
     points = {"default": {seed: {"fp32": FIGURES, "int8": FIGURES, "levels_apart": 1.0} for seed in ("0", "1")}}
     path.write_text(json.dumps({**asked, "points": points}))
-    assert int8_study._read(path, asked, 3)["points"] == points
+    assert precisions._read(path, asked, 3)["points"] == points
     with pytest.raises(InputError, match=r"was measured with 2 seeds, not 1; ask for more or choose another --out"):
-        int8_study._read(path, asked, 1)
+        precisions._read(path, asked, 1)
     with pytest.raises(InputError, match="was measured with images 300, not 200; choose another --out"):
-        int8_study._read(path, {**asked, "images": 200}, 3)
+        precisions._read(path, {**asked, "images": 200}, 3)
     for content in (*BAD, json.dumps({**asked, "points": {"default": {"x": points["default"]["0"]}}})):
         path.write_text(content)
         with pytest.raises(InputError, match=r"is not a record of this study \(.*; choose another --out"):
-            int8_study._read(path, asked, 3)
+            precisions._read(path, asked, 3)
 
 
 def test_ablation_refuses_reports_and_results_of_another_budget_before_it_trains(tmp_path, capsys, monkeypatch) -> None:

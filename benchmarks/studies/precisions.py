@@ -1,13 +1,13 @@
-"""Compares digits from engines in int8 with those from float32: quality over chains, and how far images differ.
+"""Compares digits from engines of another precision with those from float32: quality, and how far images differ.
 
-Run from the repository; about 15 minutes of one core:
+Run from the repository; about 15 minutes of one core for int8, several times that where a precision is emulated:
 
     himar-export build himar/himar/weights/digits.safetensors --config digits \
         --vae himar/himar/weights/digits-vae.safetensors --int8 --out demo/digits-int8
-    python -m benchmarks.studies.int8 demo/digits demo/digits-int8 --out docs/int8
+    python -m benchmarks.studies.precisions demo/digits demo/digits-int8 --out docs/int8
 
-Writes int8.json and int8.md. What the JSON holds is not measured again, so a stopped run continues; one of other
-bundles or images, or of more seeds, is refused.
+Writes int8.json and int8.md, or fp8's and so on. What the JSON holds is not measured again, so a stopped run continues;
+one of other bundles or images, or of more seeds, is refused.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from himar_kernels import InputError
 from himar_kernels.shared.console import run_cli
 from himar_kernels.shared.files import write_json, write_text
 from himar_kernels.shared.options import THREADS, NamedPath
+from himar_runtime import Bundle
 
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "default": {},
@@ -42,41 +43,49 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "fast": {"sampling": "fast"},
     "ddpm, 250 diffusion steps": {"low_diffusion_steps": 250, "high_diffusion_steps": 250},
 }
-"""What each changes of the bundle's default. The gain of a chain's first step magnifies int8's rounding."""
+"""What each changes of the bundle's default. The gain of a chain's first step magnifies a head's rounding."""
+
+PRECISIONS = ("fp8", "int8", "bf16", "fp16")
+"""What a bundle is named by: the first of these that one of its networks has."""
 
 FIGURES = {"distance": (1.0, 1), "precision": (1.0, 3), "recall": (1.0, 3), "recognised": (100.0, 1)}
 """Figure: factor and decimals in the table."""
 
 
-@click.command(epilog="Example: python -m benchmarks.studies.int8 demo/digits demo/digits-int8 --out docs/int8")
+@click.command(epilog="Example: python -m benchmarks.studies.precisions demo/digits demo/digits-int8 --out docs/int8")
 @click.argument("full", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.argument("int8", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("reduced", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--out", required=True, type=NamedPath(file_okay=False), help="Folder of the report.")
 @click.option("--images", default=300, show_default=True, type=IMAGES, help="Images of each setting and seed.")
 @click.option("--seeds", default=3, show_default=True, type=COUNT, help="Seeds 0, 1, … of each setting.")
+@click.option("--setting", "settings", multiple=True, type=click.Choice(list(SETTINGS)), help="These alone; else all.")
 @click.option("--threads", default=1, show_default=True, type=THREADS, help="CPU threads of the engines.")
-def main(full: Path, int8: Path, out: Path, images: int, seeds: int, threads: int) -> None:
-    """Measure the digits bundles FULL, in float32, and INT8, of the same weights."""
+def main(
+    full: Path, reduced: Path, out: Path, images: int, seeds: int, settings: tuple[str, ...], threads: int
+) -> None:
+    """Measure the digits bundles FULL, in float32, and REDUCED, of the same weights in another precision."""
     from benchmarks.studies.measure import Judge, even_labels
     from himar_runtime import Pipeline
 
-    target, report = out / "int8.json", out / "int8.md"
-    for bundle in (full, int8):
+    for bundle in (full, reduced):
         require_decoder(bundle)
+    pair = [Pipeline.load(bundle, threads=threads) for bundle in (full, reduced)]
+    other = _precision(*(each.bundle for each in pair))
+    target, report = out / f"{other}.json", out / f"{other}.md"
     require_writable(target, report)
-    pipelines = {"fp32": Pipeline.load(full, threads=threads), "int8": Pipeline.load(int8, threads=threads)}
-    _check(pipelines)
+    pipelines = dict(zip(("fp32", other), pair, strict=True))
     bundles = {kind: each.bundle.id for kind, each in pipelines.items()}
     study = _read(target, {"bundles": bundles, "images": images}, seeds)
     judge, labels = Judge(), even_labels(images)
     study["held_out"] = judge.held_out().to_dict()
     for seed in range(seeds):
-        for name, changes in SETTINGS.items():
+        for name in settings or SETTINGS:
             points = study["points"].setdefault(name, {})
             if str(seed) in points:
                 continue
-            made = {kind: each.generate(labels, seed=seed, **changes).images for kind, each in pipelines.items()}
-            apart = np.abs(made["fp32"].astype(np.int16) - made["int8"].astype(np.int16)).mean()
+            asked = SETTINGS[name]
+            made = {kind: each.generate(labels, seed=seed, **asked).images for kind, each in pipelines.items()}
+            apart = np.abs(made["fp32"].astype(np.int16) - made[other].astype(np.int16)).mean()
             figures = {kind: judge.figures(each, labels).to_dict() for kind, each in made.items()}
             points[str(seed)] = {**figures, "levels_apart": float(apart)}
             out.mkdir(parents=True, exist_ok=True)
@@ -91,12 +100,12 @@ def table(study: Mapping[str, Any]) -> str:
     headings = ["setting", "precision", "distance", "precision", "recall", "recognised, %", "levels of 255 apart"]
     lines = [row(headings), row(["---", "---"] + ["---:"] * (len(headings) - 2))]
     for name, points in study["points"].items():
-        for kind in ("fp32", "int8"):
+        for kind in study["bundles"]:
             cells = [
                 spread([factor * point[kind][figure] for point in points.values()], digits)
                 for figure, (factor, digits) in FIGURES.items()
             ]
-            apart = spread([point["levels_apart"] for point in points.values()], 1) if kind == "int8" else ""
+            apart = spread([point["levels_apart"] for point in points.values()], 1) if kind != "fp32" else ""
             lines.append(row([name if kind == "fp32" else "", kind, *cells, apart]))
     floor = study["held_out"]
     real = [spread([factor * floor[figure]], digits) for figure, (factor, digits) in FIGURES.items()]
@@ -104,16 +113,22 @@ def table(study: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _check(pipelines: Mapping[str, Any]) -> None:
-    """Raise InputError where the bundles' weights differ, or their precisions are not these."""
-    hashes = {kind: each.bundle.manifest.provenance["checkpoint"]["sha256"] for kind, each in pipelines.items()}
-    if len(set(hashes.values())) > 1:
+def _precision(full: Bundle, reduced: Bundle) -> str:
+    """Return the precision of `reduced`, in which it may have some networks alone: a build in fp8 has others in fp16.
+
+    Raises InputError where the bundles' weights differ, or their precisions are not two.
+    """
+    hashes = {each.manifest.provenance["checkpoint"]["sha256"] for each in (full, reduced)}
+    if len(hashes) > 1:
         raise InputError("the two bundles are of different checkpoints; build both from one.")
-    for kind, each in pipelines.items():
-        for name in each.bundle.manifest.model.networks:
-            found = each.bundle.manifest.components[name].precision
-            if found != kind:
-                raise InputError(f"{each.bundle.root} has {name} in {found}; give the {kind} bundle there.")
+    found = [{each.manifest.components[name].precision for name in each.manifest.model.networks}
+             for each in (full, reduced)]  # fmt: skip
+    if found[0] != {"fp32"}:
+        raise InputError(f"{full.root} has networks in {', '.join(sorted(found[0]))}; give the fp32 bundle there.")
+    kinds = [kind for kind in PRECISIONS if kind in found[1]]
+    if not kinds:
+        raise InputError(f"{reduced.root} is in fp32 throughout; give a bundle of another precision there.")
+    return kinds[0]
 
 
 def _read(path: Path, asked: Mapping[str, Any], seeds: int) -> dict[str, Any]:
@@ -135,7 +150,7 @@ def _check_form(study: Mapping[str, Any]) -> None:
         for seed, point in fields(points).items():
             int(seed)
             require_numbers(point, "levels_apart")
-            for kind in ("fp32", "int8"):
+            for kind in study["bundles"]:
                 require_numbers(point[kind], *FIGURES)
 
 
