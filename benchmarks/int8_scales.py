@@ -1,10 +1,11 @@
-"""Compares a component in float32, in int8 with scales per row, and in int8 with fixed scales, on one CPU.
+"""Compares a component in float32, in int8 with scales per row and with fixed scales, and in fp8, on one CPU.
 
     python -m benchmarks.int8_scales random-b.safetensors --config himar-b --component dit_head
 
 Weights may be random (`himar init`), which times do not depend on. The calls are of one thread and take turns, and what
 counts is the thread's CPU time, so that other work on the machine disturbs it little. Ratios are of float32's time and
-each one's, the median over the rounds. Fixed scales are those of the inputs that are run.
+each one's, the median over the rounds. Fixed scales are those of the inputs that are run. fp8 is emulated on a CPU: its
+error counts, not its time.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from himar.cli.options import config_option
 from himar.family import open_model
 from himar_export.families.family import export_family
 from himar_export.graph.component import Component
+from himar_export.graph.fp8 import multiplied
 from himar_export.graph.observed import Observations, Range, observe
 from himar_export.graph.onnx_export import to_onnx
 from himar_export.graph.precision_choice import Precision
@@ -68,6 +70,7 @@ def compare(component: Component, rows: int, rounds: int) -> dict[str, tuple[flo
         "float32": session(component, "fp32", None),
         "scales per row": session(component, "int8", None),
         "fixed scales": session(component, "int8", found.ranges()),
+        "fp8": session(component, "fp8", _by_weight(component, found.ranges())),
     }
     outputs = {kind: np.concatenate([y.ravel() for y in each.run(None, inputs)]) for kind, each in sessions.items()}
     times: dict[str, list[float]] = {kind: [] for kind in sessions}
@@ -85,6 +88,15 @@ def compare(component: Component, rows: int, rounds: int) -> dict[str, tuple[flo
         )
         for kind, spent in times.items()
     }
+
+
+def _by_weight(component: Component, ranges: Mapping[str, Range]) -> dict[str, Range]:
+    """Return ranges by the names of the weights that multiply what was observed, as fp8 wants them."""
+    with tempfile.TemporaryDirectory() as temporary:
+        weights = weight_file(Path(temporary))
+        graph = ir.from_proto(to_onnx(component, "fp32", weights))
+        weights.stream.close()
+    return {weight: ranges[value.name] for weight, value in multiplied(graph).items() if value.name is not None}
 
 
 @click.command()

@@ -125,3 +125,11 @@ def test_verbs_that_are_named_with_an_option_have_it():
                 for option in shell.Command(page, tuple(words)).options:
                     assert option in verbs[words[0]] | EVERYWHERE, f"{page}: `{code}`: {words[0]} has no {option}"
     assert named > 5
+
+
+def test_a_wrong_command_is_noticed():
+    text = "torchrun --no-python himar train \\\n    --config digits --epoch=3  # --not-this\n"
+    text += "HIMAR_X=1 make docs | himar-export construct b"
+    first, second, third = shell.split(text, "page")
+    assert first.options == ["--no-python", "--config", "--epoch"] and "--epoch" not in options_of("himar")["train"]
+    assert second.words == ("make", "docs") and third.words[1] not in options_of("himar-export")

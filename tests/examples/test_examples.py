@@ -15,7 +15,7 @@ from PIL import Image
 
 from himar_export.cli import main
 from himar_runtime import read_recipes
-from tests.conftest import ROOT, WEIGHTS, build
+from tests.conftest import ROOT, WEIGHTS
 
 EXAMPLES = ROOT / "examples"
 CPP = ROOT / "build" / "cpp" / "release"
@@ -29,13 +29,6 @@ def run(name: str, *arguments: str | Path, code: int = 0) -> str:
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == code, f"{name} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
     return done.stdout
-
-
-@pytest.fixture(scope="session")
-def scenes_bundle(bundles) -> Path:
-    folder = WEIGHTS / "scenes"
-    sides = "--vae", folder / "scenes-vae.safetensors", "--text", folder / "scenes-text"
-    return build(bundles / "scenes", folder / "scenes.safetensors", *sides, "--max-batch", "4")
 
 
 @pytest.fixture(scope="module")

@@ -57,7 +57,11 @@ def refused(capsys, arguments, code=1) -> str:
 def weight_types(model: onnx.ModelProto) -> dict[str, int]:
     """Return the types of a graph's matrices that are multiplied, by the names of their layers."""
     types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
-    products = [node for node in model.graph.node if node.op_type == "MatMul" and node.input[1] in types]
+    products = [
+        node
+        for node in model.graph.node
+        if node.input[1:] and node.input[1] in types and node.op_type in ("MatMul", "Linear")
+    ]
     return {node.input[1].rpartition(".")[0]: types[node.input[1]] for node in products}
 
 

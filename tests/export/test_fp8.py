@@ -12,6 +12,7 @@ import onnx_ir as ir
 import pytest
 
 from himar_export.cli import main
+from himar_export.families.checks import family_checks
 from himar_export.graph.fp8 import LARGEST, LEAST_STEP, quantise_weight, rewrite_matmuls, step_of
 from himar_export.graph.observed import Range
 from himar_export.graph.precision_choice import component_precision, precision_of, require_runnable
@@ -138,6 +139,19 @@ def test_components_that_cannot_be_fp8_say_so(component, message):
 def test_int8_and_fp8_are_for_different_devices():
     with pytest.raises(BuildError, match=r"^dit_head in int8 runs only on a CPU and transformer_low in fp8 is for a"):
         require_runnable({"dit_head": "int8", "transformer_low": "fp8"}, "onnxruntime")
+
+
+@pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-rtx"])
+def test_tensorrts_engines_are_refused(backend):
+    with pytest.raises(BuildError, match=rf"^fp8 of dit_head is for ONNX Runtime, and the backend is {backend}, whose"):
+        require_runnable({"mlp_head": "fp16", "dit_head": "fp8"}, backend)
+
+
+def test_chains_that_magnify_rounding_are_advised_against(digits_fp8_bundle):
+    said = family_checks("hi_mar").advice(Bundle.open(digits_fp8_bundle).manifest)
+    assert said is not None
+    assert "fp8 is coarse for the diffusion chains of 'default'" in said
+    assert "'fast'" not in said
 
 
 def test_hmar_is_refused_and_nothing_is_left(tmp_path):

@@ -161,7 +161,10 @@ class _Writer:
 
     def _weight(self, tensor: onnx.TensorProto) -> onnx.TensorProto:
         exact = self._exact.get(tensor.name)
-        if exact is not None and self._is_kept(tensor.name.rpartition(".")[0]):
+        floats = tensor.data_type in (_FLOAT, *_HALVES) and not tensor.name.startswith(
+            "val_"
+        )  # constants are the graph's
+        if exact is not None and floats and self._is_kept(tensor.name.rpartition(".")[0]):
             return onnx.numpy_helper.from_array(np.asarray(exact, np.float32), tensor.name)
         if tensor.data_type in _HALVES:
             array = onnx.numpy_helper.to_array(tensor)

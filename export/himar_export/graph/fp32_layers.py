@@ -48,6 +48,8 @@ def keep_in_float32(
 def _kept(part: Component, precision: Precision, asked: Sequence[str]) -> Component:
     if precision == "fp32":
         raise BuildError(f"float32 layers are given for {part.name}, which is in fp32 as a whole; leave them out.")
+    if precision == "fp8":
+        raise BuildError(f"float32 layers are given for {part.name} in fp8, which keeps none; build it with fp16.")
     known = layer_names(part, precision)
     found = [_matches(part.name, known, each) for each in asked]
     names = tuple(name for name in known if any(name in each for each in found))

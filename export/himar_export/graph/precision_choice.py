@@ -66,6 +66,11 @@ def require_runnable(precisions: Mapping[str, Precision], backend: str) -> None:
         raise BuildError(
             f"int8 of {int8} is for ONNX Runtime on a CPU, and the backend is {backend}; build with --fp16 or --bf16."
         )
+    if fp8 is not None and backend != "onnxruntime":
+        raise BuildError(
+            f"fp8 of {fp8} is for ONNX Runtime, and the backend is {backend}, whose engines' types are not read back "
+            f"for fp8 yet; build with --fp16."
+        )
     if int8 is not None and fp8 is not None:
         raise BuildError(
             f"{int8} in int8 runs only on a CPU and {fp8} in fp8 is for a GPU; build one of them in fp32 or fp16."

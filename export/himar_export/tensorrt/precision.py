@@ -76,7 +76,8 @@ def operations(parsed: ParsedNetwork) -> list[Operation]:
             sources: tuple[str, ...] = ()
             if kind == "attention":
                 name = f"attention.{sum(each.kind == kind for each in found)}"
-                sources = tuple(next(of_attentions, ()))
+                own = {"q", "k", "v", "kv", "qkv"}
+                sources = tuple(each for each in next(of_attentions, ()) if own.intersection(each.split(".")))
             # Operations of mixed types do not exist in a typed network; should one appear it must match nothing.
             found.append(Operation(kind, name, "+".join(sorted(types)), sources))
     return found

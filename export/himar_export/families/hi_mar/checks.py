@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from numpy.typing import NDArray
 
@@ -17,6 +17,9 @@ from himar_runtime.families.hi_mar.family import hi_mar_model
 
 from .recordings import require_same_model
 from .verify import replay_components, replay_run
+
+FP8_GAIN = 100.0
+"""The same for fp8, of whose chains solvers' alone, which magnify no rounding, were seen to keep it (docs/fp8.md)."""
 
 INT8_GAIN = 400.0
 """Gain of a chain's first step (Chain.first_step_gain) up to which int8 was seen to keep quality (docs/int8.md)."""
@@ -42,7 +45,8 @@ class HiMarChecks:
 
     def advice(self, manifest: Manifest) -> str | None:
         """See FamilyChecks.advice."""
-        return int8_advice(manifest)
+        said = [_advice(manifest, kind) for kind in ("int8", "fp8")]
+        return " ".join(each for each in said if each is not None) or None
 
     def describe(self, manifest: Manifest) -> list[str]:
         """See FamilyChecks.describe."""
@@ -73,20 +77,28 @@ FAMILY = HiMarChecks()
 
 
 def int8_advice(manifest: Manifest) -> str | None:
-    """Say which of a bundle's sampling settings go down a chain too short for its heads in int8; None where none does.
+    """Say which of a bundle's sampling settings go down a chain too short for its heads in int8; None: none does."""
+    return _advice(manifest, "int8")
 
-    The chain's first step magnifies a head's rounding, int8's the most.
-    """
+
+def _advice(manifest: Manifest, kind: Literal["int8", "fp8"]) -> str | None:
+    """Say which settings are too short for heads of this kind: a chain's first step magnifies a head's rounding."""
+    most = INT8_GAIN if kind == "int8" else FP8_GAIN
     short = []
     for name, sampling in manifest.sampling.items():
         chains = phase_chains(sampling)
         for phase in hi_mar_model(manifest).phases:
-            rounded = manifest.components[phase.head].precision == "int8"
+            rounded = manifest.components[phase.head].precision == kind
             gain = max(chain.first_step_gain for chain in chains[phase.name])
-            if rounded and gain > INT8_GAIN and name not in short:
+            if rounded and gain > most and name not in short:
                 short.append(name)
     if not short:
         return None
+    if kind == "fp8":
+        return (
+            f"fp8 is coarse for the diffusion chains of {', '.join(repr(name) for name in short)}: take a solver such "
+            f"as dpm++ (docs/fp8.md)."
+        )
     return (
         f"int8 is coarse for the diffusion chains of {', '.join(repr(name) for name in short)}: take at least 100 "
         f"diffusion steps, or a solver such as dpm++ (docs/int8.md)."
