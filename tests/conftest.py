@@ -84,6 +84,12 @@ def digits_bundle(bundles) -> Path:
 
 
 @pytest.fixture(scope="session")
+def held_bundle(bundles) -> Path:
+    """The digits with both parts of their DiT head."""
+    return digits(bundles / "digits-held", "--held-modulations")
+
+
+@pytest.fixture(scope="session")
 def digits_fp16_bundle(bundles) -> Path:
     return digits(bundles / "digits-fp16", "--fp16")
 

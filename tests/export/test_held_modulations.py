@@ -38,11 +38,6 @@ CHANGES: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def held_bundle(bundles, build_digits) -> Path:
-    return build_digits(bundles / "digits-held", "--held-modulations")
-
-
-@pytest.fixture(scope="module")
 def pipeline(held_bundle) -> Pipeline:
     return Pipeline.load(held_bundle, threads=1)
 

@@ -130,7 +130,37 @@ EDIT_GRAPHS = {
 }
 
 
+# The DiT head in two parts, for held modulations: together they give what it gives.
+HELD_GRAPHS = {
+    "dit_head_modulations": f"""
+    (int64[1] timestep, float[rows,{N},{W}] condition)
+    => (float[rows,{N},{W}] shift, float[rows,{N},{C}] fade) {{
+        index = Cast <to = 1> (timestep)
+        time = Div(index, last_timestep)
+        shift = Add(condition, time)
+        early = Sub(unit, time)
+        some = MatMul(condition, to_prediction)
+        none = Sub(some, some)
+        fade = Add(none, early)
+    }}""",
+    "dit_head_held": f"""
+    (float[rows,{N},{C}] x, float[rows,{N},{W}] shift, float[rows,{N},{C}] fade)
+    => (float[rows,{N},{C}] prediction) {{
+        from_state = MatMul(x, from_x)
+        shifted = Add(from_state, shift)
+        hidden = Tanh(shifted)
+        mean = ReduceMean(hidden, one)
+        mixed = Add(hidden, mean)
+        noise = MatMul(x, as_noise)
+        learned = MatMul(mixed, to_prediction)
+        faded = Mul(learned, fade)
+        prediction = Add(noise, faded)
+    }}""",
+}
+
+
 def _weights(name: str) -> dict[str, np.ndarray]:
+    name = "dit_head" if name in HELD_GRAPHS else name
     random = np.random.default_rng(len(name))
 
     def normal(*shape: int) -> np.ndarray:
@@ -165,7 +195,8 @@ def _weights(name: str) -> dict[str, np.ndarray]:
 
 def tiny_model(name: str, poison: float | None = None) -> onnx.ModelProto:
     """The component's graph; with `poison` its first weight holds that value."""
-    model = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["": 20]> {name} {(GRAPHS | EDIT_GRAPHS)[name]}')
+    graph = (GRAPHS | EDIT_GRAPHS | HELD_GRAPHS)[name]
+    model = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["": 20]> {name} {graph}')
     used = {key for node in model.graph.node for key in node.input}
     weights = {key: value for key, value in _weights(name).items() if key in used}
     if poison is not None:
@@ -233,9 +264,11 @@ def write_bundle(
     poison: Mapping[str, float] | None = None,
     max_batch: int = 64,
     editing: bool = False,
+    held: bool = False,
 ) -> Path:
     folder.mkdir()
     names = [name for name in GRAPHS if decoder or name != "vae_decoder"] + (list(EDIT_GRAPHS) if editing else [])
+    names += list(HELD_GRAPHS) if held else []
     models = {name: tiny_model(name, (poison or {}).get(name)) for name in names}
     model = {
         **{"width": D, "classes": CLASSES, "buffer": K, "cond_scale": 2, "img_size": 16, "channels": C},

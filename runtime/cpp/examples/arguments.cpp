@@ -183,6 +183,7 @@ const char* help_text() {
            "             --low-forecast, --high-forecast N evaluate a head at every N-th index, forecast it between,\n"
            "             --forecast-order 0|1|2, --forecast-first, --forecast-last N,\n"
            "             --guidance-interval N both halves in one of N evaluations\n"
+           "             --modulation-interval N a DiT head's modulations in one of N evaluations, held in the others\n"
            "  of HMAR:   --top-k N, --top-p X, --mask-guidance X, --all-scales, --smooth,\n"
            "             --schedule '[[1], [1, 3]]' counts of cells that a scale's forwards fix\n"
            "  --device cpu             where the engines run: cpu, cuda or cuda:N\n"

@@ -1,6 +1,7 @@
 // Prints what the loop's arithmetic gives, as JSON, so that another implementation can be compared bit for bit:
 //   plan S N settings [low high] → [phase, index, masked, masked_after, revealed, guidance, halves at each k] of each step;
 //                          settings as a recipe has them; low, high: how many positions an edit draws
+//   held settings        → {modulated, timesteps} of phase high's head; settings as a recipe has them, of one chain length
 //   chain solver n       → {timesteps, table}
 //   ranks seed phase n images…
 //   edit-ranks seed phase image drawn   → ranks of an edit; drawn: 1 or 0 of each position, as one word
@@ -43,6 +44,15 @@ Json plan_of(int count, char** a) {
         steps.push_back({step.is_low ? 0 : 1, step.index, step.masked, step.masked_after, step.revealed, step.guidance,
                          sampling.phase(step.is_low).evaluations.halves(step.diffusion_steps, step.halves())});
     return steps;
+}
+
+Json held_of(const std::string& settings) {
+    const Json values = Json::parse(settings);
+    const Sampling sampling = read_sampling(JsonReader(values, "settings", ""));
+    const PhaseSampling high = sampling.phase(false);
+    const std::vector<std::int64_t> halves = high.evaluations.halves(high.diffusion_steps, high.guidance == 1 ? 1 : 2);
+    const std::vector<long long> timesteps = build_chain(high.solver, high.diffusion_steps).timesteps;
+    return {{"modulated", high.evaluations.modulated(halves)}, {"timesteps", high.evaluations.held_timesteps(timesteps, halves)}};
 }
 
 Json ranks_of(int count, char** a) {
@@ -118,6 +128,8 @@ int main(int count, char** values) {
     Json out;
     if (what == "plan" && (given == 3 || given == 5)) {
         out = plan_of(given, a);
+    } else if (what == "held" && given == 1) {
+        out = held_of(a[0]);
     } else if (what == "chain" && given == 2) {
         const Chain chain = build_chain(a[0], std::atoll(a[1]));
         out = {{"timesteps", chain.timesteps}, {"table", chain.table}};

@@ -69,6 +69,20 @@ TEST_CASE("a chain's ends are evaluated and every so many-th index between, and 
     CHECK(std::count(eighth.begin(), eighth.end(), 0) == 209);
 }
 
+TEST_CASE("modulations are those of a group's first evaluation, made again where that ran the conditional half alone") {
+    using Halves = std::vector<std::int64_t>;
+    using Timesteps = std::vector<long long>;
+    Evaluations third;
+    third.modulation_interval = 3;
+    CHECK(third.modulated(Halves(5, 2)) == Halves{0, 2, 0, 0, 2});
+    CHECK(third.modulated({1, 2, 1, 2, 1, 2}) == Halves{0, 2, 1, 0, 0, 2});
+    CHECK(third.modulated({2, 0, 2, 0, 0, 2, 2}) == Halves{2, 0, 0, 0, 0, 0, 2});
+    CHECK(third.held_timesteps({0, 4, 8, 12}, Halves(4, 1)) == Timesteps{0, 12, 12, 12});
+    CHECK(third.held_timesteps({0, 4, 8, 12, 16}, {2, 0, 1, 1, 2}) == Timesteps{0, 4, 16, 16, 16});
+    CHECK(Evaluations{}.modulated({2, 0, 1}) == Halves{2, 0, 1});
+    CHECK(Evaluations{}.held_timesteps({0, 4, 8}, {2, 0, 1}) == Timesteps{0, 4, 8});
+}
+
 TEST_CASE("lists say each step's chain and scale, and a scale below the least is none") {
     Sampling sampling;
     sampling.low_steps = 2, sampling.high_steps = 4;

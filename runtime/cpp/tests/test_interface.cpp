@@ -134,6 +134,10 @@ TEST_CASE("requests out of range are refused with the value") {
     holds(set([](auto& p) { p.high_solver = static_cast<himar_solver>(-1); }), "high_solver is -1; it must be HIMAR_SOLVER_DDPM,");
     holds(set([](auto& p) { p.high_forecast = -1; }), "high_forecast is -1; it must be 1 to 1000.");
     holds(set([](auto& p) { p.guidance_interval = 1001; }), "guidance_interval is 1001; it must be 1 to 1000.");
+    holds(set([](auto& p) { p.modulation_interval = 1001; }), "modulation_interval is 1001; it must be 1 to 1000.");
+    CHECK(set([](auto& p) { p.modulation_interval = 3; }) ==
+          "modulation_interval is 3, but this bundle has no dit_head_modulations; build it with --held-modulations, or leave "
+          "the setting out.");
     holds(set([](auto& p) { p.forecast_order = 0; }), "forecast_order is 0, but no phase is forecast; set low_forecast or");
     holds(set([](auto& p) { p.forecast_order = -2; }), "forecast_order is -2; it must be 0 to 2.");
     holds(set([](auto& p) { p.high_forecast = 5, p.forecast_order = 2; }), "high_forecast is 5 and forecast_order is 2, which");
@@ -155,7 +159,7 @@ TEST_CASE("requests out of range are refused with the value") {
     }
 }
 
-TEST_CASE("settings of a header before lists and forecasts are taken, and what it lacked is not read") {
+TEST_CASE("settings of earlier headers are taken, and what those lacked is not read") {
     Loaded loaded;
     himar_hi_mar_settings settings = settings_of();
     settings.low_steps = 2;
@@ -163,11 +167,14 @@ TEST_CASE("settings of a header before lists and forecasts are taken, and what i
     params.hi_mar = &settings;
     std::vector<char> whole(2048), earlier(2048);
     REQUIRE(himar_generate_params_to_string(&params, whole.data(), whole.size(), nullptr) == HIMAR_OK);
-    settings.struct_size = offsetof(himar_hi_mar_settings, low_diffusion_counts);
-    std::memset(reinterpret_cast<char*>(&settings) + settings.struct_size, 0x5A, sizeof settings - settings.struct_size);
-    REQUIRE(himar_generate_params_to_string(&params, earlier.data(), earlier.size(), nullptr) == HIMAR_OK);
-    CHECK(earlier == whole);  // above all no forecast_order of 0
-    REQUIRE(himar_pipeline_check(loaded.pipeline, &params) == HIMAR_OK);
+    for (const std::size_t size :
+         {offsetof(himar_hi_mar_settings, modulation_interval), offsetof(himar_hi_mar_settings, low_diffusion_counts)}) {
+        settings.struct_size = size;
+        std::memset(reinterpret_cast<char*>(&settings) + size, 0x5A, sizeof settings - size);
+        REQUIRE(himar_generate_params_to_string(&params, earlier.data(), earlier.size(), nullptr) == HIMAR_OK);
+        CHECK(earlier == whole);  // above all no forecast_order of 0
+        REQUIRE(himar_pipeline_check(loaded.pipeline, &params) == HIMAR_OK);
+    }
 }
 
 TEST_CASE("a list is taken away by another one, by an empty one, and by a change to what it stands in place of") {
@@ -373,7 +380,7 @@ TEST_CASE("parameters as text, whole or cut off") {
     holds(text.data(), " low_solver=setting high_solver=dpm++ low_diffusion_counts=setting high_diffusion_counts=setting "
                        "low_guidances=setting high_guidances=[1, 2.5] least_guidance=setting low_forecast=4 "
                        "high_forecast=setting forecast_order=0 forecast_first=setting forecast_last=setting "
-                       "guidance_interval=setting on_step=none draws=the seed's");
+                       "guidance_interval=setting modulation_interval=setting on_step=none draws=the seed's");
     const std::uint64_t seeds[] = {5, 6};
     params.seeds = seeds, params.seed_count = 2;
     char more[2000];

@@ -94,15 +94,17 @@ TEST_CASE("settings with solvers stand behind the others, or among them in schem
     CHECK(sampling_of(parse_manifest(changed.dump(), "manifest.json"), 0).high_solver == "ddim");
 }
 
-TEST_CASE("a setting that holds modulations is read, and cannot run") {
+TEST_CASE("a setting that holds modulations is read") {
     Json changed = good();
     changed["schema_version"] = "1.3";
     changed["forecast_sampling"] = {{"held", {{"low_steps", 2}, {"high_steps", 2}, {"modulation_interval", 4}}}};
     const Manifest manifest = parse_manifest(changed.dump(), "manifest.json");
     const Sampling& held = sampling_of(manifest, manifest.sampling.size() - 1);
-    CHECK(sentence_of<InputError>([&] { held.check_positions(16, 64); }) ==
-          "modulation_interval is 4, but only the loop on the CPU in Python holds modulations; take a setting without it.");
-    CHECK_NOTHROW(sampling_of(manifest, 0).check_positions(16, 64));
+    CHECK((held.modulation_interval == 4 && held.phase(false).evaluations.modulation_interval == 4));
+    CHECK(sampling_of(manifest, 0).modulation_interval == 1);
+    changed["forecast_sampling"]["held"]["modulation_interval"] = 1001;
+    holds(sentence_of<BundleError>([&] { parse_manifest(changed.dump(), "manifest.json"); }),
+          "modulation_interval is 1001; it must be 1 to 1000.");
 }
 
 TEST_CASE("settings that leave evaluations out stand behind those with solvers, or among the others in schema 5") {

@@ -80,12 +80,13 @@ TEST_CASE("every key of a body arrives in its option") {
 TEST_CASE("lists and what chains leave out arrive in their options") {
     const ImageRequest request = read(R"({"labels": [3], "low_diffusion_counts": [20, 10], "high_diffusion_counts": [],
         "low_guidances": [1, 2.5], "high_guidances": [3], "least_guidance": 1.2, "low_forecast": 4, "high_forecast": 8,
-        "forecast_order": 0, "forecast_first": 6, "forecast_last": 2, "guidance_interval": 3})");
+        "forecast_order": 0, "forecast_first": 6, "forecast_last": 2, "guidance_interval": 3,
+        "modulation_interval": 2})");
     const himar::GenerateOptions& o = request.options;
     CHECK((o.low_diffusion_counts == "[20,10]" && o.high_diffusion_counts == "[]"));
     CHECK((o.low_guidances == "[1,2.5]" && o.high_guidances == "[3]" && o.least_guidance == 1.2));
     CHECK((o.low_forecast == 4 && o.high_forecast == 8 && o.forecast_order == 0));
-    CHECK((o.forecast_first == 6 && o.forecast_last == 2 && o.guidance_interval == 3));
+    CHECK((o.forecast_first == 6 && o.forecast_last == 2 && o.guidance_interval == 3 && o.modulation_interval == 2));
     const himar_hi_mar_settings c = o.HiMarSettings::to_c();
     CHECK((c.forecast_order == 0 && std::string(c.low_diffusion_counts) == "[20,10]"));
     const auto said = [](const std::string& value) {

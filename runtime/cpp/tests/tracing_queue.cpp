@@ -159,7 +159,8 @@ Networks traced(Networks networks, std::shared_ptr<TracingQueue> queue, const st
     Networks made{queue, {}};
     for (auto& [name, engine] : networks.engines)
         made.engines[name] = std::make_unique<QueuedEngine>(std::move(engine), queue, refusal);
-    for (const char* const name : {"var_trunk", "var_tail", "vae_encoder", "transformer_high_edit", "text_encoder"})
+    for (const char* const name : {"var_trunk", "var_tail", "vae_encoder", "transformer_high_edit", "text_encoder",
+                                   "dit_head_modulations", "dit_head_held"})
         if (networks.need(name) != nullptr)
             made.late[name] = std::make_unique<QueuedEngine>(std::move(networks.late.at(name)), queue, refusal);
     return made;

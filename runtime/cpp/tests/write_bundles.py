@@ -49,6 +49,7 @@ def main(folder: Path) -> None:
     write_bundle(folder / "tiny", max_batch=4)
     write_bundle(folder / "no-decoder", decoder=False)
     write_bundle(folder / "tiny-edit", max_batch=4, editing=True)
+    write_bundle(folder / "tiny-held", max_batch=4, held=True)
     write_bundle(folder / "nan-vae_encoder", editing=True, poison={"vae_encoder": float("nan")})
     write_hmar_bundle(folder / "tiny-hmar", max_batch=4)
     write_hmar_bundle(folder / "tiny-hmar-no-encoder", encoder=False)

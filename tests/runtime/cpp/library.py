@@ -89,6 +89,7 @@ class _HiMarSettings(ctypes.Structure):
         ("forecast_first", ctypes.c_int32),
         ("forecast_last", ctypes.c_int32),
         ("guidance_interval", ctypes.c_int32),
+        ("modulation_interval", ctypes.c_int32),
     )
 
 

@@ -79,6 +79,26 @@ def test_plans_that_leave_evaluations_out_are_pythons(arithmetic: Any, settings:
     assert_same_plan(arithmetic, sampling, 16, 64)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"modulation_interval": 3},
+        {"high_forecast": 8, "modulation_interval": 2},
+        {"high_forecast": 3, "guidance_interval": 2, "modulation_interval": 3, "high_diffusion_steps": 60},
+        {"high_guidance": 1.0, "high_solver": "dpm++", "modulation_interval": 1000, "high_diffusion_steps": 7},
+    ],
+    ids=str,
+)
+def test_where_modulations_are_made_and_of_which_timestep_is_pythons(arithmetic: Any, settings: dict[str, Any]) -> None:
+    sampling = SamplingConfig(high_guidance=2.5).with_changes(**settings)
+    evaluations, chain = sampling.evaluations("high"), build_chain(sampling.high_solver, sampling.high_diffusion_steps)
+    halves = evaluations.halves(len(chain), 1 if sampling.high_guidance == 1 else 2)
+    timesteps = evaluations.held_timesteps(chain.timesteps, halves).tolist()
+    assert timesteps != chain.timesteps.tolist()
+    wanted = {"modulated": list(evaluations.modulated(halves)), "timesteps": timesteps}
+    assert arithmetic("held", json.dumps(sampling.to_dict())) == wanted
+
+
 @pytest.mark.parametrize("solver", get_args(Solver))
 @pytest.mark.parametrize("steps", [2, 8, 25, 100, 250, 1000])
 def test_chains_are_pythons_to_a_rounding(arithmetic: Any, solver: Solver, steps: int) -> None:

@@ -27,12 +27,13 @@ from tests.runtime.hub_cache import in_hub_cache, write_weights_apart
 SOURCES = Path(__file__).parents[3] / "runtime" / "cpp"
 
 
-def test_himar_generate_writes_pngs_with_recipes(run: Any, built: Path, bundle_path: Path, tmp_path: Path) -> None:
-    program = built / "examples" / "himar-generate"
+def test_himar_generate_writes_pngs_with_recipes(run: Any, built: Path, make_bundle: Any, tmp_path: Path) -> None:
+    program, bundle_path = built / "examples" / "himar-generate", make_bundle(held=True)
     options = ["--labels", "1,3-4", "--count", "2", "--seed", "9", "--threads", "1", "--guidance", "1.5"]
     options += ["--low-solver", "dpm++", "--low-diffusion-steps", "16", "--low-forecast", "3", "--forecast-order", "0"]
     options += ["--high-steps", "2", "--high-diffusion-counts", "12,5", "--high-guidances", "1,2.5"]
     options += ["--forecast-first", "4", "--forecast-last", "2", "--guidance-interval", "2", "--least-guidance", "1.1"]
+    options += ["--modulation-interval", "2"]
     report = json.loads(run(program, bundle_path, *options, "--repeat", "3", "--json", "--out", tmp_path / "out"))
     assert (report["images"], report["runs"]) == (6, 3)
     assert 0 < report["p50_s"] <= report["p95_s"] <= report["p99_s"]
@@ -41,6 +42,7 @@ def test_himar_generate_writes_pngs_with_recipes(run: Any, built: Path, bundle_p
         **{"seed": 9, "guidance": 1.5, "low_solver": "dpm++", "low_diffusion_steps": 16, "low_forecast": 3},
         **{"high_steps": 2, "high_diffusion_counts": [12, 5], "high_guidances": [1, 2.5], "least_guidance": 1.1},
         **{"forecast_order": 0, "forecast_first": 4, "forecast_last": 2, "guidance_interval": 2},
+        modulation_interval=2,
     )
     paths = sorted((tmp_path / "out").iterdir())
     assert [path.name for path in paths] == [f"9-{i:05d}-{label}.png" for i, label in enumerate([1, 1, 3, 3, 4, 4])]

@@ -21,7 +21,7 @@ KEYS = (
     "high_steps", "low_diffusion_steps", "high_diffusion_steps", "guidance_schedule", "temperature", "low_solver",
     "high_solver", "output", "low_forecast", "high_forecast", "forecast_order", "forecast_first", "forecast_last",
     "guidance_interval", "least_guidance", "low_diffusion_counts", "high_diffusion_counts", "low_guidances",
-    "high_guidances",
+    "high_guidances", "modulation_interval",
 )  # fmt: skip
 LEAVES = (
     st.none() | st.booleans() | st.integers() | st.integers(0, 4) | st.floats() | st.text()

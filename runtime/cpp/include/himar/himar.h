@@ -242,6 +242,8 @@ typedef struct himar_hi_mar_settings {
     int32_t forecast_last;     /* indices at its end */
     int32_t guidance_interval; /* every so many-th evaluation under guidance runs both halves, the others the
                                 * conditional one, 1 … 1000; 1 runs both in all */
+    int32_t modulation_interval; /* every so many-th evaluation makes a DiT head's modulations, the others hold them,
+                                  * 1 … 1000; 1 holds none. Of bundles that were built with --held-modulations */
 } himar_hi_mar_settings;
 
 /* The fields of himar_hi_mar_settings as X(kind, name), in the order of recipes; `guidance` stands for two of them.
@@ -254,7 +256,8 @@ typedef struct himar_hi_mar_settings {
     X(step_counts, low_diffusion_counts) X(step_counts, high_diffusion_counts)                                     \
     X(scales, low_guidances) X(scales, high_guidances) X(least_scale, least_guidance)                              \
     X(interval, low_forecast) X(interval, high_forecast) X(order, forecast_order)                                  \
-    X(interval, forecast_first) X(interval, forecast_last) X(interval, guidance_interval)
+    X(interval, forecast_first) X(interval, forecast_last) X(interval, guidance_interval)                  \
+    X(interval, modulation_interval)
 
 /* Set every field to its default. HIMAR_ERROR_INPUT for NULL. */
 HIMAR_API himar_status himar_hi_mar_settings_init(himar_hi_mar_settings *settings);

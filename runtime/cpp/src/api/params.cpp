@@ -227,7 +227,9 @@ std::shared_ptr<const Settings> read_settings(const himar_generate_params& param
     const himar_generate_params p = known(params);
     const Settings& setting = choose_setting(p.sampling, manifest);
     refuse_other_settings(*manifest.model, p);
-    return manifest.model->changed(setting, p);
+    std::shared_ptr<const Settings> settings = manifest.model->changed(setting, p);
+    manifest.model->check_components(*settings, manifest);
+    return settings;
 }
 
 Request read_request(const himar_generate_params& params, const Manifest& manifest, Prompts& prompts) {
@@ -263,6 +265,7 @@ Request read_edit(const himar_generate_params& params, const himar_edit_params& 
     Request request;
     request.settings = model.changed_for_edit(choose_setting(p.sampling, bundle.manifest()), p, shown);
     refuse_other_settings(model, p);
+    model.check_components(*request.settings, bundle.manifest());
     model.check_dilation(edit.dilation);
     for (const std::string& name : model.editing())
         if (bundle.manifest().components.count(name) == 0)

@@ -14,7 +14,16 @@ namespace himar::core {
 
 class Queue;
 
-enum class Dtype { kFloat32, kInt64 };
+enum class Dtype { kFloat32, kFloat16, kInt64 };
+
+// What manifests call a type, and the other way round: EngineError for one that they do not know.
+const char* name_of(Dtype dtype);
+Dtype dtype_named(const std::string& name);
+
+// Bytes of an element.
+constexpr std::size_t size_of(Dtype dtype) {
+    return dtype == Dtype::kInt64 ? sizeof(std::int64_t) : dtype == Dtype::kFloat32 ? sizeof(float) : 2;
+}
 
 struct Shape {
     std::int64_t sizes[4] = {0, 0, 0, 0};
@@ -39,6 +48,7 @@ struct Place {
 
     Place(const char* n, float* at, Shape s) : name(n), dtype(Dtype::kFloat32), address(at), shape(s) {}
     Place(const char* n, long long* at, Shape s) : name(n), dtype(Dtype::kInt64), address(at), shape(s) {}
+    Place(const char* n, Dtype d, void* at, Shape s) : name(n), dtype(d), address(at), shape(s) {}
 };
 
 // Places in somebody else's memory, as long as a call lasts.

@@ -17,6 +17,7 @@ namespace himar::core {
 
 using Json = nlohmann::ordered_json;
 class Bundle;
+struct Manifest;
 
 // The component that turns tokens (prompts, K) into contexts (prompts, K, W); a bundle without it takes contexts alone.
 constexpr const char* kTextEncoder = "text_encoder";
@@ -131,6 +132,9 @@ public:
 
     // A setting with the changes that a caller's parameters ask for, held against the model's sizes. InputError.
     virtual std::shared_ptr<const Settings> changed(const Settings& setting, const himar_generate_params& params) const = 0;
+
+    // InputError for settings that need components which a bundle may have, where this one has not.
+    virtual void check_components(const Settings&, const Manifest&) const {}
 
     // The same for an edit; shown: classes or texts are given, and without them there is no guidance. InputError for settings
     // that it cannot edit with.

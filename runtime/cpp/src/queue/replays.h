@@ -13,8 +13,8 @@
 
 namespace himar::core {
 
-// What a segment's graph depends on: its component, sizes, which step a head takes, and which of its halves run. What
-// changes besides lies in device memory.
+// What a segment's graph depends on: its component, sizes, which step a head takes, which of its halves run, and of which
+// modulations are made. What changes besides lies in device memory.
 using SegmentKey = std::array<std::int64_t, 8>;
 
 // A segment runs directly the first time, which also warms its engine up, is recorded the second time and replayed from

@@ -31,7 +31,7 @@ public:
     void run(Places places) override {
         std::vector<Place> here;
         for (const Place& place : places) {
-            const auto bytes = static_cast<std::size_t>(place.shape.count()) * (place.dtype == Dtype::kInt64 ? 8 : 4);
+            const auto bytes = static_cast<std::size_t>(place.shape.count()) * size_of(place.dtype);
             std::vector<char>& copy = copies_[place.name];
             copy.resize(std::max(copy.size(), bytes));
             here.push_back(place);
@@ -44,7 +44,7 @@ public:
             const auto& inputs = spec().inputs;
             const auto is_it = [&](const TensorSpec& tensor) { return tensor.name == place.name; };
             if (std::any_of(inputs.begin(), inputs.end(), is_it)) continue;
-            const auto bytes = static_cast<std::size_t>(place.shape.count()) * (place.dtype == Dtype::kInt64 ? 8 : 4);
+            const auto bytes = static_cast<std::size_t>(place.shape.count()) * size_of(place.dtype);
             lane_->upload(place.address, copies_[place.name].data(), bytes);
         }
     }

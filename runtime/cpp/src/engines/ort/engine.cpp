@@ -32,6 +32,11 @@ std::string first_line(const char* text) {
     return whole.substr(0, whole.find('\n'));
 }
 
+ONNXTensorElementDataType element_type(Dtype dtype) {
+    if (dtype == Dtype::kFloat32) return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+    return dtype == Dtype::kFloat16 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16 : ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
+}
+
 // What the lanes of one pipeline share: ONNX Runtime's sessions take runs from several threads.
 struct Session {
     std::shared_ptr<cuda::CudaQueue> queue;  // whose stream the session works on, so it outlives the session; or null
@@ -123,8 +128,7 @@ private:
                 ? Ort::MemoryInfo::CreateCpu(OrtDeviceAllocator, OrtMemTypeDefault)
                 : Ort::MemoryInfo("Cuda", OrtDeviceAllocator, session_->queue->index(), OrtMemTypeDefault);
         for (const Place& place : places) {
-            const bool is_float = place.dtype == Dtype::kFloat32;
-            const std::size_t size = is_float ? sizeof(float) : sizeof(std::int64_t);
+            const std::size_t size = size_of(place.dtype);
             Shape shape = place.shape;
             auto* address = static_cast<char*>(place.address);
             if (!all && rows_.count(place.name) > 0) {
@@ -133,7 +137,7 @@ private:
             }
             const Ort::Value value = Ort::Value::CreateTensor(
                 memory, address, static_cast<std::size_t>(shape.count()) * size, shape.sizes, shape.rank,
-                is_float ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT : ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64);
+                element_type(place.dtype));
             if (is_input(spec(), place))
                 binding.BindInput(place.name, value);
             else

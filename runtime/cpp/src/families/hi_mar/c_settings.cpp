@@ -53,8 +53,9 @@ bool differs(const Enumeration& field, const Enumeration&) {
 // Fields that an earlier header lacked keep the setting's values.
 himar_hi_mar_settings known(const himar_hi_mar_settings& settings) {
     constexpr std::size_t before_lists = offsetof(himar_hi_mar_settings, low_diffusion_counts);
+    constexpr std::size_t before_held = offsetof(himar_hi_mar_settings, modulation_interval);
     const himar_hi_mar_settings given =
-        checked_params(settings, "himar_hi_mar_settings", "himar_hi_mar_settings_init", {before_lists});
+        checked_params(settings, "himar_hi_mar_settings", "himar_hi_mar_settings_init", {before_lists, before_held});
     himar_hi_mar_settings all = kKept;
     std::memcpy(&all, &given, settings.struct_size);
     all.struct_size = sizeof all;

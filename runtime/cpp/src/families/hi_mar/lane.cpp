@@ -54,7 +54,7 @@ HiMarLane::HiMarLane(Networks networks, const HiMarModel& model, std::int64_t ma
       replays_(queue(), [this] { return networks_.without_recording(); }) {
     for (const PhaseInfo& phase : model_.phases()) {
         Engine& head = *networks_.find(phase.head);
-        stages_.push_back({phase, networks_.find(phase.transformer), &head, condition_width(head), {}, nullptr, {}});
+        stages_.push_back({phase, networks_.find(phase.transformer), &head, condition_width(head), {}, nullptr, {}, {}});
     }
     if (queue().runs_at_once()) return;
     queue().make_current();  // the calling thread may not have used this device before
@@ -102,11 +102,19 @@ void HiMarLane::reserve(std::int64_t batch) {
     if (buffers_ && buffers_->batch() >= batch) return;
     networks_.forget_places();
     buffers_.reset();
+    for (Stage& stage : stages_) stage.held.reset();
     std::vector<std::int64_t> widths;
     for (const Stage& stage : stages_) widths.push_back(stage.width);
     buffers_.emplace(model_, batch, widths, queue());
     staged_ = std::static_pointer_cast<float>(
         queue().allocate_staging(2 * bytes_of_floats(batch * model_.positions() * model_.channels)));
+}
+
+// Have room for the modulations of a phase's DiT head: Model::check_components has found both of its parts.
+void HiMarLane::have_held(Stage& stage) {
+    if (stage.held != nullptr) return;
+    Engine &maker = *networks_.need(stage.phase.modulations()), &head = *networks_.need(stage.phase.held());
+    stage.held = std::make_unique<HeldModulations>(maker, head, 2 * buffers_->batch(), queue());
 }
 
 // Upload what the chunk's steps need and queue the orders of its images.
@@ -121,6 +129,7 @@ std::vector<Step> HiMarLane::begin(const Chunk& chunk, const Sampling& sampling)
         stage.chains.clear();
         stage.uploaded = nullptr;
         stage.evaluations = sampling.phase(stage.phase.is_low).evaluations;
+        if (sampling.modulation_interval > 1 && stage.phase.kind == HeadKind::kDit) have_held(stage);
     }
     std::vector<StepState> states;
     for (const Step& step : steps) {

@@ -14,6 +14,7 @@
 #include "families/hi_mar/buffers.h"
 #include "families/hi_mar/chain.h"
 #include "families/hi_mar/draws.h"
+#include "families/hi_mar/held.h"
 #include "families/hi_mar/sampling.h"
 #include "families/queued_lane.h"
 #include "queue/replays.h"
@@ -46,17 +47,22 @@ private:
         std::map<std::int64_t, Chain> chains;
         const Chain* uploaded;  // the one that lies on the device
         Evaluations evaluations;
+        std::unique_ptr<HeldModulations> held;  // made by the first chunk that holds the head's modulations
+
+        bool holds() const { return held != nullptr && evaluations.modulation_interval > 1; }
     };
 
     // How a step's head goes down its chain.
     struct Descent {
         const Chain& chain;
         std::vector<std::int64_t> halves;  // that run at each k: Evaluations::halves
+        std::vector<std::int64_t> made;    // of which modulations are made at each k: Evaluations::modulated; -1 of whole heads
         std::int64_t kept;                 // the order of forecasts where predictions are kept, else -1
         const float* prediction;           // what reverse steps take
     };
 
     void reserve(std::int64_t batch);
+    void have_held(Stage& stage);
     bool generate(const Chunk& chunk, const Settings& settings, std::uint8_t* pixels) override;
     std::vector<Step> begin(const Chunk& chunk, const Sampling& sampling);
     void show(const Chunk& chunk);
@@ -74,6 +80,7 @@ private:
     void queue_transformer(const Step& step);
     void queue_mlp_head(const Step& step);
     void queue_dit_head(const Step& step);
+    void queue_dit_evaluation(const Step& step, std::int64_t halves, std::int64_t made);
     void queue_prediction(const Step& step, std::int64_t evaluated, std::int64_t rows);
 
     // The way home: results.cpp.

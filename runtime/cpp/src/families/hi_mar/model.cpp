@@ -1,5 +1,6 @@
 #include "families/hi_mar/model.h"
 
+#include <algorithm>
 #include <cmath>
 #include <optional>
 
@@ -82,6 +83,8 @@ std::vector<std::string> HiMarModel::editing() const {
 std::vector<std::string> HiMarModel::deferred() const {
     std::vector<std::string> names = editing();
     if (is_from_text()) names.emplace_back(kTextEncoder);
+    for (const PhaseInfo& phase : phases())
+        if (phase.kind == HeadKind::kDit) names.insert(names.end(), {phase.modulations(), phase.held()});
     return names;
 }
 
@@ -99,6 +102,11 @@ std::shared_ptr<const Settings> HiMarModel::changed(const Settings& setting, con
     Sampling sampling = of_this_family(setting);
     if (params.hi_mar != nullptr) change(sampling, *params.hi_mar, single_scale());
     sampling.check_positions(low_positions(), high_positions());
+    const std::vector<PhaseInfo> all = phases();
+    if (sampling.modulation_interval > 1 &&
+        std::none_of(all.begin(), all.end(), [](const PhaseInfo& phase) { return phase.kind == HeadKind::kDit; }))
+        throw InputError("modulation_interval is " + std::to_string(sampling.modulation_interval) +
+                         ", but this bundle's model has no DiT head, whose modulations could be held; leave it out.");
     return std::make_shared<const Sampling>(std::move(sampling));
 }
 
@@ -129,6 +137,18 @@ std::int64_t HiMarModel::steps(const Settings& settings, const Edit* edit) const
 }
 
 Json HiMarModel::to_json(const Settings& settings) const { return of_this_family(settings).to_json(); }
+
+void HiMarModel::check_components(const Settings& settings, const Manifest& manifest) const {
+    const std::int64_t interval = of_this_family(settings).modulation_interval;
+    if (interval == 1) return;
+    for (const PhaseInfo& phase : phases()) {
+        if (phase.kind != HeadKind::kDit) continue;
+        for (const std::string& name : {phase.modulations(), phase.held()})
+            if (manifest.components.count(name) == 0)
+                throw InputError("modulation_interval is " + std::to_string(interval) + ", but this bundle has no " + name +
+                                 "; build it with --held-modulations, or leave the setting out.");
+    }
+}
 
 void HiMarModel::check_draws(const himar_draws& draws, const Settings&) const {
     if (draws.order == nullptr || draws.noise == nullptr)

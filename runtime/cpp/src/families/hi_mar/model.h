@@ -26,6 +26,11 @@ struct PhaseInfo {
     bool leaves_pivots;             // its transformer gives pivots (R, n, D); rows that a step reveals are kept
     std::int64_t pivot_width;       // of the transformer's input `pivots`, 0 where it has none
 
+    // Of a DiT head, names of the two components that it comes in besides for held modulations, where a bundle has them: one
+    // makes the modulations, the other takes them.
+    std::string modulations() const { return head + "_modulations"; }
+    std::string held() const { return head + "_held"; }
+
     std::int64_t positions() const { return side * side; }  // n
     const char* name() const { return is_low ? "low" : "high"; }
     unsigned code() const { return is_low ? 0 : 1; }  // as the kernels count phases
@@ -69,6 +74,7 @@ struct HiMarModel final : Model {
     std::vector<std::int64_t> edit_kinds(const Edit& edit) const override;
     std::int64_t steps(const Settings& settings, const Edit* edit) const override;
     Json to_json(const Settings& settings) const override;
+    void check_components(const Settings& settings, const Manifest& manifest) const override;
     void check_draws(const himar_draws& draws, const Settings& settings) const override;
     std::unique_ptr<Lane> make_lane(const Bundle& bundle, Networks networks) const override;
 };

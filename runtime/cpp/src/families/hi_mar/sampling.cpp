@@ -141,9 +141,6 @@ void Sampling::check() const {
 }
 
 void Sampling::check_positions(std::int64_t low, std::int64_t high) const {
-    if (modulation_interval != 1)
-        throw InputError("modulation_interval is " + std::to_string(modulation_interval) +
-                         ", but only the loop on the CPU in Python holds modulations; take a setting without it.");
     if (low == 0 && phase(false).solver != "ddpm") require_no_temperature(*this);
     if (low != 0) check_fit("low", phase(true).steps, low);
     check_fit("high", phase(false).steps, high);
@@ -166,8 +163,6 @@ Sampling read_sampling(const JsonReader& reader) {
     if (const auto found = values.find(#name); found != values.end()) read_##kind(#name, *found, setting.name);
         HIMAR_HI_MAR_SETTINGS(HIMAR_READ)
 #undef HIMAR_READ
-        if (const auto found = values.find("modulation_interval"); found != values.end())
-            read_interval("modulation_interval", *found, setting.modulation_interval);
         setting.check();
     } catch (const InputError& error) {
         throw BundleError(reader.source() + ": " + reader.path() + ": " + error.what());

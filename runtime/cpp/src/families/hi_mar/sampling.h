@@ -45,10 +45,11 @@ struct Sampling final : Settings {
     // Of Evaluations: low_forecast and high_forecast are the intervals.
     std::int64_t low_forecast = 1, high_forecast = 1, forecast_order = 1, forecast_first = 8, forecast_last = 3;
     std::int64_t guidance_interval = 1;
-    std::int64_t modulation_interval = 1;  // of a manifest alone, and no other can run: see check_positions
+    std::int64_t modulation_interval = 1;  // of DiT heads; others do without
 
     PhaseSampling phase(bool is_low) const {
-        Evaluations each{low_forecast, forecast_order, forecast_first, forecast_last, guidance_interval};
+        Evaluations each{low_forecast,  forecast_order,    forecast_first,
+                         forecast_last, guidance_interval, modulation_interval};
         if (is_low)
             return {low_steps, low_guidance, low_diffusion_steps, low_solver, low_diffusion_counts, low_guidances, each};
         each.interval = high_forecast;

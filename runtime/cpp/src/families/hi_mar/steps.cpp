@@ -12,13 +12,18 @@ std::int64_t head_of(const Step& step) { return transformer_of(step) + 1; }
 
 }  // namespace
 
-// Have the chain of a step's head where the kernels look for it: it may lie there since the step before.
+// Have the chain of a step's head where the kernels look for it: it may lie there since the step before. Held modulations
+// are of earlier timesteps than the chain's.
 const Chain& HiMarLane::have_chain(const Step& step) {
     Stage& stage = stages_[step.stage];
     const PhaseBuffers& own = buffers_->phases[step.stage];
     const Chain& chain = stage.chains.at(step.diffusion_steps);
     if (stage.uploaded == &chain) return chain;
-    queue().upload(own.timesteps, chain.timesteps.data(), chain.timesteps.size() * sizeof(i64));
+    std::vector<i64> timesteps = chain.timesteps;
+    if (stage.holds())
+        timesteps = stage.evaluations.held_timesteps(
+            timesteps, stage.evaluations.halves(step.diffusion_steps, step.halves()));
+    queue().upload(own.timesteps, timesteps.data(), timesteps.size() * sizeof(i64));
     queue().upload(own.chain, chain.table.data(), chain.table.size() * sizeof(float));
     stage.uploaded = &chain;
     return chain;
@@ -77,9 +82,13 @@ void HiMarLane::queue_transformer(const Step& step) {
 }
 
 HiMarLane::Descent HiMarLane::descent(const Step& step) {
-    const Evaluations& evaluations = stages_[step.stage].evaluations;
+    const Stage& stage = stages_[step.stage];
+    const Evaluations& evaluations = stage.evaluations;
     const bool keeps = evaluations.leaves_out();
-    return {have_chain(step), evaluations.halves(step.diffusion_steps, step.halves()), keeps ? evaluations.order : -1,
+    const std::vector<std::int64_t> halves = evaluations.halves(step.diffusion_steps, step.halves());
+    const std::vector<std::int64_t> made =
+        stage.holds() ? evaluations.modulated(halves) : std::vector<std::int64_t>(halves.size(), -1);
+    return {have_chain(step), halves, made, keeps ? evaluations.order : -1,
             keeps ? buffers_->settled : buffers_->prediction};
 }
 
@@ -132,12 +141,27 @@ void HiMarLane::queue_mlp_head(const Step& step) {
     }
 }
 
+// Evaluate a DiT head for so many halves; made: of how many its modulations are made before, -1 where they are not held.
+void HiMarLane::queue_dit_evaluation(const Step& step, std::int64_t halves, std::int64_t made) {
+    const Buffers& b = *buffers_;
+    const Stage& stage = stages_[step.stage];
+    const std::int64_t B = batch_, n = stage.phase.positions(), C = model_.channels, W = stage.width;
+    const Place x("x", b.x, {halves * B, n, C}), prediction("prediction", b.prediction, {halves * B, n, C});
+    const Place timestep("timestep", b.timestep, {1});
+    if (made < 0)
+        return run_engine(*stage.head, {x, timestep, {"condition", b.condition, {halves * B, n, W}}, prediction});
+    const HeldModulations& held = *stage.held;
+    if (made > 0)
+        run_engine(held.maker(), held.with({timestep, {"condition", b.condition, {made * B, n, W}}}, made * B));
+    run_engine(held.head(), held.with({x, prediction}, halves * B));
+}
+
 // Denoise all positions of the phase, known ones following their tokens; masked ones take their result.
 void HiMarLane::queue_dit_head(const Step& step) {
     const Buffers& b = *buffers_;
     const Stage& stage = stages_[step.stage];
     const PhaseBuffers& own = b.phases[step.stage];
-    const std::int64_t B = batch_, H = step.halves(), n = stage.phase.positions(), C = model_.channels, W = stage.width;
+    const std::int64_t B = batch_, H = step.halves(), n = stage.phase.positions(), C = model_.channels;
     const Descent down = descent(step);
     const bool adds_noise = down.chain.adds_noise;
     const float *const noise = noise_->address(), *const prediction = down.prediction;
@@ -147,12 +171,9 @@ void HiMarLane::queue_dit_head(const Step& step) {
     for (std::int64_t k = step.diffusion_steps - 1; k >= 0; --k) {
         if (adds_noise) noise_->prepare(step, stage.phase, k);
         const std::int64_t E = down.halves[static_cast<std::size_t>(k)];
-        replays_.run({head_of(step), B, H, adds_noise, noise != nullptr, E, down.kept}, [&] {
-            if (E > 0)
-                run_engine(*stage.head, {{"x", b.x, {E * B, n, C}},
-                                         {"timestep", b.timestep, {1}},
-                                         {"condition", b.condition, {E * B, n, W}},
-                                         {"prediction", b.prediction, {E * B, n, C}}});
+        const std::int64_t made = down.made[static_cast<std::size_t>(k)];
+        replays_.run({head_of(step), B, H, adds_noise, noise != nullptr, E, down.kept, made}, [&] {
+            if (E > 0) queue_dit_evaluation(step, E, made);
             queue_prediction(step, E, B * n);
             queue().launch(
                 adds_noise
