@@ -85,7 +85,7 @@ def test_a_precision_for_an_unknown_component(refused, tmp_path):
 @pytest.mark.parametrize(
     ("verb", "option", "value", "text"),
     [
-        ("build", "--precision", "dit_head=fp8", "precision 'fp8' of dit_head is unknown"),
+        ("build", "--precision", "dit_head=fp4", "precision 'fp4' of dit_head is unknown"),
         ("build", "--max-batch", "0", "0 is not in the range 1<=x<=1024"),
         ("build", "--config", "himar-xl", "'himar-xl' is neither a preset"),
         ("build", "--opt-level", "9", "9 is not in the range 0<=x<=5"),
@@ -134,7 +134,7 @@ def test_weights_that_are_not_finite_are_never_exported(refused, tmp_path):
 
 
 def test_wrong_usage_is_exit_code_2(refused, tmp_path):
-    assert "No such option" in refused("build", *MODEL, "--fp8", "--out", str(tmp_path / "b"), code=2)
+    assert "No such option" in refused("build", *MODEL, "--fp4", "--out", str(tmp_path / "b"), code=2)
     assert "NAME=PRECISION" in refused("build", *MODEL, "--precision", "dit_head", "--out", str(tmp_path / "b"), code=2)
     assert "--case needs --recording" in refused("verify", str(tmp_path), "--case", "guided", code=2)
     assert "runs backwards" in refused(

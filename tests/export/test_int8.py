@@ -232,7 +232,7 @@ def test_int8_is_refused_where_it_cannot_be(capsys, tmp_path, small_checkpoint, 
     assert main([*model, "--int8", "--precision", "mlp_head=bf16"]) == 1
     assert "in int8 runs only on a CPU and mlp_head in bf16 only on a GPU" in " ".join(capsys.readouterr().err.split())
     assert main([*model, "--precision", "dit_head=int4"]) == 2
-    assert "precision 'int4' of dit_head is unknown; choose fp32, fp16, bf16 or int8" in capsys.readouterr().err
+    assert "precision 'int4' of dit_head is unknown; choose fp32, fp16, bf16, int8 or fp8" in capsys.readouterr().err
     pytest.importorskip("tensorrt_rtx")
     with pytest.raises(
         BuildError, match=r"int8 of transformer_low is for ONNX Runtime on a CPU, and the backend is ten"

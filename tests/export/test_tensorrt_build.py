@@ -28,6 +28,8 @@ PRODUCTS = {
     "dit_head": ({"matmul": 40, "attention": 3}, {"matmul": 2}),
     "vae_decoder": ({"convolution": 26, "attention": 1}, {"convolution": 1, "attention": 1}),
 }
+# In half precision the graphs are ONNX Runtime's, with one matmul for all modulations of a block or of the MLP head.
+PACKED = {"mlp_head": 9, "dit_head": 24}
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +59,7 @@ def test_every_component_builds_and_its_products_run_in_what_was_asked(graphs, p
     if precision == "fp32":
         expected = {kind: {"fp32": number} for kind, number in every.items()}
     else:
+        every = {**every, "matmul": PACKED.get(name, every["matmul"])} if "matmul" in every else every
         split = {
             kind: {precision: number - islands.get(kind, 0), "fp32": islands.get(kind, 0)}
             for kind, number in every.items()
