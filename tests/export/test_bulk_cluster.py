@@ -1,5 +1,6 @@
 """`himar-export generate --ray` on a cluster of three nodes: a node and a worker killed, the command interrupted."""
 
+import contextlib
 import json
 import os
 import signal
@@ -100,6 +101,18 @@ def test_a_run_survives_a_killed_node_an_interruption_and_a_killed_worker(nodes,
         np.testing.assert_array_equal(np.asarray(Image.open(file)), whole.images[recipe.index])
     assert len(files) == len(rows) == 2000
     assert [rows[index] for index in range(2000)] == list(whole.recipes)
+
+
+def test_an_interruption_that_was_lost_in_a_callback_is_not_lost():
+    from himar_export.bulk.cluster import interrupts_kept
+
+    with interrupts_kept() as check:
+        check()
+        with contextlib.suppress(KeyboardInterrupt):  # as Ray does with what its callbacks raise
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            check()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_arrays_of_a_cluster_are_those_of_one_process(nodes, bundle, tmp_path):

@@ -10,9 +10,11 @@ import contextlib
 import logging
 import os
 import re
+import signal
 import socket
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,11 +129,46 @@ def _fitting(actors: int | None, room: int) -> int:
     return actors or room
 
 
+@contextlib.contextmanager
+def interrupts_kept() -> Iterator[Callable[[], None]]:
+    """Yield a function that raises KeyboardInterrupt if Ctrl-C came, also where the exception itself was lost.
+
+    Python raises it in whatever runs just then, and what is raised in a callback of Ray's or in a finaliser goes no further.
+    Only a program's main thread is sent signals; elsewhere the function does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+    came = threading.Event()
+
+    def interrupt(number: int, frame: Any) -> None:
+        came.set()
+        raise KeyboardInterrupt
+
+    def check() -> None:
+        if came.is_set():
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield check
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def make_parts(run: BulkRun, parts: Sequence[int], pool: Pool) -> Iterator[tuple[int, Mapping[str, bytes]]]:
     """Yield parts as they are finished, in any order: the number, and the files by their names.
 
-    Raises EngineError for what fails on a worker, ClusterError when Ray fails.
+    Raises EngineError for what fails on a worker, ClusterError when Ray fails, KeyboardInterrupt at Ctrl-C.
     """
+    with interrupts_kept() as check:
+        for made in _parts_as_they_come(run, parts, pool):
+            check()
+            yield made
+        check()
+
+
+def _parts_as_they_come(run: BulkRun, parts: Sequence[int], pool: Pool) -> Iterator[tuple[int, Mapping[str, bytes]]]:
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
