@@ -133,8 +133,8 @@ def _fitting(actors: int | None, room: int) -> int:
 def interrupts_kept() -> Iterator[Callable[[], None]]:
     """Yield a function that raises KeyboardInterrupt if Ctrl-C came, also where the exception itself was lost.
 
-    Python raises it in whatever runs just then, and what is raised in a callback of Ray's or in a finaliser goes no further.
-    Only a program's main thread is sent signals; elsewhere the function does nothing.
+    Python raises it in whatever runs just then, and what is raised in a callback of Ray's or in a finaliser goes no
+    further. Only a program's main thread is sent signals; elsewhere the function does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: None
