@@ -15,6 +15,7 @@ from onnx import TensorProto, helper
 
 from himar_export.graph.elementwise import DOMAIN, VERSION, add_functions
 from tests.closeness import assert_each_near
+from tests.kernels import operator_sessions
 
 E4M3 = ml_dtypes.float8_e4m3fn
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
@@ -78,17 +79,7 @@ def inputs_of(name: str, width: int, rows: int, step: float) -> dict[str, np.nda
 
 
 def run(model: onnx.ModelProto, library: Path | None, feed: dict[str, np.ndarray], provider: str = "CPU") -> np.ndarray:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    if library is not None:
-        options.register_custom_ops_library(str(library))
-    providers = list(dict.fromkeys([f"{provider}ExecutionProvider", "CPUExecutionProvider"]))
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=providers)
-    ran = {(g.ep_name, node.op_type) for g in session.get_provider_graph_assignment_info() for node in g.get_nodes()}
-    operator = next(node.op_type for node in model.graph.node if node.domain == DOMAIN)
-    assert ((f"{provider}ExecutionProvider", operator) in ran) == (library is not None)
-    return session.run(None, feed)[0]
+    return operator_sessions.run(model, library, feed, provider)[0]
 
 
 def in_double(name: str, feed: dict[str, np.ndarray]) -> np.ndarray:

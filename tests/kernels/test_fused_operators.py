@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -17,6 +16,7 @@ from himar_kernels import BuildError, EngineError
 from himar_kernels.build.fused import compile_for_cpu, compile_for_cuda
 from himar_kernels.build.fused_library import VARIABLE, find_library, library_path
 from tests.closeness import assert_each_near
+from tests.kernels.operator_sessions import run
 
 X, ROWS, ROW = "x", "rows", "row"  # the float32 stream or parameters of a norm; values of matmuls; a bias
 PACKED, PACKED_ROW = "packed", "packed row"  # values and biases of matmuls that make several parts
@@ -87,20 +87,6 @@ def inputs_of(name: str, width: int, rows: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(width)
     shapes = shapes_of(name, rows, width)
     return {f"input{i}": 2 * rng.standard_normal(shape, np.float32) for i, shape in enumerate(shapes)}
-
-
-def run(model: onnx.ModelProto, library: Path | None, feed: dict[str, np.ndarray], provider: str = "CPU") -> list:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    if library is not None:
-        options.register_custom_ops_library(str(library))
-    providers = list(dict.fromkeys([f"{provider}ExecutionProvider", "CPUExecutionProvider"]))
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=providers)
-    ran = {(g.ep_name, node.op_type) for g in session.get_provider_graph_assignment_info() for node in g.get_nodes()}
-    operator = next(node.op_type for node in model.graph.node if node.domain == DOMAIN)
-    assert ((f"{provider}ExecutionProvider", operator) in ran) == (library is not None)
-    return session.run(None, feed)
 
 
 def in_double(name: str, precision: str, feed: dict[str, np.ndarray]) -> list[np.ndarray]:

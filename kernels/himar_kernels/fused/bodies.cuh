@@ -107,7 +107,7 @@ struct SumBody {
     template <int V>
     static void compute(Call& call) {
         const auto sum = Formula::template made<V>(call);
-        run(SumRow<V, decltype(sum)>{sum}, call.count, call.context);
+        run(EachRow<V, decltype(sum)>{sum}, call.count, call.context);
     }
 };
 
@@ -155,8 +155,8 @@ struct BiasedBody {
 
     template <int V>
     static void compute(Call& call) {
-        const Biased<V, T, Activation> row{call.rows<T>(), call.row<T>(), call.output<T>(), call.width};
-        run(row, call.count, call.context);
+        const Biased<V, T, Activation> biased{call.rows<T>(), call.row<T>(), call.output<T>(), call.width};
+        run(EachRow<V, Biased<V, T, Activation>>{biased}, call.count, call.context);
     }
 };
 

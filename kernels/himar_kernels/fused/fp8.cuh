@@ -42,22 +42,13 @@ struct ToFp8 {
     }
 };
 
-// activation(h + bias) in units of `step`.
+// The same of an activation.
 template <int V, class T, class Activation>
-struct BiasedInUnits {
-    const T *h, *bias;
+struct BiasedInUnits : Biased<V, T, Activation, Fp8> {
     const float* step;
-    Fp8* out;
-    int width;
 
-    HIMAR_ROW void operator()(Lane lane, std::int64_t row) const {
-        const std::int64_t first = row * width;
-        for_vectors<V>(lane, width, [&](int at) {
-            auto value = Floats<V>::load(h + first, at);
-            const auto plus = Floats<V>::load(bias, at);
-            for (int i = 0; i < V; ++i) value.value[i] = Activation::of(value.value[i] + plus.value[i]);
-            in_units(value, *step).store(out + first, at);
-        });
+    HIMAR_ROW Floats<V> of(std::int64_t row, int at) const {
+        return in_units(Biased<V, T, Activation, Fp8>::of(row, at), *step);
     }
 };
 
@@ -71,8 +62,9 @@ struct BiasedToFp8Body {
     static void compute(Call& call) {
         const T* const h = call.rows<T>();
         const T* const bias = call.row<T>();
-        run(BiasedInUnits<V, T, Activation>{h, bias, call.value(), call.output<Fp8>(), call.width}, call.count,
-            call.context);
+        using InUnits = BiasedInUnits<V, T, Activation>;
+        const InUnits biased{{h, bias, call.output<Fp8>(), call.width}, call.value()};
+        run(EachRow<V, InUnits>{biased}, call.count, call.context);
     }
 };
 

@@ -56,8 +56,12 @@ void add_bias(const Call& call, const T* h, const T* bias, T* y) {
     for (const T* const each : {h, bias, static_cast<const T*>(y)}) {
         fits &= reinterpret_cast<std::uintptr_t>(each) % 16 == 0;
     }
-    if (fits) return run(Biased<kVector, T, Activation>{h, bias, y, call.width}, call.count, call.context);
-    run(Biased<1, T, Activation>{h, bias, y, call.width}, call.count, call.context);
+    const auto run_with = [&](auto vector) {
+        using Formula = Biased<decltype(vector)::value, T, Activation>;
+        run(EachRow<decltype(vector)::value, Formula>{Formula{h, bias, y, call.width}}, call.count, call.context);
+    };
+    if (fits) return run_with(std::integral_constant<int, kVector>{});
+    run_with(std::integral_constant<int, 1>{});
 }
 
 template <class T, class Out>

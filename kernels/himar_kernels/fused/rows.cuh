@@ -137,14 +137,14 @@ struct GatedResidual {
     }
 };
 
-// A residual sum by itself.
+// What a formula gives at every place of a row: a residual sum by itself, an activation.
 template <int V, class Formula>
-struct SumRow {
-    Formula sum;
+struct EachRow {
+    Formula formula;
 
     HIMAR_ROW void operator()(Lane lane, std::int64_t row) const {
-        const std::int64_t first = row * sum.width;
-        for_vectors<V>(lane, sum.width, [&](int at) { sum.of(row, at).store(sum.out + first, at); });
+        const std::int64_t first = row * formula.width;
+        for_vectors<V>(lane, formula.width, [&](int at) { formula.of(row, at).store(formula.out + first, at); });
     }
 };
 
@@ -157,7 +157,7 @@ struct SumAndNormRow {
 
     HIMAR_ROW void operator()(Lane lane, std::int64_t row) const {
         if constexpr (N == 0) {
-            SumRow<V, Sum>{sum}(lane, row);
+            EachRow<V, Sum>{sum}(lane, row);
             NormRow<V, Normal>{norm}(lane, row);
         } else {
             const std::int64_t first = row * sum.width;
@@ -202,21 +202,18 @@ struct Silu {
     HIMAR_ROW static float of(float v) { return v / (1.0f + exponential(-v)); }
 };
 
-// activation(h + bias).
-template <int V, class T, class Activation>
+// activation(h + bias), in the type of h or in fp8.
+template <int V, class T, class Activation, class To = T>
 struct Biased {
     const T *h, *bias;
-    T* out;
+    To* out;
     int width;
 
-    HIMAR_ROW void operator()(Lane lane, std::int64_t row) const {
-        const std::int64_t first = row * width;
-        for_vectors<V>(lane, width, [&](int at) {
-            auto value = Floats<V>::load(h + first, at);
-            const auto plus = Floats<V>::load(bias, at);
-            for (int i = 0; i < V; ++i) value.value[i] = Activation::of(value.value[i] + plus.value[i]);
-            value.store(out + first, at);
-        });
+    HIMAR_ROW Floats<V> of(std::int64_t row, int at) const {
+        auto value = Floats<V>::load(h + row * width, at);
+        const auto plus = Floats<V>::load(bias, at);
+        for (int i = 0; i < V; ++i) value.value[i] = Activation::of(value.value[i] + plus.value[i]);
+        return value;
     }
 };
 
