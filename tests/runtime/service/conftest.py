@@ -156,6 +156,6 @@ def slow(command: list[str]) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def work(command: list[str]) -> dict[str, Any]:
-    """A request that takes some tenths of a second of CPU time, to be waited for."""
-    images, steps = (1, 60) if command == PYTHON else (4, 1000)
+    """A request to be waited for that takes about a second of CPU time, so that a busy machine still sees it run."""
+    images, steps = (1, 600) if command == PYTHON else (4, 1000)
     return {"labels": [1] * images, **LONG, "low_diffusion_steps": steps, "high_diffusion_steps": steps}
