@@ -40,9 +40,9 @@ def test_the_mix_without_the_faulty_engine_comes_back_to_eager(capsys, digits_bu
     out, message = bench(capsys, wrong, *asked, "--json", code=1)
     report = json.loads(out)
     found = by_side(report)
-    assert list(found) == ["eager", "engines", *(f"{name} eager" for name in PARTS), "every component eager"]
+    assert list(found) == ["eager", "engines", *(f"{name} eager" for name in PARTS), "all of these eager"]
     right = {side for side, each in found.items() if each["agrees"]}
-    assert right == {"eager", "dit_head eager", "every component eager"}
+    assert right == {"eager", "dit_head eager", "all of these eager"}
     assert found["engines"]["from_eager"]["latents"] > 0.01 and found["engines"]["from_engines"]["latents"] == 0
     healed = found["dit_head eager"]
     assert healed["from_eager"]["latents"] < 1e-3 < 0.01 < healed["from_engines"]["latents"]
@@ -109,7 +109,7 @@ def test_hmars_faulty_engine_is_found(capsys, hmar_bundle, tmp_path, component):
     report = json.loads(bench(capsys, wrong, *asked, "--json", code=1)[0])
     found = by_side(report)
     assert {side for side, each in found.items() if each["agrees"]} == {
-        "eager", f"{component} eager", "every component eager",
+        "eager", f"{component} eager", "all of these eager",
     }  # fmt: skip
     assert found[f"{component} eager"]["from_eager"]["codes"] == 0
     if component != "vae_decoder":
@@ -127,6 +127,16 @@ def test_what_cannot_run_eagerly_is_refused_in_a_sentence(capsys, digits_bundle,
     message = bench(capsys, held_bundle, *DIGITS, *FAST, "--component-eager", "dit_head_held", code=1)[1]
     assert "dit_head_held has no part in a generation with these settings" in message
     assert message.endswith(f"what has a part is {', '.join(PARTS)}.")
+    held = (*DIGITS, *FAST, *QUICK, "--modulation-interval", 2, "--component-eager")
+    message = bench(capsys, held_bundle, *held, "dit_head_held", code=1)[1]
+    assert "dit_head_held is a part of a network that PyTorch runs as a whole; choose settings" in message
+    out, message = bench(capsys, held_bundle, *held, "all", "--json")
+    assert (
+        "warning: not tried eagerly, because PyTorch runs their networks as wholes: dit_head_modulations, dit_"
+        in message
+    )
+    tried = [f"{name} eager" for name in PARTS if name != "dit_head"]
+    assert list(by_side(json.loads(out))) == ["eager", "engines", *tried, "all of these eager"]
 
 
 def result(side: str, latents: float, agrees: bool = True, parts: float | None = None) -> MixResult:

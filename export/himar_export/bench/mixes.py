@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from himar_kernels import EngineError, InputError
 from himar_kernels.families.registry import VAE_DECODER
+from himar_kernels.shared.console import NOTICES
 from himar_runtime import Networks, Pipeline
 
 from ..verify.compare import Comparison, compare
@@ -92,21 +94,10 @@ def mixes(workload: Workload, names: Sequence[str]) -> tuple[Mix, ...]:
     """
     if not names:
         return ()
-    calls, called = workload.family.eager_calls(workload.model), called_components(workload)
-    chosen = called if ALL in names else tuple(dict.fromkeys(names))
+    called = called_components(workload)
+    chosen = _possible(workload, called) if ALL in names else tuple(dict.fromkeys(names))
     for name in chosen:
-        if name == VAE_DECODER and workload.vae is None:
-            raise InputError(f"{name} runs eagerly with its own checkpoint; give --vae, as for build.")
-        if name not in called:
-            raise InputError(
-                f"{name} has no part in a generation with these settings, so it changes nothing whether it runs "
-                f"eagerly; what has a part is {', '.join(called)}."
-            )
-        if name not in calls:
-            raise InputError(
-                f"{name} is a part of a network that PyTorch runs whole; choose settings that run the whole, or one of "
-                f"{', '.join(each for each in called if each in calls)}."
-            )
+        _require_eager(workload, name, called)
     make = functools.partial(workload.family.eager_networks, workload.model, workload.vae)
     own, plain = make(workload.eager_precisions), make({})
     found: list[Mix] = []
@@ -116,7 +107,7 @@ def mixes(workload: Workload, names: Sequence[str]) -> tuple[Mix, ...]:
         if name in half:
             found.append(_mix(workload, f"{name} eager fp32", plain, (name,)))
     if ALL in names:
-        found.append(_mix(workload, f"every component eager{' fp32' if half else ''}", plain, chosen))
+        found.append(_mix(workload, f"all of these eager{' fp32' if half else ''}", plain, chosen))
     return tuple(found)
 
 
@@ -132,6 +123,32 @@ def called_components(workload: Workload) -> tuple[str, ...]:
     except EngineError:
         return tuple(name for name, _ in workload.family.parts(workload) if name in workload.networks.engines)
     return tuple(name for name, count in clock.calls.items() if count)
+
+
+def _possible(workload: Workload, called: Sequence[str]) -> tuple[str, ...]:
+    """Return the components called that eager has; a notice names the others."""
+    calls = workload.family.eager_calls(workload.model)
+    if others := [name for name in called if name not in calls]:
+        text = f"warning: not tried eagerly, because PyTorch runs their networks as wholes: {', '.join(others)}"
+        NOTICES.log(logging.INFO, text)
+    return tuple(name for name in called if name in calls)
+
+
+def _require_eager(workload: Workload, name: str, called: Sequence[str]) -> None:
+    """Raise InputError for a component that a generation does not call, or that eager does not have."""
+    calls = workload.family.eager_calls(workload.model)
+    if name == VAE_DECODER and workload.vae is None:
+        raise InputError(f"{name} runs eagerly with its own checkpoint; give --vae, as for build.")
+    if name not in called:
+        raise InputError(
+            f"{name} has no part in a generation with these settings, so it changes nothing whether it runs eagerly; "
+            f"what has a part is {', '.join(called)}."
+        )
+    if name not in calls:
+        raise InputError(
+            f"{name} is a part of a network that PyTorch runs as a whole; choose settings that run the whole, or one "
+            f"of {', '.join(each for each in called if each in calls)}."
+        )
 
 
 def _mix(workload: Workload, side: str, eager: object, names: tuple[str, ...]) -> Mix:
