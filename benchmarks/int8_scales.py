@@ -56,6 +56,7 @@ def session(component: Component, precision: Precision, ranges: Ranges, observin
         onnx.save(model, file)
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1
+        options.log_severity_level = 3  # no warnings of what a CPU cannot fold in half precision
         return ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
 
 

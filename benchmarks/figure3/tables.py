@@ -9,8 +9,8 @@ from typing import Any
 from benchmarks.figure3.points import OTHERS
 from benchmarks.figure3.ratios import ratio_of
 from benchmarks.figure3.rows import AGAINST, Row, relative, rows_of, seconds_of
-from himar_export.bench.measurement import ENGINES
-from himar_export.bench.report import NOTHING, SIDES, ratio_text
+from himar_export.bench.measurement import ENGINES, SIDES
+from himar_export.bench.text_table import NOTHING, ratio_text
 from himar_export.bench.verdict import Ratio
 
 RATIO = "eager / engines"

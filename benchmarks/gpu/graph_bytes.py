@@ -21,6 +21,7 @@ from typing import Any
 import click
 import onnx
 import torch
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -106,17 +107,16 @@ def attention_forms(rows: int, width: int) -> Mapping[str, int]:
 
 
 def _table(title: str, operators: tuple[OperatorTraffic, ...], half: Peaks) -> Table:
-    table = Table(title=title, title_justify="left")
-    table.add_column("kind")
-    table.add_column("operator", no_wrap=True)
-    for heading in ("nodes", "FLOPs", "bytes", "least ms", "bytes alone, ms"):
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("operator, then its kind", overflow="fold")
+    for heading in ("nodes", "FLOPs", "bytes", "least ms", "bytes' ms"):
         table.add_column(heading, justify="right", no_wrap=True)
     for kind in (*KINDS, "all"):
         found = [each for each in operators if kind in (each.kind, "all")]
         for each in found if kind != "all" and len(found) > 1 else ():
-            table.add_row(kind, each.operator, *_cells([each], half))
+            table.add_row(each.operator, *_cells([each], half))
         if found:
-            table.add_row(kind, "", *_cells(found, half), style="bold", end_section=True)
+            table.add_row(kind, *_cells(found, half), style="bold", end_section=True)
     return table
 
 

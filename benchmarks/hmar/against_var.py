@@ -30,8 +30,8 @@ from himar_export.bench.eager import plain_float32, wait_for
 from himar_export.bench.environment import environment
 from himar_export.bench.generation import generation_work
 from himar_export.bench.measurement import EAGER, ENGINES, Work, compared_sides, share_of_others, spent
-from himar_export.bench.report import NOTHING, ratio_text
 from himar_export.bench.run import Memory, peak_memory
+from himar_export.bench.text_table import NOTHING, ratio_text
 from himar_export.bench.timing import Advance, Rounds, Side, calls_in_turn, medians, take_turns, warm_up
 from himar_export.bench.verdict import Ratio, ratio
 from himar_export.bench.workload import Sources, Workload, load, require_batch

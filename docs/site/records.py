@@ -10,6 +10,7 @@ RECORDS = {
     "figure3/digits.md": ("Record: seconds per image, digits", "benchmarking.md"),
     "ablation/ablation.md": ("Record: the paper's variants on digits", "training.md"),
     "int8/int8.md": ("Record: quality in int8", "int8.md"),
+    "fp8/fp8.md": ("Record: quality in fp8", "fp8.md"),
     "forecast/digits.md": ("Record: forecasts on digits", "forecast.md"),
     "solvers/digits.md": ("Record: solvers on digits", "solvers.md"),
     "steps/digits.md": ("Record: autoregressive steps on digits", "steps.md"),

@@ -1,13 +1,10 @@
 """`himar-export debug` names the layer that is wrong, and the layers that have to be float32 for a limit."""
 
-import hashlib
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import onnx
 import onnxruntime as ort
 import pytest
 import torch
@@ -21,6 +18,7 @@ from himar_export.debug.inputs import recorded_inputs
 from himar_export.debug.runs import reference, run
 from himar_export.debug.search import search
 from himar_runtime import Bundle
+from tests.export.damage import damaged_copy
 
 FACTOR = 2.0**15
 LARGE = "final.modulation"
@@ -126,21 +124,7 @@ def damaged(folder, tmp_path) -> Callable[..., Path]:
     """Return a copy of a bundle in which a weight has lost half of its rows."""
 
     def damage(weight: str, component: str = "dit_head", bundle: Path | None = None) -> Path:
-        shutil.copytree(bundle or folder / "half", copy := tmp_path / "damaged")
-        model = onnx.load(copy / f"{component}.onnx", load_external_data=False)
-        tensor = next(each for each in model.graph.initializer if each.name == weight)
-        place = {entry.key: entry.value for entry in tensor.external_data}
-        data = bytearray((copy / "weights.bin").read_bytes()) if place else bytearray(tensor.raw_data)
-        start, length = int(place.get("offset", 0)), int(place.get("length", len(tensor.raw_data)))
-        data[start : start + length // 2] = bytes(length // 2)
-        changed = "weights.bin" if place else f"{component}.onnx"
-        if not place:
-            tensor.raw_data = bytes(data)
-        (copy / changed).write_bytes(bytes(data) if place else model.SerializeToString())
-        manifest = json.loads((copy / "manifest.json").read_text())
-        manifest["files"][changed]["sha256"] = hashlib.sha256((copy / changed).read_bytes()).hexdigest()
-        (copy / "manifest.json").write_text(json.dumps(manifest))
-        return copy
+        return damaged_copy(bundle or folder / "half", tmp_path / "damaged", component, weight)
 
     return damage
 

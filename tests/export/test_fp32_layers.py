@@ -72,6 +72,14 @@ def test_the_named_layers_are_float32_and_no_others(folder):
     assert set(types.values()) == {FLOAT, HALF}
 
 
+def test_a_modulation_in_float32_reads_what_is_not_rounded(folder):
+    graph = onnx.load(folder / "bundle" / "dit_head.onnx", load_external_data=False).graph
+    node = next(node for node in graph.node if "blocks.0.modulation.weight" in node.input)
+    makers = {output: node.op_type for node in graph.node for output in node.output}
+    assert makers[node.input[0]] == "Mul"  # of SiLU, whose operator of ours gives half precision
+    assert not any(node.op_type.startswith("BiasSilu") for node in graph.node)
+
+
 def test_a_name_stands_for_what_is_inside_of_it(folder):
     types = weight_types(onnx.load(folder / "bundle" / "transformer_low.onnx", load_external_data=False))
     wide = {name for name, kind in types.items() if kind == FLOAT and name.startswith(("encoder", "decoder"))}

@@ -114,6 +114,22 @@ def test_other_graphs_have_their_modulations_as_before(digits_bundle, digits_fp1
         )
 
 
+@pytest.mark.parametrize("name", ["dit_head", "mlp_head"])
+@pytest.mark.parametrize(
+    ("fixture", "operator"), [("digits_fp16_bundle", "BiasSiluToHalf"), ("digits_bf16_bundle", "BiasSiluToBfloat16")]
+)
+def test_what_modulations_read_is_made_in_one_pass(request, fixture, operator, name):
+    """SiLU of timestep and condition and its rounding, which standard operators take four passes for."""
+    graph = _graph(request.getfixturevalue(fixture), name)
+    made = [node for node in graph.node if node.op_type == operator]
+    assert len(made) == 1
+    rounded = {output for node in graph.node if node.op_type == "Cast" for output in node.input}
+    assert not rounded & {"condition", made[0].output[0]}
+    assert not any(node.op_type in ("Sigmoid", "Mul") for node in graph.node)
+    readers = {node.input[1].split(".")[-2] for node in graph.node if made[0].output[0] in node.input}
+    assert readers == {"modulation" if name == "dit_head" else "modulations"}
+
+
 def _modulation_weights(graph):
     """Count the matrices of matmuls that make modulations by their shape."""
     return Counter(

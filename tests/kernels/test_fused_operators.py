@@ -39,13 +39,15 @@ OPERATORS = {
     "BiasGelu": ([ROWS, ROW], ["half"]),
     "BiasGeluTanh": ([ROWS, ROW], ["half"]),
     "BiasSilu": ([ROWS, ROW], ["half"]),
+    "BiasSiluToHalf": ([X, "weight"], ["half"]),
+    "BiasSiluToBfloat16": ([X, "weight"], ["half"]),
 }
 HALVES = {"fp16": (TensorProto.FLOAT16, torch.float16), "bf16": (TensorProto.BFLOAT16, torch.bfloat16)}
 CASES = [
     (name, precision)
     for name in OPERATORS
     for precision in HALVES
-    if "NormTo" not in name.removesuffix("ToFloat") or name.endswith("ToHalf") == (precision == "fp16")
+    if not name.endswith("ToBfloat16" if precision == "fp16" else "ToHalf")
 ]
 
 
@@ -97,7 +99,7 @@ def in_double(name: str, precision: str, feed: dict[str, np.ndarray]) -> list[np
     given = [g.double() if k in (X, "weight") else g.to(dtype).double() for g, k in zip(given, kinds, strict=True)]
     if name.startswith("Bias"):
         h = given[0] + given[1]
-        function = torch.nn.functional.silu if name == "BiasSilu" else torch.nn.functional.gelu
+        function = torch.nn.functional.silu if name.startswith("BiasSilu") else torch.nn.functional.gelu
         return [(function(h, approximate="tanh") if name == "BiasGeluTanh" else function(h)).numpy()]
 
     def next_part(key: str) -> torch.Tensor:

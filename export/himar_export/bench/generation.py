@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
+from himar_kernels import EngineError
+from himar_kernels.shared.console import NOTICES
 from himar_runtime import Pipeline
 
 from .eager import compiling, wait_for
@@ -21,8 +25,11 @@ ROUNDING = 1e-2
 """What rounding to 8 bits may add to the images' relative error: about one level in every pixel of dark images."""
 
 
-def generation_work(workload: Workload, batch: int, compiled: bool) -> Work:
-    """Return whole generations of `batch` images; the reference is eager in float32."""
+def generation_work(workload: Workload, batch: int, compiled: bool, failing: bool = False) -> Work:
+    """Return whole generations of `batch` images; the reference is eager in float32.
+
+    failing: engines that fail give NaN (`or_nan`), and end nothing.
+    """
     family, labels, sampling = workload.family, workload.labels(batch), workload.sampling
     own = family.eager_networks(workload.model, workload.vae, workload.eager_precisions)
 
@@ -39,7 +46,8 @@ def generation_work(workload: Workload, batch: int, compiled: bool) -> Work:
     def eager_fp32() -> Outputs:
         return family.run_eager(plain, labels, sampling, SEED)
 
-    reference, first_engines = (eager_fp32() if half else usual), functools.cache(engines)
+    reference = eager_fp32() if half else usual
+    first_engines = functools.cache(or_nan(ENGINES, engines, reference) if failing else engines)
     limits = family.limits(workload, usual, reference, first_engines)
 
     sides = [Side(EAGER, eager, lambda: usual), Side(ENGINES, engines, first_engines)]
@@ -57,6 +65,19 @@ def generation_work(workload: Workload, batch: int, compiled: bool) -> Work:
 
         sides.insert(-1, Side(COMPILED, run, first))
     return Work("generation", batch, reference, limits, sides, lambda: family.compare_instead(workload, batch))
+
+
+def or_nan(side: str, run: Callable[[], Outputs], like: Outputs) -> Callable[[], Outputs]:
+    """Return a run that warns of an EngineError, such as values that are not finite, and then gives NaN."""
+
+    def tolerant() -> Outputs:
+        try:
+            return run()
+        except EngineError as error:
+            NOTICES.log(logging.INFO, f"warning: {side}: {error}")
+            return {name: np.full(np.shape(values), np.nan) for name, values in like.items()}
+
+    return tolerant
 
 
 def break_down_generation(workload: Workload, batch: int) -> dict[str, TimeBreakdown]:

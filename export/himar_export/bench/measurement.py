@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 EAGER, EAGER_FP32, COMPILED, ENGINES = "eager", "eager fp32", "compiled", "engines"
 """The sides. EAGER_FP32 is there in half precision on a CPU, where PyTorch's half-precision matmuls are slow."""
+SIDES = (EAGER, EAGER_FP32, COMPILED, ENGINES)
+"""All of them but mixes of engines and eager components (`mixes`), in the reports' order."""
 
 
 class SideUnavailableError(EngineError):

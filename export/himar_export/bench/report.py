@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from himar_export.bench.measurement import COMPILED, EAGER, EAGER_FP32, ENGINES, Measurement
+from himar_export.bench.measurement import EAGER, ENGINES, SIDES, Measurement
+from himar_export.bench.mix_report import mix_table, mix_verdicts
 from himar_export.bench.roofline import Reached
 from himar_export.bench.run import BenchReport, ComponentResult, Generation
 from himar_export.bench.statistics import needed_for
-from himar_export.bench.verdict import Ratio
+from himar_export.bench.text_table import NOTHING, TextTable, ratio_text, seconds_text
 from himar_export.cost.report import scaled
 from himar_export.report import readable
 from himar_kernels.shared.files import write_text
@@ -73,6 +74,7 @@ def _generation(generation: Generation) -> dict[str, Any]:
         "whole": _reached(generation.whole),
         "memory": {side: asdict(memory) for side, memory in generation.memory.items()},
         "memory_error": generation.memory_error,
+        "mixes": [asdict(each) for each in generation.mixes],
     }
 
 
@@ -113,39 +115,17 @@ def _plain(value: object) -> str:
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-SIDES = (EAGER, EAGER_FP32, COMPILED, ENGINES)
-NOTHING = "–"
 _NOT_COMPARED = (
     "whole outputs are not comparable, because rounding alone decides at these settings; every component's output was "
     "compared instead"
 )
 
 
-@dataclass(frozen=True)
-class TextTable:
-    """A table of text: rows have as many cells as there are headings.
-
-    words: how many of the first columns are words. details: columns that a terminal leaves out.
-    """
-
-    title: str
-    headings: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    words: int = 1
-    details: tuple[str, ...] = ()
-
-    def short(self) -> TextTable:
-        """Return the table without its details and without columns in which no row has a value."""
-        kept = [i for i, name in enumerate(self.headings)
-                if name not in self.details and any(row[i] != NOTHING for row in self.rows)]  # fmt: skip
-        rows = tuple(tuple(row[i] for i in kept) for row in self.rows)
-        return TextTable(self.title, tuple(self.headings[i] for i in kept), rows, self.words)
-
-
 def tables(report: BenchReport) -> list[TextTable]:
     """Return every table that has a row."""
     found = [
         _latencies(report),
+        *(mix_table(each.measurement, each.mixes) for each in report.generations),
         *(_breakdown(each) for each in report.generations),
         _components(report),
         _memory(report),
@@ -170,6 +150,7 @@ def verdicts(report: BenchReport) -> Iterator[str]:
     """Say of every generation how many times faster the engines are, or why that is inconclusive."""
     for generation in report.generations:
         yield from _verdicts(generation.measurement)
+        yield from mix_verdicts(generation.measurement, generation.mixes)
 
 
 def component_verdicts(report: BenchReport) -> Iterator[str]:
@@ -200,17 +181,21 @@ def notes(report: BenchReport) -> Iterator[str]:
         yield f"No percentile {names}: {report.repeats} repetitions are too few, {counts} are needed (--repeats)."
 
 
-def ratio_text(ratio: Ratio) -> str:
-    """Return "2.31× (2.25 … 2.40)"; with a question mark where it is inconclusive."""
-    interval = "" if ratio.low is None or ratio.high is None else f" ({ratio.low:.2f} … {ratio.high:.2f})"
-    return f"{ratio.value:.2f}×{interval}{'' if ratio.conclusive else ' ?'}"
+def _place(side: str) -> int:
+    """Return a side's place among the rows: mixes come last."""
+    return SIDES.index(side) if side in SIDES else len(SIDES)
 
 
 def _verdicts(m: Measurement) -> Iterator[str]:
+    """Say what there is to say of the sides; mixes have a table and verdicts of their own."""
     name = f"{m.name}, batch {m.batch}"
     for side, reason in m.refused.items():
+        if side not in SIDES:
+            continue
         yield f"{name}: {side} has no latency: {reason}."
     for side, ratio in m.ratios.items():
+        if side not in SIDES:
+            continue
         if ratio.conclusive:
             outputs = f"outputs differ by {m.apart:.1e} at most" if m.compared else _NOT_COMPARED
             yield (
@@ -219,7 +204,9 @@ def _verdicts(m: Measurement) -> Iterator[str]:
             )
         else:
             yield f"{name}: engines against {side}, {ratio_text(ratio)}, inconclusive: {'; '.join(ratio.doubts)}."
-    doubtful = [f"{side}: {'; '.join(timed.doubts)}" for side, timed in m.times.items() if timed.doubts]
+    doubtful = [
+        f"{side}: {'; '.join(timed.doubts)}" for side, timed in m.times.items() if timed.doubts and side in SIDES
+    ]
     if doubtful:
         yield f"{name}, doubts. {'. '.join(doubtful)}."
 
@@ -228,12 +215,10 @@ def _latencies(report: BenchReport) -> TextTable:
     rows = []
     for generation in report.generations:
         m = generation.measurement
-        for side in SIDES:
-            if side not in m.times:
-                continue
+        for side in sorted(m.times, key=_place):
             s = m.times[side].summary
-            numbers = (_seconds(each) for each in (s.minimum, s.median, s.mean, s.p90, s.p95, s.p99))
-            rate = (f"{s.variation:.0%}", _seconds(s.median / m.batch), f"{m.batch / s.median:.3g}")
+            numbers = (seconds_text(each) for each in (s.minimum, s.median, s.mean, s.p90, s.p95, s.p99))
+            rate = (f"{s.variation:.0%}", seconds_text(s.median / m.batch), f"{m.batch / s.median:.3g}")
             rows.append((str(m.batch), side, *numbers, *rate))
     return TextTable(
         f"Whole generations, seconds, {report.repeats} interleaved repetitions",
@@ -255,15 +240,15 @@ def _breakdown(generation: Generation) -> TextTable:
                     part.component,
                     part.phase,
                     str(part.calls),
-                    NOTHING if other is None else _seconds(other.seconds),
-                    _seconds(part.seconds),
+                    NOTHING if other is None else seconds_text(other.seconds),
+                    seconds_text(part.seconds),
                     _milliseconds(part.seconds / part.calls),
                     *_reached_table(reached),
                 )
             )
-        rows.append(("host", NOTHING, NOTHING, _seconds(eager.host), _seconds(engines.host), *[NOTHING] * 5))
+        rows.append(("host", NOTHING, NOTHING, seconds_text(eager.host), seconds_text(engines.host), *[NOTHING] * 5))
         rows.append(
-            ("whole", NOTHING, NOTHING, _seconds(eager.seconds), _seconds(engines.seconds), NOTHING,
+            ("whole", NOTHING, NOTHING, seconds_text(eager.seconds), seconds_text(engines.seconds), NOTHING,
              *_reached_table(generation.breakdown_whole))
         )  # fmt: skip
     return TextTable(
@@ -313,12 +298,6 @@ def _reached_table(reached: Reached | None) -> tuple[str, ...]:
         return (NOTHING,) * 4
     rate = f"{scaled(reached.flops_per_second)}"
     return (scaled(reached.flops), readable(reached.bytes), rate, f"{reached.share:.0%} ({reached.bound_by})")
-
-
-def _seconds(value: float | None) -> str:
-    if value is None:
-        return NOTHING
-    return f"{value:.3f}" if value < 100 else f"{value:.1f}"
 
 
 def _milliseconds(seconds: float) -> str:

@@ -22,7 +22,8 @@ from ..make.assemble import within
 from .eager import plain_float32
 from .environment import device_peaks, environment
 from .generation import break_down_generation, generation_work
-from .measurement import EAGER, ENGINES, Measurement, measure
+from .measurement import EAGER, ENGINES, SIDES, Measurement, measure
+from .mixes import Mix, MixResult, mix_results, mixes, with_mixes
 from .roofline import Reached, costs_of, of_breakdown, of_call, of_generation
 from .time_breakdown import TimeBreakdown
 from .timing import Advance
@@ -34,7 +35,7 @@ class BenchRequest:
     """What `himar-export bench` was asked for.
 
     compiled: torch.compile too; components: single components too; memory: processes that measure it. warm_limit: most
-    seconds of each side's warm-up.
+    seconds of each side's warm-up. eager_components: names of those to run eagerly in the engines' loop (`mixes`).
     """
 
     sources: Sources
@@ -45,6 +46,7 @@ class BenchRequest:
     compiled: bool = False
     components: bool = False
     memory: bool = False
+    eager_components: Sequence[str] = ()
     command: Sequence[str] = ()
 
 
@@ -70,6 +72,7 @@ class Generation:
     breakdowns: where a run's time goes, by side. reached: by the engines in each component of that run;
     breakdown_whole: in all of it. whole: by the engines' median generation. memory: by side, where it was asked for;
     memory_error: why there is none. phases: those of the family, in order. All empty or None where outputs differ.
+    mixes: what the engines gave with single components run eagerly, and what the other sides gave.
     """
 
     measurement: Measurement
@@ -80,6 +83,7 @@ class Generation:
     memory: Mapping[str, Memory] = field(default_factory=dict)
     memory_error: str | None = None
     phases: tuple[str, ...] = ()
+    mixes: tuple[MixResult, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -122,18 +126,22 @@ class BenchReport:
 
     @property
     def differ(self) -> tuple[str, ...]:
-        """Say which sides gave other outputs, and so have no latency."""
+        """Say which sides gave other outputs, and so have no latency; of mixes only where the engines' were right."""
         measurements = [each.measurement for each in self.generations]
         measurements += [each.measurement for each in self.components]
         return tuple(
-            f"{m.name} at batch {m.batch}: {m.refused[side]}" for m in measurements for side in m.differ
-        )  # fmt: skip
+            f"{m.name} at batch {m.batch}: {m.refused[side]}"
+            for m in measurements
+            for side in m.differ
+            if side in SIDES or ENGINES not in m.differ
+        )
 
 
 def run_bench(request: BenchRequest, advance: Advance) -> BenchReport:
     """Load both sides, measure the device's peaks, then every batch size.
 
-    Raises ConfigError, EngineError and InputError as `load` does, and InputError for a batch beyond the bundle's.
+    Raises ConfigError, EngineError and InputError as `load` does, InputError for a batch beyond the bundle's, and as
+    `mixes` does.
     """
     opened = Bundle.open(request.sources.bundle)
     for batch in request.batches:
@@ -145,12 +153,14 @@ def run_bench(request: BenchRequest, advance: Advance) -> BenchReport:
         found = environment(str(workload.device), request.command)  # before this makes the machine busy itself
         advance("measuring the device's peaks", 0.03)
         peaks = device_peaks(str(workload.device), workload.family.peak_precision(workload.eager_precisions))
+        found_mixes = mixes(workload, request.eager_components)
         generations: list[Generation] = []
         components: list[ComponentResult] = []
         for number, batch in enumerate(request.batches):
             start, share = 0.05 + 0.95 * number / len(request.batches), 0.95 / len(request.batches)
             middle = start + share * (0.6 if request.components else 1.0)
-            generations.append(_generation(request, workload, batch, threads, peaks, within(advance, start, middle)))
+            part = within(advance, start, middle)
+            generations.append(_generation(request, workload, batch, threads, peaks, found_mixes, part))
             if request.components:
                 components += _components(request, workload, batch, peaks, within(advance, middle, start + share))
     return BenchReport(
@@ -176,16 +186,23 @@ def run_bench(request: BenchRequest, advance: Advance) -> BenchReport:
 
 
 def _generation(
-    request: BenchRequest, workload: Workload, batch: int, threads: int, peaks: Peaks, advance: Advance
+    request: BenchRequest,
+    workload: Workload,
+    batch: int,
+    threads: int,
+    peaks: Peaks,
+    found_mixes: Sequence[Mix],
+    advance: Advance,
 ) -> Generation:
     def say(text: str, fraction: float) -> None:
         advance(f"batch {batch}: {text}", 0.75 * fraction)
 
-    work = generation_work(workload, batch, request.compiled)
+    work = with_mixes(generation_work(workload, batch, request.compiled, failing=bool(found_mixes)), found_mixes)
     measurement = measure(work, request.repeats, request.warm_limit, say)
     _forget_compiled(request)
+    results = mix_results(work, found_mixes, measurement)
     if ENGINES not in measurement.times or EAGER not in measurement.times:
-        return Generation(measurement)
+        return Generation(measurement, mixes=results)
     advance(f"batch {batch}: where the time goes", 0.75)
     breakdowns = break_down_generation(workload, batch)
     costs = costs_of(workload.request, batch, peaks)
@@ -207,6 +224,7 @@ def _generation(
         memory,
         memory_error,
         workload.family.phases,
+        results,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -22,14 +23,18 @@ from himar_kernels.shared.options import (
     device_option,
     folder_option,
 )
+from himar_runtime import Bundle
 
 from ..report import print_json
 from .progress import progress_bar
 
+ALL_COMPONENTS = "all"
+
 
 @click.command(
     cls=FamilyCommand,
-    epilog="Example: himar-export bench bundle --checkpoint model.pth --config himar-b --batch 1 --batch 8",
+    epilog="Example: himar-export bench bundle --checkpoint model.pth --config himar-b --batch 1 --batch 8, or "
+    "himar-export bench bundle --checkpoint model.pth --vae kl16.ckpt --component-eager all",
 )
 @click.argument("bundle", type=NamedPath())
 @click.option("--checkpoint", required=True, type=NamedPath(), help="What the bundle was built from.")
@@ -44,6 +49,9 @@ from .progress import progress_bar
              help="Maximum seconds for a side to settle before it is timed.")  # fmt: skip
 @click.option("--compile", "compiled", is_flag=True, help="Time torch.compile of the eager model too.")
 @click.option("--components", is_flag=True, help="Time every component by itself too.")
+@click.option("--component-eager", "eager_components", multiple=True, metavar="NAME",
+             help="Also run this component with PyTorch in the engines' loop, to find the wrong or the slow one; all "
+                  "tries each in turn; may be repeated.")  # fmt: skip
 @click.option("--memory", is_flag=True, help="Measure each side's peak memory, in a process of its own.")
 @sampling_options
 @click.option("--device", default="cpu", show_default=True, callback=device_option, help="cpu, cuda or cuda:N.")
@@ -65,6 +73,7 @@ def bench(as_json: bool, markdown: Path | None, plots: Path | None, **options: A
         require_writable_file(markdown)
     if plots is not None:
         require_writable_folder(plots)
+    _require_components(options["bundle"], options["eager_components"])
     from ..bench.report import print_report, report_values, write_markdown
     from ..bench.run import BenchRequest, run_bench
     from ..bench.workload import Sources
@@ -89,3 +98,16 @@ def bench(as_json: bool, markdown: Path | None, plots: Path | None, **options: A
         other = "" if report.built_from_it else " The bundle was built from another checkpoint: give that one."
         click.echo(f"error: outputs differ and were not timed: {'; '.join(report.differ)}.{other}", err=True)
     return FAILURE if report.differ else 0
+
+
+def _require_components(path: Path, names: Sequence[str]) -> None:
+    """Raise click.BadParameter for a name that is no component of the bundle, nor ALL."""
+    if not names:
+        return
+    known = Bundle.open(path).manifest.components
+    for name in names:
+        if name not in (ALL_COMPONENTS, *known):
+            raise click.BadParameter(
+                f"{path} has no component {name!r}; it has {', '.join(known)}, and {ALL_COMPONENTS} tries each.",
+                param_hint="'--component-eager'",
+            )

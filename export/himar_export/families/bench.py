@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from himar_kernels.families.registry import family_part
 
 if TYPE_CHECKING:
-    from ..bench.component_runs import ComponentCall
+    from ..bench.component_runs import Call, ComponentCall
     from ..bench.time_breakdown import Clock
     from ..bench.timing import Outputs
     from ..bench.workload import Workload
@@ -66,6 +66,10 @@ class FamilyBench(Protocol):
 
     def parts(self, workload: Workload) -> Sequence[tuple[str, str]]:
         """Return the components that a generation runs, in order, each with its phase."""
+        ...
+
+    def eager_calls(self, model: Any) -> Mapping[str, Call]:
+        """Return what runs each component with `eager_networks`, on the inputs of any call that the loop makes."""
         ...
 
     def component_calls(self, workload: Workload, batch: int, compiled: bool) -> list[ComponentCall]:

@@ -10,12 +10,13 @@ of whose rows each operator reads its parts: attributes say which, and a functio
 Everywhere else (float32, int8, TensorRT, whose builder fuses by itself) the same formulas stand in the graph.
 
 What ends in half precision also exists with an end in fp8 (`in_fp8`), for the inputs of matmuls that `fp8` rewrites.
+BiasSiluToHalf, …ToBfloat16 and …ToFp8 are a head's SiLU of its condition and the row of a timestep, both float32.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -38,9 +39,10 @@ _ACTIVATIONS: Mapping[Activation, tuple[str, Callable[[Tensor], Tensor]]] = {
     "silu": ("BiasSilu", F.silu),
 }
 _HALVES: Mapping[torch.dtype, tuple[str, int]] = {
-    torch.float16: ("NormToHalf", onnx.TensorProto.FLOAT16),
-    torch.bfloat16: ("NormToBfloat16", onnx.TensorProto.BFLOAT16),
+    torch.float16: ("ToHalf", onnx.TensorProto.FLOAT16),
+    torch.bfloat16: ("ToBfloat16", onnx.TensorProto.BFLOAT16),
 }
+"""How the names of operators end that take float32 and give half precision, and its type as ONNX counts types."""
 
 
 class Norm(nn.Module):
@@ -89,7 +91,7 @@ class Elementwise:
     def norm(self, norm: Norm, x: Tensor) -> Tensor:
         """Return norm(x), in `dtype` where it is fused, else float32."""
         if self._exports:
-            return _node(_HALVES[self.style.dtype][0], (x, norm.weight, norm.bias), self.style.dtype, epsilon=norm.eps)
+            return self._to_half("Norm", (x, norm.weight, norm.bias), epsilon=norm.eps)
         return norm(x)
 
     def modulated_norm(
@@ -123,6 +125,19 @@ class Elementwise:
         if self._fuses(h):
             return _node(name, h.parts, self.style.dtype)
         return function(h.with_bias())
+
+    def silu_of_sum(self, x: Tensor, row: Tensor, readers: Iterable[nn.Module | None]) -> Tensor:
+        """Return SiLU(x + row) of float32 x (…, D) and row (1, D): in `dtype` where it is fused, else float32.
+
+        It is not where one of `readers`, the matmuls that read it, stays float32.
+        """
+        weights = [weight for reader in readers if reader is not None for weight in reader.parameters()]
+        if self._exports and all(weight.dtype == self.style.dtype for weight in weights):
+            return self._to_half("BiasSilu", (x, row.flatten()))
+        return F.silu(row + x)
+
+    def _to_half(self, name: str, inputs: Sequence[Tensor], **attributes: Any) -> Tensor:
+        return _node(name + _HALVES[self.style.dtype][0], inputs, self.style.dtype, **attributes)
 
 
 def _node(name: str, inputs: Sequence[Tensor], dtype: torch.dtype, **attributes: Any) -> Tensor:
@@ -279,10 +294,11 @@ _JOINED: Mapping[str, tuple[str, ...]] = {
     "GatedResidual": ("ModulatedNorm", "ModulatedNormToFloat", "ModulatedNormToFp8"),
 }
 """Which norms follow which sums: a transformer's, and a head's."""
+_BIASED = "biased = Add (x, h_bias)"
 _ACTIVATED: Mapping[str, str] = {
-    "BiasGelu": "y = Gelu (biased)",
-    "BiasGeluTanh": 'y = Gelu <approximate = "tanh"> (biased)',
-    "BiasSilu": "gate = Sigmoid (biased)\ny = Mul (biased, gate)",
+    "BiasGelu": f"{_BIASED}\nvalue = Gelu (biased)",
+    "BiasGeluTanh": f'{_BIASED}\nvalue = Gelu <approximate = "tanh"> (biased)',
+    "BiasSilu": f"{_BIASED}\ngate = Sigmoid (biased)\nvalue = Mul (biased, gate)",
 }
 
 _LINEAR = _Formula(
@@ -303,11 +319,11 @@ around which ONNX Runtime 1.31 puts an operator for integers (a graph that it th
 def _functions(half: int) -> dict[str, str]:
     """Return every operator's function by name. half: the type of matmuls, as ONNX counts types."""
     alone = {**_SUMS, **_NORMS, "LinearFp8": _LINEAR}
-    for name, end in _ACTIVATED.items():
-        lines = f"biased = Add (x, h_bias)\n{end}"
-        alone[name] = _Formula("h_bias", lines, "y")
-        wide = f"{lines.replace('y =', 'value =')}\nwide = Cast <to = {_WIDE}> (value)"
-        alone[f"{name}ToFp8"] = _to_fp8("h_bias", wide, "wide")
+    for name, lines in _ACTIVATED.items():
+        alone[name] = _Formula("h_bias", lines, "value")
+        alone[f"{name}ToFp8"] = _to_fp8("h_bias", f"{lines}\nwide = Cast <to = {_WIDE}> (value)", "wide")
+    rounded = _Formula("h_bias", f"{_ACTIVATED['BiasSilu']}\ny = Cast <to = {{half}}> (value)", "y")
+    alone |= {f"BiasSilu{end}": rounded for end, _ in _HALVES.values()}
     functions = {name: formula.function(name, half) for name, formula in alone.items()}
     for first, norms in _JOINED.items():
         functions |= {first + name: _NORMS[name].function(first + name, half, _SUMS[first]) for name in norms}

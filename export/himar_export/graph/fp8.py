@@ -29,7 +29,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from himar_kernels import BuildError
 
 from .elementwise import DOMAIN, VERSION, in_fp8
-from .observed import Array, Range, constant, timed
+from .observed import Array, Range, constant
 
 LARGEST = 448.0
 """Of e4m3; a value of 464 or more would round to the next power if there were one, and saturates."""
@@ -75,10 +75,8 @@ def rewrite_matmuls(model: ir.Model, ranges: Mapping[str, Range]) -> int:
     for node in nodes:
         x = _input(node)
         if x not in inputs:
-            users = [use.node for use in x.uses()]
             step = step_of(_largest(_name(node), ranges, graph.name))
-            alone = all(user in nodes for user in users) and not x.is_graph_output()
-            inputs[x] = _operator_input(graph, x, step, node, alone) if fuses else _plain_input(graph, x, step, node)
+            inputs[x] = _operator_input(graph, x, step, node) if fuses else _plain_input(graph, x, step, node)
         if fuses:
             _operator(graph, node, inputs[x])
         else:
@@ -130,33 +128,20 @@ def _largest(weight: str, ranges: Mapping[str, Range], graph: str | None) -> flo
     return max(float(np.maximum(np.abs(each.low), np.abs(each.high)).max()) for each in seen)
 
 
-def _operator_input(graph: ir.Graph, x: ir.Value, step: np.float32, before: ir.Node, alone: bool) -> _Input:
-    """Let the operator that makes x make fp8 where nothing else reads x, and a SiLU of the condition too."""
+def _operator_input(graph: ir.Graph, x: ir.Value, step: np.float32, before: ir.Node) -> _Input:
+    """Let the operator that makes x make fp8; where something else reads x, it runs once more for that."""
     scale = constant(graph, _step_name(before), np.array(step))
     maker = x.producer()
     assert maker is not None
-    name = in_fp8(maker.op_type) if maker.domain == DOMAIN and alone else None
+    name = in_fp8(maker.op_type) if maker.domain == DOMAIN else None
     if name is not None:
         made = ir.node(name, [*maker.inputs, scale], attributes=maker.attributes, domain=DOMAIN, version=VERSION)
         graph.insert_after(maker, made)
     else:
-        wide = _input(maker) if maker.op_type == "Cast" else x
-        made = _silu(graph, wide, scale, before) or _rounded(graph, wide, scale, before)
+        made = _rounded(graph, _input(maker) if maker.op_type == "Cast" else x, scale, before)
     made.outputs[0].name = f"{x.name}_fp8"
     made.outputs[0].shape, made.outputs[0].type = x.shape, ir.TensorType(ir.DataType.FLOAT8E4M3FN)
     return _Input(made.outputs[0], scale)
-
-
-def _silu(graph: ir.Graph, x: ir.Value, scale: ir.Value, before: ir.Node) -> ir.Node | None:
-    """Return an operator of the SiLU of a timestep's row and a condition, where x is that."""
-    source = timed(x)
-    if source is None:
-        return None
-    gather = ir.node("Gather", [source.table, source.index])
-    row = ir.node("Reshape", [gather.outputs[0], constant(graph, "val_fp8_row", np.array([-1]))])
-    made = ir.node("BiasSiluToFp8", [source.condition, row.outputs[0], scale], domain=DOMAIN, version=VERSION)
-    graph.insert_before(before, [gather, row, made])
-    return made
 
 
 def _rounded(graph: ir.Graph, x: ir.Value, scale: ir.Value, before: ir.Node) -> ir.Node:

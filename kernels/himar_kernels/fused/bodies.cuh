@@ -6,12 +6,16 @@
 
 namespace himar::fused {
 
+// The name of an operator that takes float32 and gives To: NormToHalf, NormToBfloat16, NormToFp8.
+template <class To>
+std::string named_to(const std::string& name) {
+    return name + (std::is_same_v<To, Half> ? "ToHalf" : std::is_same_v<To, Brain> ? "ToBfloat16" : "ToFp8");
+}
+
 // The formulas of norms and sums. kInputs are the types of what follows x; `made` reads x and them from a call.
 template <class To>
 struct NormFormula {
-    static constexpr const char* kName = std::is_same_v<To, Half>    ? "NormToHalf"
-                                         : std::is_same_v<To, Brain> ? "NormToBfloat16"
-                                                                     : "NormToFp8";
+    static std::string name() { return named_to<To>("Norm"); }
     static constexpr auto kInputs = types<float, float>;
     using Out = To;
 
@@ -24,9 +28,10 @@ struct NormFormula {
 
 template <class T, class To>
 struct ModulatedNormFormula {
-    static constexpr const char* kName = std::is_same_v<To, float> ? "ModulatedNormToFloat"
-                                         : std::is_same_v<To, Fp8> ? "ModulatedNormToFp8"
-                                                                   : "ModulatedNorm";
+    static std::string name() {
+        if constexpr (std::is_same_v<To, float>) return "ModulatedNormToFloat";
+        return std::is_same_v<To, Fp8> ? "ModulatedNormToFp8" : "ModulatedNorm";
+    }
     static constexpr auto kInputs = types<float, float, T, T, T, T>;
     using Out = To;
 
@@ -45,7 +50,7 @@ struct ModulatedNormFormula {
 
 template <class T>
 struct ResidualFormula {
-    static constexpr const char* kName = "Residual";
+    static std::string name() { return "Residual"; }
     static constexpr auto kInputs = types<T, T>;
     using Out = float;
 
@@ -57,7 +62,7 @@ struct ResidualFormula {
 
 template <class T>
 struct GatedResidualFormula {
-    static constexpr const char* kName = "GatedResidual";
+    static std::string name() { return "GatedResidual"; }
     static constexpr auto kInputs = types<T, T, T, T>;
     using Out = float;
 
@@ -87,7 +92,7 @@ constexpr auto joined(const std::array<Item, Sizes>&... arrays) {
 // Each body's `compute` runs a call with V values at once.
 template <class Formula>
 struct NormBody {
-    static std::string name() { return Formula::kName; }
+    static std::string name() { return Formula::name(); }
     static constexpr auto kInputs = joined(types<float>, Formula::kInputs);
     static constexpr auto kOutputs = types<typename Formula::Out>;
 
@@ -100,7 +105,7 @@ struct NormBody {
 
 template <class Formula>
 struct SumBody {
-    static std::string name() { return Formula::kName; }
+    static std::string name() { return Formula::name(); }
     static constexpr auto kInputs = joined(types<float>, Formula::kInputs);
     static constexpr auto kOutputs = types<typename Formula::Out>;
 
@@ -114,7 +119,7 @@ struct SumBody {
 // A sum and the norm of it; its inputs are the sum's and then the norm's other than x, its outputs both.
 template <class Sum, class Normal>
 struct SumAndNormBody {
-    static std::string name() { return std::string(Sum::kName) + Normal::kName; }
+    static std::string name() { return Sum::name() + Normal::name(); }
     static constexpr auto kInputs = joined(types<float>, Sum::kInputs, Normal::kInputs);
     static constexpr auto kOutputs = types<float, typename Normal::Out>;
 
@@ -147,16 +152,20 @@ constexpr const char* biased_name = std::is_same_v<Activation, Gelu>       ? "Bi
                                     : std::is_same_v<Activation, GeluTanh> ? "BiasGeluTanh"
                                                                            : "BiasSilu";
 
-template <class T, class Activation>
+// An activation of a matmul's values and its bias; with To, of float32 rows and a row that all have added.
+template <class T, class Activation, class To = T>
 struct BiasedBody {
-    static std::string name() { return biased_name<Activation>; }
+    static std::string name() {
+        return std::is_same_v<T, To> ? biased_name<Activation> : named_to<To>(biased_name<Activation>);
+    }
     static constexpr auto kInputs = types<T, T>;
-    static constexpr auto kOutputs = types<T>;
+    static constexpr auto kOutputs = types<To>;
 
     template <int V>
     static void compute(Call& call) {
-        const Biased<V, T, Activation> biased{call.rows<T>(), call.row<T>(), call.output<T>(), call.width};
-        run(EachRow<V, Biased<V, T, Activation>>{biased}, call.count, call.context);
+        using Formula = Biased<V, T, Activation, To>;
+        const Formula biased{call.rows<T>(), call.row<T>(), call.output<To>(), call.width};
+        run(EachRow<V, Formula>{biased}, call.count, call.context);
     }
 };
 

@@ -31,7 +31,7 @@ struct InUnits : Formula {
 // Formula whose To is Fp8, and after its inputs the scale.
 template <class Formula>
 struct ToFp8 {
-    static constexpr const char* kName = Formula::kName;
+    static std::string name() { return Formula::name(); }
     static constexpr auto kInputs = joined(Formula::kInputs, types<float>);
     using Out = Fp8;
 
@@ -54,7 +54,7 @@ struct BiasedInUnits : Biased<V, T, Activation, Fp8> {
 
 template <class T, class Activation>
 struct BiasedToFp8Body {
-    static std::string name() { return std::string(biased_name<Activation>) + "ToFp8"; }
+    static std::string name() { return named_to<Fp8>(biased_name<Activation>); }
     static constexpr auto kInputs = types<T, T, float>;
     static constexpr auto kOutputs = types<Fp8>;
 

@@ -113,8 +113,8 @@ void add_all(Ort::CustomOpDomain& domain) {
     using Gated = GatedResidualFormula<T>;
     add<NormBody<Plain>, NormBody<Modulated>, NormBody<ModulatedToFloat>, SumBody<ResidualFormula<T>>, SumBody<Gated>,
         SumAndNormBody<ResidualFormula<T>, Plain>, SumAndNormBody<Gated, Modulated>,
-        SumAndNormBody<Gated, ModulatedToFloat>, BiasedBody<T, Gelu>, BiasedBody<T, GeluTanh>, BiasedBody<T, Silu>>(
-        domain);
+        SumAndNormBody<Gated, ModulatedToFloat>, BiasedBody<T, Gelu>, BiasedBody<T, GeluTanh>, BiasedBody<T, Silu>,
+        BiasedBody<float, Silu, T>>(domain);
 }
 
 // fp8 stands between half-precision values, and between float32 ones of a condition.

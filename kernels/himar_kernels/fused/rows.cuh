@@ -202,7 +202,7 @@ struct Silu {
     HIMAR_ROW static float of(float v) { return v / (1.0f + exponential(-v)); }
 };
 
-// activation(h + bias), in the type of h or in fp8.
+// activation(h + bias), in the type of h or in another.
 template <int V, class T, class Activation, class To = T>
 struct Biased {
     const T *h, *bias;

@@ -4,6 +4,7 @@
 #include <optional>
 #include <thread>
 
+#include "edit_pictures.h"
 #include "error.h"
 #include "families/hi_mar/editing.h"
 #include "lane_pair.h"
@@ -14,27 +15,19 @@ namespace {
 constexpr std::int64_t kSide = 16, kPixels = kSide * kSide;
 using Bytes = std::vector<std::uint8_t>;
 
-// Images that differ everywhere, and masks of four kinds: a pixel, a half, all but one position, all but a pixel. Of 16 high
-// positions they touch 1, 8, 15 and 16, of 4 low ones 1, 2, 4 and 4.
-struct Given {
-    Bytes images = Bytes(4 * 3 * kPixels), masks = Bytes(4 * kPixels);
+// Masks of four kinds: a pixel, a half, all but one position, all but a pixel. Of 16 high positions they touch 1, 8, 15 and 16,
+// of 4 low ones 1, 2, 4 and 4.
+bool drawn(int kind, std::int64_t row, std::int64_t column) {
+    return (kind == 0 && row == 5 && column == 9) || (kind == 1 && column >= 8) || (kind == 2 && (row >= 4 || column >= 4)) ||
+           (kind == 3 && (row > 0 || column > 0));
+}
 
-    Given() {
-        std::uint32_t state = 1;
-        for (std::uint8_t& value : images) value = static_cast<std::uint8_t>((state = state * 1664525 + 1013904223) >> 24);
-        for (std::int64_t row = 0; row < kSide; ++row)
-            for (std::int64_t column = 0; column < kSide; ++column) {
-                const bool drawn[] = {row == 5 && column == 9, column >= 8, row >= 4 || column >= 4, row > 0 || column > 0};
-                for (std::int64_t image = 0; image < 4; ++image)
-                    masks[static_cast<std::size_t>(image * kPixels + row * kSide + column)] = drawn[image] ? 200 : 0;
-            }
-    }
+struct Given : EditPictures {
+    Given() : EditPictures(kSide, drawn) {}
     // So many images that all have the mask of one kind.
     Edit edit(std::int64_t kind, std::int64_t count, std::int64_t dilation = 0) const {
         return {images.data(), masks.data() + kind * kPixels, count, kSide, true, dilation};
     }
-    himar::View<std::uint8_t> image_view(std::int64_t count = 4) const { return {images.data(), {count, kSide, kSide, 3}}; }
-    himar::View<std::uint8_t> mask_view(std::int64_t count = 4) const { return {masks.data(), {count, kSide, kSide, 1}}; }
 };
 
 Chunk chunk_of(const Edit& edit, std::vector<std::int64_t> labels, std::uint64_t first = 0) {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "bundles.h"
+#include "edit_pictures.h"
 #include "error.h"
 #include "families/hmar/editing.h"
 #include "hmar_lanes.h"
@@ -20,26 +21,17 @@ namespace {
 constexpr std::int64_t kSide = 12, kPixels = kSide * kSide;
 using Bytes = std::vector<std::uint8_t>;
 
-// Images that differ everywhere, and masks of four kinds: a corner, a half, a border, all but a pixel.
-struct Given {
-    Bytes images = Bytes(4 * 3 * kPixels), masks = Bytes(4 * kPixels);
+// Masks of four kinds: a corner, a half, a border, all but a pixel.
+bool drawn(int kind, std::int64_t row, std::int64_t column) {
+    return (kind == 0 && row < 3 && column < 2) || (kind == 1 && column >= 6) ||
+           (kind == 2 && (row < 4 || row > 7 || column < 4 || column > 7)) || (kind == 3 && (row > 0 || column > 0));
+}
 
-    Given() {
-        std::uint32_t state = 1;
-        for (std::uint8_t& value : images) value = static_cast<std::uint8_t>((state = state * 1664525 + 1013904223) >> 24);
-        for (std::int64_t row = 0; row < kSide; ++row)
-            for (std::int64_t column = 0; column < kSide; ++column) {
-                const bool drawn[] = {row < 3 && column < 2, column >= 6, row < 4 || row > 7 || column < 4 || column > 7,
-                                      row > 0 || column > 0};
-                for (std::int64_t image = 0; image < 4; ++image)
-                    masks[static_cast<std::size_t>(image * kPixels + row * kSide + column)] = drawn[image] ? 200 : 0;
-            }
-    }
+struct Given : EditPictures {
+    Given() : EditPictures(kSide, drawn) {}
     Edit edit(std::int64_t first = 0, std::int64_t count = 4) const {
         return Edit{images.data(), masks.data(), 4, kSide, false}.part(first, count);
     }
-    himar::View<std::uint8_t> image_view(std::int64_t count = 4) const { return {images.data(), {count, kSide, kSide, 3}}; }
-    himar::View<std::uint8_t> mask_view(std::int64_t count = 4) const { return {masks.data(), {count, kSide, kSide, 1}}; }
 };
 
 Chunk chunk_of(const Edit& edit, const std::vector<std::int64_t>& labels, std::uint64_t first = 0) {

@@ -69,6 +69,7 @@ class MLPHeadGraph(nn.Module):
 
     def __init__(self, head: MLPHead, style: GraphStyle) -> None:
         super().__init__()
+        self.elementwise = Elementwise(style)
         self.timesteps = timestep_table(head.time_embed)
         self.input_proj = matmul(head.input_proj, torch.float32)
         blocks = [block for block in head.res_blocks if isinstance(block, ResidualBlock)]
@@ -80,7 +81,8 @@ class MLPHeadGraph(nn.Module):
 
     def forward(self, x: Tensor, timestep: Tensor, condition: Tensor) -> Tensor:
         """Shapes as the component's contract says."""
-        activated = F.silu(F.embedding(timestep, self.timesteps) + condition)
+        row = F.embedding(timestep, self.timesteps)
+        activated = self.elementwise.silu_of_sum(condition, row, [self.modulations, self.final.modulation])
         made = self.modulations.bias_pending(activated)
         x = self.input_proj(x)
         for i, block in enumerate(self.blocks):
@@ -140,6 +142,7 @@ class DiTHeadGraph(nn.Module):
 
     def __init__(self, head: DiTHead, style: GraphStyle) -> None:
         super().__init__()
+        self.elementwise = Elementwise(style)
         self.timesteps = timestep_table(head.t_embedder)
         self.x_embedder = matmul(head.x_embedder.proj, torch.float32)
         self.positions = nn.Parameter(head.pos_embed[0].detach().clone(), requires_grad=False)
@@ -149,7 +152,10 @@ class DiTHeadGraph(nn.Module):
     def forward(self, x: Tensor, timestep: Tensor, condition: Tensor) -> Tensor:
         """Shapes as the component's contract says."""
         N, W = self.positions.shape
-        activated = F.silu(F.embedding(timestep, self.timesteps) + condition.reshape(-1, W))
+        layers = (*self.blocks, self.final)
+        readers = [layer.modulation for layer in layers if isinstance(layer, DiTBlockGraph | _Final)]
+        row = F.embedding(timestep, self.timesteps)
+        activated = self.elementwise.silu_of_sum(condition.reshape(-1, W), row, readers)
         y = (self.x_embedder(x) + self.positions).reshape(-1, W)
         for block in self.blocks:
             y = block(y, activated)
@@ -165,14 +171,15 @@ class DiTModulationsGraph(nn.Module):
 
     def __init__(self, head: DiTHead, style: GraphStyle) -> None:
         super().__init__()
+        self.elementwise = Elementwise(style)
         self.timesteps = timestep_table(head.t_embedder)
         self.blocks = nn.ModuleList(_block_modulation(block, style) for block in _blocks(head))
         self.final = modulations(_final_parts(head.final_layer), style)
 
     def forward(self, timestep: Tensor, condition: Tensor) -> tuple[Tensor, ...]:
         """Shapes as the component's contract says."""
-        activated = F.silu(F.embedding(timestep, self.timesteps) + condition)
         layers = (*self.blocks, self.final)
+        activated = self.elementwise.silu_of_sum(condition, F.embedding(timestep, self.timesteps), layers)
         if isinstance(self.final, Packed):
             return tuple(layer.bias_pending(activated)[0].values for layer in layers)
         return tuple(part for layer in layers for part in layer(activated))

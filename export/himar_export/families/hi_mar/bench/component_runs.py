@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
-from himar_export.bench.component_runs import Call, ComponentCall, EagerSides, one_call
+from himar_export.bench.component_runs import ComponentCall, EagerSides, one_call
 from himar_export.bench.workload import Workload
 from himar_export.cost.cost import Work as Cost
 from himar_export.cost.decoder import vae_decoder
@@ -19,8 +17,7 @@ from himar_runtime.families.hi_mar.family import hi_mar_model
 
 from ..components import components
 from ..cost.networks import condition, head, transformer
-from ..phases import phase_head
-from .eager import Networks
+from .eager_components import eager_calls
 
 
 def component_calls(workload: Workload, batch: int, compiled: bool) -> list[ComponentCall]:
@@ -72,7 +69,7 @@ def _call(
     seen = 0 if phase is None else phase.positions // 2 if known is None else known
     if phase is not None and part.name == phase.transformer:
         inputs |= visible_positions(hi_mar_model(workload.bundle.manifest), phase, rows, seen)
-    call = _decode if phase is None else _encode(phase, seen) if part.name == phase.transformer else _denoise(phase)
+    call = eager_calls(workload.model.config)[part.name]
     cost = call_cost(workload, part.name, phase, rows, seen)
     return one_call(workload, eager, part, inputs, call, rows, batch, cost)
 
@@ -105,33 +102,3 @@ def call_cost(workload: Workload, name: str, phase: PhaseInfo | None, rows: int,
         return head(config, phase.kind, rows, 1 if phase.kind == "mlp" else phase.positions, held)
     encoding = transformer(config, phase, rows, phase.positions - known, held)
     return encoding + condition(config, phase.kind, rows * phase.positions)
-
-
-def _encode(phase: PhaseInfo, seen: int) -> Call:
-    """A transformer with its head's embedding of the condition, as the engine has it; the first `seen` are known."""
-
-    def run(networks: Networks, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        model, tokens, n = networks[0], inputs[phase.tokens], phase.positions
-        known = torch.arange(n, device=tokens.device).expand(len(tokens), n) < seen
-        if phase.name == "low":
-            z = model.transformer_low(inputs["class_row"], tokens, known)[:, :n]
-        else:
-            z = model.transformer_high(inputs["class_row"], inputs.get("pivots"), tokens, known)[:, -n:]
-        outputs = {"condition": phase_head(model, phase.name).condition(z)}
-        return {"pivots": z, **outputs} if phase.leaves_pivots else outputs
-
-    return run
-
-
-def _denoise(phase: PhaseInfo) -> Call:
-    def run(networks: Networks, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        head = phase_head(networks[0], phase.name)
-        return {"prediction": head.denoise(inputs["x"], inputs["timestep"], inputs["condition"])}
-
-    return run
-
-
-def _decode(networks: Networks, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    vae = networks[1]
-    assert vae is not None  # a component of its own only where there is one
-    return {"image": vae.decode(inputs["latent"])}

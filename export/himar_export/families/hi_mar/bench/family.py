@@ -9,7 +9,7 @@ import numpy as np
 
 from himar.families.hi_mar.model import HiMAR
 from himar.vae.autoencoder import AutoencoderKL
-from himar_export.bench.component_runs import ComponentCall, compared_components
+from himar_export.bench.component_runs import Call, ComponentCall, compared_components
 from himar_export.bench.generation import ROUNDING
 from himar_export.bench.time_breakdown import Clock
 from himar_export.bench.timing import Outputs
@@ -24,6 +24,7 @@ from himar_runtime.families.hi_mar.family import hi_mar_model
 from ..verify import run_limits
 from .component_runs import component_calls
 from .eager import Networks, eager_networks, run_eager
+from .eager_components import eager_calls
 
 
 class HiMarBench:
@@ -76,6 +77,10 @@ class HiMarBench:
         phases = hi_mar_model(workload.bundle.manifest).phases
         own = [(name, phase.name) for phase in phases for name in (phase.transformer, phase.head)]
         return [*own, (VAE_DECODER, "decode")]
+
+    def eager_calls(self, model: HiMAR) -> Mapping[str, Call]:
+        """See FamilyBench.eager_calls."""
+        return eager_calls(model.config)
 
     def component_calls(self, workload: Workload, batch: int, compiled: bool) -> list[ComponentCall]:
         """See FamilyBench.component_calls."""

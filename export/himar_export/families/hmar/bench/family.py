@@ -9,7 +9,7 @@ import numpy as np
 
 from himar.families.hmar.model import HMAR
 from himar.families.hmar.tokenizer.network import Tokenizer
-from himar_export.bench.component_runs import ComponentCall
+from himar_export.bench.component_runs import Call, ComponentCall
 from himar_export.bench.generation import ROUNDING
 from himar_export.bench.time_breakdown import Clock
 from himar_export.bench.timing import Outputs
@@ -25,6 +25,7 @@ from ..family import needed
 from ..verify import SMOOTH_LIMIT
 from .component_runs import component_calls
 from .eager import Networks, eager_networks, run_eager
+from .eager_components import eager_calls
 from .forwards import compared_forwards
 
 
@@ -84,6 +85,10 @@ class HmarBench:
         else:
             own = [(TRUNK, "scales"), (NEXT_SCALE_TAIL, "scales"), (MASKED_TAIL, "masked")]
         return [(CONDITIONS, "class"), *own, (VAE_DECODER, "decode")]
+
+    def eager_calls(self, model: HMAR) -> Mapping[str, Call]:
+        """See FamilyBench.eager_calls."""
+        return eager_calls(model.config)
 
     def component_calls(self, workload: Workload, batch: int, compiled: bool) -> list[ComponentCall]:
         """See FamilyBench.component_calls."""
