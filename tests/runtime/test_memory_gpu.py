@@ -68,8 +68,8 @@ def test_wrong_figures_of_a_gpu_are_refused(bundle_path, wrong, sentence) -> Non
     assert sentence in str(caught.value)
 
 
-def test_modulations_that_the_default_setting_holds_count(held_bundle) -> None:
-    manifest = Bundle.open(held_bundle).manifest
+def test_modulations_that_the_default_setting_holds_count(make_bundle) -> None:
+    manifest = Bundle.open(make_bundle(held=True)).manifest
     name, default = next(iter(manifest.sampling.items()))
     holding = replace(manifest, sampling={**manifest.sampling, name: replace(default, modulation_interval=4)})
     family = runtime_family(manifest.family)
@@ -84,8 +84,27 @@ def test_modulations_that_the_default_setting_holds_count(held_bundle) -> None:
         assert {maker, head} <= {each.name for each in predict(manifest, 1, device=device).components if each.deferred}
 
 
-def test_what_a_build_measures_is_what_is_read(held_bundle, monkeypatch) -> None:
-    bundle = Bundle.open(held_bundle)
+def test_caches_count_where_the_default_setting_sees_all_scales(tiny_hmar_path) -> None:
+    manifest = Bundle.open(tiny_hmar_path).manifest
+    name, default = next(iter(manifest.sampling.items()))
+    seeing = replace(manifest, sampling={**manifest.sampling, name: replace(default, all_scales=True, schedule=())})
+    family = runtime_family(manifest.family)
+    assert family.first_needed(manifest) == ()
+    assert {*family.first_needed(seeing)} <= {*manifest.model.deferred}
+    assert family.resident_bytes(seeing) > family.resident_bytes(manifest) > 0
+
+
+def test_what_a_build_measures_is_what_is_read(make_bundle, edit_manifest, monkeypatch) -> None:
+    folder = make_bundle(held=True)
+
+    def complete(manifest: dict[str, Any]) -> None:
+        for name, component in manifest["components"].items():
+            largest = 8 if name == "vae_decoder" else 128
+            axes = {axis for tensor in component["outputs"] for axis in tensor["shape"] if isinstance(axis, str)}
+            component["profile"] |= {axis: [1, 2, largest] for axis in axes}
+
+    edit_manifest(folder, complete)
+    bundle = Bundle.open(folder)
     most = bundle.manifest.max_batch
 
     def forked(task: Any, what: str) -> Any:  # as on a GPU of 1 MB for each image, 5 MB a graph, 40 MB of libraries

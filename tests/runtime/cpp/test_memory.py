@@ -21,6 +21,7 @@ from himar_runtime.service.service import Service, Settings
 from tests.conftest import GOLDEN
 from tests.kernels.test_cpu_threads import V2
 from tests.runtime.test_memory_available import GB, V1, host
+from tests.runtime.tiny_hmar import write_hmar_bundle
 
 
 @pytest.fixture(scope="session")
@@ -79,6 +80,22 @@ def test_on_a_gpu_both_count_the_same_but_for_their_own_buffers(measured, cpp) -
         sessions = found.runs - lanes * found.buffers  # which all lanes queue on one stream
         assert sessions == predict(manifest, 2, 1, "cuda").runs - found.buffers > 0
         assert 0.9 < (own["runs"] - sessions) / (lanes * found.buffers) < 1.2
+
+
+def test_both_count_what_the_default_setting_needs(make_bundle, edit_manifest, cpp) -> None:
+    held, scales = make_bundle("held", held=True), write_hmar_bundle(make_bundle("beside").parent / "hmar")
+    for bundle, needs in ((held, {"modulation_interval": 4}), (scales, {"all_scales": True, "schedule": []})):
+        found, own = [], []
+        for change in ({}, needs):
+            edit_manifest(bundle, lambda manifest, change=change: manifest["sampling"]["default"].update(change))
+            found.append(predict(Bundle.open(bundle).manifest, 1, 1, "cuda"))
+            own.append(cpp("memory", bundle, 1, 1, "cuda"))
+        assert [each["loaded"] for each in own] == [each.loaded for each in found]
+        more = found[1].buffers - found[0].buffers
+        assert own[1]["loaded"] > own[0]["loaded"]
+        assert (
+            0 < more <= own[1]["runs"] - own[0]["runs"] < 2 * more
+        )  # C++ aligns each, and has two caches of own scales
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,10 @@ double Measured::run(std::int64_t count) const {
 Prediction predict(const Manifest& manifest, std::int64_t images, std::int64_t lanes, bool is_gpu, const std::string& backend) {
     Prediction found{std::min(images, manifest.max_batch), lanes};
     const Figures known = figures(manifest, is_gpu);
-    const std::vector<std::string> deferred = manifest.model->deferred();
+    const std::vector<std::string> deferred = manifest.model->deferred(), needed = manifest.model->first_needed(manifest);
+    const auto holds = [](const std::vector<std::string>& names, const std::string& name) {
+        return std::find(names.begin(), names.end(), name) != names.end();
+    };
     double added = 0, shared = 0;  // runs of sessions, each of which keeps its own memory; of engines that share a lane's
     bool counts = false;
     for (const auto& [name, spec] : manifest.components) {
@@ -94,7 +97,7 @@ Prediction predict(const Manifest& manifest, std::int64_t images, std::int64_t l
         const auto own = known.components.find(name);
         const bool is_known = own != known.components.end() && runner == known.backend;
         counts |= is_known;
-        if (name != kTextEncoder && std::find(deferred.begin(), deferred.end(), name) != deferred.end()) continue;
+        if (holds(deferred, name) && !holds(needed, name)) continue;
         found.loaded += static_cast<double>(is_known ? own->second.loaded : weights_of(manifest, spec, runner));
         if (!is_known) continue;
         const double run = own->second.run(found.images);

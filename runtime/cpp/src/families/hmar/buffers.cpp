@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "bundle/bundle.h"
+#include "error.h"
 #include "families/queued_lane.h"
 
 namespace himar::core::hmar {
@@ -115,6 +116,10 @@ PastBuffers::PastBuffers(const HmarModel& model, std::int64_t blocks, std::int64
 std::size_t PastBuffers::place_all(void* memory, const HmarModel& model, std::int64_t blocks) {
     const std::size_t last = model.scales.count() - 1;
     const std::int64_t cell = 2 * batch * blocks * model.width, most = model.scales.start(last);  // that are looked back to
+    constexpr std::int64_t room = std::int64_t{1} << 50;  // values: more have no room anywhere, and their bytes would overflow
+    if (cell > room / std::max(most, model.scales.cells(last)))
+        throw InputError("all scales in view of " + std::to_string(batch) + " images at once have no room in any memory; build "
+                         "the bundle with a smaller --max-batch.");
     Layout layout(memory);
     for (auto& set : past)
         for (float*& values : set) layout.take(values, cell * most);

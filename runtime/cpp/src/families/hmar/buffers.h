@@ -89,7 +89,7 @@ struct SmoothBuffers {
 struct PastBuffers {
     PastBuffers(const HmarModel& model, std::int64_t blocks, std::int64_t batch, Queue& queue);
 
-    // The bytes that they take.
+    // The bytes that they take; InputError for more than any memory has.
     static std::size_t bytes(const HmarModel& model, std::int64_t blocks, std::int64_t batch) {
         return PastBuffers(batch).place_all(nullptr, model, blocks);
     }
