@@ -40,7 +40,7 @@ def packages(folder: Path) -> dict[str, Path]:
     python = folder / "builder" / "bin" / "python"
     subprocess.run([python, "-m", "pip", "install", "--quiet", "hatchling"], check=True)
     build = [python, "-m", "hatchling", "build", "-t", "wheel", "-t", "sdist", "-d", folder / "dist"]
-    subprocess.run(build, check=True, cwd=ROOT, capture_output=True)
+    subprocess.run(build, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
     (wheel,), (sdist,) = (list((folder / "dist").glob(ending)) for ending in ("*.whl", "*.tar.gz"))
     return {"wheel": wheel, "sdist": sdist}
 

@@ -14,7 +14,7 @@ from himar_export.cli import main
 from himar_export.plan.report import MOST_SECONDS, SERVED_IMAGES, SERVED_SECONDS
 from himar_export.plan.search import Wanted, find_plan
 from himar_export.plan.simulate import Simulated, Traffic, simulate
-from himar_export.plan.times import MOST_LANES, CallSeconds, measure, read_seconds
+from himar_export.plan.times import MOST_LANES, CallSeconds, measure, measured, read_seconds
 from himar_kernels import EngineError, InputError
 from himar_runtime import Pipeline
 from himar_runtime.service.cli import cli as serve
@@ -247,6 +247,29 @@ def test_the_server_takes_what_was_planned(
     for name, most in (("lanes", MOST_LANES), ("timeout", MOST_SECONDS)):
         kind = next(each for each in serve.params if each.name == name).type
         assert isinstance(kind, click.IntRange | click.FloatRange) and kind.max == most
+
+
+def test_a_measurement_tells_how_far_it_is(tmp_path: Path) -> None:
+    told: list[tuple[str, float]] = []
+    pipeline = Pipeline.load(write_bundle(tmp_path / "b"), threads=1)
+    measured(pipeline, [1, 2], 2, None, 3, lambda text, fraction: told.append((text, fraction)))
+    calls = ("calls of 1 image", "calls of 2 images", "calls of 1 image, 2 at once", "calls of 2 images, 2 at once")
+    assert [text for text, _ in told] == [text for text in calls for _ in range(5)]  # its start, a warm-up, 3 calls
+    fractions = [fraction for _, fraction in told]
+    assert fractions == sorted(fractions) and (fractions[0], fractions[-1]) == (0, 1)
+    assert [fractions[place] for place in (4, 9, 14)] == pytest.approx([1 / 9, 3 / 9, 5 / 9])
+
+
+def test_the_command_shows_how_far_a_measurement_is(
+    digits_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich draws as on a terminal
+    quick = ["--max-batch", "1", "--low-steps", "1", "--high-steps", "1", "--repeats", "1", "--threads", "1"]
+    arguments = ["plan", str(digits_bundle), "--rate", "1", "--p99", "60s", "--measure", *quick]
+    assert main(arguments) == 0
+    assert "calls of 1 image" in capsys.readouterr().err
+    assert main([*arguments, "--json"]) == 0
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("good", [0, 1])

@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext
 
 from himar_kernels import EngineError, HimarError
+from himar_kernels.shared.interruptions import check_interruption
 
 from .run import BulkRun
 from .worker import PartMaker
@@ -66,10 +67,14 @@ def connected(address: str) -> Iterator[None]:
     if address == LOCAL:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster of our own reports to nobody
     options: dict[str, Any] = {"include_dashboard": False} if address == LOCAL else {}
+    at_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
     except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
         raise _no_cluster(address, str(error).splitlines()[0]) from error
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, at_sigterm)  # where Ray puts a handler of its own
     try:
         with contextlib.redirect_stdout(sys.stderr):  # where Ray reports what dies, whatever log_to_driver says
             yield
@@ -129,43 +134,15 @@ def _fitting(actors: int | None, room: int) -> int:
     return actors or room
 
 
-@contextlib.contextmanager
-def interrupts_kept() -> Iterator[Callable[[], None]]:
-    """Yield a function that raises KeyboardInterrupt if Ctrl-C came, also where the exception itself was lost.
-
-    Python raises it in whatever runs just then, and what is raised in a callback of Ray's or in a finaliser goes no
-    further. Only a program's main thread is sent signals; elsewhere the function does nothing.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: None
-        return
-    came = threading.Event()
-
-    def interrupt(number: int, frame: Any) -> None:
-        came.set()
-        raise KeyboardInterrupt
-
-    def check() -> None:
-        if came.is_set():
-            raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGINT, interrupt)
-    try:
-        yield check
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 def make_parts(run: BulkRun, parts: Sequence[int], pool: Pool) -> Iterator[tuple[int, Mapping[str, bytes]]]:
     """Yield parts as they are finished, in any order: the number, and the files by their names.
 
     Raises EngineError for what fails on a worker, ClusterError when Ray fails, KeyboardInterrupt at Ctrl-C.
     """
-    with interrupts_kept() as check:
-        for made in _parts_as_they_come(run, parts, pool):
-            check()
-            yield made
-        check()
+    for made in _parts_as_they_come(run, parts, pool):
+        check_interruption()  # Ray drops a KeyboardInterrupt that is raised in a callback of its own
+        yield made
+    check_interruption()
 
 
 def _parts_as_they_come(run: BulkRun, parts: Sequence[int], pool: Pool) -> Iterator[tuple[int, Mapping[str, bytes]]]:

@@ -24,6 +24,7 @@ from himar_kernels.shared.options import (
 
 from ..report import print_json
 from .options import precision_options
+from .progress import progress_bar
 
 _POSITIVE = FiniteRange(min=0, min_open=True)
 _DURATION = re.compile(r"([0-9]*\.?[0-9]+)(ms|s)")
@@ -103,7 +104,7 @@ def plan(
     from ..plan.report import plan_values, print_plan
     from ..plan.search import Wanted, find_plan
 
-    found, source, largest = _times(path, max_batch, options)
+    found, source, largest = _times(path, max_batch, as_json, options)
     wanted = Wanted(rate, p99, images, overhead)
     chosen = find_plan(wanted, found, Policy(max_batch=largest, queue_delay=queue_delay / 1000))
     values = plan_values(chosen, wanted, source, price)
@@ -113,7 +114,9 @@ def plan(
         print_plan(values, "BUNDLE" if path is None else str(path))
 
 
-def _times(path: Path | None, max_batch: int | None, options: dict[str, Any]) -> tuple[Sequence[Any], str, int]:
+def _times(
+    path: Path | None, max_batch: int | None, as_json: bool, options: dict[str, Any]
+) -> tuple[Sequence[Any], str, int]:
     """Return the times of calls for each number of lanes, where they come from, and the most images of a call."""
     roofline = [name for name in _ROOFLINE if options[name] is not None]
     sources = [options["device_seconds"] is not None, options["measure"], bool(roofline)]
@@ -139,7 +142,7 @@ def _times(path: Path | None, max_batch: int | None, options: dict[str, Any]) ->
     if options["device_seconds"] is not None:
         return _read(options["device_seconds"], options, most)
     if options["measure"]:
-        return _measured(path, options, most)
+        return _measured(path, as_json, options, most)
     return _estimated(path, model, options, most)
 
 
@@ -173,7 +176,7 @@ def _read(file: Path, options: dict[str, Any], most: int) -> tuple[Sequence[Any]
     return read_seconds(file), str(file), most
 
 
-def _measured(path: Path | None, options: dict[str, Any], most: int) -> tuple[Sequence[Any], str, int]:
+def _measured(path: Path | None, as_json: bool, options: dict[str, Any], most: int) -> tuple[Sequence[Any], str, int]:
     from himar_runtime import Pipeline
     from himar_runtime.families.family import runtime_family
 
@@ -182,15 +185,16 @@ def _measured(path: Path | None, options: dict[str, Any], most: int) -> tuple[Se
     assert path is not None
     if options["save"] is not None:
         require_writable_file(options["save"])
-    pipeline = Pipeline.load(path, str(options["device"]), options["threads"])
     changes = _changes(options)
     name, guidance = changes.pop("sampling_name"), changes.pop("guidance")
-    manifest = pipeline.bundle.manifest
-    sampling = runtime_family(manifest.family).choose_sampling(
-        manifest.model, manifest.sampling, name, guidance, changes
-    )
     lanes = sorted(set(options["lanes"] or (1,)))
-    found = measured(pipeline, lanes, most, sampling, options["repeats"])
+    with progress_bar(as_json) as advance:
+        advance("loading the engines", 0.0)
+        pipeline = Pipeline.load(path, str(options["device"]), options["threads"])
+        manifest = pipeline.bundle.manifest
+        family = runtime_family(manifest.family)
+        sampling = family.choose_sampling(manifest.model, manifest.sampling, name, guidance, changes)
+        found = measured(pipeline, lanes, most, sampling, options["repeats"], advance)
     if options["save"] is not None:
         write_seconds(found, options["save"])
     return found, f"measured here, the median of {options['repeats']} calls of each size", most

@@ -7,7 +7,7 @@ import math
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,12 @@ class CallSeconds:
 
 
 def measured(
-    pipeline: Pipeline, lanes: Sequence[int], max_batch: int, sampling: Any, repeats: int
+    pipeline: Pipeline,
+    lanes: Sequence[int],
+    max_batch: int,
+    sampling: Any,
+    repeats: int,
+    progress: Callable[[str, float], None] = lambda text, fraction: None,
 ) -> list[CallSeconds]:
     """Measure calls of 1, 2, 4 … max_batch images, on each number of lanes at once.
 
@@ -66,17 +71,37 @@ def measured(
         pipeline: one lane; its clones are the others.
         sampling: settings of the calls.
         repeats: calls of each lane and size, of which the median counts; each size is warmed up by one.
+        progress: told of each call, and the images made of all that there are to make.
     """
+    sizes = [size for size in _BATCHES if size < max_batch] + [max_batch]
+    images, made = (1 + repeats) * sum(lanes) * sum(sizes), 0
+
+    def seconds(pipelines: Sequence[Pipeline], size: int) -> float:
+        count = len(pipelines)
+        text = f"calls of {size} image{'s' * (size > 1)}" + f", {count} at once" * (count > 1)
+
+        def on_call() -> None:
+            nonlocal made
+            made += count * size
+            progress(text, made / images)
+
+        progress(text, made / images)
+        return measure(pipelines, size, sampling, repeats, on_call)
+
     found = []
     for count in lanes:
         pipelines = [pipeline, *(pipeline.clone() for _ in range(count - 1))]
-        sizes = [size for size in _BATCHES if size < max_batch] + [max_batch]
-        found.append(CallSeconds(count, {size: measure(pipelines, size, sampling, repeats) for size in sizes}))
+        found.append(CallSeconds(count, {size: seconds(pipelines, size) for size in sizes}))
     return found
 
 
-def measure(pipelines: Sequence[Pipeline], images: int, sampling: Any, repeats: int) -> float:
-    """Return the median seconds of a call while as many run as there are lanes. Raises what a call raises."""
+def measure(
+    pipelines: Sequence[Pipeline], images: int, sampling: Any, repeats: int, on_call: Callable[[], None] = lambda: None
+) -> float:
+    """Return the median seconds of a call while as many run as there are lanes. Raises what a call raises.
+
+    on_call: called after each call of the first lane, in its thread.
+    """
     seconds: list[float] = []
     failures: list[Exception] = []
     barrier = threading.Barrier(len(pipelines))
@@ -92,12 +117,15 @@ def measure(pipelines: Sequence[Pipeline], images: int, sampling: Any, repeats: 
 
     def calls(pipeline: Pipeline) -> None:
         what = _what(pipeline, images)
+        called = on_call if pipeline is pipelines[0] else lambda: None
         pipeline.generate(**what, sampling=sampling)
+        called()
         for repeat in range(repeats):
             barrier.wait()
             start = time.perf_counter()
             pipeline.generate(**what, seed=repeat, sampling=sampling)
             seconds.append(time.perf_counter() - start)
+            called()
 
     # Daemons, so that a measurement that is interrupted ends the process.
     threads = [threading.Thread(target=lane, args=(each,), daemon=True) for each in pipelines]

@@ -12,7 +12,7 @@ precision and int8: several times what correct graphs of trained models show, fa
 weights, whose matmuls have no outputs that matter more than others, come close to int8's."""
 
 RUN_LIMIT: Mapping[str, float] = {"fp32": 1e-4, "fp16": 5e-3, "bf16": 4e-2, "int8": 6e-2, "fp8": 3e-1}
-"""The same of a whole run, which in float32 has a noise floor of about 1e-5. A family may widen it where its loop
+"""The same of a whole run, which in float32 has a noise floor of about 1e-5. A family widens it where its loop
 magnifies rounding."""
 
 RUN_MEANINGLESS = 0.5

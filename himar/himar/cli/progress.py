@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from himar_kernels.shared.interruptions import check_interruption
 from himar_kernels.shared.live_line import live_line
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def image_progress(what: str, unit: str = "img") -> Iterator[Any]:
         task = progress.add_task(what, total=None, rate="")
 
         def on_images(done: int, total: int) -> None:
+            check_interruption()
             if progress.tasks[0].total is None:
                 progress.reset(task, total=total, completed=done)  # the rate counts from here: a resumed run began late
                 return
@@ -64,6 +66,7 @@ def training_progress(shown: bool) -> Iterator[Callable[[str], OnStep | None]]:
 
             def on_step(state: Any) -> None:
                 nonlocal begun
+                check_interruption()
                 if not begun:
                     # A resumed run begins late: its speed counts from here.
                     progress.reset(task, total=state.steps, completed=state.step - 1)

@@ -31,7 +31,7 @@ class FamilyOptions:
 
 
 def guidance_option(context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
-    """Callback of --guidance: a finite number of at least 0."""
+    """Callback of --guidance: what a scale may be."""
     try:
         return None if value is None else scale_number(str(parameter.name), value)
     except InputError as error:

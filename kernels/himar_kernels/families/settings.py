@@ -14,6 +14,9 @@ from himar_kernels.shared.errors import ConfigError, InputError
 
 T = TypeVar("T")
 
+MOST_SCALE = 1_000_000
+"""Of guidance and temperature: no image is a picture long before it, and states stay finite in float32."""
+
 
 def whole_number(name: str, value: Any, least: int, most: int | None = None) -> int:
     """Return a whole number as Python's int; InputError where it is none or out of range."""
@@ -37,10 +40,10 @@ def real_number(name: str, value: Any) -> float:
 
 
 def scale_number(name: str, value: Any) -> float:
-    """Return a finite number of at least 0; InputError for any other."""
+    """Return a number from 0 to `MOST_SCALE`; InputError for any other."""
     number = real_number(name, value)
-    if not math.isfinite(number) or number < 0:
-        raise InputError(f"{name} is {number}; it must be a finite number of at least 0.")
+    if not 0 <= number <= MOST_SCALE:
+        raise InputError(f"{name} is {number}; it must be a number from 0 to {MOST_SCALE}.")
     return number
 
 

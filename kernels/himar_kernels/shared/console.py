@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import logging
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .errors import HimarError
+from .interruptions import interrupted, signals_interrupt
 
 if TYPE_CHECKING:
     import click
@@ -36,9 +36,8 @@ def run_cli(command: click.Command, argv: Sequence[str] | None = None) -> int:
 
     0 is success only; wrong usage is 2, any other failure 1, an interruption 130. Errors print as one or two lines on
     stderr; `--debug` anywhere on the command line lets the traceback through instead. SIGTERM ends a command as
-    Ctrl-C does, so that temporary files are cleaned up.
+    Ctrl-C does, so that temporary files are cleaned up; both count also where a library dropped the KeyboardInterrupt.
     """
-    import click
 
     for stream in (sys.stdout, sys.stderr):
         # A character that the terminal lacks, or a name that is not UTF-8, must not lose what was computed.
@@ -47,10 +46,23 @@ def run_cli(command: click.Command, argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
-    previous = signal.signal(signal.SIGTERM, _interrupt)
     printed = _Printed(logging.INFO)
     NOTICES.addHandler(printed)
     NOTICES.setLevel(logging.INFO)
+    try:
+        with signals_interrupt():
+            code = _run(command, arguments, debug)
+            if interrupted() and code != INTERRUPTED:
+                return _say_interrupted()
+            return code
+    finally:
+        NOTICES.removeHandler(printed)
+
+
+def _run(command: click.Command, arguments: list[str], debug: bool) -> int:
+    """Run a click command; print what ends it and return the exit code."""
+    import click
+
     try:
         code = command.main(arguments, standalone_mode=False)
         return code if isinstance(code, int) else 0
@@ -63,8 +75,7 @@ def run_cli(command: click.Command, argv: Sequence[str] | None = None) -> int:
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted; nothing half-made was left behind.", err=True)
-        return INTERRUPTED
+        return _say_interrupted()
     except HimarError as error:
         if debug:
             raise
@@ -91,9 +102,13 @@ def run_cli(command: click.Command, argv: Sequence[str] | None = None) -> int:
             err=True,
         )
         return FAILURE
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-        NOTICES.removeHandler(printed)
+
+
+def _say_interrupted() -> int:
+    import click
+
+    click.echo("interrupted; nothing half-made was left behind.", err=True)
+    return INTERRUPTED
 
 
 def require_extra(extra: str, *modules: str) -> None:
@@ -111,7 +126,3 @@ def _is_out_of_memory(error: Exception) -> bool:
     """Python's own, NumPy's and PyTorch's, which on the CPU is a plain RuntimeError."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
     return bool(kinds & {"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in str(error)
-
-
-def _interrupt(signum: int, frame: Any) -> None:
-    raise KeyboardInterrupt

@@ -124,7 +124,8 @@ TEST_CASE("requests out of range are refused with the value") {
     const himar_draws draws = c_draws(seeded);
     CHECK(said([&](auto& p) { of_seeds(p), p.draws = &draws; }) == "both seeds and draws are given; give one of them.");
     CHECK(said([](auto& p) { p.sampling = "best"; }) == "sampling 'best' is not in this bundle; it has default, plain.");
-    holds(set([](auto& p) { p.guidance = -1; }), "low_guidance is -1.0; it must be a finite number of at least 0.");
+    holds(set([](auto& p) { p.guidance = 1e300; }), "low_guidance is 1e+300; it must be a number from 0 to 1000000.");
+    holds(set([](auto& p) { p.guidance = -1; }), "low_guidance is -1.0; it must be a number from 0 to 1000000.");
     holds(set([](auto& p) { p.temperature = std::numeric_limits<double>::infinity(); }), "temperature is inf;");
     holds(set([](auto& p) { p.low_steps = 5; }), "low_steps is 5, but phase low has only 4 positions");
     holds(set([](auto& p) { p.high_steps = -1; }), "high_steps is -1; it must be at least 1.");
@@ -141,7 +142,7 @@ TEST_CASE("requests out of range are refused with the value") {
     holds(set([](auto& p) { p.forecast_order = 0; }), "forecast_order is 0, but no phase is forecast; set low_forecast or");
     holds(set([](auto& p) { p.forecast_order = -2; }), "forecast_order is -2; it must be 0 to 2.");
     holds(set([](auto& p) { p.high_forecast = 5, p.forecast_order = 2; }), "high_forecast is 5 and forecast_order is 2, which");
-    holds(set([](auto& p) { p.least_guidance = -1; }), "least_guidance is -1.0; it must be a finite number of at least 0.");
+    holds(set([](auto& p) { p.least_guidance = -1; }), "least_guidance is -1.0; it must be a number from 0 to 1000000.");
     holds(set([](auto& p) { p.low_steps = 2, p.low_diffusion_counts = "[9]"; }),
           "low_diffusion_counts has 1 count, but low_steps is 2; give one for each step.");
     holds(set([](auto& p) { p.low_steps = 2, p.low_diffusion_counts = "[9, 1]"; }), "low_diffusion_counts[1] is 1; it must be 2");

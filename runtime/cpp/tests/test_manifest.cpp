@@ -143,7 +143,7 @@ TEST_CASE("settings of forecasts and lists that say nothing or too much are refu
                                      "2 or more, or leave it out.");
     holds(said("forecast_first", 5), "forecast_first is 5, but no phase is forecast;");
     holds(said("forecast_last", 5), "forecast_last is 5, but no phase is forecast;");
-    holds(said("least_guidance", -1), "least_guidance is -1.0; it must be a finite number of at least 0.");
+    holds(said("least_guidance", -1), "least_guidance is -1.0; it must be a number from 0 to 1000000.");
     holds(said("high_diffusion_counts", {250, 50}),
           "high_diffusion_counts has 2 counts, but high_steps is 4; give one for each step.");
     holds(said("high_guidances", {2}), "high_guidances has 1 scale, but high_steps is 4; give one for each step.");
@@ -151,7 +151,7 @@ TEST_CASE("settings of forecasts and lists that say nothing or too much are refu
     holds(said("high_diffusion_counts", {250, "x"}), "high_diffusion_counts[1] is 'x'; it must be a whole number.");
     holds(said("high_diffusion_counts", {250, 50.0}), "high_diffusion_counts[1] is 50.0; it must be a whole number.");
     holds(said("low_guidances", "1,2"), "low_guidances is '1,2'; it must be a list.");
-    holds(said("high_guidances", {1, 2, 3, -1}), "high_guidances[3] is -1.0; it must be a finite number of at least 0.");
+    holds(said("high_guidances", {1, 2, 3, -1}), "high_guidances[3] is -1.0; it must be a number from 0 to 1000000.");
     holds(refusal([](Json& m) { m["sampling"]["fast"].update({{"high_forecast", 8}, {"forecast_order", 2}}); }),
           "high_forecast is 8 and forecast_order is 2, which diverges over such gaps: 33 % of the digits were recognised "
           "(docs/forecast.md); use order 1, or an interval up to 4.");

@@ -11,6 +11,7 @@ import click
 
 from himar_kernels import InputError
 from himar_kernels.shared.console import require_extra, run_cli
+from himar_kernels.shared.interruptions import forget_interruption
 from himar_kernels.shared.options import FiniteRange, NamedPath
 
 from .origins import check_origin
@@ -119,6 +120,7 @@ def cli(host: str, port: int, log_json: bool, **options: Any) -> None:
         log_to_stderr(log_json)
         serve(read_settings(**options), host, port, lambda address: click.echo(f"himar-serve: listening on {address}"))
     except KeyboardInterrupt:  # of run_cli, until the server takes signals itself: nothing was accepted yet
+        forget_interruption()
         click.echo("stopped before it served anything.", err=True)
 
 

@@ -142,3 +142,17 @@ def test_what_cannot_be_served_exits_with_1(command: list[str], bundle_path: Pat
     with socket.create_server(("127.0.0.1", 0)) as other:
         done = _run(command, bundle_path, "--port", str(other.getsockname()[1]))
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and "cannot listen" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_before_the_server_listens_is_no_failure(monkeypatch, capsys, bundle_path: Path, number) -> None:
+    """The Python service alone: until uvicorn takes signals, they are the command's."""
+    from himar_runtime.service import cli, server
+
+    monkeypatch.setattr(server, "serve", lambda *asked: signal.raise_signal(number))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert cli.main([str(bundle_path)]) == 0
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert capsys.readouterr().err == "stopped before it served anything.\n"

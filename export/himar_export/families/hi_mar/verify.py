@@ -65,7 +65,7 @@ def run_limits(bundle: Bundle, sampling: SamplingConfig) -> tuple[float | None, 
         worst = max((precisions[name] for name in (phase.transformer, phase.head)), key=RUN_LIMIT.__getitem__)
         # A solver's chain hardly magnifies its first step's rounding; that of every step is left.
         gain = max(1.0, *(chain.first_step_gain / RUN_REFERENCE_GAIN for chain in chains[phase.name]))
-        limit = max(limit, RUN_LIMIT[worst] * (1.0 if worst == "fp32" else gain))
+        limit = max(limit, RUN_LIMIT[worst] * gain)
         limits[phase.name] = limit if limit <= RUN_MEANINGLESS else None
     return limits["low"], limits["high"]
 

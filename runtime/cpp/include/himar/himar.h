@@ -222,11 +222,11 @@ typedef struct himar_draws {
  * Fill it with himar_hi_mar_settings_init. A model of a single scale has no phase low and rejects the low_… fields. */
 typedef struct himar_hi_mar_settings {
     size_t struct_size;   /* sizeof(himar_hi_mar_settings), set by the init function: keep it */
-    double guidance;      /* scale of classifier-free guidance in both phases, at least 0; 1.0 disables guidance; NaN
+    double guidance;      /* scale of classifier-free guidance in both phases, 0 to 1e6; 1.0 disables guidance; NaN
                            * (the default of every double here) keeps the setting's */
     double low_guidance;  /* overrides `guidance` in phase low */
     double high_guidance; /* overrides `guidance` in phase high */
-    double temperature;   /* scales the noise of every reverse step, at least 0; 1 if no phase's solver adds noise */
+    double temperature;   /* scales the noise of every reverse step, 0 to 1e6; 1 if no phase's solver adds noise */
     int32_t low_steps;    /* autoregressive steps of phase low; 0 (the default of every integer here) keeps the
                            * setting's */
     int32_t high_steps;   /* autoregressive steps of phase high */
@@ -241,7 +241,7 @@ typedef struct himar_hi_mar_settings {
     const char *high_diffusion_counts; /* of each step of phase high */
     const char *low_guidances;         /* scale of each step of phase low, in place of scale and schedule */
     const char *high_guidances;        /* of each step of phase high */
-    double least_guidance;     /* steps whose scale is below it run without guidance, at least 0 */
+    double least_guidance;     /* steps whose scale is below it run without guidance, 0 to 1e6 */
     int32_t low_forecast;      /* phase low's head is evaluated at every so many-th index of its chain and forecast
                                 * between, 1 … 1000; 1 evaluates all */
     int32_t high_forecast;     /* the same of phase high's head */
@@ -275,10 +275,10 @@ HIMAR_API himar_status himar_hi_mar_settings_init(himar_hi_mar_settings *setting
  * it with himar_hmar_settings_init. */
 typedef struct himar_hmar_settings {
     size_t struct_size;   /* sizeof(himar_hmar_settings), set by the init function: keep it */
-    double guidance;      /* scale of classifier-free guidance, at least 0, where 0 disables guidance; NaN (the default of
+    double guidance;      /* scale of classifier-free guidance, 0 to 1e6, where 0 disables guidance; NaN (the default of
                            * every double here) keeps the setting's */
     double top_p;         /* probability that the second filter keeps, above 0 to 1; 1 keeps every code */
-    double mask_guidance; /* share of guidance in masked steps, at least 0 */
+    double mask_guidance; /* share of guidance in masked steps, 0 to 1e6 */
     const char *schedule; /* JSON: for each scale the counts of cells that its forwards fix, the first of the prediction,
                            * the others of masked steps, as in "[[1], [1, 3]]"; "[]" has no masked steps. NULL keeps
                            * the setting's */

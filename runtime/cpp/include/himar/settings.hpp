@@ -62,7 +62,7 @@ struct HiMarSettings {
 private:
     static void take(const char* name, const std::optional<double>& value, double& c) {
         if (value && *value != *value)
-            throw Error(HIMAR_ERROR_INPUT, std::string(name) + " is nan; it must be a finite number of at least 0.");
+            throw Error(HIMAR_ERROR_INPUT, std::string(name) + " is nan; it must be a number from 0 to 1000000.");
         if (value) c = *value;
     }
     static void take(const char* name, const std::optional<std::int32_t>& value, std::int32_t& c) {
@@ -93,8 +93,8 @@ struct HmarSettings {
     himar_hmar_settings to_c(const std::optional<double>& guidance) const {
         himar_hmar_settings c;
         check(himar_hmar_settings_init(&c));
-        take("guidance", guidance, c.guidance, "a finite number of at least 0");
-        take("mask_guidance", mask_guidance, c.mask_guidance, "a finite number of at least 0");
+        take("guidance", guidance, c.guidance, "a number from 0 to 1000000");
+        take("mask_guidance", mask_guidance, c.mask_guidance, "a number from 0 to 1000000");
         take("top_p", top_p, c.top_p, "above 0 and at most 1, where 1 keeps every code");
         if (top_k && *top_k < 0)
             throw Error(HIMAR_ERROR_INPUT, "top_k is " + std::to_string(*top_k) + "; it must be at least 0.");

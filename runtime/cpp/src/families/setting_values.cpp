@@ -17,8 +17,8 @@ void check_whole(const char* name, std::int64_t value, std::int64_t least, std::
 }
 
 void check_scale(const char* name, double value) {
-    if (!std::isfinite(value) || value < 0)
-        throw InputError(std::string(name) + " is " + shown(value) + "; it must be a finite number of at least 0.");
+    if (!(value >= 0 && value <= kMostScale))
+        throw InputError(std::string(name) + " is " + shown(value) + "; it must be a number from 0 to " + std::to_string(kMostScale) + ".");
 }
 
 std::int64_t whole_of(const char* name, const Json& found) {

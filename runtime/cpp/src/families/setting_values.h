@@ -14,7 +14,8 @@ using Json = nlohmann::ordered_json;
 // A whole number from `least` to `most`; 0 is no most.
 void check_whole(const char* name, std::int64_t value, std::int64_t least, std::int64_t most);
 
-// A finite number of at least 0.
+// A number from 0 to kMostScale: no image is a picture long before it, and states stay finite in float32.
+constexpr std::int64_t kMostScale = 1'000'000;
 void check_scale(const char* name, double value);
 
 std::int64_t whole_of(const char* name, const Json& found);

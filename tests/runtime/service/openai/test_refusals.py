@@ -9,7 +9,7 @@ from typing import Any
 
 import openai
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from himar_kernels import InputError
@@ -54,6 +54,7 @@ VALUES = [
     ("seed", -1, "seed is -1"),
     ("seed", "7", "seed is '7'"),
     ("guidance_scale", -1, "low_guidance is -1"),
+    ("guidance_scale", 1e300, "low_guidance is 1e+300; it must be a number from 0 to 1000000."),
     ("guidance_scale", "much", "it must be a number"),
 ]
 
@@ -158,8 +159,6 @@ def test_any_object_is_read_or_refused(values: dict[str, Any], named_path: Path)
 @settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 @given(values=BODIES)
 def test_any_object_is_answered_or_refused(values: dict[str, Any], named_server: Any) -> None:
-    guidance = values.get("guidance_scale")
-    assume(not isinstance(guidance, int | float) or abs(guidance) < 100)  # a huge one makes values that are not finite
     reply = ask(named_server, {"prompt": "1", "quality": "low", **values})
     assert reply.status in (200, 400, 404), reply.body
     if reply.status != 200:
