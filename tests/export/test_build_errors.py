@@ -77,6 +77,12 @@ def test_an_output_in_a_folder_that_does_not_exist(refused, tmp_path):
     assert "create the folder that it goes into first" in refused("build", *MODEL, "--out", str(tmp_path / "no" / "b"))
 
 
+def test_two_precisions_of_one_component(refused, tmp_path):
+    asked = ("--precision", "dit_head=fp16", "--precision", "dit_head=bf16")
+    message = refused("build", *MODEL, *asked, "--out", str(tmp_path / "b"), code=2)
+    assert "dit_head is given fp16 and bf16; give one of them." in message
+
+
 def test_a_precision_for_an_unknown_component(refused, tmp_path):
     message = refused("build", *MODEL, "--precision", "dit=fp16", "--out", str(tmp_path / "b"))
     assert "precision is given for 'dit'" in message

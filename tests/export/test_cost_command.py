@@ -121,7 +121,7 @@ def test_tokens_of_another_vae_are_costed_up_to_latents(capsys):
     [
         (["--cost"], "--cost needs a bundle, or --config"),
         ([], "Missing argument 'PATH'; only --cost --config needs none"),
-        (["x", "--batch", "2"], "--batch needs --cost"),
+        (["x", "--batch", "2"], "--batch needs --cost or --memory"),
         (["x", "--fp16"], "--fp16 needs --cost"),
         (["x", "--sampling", "paper"], "--sampling needs --cost"),
         (["x", "--peak-gbps", "3"], "--peak-gbps needs --cost"),

@@ -1,11 +1,13 @@
 """SIGINT and SIGTERM end a command with 130, also where a library drops the KeyboardInterrupt that they raise."""
 
 import contextlib
+import importlib.abc
 import os
 import signal
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 
 import click
@@ -19,6 +21,7 @@ from himar_kernels.shared.interruptions import (
     interrupted,
     signals_interrupt,
 )
+from himar_runtime.engines.ort.session import onnxruntime
 
 SIGNALS = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 SAID = "interrupted; nothing half-made was left behind.\n"
@@ -137,3 +140,34 @@ def test_outside_of_commands_nothing_is_remembered():
         assert interrupted()
     assert not interrupted()
     check_interruption()
+
+
+@SIGNALS
+def test_an_import_that_a_signal_ends_is_not_told_as_a_missing_library(capsys, monkeypatch, number):
+    """Libraries in C turn the KeyboardInterrupt into an ImportError."""
+
+    class Finder(importlib.abc.MetaPathFinder):
+        def find_spec(self, name: str, path: object, target: object = None) -> None:
+            if name == "onnxruntime":
+                drop(number)
+                raise ImportError("numpy.core.multiarray failed to import")
+
+    monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
+    assert run(onnxruntime) == 130
+    assert capsys.readouterr().err == f"\n{SAID}"
+
+
+@SIGNALS
+def test_a_signal_in_a_finaliser_prints_no_traceback(capsys, number):
+    class Thing:
+        pass
+
+    def body() -> None:
+        thing = Thing()
+        watched = weakref.ref(thing, lambda _: signal.raise_signal(number))
+        del thing
+        assert watched() is None
+
+    assert run(body) == 130
+    assert capsys.readouterr().err == SAID

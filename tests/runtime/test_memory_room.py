@@ -74,6 +74,17 @@ def test_wrong_figures_are_refused(digits_bundle, wrong) -> None:
         predict(described(digits_bundle, **wrong), 1)
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"loaded": 10**400}, {"most": 2**63}, {"runs": [1, 10**400]}, {"images": [1, 2**63]}]
+)
+def test_numbers_that_no_machine_counts_are_refused(digits_bundle, wrong) -> None:
+    with pytest.raises(
+        BundleError, match=r"(is \d{,200}…?; it must be at most 2\^63-1|is .*; it must give bytes)"
+    ) as error:
+        predict(described(digits_bundle, **wrong), 1)
+    assert len(str(error.value)) < 400
+
+
 def needs(bundle: Path, images: int, lanes: int = 1) -> float:
     """Return in GB what is predicted."""
     return predict(Bundle.open(bundle).manifest, images, lanes).total / 1e9

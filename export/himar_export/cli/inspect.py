@@ -72,6 +72,7 @@ def inspect(path: Path | None, as_json: bool, cost: bool, memory: bool, **option
         _inspect_cost(path, as_json, options)
         return
     _refuse_options({name: options.pop(name) for name in ("lanes", "device")}, "--memory")
+    _refuse_options({"batch": options.pop("batch")}, "--cost or --memory")
     _refuse_options(options, "--cost")
     if path is None:
         raise click.UsageError("Missing argument 'PATH'; only --cost --config needs none.")

@@ -92,6 +92,8 @@ def precision_pairs(ctx: click.Context, param: click.Parameter, value: tuple[str
         name, equals, precision = text.partition("=")
         if not equals or not name or not precision:
             raise click.BadParameter(f"{text!r} is not NAME=PRECISION, for example vae_decoder=fp32.")
+        if pairs.get(name, precision) != precision:
+            raise click.BadParameter(f"{name} is given {pairs[name]} and {precision}; give one of them.")
         try:
             pairs[name] = component_precision(precision, name)
         except BuildError as error:

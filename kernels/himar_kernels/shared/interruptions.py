@@ -7,6 +7,7 @@ So a command also asks at its steps (`check_interruption`), and `run_cli` at its
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ _came = threading.Event()
 def signals_interrupt() -> Iterator[None]:
     """Make SIGINT and SIGTERM raise KeyboardInterrupt, and remember them, while the context lasts.
 
+    Python prints no traceback of one that it has to drop.
+
     A signal that is ignored stays so: a shell starts background jobs that Ctrl-C must not end. A program's main thread
     alone is sent signals; in another one this changes nothing.
     """
@@ -27,6 +30,13 @@ def signals_interrupt() -> Iterator[None]:
         before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     ours = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
     outermost = _interrupt not in before.values()
+    said = sys.unraisablehook
+
+    def say(dropped: sys.UnraisableHookArgs) -> None:
+        if not issubclass(dropped.exc_type, KeyboardInterrupt):
+            said(dropped)
+
+    sys.unraisablehook = say
     for number in ours:
         signal.signal(number, _interrupt)
     try:
@@ -34,6 +44,7 @@ def signals_interrupt() -> Iterator[None]:
     finally:
         for number, handler in ours.items():
             signal.signal(number, handler)
+        sys.unraisablehook = said
         if outermost:
             _came.clear()
 

@@ -86,6 +86,10 @@ __all__ = [
 SCHEMA_VERSION = "5.0"
 MANIFEST_NAME = "manifest.json"
 DTYPES = ("float32", "float16", "int64")
+LARGEST = 2**63 - 1
+"""Of a whole number: the C++ runtime reads no larger one either."""
+
+_MOST_BATCH = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -130,7 +134,7 @@ def parse_manifest(text: str | bytes, source: str) -> Manifest:
         family=name,
         model=family.read_model(top.reader("model")),
         sampling=family.read_sampling(top),
-        max_batch=top.positive("max_batch"),
+        max_batch=top.positive("max_batch", _MOST_BATCH),
         components={name: _component(name, entry) for name, entry in top.reader("components").readers()},
         backend=_backend(top.reader("backend")),
         files={
@@ -286,6 +290,12 @@ def _referenced(manifest: Manifest) -> list[str]:
     return paths
 
 
+def shortened(value: object) -> str:
+    """Return a value for a sentence, at most 200 characters of it."""
+    text = json.dumps(value, separators=(",", ":"))
+    return text if len(text) <= 200 else f"{text[:200]}…"
+
+
 _T = TypeVar("_T")
 
 
@@ -304,17 +314,21 @@ class Reader:
         if key not in self.values:
             raise BundleError(f"{self.source} lacks {self._at(key)}; build the bundle again.")
         value = self.values[key]
+        if type(value) is int and not -LARGEST - 1 <= value <= LARGEST:
+            raise BundleError(f"{self.source}: {self._at(key)} is {shortened(value)}; it must be at most 2^63-1.")
         if kind is float and type(value) is int:
             value = float(value)
         if not isinstance(value, kind) or isinstance(value, bool):
             raise BundleError(f"{self.source}: {self._at(key)} is {value!r}; it must be of type {kind.__name__}.")
         return value
 
-    def positive(self, key: str) -> int:
-        """Return a whole number of at least 1."""
+    def positive(self, key: str, most: int = LARGEST) -> int:
+        """Return a whole number from 1 to `most`."""
         value = self.get(key, int)
         if value < 1:
             raise BundleError(f"{self.source}: {self._at(key)} is {value}; it must be at least 1.")
+        if value > most:
+            raise BundleError(f"{self.source}: {self._at(key)} is {value}; it must be at most {most}.")
         return value
 
     def choice(self, key: str, known: tuple[str, ...], absent: str) -> Any:

@@ -13,13 +13,12 @@ runtime/cpp/src/memory has the same arithmetic.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from himar_kernels import BundleError
 
-from ..bundle.manifest import Manifest, Reader
+from ..bundle.manifest import LARGEST, Manifest, Reader, shortened
 from ..families.family import runtime_family
 
 KEY, GPU = "memory", "gpu"
@@ -170,12 +169,11 @@ def measured(manifest: Manifest, device: str) -> Figures:
 def _measured(reader: Reader) -> Measured:
     loaded, most = reader.get("loaded", int), reader.positive("most")
     images, runs = (tuple(reader.get(key, list)) for key in ("images", "runs"))
-    whole = all(type(value) is int and value >= 0 for value in (loaded, *images, *runs))
+    whole = all(type(value) is int and 0 <= value <= LARGEST for value in (loaded, *images, *runs))
     if not whole or not images or len(images) != len(runs) or list(images) != sorted({*images}) or images[0] < 1:
-        shown = json.dumps(reader.values, separators=(",", ":"))
         raise BundleError(
-            f"{reader.source}: {reader.path} is {shown}; it must give bytes once loaded, and those of "
-            f"runs of rising numbers of images; build the bundle again."
+            f"{reader.source}: {reader.path} is {shortened(reader.values)}; it must give bytes once loaded, and those "
+            f"of runs of rising numbers of images; build the bundle again."
         )
     return Measured(loaded, images, runs, most)
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from himar_kernels import EngineError, InputError
 from himar_kernels.build.fused_library import HOW_TO_COMPILE, VARIABLE, find_library
 from himar_kernels.shared.cpu_threads import default_threads
+from himar_kernels.shared.interruptions import check_interruption
 from himar_runtime.bundle.schema import ComponentSpec
 
 from ..engine import Device, first_line
@@ -210,6 +211,7 @@ def onnxruntime() -> ModuleType:
     try:
         import onnxruntime as library
     except ImportError as error:
+        check_interruption()  # an import that a signal ended looks like this too
         raise EngineError(
             "this bundle runs on ONNX Runtime, which is not installed here; pip install onnxruntime (CPU) or "
             "pip install onnxruntime-gpu==1.31.0 (NVIDIA GPU)."
