@@ -136,7 +136,9 @@ def test_what_a_runner_cannot_do_is_refused(capsys, folder, checkpoint, monkeypa
     text = refused(capsys, *half, "--runner", "tensorrt")
     assert "is written for onnxruntime, and --runner tensorrt needs it as TensorRT takes it" in text
     text = refused(capsys, folder / "fp8", *HEAD, "--runner", "tensorrt")
-    assert "dit_head is in fp8, which is for ONNX Runtime; give --runner onnxruntime" in text
+    assert "is in fp8 for onnxruntime, with scales that a checkpoint does not have; build a bundle with" in text
+    text = refused(capsys, folder / "int8", *HEAD, "--runner", "tensorrt")
+    assert "dit_head is in int8, which is for ONNX Runtime on a CPU; give --runner onnxruntime" in text
     text = refused(capsys, *half, *checkpoint, "--precision", "bf16", "--runner", "onnxruntime")
     assert "dit_head is in bfloat16, which ONNX Runtime cannot run on the CPU; give --device cuda" in text
     text = refused(capsys, folder / "int8", *HEAD, "--runner", "onnxruntime", "--device", "cuda")

@@ -129,7 +129,13 @@ def debug(request: DebugRequest, progress: Progress = lambda text, fraction: Non
     if request.against == ONNXRUNTIME:
         require_runner(ONNXRUNTIME, request.device, request.component, precision)
     backend = str(bundle.manifest.raw["backend"]["name"])
-    if request.runner in TENSORRT_BACKENDS and backend not in TENSORRT_BACKENDS and request.checkpoint is None:
+    elsewhere = request.runner in TENSORRT_BACKENDS and backend not in TENSORRT_BACKENDS
+    if elsewhere and precision == "fp8":
+        raise InputError(
+            f"{request.component} of {request.bundle} is in fp8 for {backend}, with scales that a checkpoint does not "
+            f"have; build a bundle with --backend {request.runner}, and look at that."
+        )
+    if elsewhere and request.checkpoint is None:
         raise InputError(
             f"{request.component} of {request.bundle} is written for {backend}, and --runner {request.runner} needs it "
             f"as TensorRT takes it; give what the bundle was built from with --checkpoint."
@@ -147,7 +153,7 @@ def debug(request: DebugRequest, progress: Progress = lambda text, fraction: Non
     with TemporaryDirectory(prefix="himar-debug.") as folder:
         if request.checkpoint is not None:
             progress("exporting from the checkpoint", 0.2)
-            rewritten = request.runner if request.runner in TENSORRT_BACKENDS and backend != request.runner else None
+            rewritten = request.runner if elsewhere else None
             part = _component(request, bundle, rewritten)
             if precision != stated[request.component] or rewritten is not None:
                 file = _exported(part, precision, Path(folder) / "looked-at")

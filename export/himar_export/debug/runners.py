@@ -42,8 +42,8 @@ def require_runner(runner: str, device: str, component: str, precision: str) -> 
         raise InputError(f"{component} is in int8, which is for the CPU only; leave out --device cuda.")
     if runner not in TENSORRT_BACKENDS:
         return
-    if precision in ("int8", "fp8"):
-        raise InputError(f"{component} is in {precision}, which is for ONNX Runtime; give --runner onnxruntime.")
+    if precision == "int8":
+        raise InputError(f"{component} is in int8, which is for ONNX Runtime on a CPU; give --runner onnxruntime.")
     if find_gpu() is None:
         raise InputError(
             f"--runner {runner} builds an engine of {component} and runs it on an NVIDIA GPU, and none can be used "

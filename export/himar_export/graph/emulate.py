@@ -34,9 +34,11 @@ OUTPUT = "output"
 _BYTES = 1 << 30
 """Largest graph that is handed over in memory; protobuf ends at 2 GiB."""
 
-_FLOAT = onnx.TensorProto.FLOAT
+_FLOAT, _FP8 = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT8E4M3FN
 _HALVES = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
-_WHOLE = ("Shape", "Size")
+_WHOLE = ("QuantizeLinear", "Shape", "Size")
+"""Operators that give no half precision of it."""
+
 _MOVING = (
     "Concat", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose",
     "Unsqueeze",
@@ -198,7 +200,7 @@ class _Writer:
         """Return a value's type and shape: without shapes, ONNX infers wrong ones behind an attention."""
         made = onnx.ValueInfoProto()
         made.CopyFrom(value)
-        fp8 = value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT8E4M3FN
+        fp8 = value.type.tensor_type.elem_type == _FP8
         if value.name in self._graph.halves or (fp8 and self._kept is None):
             made.type.tensor_type.elem_type = _FLOAT
         return made
@@ -247,8 +249,10 @@ class _Writer:
         layer = self._layers.get(node.output[0])
         if node.op_type == "QuantizeLinear":
             self._quantised[node.output[0]] = node.input[0]
-            if self._kept is None and _makes_fp8(node):
+            if self._kept is None and self._makes_fp8(node):
                 return onnx.helper.make_node("Div", [self._read(node.input[0]), node.input[1]], list(node.output))
+        elif node.op_type == "DequantizeLinear" and self._kept is None:
+            return onnx.helper.make_node("Mul", list(node.input[:2]), list(node.output))
         elif node.op_type == "Cast" and self._kept is None and node.input[0] in self._quantised:
             return onnx.helper.make_node("Identity", list(node.input), list(node.output))
         elif node.op_type == "MatMulIntegerToFloat" and layer is not None and self._is_kept(layer.module):
@@ -263,6 +267,11 @@ class _Writer:
             self._nodes.append(made)
             return onnx.helper.make_node("Add", [product, rest[-1]], list(node.output))
         return None
+
+    def _makes_fp8(self, node: onnx.NodeProto) -> bool:
+        zero = self._stored.get(node.input[2]) if len(node.input) > 2 else None
+        asked = any(a.name == "output_dtype" and a.i == _FP8 for a in node.attribute)
+        return asked or (zero is not None and zero.data_type == _FP8)
 
     def _add(self, node: onnx.NodeProto) -> None:
         """Write one node; its values keep their names."""
@@ -338,10 +347,6 @@ def _use_float32(node: onnx.NodeProto) -> None:
         if node.op_type == "Constant" and attribute.name == "value" and attribute.t.data_type in _HALVES:
             array = onnx.numpy_helper.to_array(attribute.t)
             attribute.t.CopyFrom(onnx.numpy_helper.from_array(array.astype(np.float32)))
-
-
-def _makes_fp8(node: onnx.NodeProto) -> bool:
-    return any(a.name == "output_dtype" and a.i == onnx.TensorProto.FLOAT8E4M3FN for a in node.attribute)
 
 
 def _cast_to(node: onnx.NodeProto) -> int | None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from himar.families.hi_mar.model import HiMAR
 from himar.vae.autoencoder import AutoencoderKL
@@ -18,8 +19,8 @@ from himar_export.bench.workload import Workload
 from himar_export.make.assemble import load_fitting_vae
 from himar_export.verify.compare import Comparison, compare
 from himar_export.verify.limits import RUN_MEANINGLESS
-from himar_kernels.families.hi_mar import SamplingConfig, phase_chains
-from himar_kernels.families.registry import VAE_DECODER
+from himar_kernels.families.hi_mar import SamplingConfig
+from himar_kernels.families.registry import TEXT_ENCODER, VAE_DECODER
 from himar_runtime.families.hi_mar.family import hi_mar_model
 
 from ..verify import run_limits
@@ -31,7 +32,7 @@ from .eager_components import eager_calls
 class HiMarBench:
     """See `himar_export.families.bench.FamilyBench`."""
 
-    phases = ("low", "high", "decode")
+    phases = ("text", "low", "high", "decode")
 
     def load_vae(self, path: Path | None, model: HiMAR) -> AutoencoderKL | None:
         """See FamilyBench.load_vae."""
@@ -54,7 +55,7 @@ class HiMarBench:
         """See FamilyBench.eager_networks."""
         return eager_networks(model, vae, precisions, compiled=compiled, clock=clock)
 
-    def run_eager(self, networks: Networks, images: Shown, sampling: SamplingConfig, seed: int) -> Outputs:
+    def run_eager(self, networks: Networks, images: Shown | Tensor, sampling: SamplingConfig, seed: int) -> Outputs:
         """See FamilyBench.run_eager."""
         return run_eager(networks, images, sampling, seed)
 
@@ -77,7 +78,7 @@ class HiMarBench:
         """See FamilyBench.parts."""
         phases = hi_mar_model(workload.bundle.manifest).phases
         own = [(name, phase.name) for phase in phases for name in (phase.transformer, phase.head)]
-        return [*own, (VAE_DECODER, "decode")]
+        return [(TEXT_ENCODER, "text"), *own, (VAE_DECODER, "decode")]
 
     def eager_calls(self, model: HiMAR) -> Mapping[str, Call]:
         """See FamilyBench.eager_calls."""
@@ -94,9 +95,8 @@ FAMILY = HiMarBench()
 def latent_limit(workload: Workload, eager_error: float) -> float | None:
     """Return the largest relative error of a generation's latents; None where rounding alone may exceed any.
 
-    It is that of `himar-export verify` for the bundle's own workload. A shorter diffusion chain magnifies rounding in
-    float32 too, and the limit grows with it (Chain.first_step_gain). In half precision engines may be twice as far from
-    float32 as the eager model in the same precision.
+    It is that of `himar-export verify`, which grows with what a shorter diffusion chain magnifies. In half precision
+    engines may be twice as far from float32 as the eager model in the same precision.
 
     Args:
         eager_error: relative error of the eager model in the bundle's precision, 0 in float32.
@@ -104,14 +104,5 @@ def latent_limit(workload: Workload, eager_error: float) -> float | None:
     _, limit = run_limits(workload.bundle, workload.sampling)
     if limit is None:
         return None
-    if set(workload.precisions.values()) == {"fp32"}:
-        usual = next(iter(workload.bundle.manifest.sampling.values()))
-        limit *= max(1.0, _gain(workload, workload.sampling) / _gain(workload, usual))
     limit = max(limit, 2 * eager_error)
     return limit if limit <= RUN_MEANINGLESS else None
-
-
-def _gain(workload: Workload, sampling: SamplingConfig) -> float:
-    chains = phase_chains(sampling)
-    phases = hi_mar_model(workload.bundle.manifest).phases
-    return max(chain.first_step_gain for phase in phases for chain in chains[phase.name])
