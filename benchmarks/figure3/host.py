@@ -52,7 +52,7 @@ def host_seconds(workload: Workload, sampling: SamplingConfig, batch: int) -> di
 
     Draws, reverse steps, index lists and the packing to pixels; numbers are zeros, which cost what others do.
     """
-    labels = workload.labels(batch)
+    labels = workload.shown(batch)
     eager = idle_eager(workload.model, workload.vae)
     pipeline = Pipeline(workload.bundle, idle_engines(workload.networks, hi_mar_model(workload.bundle.manifest)))
     return {

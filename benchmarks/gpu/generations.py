@@ -43,7 +43,7 @@ def self_test(figures: Figures, bundle: str, device: str) -> None:
 def generation(figures: Figures, sources: Mapping[str, Any], batch: int, seconds: float) -> bool:
     """Run eager, engines and recorded engines in turns, for about `seconds`, at least twice each."""
     with opened(figures, sources, batch) as (workload, _):
-        labels, sampling, family = workload.labels(batch), workload.sampling, workload.family
+        labels, sampling, family = workload.shown(batch), workload.sampling, workload.family
         own = family.eager_networks(workload.model, workload.vae, workload.eager_precisions)
         sides: dict[str, Generate] = {
             EAGER: lambda: family.run_eager(own, labels, sampling, SEED)["latents"],

@@ -1,7 +1,7 @@
 """Counts what a head's half-precision graph for ONNX Runtime does and moves in one call, and predicts its least time.
 
     python -m benchmarks.gpu.graph_bytes --config himar-b --component dit_head --rows 256 \\
-        --peak-tflops 731 --float-tflops 51 --peak-gbps 4100 [--json]
+        --peak-tflops 731 --fp8-tflops 1462 --float-tflops 51 --peak-gbps 4100 [--precision fp8] [--json]
 
 Two graphs are counted node by node (`himar_export.cost.traffic`): with every matmul by itself, and as bundles hold it,
 where one matmul makes all that modulates a block. Nothing runs, no GPU and no weights are needed. Of each operator: how
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import onnx
 import torch
 from rich import box
@@ -34,7 +35,9 @@ from himar_export.families.hi_mar.components import components
 from himar_export.families.hi_mar.heads import head_graph
 from himar_export.families.hi_mar.phases import model_info, phase_head
 from himar_export.graph.component import Component
+from himar_export.graph.observed import Range
 from himar_export.graph.onnx_export import to_onnx
+from himar_export.graph.precision import value_type
 from himar_export.graph.style import GraphStyle
 from himar_export.make.weights import weight_file
 from himar_export.report import print_json
@@ -75,18 +78,20 @@ def count_forms(config: str, component: str, rows: int, precision: Any = "fp16")
         def graph(dtype: torch.dtype) -> torch.nn.Module:
             return head_graph(head, replace(GraphStyle.of("onnxruntime", dtype), packs_modulations=packs))
 
-        return graph_traffic(_exported(replace(parts[component], graph=graph), precision), {axis: rows})
+        one = np.ones(1, np.float32)  # nor on the range of what multiplies them
+        ranges = {name: Range(-one, one, one) for name, _ in graph(value_type(precision)).named_parameters()}
+        return graph_traffic(_exported(replace(parts[component], graph=graph), precision, ranges), {axis: rows})
 
     places = parts[component].inputs[0].shape[1:-1]
     positions = int(places[0]) if places else None
     return Forms(counted(False), counted(True), positions, int(parts[component].inputs[2].shape[-1]))
 
 
-def _exported(component: Component, precision: Any) -> onnx.ModelProto:
+def _exported(component: Component, precision: Any, ranges: Mapping[str, Range]) -> onnx.ModelProto:
     with tempfile.TemporaryDirectory() as folder:
         weights = weight_file(Path(folder))
         with weights.stream:
-            return to_onnx(component, precision, weights)
+            return to_onnx(component, precision, weights, ranges)
 
 
 def attention_forms(rows: int, width: int) -> Mapping[str, int]:
@@ -150,8 +155,15 @@ _POSITIVE = FiniteRange(min=0, min_open=True)
 @click.option("--component", default="dit_head", show_default=True, help="A head.")
 @click.option("--rows", type=click.IntRange(1), default=256, show_default=True,
               help="Rows of the call: images, twice under guidance; of an MLP head, samples.")  # fmt: skip
-@click.option("--precision", type=click.Choice(["fp16", "bf16"]), default="fp16", show_default=True)
+@click.option("--precision", type=click.Choice(["fp16", "bf16", "fp8"]), default="fp16", show_default=True)
 @click.option("--peak-tflops", type=_POSITIVE, default=731.0, show_default=True, help="Of half-precision matmuls.")
+@click.option(
+    "--fp8-tflops",
+    type=_POSITIVE,
+    default=1462.0,
+    show_default=True,
+    help="Of fp8 matmuls; as given twice those of half precision, not measured.",
+)
 @click.option("--float-tflops", type=_POSITIVE, default=51.0, show_default=True, help="Of float32 matmuls.")
 @click.option("--peak-gbps", type=_POSITIVE, default=4100.0, show_default=True, help="Of memory, read and written.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, in plain units.")
@@ -161,16 +173,18 @@ def command(
     rows: int,
     precision: str,
     peak_tflops: float,
+    fp8_tflops: float,
     float_tflops: float,
     peak_gbps: float,
     as_json: bool,
 ) -> None:
     """Count what a head's half-precision graphs do and move in one call."""
-    half, full = Peaks(peak_tflops * 1e12, peak_gbps * 1e9), Peaks(float_tflops * 1e12, peak_gbps * 1e9)
+    tflops = {4: float_tflops, 2: peak_tflops, 1: fp8_tflops}
+    peaks = {item: Peaks(each * 1e12, peak_gbps * 1e9) for item, each in tflops.items()}
     forms = count_forms(config, component, rows, precision)
     tables = {
-        "every matmul by itself": traffic_by_operator(forms.separate, half, full),
-        "as bundles hold it": traffic_by_operator(forms.packed, half, full),
+        "every matmul by itself": traffic_by_operator(forms.separate, peaks),
+        "as bundles hold it": traffic_by_operator(forms.packed, peaks),
     }
     attention = {} if forms.positions is None else attention_forms(rows * forms.positions, forms.width)
     if as_json:
@@ -182,7 +196,7 @@ def command(
         return
     console = Console()
     for name, operators in tables.items():
-        console.print(_table(f"{config}, {component}, {rows} rows, {precision}: {name}", operators, half))
+        console.print(_table(f"{config}, {component}, {rows} rows, {precision}: {name}", operators, peaks[2]))
     for name, moved in attention.items():
         console.print(
             f"{scaled(moved)}B  {1e3 * moved / (peak_gbps * 1e9):.3f} ms  {name}", highlight=False, markup=False

@@ -38,6 +38,13 @@ def test_a_dit_heads_operations_are_those_of_the_formula(dit):
     assert (dit.positions, dit.width) == (POSITIONS, w)
 
 
+def test_fp8_does_the_same_operations_and_moves_fewer_bytes(dit):
+    eighths = count_forms("digits", "dit_head", ROWS, "fp8").packed
+    (_, flops, moved), (_, half_flops, half_moved) = totals(eighths), totals(dit.packed)
+    assert flops == half_flops and moved < 0.9 * half_moved
+    assert {node.operator.split()[0] for node in eighths if node.item == 1} == {"LinearFp8", "LinearGeluTanhFp8"}
+
+
 def test_unpacking_costs_attention_more_than_reading_the_input_three_times():
     with_a_pass, written, packed, by_stride = attention_forms(100, 32).values()
     assert by_stride < written < with_a_pass < packed

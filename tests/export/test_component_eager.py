@@ -116,6 +116,20 @@ def test_hmars_faulty_engine_is_found(capsys, hmar_bundle, tmp_path, component):
         assert found["engines"]["from_eager"]["codes"] > 0.1 and found["engines"]["parts"] > 0.01
 
 
+def test_a_model_from_text_is_compared_from_contexts(capsys, text_bundle, text_checkpoint):
+    asked = ("--checkpoint", text_checkpoint, *DIGITS[2:], *QUICK, "--batch", 2, "--component-eager")
+    out, _ = bench(capsys, text_bundle, *asked, "all", "--components", "--memory", "--json")
+    report = json.loads(out)
+    assert (report["given"], report["to"], report["differ"]) == ("contexts", "images", [])
+    found = by_side(report)
+    assert list(found) == ["eager", "engines", *(f"{name} eager" for name in PARTS), "all of these eager"]
+    assert all(each["agrees"] for each in found.values())
+    assert len(report["components"]) == len(PARTS)
+    assert set(report["generations"][0]["memory"]) == {"eager", "engines"}
+    message = bench(capsys, text_bundle, *asked, "text_encoder", code=1)[1]
+    assert "text_encoder has no part in a generation with these settings" in message
+
+
 def test_what_cannot_run_eagerly_is_refused_in_a_sentence(capsys, digits_bundle, held_bundle):
     parts = "transformer_low, transformer_high, mlp_head, dit_head, vae_decoder"
     message = bench(capsys, digits_bundle, *DIGITS, "--component-eager", "head", code=2)[1]

@@ -63,7 +63,7 @@ def test_what_moves_is_counted_and_nothing_else(nodes):
 
 def test_a_matmul_reads_its_matrix_and_input_and_writes_its_output(nodes):
     packed = nodes["packed"]
-    assert (packed.kind, packed.operator, packed.half) == ("matmul", "MatMul 4×24", True)
+    assert (packed.kind, packed.operator, packed.item) == ("matmul", "MatMul 4×24", 2)
     assert packed.work == Work(2 * M * 4 * 3 * D, 4 * 3 * D * 2, M * (4 + 3 * D) * 2)
 
 
@@ -87,8 +87,8 @@ def test_casts_and_gathers_are_copies(nodes):
 
 
 def test_sums_by_operator_take_the_longer_of_operations_and_bytes(nodes):
-    half, full = Peaks(1e3, 1e6), Peaks(10.0, 100.0)
-    found = {each.operator: each for each in traffic_by_operator(nodes.values(), half, full)}
+    peaks = {4: Peaks(10.0, 100.0), 2: Peaks(1e3, 1e6), 1: Peaks(1e4, 1e6)}
+    found = {each.operator: each for each in traffic_by_operator(nodes.values(), peaks)}
     assert list(found) == ["MatMul 4×24", "MultiHeadAttention", "ModulatedNorm", "Add", "Cast", "Gather"]
     packed = nodes["packed"].work
     assert found["MatMul 4×24"].seconds == packed.flops / 1e3 > packed.bytes / 1e6

@@ -13,10 +13,10 @@ pytest.importorskip("polygraphy", reason="needs Polygraphy: pip install 'himar[d
 
 from himar import load_checkpoint, save_checkpoint
 from himar_export.cli import main
-from himar_export.debug.emulate import emulated, read_graph
 from himar_export.debug.inputs import recorded_inputs
 from himar_export.debug.runs import reference, run
 from himar_export.debug.search import search
+from himar_export.graph.emulate import emulated, read_graph
 from himar_runtime import Bundle
 from tests.export.damage import damaged_copy
 
@@ -86,6 +86,24 @@ def test_an_overflow_is_named_searched_and_avoided(capsys, folder, tmp_path):
     assert not kept["half"] and kept["own"] < 1e-2
     # Mixtures are computed as such a build computes: the error that was foretold is the built bundle's.
     assert again["output_error"] == pytest.approx(report["kept"]["error"], rel=0.3)
+
+
+def test_a_build_sees_an_overflow_that_the_cpus_kernels_hide(capsys, folder, tmp_path):
+    capsys.readouterr()
+    assert build(folder / "large.safetensors", tmp_path / "none", "--fp16") == 1
+    message = capsys.readouterr().err
+    assert f"the result of {LARGE} of dit_head, is beyond fp16, which ends at 65,504" in message
+    assert f"--fp32-layers dit_head={LARGE}" in message
+    assert "himar-export debug BUNDLE --component dit_head --precision fp16 --checkpoint CHECKPOINT" in message
+    assert not list(tmp_path.iterdir())
+
+
+def test_half_precision_inputs_are_taken_as_they_are(capsys, build_variant):
+    """What lies between the two parts of a head is in half precision."""
+    bundle = build_variant("dit-both", "--held-modulations", "--fp16")
+    name = next(name for name in Bundle.open(bundle).manifest.components if name.endswith("_held"))
+    code, report = debug(capsys, bundle, "--component", name)
+    assert code == 0 and report["layers"][-1]["name"] == "output prediction"
 
 
 def test_layers_after_the_wrong_one_inherit_its_error_and_have_none_of_their_own(capsys, folder, damaged):

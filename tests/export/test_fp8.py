@@ -24,6 +24,7 @@ from himar_runtime import Bundle, Device, Pipeline, load_networks
 RNG = np.random.default_rng(8)
 WEIGHTS = Path(__file__).parents[2] / "himar" / "himar" / "weights"
 E4M3 = ml_dtypes.float8_e4m3fn
+LINEAR = ("LinearFp8", "LinearGeluTanhFp8")
 INSIDE_ATTENTION = ("qkv", "proj", "q", "kv")
 
 
@@ -57,8 +58,10 @@ def test_modulations_and_feed_forwards_are_fp8_and_nothing_else_is(digits_fp8_bu
     for name in ("transformer_low", "transformer_high", "dit_head"):
         graph = graphs(digits_fp8_bundle, name)
         types = {tensor.name: tensor.data_type for tensor in graph.initializer}
-        eighths = [node for node in graph.node if node.op_type == "LinearFp8"]
+        eighths = [node for node in graph.node if node.op_type in LINEAR]
         layers = {node.input[1].split(".")[-3] for node in eighths}
+        gelus = {node.input[1].split(".")[-3] for node in eighths if node.op_type == "LinearGeluTanhFp8"}
+        assert gelus == ({"fc1"} if name == "dit_head" else set())
         assert layers == ({"modulation", "fc1", "fc2"} if name == "dit_head" else {"fc1", "fc2"})
         assert all(types[node.input[1]] == onnx.TensorProto.FLOAT8E4M3FN for node in eighths)
         others = [node.input[1] for node in graph.node if node.op_type in ("MatMul", "Linear", "LinearGeluTanh")]
@@ -74,10 +77,10 @@ def test_inputs_are_rounded_by_the_operators_that_make_them(digits_fp8_bundle):
         graph = graphs(digits_fp8_bundle, name)
         makers = {output: node for node in graph.node for output in node.output}
         for node in graph.node:
-            if node.op_type == "LinearFp8":
+            if node.op_type in LINEAR:
                 maker = makers[node.input[0]]
-                assert maker.op_type.endswith("ToFp8"), (name, maker.op_type)
-                assert node.input[2] == maker.input[-1]
+                assert maker.op_type.endswith(("ToFp8", "GeluTanhFp8")), (name, maker.op_type)
+                assert node.input[2] == maker.input[5 if maker.op_type in LINEAR else -1]
         assert not any(node.op_type == "QuantizeLinear" for node in graph.node)
     assert sum(node.op_type == "Sigmoid" for node in graph.node) == 0
 

@@ -40,6 +40,12 @@ def test_recorded_forwards_match(bundle, capsys, case):
     assert len(judged) == (2 if case == "masked" else 1)
 
 
+def test_bfloat16_is_verified_in_emulation(build_hmar, tmp_path):
+    entry = json.loads((build_hmar(tmp_path / "bf16", "--bf16", "--max-batch", "3") / "manifest.json").read_text())
+    compared = {each["name"]: each for each in entry["verification"]["comparisons"]}
+    assert compared["run selftest: logits of next_scale_tail"]["relative_l2"] > 1e-3
+
+
 def test_an_image_does_not_depend_on_its_batch(bundle):
     pipeline = Pipeline.load(bundle)
     settings = {"schedule": [[1], [1, 3]], "top_k": 20}

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from onnx import TensorProto, helper
 
 from himar_export.graph.elementwise import DOMAIN, VERSION, add_functions
+from himar_export.graph.linear import join_linear_layers
 from tests.closeness import assert_each_near
 from tests.kernels import operator_sessions
 
@@ -239,6 +240,82 @@ def test_a_weight_of_another_depth_is_refused_by_number(cpu_library):
         run(model, cpu_library, feed)
 
 
+def gelu_model(depth: int, width: int, joined: bool = True) -> onnx.ModelProto:
+    """LinearFp8 and the GELU in fp8 that follows it: one operator where they are joined."""
+    model = linear_model(depth, width)
+    graph = model.graph
+    graph.input.append(helper.make_tensor_value_info("bias", FLOAT, [width]))
+    graph.initializer.append(helper.make_tensor("made_step", FLOAT, [], [MADE_STEP]))
+    gelu = helper.make_node("BiasGeluTanhToFp8", ["h", "half_bias", "made_step"], ["made"], domain=DOMAIN)
+    graph.node[-1].input[0] = "made"
+    graph.node.insert(len(graph.node) - 1, helper.make_node("Cast", ["bias"], ["half_bias"], to=HALF))
+    graph.node.insert(len(graph.node) - 1, gelu)
+    del model.functions[:]
+    if joined:
+        join_linear_layers(model, torch.float16)
+        assert [node.op_type for node in graph.node if node.domain] == ["LinearGeluTanhFp8"]
+    add_functions(model, torch.float16)
+    onnx.checker.check_model(model)
+    return model
+
+
+MADE_STEP = 2.0**-6
+
+
+def gelu_inputs(rows: int, depth: int, width: int) -> dict[str, np.ndarray]:
+    feed = linear_inputs(rows, depth, width)
+    feed["step"] = np.full((), 2.0**-5 / depth**0.5, np.float32)
+    return feed | {"bias": np.random.default_rng(width).standard_normal(width, np.float32)}
+
+
+def require_gelu(found: np.ndarray, feed: dict[str, np.ndarray], loss: float, gelu: float = 1e-6) -> None:
+    """Half a unit of e4m3 from the formula, `loss` of the sum of its terms' sizes, and `gelu` of its argument."""
+    unit = float(feed["step"]) * float(feed["weight_step"])
+    x, weight = feed["x"].astype(np.float64), feed["weight"].astype(np.float64)
+    bias = feed["bias"].astype(np.float16).astype(np.float64)
+    h, sizes = (x @ weight.T) * unit + bias, (np.abs(x) @ np.abs(weight).T) * unit + np.abs(bias)
+    exact = np.clip(F.gelu(torch.from_numpy(h), approximate="tanh").numpy() / MADE_STEP, -448, 448)
+    allowed = np.maximum(np.abs(exact) * 2.0**-4, 2.0**-10) * (1 + 1e-4)
+    assert np.abs(exact).max() > 8
+    assert np.all(np.abs(found - exact) <= allowed + (1.2 * loss * sizes + gelu * np.abs(h)) / MADE_STEP)
+
+
+@pytest.mark.parametrize("way", ["", "separate"])
+@pytest.mark.parametrize("size", [(5, 16, 32), (3, 512, 48), (1, 13, 7), (37, 48, 1)])
+def test_a_linear_layer_with_gelu_gives_its_formula_in_fp8(cpu_library, monkeypatch, size, way):
+    """In one pass it rounds once, in two the product to half precision before."""
+    monkeypatch.setenv("HIMAR_LINEAR", way)
+    feed = gelu_inputs(*size)
+    found = run(gelu_model(*size[1:]), cpu_library, feed)
+    require_gelu(found, feed, 2.0**-20 + (2.0**-11 if way else 0.0))
+
+
+def test_a_session_without_linear_layers_runs_product_and_gelu(cpu_library, monkeypatch):
+    """The same numbers bit for bit as before they were joined."""
+    model, before, feed = gelu_model(72, 40), gelu_model(72, 40, joined=False), gelu_inputs(5, 72, 40)
+    monkeypatch.setenv("HIMAR_LINEAR", "0")
+    for library in (cpu_library, None):
+        options = onnxruntime.SessionOptions()
+        if library is not None:
+            options.register_custom_ops_library(str(library))
+        found, wanted = (
+            onnxruntime.InferenceSession(each.SerializeToString(), options, providers=["CPUExecutionProvider"]).run(
+                None, feed
+            )[0]
+            for each in (model, before)
+        )
+        np.testing.assert_array_equal(found, wanted)
+        require_gelu(found, feed, 2.0**-10)
+
+
+def test_a_product_in_fp8_that_is_read_otherwise_stays_alone():
+    model = gelu_model(16, 32, joined=False)
+    model.graph.node.append(helper.make_node("Identity", ["h"], ["copy"]))
+    before = [node.op_type for node in model.graph.node]
+    join_linear_layers(model, torch.float16)
+    assert [node.op_type for node in model.graph.node] == before
+
+
 @pytest.mark.parametrize("name", ["dit_head", "transformer_low"])
 def test_a_component_with_the_operators_is_the_component_with_their_functions(cpu_library, digits_fp8_bundle, name):
     rng, found = np.random.default_rng(0), []
@@ -301,4 +378,16 @@ def test_a_linear_layer_of_fp8_on_a_gpu_gives_its_product(size):
     library, feed = fp8_library(), linear_inputs(*size)
     first, again = (run(linear_model(*size[1:]), library, feed, "CUDA") for _ in range(2))
     require_linear(first, feed, 2.0**-13)
+    np.testing.assert_array_equal(first, again)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("way", ["", "separate"])
+@pytest.mark.parametrize("size", [(1, 64, 96), (300, 512, 2048), (65536, 512, 2048)])
+def test_a_linear_layer_with_gelu_on_a_gpu_gives_its_formula(monkeypatch, size, way):
+    """Twice, and equal bit for bit. cuBLASLt's tanh may be the GPU's own, 2^-11 from exact."""
+    monkeypatch.setenv("HIMAR_LINEAR", way)
+    library, feed = fp8_library(), gelu_inputs(*size)
+    first, again = (run(gelu_model(*size[1:]), library, feed, "CUDA") for _ in range(2))
+    require_gelu(first, feed, 2.0**-13 + (2.0**-11 if way else 0.0), 3e-4)
     np.testing.assert_array_equal(first, again)

@@ -291,6 +291,8 @@ static_assert(lt::kGeluBias == CUBLASLT_EPILOGUE_GELU_BIAS && lt::kEpilogue == C
 static_assert(lt::kBiasPointer == CUBLASLT_MATMUL_DESC_BIAS_POINTER && lt::kTurnA == CUBLASLT_MATMUL_DESC_TRANSA);
 static_assert(lt::kScaleOfA == CUBLASLT_MATMUL_DESC_A_SCALE_POINTER && lt::kE4m3 == CUDA_R_8F_E4M3);
 static_assert(lt::kScaleOfB == CUBLASLT_MATMUL_DESC_B_SCALE_POINTER && CUBLAS_OP_T == 1);
+static_assert(lt::kScaleOfD == CUBLASLT_MATMUL_DESC_D_SCALE_POINTER);
+static_assert(lt::kBiasType == CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE && sizeof(lt::Type) == sizeof(std::int32_t));
 static_assert(lt::kMostWorkspace == CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES);
 static_assert(lt::kAlignmentOfA == CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES);
 static_assert(lt::kAlignmentOfB == CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES);

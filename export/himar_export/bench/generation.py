@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from himar_runtime import Pipeline
 from .eager import compiling, wait_for
 from .engines import timed, wait_for_lane
 from .measurement import COMPILED, EAGER, EAGER_FP32, ENGINES, Work
+from .shown import Shown, generate
 from .time_breakdown import Clock, TimeBreakdown, break_down_run, break_down_runs
 from .timing import Outputs, Side
 from .workload import SEED, Workload
@@ -30,21 +31,21 @@ def generation_work(workload: Workload, batch: int, compiled: bool, failing: boo
 
     failing: engines that fail give NaN (`or_nan`), and end nothing.
     """
-    family, labels, sampling = workload.family, workload.labels(batch), workload.sampling
+    family, images, sampling = workload.family, workload.shown(batch), workload.sampling
     own = family.eager_networks(workload.model, workload.vae, workload.eager_precisions)
 
     def eager() -> Outputs:
-        return family.run_eager(own, labels, sampling, SEED)
+        return family.run_eager(own, images, sampling, SEED)
 
     def engines() -> Outputs:
-        return run_engines(workload.pipeline, labels, sampling)
+        return run_engines(workload.pipeline, images, sampling)
 
     usual = eager()
     half = set(workload.eager_precisions.values()) != {"fp32"}
     plain = family.eager_networks(workload.model, workload.vae, {})
 
     def eager_fp32() -> Outputs:
-        return family.run_eager(plain, labels, sampling, SEED)
+        return family.run_eager(plain, images, sampling, SEED)
 
     reference = eager_fp32() if half else usual
     first_engines = functools.cache(or_nan(ENGINES, engines, reference) if failing else engines)
@@ -57,7 +58,7 @@ def generation_work(workload: Workload, batch: int, compiled: bool, failing: boo
         fused = family.eager_networks(workload.model, workload.vae, workload.eager_precisions, compiled=True)
 
         def run() -> Outputs:
-            return family.run_eager(fused, labels, sampling, SEED)
+            return family.run_eager(fused, images, sampling, SEED)
 
         def first() -> Outputs:
             with compiling():
@@ -86,21 +87,21 @@ def break_down_generation(workload: Workload, batch: int) -> dict[str, TimeBreak
     On a GPU every call is waited for and nothing is replayed from recorded graphs, so the whole takes longer than a
     timed run.
     """
-    family, labels, sampling = workload.family, workload.labels(batch), workload.sampling
+    family, images, sampling = workload.family, workload.shown(batch), workload.sampling
     parts = family.parts(workload)
     eager_clock, clock = Clock(wait_for(workload.device)), Clock(wait_for_lane(workload.networks))
     own = family.eager_networks(workload.model, workload.vae, workload.eager_precisions, clock=eager_clock)
     pipeline = Pipeline(workload.bundle, timed(workload.networks, clock))
     ways = {
-        EAGER: lambda: break_down_run(lambda: family.run_eager(own, labels, sampling, SEED), eager_clock, parts),
-        ENGINES: lambda: break_down_run(lambda: run_engines(pipeline, labels, sampling), clock, parts),
+        EAGER: lambda: break_down_run(lambda: family.run_eager(own, images, sampling, SEED), eager_clock, parts),
+        ENGINES: lambda: break_down_run(lambda: run_engines(pipeline, images, sampling), clock, parts),
     }
     return break_down_runs(ways)
 
 
-def run_engines(pipeline: Pipeline, labels: Sequence[int], sampling: Any) -> Outputs:
+def run_engines(pipeline: Pipeline, images: Shown, sampling: Any) -> Outputs:
     """Generate with the engines; return what `FamilyBench.run_eager` does, where their bundle decodes."""
-    result = pipeline.generate(labels, seed=SEED, sampling=sampling)
+    result = generate(pipeline, images, sampling)
     outputs: dict[str, NDArray[Any]] = {"latents": result.latents, **result.arrays}
     if result.images is not None and len(result.images):
         outputs["images"] = result.images

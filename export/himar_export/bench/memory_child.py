@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from himar_runtime.families.family import Sampling, runtime_family
 
+from .shown import generate, what_is_shown
+
 if TYPE_CHECKING:
     from himar_runtime import Bundle, Device, Networks
 
@@ -43,7 +45,7 @@ def _engines(asked: dict[str, Any], sampling: Sampling) -> dict[str, int]:
     if asked["vae"] is None:
         engines = {name: engine for name, engine in networks.engines.items() if name != VAE_DECODER}
         networks = Networks(engines, networks.lane)
-    Pipeline(bundle, networks).generate(asked["labels"], seed=asked["seed"], sampling=sampling)
+    generate(Pipeline(bundle, networks), what_is_shown(*asked["shown"]), sampling, asked["seed"])
     found["peak"] = resident_peak()
     if device.kind == "cuda":
         found["device"] = _device_used(device.index) - used
@@ -71,7 +73,7 @@ def _eager(asked: dict[str, Any], sampling: Sampling) -> dict[str, int]:
         del model, vae  # where weights were cast, nothing else of the float32 ones is needed
         if asked["components"] is not None:
             forget_peak()
-        family.run_eager(networks, asked["labels"], sampling, asked["seed"])
+        family.run_eager(networks, what_is_shown(*asked["shown"]), sampling, asked["seed"])
     found["peak"] = resident_peak()
     if device.type == "cuda":
         found["device"] = _torch_used(device) - used

@@ -119,7 +119,7 @@ def called_components(workload: Workload) -> tuple[str, ...]:
     clock = Clock()
     pipeline = Pipeline(workload.bundle, timed(workload.networks, clock))
     try:
-        run_engines(pipeline, workload.labels(1), workload.sampling)
+        run_engines(pipeline, workload.shown(1), workload.sampling)
     except EngineError:
         return tuple(name for name, _ in workload.family.parts(workload) if name in workload.networks.engines)
     return tuple(name for name, count in clock.calls.items() if count)
@@ -168,8 +168,8 @@ def with_mixes(work: Work, found: Sequence[Mix]) -> Work:
         return work
     sides = [replace(side, outputs=functools.cache(side.outputs)) for side in work.sides]
     for mix in found:
-        labels = mix.workload.labels(work.batch)
-        run = functools.partial(run_engines, mix.workload.pipeline, labels, mix.workload.sampling)
+        images = mix.workload.shown(work.batch)
+        run = functools.partial(run_engines, mix.workload.pipeline, images, mix.workload.sampling)
         sides.append(Side(mix.side, run, functools.cache(or_nan(mix.side, run, work.reference))))
     return replace(work, sides=sides)
 

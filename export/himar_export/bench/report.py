@@ -141,8 +141,8 @@ def heading(report: BenchReport) -> str:
     where = report.environment.get("gpu") or report.environment["processor"]
     threads = f", {report.threads} {'threads' if report.threads > 1 else 'thread'}" if report.device == "cpu" else ""
     return (
-        f"{report.bundle} ({report.backend}) against the eager model, {precision}{eager}, labels to {report.to}, on "
-        f"{report.device}: {where}{threads}"
+        f"{report.bundle} ({report.backend}) against the eager model, {precision}{eager}, {report.given} to "
+        f"{report.to}, on {report.device}: {where}{threads}"
     )
 
 

@@ -99,10 +99,10 @@ class ComponentResult:
 class BenchReport:
     """All that was measured.
 
-    to: "images" or "latents", where generations end. precision: of each component. eager_precision: the eager side's,
-    float32 where engines have int8. workload: the settings in words. peaks: this device's, measured just before.
-    bundle_id, checkpoint_sha256: hashes of what was compared; built_from_it: whether the bundle says that it was built
-    from that very file.
+    given, to: "labels" or "contexts", and "images" or "latents": where generations begin and end. precision: of each
+    component. eager_precision: the eager side's, float32 where engines have int8. workload: the settings in words.
+    peaks: this device's, measured just before. bundle_id, checkpoint_sha256: hashes of what was compared;
+    built_from_it: whether the bundle says that it was built from that very file.
     """
 
     environment: Mapping[str, Any]
@@ -113,6 +113,7 @@ class BenchReport:
     backend: str
     device: str
     threads: int
+    given: str
     to: str
     seed: int
     repeats: int
@@ -172,6 +173,7 @@ def run_bench(request: BenchRequest, advance: Advance) -> BenchReport:
         backend=f"{opened.manifest.backend.name} {opened.manifest.backend.version}",
         device=str(workload.device),
         threads=threads,
+        given="labels" if opened.manifest.model.context_shape is None else "contexts",
         to="latents" if workload.vae is None else "images",
         seed=SEED,
         repeats=request.repeats,
@@ -266,7 +268,7 @@ def peak_memory(
         "weights": sources.weights,
         "device": sources.device,
         "threads": threads,
-        "labels": workload.labels(batch),
+        "shown": [batch, workload.bundle.manifest.model.classes, workload.bundle.manifest.model.context_shape],
         "seed": SEED,
         "sampling": workload.sampling.to_dict(),
         "precisions": dict(workload.eager_precisions),

@@ -17,8 +17,8 @@ from himar_runtime import Bundle, Device, Networks, Pipeline, load_networks
 from ..cost.request import bundle_request
 from ..cost.run import CostRequest
 from ..families.bench import FamilyBench, family_bench
-
-SEED = 7
+from .shown import SEED as SEED
+from .shown import Shown, what_is_shown
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,10 @@ class Workload:
         """The eager side's: float32 where the engines have int8, fp16 where fp8, which PyTorch's modules do not."""
         return {name: {"int8": "fp32", "fp8": "fp16"}.get(each, each) for name, each in self.precisions.items()}
 
-    def labels(self, batch: int) -> list[int]:
-        """Return the classes of a batch: all of the model's in turn."""
-        return [i % self.model.config.classes for i in range(batch)]
+    def shown(self, batch: int) -> Shown:
+        """Return what the images of a batch show: classes or contexts, see `what_is_shown`."""
+        model = self.bundle.manifest.model
+        return what_is_shown(batch, model.classes, model.context_shape)
 
 
 @dataclass(frozen=True)

@@ -39,14 +39,14 @@ Value = tuple[tuple[int, ...], int]
 class NodeTraffic:
     """What one node does in a call.
 
-    kind: what it is; operator: its type, of a matmul with the sizes of its matrix; half: whether its matmuls are in
-    half precision; work: what it does, weights being constants that it reads.
+    kind: what it is; operator: its type, of a matmul with the sizes of its matrix; item: bytes of a value that it
+    multiplies, 4, 2, or 1 in fp8; work: what it does, weights being constants that it reads.
     """
 
     name: str
     operator: str
     kind: Kind
-    half: bool
+    item: int
     work: Work
 
 
@@ -80,16 +80,16 @@ def graph_traffic(model: onnx.ModelProto, sizes: Mapping[str, int]) -> tuple[Nod
     return tuple(found)
 
 
-def traffic_by_operator(nodes: Iterable[NodeTraffic], half: Peaks, full: Peaks) -> tuple[OperatorTraffic, ...]:
+def traffic_by_operator(nodes: Iterable[NodeTraffic], peaks: Mapping[int, Peaks]) -> tuple[OperatorTraffic, ...]:
     """Return the sums of every operator, by kind, then by bytes, most first.
 
-    half, full: what the device does in half precision and in float32.
+    peaks: what the device does with values of 4, 2 and 1 bytes: float32, half precision, fp8.
     """
     sums: dict[tuple[Kind, str], OperatorTraffic] = {}
     for node in nodes:
         key = node.kind, node.operator
         before = sums.get(key, OperatorTraffic(*key, 0, Work(), 0.0))
-        seconds = before.seconds + (half if node.half else full).seconds(node.work)
+        seconds = before.seconds + peaks.get(node.item, peaks[4]).seconds(node.work)
         sums[key] = OperatorTraffic(*key, before.nodes + 1, before.work + node.work, seconds)
     return tuple(sorted(sums.values(), key=lambda each: (KINDS.index(each.kind), -each.work.bytes)))
 
@@ -149,9 +149,9 @@ def _traffic(node: onnx.NodeProto, name: str, values: Mapping[str, Value], const
     moved = sum(size(each) for each in [*read, *node.output] if each and each not in constants)
     matrix = _matrix(node, constants, values)
     operator = node.op_type if matrix is None else " ".join((node.op_type, "×".join(map(str, matrix))))
-    half = values[node.input[0]][1] == 2
+    item = values[node.input[0]][1]
     work = Work(_flops(node, matrix, values), weights, moved)
-    return NodeTraffic(name, operator, _kind(node, matrix), half, work)
+    return NodeTraffic(name, operator, _kind(node, matrix), item, work)
 
 
 def _matrix(node: onnx.NodeProto, constants: set[str], values: Mapping[str, Value]) -> tuple[int, ...] | None:

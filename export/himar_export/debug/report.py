@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ..graph.emulate import OUTPUT
 from ..report import print_json
-from .emulate import OUTPUT
 from .run import DebugReport
 from .runs import LayerError
 

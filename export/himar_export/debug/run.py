@@ -14,10 +14,11 @@ import onnx
 from himar_kernels import BuildError, InputError
 from himar_runtime import Bundle
 
+from ..graph.emulate import Arrays, Graph, emulated, feeding, read_graph
 from ..graph.layers import ATTENTION, Layer
+from ..verify.calls import Feed
 from ..verify.limits import COMPONENT_LIMIT, stated_precisions
-from .emulate import Arrays, Graph, emulated, feeding, read_graph
-from .inputs import Feed, recorded_inputs
+from .inputs import recorded_inputs
 from .runs import LayerError, Values, layer_errors, output_error, reference, run
 from .search import Found, search
 

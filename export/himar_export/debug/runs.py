@@ -12,15 +12,12 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from ..graph.emulate import OUTPUT, Arrays, Graph, emulated, feeding, given_name, handed_over
 from ..graph.layers import Layer
+from ..verify.calls import Feed
 from ..verify.compare import compare
-from .emulate import OUTPUT, Arrays, Graph, emulated, feeding, given_name
-from .inputs import Feed
 
 Values = Mapping[str, NDArray[Any]]
-
-_BYTES = 1 << 30
-"""Largest graph that is handed over in memory; protobuf ends at 2 GiB."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,7 @@ def run(models: Mapping[str, onnx.ModelProto], feeds: Sequence[Feed]) -> dict[st
 
     with TemporaryDirectory(prefix="himar-debug.") as folder, G_LOGGER.verbosity(G_LOGGER.CRITICAL):
         runners = [
-            OnnxrtRunner(SessionFromOnnx(_handed_over(model, Path(folder) / f"{number}.onnx")), name=name)
+            OnnxrtRunner(SessionFromOnnx(handed_over(model, Path(folder) / f"{number}.onnx")), name=name)
             for number, (name, model) in enumerate(models.items())
         ]
         results = Comparator.run(runners, data_loader=list(feeds))
@@ -121,11 +118,3 @@ def _lost(layer: Layer, found: Sequence[Values]) -> str:
 def _overflows(graph: Graph, layer: Layer, expected: Sequence[Values]) -> bool:
     half = np.finfo(np.float16).max if graph.half == onnx.TensorProto.FLOAT16 else np.finfo(np.float32).max
     return any(bool((np.abs(values[layer.output]) > half).any()) for values in expected)
-
-
-def _handed_over(model: onnx.ModelProto, path: Path) -> bytes | str:
-    """Return a graph's bytes; the path of a file where they are too many."""
-    if model.ByteSize() < _BYTES:
-        return model.SerializeToString()
-    onnx.save(model, path, save_as_external_data=True, location=f"{path.name}.data")
-    return str(path)

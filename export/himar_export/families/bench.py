@@ -47,8 +47,11 @@ class FamilyBench(Protocol):
         """
         ...
 
-    def run_eager(self, networks: Any, labels: Sequence[int], sampling: Any, seed: int) -> Outputs:
-        """Generate with PyTorch; return latents, with a VAE images, and what else the engines' results hold."""
+    def run_eager(self, networks: Any, images: Any, sampling: Any, seed: int) -> Outputs:
+        """Generate with PyTorch what `himar_export.bench.shown.what_is_shown` returned.
+
+        Returns: latents, with a VAE images, and what else the engines' results hold.
+        """
         ...
 
     def limits(

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from ..graph.component import Component
     from ..graph.precision_choice import Precision
     from ..make.manifest import BundleWriter
-    from ..verify.compare import Comparison
     from .checks import Arrays
 
 
@@ -98,19 +97,6 @@ class ExportFamily(Protocol):
 
     def calibration(self, model: Any) -> Calibration | None:
         """Return what to observe of a model; None where int8 has scales per row alone, and fp8 is impossible."""
-        ...
-
-    def check_rounding(
-        self,
-        vae: Any,
-        precisions: Mapping[str, Precision],
-        fp32_layers: Mapping[str, Sequence[str]],
-        selftest: Arrays,
-    ) -> list[Comparison]:
-        """Compare what half precision does to components whose engines on a CPU would not show it; may be none.
-
-        fp32_layers: by component, names of its layers that are in float32.
-        """
         ...
 
 

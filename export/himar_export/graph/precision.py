@@ -117,28 +117,13 @@ class HalfConvolution(nn.Module):
         return half.float()
 
 
-class RoundedConvolution(HalfConvolution):
-    """What a GPU's half-precision convolution gives: half inputs, weights and result, a float32 sum between.
-
-    For checks on the CPU, whose own half-precision convolutions are either computed in float32 or very slow.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map float32 (B, C, h, w) to float32 (B, C', h', w') that half precision can hold, or infinity."""
-        dtype = self.weight.dtype
-        exact = nn.functional.conv2d(
-            x.to(dtype).float(), self.weight.float(), self.bias.float(), self.stride, self.padding
-        )
-        return exact.to(dtype).float()
-
-
-def halve_convolutions(module: nn.Module, dtype: torch.dtype, kind: type[HalfConvolution] = HalfConvolution) -> None:
-    """Replace every convolution inside `module` by one of `kind`, in place."""
+def halve_convolutions(module: nn.Module, dtype: torch.dtype) -> None:
+    """Replace every convolution inside `module` by one in half precision, in place."""
     for name, child in module.named_children():
         if isinstance(child, nn.Conv2d):
-            setattr(module, name, kind(child, dtype))
+            setattr(module, name, HalfConvolution(child, dtype))
         else:
-            halve_convolutions(child, dtype, kind)
+            halve_convolutions(child, dtype)
 
 
 def to_half(tensor: Tensor, dtype: torch.dtype) -> Tensor:

@@ -5,14 +5,14 @@ The self-test of a bundle is such a recording, made from the eager model when th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
 from himar_kernels import InputError
-from himar_runtime import Bundle, Device, Pipeline, load_networks
+from himar_runtime import Bundle, Device, Networks, Pipeline, load_networks
 
 from ..families.checks import family_checks
 from .compare import Comparison
@@ -51,10 +51,11 @@ def verify(
     case: str | None,
     device: str = "cpu",
     backend: str | None = None,
+    watch: Callable[[Networks], Networks] = lambda networks: networks,
 ) -> list[Comparison]:
     """Compare every component and every run that the recording holds with what the engines give.
 
-    backend: see himar_runtime.load_networks.
+    backend: see himar_runtime.load_networks. watch: puts something around the engines, which sees what they are given.
 
     Raises:
         BundleError, EngineError: the bundle lacks a component or cannot be run here.
@@ -63,7 +64,7 @@ def verify(
     checks = family_checks(bundle.manifest.family)
     recording = Recording(arrays)
     checks.require_same_model(bundle, recording)
-    networks = load_networks(bundle, Device.parse(device), None, backend)
+    networks = watch(load_networks(bundle, Device.parse(device), None, backend))
     comparisons = checks.verify(Pipeline(bundle, networks), networks, recording, case)
     if not comparisons:
         raise InputError(

@@ -20,7 +20,15 @@ using Status = int;  // 0: it worked
 enum Type : int { kFloat32 = 0, kFloat16 = 2, kBfloat16 = 14, kE4m3 = 28 };
 enum Compute : int { kInFloat32 = 68 };
 enum Epilogue : int { kNothing = 1, kBias = 4, kGeluBias = 36 };
-enum Attribute : int { kTurnA = 3, kEpilogue = 7, kBiasPointer = 8, kScaleOfA = 17, kScaleOfB = 18 };
+enum Attribute : int {
+    kTurnA = 3,
+    kEpilogue = 7,
+    kBiasPointer = 8,
+    kScaleOfA = 17,
+    kScaleOfB = 18,
+    kScaleOfD = 20,
+    kBiasType = 26
+};
 enum Preferred : int { kMostWorkspace = 1, kAlignmentOfA = 5, kAlignmentOfB, kAlignmentOfC, kAlignmentOfD };
 
 // cuBLASLt makes and destroys what these point to.

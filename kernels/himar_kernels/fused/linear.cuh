@@ -6,6 +6,7 @@
 #include <string>
 
 #include "call.cuh"
+#include "fp8.cuh"
 #include "product.cuh"
 #include "rows.cuh"
 
@@ -48,20 +49,26 @@ inline void prepare_linear() {
 #endif
 }
 
-// activation(h + bias), in vectors where they fit; y may be h.
-template <class T, class Activation>
-void add_bias(const Call& call, const T* h, const T* bias, T* y) {
+// Runs the formula that `made` gives for a number of values at once: in vectors where rows and addresses let them.
+template <class Made>
+void run_formula(const Call& call, std::initializer_list<const void*> addresses, const Made& made) {
     constexpr int kVector = 8;
     bool fits = call.width % kVector == 0;
-    for (const T* const each : {h, bias, static_cast<const T*>(y)}) {
-        fits &= reinterpret_cast<std::uintptr_t>(each) % 16 == 0;
-    }
+    for (const void* const each : addresses) fits &= reinterpret_cast<std::uintptr_t>(each) % 16 == 0;
     const auto run_with = [&](auto vector) {
-        using Formula = Biased<decltype(vector)::value, T, Activation>;
-        run(EachRow<decltype(vector)::value, Formula>{Formula{h, bias, y, call.width}}, call.count, call.context);
+        const auto formula = made(vector);
+        run(EachRow<decltype(vector)::value, std::decay_t<decltype(formula)>>{formula}, call.count, call.context);
     };
     if (fits) return run_with(std::integral_constant<int, kVector>{});
     run_with(std::integral_constant<int, 1>{});
+}
+
+// activation(h + bias); y may be h.
+template <class T, class Activation>
+void add_bias(const Call& call, const T* h, const T* bias, T* y) {
+    run_formula(call, {h, bias, y}, [&](auto vector) {
+        return Biased<decltype(vector)::value, T, Activation>{h, bias, y, call.width};
+    });
 }
 
 template <class T, class Out>
@@ -118,6 +125,15 @@ struct LinearResidualBody {
     }
 };
 
+inline void multiply_fp8(const Product<Fp8, Half>& product, const Call& call, const LinearOptions& options) {
+    if (multiply(product, call.context, options.tune)) return;
+    throw std::runtime_error("cuBLASLt has no fp8 algorithm for (" + std::to_string(product.rows) + ", " +
+                             std::to_string(product.depth) + ") by (" + std::to_string(product.depth) + ", " +
+                             std::to_string(product.width) +
+                             "); fp8 needs a GPU of compute capability 8.9 or more: build with --fp16, or set "
+                             "HIMAR_LINEAR to 0 to go without it");
+}
+
 // x·weightᵀ·step·weight_step: x (…, K) and weight (N, K) in fp8, each in units of its step. Half, its bias pending.
 struct LinearFp8Body {
     static std::string name() { return "LinearFp8"; }
@@ -133,12 +149,37 @@ struct LinearFp8Body {
         if (call.count == 0) return;
         const Product<Fp8, Half> product{x,          weight,     nullptr, nullptr, y,          call.count,
                                          depth,      call.width, false,   step,    weight_step};
-        if (multiply(product, call.context, options.tune)) return;
-        throw std::runtime_error("cuBLASLt has no fp8 algorithm for (" + std::to_string(call.count) + ", " +
-                                 std::to_string(depth) + ") by (" + std::to_string(depth) + ", " +
-                                 std::to_string(call.width) +
-                                 "); fp8 needs a GPU of compute capability 8.9 or more: build with --fp16, or set "
-                                 "HIMAR_LINEAR to 0 to go without it");
+        multiply_fp8(product, call, options);
+    }
+};
+
+// GELU(x·weightᵀ·step·weight_step + bias), tanh form, in fp8 in units of made_step; also its inverse is given, by which
+// cuBLASLt multiplies. cuBLASLt's results saturate where a product beyond half precision would become NaN otherwise.
+struct LinearGeluTanhFp8Body {
+    static std::string name() { return "LinearGeluTanhFp8"; }
+    static constexpr auto kInputs = types<Fp8, Fp8, float, float, Half, float, float>;
+    static constexpr auto kOutputs = types<Fp8>;
+
+    static void compute(Call& call, const LinearOptions& options) {
+        const Fp8* const x = call.rows<Fp8>();
+        const int depth = call.width;
+        const Fp8* const weight = call.matrix<Fp8>(true);
+        const float *const step = call.value(), *const weight_step = call.value();
+        const Half* const bias = call.row<Half>();
+        const float *const made_step = call.value(), *const inverse = call.value();
+        Fp8* const y = call.output<Fp8>();
+        if (call.count == 0) return;
+        const Product<Fp8, Fp8> whole{x,     weight,     bias, nullptr, y,           call.count,
+                                      depth, call.width, true, step,    weight_step, inverse};
+        if (!options.separate && multiply(whole, call.context, options.tune)) return;
+        const Scratch scratch(call.context, sizeof(Half) * static_cast<std::size_t>(call.count * call.width));
+        Half* const h = static_cast<Half*>(scratch.address);
+        const Product<Fp8, Half> bare{x,     weight,     nullptr, nullptr, h,          call.count,
+                                      depth, call.width, false,   step,    weight_step};
+        multiply_fp8(bare, call, options);
+        run_formula(call, {h, bias, y}, [&](auto vector) {
+            return BiasedInUnits<decltype(vector)::value, Half, GeluTanh>{{h, bias, y, call.width}, made_step};
+        });
     }
 };
 

@@ -140,7 +140,7 @@ const Ort::CustomOpDomain& domain_of(bool linear) {
         add_fp8(domain);
         if (with) add_all_linear<Half>(domain);
         if (with) add_all_linear<Brain>(domain);
-        if (with) add_linear<LinearFp8Body>(domain);
+        if (with) add_linear<LinearFp8Body, LinearGeluTanhFp8Body>(domain);
         return domain;
     };
     static const Ort::CustomOpDomain without = made(false), with = made(true);

@@ -21,21 +21,33 @@
 
 namespace himar::fused {
 
+// The type of a bias: that of the result, but fp8 results have one in half precision.
+template <class Out>
+using BiasOf = std::conditional_t<std::is_same_v<Out, Fp8>, Half, Out>;
+
 // x (rows, depth), W (depth, width), bias (width), total and y (rows, width), each row by row. Sums are float32. In fp8,
-// whose matmuls want both with `depth` last, W is (width, depth); x and W are in units of their steps.
+// whose matmuls want both with `depth` last, W is (width, depth); x and W are in units of their steps, y of 1/`inverse`.
 template <class T, class Out>
 struct Product {
     const T *x, *weight;
-    const Out* bias;   // null: none
-    const Out* total;  // null: none
+    const BiasOf<Out>* bias;  // null: none
+    const Out* total;         // null: none
     Out* y;
     std::int64_t rows, depth, width;
     bool gelu;  // its tanh form
-    const float *step = nullptr, *weight_step = nullptr;
+    const float *step = nullptr, *weight_step = nullptr, *inverse = nullptr;
 };
 
 #ifndef __CUDACC__
-inline bool multiply(const Product<Fp8, Half>& product, const Ort::KernelContext&, bool) {
+struct Scratch {
+    Scratch(const Ort::KernelContext&, std::size_t bytes) : held(bytes), address(held.data()) {}
+
+    std::vector<char> held;
+    void* address;
+};
+
+template <class Out>
+bool multiply(const Product<Fp8, Out>& product, const Ort::KernelContext&, bool) {
     const float unit = *product.step * *product.weight_step;
     for (std::int64_t row = 0; row < product.rows; ++row) {
         for (std::int64_t n = 0; n < product.width; ++n) {
@@ -43,7 +55,11 @@ inline bool multiply(const Product<Fp8, Half>& product, const Ort::KernelContext
             for (std::int64_t k = 0; k < product.depth; ++k) {
                 sum += to_float(product.x[row * product.depth + k]) * to_float(product.weight[n * product.depth + k]);
             }
-            from_float(sum * unit, product.y[row * product.width + n]);
+            float value = sum * unit;
+            if (product.bias != nullptr) value += to_float(product.bias[n]);
+            if (product.gelu) value = GeluTanh::of(value);
+            if (product.inverse != nullptr) value *= *product.inverse;
+            from_float(value, product.y[row * product.width + n]);
         }
     }
     return true;
@@ -120,6 +136,7 @@ class Problem {
           layout_a_(lt::layout(library_, types_[0], kTurned<T> ? product.depth : product.width,
                                kTurned<T> ? product.width : product.depth)),
           layout_b_(lt::layout(library_, types_[0], product.depth, product.rows)),
+          layout_c_(lt::layout(library_, kLtType<BiasOf<Out>>, product.width, product.rows)),
           layout_d_(lt::layout(library_, types_[1], product.width, product.rows)) {
         lt::set(library_, description_, lt::kEpilogue, epilogue_);
         if (product.bias != nullptr) lt::set(library_, description_, lt::kBiasPointer, product.bias);
@@ -127,6 +144,10 @@ class Problem {
             lt::set(library_, description_, lt::kTurnA, std::int32_t{1});
             lt::set(library_, description_, lt::kScaleOfA, product.weight_step);
             lt::set(library_, description_, lt::kScaleOfB, product.step);
+        }
+        if constexpr (std::is_same_v<Out, Fp8>) {
+            lt::set(library_, description_, lt::kBiasType, kLtType<BiasOf<Out>>);
+            lt::set(library_, description_, lt::kScaleOfD, product.inverse);
         }
     }
 
@@ -206,7 +227,7 @@ class Problem {
         lt::prefer(library_, preference, lt::kAlignmentOfD, alignment(d_));
         int count = 0;
         const lt::Status status = library_.algorithms(
-            handle, description_.get(), layout_a_.get(), layout_b_.get(), layout_d_.get(), layout_d_.get(),
+            handle, description_.get(), layout_a_.get(), layout_b_.get(), layout_c_.get(), layout_d_.get(),
             preference.get(), static_cast<int>(found.size()), found.data(), &count);
         if (status == kNotSupported) return 0;
         library_.require(status, "choose an algorithm for " + words());
@@ -235,7 +256,7 @@ class Problem {
     lt::Status start(lt::Handle handle, const Choice& choice, void* workspace, cudaStream_t stream) const {
         const float alpha = 1.0f;
         return library_.matmul(handle, description_.get(), &alpha, a_, layout_a_.get(), b_, layout_b_.get(), &beta_, c_,
-                               layout_d_.get(), d_, layout_d_.get(), &choice.algorithm, workspace, choice.workspace,
+                               layout_c_.get(), d_, layout_d_.get(), &choice.algorithm, workspace, choice.workspace,
                                stream);
     }
 
@@ -264,7 +285,7 @@ class Problem {
     lt::Epilogue epilogue_;
     std::array<lt::Type, 2> types_;
     lt::Owned<lt::Description> description_;
-    lt::Owned<lt::Layout> layout_a_, layout_b_, layout_d_;
+    lt::Owned<lt::Layout> layout_a_, layout_b_, layout_c_, layout_d_;
 };
 
 // Whether it ran: not where cuBLASLt has no algorithm with what follows the product.

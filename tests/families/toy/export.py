@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -92,16 +92,6 @@ class ToyFamily:
 
     def calibration(self, model: Toy) -> None:
         """See ExportFamily."""
-
-    def check_rounding(
-        self,
-        vae: nn.Module | None,
-        precisions: Mapping[str, Any],
-        fp32_layers: Mapping[str, Sequence[str]],
-        selftest: Arrays,
-    ) -> list[Any]:
-        """See ExportFamily."""
-        return []
 
 
 FAMILY = ToyFamily()

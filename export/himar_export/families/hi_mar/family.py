@@ -16,13 +16,9 @@ from himar_export.families.checks import Arrays
 from himar_export.families.family import Calibration
 from himar_export.graph.component import Component
 from himar_export.graph.precision_choice import Precision
-from himar_export.graph.vae_decoder import check_half_arithmetic
 from himar_export.make.manifest import BundleWriter
-from himar_export.verify.compare import Comparison
-from himar_export.verify.limits import COMPONENT_LIMIT
 from himar_kernels import PhiloxDraws
 from himar_kernels.families.hi_mar import SamplingConfig
-from himar_kernels.families.registry import VAE_DECODER
 from himar_runtime import Manifest
 
 from .components import components, editing, held_modulations
@@ -117,19 +113,6 @@ class HiMarFamily:
             request={"labels": labels, "sampling": calibration_sampling(model)},
             images=CALIBRATION_IMAGES,
         )
-
-    def check_rounding(
-        self,
-        vae: AutoencoderKL | None,
-        precisions: Mapping[str, Precision],
-        fp32_layers: Mapping[str, Sequence[str]],
-        selftest: Arrays,
-    ) -> list[Comparison]:
-        """Check the VAE decoder in half precision, whose convolutions ONNX Runtime computes in float32 on a CPU."""
-        if vae is None or (precision := precisions[VAE_DECODER]) == "fp32":
-            return []
-        limit, kept = COMPONENT_LIMIT[precision], fp32_layers.get(VAE_DECODER, ())
-        return [check_half_arithmetic(vae, precision, selftest["vae/latent"], limit, kept)]
 
 
 FAMILY = HiMarFamily()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,19 +13,13 @@ from himar.families.hmar.tokenizer.network import Tokenizer
 from himar_export.families.checks import Arrays
 from himar_export.graph.component import Component
 from himar_export.graph.precision_choice import Precision
-from himar_export.graph.vae_decoder import check_half_arithmetic
 from himar_export.make.manifest import BundleWriter
-from himar_export.verify.compare import Comparison
-from himar_export.verify.limits import COMPONENT_LIMIT
 from himar_kernels import ConfigError
 from himar_kernels.families.hmar import PhiloxDraws, SamplingConfig
-from himar_kernels.families.hmar.recording import recorded_request
-from himar_kernels.families.registry import VAE_DECODER
 from himar_runtime import Manifest
 
 from .components import components
 from .record import record, record_tokenizer
-from .tokenizer import DecoderGraph
 
 
 class HmarFamily:
@@ -92,20 +86,6 @@ class HmarFamily:
 
     def calibration(self, model: HMAR) -> None:
         """See ExportFamily.calibration: inputs of every matmul are scaled per row."""
-
-    def check_rounding(
-        self,
-        vae: Tokenizer | None,
-        precisions: Mapping[str, Precision],
-        fp32_layers: Mapping[str, Sequence[str]],
-        selftest: Arrays,
-    ) -> list[Comparison]:
-        """Check the decoder in half precision, whose convolutions ONNX Runtime computes in float32 on a CPU."""
-        if (precision := precisions[VAE_DECODER]) == "fp32":
-            return []
-        latent = recorded_request(selftest, next(iter(selftest)).partition("/")[0]).f_hat[-1]
-        limit, kept = COMPONENT_LIMIT[precision], fp32_layers.get(VAE_DECODER, ())
-        return [check_half_arithmetic(needed(vae), precision, latent, limit, kept, DecoderGraph)]
 
 
 def needed(vae: Tokenizer | None) -> Tokenizer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from himar.families.hi_mar.transformer import Block
 from himar.images import to_pixels
 from himar.vae.autoencoder import AutoencoderKL
 from himar_export.bench.eager import Guard, hold_cast, shared_copy
+from himar_export.bench.shown import Shown
 from himar_export.bench.time_breakdown import Clock
 from himar_export.bench.timing import Outputs
 from himar_export.bench.workload import SEED
@@ -72,10 +73,13 @@ def eager_networks(
 
 
 @torch.inference_mode()
-def run_eager(networks: Networks, labels: Sequence[int], sampling: SamplingConfig, seed: int = SEED) -> Outputs:
+def run_eager(networks: Networks, images: Shown, sampling: SamplingConfig, seed: int = SEED) -> Outputs:
     """Generate with PyTorch; return latents (B, C, h, w) and, with a VAE, images uint8 (B, H, W, 3)."""
     model, vae = networks
-    latents = generate(model, labels, draws=PhiloxDraws(seed), sampling=sampling)
+    shown: dict[str, Any] = {"labels": images}
+    if isinstance(images, np.ndarray):
+        shown = {"contexts": torch.from_numpy(images)}
+    latents = generate(model, **shown, draws=PhiloxDraws(seed), sampling=sampling)
     outputs: dict[str, NDArray[Any]] = {"latents": latents.cpu().numpy()}
     if vae is not None:
         # As many at once as the runtime decodes: activations of more would only cost memory.

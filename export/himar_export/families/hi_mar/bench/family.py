@@ -11,6 +11,7 @@ from himar.families.hi_mar.model import HiMAR
 from himar.vae.autoencoder import AutoencoderKL
 from himar_export.bench.component_runs import Call, ComponentCall, compared_components
 from himar_export.bench.generation import ROUNDING
+from himar_export.bench.shown import Shown
 from himar_export.bench.time_breakdown import Clock
 from himar_export.bench.timing import Outputs
 from himar_export.bench.workload import Workload
@@ -53,9 +54,9 @@ class HiMarBench:
         """See FamilyBench.eager_networks."""
         return eager_networks(model, vae, precisions, compiled=compiled, clock=clock)
 
-    def run_eager(self, networks: Networks, labels: Sequence[int], sampling: SamplingConfig, seed: int) -> Outputs:
+    def run_eager(self, networks: Networks, images: Shown, sampling: SamplingConfig, seed: int) -> Outputs:
         """See FamilyBench.run_eager."""
-        return run_eager(networks, labels, sampling, seed)
+        return run_eager(networks, images, sampling, seed)
 
     def limits(
         self, workload: Workload, usual: Outputs, reference: Outputs, engines: Callable[[], Outputs]

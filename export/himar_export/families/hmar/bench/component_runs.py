@@ -57,7 +57,7 @@ class _Calls:
         self.calls = eager_calls(self.config)
         self.generator = torch.Generator().manual_seed(0)
         null = torch.full((batch,), self.config.classes)
-        self.class_row = torch.cat([torch.tensor(workload.labels(batch)), null])
+        self.class_row = torch.cat([torch.tensor(workload.shown(batch)), null])
         with torch.inference_mode():
             conditions = self.model.conditions(self.class_row.to(workload.device))
         self.conditions = Conditions(*(each.cpu() for each in conditions))

@@ -54,9 +54,9 @@ class HmarBench:
         """See FamilyBench.eager_networks."""
         return eager_networks(model, vae, precisions, compiled=compiled, clock=clock)
 
-    def run_eager(self, networks: Networks, labels: Sequence[int], sampling: SamplingConfig, seed: int) -> Outputs:
+    def run_eager(self, networks: Networks, images: Sequence[int], sampling: SamplingConfig, seed: int) -> Outputs:
         """See FamilyBench.run_eager."""
-        return run_eager(networks, labels, sampling, seed)
+        return run_eager(networks, images, sampling, seed)
 
     def limits(
         self, workload: Workload, usual: Outputs, reference: Outputs, engines: Callable[[], Outputs]

@@ -37,7 +37,7 @@ from .eager import eager_networks, run_eager
 
 def compared_forwards(workload: Workload, batch: int) -> list[Comparison]:
     """Return one comparison per tail of the guided logits of all its forwards, and one of the decoder's images."""
-    labels, sampling = workload.labels(batch), workload.sampling
+    labels, sampling = [int(each) for each in workload.shown(batch)], workload.sampling
     plain = eager_networks(workload.model, workload.vae, {})
     expected: dict[tuple[int, int], NDArray[np.float32]] = {}
     drawn: dict[tuple[int, int], NDArray[np.int64]] = {}

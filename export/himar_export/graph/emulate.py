@@ -23,12 +23,15 @@ from numpy.typing import NDArray
 
 from himar_kernels import InputError
 
-from ..graph.layers import Layer, find_layers
+from .layers import Layer, find_layers
 
 Arrays = Mapping[str, NDArray[Any]]
 
 OUTPUT = "output"
 """Kind of what stands at the end of the layers for each output of the component."""
+
+_BYTES = 1 << 30
+"""Largest graph that is handed over in memory; protobuf ends at 2 GiB."""
 
 _FLOAT = onnx.TensorProto.FLOAT
 _HALVES = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
@@ -79,10 +82,14 @@ def read_graph(file: Path) -> Graph:
     return Graph(model, (*layers, *ends), min(kinds, default=None), frozenset(halves))
 
 
+def _half_inputs(graph: onnx.GraphProto) -> set[str]:
+    return {each.name for each in graph.input if each.type.tensor_type.elem_type in _HALVES}
+
+
 def _half_values(graph: onnx.GraphProto) -> tuple[set[str], set[int]]:
     """Return the names of a graph's half-precision values, and their types."""
     kinds = {tensor.data_type for tensor in graph.initializer if tensor.data_type in _HALVES}
-    halves = {tensor.name for tensor in graph.initializer if tensor.data_type in _HALVES}
+    halves = {tensor.name for tensor in graph.initializer if tensor.data_type in _HALVES} | _half_inputs(graph)
     for node in graph.node:
         to = _cast_to(node)
         if to in _HALVES or (to is None and node.op_type not in _WHOLE and not halves.isdisjoint(node.input)):
@@ -92,17 +99,31 @@ def _half_values(graph: onnx.GraphProto) -> tuple[set[str], set[int]]:
 
 
 def emulated(
-    graph: Graph, kept: Collection[str] | None, exact: Arrays, given: Mapping[str, int] | None = None
+    graph: Graph,
+    kept: Collection[str] | None,
+    exact: Arrays,
+    given: Mapping[str, int] | None = None,
+    *,
+    marked: bool = True,
 ) -> onnx.ModelProto:
-    """Return the float32 graph that rounds as `graph` does, with every layer's value as an output.
+    """Return the float32 graph that rounds as `graph` does.
 
     Args:
         kept: modules of layers that are float32; None for all: nothing is rounded, the reference.
         exact: unrounded weights by name; what the reference takes in place of the graph's own, and the kept layers.
         given: numbers of axes of the layers' values by their names, which are then inputs too (`given_name`): these are
             what other layers read, rounded as they would be. None for no such inputs.
+        marked: whether every layer's value is an output too.
     """
-    return _Writer(graph, kept, exact, given).model()
+    return _Writer(graph, kept, exact, given).model(marked)
+
+
+def handed_over(model: onnx.ModelProto, path: Path) -> bytes | str:
+    """Return a graph's bytes for a session; the path of a file, written there, where they are too many."""
+    if model.ByteSize() < _BYTES:
+        return bytes(model.SerializeToString())
+    onnx.save(model, path, save_as_external_data=True, location=f"{path.name}.data")
+    return str(path)
 
 
 def given_name(layer: Layer) -> str:
@@ -136,17 +157,21 @@ class _Writer:
         self._wide: set[str] = set()
         self._before: dict[str, str] = {}  # value that was cast to half precision → what it was
         self._rounded: set[str] = set()
+        self._inputs = _half_inputs(graph.model.graph)
 
-    def model(self) -> onnx.ModelProto:
+    def model(self, marked: bool) -> onnx.ModelProto:
         source = self._graph.model
+        for name in sorted(self._inputs):
+            self._nodes.append(onnx.helper.make_node("Cast", [name], [f"{name}{_READ}"], to=_FLOAT))
         for node in source.graph.node:
             self._add(node)
         graph = onnx.GraphProto(name=source.graph.name)
         graph.node.extend(self._nodes)
         graph.input.extend(source.graph.input)
         graph.initializer.extend(self._weight(tensor) for tensor in source.graph.initializer)
-        outputs = dict.fromkeys([*self._layers, *(each.name for each in source.graph.output)])
+        outputs = dict.fromkeys([*(self._layers if marked else ()), *(each.name for each in source.graph.output)])
         graph.output.extend(onnx.helper.make_tensor_value_info(name, _FLOAT, None) for name in outputs)
+        graph.value_info.extend(self._as_float32(each) for each in source.graph.value_info if each.name not in outputs)
         if self._given is not None:
             for layer in self._graph.layers:
                 if layer.kind != OUTPUT:
@@ -154,6 +179,14 @@ class _Writer:
                     graph.input.append(onnx.helper.make_tensor_value_info(given_name(layer), _FLOAT, axes))
         made = onnx.ModelProto(ir_version=source.ir_version, graph=graph, producer_name="himar")
         made.opset_import.extend(source.opset_import)
+        return made
+
+    def _as_float32(self, value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
+        """Return a value's type and shape: without shapes, ONNX infers wrong ones behind an attention."""
+        made = onnx.ValueInfoProto()
+        made.CopyFrom(value)
+        if value.name in self._graph.halves:
+            made.type.tensor_type.elem_type = _FLOAT
         return made
 
     def _is_kept(self, module: str) -> bool:
@@ -212,6 +245,8 @@ class _Writer:
             self._nodes.append(onnx.helper.make_node("Identity", [given_name(layer)], [read]))
 
     def _read(self, name: str) -> str:
+        if name in self._inputs:
+            return f"{name}{_READ}"
         layer = self._layers.get(name)
         return f"{name}{_READ}" if self._given is not None and layer is not None and layer.kind != OUTPUT else name
 
