@@ -89,11 +89,21 @@ def digits_fp16_rtx_graphs(tmp_path_factory) -> tuple[Path, dict[str, Component]
 @pytest.fixture(scope="session")
 def small_rtx_bundle(bundles) -> Path:
     """Of seed 2, in fp16, up to three images, for TensorRT-RTX; built once for all workers of a run."""
+    return _rtx_bundle(bundles, "small-rtx", "--fp16")
+
+
+@pytest.fixture(scope="session")
+def small_rtx_fp8_bundle(bundles) -> Path:
+    """The same in fp8, its MLP head too."""
+    return _rtx_bundle(bundles, "small-rtx-fp8", "--fp8", "--precision", "mlp_head=fp8")
+
+
+def _rtx_bundle(bundles: Path, name: str, *options: str) -> Path:
     pytest.importorskip("tensorrt_rtx")
-    out, cache = bundles / "small-rtx", bundles / "engine-cache"
-    with FileLock(bundles / "small-rtx.lock"):
+    out, cache = bundles / name, bundles / "engine-cache"
+    with FileLock(bundles / f"{name}.lock"):
         if not out.exists():
-            checkpoint = _checkpoint(bundles / "small-2.safetensors", 2)
-            build = ["build", str(checkpoint), "--fp16", "--max-batch", "3", "--backend", "tensorrt-rtx"]
+            checkpoint = _checkpoint(bundles / f"{name}.safetensors", 2)
+            build = ["build", str(checkpoint), *options, "--max-batch", "3", "--backend", "tensorrt-rtx"]
             assert main([*build, "--cache", str(cache), "--out", str(out), "--json"]) == 0
     return out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import types
 from pathlib import Path
 
 import ml_dtypes
@@ -18,8 +19,9 @@ from himar_export.graph.observed import Range
 from himar_export.graph.precision_choice import component_precision, precision_of, require_runnable
 from himar_export.make.build import BuildRequest, build
 from himar_export.make.refit import RefitRequest, refit
-from himar_kernels import BuildError
+from himar_kernels import BuildError, EngineError
 from himar_runtime import Bundle, Device, Pipeline, load_networks
+from himar_runtime.engines.ort import session
 
 RNG = np.random.default_rng(8)
 WEIGHTS = Path(__file__).parents[2] / "himar" / "himar" / "weights"
@@ -144,10 +146,16 @@ def test_int8_and_fp8_are_for_different_devices():
         require_runnable({"dit_head": "int8", "transformer_low": "fp8"}, "onnxruntime")
 
 
-@pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-rtx"])
-def test_tensorrts_engines_are_refused(backend):
-    with pytest.raises(BuildError, match=rf"^fp8 of dit_head is for ONNX Runtime, and the backend is {backend}, whose"):
-        require_runnable({"mlp_head": "fp16", "dit_head": "fp8"}, backend)
+@pytest.mark.parametrize("backend", ["onnxruntime", "tensorrt", "tensorrt-rtx"])
+def test_fp8_is_for_every_backend(backend):
+    require_runnable({"mlp_head": "fp16", "dit_head": "fp8"}, backend)
+
+
+def test_an_onnx_runtime_that_cannot_round_to_fp8_is_named(digits_fp8_bundle, monkeypatch):
+    monkeypatch.setattr(session, "onnxruntime", lambda: types.SimpleNamespace(__version__="1.23.2"))
+    message = r"^transformer_low is in fp8, which ONNX Runtime 1\.23\.2 cannot run on the CPU .*; install 1\.24 or"
+    with pytest.raises(EngineError, match=message):
+        load_networks(Bundle.open(digits_fp8_bundle), Device("cpu"), None)
 
 
 def test_chains_that_magnify_rounding_are_advised_against(digits_fp8_bundle):

@@ -11,7 +11,7 @@ from himar_export.make import engines as make_engines
 from himar_export.make.engine_cache import EngineCache
 from himar_export.make.engines import EngineTarget
 from himar_export.make.gpu import Gpu, find_gpu
-from himar_export.tensorrt.options import EngineOptions, check_options, parse_size, runs_here, target
+from himar_export.tensorrt.options import EngineOptions, check_fp8, check_options, parse_size, runs_here, target
 from himar_kernels import BuildError
 
 tensorrt_rtx = pytest.importorskip("tensorrt_rtx")
@@ -55,6 +55,58 @@ def test_what_cannot_be_honoured_is_refused(backend, options, gpu, text):
         check_options(EngineOptions(**options), backend, tensorrt_rtx, gpu)
 
 
+AMPERE = Gpu("NVIDIA A100", "8.0")
+
+
+@pytest.mark.parametrize(
+    ("backend", "options", "gpu", "text"),
+    [
+        (
+            "tensorrt",
+            {},
+            AMPERE,
+            r"8\.9 or later \(Ada, .*\), and this machine's NVIDIA A100 is of 8\.0;",
+        ),
+        (
+            "tensorrt-rtx",
+            {"gpus": ("current",)},
+            TURING,
+            r"this machine's NVIDIA T4 is of 7\.5; build for another",
+        ),
+        (
+            "tensorrt-rtx",
+            {"gpus": ("sm_120", "sm_86")},
+            None,
+            r"and --gpu sm_86 is of 8\.6; build for another GPU",
+        ),
+        (
+            "tensorrt",
+            {"hardware_compatible": True},
+            H100,
+            r"from Ampere on, and fp8 takes .* 8\.9 or later; leave",
+        ),
+        ("tensorrt", {"refittable": True}, H100, "engines in fp8 keep the scales that they were built with"),
+    ],
+)
+def test_fp8_is_refused_for_gpus_that_have_none(backend, options, gpu, text):
+    with pytest.raises(BuildError, match=text):
+        check_fp8(EngineOptions(**options), backend, gpu)
+
+
+@pytest.mark.parametrize(
+    ("backend", "options", "gpu"),
+    [
+        ("tensorrt", {}, H100),
+        ("tensorrt", {"version_compatible": True}, ADA),
+        ("tensorrt-rtx", {}, AMPERE),  # for other GPUs, which is said
+        ("tensorrt-rtx", {"gpus": ("sm_89", "sm_120", "sm_121")}, None),
+        ("tensorrt-rtx", {"gpus": ("current",)}, ADA),
+    ],
+)
+def test_fp8_is_built_for_gpus_that_have_it(backend, options, gpu):
+    check_fp8(EngineOptions(**options), backend, gpu)
+
+
 @pytest.mark.parametrize(
     ("backend", "options", "gpu"),
     [
@@ -96,6 +148,10 @@ def test_what_the_engines_are_for_is_written_down():
     assert several == {"compute_capability": None, "compute_capabilities": ["8.6", "12.0"]}
     current = target(EngineOptions(gpus=("current",)), "tensorrt-rtx", H100)
     assert current == {"compute_capability": "9.0", "compute_capabilities": None}
+    fp8 = target(plain, "tensorrt-rtx", None, fp8=True)
+    assert fp8 == {"compute_capability": None, "compute_capabilities": None, "least_compute_capability": "8.9"}
+    assert target(plain, "tensorrt", H100, fp8=True) == {"compute_capability": "9.0"}
+    assert target(EngineOptions(gpus=("sm_89",)), "tensorrt-rtx", None, fp8=True)["compute_capabilities"] == ["8.9"]
 
 
 def test_engines_run_here_only_on_a_gpu_that_they_are_for():
@@ -104,6 +160,8 @@ def test_engines_run_here_only_on_a_gpu_that_they_are_for():
     assert runs_here(EngineOptions(gpus=("current",)), H100)
     assert not runs_here(EngineOptions(gpus=("sm_89", "sm_120")), H100)
     assert runs_here(EngineOptions(gpus=("sm_120",)), Gpu("NVIDIA RTX 5090", "12.0"))
+    assert runs_here(EngineOptions(), ADA, fp8=True)
+    assert not runs_here(EngineOptions(), AMPERE, fp8=True)
 
 
 def test_the_gpu_is_part_of_an_engine_only_where_the_builder_measures_on_it(tmp_path):
@@ -121,6 +179,10 @@ def test_the_gpu_is_part_of_an_engine_only_where_the_builder_measures_on_it(tmp_
     [
         ({"compute_capability": "9.0", "gpu": "NVIDIA H100"}, "GPUs of compute capability 9.0 (NVIDIA H100); this"),
         ({"least_compute_capability": "8.0"}, "8.0 and later; this version alone"),
+        (
+            {"compute_capabilities": None, "least_compute_capability": "8.9"},
+            "that its builder covers by default, from compute capability 8.9 on; this",
+        ),
         ({"compute_capabilities": ["8.6", "12.0"]}, "8.6, 12.0; this version alone"),
         ({"compute_capability": None}, "that its builder covers by default"),
         ({"version_compatible": True, "refittable": True}, "this version and later ones; weights can be refitted"),
@@ -151,6 +213,12 @@ def test_a_size_that_is_none(text):
         (["--backend", "tensorrt-rtx", "--no-cache", "--cache", "c"], 2, "contradict each other"),
         (["--backend", "tensorrt-rtx", "--workspace", "much"], 2, "'much' is not a size"),
         (["--backend", "tensorrt-rtx", "--gpu", "sm_90"], 1, "--gpu 'sm_90' is unknown to TensorRT-RTX"),
+        (["--backend", "tensorrt-rtx", "--fp8", "--gpu", "sm_86"], 1, "and --gpu sm_86 is of 8.6; build for another"),
+        (
+            ["--backend", "tensorrt-rtx", "--fp16", "--precision", "dit_head=fp8", "--gpu", "sm_80"],
+            1,
+            "--gpu sm_80 is of 8.0",
+        ),
         (["--backend", "openvino"], 2, "'openvino' is not one of"),
     ],
 )

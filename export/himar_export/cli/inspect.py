@@ -281,8 +281,11 @@ def _shown(recipe: Mapping[str, Any]) -> str:
 
 def built_for(backend: Mapping[str, Any]) -> str:
     """Say in words which GPUs and library versions a manifest's `backend` entry was built for."""
-    if backend.get("least_compute_capability"):
-        gpus = f"GPUs of compute capability {backend['least_compute_capability']} and later"
+    least = backend.get("least_compute_capability")
+    if least and "compute_capabilities" in backend:
+        gpus = f"the GPU generations that its builder covers by default, from compute capability {least} on"
+    elif least:
+        gpus = f"GPUs of compute capability {least} and later"
     elif backend.get("compute_capabilities"):
         gpus = f"GPUs of compute capability {', '.join(backend['compute_capabilities'])}"
     elif backend.get("compute_capability"):

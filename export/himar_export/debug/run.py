@@ -106,6 +106,11 @@ def debug(request: DebugRequest, progress: Progress = lambda text, fraction: Non
     if request.component not in stated:
         raise InputError(f"{request.bundle} has no component {request.component!r}; it has {', '.join(stated)}.")
     precision = request.precision or stated[request.component]
+    if precision in ("int8", "fp8"):
+        raise InputError(
+            f"{request.component} of {request.bundle} is in {precision}, and layers are found in fp32, fp16 and bf16; "
+            f"give --precision fp16 with --checkpoint to look at the same component there."
+        )
     if request.checkpoint is None and precision != stated[request.component]:
         raise InputError(
             f"{request.component} of {request.bundle} is in {stated[request.component]}; to look at it in {precision}, "

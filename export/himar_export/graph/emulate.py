@@ -21,8 +21,6 @@ import onnx
 import onnx.inliner
 from numpy.typing import NDArray
 
-from himar_kernels import InputError
-
 from .layers import Layer, find_layers
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -66,15 +64,9 @@ class Graph:
 
 
 def read_graph(file: Path) -> Graph:
-    """Read a component's ONNX file; InputError where it computes in 8 bits."""
+    """Read a component's ONNX file, which computes in nothing below half precision."""
     model = onnx.inliner.inline_local_functions(onnx.load(file, load_external_data=False))
     onnx.load_external_data_for_model(model, str(file.parent))
-    for node in model.graph.node:
-        if "Quantize" in node.op_type or "Integer" in node.op_type or node.op_type.endswith("Fp8"):
-            raise InputError(
-                f"{file.stem} computes in 8 bits ({node.op_type}), and layers are found in fp32, fp16 and bf16; give "
-                f"--precision fp16 with --checkpoint to look at the same component there."
-            )
     halves, kinds = _half_values(model.graph)
     layers = find_layers(model.graph)
     own = {layer.output for layer in layers}

@@ -30,18 +30,13 @@ from himar_kernels import BuildError
 
 from .elementwise import DOMAIN, VERSION, in_fp8
 from .observed import Array, Range, constant
+from .precision_choice import FP8_SUFFIX, takes_fp8
 
 LARGEST = 448.0
 """Of e4m3; a value of 464 or more would round to the next power if there were one, and saturates."""
 
 LEAST_STEP = 2.0**-14
 """The least number of half precision with all its digits: TensorRT takes scales in the type of what is scaled."""
-
-MULTIPLE = 16
-"""What both sizes of a weight are a multiple of where it is in fp8: GPUs' matmuls take 16 bytes at a time."""
-
-_LAYERS = frozenset(("modulation", "modulations", "fc1", "fc2", "first", "second"))
-"""Parts of the names of weights: adaLN, and the feed-forwards of transformers, DiT blocks and MLP heads."""
 
 E4M3 = ml_dtypes.float8_e4m3fn
 
@@ -99,8 +94,7 @@ def _chosen(node: ir.Node) -> bool:
     weight = node.inputs[1]
     if weight is None or not weight.is_initializer() or weight.const_value is None or weight.shape is None:
         return False
-    sizes = weight.const_value.shape.numpy()
-    return not _LAYERS.isdisjoint((weight.name or "").split(".")) and all(size % MULTIPLE == 0 for size in sizes)
+    return takes_fp8(weight.name or "", weight.const_value.shape.numpy())
 
 
 def _name(node: ir.Node) -> str:
@@ -192,7 +186,7 @@ def _stored(graph: ir.Graph, node: ir.Node, turned: bool) -> tuple[ir.Value, ir.
     assert weight is not None and weight.const_value is not None
     array = weight.const_value.numpy()
     values, step = quantise_weight(array)
-    stored = constant(graph, f"{weight.name}.fp8", np.ascontiguousarray(values.T if turned else values))
+    stored = constant(graph, f"{weight.name}{FP8_SUFFIX}", np.ascontiguousarray(values.T if turned else values))
     return stored, constant(graph, f"{weight.name}.step", np.array(step, np.float32 if turned else array.dtype))
 
 

@@ -20,11 +20,11 @@ from ..make.weights import WeightFile
 from ..tensorrt.network import OPSET, opset_of
 from .component import Component
 from .elementwise import add_functions, join_sums_and_norms
-from .fp8 import MULTIPLE, rewrite_matmuls
+from .fp8 import rewrite_matmuls
 from .linear import join_linear_layers
 from .observed import Range
 from .precision import drop_given, value_type
-from .precision_choice import Precision
+from .precision_choice import FP8_MULTIPLE, Precision
 from .quantise import quantise_matmuls
 from .repeated import prepare, write_out
 from .style import GraphStyle
@@ -86,7 +86,7 @@ def to_onnx(
     if precision == "fp8" and not rewrite_matmuls(exported, ranges or {}):
         raise BuildError(
             f"{component.name} has no matmul that could be in fp8: modulations and feed-forwards whose sizes are "
-            f"multiples of {MULTIPLE}; build it with fp16."
+            f"multiples of {FP8_MULTIPLE}; build it with fp16."
         )
     weights.move_out(component.name, exported)
     model = ir.to_proto(exported)

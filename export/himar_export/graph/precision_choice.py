@@ -1,8 +1,8 @@
-"""Names the precisions, and chooses which component gets which, without PyTorch."""
+"""Names the precisions, and chooses which component and which matmul gets which, without PyTorch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
 from himar_kernels import BuildError
@@ -14,6 +14,20 @@ Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
 _MLP_HEAD = "mlp_head"
 _OF_DECODERS: Mapping[str, Precision] = {"int8": "fp32", "fp8": "fp16"}
 """Precision of a VAE decoder where the usual one is impossible for it."""
+
+FP8_MULTIPLE = 16
+"""What both sizes of a weight are a multiple of where it is in fp8: GPUs' matmuls take 16 bytes at a time."""
+
+FP8_SUFFIX = ".fp8"
+"""Of the name of a weight's e4m3 values; before it stands the weight's own."""
+
+_FP8_LAYERS = frozenset(("modulation", "modulations", "fc1", "fc2", "first", "second"))
+"""Parts of the names of weights: adaLN, and the feed-forwards of transformers, DiT blocks and MLP heads."""
+
+
+def takes_fp8(weight: str, sizes: Sequence[int]) -> bool:
+    """Return whether the matmul of this weight and these sizes, in by out, is in fp8 where its component is."""
+    return not _FP8_LAYERS.isdisjoint(weight.split(".")) and all(size % FP8_MULTIPLE == 0 for size in sizes)
 
 
 def check_precision(value: str, component: str) -> Precision:
@@ -65,11 +79,6 @@ def require_runnable(precisions: Mapping[str, Precision], backend: str) -> None:
     if int8 is not None and backend != "onnxruntime":
         raise BuildError(
             f"int8 of {int8} is for ONNX Runtime on a CPU, and the backend is {backend}; build with --fp16 or --bf16."
-        )
-    if fp8 is not None and backend != "onnxruntime":
-        raise BuildError(
-            f"fp8 of {fp8} is for ONNX Runtime, and the backend is {backend}, whose engines' types are not read back "
-            f"for fp8 yet; build with --fp16."
         )
     if int8 is not None and fp8 is not None:
         raise BuildError(

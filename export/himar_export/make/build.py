@@ -92,7 +92,8 @@ def build(request: BuildRequest, progress: Progress = lambda text, fraction: Non
     require_new(request.out)
     tensorrt = None
     if request.backend in TENSORRT_BACKENDS:
-        tensorrt = prepare_target(request.backend, request.engine_options, request.cache)
+        fp8 = "fp8" in (request.precision, *request.component_precision.values())
+        tensorrt = prepare_target(request.backend, request.engine_options, request.cache, fp8)
     progress("reading the checkpoint", 0.0)
     with new_folder(request.out, BuildError) as folder:
         model, entry = open_model(request.checkpoint, request.config, weights=request.weights)

@@ -16,8 +16,8 @@ from himar_runtime.engines.tensorrt.library import BUILDS, library_version, load
 from ..graph.component import Component
 from ..graph.precision_choice import Precision
 from ..tensorrt.build import unfit_here
-from ..tensorrt.options import EngineOptions, check_options, runs_here, target, unsupported
-from ..tensorrt.precision import inspect_engine
+from ..tensorrt.inspector import inspect_engine
+from ..tensorrt.options import EngineOptions, check_fp8, check_options, runs_here, target, unsupported
 from ..tensorrt.process import BuilderProcess
 from .engine_cache import EngineCache, engine_key
 from .gpu import Gpu, find_gpu
@@ -31,7 +31,8 @@ TENSORRT_BACKENDS = tuple(BUILDS)
 class EngineTarget:
     """What engines are built with and for.
 
-    gpu: this machine's, None without one. cache: where built engines are kept; None builds every one anew.
+    gpu: this machine's, None without one. cache: where built engines are kept; None builds every one anew. fp8: whether
+    some are.
     """
 
     backend: str
@@ -39,13 +40,14 @@ class EngineTarget:
     options: EngineOptions
     gpu: Gpu | None
     cache: EngineCache | None
+    fp8: bool = False
 
     @property
     def runs_here(self) -> bool:
         """Whether this machine can run the engines."""
         if self.backend == "tensorrt-rtx" and unsupported(self.library, self.gpu):
             return False
-        return runs_here(self.options, self.gpu)
+        return runs_here(self.options, self.gpu, self.fp8)
 
     def backend_entry(self) -> dict[str, Any]:
         """Return the manifest's `backend` (schema: himar_runtime.bundle.manifest)."""
@@ -53,7 +55,7 @@ class EngineTarget:
         return {
             "name": self.backend,
             "version": library_version(self.library),
-            **target(options, self.backend, self.gpu),
+            **target(options, self.backend, self.gpu, self.fp8),
             "gpu": self.gpu.name if self.gpu and self.measures else None,
             "version_compatible": options.version_compatible,
             "refittable": options.refittable,
@@ -67,17 +69,20 @@ class EngineTarget:
         return self.backend == "tensorrt" or self.options.refittable or "current" in self.options.gpus
 
 
-def prepare_target(backend: str, options: EngineOptions, cache: Path | None) -> EngineTarget:
+def prepare_target(backend: str, options: EngineOptions, cache: Path | None, fp8: bool = False) -> EngineTarget:
     """Find the builder of a backend and check what is asked of it, before anything slow happens.
 
-    Raises BuildError when the builder is not installed or cannot honour an option here.
+    fp8: some components are asked for in it. Raises BuildError when the builder is not installed or cannot honour an
+    option here.
     """
     library = load_builder(backend)
     gpu = find_gpu()
     check_options(options, backend, library, gpu)
+    if fp8:
+        check_fp8(options, backend, gpu)
     if backend == "tensorrt-rtx" and not options.gpus and (lack := unsupported(library, gpu)):
         NOTICES.log(logging.INFO, f"warning: these engines are for other GPUs: {lack}")
-    return EngineTarget(backend, library, options, gpu, None if cache is None else EngineCache(cache))
+    return EngineTarget(backend, library, options, gpu, None if cache is None else EngineCache(cache), fp8)
 
 
 def build_engines(
@@ -139,5 +144,5 @@ def _engine(
     if unfit is not None:
         log.warning("the engine of %s is not for this machine's GPU (%s) and is not run", component.name, unfit)
     elif to.runs_here:
-        facts["inspected"] = inspect_engine(to.library, data, component.name, precision).to_dict()
+        facts["inspected"] = inspect_engine(to.library, data, file, component, precision).to_dict()
     return data, facts

@@ -90,6 +90,12 @@ def refit(request: RefitRequest, progress: Progress = lambda text, fraction: Non
     family = export_family(manifest.family)
     backend = dict(manifest.raw["backend"])
     engines = backend["name"] in TENSORRT_BACKENDS
+    in_fp8 = [name for name, spec in manifest.components.items() if spec.precision == "fp8"]
+    if engines and in_fp8:
+        raise BuildError(
+            f"the engines of {request.bundle} for {', '.join(in_fp8)} are in fp8 and keep the scales that they were "
+            f"built with, so they take no other weights; build the bundle anew."
+        )
     if engines and not backend.get("refittable"):
         raise BuildError(f"the engines of {request.bundle} were built without --refittable; build the bundle anew.")
     if engines:

@@ -14,6 +14,9 @@ from ..make.gpu import Gpu
 OPTIMIZATION_LEVELS = range(6)
 CURRENT = "current"
 LEAST_HARDWARE_COMPATIBLE = "8.0"
+LEAST_FP8 = "8.9"
+"""The least compute capability that multiplies in e4m3: Ada; Hopper and Blackwell do too."""
+
 _SMALLEST_WORKSPACE, _LARGEST_WORKSPACE = 1 << 20, 1 << 50
 
 
@@ -97,16 +100,43 @@ def check_options(options: EngineOptions, backend: str, library: ModuleType, gpu
         _check_rtx(options, library, gpu)
 
 
+def check_fp8(options: EngineOptions, backend: str, gpu: Gpu | None) -> None:
+    """Raise BuildError for engines in fp8 on GPUs that have none, and for an option that such engines do not bear.
+
+    gpu: this machine's, for which full TensorRT builds.
+    """
+    if options.refittable:
+        raise BuildError(
+            "--refittable is given, but engines in fp8 keep the scales that they were built with, which new weights "
+            "may not fit; leave the option out, or build with --fp16."
+        )
+    if options.hardware_compatible:
+        raise BuildError(
+            f"--hardware-compatible is for every GPU from Ampere on, and fp8 takes compute capability {LEAST_FP8} or "
+            f"later; leave the option out, or build with --fp16."
+        )
+    named = {f"--gpu {name}": _capability(name) for name in options.gpus if name != CURRENT}
+    if gpu is not None and (backend == "tensorrt" or CURRENT in options.gpus):
+        named[f"this machine's {gpu.name}"] = gpu.capability
+    for which, capability in named.items():
+        if _number(capability) < _number(LEAST_FP8):
+            raise BuildError(
+                f"fp8 takes a GPU of compute capability {LEAST_FP8} or later (Ada, Hopper, Blackwell), and {which} is "
+                f"of {capability}; build for another GPU, or with --fp16."
+            )
+
+
 def compute_capabilities(options: EngineOptions, library: ModuleType) -> list[Any]:
     """Return the library's ComputeCapability of every requested GPU generation."""
     return [getattr(library.ComputeCapability, _member(name)) for name in options.gpus]
 
 
-def target(options: EngineOptions, backend: str, gpu: Gpu | None) -> dict[str, Any]:
+def target(options: EngineOptions, backend: str, gpu: Gpu | None, fp8: bool = False) -> dict[str, Any]:
     """Return what the engines are for, as the manifest's backend says it (schema: himar_runtime.bundle.manifest).
 
     compute_capability: the only one supported, or None. compute_capabilities (TensorRT-RTX): those that were asked
-    for, None for the library's own choice. least_compute_capability: of hardware-compatible engines.
+    for, None for the library's own choice. least_compute_capability: of hardware-compatible engines, and of those of
+    the library's choice with some in fp8.
     """
     if backend == "tensorrt":
         if options.hardware_compatible:
@@ -114,12 +144,13 @@ def target(options: EngineOptions, backend: str, gpu: Gpu | None) -> dict[str, A
         return {"compute_capability": gpu.capability if gpu else None}
     if options.gpus == (CURRENT,):
         return {"compute_capability": gpu.capability if gpu else None, "compute_capabilities": None}
-    return {"compute_capability": None, "compute_capabilities": [_capability(name) for name in options.gpus] or None}
+    found = {"compute_capability": None, "compute_capabilities": [_capability(name) for name in options.gpus] or None}
+    return {**found, "least_compute_capability": LEAST_FP8} if fp8 and not options.gpus else found
 
 
-def runs_here(options: EngineOptions, gpu: Gpu | None) -> bool:
-    """Return whether this machine has a GPU that the engines were built for."""
-    if gpu is None:
+def runs_here(options: EngineOptions, gpu: Gpu | None, fp8: bool = False) -> bool:
+    """Return whether this machine has a GPU that the engines were built for; fp8: some of them are."""
+    if gpu is None or (fp8 and _number(gpu.capability) < _number(LEAST_FP8)):
         return False
     return not options.gpus or options.gpus == (CURRENT,) or gpu.capability in map(_capability, options.gpus)
 

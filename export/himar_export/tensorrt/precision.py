@@ -3,46 +3,55 @@
 An operation here is a matmul, a convolution or an attention.
 
 A strongly typed network leaves its builder no choice of types, so the parsed network is a proof for what is built
-from it; the engine's own inspector is a second one, where the engine can be opened.
+from it; the engine's own inspector is a second one, where the engine can be opened (`inspector`).
+
+A matmul in fp8 is one of half precision there, both of whose inputs come out of e4m3 by a layer of their own, and its
+builder makes one kernel of the three. So the network proves of fp8 that every matmul is written as such kernels want
+it; that they were taken, the inspector alone can tell.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+import onnx
+
 from himar_kernels import BuildError
-from himar_runtime.engines.tensorrt.library import collected_errors, first_error, library_logger
 
 from ..graph.layers import attention_sources
-from ..graph.precision_choice import Precision
+from ..graph.precision_choice import FP8_SUFFIX, Precision, takes_fp8
 from .network import ParsedNetwork, layers
 
 if TYPE_CHECKING:
     from ..graph.component import Component
 
-TYPED_NETWORK, INSPECTOR = "typed network", "engine inspector"
+TYPED_NETWORK = "typed network"
 
 _NAMES = {"FLOAT": "fp32", "HALF": "fp16", "BF16": "bf16"}
-_INSPECTED = {"float": "fp32", "fp32": "fp32", "half": "fp16", "fp16": "fp16", "bfloat16": "bf16", "bf16": "bf16"}
-# How TensorRT's inspector names what holds operations: layer types of its own, and kernels that Myelin has fused.
-_OPERATION_WORDS = ("matrixmultiply", "matmul", "gemm", "convolution", "conv", "attention", "mha", "einsum")
 
 
 @dataclass(frozen=True)
 class Operation:
     """One operation. kind: matmul, convolution or attention. name: its weight's; attentions are numbered.
 
-    sources: names of the weights that make an attention's queries, keys and values.
+    sizes: of a stored weight. sources: names of the weights that make an attention's queries, keys and values.
     """
 
     kind: str
     name: str
     precision: str
+    sizes: tuple[int, ...] = ()
     sources: tuple[str, ...] = ()
+
+    def belongs_in(self, islands: tuple[str, ...], precision: Precision) -> str:
+        """Return what it has to run in, in a component of these islands that was asked for in `precision`."""
+        if precision != "fp32" and any(name.startswith(islands) for name in (self.name, *self.sources)):
+            return "fp32"
+        if precision == "fp8" and not (self.kind == "matmul" and takes_fp8(self.name, self.sizes)):
+            return "fp16"
+        return precision
 
 
 @dataclass(frozen=True)
@@ -66,20 +75,22 @@ class PrecisionTable:
 def operations(parsed: ParsedNetwork) -> list[Operation]:
     """Return every operation of a parsed network with the type of its inputs."""
     kinds = {"MATRIX_MULTIPLY": "matmul", "CONVOLUTION": "convolution", "ATTENTION_INPUT": "attention"}
-    weights, of_attentions = _weight_names(parsed), iter(attention_sources(parsed.graph.graph))
+    weights, of_attentions = stored_weights(parsed.graph.graph), iter(attention_sources(parsed.graph.graph))
+    network = layers(parsed.network)
+    makers = {layer.get_output(k).name: layer for layer in network for k in range(layer.num_outputs)}
     found: list[Operation] = []
-    for layer in layers(parsed.network):
+    for layer in network:
         kind = kinds.get(layer.type.name)
         if kind is not None:
-            types = {_type(layer.get_input(k)) for k in range(layer.num_inputs) if layer.get_input(k) is not None}
-            name = weights.get(layer.name, layer.name)
+            types = {_input_type(tensor, makers) for tensor in _inputs(layer)}
+            name, sizes = weights.get(layer.name, (layer.name, ()))
             sources: tuple[str, ...] = ()
             if kind == "attention":
-                name = f"attention.{sum(each.kind == kind for each in found)}"
+                name, sizes = f"attention.{sum(each.kind == kind for each in found)}", ()
                 own = {"q", "k", "v", "kv", "qkv"}
                 sources = tuple(each for each in next(of_attentions, ()) if own.intersection(each.split(".")))
             # Operations of mixed types do not exist in a typed network; should one appear it must match nothing.
-            found.append(Operation(kind, name, "+".join(sorted(types)), sources))
+            found.append(Operation(kind, name, "+".join(sorted(types)), sizes, sources))
     return found
 
 
@@ -103,15 +114,14 @@ def typed_network_table(parsed: ParsedNetwork, precision: Precision) -> Precisio
 def require_precision(parsed: ParsedNetwork, component: Component, precision: Precision) -> None:
     """Raise BuildError unless every operation runs in `precision`, the component's islands and all norms in float32.
 
-    An attention whose queries, keys or values an island makes is one too.
+    An attention whose queries, keys or values an island makes is one too. Of a component in fp8 the matmuls that
+    `takes_fp8` names run in fp8 and all others in fp16.
     """
     found = operations(parsed)
     if not found:
         raise BuildError(f"{component.name}: TensorRT's network has no matmuls at all; please report this.")
     for each in found:
-        names = (each.name, *each.sources)
-        island = precision != "fp32" and any(name.startswith(component.islands) for name in names)
-        wanted = "fp32" if island else precision
+        wanted = each.belongs_in(component.islands, precision)
         if each.precision != wanted:
             raise BuildError(
                 f"{component.name} was asked for in {precision}, but its {each.kind} {each.name} runs in "
@@ -125,70 +135,50 @@ def require_precision(parsed: ParsedNetwork, component: Component, precision: Pr
             )
 
 
-def inspect_engine(library: ModuleType, data: bytes, component: str, precision: Precision) -> PrecisionTable:
-    """Open an engine, which takes a GPU, and return what its kernels run in.
+def stored_weights(graph: onnx.GraphProto) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Return node name → name and sizes of its weight; the parser names a layer as its node.
 
-    Raises BuildError when it does not load or its kernels are not of `precision`.
+    A weight that comes out of e4m3 values has the name that it would have in half precision.
     """
-    runtime = library.Runtime(library_logger(library))
-    runtime.engine_host_code_allowed = True  # a version-compatible engine brings its runtime; this one we built
-    with collected_errors(library) as errors:
-        engine = runtime.deserialize_cuda_engine(data)
-    if engine is None:
-        raise BuildError(f"the engine of {component} was built but does not load: {first_error(errors)}")
-    report = engine.create_engine_inspector().get_engine_information(library.LayerInformationFormat.JSON)
-    table = inspected_table(report)
-    require_inspected(table, component, precision)
-    return table
-
-
-def inspected_table(report: str) -> PrecisionTable:
-    """Count the operations in an engine inspector's JSON (ProfilingVerbosity.DETAILED) by the types of their inputs.
-
-    The inspector lists what the builder fused, so a kind here is the kernel's, and a kernel that holds several
-    operations counts once; norms that were fused into them do not appear.
-    """
-    counts: dict[str, dict[str, int]] = {}
-    for layer in json.loads(report).get("Layers", []):
-        if not isinstance(layer, dict):
-            continue  # built with less verbosity: names alone
-        words = f"{layer.get('LayerType', '')} {layer.get('TacticName', '')} {layer.get('Name', '')}".lower()
-        if not any(word in words for word in _OPERATION_WORDS):
-            continue
-        for name in {_inspected_type(tensor) for tensor in layer.get("Inputs", [])} - {""}:
-            by_precision = counts.setdefault(str(layer.get("LayerType", "kernel")), {})
-            by_precision[name] = by_precision.get(name, 0) + 1
-    return PrecisionTable(counts, (), {}, INSPECTOR)
-
-
-def require_inspected(table: PrecisionTable, component: str, precision: Precision) -> None:
-    """Raise BuildError when no kernel of the built engine takes inputs in the precision that was asked for."""
-    seen = {name for by_precision in table.counts.values() for name in by_precision}
-    wrong = seen - {precision, "fp32"}
-    if precision not in seen or wrong:
-        raise BuildError(
-            f"{component} was asked for in {precision}, but the matmuls of the built engine run in "
-            f"{', '.join(sorted(seen)) or 'no type that its inspector names'}, so it was not kept; please report this."
-        )
-
-
-def _weight_names(parsed: ParsedNetwork) -> dict[str, str]:
-    """Return node name → name of its weight; the parser names a layer as its node."""
-    stored = {tensor.name for tensor in parsed.graph.graph.initializer}
+    stored = {tensor.name: (tensor.name, tuple(tensor.dims)) for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0] in stored:
+            name, sizes = stored[node.input[0]]
+            stored[node.output[0]] = name.removesuffix(FP8_SUFFIX), sizes
     names = {}
-    for node in parsed.graph.graph.node:
+    for node in graph.node:
         weight = next((name for name in node.input if name in stored), None)
         if weight is not None:
-            names[node.name] = weight
+            names[node.name] = stored[weight]
     return names
+
+
+def _inputs(layer: Any) -> list[Any]:
+    return [layer.get_input(k) for k in range(layer.num_inputs) if layer.get_input(k) is not None]
+
+
+def _input_type(tensor: Any, makers: Mapping[str, Any]) -> str:
+    """Return the type that an operation reads a tensor in: fp8 where it comes out of e4m3 as kernels of fp8 want it.
+
+    That is per tensor, with scales of half precision. What else there is gets names in which no operation may run.
+    """
+    out_of = makers.get(tensor.name)
+    if out_of is None or out_of.type.name != "DEQUANTIZE":
+        return _type(tensor)
+    eighth, scale = out_of.get_input(0), out_of.get_input(1)
+    into = makers.get(eighth.name)
+    if _type(eighth) != "fp8" or into is None:
+        return _type(eighth)
+    stored = into.type.name == "CONSTANT"
+    if not stored and into.type.name != "QUANTIZE":
+        return "fp8 of no quantisation"
+    if not stored and into.get_input(1).name != scale.name:
+        return "fp8 by two scales"
+    if any(size != 1 for size in scale.shape):
+        return "fp8 not per tensor"
+    halves = {_type(scale), _type(tensor), *(() if stored else (_type(into.get_input(0)),))}
+    return "fp8" if halves == {"fp16"} else f"fp8 of {'+'.join(sorted(halves))}"
 
 
 def _type(tensor: Any) -> str:
     return _NAMES.get(tensor.dtype.name, tensor.dtype.name.lower())
-
-
-def _inspected_type(tensor: Any) -> str:
-    """Read "Row major linear FP16 format" or "Half" as a precision; "" for integers and what is unknown."""
-    text = str(tensor.get("Format/Datatype", "")) if isinstance(tensor, dict) else ""
-    words = [word.strip(",:()").lower() for word in text.split()]
-    return next((_INSPECTED[word] for word in words if word in _INSPECTED), "")

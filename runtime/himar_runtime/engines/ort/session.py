@@ -31,6 +31,9 @@ GRAPHS_VARIABLE = "HIMAR_ORT_GRAPHS"
 UNRECORDED = -1
 """The number of a run that its session shall not record."""
 
+LEAST_FP8 = (1, 24)
+"""Of ONNX Runtime: the first that rounds to fp8 on the CPU as opset 23 says."""
+
 _ERRORS_ONLY = 3
 SPIN_MICROSECONDS = 100
 """How long an idle thread of a session waits for the next operator before it sleeps."""
@@ -58,6 +61,11 @@ def create_session(
             f"{spec.name} is in int8, which is for the CPU only; load the bundle on 'cpu', or build it with --fp16."
         )
     ort = onnxruntime()
+    if spec.precision == "fp8" and device.kind == "cpu" and _version(ort) < LEAST_FP8:
+        raise EngineError(
+            f"{spec.name} is in fp8, which ONNX Runtime {ort.__version__} cannot run on the CPU (it has no "
+            f"QuantizeLinear of opset 23); install {LEAST_FP8[0]}.{LEAST_FP8[1]} or later, or build it with --fp16."
+        )
     cores = default_threads() if threads is None else check_threads(threads)
     small = spec.weight_bytes is not None and spec.weight_bytes <= MOST_WEIGHTS and shared_rows(spec) is not None
     workers = Workers(cores) if device.kind == "cpu" and small and cores > 1 else None

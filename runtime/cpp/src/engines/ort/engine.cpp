@@ -181,17 +181,23 @@ void use_fused_operators(Ort::SessionOptions& options) {
     }
 }
 
-// ONNX Runtime before 1.26 spins for milliseconds.
-bool spins_briefly() {
+// Whether ONNX Runtime is of this version 1.x or a later one.
+bool ort_is_from(int least) {
     int major = 0, minor = 0;
     std::sscanf(ort_version().c_str(), "%d.%d", &major, &minor);
-    return major > 1 || (major == 1 && minor >= 26);
+    return major > 1 || (major == 1 && minor >= least);
 }
+
+// ONNX Runtime before 1.26 spins for milliseconds.
+bool spins_briefly() { return ort_is_from(26); }
 
 void check_device(const ComponentSpec& spec, const cuda::CudaQueue* queue) {
     if (queue == nullptr && spec.precision == "bf16")
         throw EngineError(spec.name + " is in bfloat16, which ONNX Runtime cannot run on the CPU; load the bundle on "
                                       "'cuda', or build it with --fp16 or --fp32.");
+    if (queue == nullptr && spec.precision == "fp8" && !ort_is_from(24))
+        throw EngineError(spec.name + " is in fp8, which ONNX Runtime " + ort_version() + " cannot run on the CPU (it has "
+                                      "no QuantizeLinear of opset 23); install 1.24 or later, or build it with --fp16.");
     if (queue != nullptr && spec.precision == "int8")
         throw EngineError(spec.name + " is in int8, which is for the CPU only; load the bundle on 'cpu', or build it "
                                       "with --fp16.");
