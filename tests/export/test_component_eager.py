@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -127,7 +128,34 @@ def test_a_model_from_text_is_compared_from_contexts(capsys, text_bundle, text_c
     assert len(report["components"]) == len(PARTS)
     assert set(report["generations"][0]["memory"]) == {"eager", "engines"}
     message = bench(capsys, text_bundle, *asked, "text_encoder", code=1)[1]
-    assert "text_encoder has no part in a generation with these settings" in message
+    assert message.endswith("text_encoder runs eagerly with its own tower; give --text, as for build.")
+
+
+def test_a_faulty_text_tower_is_found_from_prompts(capsys, text_bundle, text_checkpoint, tmp_path):
+    wrong = damaged_copy(text_bundle, tmp_path / "wrong", "text_encoder", "last_norm.weight")
+    given = ("--checkpoint", text_checkpoint, "--text", text_checkpoint.with_name("clip"), *DIGITS[2:], *QUICK)
+    asked = (*given, "--batch", 2, "--component-eager", "all", "--json")
+    for bundle, code in ((text_bundle, 0), (wrong, 1)):
+        report = json.loads(bench(capsys, bundle, *asked, *(() if code else ("--memory",)), code=code)[0])
+        found = by_side(report)
+        names = ["text_encoder", *PARTS]
+        assert report["given"] == "prompts"
+        assert list(found) == ["eager", "engines", *(f"{name} eager" for name in names), "all of these eager"]
+        right = {"eager", "text_encoder eager", "all of these eager"} if code else set(found)
+        assert {side for side, each in found.items() if each["agrees"]} == right
+    assert found["engines"]["from_eager"]["latents"] > 0.001
+
+
+def test_a_text_tower_that_cannot_be_compared_is_refused(capsys, digits_bundle, text_bundle, text_checkpoint, tmp_path):
+    clip = text_checkpoint.with_name("clip")
+    message = bench(capsys, digits_bundle, *DIGITS, "--text", clip, code=1)[1]
+    assert f"{clip} is a text tower, but this model makes images of classes; leave --text out." in message
+    shutil.copytree(text_bundle, lacking := tmp_path / "lacking")
+    manifest = json.loads((lacking / "manifest.json").read_text())
+    del manifest["components"]["text_encoder"]
+    (lacking / "manifest.json").write_text(json.dumps(manifest))
+    message = bench(capsys, lacking, "--checkpoint", text_checkpoint, "--text", clip, code=1)[1]
+    assert f"has no text encoder to compare with {clip}; leave --text out." in message
 
 
 def test_what_cannot_run_eagerly_is_refused_in_a_sentence(capsys, digits_bundle, held_bundle):

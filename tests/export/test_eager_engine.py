@@ -14,6 +14,8 @@ import torch
 
 from himar.family import open_model
 from himar_export.bench.eager_engine import EagerEngine, TorchArray, _CudaMemory, tensor_at
+from himar_export.bench.eager_text import eager_tower, text_call
+from himar_export.bench.time_breakdown import Clock
 from himar_export.families.bench import family_bench
 from himar_kernels import EngineError
 from himar_runtime import Bundle, ComponentSpec, Device, Networks, Pipeline, TensorSpec, load_networks
@@ -21,7 +23,7 @@ from himar_runtime.families.hi_mar.resident.runner import ResidentRunner as HiMa
 from himar_runtime.families.hmar.resident.runner import ResidentRunner as HmarResident
 from himar_runtime.queue.device import DeviceTensor, ResidentEngine
 from tests.closeness import COMPONENT, RUN, assert_near, assert_same_pixels
-from tests.export import graph_engines
+from tests.export import graph_engines, text_towers
 from tests.export.test_variant_loops import GUIDED, OTHERS
 from tests.himar.small_edits import IMAGES, holes, small_vae
 from tests.runtime import host_lane
@@ -106,6 +108,19 @@ def test_it_reads_and_writes_tensors_where_they_lie():
     np.testing.assert_array_equal(y[2:], [[10, 10], [10, 10]])
     with pytest.raises(EngineError, match="twice needs x, by, y in place; y differ"):
         engine.enqueue(places)
+
+
+@pytest.mark.parametrize(("precision", "limit"), [("fp32", COMPONENT), ("fp16", 5e-3), ("bf16", 4e-2)])
+def test_a_text_tower_runs_in_its_components_precision(precision, limit):
+    tower, clock = text_towers.tower(), Clock()
+    ids = torch.arange(2 * tower.config.positions).reshape(2, -1) % tower.config.vocabulary
+    weights = {name: value.clone() for name, value in tower.state_dict().items()}
+    found = text_call(eager_tower(tower, {"text_encoder": precision}, clock))({"tokens": ids})["context"]
+    assert found.dtype == torch.float32 and clock.calls == {"text_encoder": 1}
+    expected = tower(ids).detach()
+    assert_near(found.detach(), expected, limit)
+    assert torch.equal(found, expected) == (precision == "fp32")
+    assert all(torch.equal(value, weights[name]) for name, value in tower.state_dict().items())
 
 
 def test_device_memory_is_described_to_pytorch_as_it_is():

@@ -99,7 +99,7 @@ def test_weights_may_differ_and_nothing_else(folder, copied):
             require_same_structure(folder / "bundle" / "dit_head.onnx", copied / "dit_head.onnx")
 
     def another_operator(graph):
-        next(node for node in graph.node if node.op_type == "Sigmoid").op_type = "Relu"
+        next(node for node in graph.node if node.op_type == "Add").op_type = "Mul"
 
     def another_constant(graph):
         tensor = next(tensor for tensor in graph.initializer if tensor.name.startswith("val_"))

@@ -15,6 +15,7 @@ from himar_kernels.shared.console import NOTICES
 from himar_runtime import Pipeline
 
 from .eager import compiling, wait_for
+from .eager_text import encoding
 from .engines import timed, wait_for_lane
 from .measurement import COMPILED, EAGER, EAGER_FP32, ENGINES, Work
 from .shown import Shown, generate
@@ -33,9 +34,10 @@ def generation_work(workload: Workload, batch: int, compiled: bool, failing: boo
     """
     family, images, sampling = workload.family, workload.shown(batch), workload.sampling
     own = family.eager_networks(workload.model, workload.vae, workload.eager_precisions)
+    own_text, plain_text = encoding(workload.text, workload.eager_precisions), encoding(workload.text, {})
 
     def eager() -> Outputs:
-        return family.run_eager(own, images, sampling, SEED)
+        return family.run_eager(own, own_text(images), sampling, SEED)
 
     def engines() -> Outputs:
         return run_engines(workload.pipeline, images, sampling)
@@ -45,7 +47,7 @@ def generation_work(workload: Workload, batch: int, compiled: bool, failing: boo
     plain = family.eager_networks(workload.model, workload.vae, {})
 
     def eager_fp32() -> Outputs:
-        return family.run_eager(plain, images, sampling, SEED)
+        return family.run_eager(plain, plain_text(images), sampling, SEED)
 
     reference = eager_fp32() if half else usual
     first_engines = functools.cache(or_nan(ENGINES, engines, reference) if failing else engines)
@@ -58,7 +60,7 @@ def generation_work(workload: Workload, batch: int, compiled: bool, failing: boo
         fused = family.eager_networks(workload.model, workload.vae, workload.eager_precisions, compiled=True)
 
         def run() -> Outputs:
-            return family.run_eager(fused, images, sampling, SEED)
+            return family.run_eager(fused, own_text(images), sampling, SEED)
 
         def first() -> Outputs:
             with compiling():
@@ -91,9 +93,10 @@ def break_down_generation(workload: Workload, batch: int) -> dict[str, TimeBreak
     parts = family.parts(workload)
     eager_clock, clock = Clock(wait_for(workload.device)), Clock(wait_for_lane(workload.networks))
     own = family.eager_networks(workload.model, workload.vae, workload.eager_precisions, clock=eager_clock)
+    text = encoding(workload.text, workload.eager_precisions, eager_clock)
     pipeline = Pipeline(workload.bundle, timed(workload.networks, clock))
     ways = {
-        EAGER: lambda: break_down_run(lambda: family.run_eager(own, images, sampling, SEED), eager_clock, parts),
+        EAGER: lambda: break_down_run(lambda: family.run_eager(own, text(images), sampling, SEED), eager_clock, parts),
         ENGINES: lambda: break_down_run(lambda: run_engines(pipeline, images, sampling), clock, parts),
     }
     return break_down_runs(ways)

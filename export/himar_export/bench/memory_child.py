@@ -56,9 +56,11 @@ def _eager(asked: dict[str, Any], sampling: Sampling) -> dict[str, int]:
     import torch
 
     from himar.family import open_model
+    from himar.text.encoder import TextEncoder
 
     from ..families.bench import family_bench
     from .eager import plain_float32
+    from .eager_text import encoding
 
     device = torch.device(asked["device"])
     found = {"imported": resident_peak()}
@@ -73,7 +75,11 @@ def _eager(asked: dict[str, Any], sampling: Sampling) -> dict[str, int]:
         del model, vae  # where weights were cast, nothing else of the float32 ones is needed
         if asked["components"] is not None:
             forget_peak()
-        family.run_eager(networks, what_is_shown(*asked["shown"]), sampling, asked["seed"])
+        images = what_is_shown(*asked["shown"])
+        if asked["text"] is not None:
+            text = TextEncoder.open(Path(asked["text"]), device)
+            images = encoding(text, asked["precisions"])(images)
+        family.run_eager(networks, images, sampling, asked["seed"])
     found["peak"] = resident_peak()
     if device.type == "cuda":
         found["device"] = _torch_used(device) - used

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from himar_kernels import EngineError, InputError
-from himar_kernels.families.registry import VAE_DECODER
+from himar_kernels.families.registry import TEXT_ENCODER, VAE_DECODER
 from himar_kernels.shared.console import NOTICES
 from himar_runtime import Networks, Pipeline
 
 from ..verify.compare import Comparison, compare
-from .eager_engine import EagerEngine
+from .eager_engine import EagerEngine, Run
+from .eager_text import eager_tower, text_call
 from .engines import timed
 from .generation import or_nan, run_engines
 from .measurement import EAGER, EAGER_FP32, ENGINES, Measurement, Work
@@ -95,11 +96,10 @@ def mixes(workload: Workload, names: Sequence[str]) -> tuple[Mix, ...]:
     if not names:
         return ()
     called = called_components(workload)
-    chosen = _possible(workload, called) if ALL in names else tuple(dict.fromkeys(names))
+    own, plain = _eager_runs(workload, workload.eager_precisions), _eager_runs(workload, {})
+    chosen = _possible(called, own) if ALL in names else tuple(dict.fromkeys(names))
     for name in chosen:
-        _require_eager(workload, name, called)
-    make = functools.partial(workload.family.eager_networks, workload.model, workload.vae)
-    own, plain = make(workload.eager_precisions), make({})
+        _require_eager(workload, name, called, own)
     found: list[Mix] = []
     half = [name for name in chosen if workload.eager_precisions[name] != "fp32"]
     for name in chosen:
@@ -125,20 +125,30 @@ def called_components(workload: Workload) -> tuple[str, ...]:
     return tuple(name for name, count in clock.calls.items() if count)
 
 
-def _possible(workload: Workload, called: Sequence[str]) -> tuple[str, ...]:
-    """Return the components called that eager has; a notice names the others."""
+def _eager_runs(workload: Workload, precisions: Mapping[str, str]) -> dict[str, Run]:
+    """Return what runs each component in these precisions, of those that eager has."""
+    networks = workload.family.eager_networks(workload.model, workload.vae, precisions)
     calls = workload.family.eager_calls(workload.model)
+    runs: dict[str, Run] = {name: functools.partial(call, networks) for name, call in calls.items()}
+    if workload.text is not None:
+        runs[TEXT_ENCODER] = text_call(eager_tower(workload.text.tower, precisions))
+    return runs
+
+
+def _possible(called: Sequence[str], calls: Container[str]) -> tuple[str, ...]:
+    """Return the components called that eager has, `calls`; a notice names the others."""
     if others := [name for name in called if name not in calls]:
         text = f"warning: not tried eagerly, because PyTorch runs their networks as wholes: {', '.join(others)}"
         NOTICES.log(logging.INFO, text)
     return tuple(name for name in called if name in calls)
 
 
-def _require_eager(workload: Workload, name: str, called: Sequence[str]) -> None:
-    """Raise InputError for a component that a generation does not call, or that eager does not have."""
-    calls = workload.family.eager_calls(workload.model)
+def _require_eager(workload: Workload, name: str, called: Sequence[str], calls: Container[str]) -> None:
+    """Raise InputError for a component that a generation does not call, or that eager does not have, `calls`."""
     if name == VAE_DECODER and workload.vae is None:
         raise InputError(f"{name} runs eagerly with its own checkpoint; give --vae, as for build.")
+    if name == TEXT_ENCODER and workload.text is None:
+        raise InputError(f"{name} runs eagerly with its own tower; give --text, as for build.")
     if name not in called:
         raise InputError(
             f"{name} has no part in a generation with these settings, so it changes nothing whether it runs eagerly; "
@@ -151,14 +161,11 @@ def _require_eager(workload: Workload, name: str, called: Sequence[str]) -> None
         )
 
 
-def _mix(workload: Workload, side: str, eager: object, names: tuple[str, ...]) -> Mix:
-    """Return the engines, with buffers of their own, and the named components of `eager_networks` among them."""
-    calls, networks = workload.family.eager_calls(workload.model), workload.networks.clone()
-    engines = {
-        name: EagerEngine(networks[name].spec, functools.partial(calls[name], eager), workload.device, networks.lane)
-        for name in names
-    }
-    networks = Networks({**networks.engines, **engines}, networks.lane)
+def _mix(workload: Workload, side: str, runs: Mapping[str, Run], names: tuple[str, ...]) -> Mix:
+    """Return the engines, with buffers of their own, and the named components in PyTorch among them."""
+    networks = workload.networks.clone()
+    eager = {name: EagerEngine(networks[name].spec, runs[name], workload.device, networks.lane) for name in names}
+    networks = Networks({**networks.engines, **eager}, networks.lane)
     return Mix(side, names, replace(workload, networks=networks, pipeline=Pipeline(workload.bundle, networks)))
 
 

@@ -99,10 +99,10 @@ class ComponentResult:
 class BenchReport:
     """All that was measured.
 
-    given, to: "labels" or "contexts", and "images" or "latents": where generations begin and end. precision: of each
-    component. eager_precision: the eager side's, float32 where engines have int8. workload: the settings in words.
-    peaks: this device's, measured just before. bundle_id, checkpoint_sha256: hashes of what was compared;
-    built_from_it: whether the bundle says that it was built from that very file.
+    given, to: "labels", "contexts" or "prompts", and "images" or "latents": where generations begin and end.
+    precision: of each component. eager_precision: the eager side's, float32 where engines have int8. workload: the
+    settings in words. peaks: this device's, measured just before. bundle_id, checkpoint_sha256: hashes of what was
+    compared; built_from_it: whether the bundle says that it was built from that very file.
     """
 
     environment: Mapping[str, Any]
@@ -173,7 +173,7 @@ def run_bench(request: BenchRequest, advance: Advance) -> BenchReport:
         backend=f"{opened.manifest.backend.name} {opened.manifest.backend.version}",
         device=str(workload.device),
         threads=threads,
-        given="labels" if opened.manifest.model.context_shape is None else "contexts",
+        given=workload.given,
         to="latents" if workload.vae is None else "images",
         seed=SEED,
         repeats=request.repeats,
@@ -259,6 +259,7 @@ def peak_memory(
     generation_alone: the engines that the settings need alone are loaded, and what loading takes beyond the weights is
     not in the peak (on Linux).
     """
+    model = workload.bundle.manifest.model
     asked = {
         "bundle": str(sources.bundle),
         "family": workload.bundle.manifest.family,
@@ -268,7 +269,8 @@ def peak_memory(
         "weights": sources.weights,
         "device": sources.device,
         "threads": threads,
-        "shown": [batch, workload.bundle.manifest.model.classes, workload.bundle.manifest.model.context_shape],
+        "shown": [batch, model.classes, model.context_shape, workload.text is not None],
+        "text": None if sources.text is None else str(sources.text),
         "seed": SEED,
         "sampling": workload.sampling.to_dict(),
         "precisions": dict(workload.eager_precisions),

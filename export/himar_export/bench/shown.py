@@ -13,21 +13,25 @@ if TYPE_CHECKING:
 
 SEED = 7
 
-Shown = Sequence[int] | NDArray[np.float32]
-"""Classes of images; or contexts (B, K, W) of a model from text."""
+Shown = Sequence[int] | Sequence[str] | NDArray[np.float32]
+"""Classes of images; of a model from text prompts, or contexts (B, K, W)."""
 
 
-def what_is_shown(batch: int, classes: int, context_shape: Sequence[int] | None) -> Shown:
+def what_is_shown(batch: int, classes: int, context_shape: Sequence[int] | None, prompts: bool = False) -> Shown:
     """Return all classes of a model in turn; of a model from text, contexts as large as a tower's last norm gives them.
 
-    classes, context_shape: see `himar_runtime.families.family.ModelSizes`.
+    classes, context_shape: see `himar_runtime.families.family.ModelSizes`. prompts: these, in place of contexts.
     """
     if context_shape is None:
         return [i % classes for i in range(batch)]
+    if prompts:
+        return [f"a red three left of a blue seven, picture {i}" for i in range(batch)]
     return np.random.default_rng(SEED).standard_normal((batch, *context_shape), np.float32)
 
 
 def generate(pipeline: Pipeline, images: Shown, sampling: Any, seed: int = SEED) -> Result:
     """Generate with a pipeline images that show what `what_is_shown` returned."""
-    given: dict[str, Any] = {"contexts" if isinstance(images, np.ndarray) else "labels": images}
+    prompts = not isinstance(images, np.ndarray) and any(isinstance(each, str) for each in images)
+    name = "prompts" if prompts else "contexts" if isinstance(images, np.ndarray) else "labels"
+    given: dict[str, Any] = {name: images}
     return pipeline.generate(**given, seed=seed, sampling=sampling)

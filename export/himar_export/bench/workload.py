@@ -10,13 +10,15 @@ from typing import Any
 import torch
 
 from himar.family import open_model
+from himar.text.encoder import TextEncoder
 from himar_kernels import ConfigError, EngineError, InputError
-from himar_kernels.families.registry import VAE_DECODER
+from himar_kernels.families.registry import TEXT_ENCODER, VAE_DECODER
 from himar_runtime import Bundle, Device, Networks, Pipeline, load_networks
 
 from ..cost.request import bundle_request
 from ..cost.run import CostRequest
 from ..families.bench import FamilyBench, family_bench
+from ..make.text import load_fitting_text
 from .shown import SEED as SEED
 from .shown import Shown, what_is_shown
 
@@ -26,6 +28,7 @@ class Workload:
     """Both sides, loaded.
 
     model, vae: of the bundle's family; vae None where generations end at latents; then `networks` lack the decoder too.
+    text: tower and tokenizer where generations begin at prompts, else None.
     request: the settings and costs of one image at once (`dataclasses.replace` its batch). precisions: of each
     component's matmuls.
     """
@@ -37,6 +40,7 @@ class Workload:
     vae: Any
     request: CostRequest
     device: torch.device
+    text: TextEncoder | None = None
 
     @property
     def family(self) -> FamilyBench:
@@ -61,7 +65,14 @@ class Workload:
     def shown(self, batch: int) -> Shown:
         """Return what the images of a batch show: classes or contexts, see `what_is_shown`."""
         model = self.bundle.manifest.model
-        return what_is_shown(batch, model.classes, model.context_shape)
+        return what_is_shown(batch, model.classes, model.context_shape, prompts=self.text is not None)
+
+    @property
+    def given(self) -> str:
+        """What the images of a batch show, in a word."""
+        if self.bundle.manifest.model.context_shape is None:
+            return "labels"
+        return "contexts" if self.text is None else "prompts"
 
 
 @dataclass(frozen=True)
@@ -77,6 +88,7 @@ class Sources:
     sampling_name: str | None
     guidance: float | None
     changes: Mapping[str, Any]
+    text: Path | None = None
 
 
 def load(sources: Sources, threads: int) -> Workload:
@@ -100,6 +112,9 @@ def load(sources: Sources, threads: int) -> Workload:
     vae = family.load_vae(sources.vae, model)
     if vae is not None and VAE_DECODER not in opened.manifest.components:
         raise ConfigError(f"{sources.bundle} has no VAE decoder to compare with {sources.vae}; leave --vae out.")
+    text = load_fitting_text(sources.text, model)
+    if text is not None and TEXT_ENCODER not in opened.manifest.components:
+        raise ConfigError(f"{sources.bundle} has no text encoder to compare with {sources.text}; leave --text out.")
     networks = load_networks(opened, where, threads)
     if vae is None:
         engines = {name: engine for name, engine in networks.engines.items() if name != VAE_DECODER}
@@ -108,7 +123,9 @@ def load(sources: Sources, threads: int) -> Workload:
     device = torch.device("cpu" if where.kind == "cpu" else str(where))
     model = model.eval().requires_grad_(False).to(device)
     vae = None if vae is None else vae.eval().requires_grad_(False).to(device)
-    return Workload(opened, networks, Pipeline(opened, networks), model, vae, request, device)
+    if text is not None:
+        text = replace(text, tower=text.tower.eval().requires_grad_(False).to(device))
+    return Workload(opened, networks, Pipeline(opened, networks), model, vae, request, device, text)
 
 
 def require_gpu(device: str) -> None:

@@ -40,6 +40,8 @@ ALL_COMPONENTS = "all"
 @click.option("--checkpoint", required=True, type=NamedPath(), help="What the bundle was built from.")
 @click.option("--config", callback=config_option, help="Preset or JSON file, as for build.")
 @click.option("--vae", type=NamedPath(), help="KL-VAE checkpoint: time up to images, not latents.")
+@click.option("--text", type=NamedPath(file_okay=False),
+             help="Folder of the CLIP model: time from prompts on, not from contexts.")  # fmt: skip
 @weights_option
 @click.option("--batch", "batches", multiple=True, default=(1,), show_default=True, type=click.IntRange(1, 1024),
              help="Images at once; may be repeated.")  # fmt: skip

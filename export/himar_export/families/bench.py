@@ -48,7 +48,7 @@ class FamilyBench(Protocol):
         ...
 
     def run_eager(self, networks: Any, images: Any, sampling: Any, seed: int) -> Outputs:
-        """Generate with PyTorch what `himar_export.bench.shown.what_is_shown` returned.
+        """Generate with PyTorch what `himar_export.bench.shown.what_is_shown` returned; of prompts their contexts.
 
         Returns: latents, with a VAE images, and what else the engines' results hold.
         """

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from himar.families.hi_mar.model import HiMAR
 from himar.families.hi_mar.sampler import generate
@@ -73,12 +74,12 @@ def eager_networks(
 
 
 @torch.inference_mode()
-def run_eager(networks: Networks, images: Shown, sampling: SamplingConfig, seed: int = SEED) -> Outputs:
+def run_eager(networks: Networks, images: Shown | Tensor, sampling: SamplingConfig, seed: int = SEED) -> Outputs:
     """Generate with PyTorch; return latents (B, C, h, w) and, with a VAE, images uint8 (B, H, W, 3)."""
     model, vae = networks
     shown: dict[str, Any] = {"labels": images}
-    if isinstance(images, np.ndarray):
-        shown = {"contexts": torch.from_numpy(images)}
+    if isinstance(images, np.ndarray | Tensor):
+        shown = {"contexts": torch.as_tensor(images)}
     latents = generate(model, **shown, draws=PhiloxDraws(seed), sampling=sampling)
     outputs: dict[str, NDArray[Any]] = {"latents": latents.cpu().numpy()}
     if vae is not None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from himar.families.hi_mar.model import HiMAR
 from himar.vae.autoencoder import AutoencoderKL
@@ -19,7 +20,7 @@ from himar_export.make.assemble import load_fitting_vae
 from himar_export.verify.compare import Comparison, compare
 from himar_export.verify.limits import RUN_MEANINGLESS
 from himar_kernels.families.hi_mar import SamplingConfig, phase_chains
-from himar_kernels.families.registry import VAE_DECODER
+from himar_kernels.families.registry import TEXT_ENCODER, VAE_DECODER
 from himar_runtime.families.hi_mar.family import hi_mar_model
 
 from ..verify import run_limits
@@ -31,7 +32,7 @@ from .eager_components import eager_calls
 class HiMarBench:
     """See `himar_export.families.bench.FamilyBench`."""
 
-    phases = ("low", "high", "decode")
+    phases = ("text", "low", "high", "decode")
 
     def load_vae(self, path: Path | None, model: HiMAR) -> AutoencoderKL | None:
         """See FamilyBench.load_vae."""
@@ -54,7 +55,7 @@ class HiMarBench:
         """See FamilyBench.eager_networks."""
         return eager_networks(model, vae, precisions, compiled=compiled, clock=clock)
 
-    def run_eager(self, networks: Networks, images: Shown, sampling: SamplingConfig, seed: int) -> Outputs:
+    def run_eager(self, networks: Networks, images: Shown | Tensor, sampling: SamplingConfig, seed: int) -> Outputs:
         """See FamilyBench.run_eager."""
         return run_eager(networks, images, sampling, seed)
 
@@ -77,7 +78,7 @@ class HiMarBench:
         """See FamilyBench.parts."""
         phases = hi_mar_model(workload.bundle.manifest).phases
         own = [(name, phase.name) for phase in phases for name in (phase.transformer, phase.head)]
-        return [*own, (VAE_DECODER, "decode")]
+        return [(TEXT_ENCODER, "text"), *own, (VAE_DECODER, "decode")]
 
     def eager_calls(self, model: HiMAR) -> Mapping[str, Call]:
         """See FamilyBench.eager_calls."""
