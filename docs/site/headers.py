@@ -19,7 +19,12 @@ def c_page() -> str:
     """Return the page of himar.h."""
     text = C_HEADER.read_text(encoding="utf-8")
     parts = ["# The C interface: himar.h\n", _cleaned(text[: text.index("*/") + 2]), ""]
-    sections: dict[str, list[str]] = {"Functions": [], "Structs and callbacks": [], "Enums": []}
+    sections: dict[str, list[str]] = {
+        "Functions": [],
+        "Structs and callbacks": [],
+        "Enums": [],
+        "Macros": _macros(text),
+    }
     comment = ""
     for cursor in _declarations(C_HEADER, "-xc"):
         kind, name = cursor.kind.name, cursor.spelling
@@ -34,6 +39,16 @@ def c_page() -> str:
     for title, entries in sections.items():
         parts += [f"## {title}\n", *entries]
     return "\n".join(parts)
+
+
+def _macros(text: str) -> list[str]:
+    """Return an entry for each macro that programs use; a comment right above one is its own."""
+    found = re.finditer(r"(/\*(?:(?!\*/)[\s\S])*\*/\n)?#define (HIMAR_(?!API|HIMAR_H)\w+)\b((?:.*\\\n)*.*)", text)
+    entries = []
+    for comment, name, rest in (each.groups() for each in found):
+        code = re.sub(r" +\\\n", " \\\\\n", f"#define {name}{rest}")
+        entries.append(f"### {name}\n\n```c\n{code}\n```\n\n{_cleaned(comment or 'See Versions above.')}\n")
+    return entries
 
 
 def cpp_page() -> str:

@@ -90,9 +90,12 @@ def test_the_reference_has_every_declaration_of_the_c_interface(site):
     header, text = C_HEADER.read_text(encoding="utf-8"), html(site, "reference/c.md")
     names = re.findall(r"^HIMAR_API [\w \*]*?(himar_\w+)\(", header, re.MULTILINE)
     names += re.findall(r"^\} (himar_\w+);", header, re.MULTILINE) + re.findall(r"\(\*(himar_\w+)\)\(", header)
-    assert len(names) > 50
+    macros = set(re.findall(r"^#define (HIMAR_\w+)", header, re.MULTILINE)) - {"HIMAR_HIMAR_H", "HIMAR_API"}
+    assert len(names) > 50 and len(macros) > 2
     for name in names:
         assert f'id="{name}"' in text, f"the page lacks {name}"
+    for name in macros:
+        assert re.search(rf"<h3[^>]*>{name}\b", text), f"the page lacks {name}"
 
 
 def test_the_reference_has_every_class_of_the_cpp_interface(site):

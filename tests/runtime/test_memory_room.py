@@ -15,7 +15,7 @@ from himar_kernels import BundleError, EngineError
 from himar_runtime import Bundle, Device, Manifest, Pipeline
 from himar_runtime.memory.available import VARIABLE
 from himar_runtime.memory.prediction import Measured, predict
-from himar_runtime.memory.room import require_room
+from himar_runtime.memory.room import fitting_batch, require_room
 from himar_runtime.service.service import Service, Settings
 from tests.conftest import GOLDEN
 
@@ -119,6 +119,35 @@ def test_a_service_counts_its_lanes_and_batch(digits_bundle, monkeypatch) -> Non
         Service(Settings(digits_bundle, lanes=4, max_batch=8))
     service = Service(Settings(digits_bundle, lanes=1, max_batch=1))
     service.close()
+
+
+def test_a_service_takes_the_largest_batch_that_fits_and_says_so(digits_bundle, monkeypatch, caplog) -> None:
+    bundle, lanes = Bundle.open(digits_bundle), 2
+    most = bundle.manifest.max_batch
+    assert fitting_batch(bundle, Device("cpu"), lanes=lanes) == most and not caplog.records
+    monkeypatch.setenv(VARIABLE, f"{needs(digits_bundle, 5, lanes) / 0.89:.6f}")
+    assert fitting_batch(bundle, Device("cpu"), lanes=lanes) == 5
+    [record] = caplog.records
+    assert re.fullmatch(
+        rf"{re.escape(str(digits_bundle))} runs in batches of at most 5, not of {most}: those need about [0-9.]+ GB of "
+        r"memory in 2 lanes, and HIMAR_MEMORY_LIMIT has [0-9.]+ MB left",
+        record.getMessage(),
+    )
+    caplog.clear()
+    Service(Settings(digits_bundle, lanes=lanes)).close()
+    assert "batches of at most 5" in caplog.text and "may just fit" not in caplog.text
+    monkeypatch.setenv(VARIABLE, "none")
+    assert fitting_batch(bundle, Device("cpu"), lanes=lanes) == most
+
+
+def test_a_service_is_refused_where_one_image_does_not_fit(digits_bundle, monkeypatch) -> None:
+    monkeypatch.setenv(VARIABLE, f"{needs(digits_bundle, 1, 2) / 1.1:.6f}")
+    Service(Settings(digits_bundle, lanes=2)).close()
+    monkeypatch.setenv(VARIABLE, f"{needs(digits_bundle, 1, 2) / 1.4:.6f}")
+    with pytest.raises(
+        EngineError, match=r"runs of 1 image in 2 lanes .* use fewer lanes, or a bundle built with --int8"
+    ):
+        Service(Settings(digits_bundle, lanes=2))
 
 
 def test_weights_that_are_mapped_need_no_room(digits_bundle, monkeypatch, tmp_path) -> None:

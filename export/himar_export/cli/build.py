@@ -61,7 +61,7 @@ from .progress import progress_bar
 @click.option("--editing", is_flag=True, help="Let a bundle of Hi-MAR edit images; others edit anyway. Takes --vae.")
 @click.option(
     "--memory/--no-memory", default=True, show_default=True,
-    help="Measure what the engines take in memory on a CPU, to predict it where the bundle is loaded.",
+    help="Measure what the engines take in memory, on a CPU and on a GPU if there is one, to predict it at loading.",
 )  # fmt: skip
 @engine_options
 @weights_option

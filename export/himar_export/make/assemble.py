@@ -117,7 +117,7 @@ def finish(
     writer.add_verification(comparisons, ran)
     if memory:
         progress("measuring the memory that the engines take", 0.95)
-        found = measured_memory(folder, backend["name"], precisions)
+        found = measured_memory(folder, backend["name"], precisions, device)
         if found is not None:
             writer.add_memory(found)
     progress("done", 1.0)

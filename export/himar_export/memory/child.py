@@ -9,10 +9,11 @@ takes the planned block in the second, beside what the first took.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,15 +45,32 @@ def component(bundle: Bundle, spec: ComponentSpec) -> dict[str, Any]:
     """Return what one engine takes."""
     most = bundle.manifest.max_batch
     images = sorted({FEW, min(most, 2 if (spec.weight_bytes or 0) > LARGE else MORE)})
-    found = [forked(bundle, spec, each) for each in images]
-    runs = [run for _, run in found]
-    axis = batch_axis(spec)
+    found = [forked(functools.partial(alone, bundle, spec, each), described(spec, each)) for each in images]
+    return entry(spec, most, images, found[0][0], [run for _, run in found])
+
+
+def described(spec: ComponentSpec, images: int) -> str:
+    """Return what is measured, for a sentence."""
+    return f"{spec.name} with {images} images"
+
+
+def entry(spec: ComponentSpec, most: int, images: Sequence[int], loaded: int, runs: Sequence[int]) -> dict[str, Any]:
+    """Return a component's figures as the manifest has them; more images never take less.
+
+    most: the bundle's largest batch. runs: bytes of runs of each number of images.
+    """
     return {
-        "loaded": found[0][0],
-        "images": images,
+        "loaded": loaded,
+        "images": list(images),
         "runs": [max(runs[: place + 1]) for place in range(len(runs))],
-        "most": most if axis is None else min(most, max(images[-1], spec.profile[axis][2] // per_image(spec, most))),
+        "most": max(images[-1], largest_call(spec, most)),
     }
+
+
+def largest_call(spec: ComponentSpec, most: int) -> int:
+    """Return the images of the largest run, of a bundle whose largest batch is `most`."""
+    axis = batch_axis(spec)
+    return most if axis is None else min(most, spec.profile[axis][2] // per_image(spec, most))
 
 
 def batch_axis(spec: ComponentSpec) -> str | None:
@@ -76,15 +94,15 @@ def axes(spec: ComponentSpec, most: int, images: int) -> dict[str, int]:
     return sizes
 
 
-def forked(bundle: Bundle, spec: ComponentSpec, images: int) -> tuple[int, int]:
-    """Return the bytes of a loaded engine, and of its runs, as a process of its own finds them; OSError if it fails."""
+def forked(task: Callable[[], Any], what: str) -> Any:
+    """Return what a task gives in a process of its own, as JSON keeps it; OSError, naming `what`, if it fails."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         status = 1
         with contextlib.suppress(BaseException):
             os.close(reading)
-            os.write(writing, json.dumps(alone(bundle, spec, images)).encode())
+            os.write(writing, json.dumps(task()).encode())
             status = 0
         os._exit(status)
     os.close(writing)
@@ -92,9 +110,8 @@ def forked(bundle: Bundle, spec: ComponentSpec, images: int) -> tuple[int, int]:
         text = stream.read()
     _, status = os.waitpid(child, 0)
     if status:
-        raise OSError(f"{spec.name} could not be measured with {images} images")
-    loaded, run = json.loads(text)
-    return loaded, run
+        raise OSError(f"{what} could not be measured")
+    return json.loads(text)
 
 
 def alone(bundle: Bundle, spec: ComponentSpec, images: int) -> tuple[int, int]:

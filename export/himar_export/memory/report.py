@@ -30,7 +30,7 @@ def print_memory(bundle: Bundle, images: int, lanes: int, device: str, as_json: 
     console = Console()
     console.print(_table(found, device))
     console.print(f"From: {found.source}.", highlight=False, markup=False, soft_wrap=True)
-    for note in _notes(device):
+    for note in _notes(found):
         click.echo(note)
 
 
@@ -43,6 +43,7 @@ def to_dict(found: Prediction) -> dict[str, Any]:
         "loaded": found.loaded,
         "runs": found.runs,
         "buffers": found.buffers,
+        "libraries": found.once,
         "total": found.total,
         "source": found.source,
     }
@@ -56,7 +57,9 @@ def _table(found: Prediction, device: str) -> Table:
     for heading in ("weights", "loaded", f"runs of {count}", "all lanes"):
         table.add_column(heading, justify="right")
     for each in (each for each in found.components if not each.deferred):
-        table.add_row(*_row(each, found.lanes))
+        table.add_row(*_row(each, found))
+    if found.once:
+        table.add_row("libraries, once", "", readable(found.once), "", readable(found.once))
     if found.buffers:
         table.add_row("the loop's buffers", "", "", readable(found.buffers), readable(found.lanes * found.buffers))
     table.add_section()
@@ -66,11 +69,12 @@ def _table(found: Prediction, device: str) -> Table:
     if later:
         table.add_section()
         for each in later:
-            table.add_row(*_row(each, found.lanes, " (when first needed)"))
+            table.add_row(*_row(each, found, " (when first needed)"))
     return table
 
 
-def _row(each: ComponentMemory, lanes: int, note: str = "") -> tuple[str, ...]:
+def _row(each: ComponentMemory, found: Prediction, note: str = "") -> tuple[str, ...]:
+    lanes = 1 if found.device == "cuda" and each.backend == "onnxruntime" else found.lanes  # one stream for all
     run = "–" if each.run is None else readable(each.run)
     return (
         each.name + note,
@@ -81,7 +85,12 @@ def _row(each: ComponentMemory, lanes: int, note: str = "") -> tuple[str, ...]:
     )
 
 
-def _notes(device: str) -> list[str]:
-    if device == "cpu":
+def _notes(found: Prediction) -> list[str]:
+    if found.device == "cpu":
         return ["The process and its libraries come on top: about 70 MB in Python (docs/memory.md)."]
-    return ["This was not compared with a GPU. What engines take to run, CUDA's context and its libraries come on top."]
+    notes = ["This was not compared with a GPU."]
+    if all(each.run is None for each in found.components):
+        return [f"{notes[0]} What engines take to run, CUDA's context and its libraries come on top."]
+    if any(each.backend != "onnxruntime" for each in found.components):
+        notes.append("The engines of a lane share the memory of the run that needs most.")
+    return [*notes, "CUDA's own context comes on top."]

@@ -14,7 +14,7 @@ struct Arguments {
     int port = 8000;               // 0 takes any free one
     std::size_t lanes = 1;
     std::size_t queue = 64;        // waiting requests per lane
-    std::size_t max_batch = 0;     // images of requests that run in one call; 0 for the bundle's largest batch
+    std::size_t max_batch = 0;     // images of requests that run in one call; 0 for as many as there is room for
     double queue_delay = 5;        // milliseconds that a request waits at most for others to join it
     std::size_t max_images = 64;   // per request
     std::size_t max_body = 1 << 20;  // bytes

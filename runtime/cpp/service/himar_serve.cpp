@@ -7,7 +7,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <ctime>
-#include <stdexcept>
 #include <string>
 #include <thread>
 #include <utility>
@@ -23,6 +22,7 @@ namespace {
 using himar::service::Clock;
 using himar::service::log_as_json;
 using himar::service::log_event;
+using himar::service::log_warning;
 using himar::service::Service;
 using himar::service::Settings;
 
@@ -44,27 +44,21 @@ void share_arenas() {
 #endif
 }
 
-std::vector<himar::Pipeline> load_lanes(const Arguments& arguments) {
+// The lanes, and the most images of requests that run in one call. himar::Error for more than the bundle's engines take, or
+// than there is memory for.
+std::pair<std::vector<himar::Pipeline>, std::size_t> load_lanes(const Arguments& arguments) {
+    auto [first, batch] = himar::Pipeline::load_lanes(arguments.bundle, arguments.load,
+                                                      static_cast<std::int64_t>(arguments.lanes),
+                                                      static_cast<std::int64_t>(arguments.max_batch));
     std::vector<himar::Pipeline> lanes;
-    lanes.push_back(himar::Pipeline::load(arguments.bundle, arguments.load));
+    lanes.push_back(std::move(first));
     while (lanes.size() < arguments.lanes) lanes.push_back(lanes.front().clone());
-    return lanes;
+    return {std::move(lanes), static_cast<std::size_t>(batch)};
 }
 
-// Most images of requests that run in one call. std::runtime_error for more than the bundle's engines take.
-std::size_t batch_of(const Arguments& arguments, const himar_pipeline_info& info) {
-    const auto largest = static_cast<std::size_t>(info.max_batch);
-    if (arguments.max_batch > largest)
-        throw std::runtime_error("batches of " + std::to_string(arguments.max_batch) + " images are asked for, but this "
-                                 "bundle's engines take at most " + std::to_string(largest) + "; give --max-batch " +
-                                 std::to_string(largest) + " or less, or build the bundle again with a larger one.");
-    return arguments.max_batch == 0 ? largest : arguments.max_batch;
-}
-
-Settings settings_of(const Arguments& arguments, const himar_pipeline_info& info) {
+Settings settings_of(const Arguments& arguments, std::size_t batch) {
     Settings settings;
-    settings.limits = {arguments.max_images, arguments.queue, arguments.timeout, batch_of(arguments, info),
-                       arguments.queue_delay / 1000};
+    settings.limits = {arguments.max_images, arguments.queue, arguments.timeout, batch, arguments.queue_delay / 1000};
     settings.max_body = arguments.max_body;
     settings.device = arguments.load.device;
     settings.keep_alive = arguments.keep_alive;
@@ -99,8 +93,9 @@ void drain(Service& service, const sigset_t& signals, double seconds) {
 }
 
 int serve(const Arguments& arguments, const sigset_t& signals) {
-    std::vector<himar::Pipeline> lanes = load_lanes(arguments);
-    const Settings settings = settings_of(arguments, lanes.front().info());
+    himar_set_warning_callback([](const char* sentence, void*) { log_warning(sentence); }, nullptr);
+    auto [lanes, batch] = load_lanes(arguments);
+    const Settings settings = settings_of(arguments, batch);
     Service service(std::move(lanes), settings);
     const int port = service.start(arguments.host, arguments.port);
     std::printf("himar-serve: listening on http://%s:%d\n", arguments.host.c_str(), port);

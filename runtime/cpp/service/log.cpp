@@ -38,6 +38,11 @@ void write_line(const std::string& whole) {
     static_cast<void>(written);
 }
 
+void write_event(const char* level, const std::string& sentence) {
+    if (!as_json) return write_line(time_now() + " himar-serve: " + sentence + "\n");
+    write_line(dumped({{"time", time_now()}, {"level", level}, {"logger", "himar-serve"}, {"message", sentence}}) + "\n");
+}
+
 }  // namespace
 
 void log_as_json() { as_json = true; }
@@ -56,9 +61,8 @@ void log_answer(const Answered& answered) {
     write_line(time_now() + " " + id + text);
 }
 
-void log_event(const std::string& sentence) {
-    if (!as_json) return write_line(time_now() + " himar-serve: " + sentence + "\n");
-    write_line(dumped({{"time", time_now()}, {"level", "info"}, {"logger", "himar-serve"}, {"message", sentence}}) + "\n");
-}
+void log_event(const std::string& sentence) { write_event("info", sentence); }
+
+void log_warning(const std::string& sentence) { write_event("warning", sentence); }
 
 }  // namespace himar::service

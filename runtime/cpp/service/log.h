@@ -25,5 +25,6 @@ void log_answer(const Answered& answered);
 
 // "TIME himar-serve: SENTENCE".
 void log_event(const std::string& sentence);
+void log_warning(const std::string& sentence);
 
 }  // namespace himar::service

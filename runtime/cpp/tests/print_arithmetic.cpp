@@ -11,6 +11,8 @@
 //   resized side pixels… → values of an image (P, P, 3)
 //   philox seed c0 c1 c2 c3
 //   normals seed phase step k image position quad
+//   memory bundle images lanes device [backend] → {images, loaded, runs}: bytes that are predicted
+//   limits root          → [bytes, whose] that each limit leaves; root holds proc and sys
 //   hmar-maps sides…     → {down, up, convolution} of each scale
 //   hmar-plan settings sides… → [scale, step, guidance, remasked, halves] of each forward; settings as a recipe has them
 #include <cmath>
@@ -21,12 +23,15 @@
 #include <string>
 #include <vector>
 
+#include "bundle/bundle.h"
 #include "bundle/json_reader.h"
 #include "families/hi_mar/chain.h"
 #include "families/hi_mar/editing.h"
 #include "families/hi_mar/schedule.h"
 #include "families/hmar/sampling.h"
 #include "families/resize.h"
+#include "memory/available.h"
+#include "memory/prediction.h"
 #include "queue/host/queue.h"
 
 using namespace himar::core;
@@ -117,6 +122,21 @@ Json forwards_of(const std::string& settings, const hmar::Scales& scales) {
     return forwards;
 }
 
+// BUNDLE IMAGES LANES DEVICE [BACKEND]: what is predicted.
+Json memory_of(int count, char** a) {
+    const Bundle bundle = Bundle::open(a[0], true);
+    const Prediction found = predict(bundle.manifest(), std::atoll(a[1]), std::atoll(a[2]), Device::parse(a[3]).is_gpu,
+                                     count > 4 ? a[4] : "");
+    return {{"images", found.images}, {"loaded", found.loaded}, {"runs", found.runs}};
+}
+
+// ROOT, which holds proc and sys: what each limit leaves.
+Json limits_of(const char* root) {
+    Json limits = Json::array();
+    for (const Available& each : host_limits(root)) limits.push_back({each.bytes, each.of});
+    return limits;
+}
+
 himar::u32 word(const char* text) { return static_cast<himar::u32>(std::strtoul(text, nullptr, 10)); }
 
 }  // namespace
@@ -152,6 +172,10 @@ int main(int count, char** values) {
         const himar::Quad quad = himar::normals({std::strtoull(a[0], nullptr, 10), word(a[4]), 0}, word(a[1]), word(a[2]),
                                                 word(a[3]), word(a[5]), word(a[6]));
         out = {quad.value[0], quad.value[1], quad.value[2], quad.value[3]};
+    } else if (what == "memory" && (given == 4 || given == 5)) {
+        out = memory_of(given, a);
+    } else if (what == "limits" && given == 1) {
+        out = limits_of(a[0]);
     } else if (what == "hmar-maps" && given > 1) {
         out = maps_of(scales_of(given, a));
     } else if (what == "hmar-plan" && given > 2) {

@@ -4,19 +4,16 @@
 #include <unistd.h>
 
 #include <filesystem>
-#include <fstream>
-#include <map>
 #include <string>
 
-#include "bundles.h"
-#include "engines/cpu_threads.h"
+#include "machine.h"
+#include "machine/cpu_threads.h"
 
 using namespace himar::core;
 namespace fs = std::filesystem;
 
 namespace {
 
-using Files = std::map<std::string, std::string>;
 constexpr int kMachine = 64;
 const std::string kV2 = "30 23 0:26 / /sys/fs/cgroup rw,relatime - cgroup2 cgroup2 rw\n";
 const std::string kV1 = "32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw,relatime - cgroup cgroup rw,cpu,cpuacct\n";
@@ -24,19 +21,6 @@ const std::string kV1 = "32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw,relatime - c
 std::string replaced(std::string text, const std::string& old, const std::string& by) {
     return text.replace(text.find(old), old.size(), by);
 }
-
-// A folder as / of a machine, with files below sys/fs/cgroup.
-struct Machine : TemporaryFolder {
-    Machine(const std::string& cgroup, const std::string& mountinfo, const Files& files) {
-        write("proc/self/cgroup", cgroup);
-        write("proc/self/mountinfo", mountinfo);
-        for (const auto& [file, text] : files) write("sys/fs/cgroup/" + file, text);
-    }
-    void write(const std::string& file, const std::string& text) const {
-        fs::create_directories((beside() / file).parent_path());
-        std::ofstream(beside() / file) << text;
-    }
-};
 
 int threads_of(const std::string& cgroup, const std::string& mountinfo, const Files& files) {
     const Machine machine(cgroup, mountinfo, files);

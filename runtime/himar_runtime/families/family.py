@@ -170,8 +170,15 @@ class RuntimeFamily(Protocol):
         """Return what a run of no images leaves: arrays of the right shapes and 0 images."""
         ...
 
+    def first_needed(self, manifest: Manifest) -> tuple[str, ...]:
+        """Return those of the model's deferred components that requests of the bundle's default setting load."""
+        ...
+
     def resident_bytes(self, manifest: Manifest) -> int:
-        """Return the bytes of a lane's buffers on a GPU beside its engines, which hold the bundle's largest batch."""
+        """Return the bytes of a lane's buffers on a GPU beside its engines, which hold the bundle's largest batch.
+
+        Those that requests of the bundle's default setting need.
+        """
         ...
 
     def runner(self, bundle: Bundle, networks: Networks) -> Runner:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import logging
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from himar_kernels import EngineError
@@ -11,9 +13,12 @@ from ..bundle.bundle import Bundle
 from ..engines.engine import Device
 from ..engines.ort.packed import keeps_packed
 from .available import VARIABLE, Available, available_memory
-from .prediction import Prediction, predict
+from .prediction import predict
 
 log = logging.getLogger(__name__)
+
+EASILY = 0.9
+"""Of what is available, what is needed without being tight."""
 
 CLEARLY = 1.25
 """How many times what is available must be needed before it is refused: predictions are within a sixth or so."""
@@ -32,16 +37,13 @@ def require_room(
     available = available_memory(device, root)
     if available is None:
         return
-    kind = device.kind
-    needed = predict(bundle.manifest, images, lanes, kind, backend or "")
-    mapped = kind == "cpu" and keeps_packed()  # what is mapped from a file can be given back and read again
-    _judge(str(bundle.root), needed, 0 if mapped else needed.loaded, needed.runs, available, kind)
-    largest = predict(bundle.manifest, bundle.manifest.max_batch, lanes, kind, backend or "")
-    most = largest.runs + (0 if mapped else largest.loaded)
-    if images < largest.images and available.bytes < most:
+    needs = _Needs(bundle, device, backend)
+    _judge(str(bundle.root), needs.of(images, lanes), available)
+    largest = needs.of(bundle.manifest.max_batch, lanes)
+    if images < largest.images and available.bytes < largest.total:
         log.warning(
             "%s needs about %s for runs of %d images, and %s has %s left: generate fewer at once",
-            bundle.root, gigabytes(most), largest.images, available.of, gigabytes(available.bytes),
+            bundle.root, gigabytes(largest.total), largest.images, available.of, gigabytes(available.bytes),
         )  # fmt: skip
 
 
@@ -49,30 +51,84 @@ def require_room_for_lane(bundle: Bundle, device: Device, root: Path = Path("/")
     """Raise EngineError unless there is room for the runs of one more lane, of an image at once: it shares weights."""
     available = available_memory(device, root)
     if available is not None:
-        needed = predict(bundle.manifest, 1, 1, device.kind)
-        _judge(f"another lane of {bundle.root}", needed, 0, needed.runs, available, device.kind)
+        needs = _Needs(bundle, device, None)
+        one = needs.of(1, 1)
+        more = replace(one, loaded=0, runs=needs.of(1, 2).runs - one.runs)
+        _judge(f"another lane of {bundle.root}", more, available)
 
 
-def _judge(what: str, needed: Prediction, loaded: int, runs: int, available: Available, kind: str) -> None:
-    total = loaded + runs
-    if total <= 0.9 * available.bytes:
+def fitting_batch(
+    bundle: Bundle, device: Device, *, lanes: int, backend: str | None = None, root: Path = Path("/")
+) -> int:
+    """Return the largest batch, at most the bundle's, that lanes have room to run without being tight; at least 1.
+
+    Where it is smaller than the bundle's, a warning says so. Raises InputError as require_room.
+    """
+    most, available = bundle.manifest.max_batch, available_memory(device, root)
+    if available is None:
+        return most
+    needs, easily = _Needs(bundle, device, backend), EASILY * available.bytes
+    found = max(1, bisect.bisect(range(1, most + 1), easily, key=lambda images: needs.of(images, lanes).total))
+    if found < most:
+        log.warning(
+            "%s runs in batches of at most %d, not of %d: those need about %s of memory%s, and %s has %s left",
+            bundle.root, found, most, gigabytes(needs.of(most, lanes).total), _in_lanes(lanes), available.of,
+            gigabytes(available.bytes),
+        )  # fmt: skip
+    return found
+
+
+@dataclass(frozen=True)
+class _Needed:
+    """Bytes that lanes need which run so many images at once: `loaded` shared by them, and `runs` of all of them."""
+
+    kind: str
+    images: int
+    lanes: int
+    loaded: int
+    runs: int
+
+    @property
+    def total(self) -> int:
+        return self.loaded + self.runs
+
+
+class _Needs:
+    """What lanes of a bundle need on a device."""
+
+    def __init__(self, bundle: Bundle, device: Device, backend: str | None) -> None:
+        self._manifest, self._kind, self._backend = bundle.manifest, device.kind, backend or ""
+        # What is mapped from a file can be given back and read again.
+        self._mapped = device.kind == "cpu" and keeps_packed()
+
+    def of(self, images: int, lanes: int) -> _Needed:
+        found = predict(self._manifest, images, lanes, self._kind, self._backend)
+        return _Needed(self._kind, found.images, lanes, 0 if self._mapped else found.loaded, found.runs)
+
+
+def _judge(what: str, needed: _Needed, available: Available) -> None:
+    if needed.total <= EASILY * available.bytes:
         return
-    parts = f"weights {gigabytes(loaded)}, " if loaded else ""
-    lanes = f" in {needed.lanes} lanes" if needed.lanes > 1 else ""
+    parts = f"weights {gigabytes(needed.loaded)}, " if needed.loaded else ""
     count = f"{needed.images} images" if needed.images > 1 else "1 image"
     text = (
-        f"{what} needs about {gigabytes(total)} of memory ({parts}runs of {count}{lanes} {gigabytes(runs)}), and "
-        f"{available.of} has {gigabytes(available.bytes)} left"
+        f"{what} needs about {gigabytes(needed.total)} of memory ({parts}runs of {count}{_in_lanes(needed.lanes)} "
+        f"{gigabytes(needed.runs)}), and {available.of} has {gigabytes(available.bytes)} left"
     )
-    if total < CLEARLY * available.bytes:
+    if needed.total < CLEARLY * available.bytes:
         log.warning("%s: it may just fit", text)
         return
     ways = [
         *(["a smaller --max-batch"] if needed.images > 1 else []),
         *(["fewer lanes"] if needed.lanes > 1 else []),
-        f"a bundle built with --{'fp16' if kind == 'cuda' else 'int8'}" if loaded else "fewer lanes",
+        f"a bundle built with --{'fp16' if needed.kind == 'cuda' else 'int8'}" if needed.loaded else "fewer lanes",
     ]
-    raise EngineError(f"{text}; use {', or '.join(ways)}, or set {VARIABLE}=none to try all the same.")
+    advice = ", or ".join(dict.fromkeys(ways))
+    raise EngineError(f"{text}; use {advice}, or set {VARIABLE}=none to try all the same.")
+
+
+def _in_lanes(lanes: int) -> str:
+    return f" in {lanes} lanes" if lanes > 1 else ""
 
 
 def gigabytes(size: int) -> str:

@@ -66,7 +66,8 @@ def _root_path(context: click.Context, parameter: click.Parameter, text: str) ->
 @click.option("--queue", default=64, show_default=True, type=_QUEUE, help="Waiting requests per lane.")
 @click.option(
     "--max-batch", type=_IMAGES,
-    help="Most images of requests that run in one call; 1 joins none. Default: what the bundle's engines take.",
+    help="Most images of requests that run in one call; 1 joins none. Default: as many as the bundle's engines take "
+    "and the memory has room for.",
 )  # fmt: skip
 @click.option(
     "--queue-delay", default=5.0, show_default=True, type=FiniteRange(0, 10_000), metavar="MS",

@@ -14,7 +14,7 @@ from himar_kernels.families.registry import TEXT_ENCODER
 
 from ..engines.engine import Device
 from ..engines.networks import load_networks, open_bundle
-from ..memory.room import require_room
+from ..memory.room import fitting_batch, require_room
 from ..pipeline import Pipeline, himar_version
 from .answer import Answer
 from .job import Encode, Job, Look
@@ -36,7 +36,8 @@ class Settings:
         lanes: calls of the engines that run at once.
         device, threads, backend: as for Pipeline.load; backend None is the one that the bundle was built for.
         queue: requests that may wait per lane.
-        max_batch: most images of requests that run in one call; None is the bundle's own maximum, 1 joins none.
+        max_batch: most images of requests that run in one call; None is the bundle's own maximum, or what there is
+            memory for where that is less, said in the log; 1 joins none.
         queue_delay: seconds that a request waits at most for others to join it.
         max_images: most images of one request.
         max_body: most bytes of a request's body.
@@ -83,14 +84,16 @@ class Service:
         device = Device.parse(settings.device)
         bundle = open_bundle(settings.bundle, device)
         largest = bundle.manifest.max_batch
-        max_batch = largest if settings.max_batch is None else settings.max_batch
-        if max_batch > largest:
+        asked = settings.max_batch or 0
+        if asked > largest:
             raise InputError(
-                f"batches of {max_batch} images are asked for, but this bundle's engines take at most {largest}; give "
+                f"batches of {asked} images are asked for, but this bundle's engines take at most {largest}; give "
                 f"--max-batch {largest} or less, or build the bundle again with a larger one."
             )
-        require_room(bundle, device, images=max_batch, lanes=settings.lanes, backend=settings.backend)
-        networks = load_networks(bundle, device, settings.threads, settings.backend)
+        lanes, backend = settings.lanes, settings.backend
+        max_batch = asked or fitting_batch(bundle, device, lanes=lanes, backend=backend)
+        require_room(bundle, device, images=max_batch, lanes=lanes, backend=backend)
+        networks = load_networks(bundle, device, settings.threads, backend)
         self.manifest = bundle.manifest
         self.bundle_id = bundle.id
         self.name = model_name(settings.bundle)
@@ -98,7 +101,7 @@ class Service:
         self.metrics = Metrics(self.version, bundle.id, str(device), settings.timeout)
         self.draining = False
         self._hurry = asyncio.Event()
-        policy = Policy(settings.lanes, settings.queue, max_batch, settings.queue_delay)
+        policy = Policy(lanes, settings.queue, max_batch, settings.queue_delay)
         self._lanes = Lanes(Pipeline(bundle, networks), policy, self.metrics)
 
     def describe(self) -> dict[str, Any]:

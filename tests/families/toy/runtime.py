@@ -149,6 +149,10 @@ class ToyFamily:
         side = SIDE * SCALE
         return Generated(np.zeros((0, CHANNELS, SIDE, SIDE), np.float32), np.zeros((0, side, side, 3), np.uint8))
 
+    def first_needed(self, manifest: Any) -> tuple[str, ...]:
+        """See RuntimeFamily."""
+        return ()
+
     def resident_bytes(self, manifest: Any) -> int:
         """See RuntimeFamily."""
         return 0

@@ -369,6 +369,17 @@ class Library:
             self._library.himar_pipeline_free(pipeline)
         return found
 
+    def clone_sentence(self, bundle: Path, before: Callable[[], None]) -> str:
+        """What a clone is refused with; `before` runs between loading and cloning."""
+        pipeline, clone = ctypes.c_void_p(), ctypes.c_void_p()
+        self._check(self._library.himar_pipeline_load(str(bundle).encode(), None, ctypes.byref(pipeline)))
+        try:
+            before()
+            assert self._library.himar_pipeline_clone(pipeline, ctypes.byref(clone)) not in (OK, CANCELLED)
+            return str(self._library.himar_last_error().decode())
+        finally:
+            self._library.himar_pipeline_free(pipeline)
+
     def previews(self, bundle: Path, *arguments: Any, of: str = "preview", **options: Any) -> list[NDArray[np.uint8]]:
         """What each step shows, uint8 (B, P, P, 3): of `generate`, or of `edit` where images are given too.
 

@@ -13,7 +13,8 @@
  *     if (himar_pipeline_generate(pipeline, &params, &result) != HIMAR_OK) puts(himar_last_error());
  *
  * Errors. Functions that can fail return a himar_status. After an error, the thread's himar_last_error() is a sentence
- * that says what was wrong, with the value, and what to do; output arguments are untouched. Nothing throws or prints.
+ * that says what was wrong, with the value, and what to do; output arguments are untouched. Nothing throws. What is worth a
+ * warning alone, such as memory that may just suffice, is a line on stderr, or himar_set_warning_callback's.
  *
  * Ownership. What a function stores in a `himar_pipeline **` or `himar_result **` belongs to the caller until the
  * matching free. Pointers obtained from an object live as long as the object. Arguments are read during the call only.
@@ -102,6 +103,14 @@ HIMAR_API int32_t himar_interface_version(void);
 /* Return how this library was built, in one line: its version, the engines compiled in with their versions, and what
  * was left out. Static text. */
 HIMAR_API const char *himar_build_info(void);
+
+/* Called with a warning, a sentence without a full stop, UTF-8, valid during the call; from any thread that loads or clones.
+ * It must not throw. */
+typedef void (*himar_warning_callback)(const char *sentence, void *user);
+
+/* Have warnings go to `callback` with `user`, of all pipelines of the process; NULL writes them to stderr, each a line after
+ * "himar: ". */
+HIMAR_API void himar_set_warning_callback(himar_warning_callback callback, void *user);
 
 /* How to load a bundle. Fill it with himar_load_params_init, then change what you want. */
 typedef struct himar_load_params {
@@ -341,12 +350,24 @@ HIMAR_API himar_status himar_load_params_to_string(const himar_load_params *para
                                                    size_t *needed);
 
 /* Open and verify the bundle in folder `path` (schema, paths, size and SHA-256 of every file) and load its engines.
- * `params` may be NULL. Errors: HIMAR_ERROR_BUNDLE, HIMAR_ERROR_ENGINE, HIMAR_ERROR_INPUT for the parameters. */
+ * `params` may be NULL. Errors: HIMAR_ERROR_BUNDLE, HIMAR_ERROR_ENGINE, HIMAR_ERROR_INPUT for the parameters.
+ *
+ * HIMAR_ERROR_ENGINE also where the memory that is left is clearly too little for the engines and a run of one image; where
+ * it is tight, or too little for max_batch images at once, there is a warning (docs/memory.md). HIMAR_MEMORY_LIMIT in the
+ * environment, GB such as 1.5, is the most to count on; none loads without a look at the memory. */
 HIMAR_API himar_status himar_pipeline_load(const char *path, const himar_load_params *params,
                                            himar_pipeline **pipeline);
 
+/* himar_pipeline_load for a server, which asks for the memory of all its runs at once: of `lanes` pipelines, 1 to 65536, this
+ * one and its clones, that each run `batch` images at once. 0 images takes the largest batch, at most the bundle's max_batch,
+ * for which there is room, at least 1; a smaller one than max_batch is said in a warning. `taken` receives what was taken.
+ * HIMAR_ERROR_INPUT also for a batch above max_batch. The first lanes - 1 clones ask for no memory again. */
+HIMAR_API himar_status himar_pipeline_load_lanes(const char *path, const himar_load_params *params, int64_t lanes,
+                                                 int64_t batch, int64_t *taken, himar_pipeline **pipeline);
+
 /* Make a pipeline for another thread: it shares the engines' weights and has its own buffers. The original may be
- * generating, and may be freed before its clones. */
+ * generating, and may be freed before its clones. HIMAR_ERROR_ENGINE also where the memory that is left is clearly too
+ * little for the runs of another. */
 HIMAR_API himar_status himar_pipeline_clone(const himar_pipeline *pipeline, himar_pipeline **clone);
 
 /* Free a pipeline; its results stay valid. NULL is allowed. From the pipeline's own callback it frees nothing and

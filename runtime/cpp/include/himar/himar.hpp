@@ -125,14 +125,21 @@ private:
 class Pipeline {
 public:
     static Pipeline load(const std::string& path, const LoadOptions& options = {}) {
-        himar_load_params params;
-        check(himar_load_params_init(&params));
-        params.device = options.device.c_str();
-        params.backend = options.backend ? options.backend->c_str() : nullptr;
-        params.threads = options.threads;
+        const himar_load_params params = load_params(options);
         himar_pipeline* handle = nullptr;
         check(himar_pipeline_load(path.c_str(), &params, &handle));
         return Pipeline(handle);
+    }
+
+    // For a server: asks for the memory of `lanes` pipelines, this one and its clones, that run `batch` images at once, 0 for as
+    // many as there is room for. Also gives how many were taken; see himar_pipeline_load_lanes.
+    static std::pair<Pipeline, std::int64_t> load_lanes(const std::string& path, const LoadOptions& options,
+                                                        std::int64_t lanes, std::int64_t batch = 0) {
+        const himar_load_params params = load_params(options);
+        himar_pipeline* handle = nullptr;
+        std::int64_t taken = 0;
+        check(himar_pipeline_load_lanes(path.c_str(), &params, lanes, batch, &taken, &handle));
+        return {Pipeline(handle), taken};
     }
 
     Pipeline clone() const {
@@ -216,6 +223,16 @@ public:
     himar_pipeline* get() const noexcept { return handle_.get(); }
 
 private:
+    // Valid while `options` live.
+    static himar_load_params load_params(const LoadOptions& options) {
+        himar_load_params params;
+        check(himar_load_params_init(&params));
+        params.device = options.device.c_str();
+        params.backend = options.backend ? options.backend->c_str() : nullptr;
+        params.threads = options.threads;
+        return params;
+    }
+
     explicit Pipeline(himar_pipeline* handle) : handle_(handle, himar_pipeline_free) {}
 
     static Result finished(const Call& call, himar_status status, himar_result* handle) {

@@ -24,6 +24,8 @@ struct himar_result {
 namespace himar::core {
 namespace {
 
+constexpr std::int64_t kMostLanes = 65536;
+
 thread_local std::string last_error;
 thread_local bool error_is_lost = false;  // there was no memory to keep the sentence
 
@@ -148,6 +150,24 @@ himar_status himar_pipeline_load(const char* path, const himar_load_params* para
         given(path, "path");
         himar_pipeline*& out = given(pipeline, "pipeline");
         out = handle_of(Pipeline::load(path, read_load(params))).release();
+        return HIMAR_OK;
+    });
+}
+
+himar_status himar_pipeline_load_lanes(const char* path, const himar_load_params* params, int64_t lanes, int64_t batch,
+                                       int64_t* taken, himar_pipeline** pipeline) {
+    return guarded([&] {
+        given(path, "path");
+        std::int64_t& most = given(taken, "taken");
+        himar_pipeline*& out = given(pipeline, "pipeline");
+        if (lanes < 1 || lanes > kMostLanes)
+            throw InputError("lanes is " + std::to_string(lanes) + "; it must be 1 to " + std::to_string(kMostLanes) + ".");
+        if (batch < 0)
+            throw InputError("batch is " + std::to_string(batch) +
+                             "; it must be a number of images, or 0 for the largest for which there is room.");
+        auto loaded = Pipeline::load(path, read_load(params), {lanes, batch});
+        most = loaded->batch();
+        out = handle_of(std::move(loaded)).release();
         return HIMAR_OK;
     });
 }

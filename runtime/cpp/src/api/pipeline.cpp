@@ -11,6 +11,7 @@
 #include "bundle/sha256.h"
 #include "engines/networks.h"
 #include "error.h"
+#include "memory/room.h"
 
 namespace himar::core {
 namespace {
@@ -151,19 +152,29 @@ std::vector<std::size_t> chunk_sizes(std::size_t images, std::size_t most) {
     return sizes;
 }
 
-Pipeline::Pipeline(std::shared_ptr<const Bundle> bundle, std::shared_ptr<Prompts> prompts, std::unique_ptr<Lane> lane)
-    : bundle_(std::move(bundle)), prompts_(std::move(prompts)), lane_(std::move(lane)) {}
+Pipeline::Pipeline(std::shared_ptr<const Bundle> bundle, std::shared_ptr<Prompts> prompts, std::unique_ptr<Lane> lane,
+                   std::shared_ptr<Origin> origin)
+    : bundle_(std::move(bundle)), prompts_(std::move(prompts)), lane_(std::move(lane)), origin_(std::move(origin)) {}
 
-std::unique_ptr<Pipeline> Pipeline::load(const std::filesystem::path& path, const LoadRequest& request) {
+std::unique_ptr<Pipeline> Pipeline::load(const std::filesystem::path& path, const LoadRequest& request, const Load& work) {
     auto bundle = std::make_shared<const Bundle>(open_bundle(path, request));
     const Manifest& manifest = bundle->manifest();
+    if (work.batch > manifest.max_batch)
+        throw InputError("batches of " + std::to_string(work.batch) + " images are asked for, but this bundle's engines take at "
+                         "most " + std::to_string(manifest.max_batch) + "; give --max-batch " +
+                         std::to_string(manifest.max_batch) + " or less, or build the bundle again with a larger one.");
+    const std::int64_t batch = work.batch > 0 ? work.batch : fitting_batch(*bundle, request, work.lanes);
+    require_room(*bundle, request, batch, work.lanes);
     auto lane = manifest.model->make_lane(*bundle, load_networks(*bundle, request));
     auto prompts = std::make_shared<Prompts>(bundle);
-    return std::unique_ptr<Pipeline>(new Pipeline(std::move(bundle), std::move(prompts), std::move(lane)));
+    auto origin = std::shared_ptr<Origin>(new Origin{request, batch, {work.lanes - 1}});
+    return std::unique_ptr<Pipeline>(
+        new Pipeline(std::move(bundle), std::move(prompts), std::move(lane), std::move(origin)));
 }
 
 std::unique_ptr<Pipeline> Pipeline::clone() const {
-    return std::unique_ptr<Pipeline>(new Pipeline(bundle_, prompts_, lane_->clone()));
+    if (origin_->expected.fetch_sub(1) <= 0) require_room_for_lane(*bundle_, origin_->request);
+    return std::unique_ptr<Pipeline>(new Pipeline(bundle_, prompts_, lane_->clone(), origin_));
 }
 
 Result Pipeline::generate(const Request& request, const OnStep& on_step) {

@@ -46,13 +46,23 @@ struct StepPixels {
     std::deque<StepPixels> parts;  // of the same step, as long as it is told of
 };
 
+// What the lanes of a bundle are going to run at once, for which there must be room.
+struct Load {
+    std::int64_t lanes = 1;
+    std::int64_t batch = 1;  // images of each; 0 takes the most for which there is room
+};
+
 class Pipeline {
 public:
-    // Open and check the bundle and load its engines. BundleError, EngineError, InputError.
-    static std::unique_ptr<Pipeline> load(const std::filesystem::path& path, const LoadRequest& request);
+    // Open and check the bundle and load its engines, where there is room for them. BundleError, EngineError, InputError.
+    static std::unique_ptr<Pipeline> load(const std::filesystem::path& path, const LoadRequest& request,
+                                          const Load& work = {});
 
     // Another lane for another thread: shared weights, own buffers. Any thread may call it, also during `generate`.
+    // EngineError also where there is no room for its runs.
     std::unique_ptr<Pipeline> clone() const;
+
+    std::int64_t batch() const { return origin_->batch; }  // images of a run for which room was asked
 
     // Generate, or edit; concurrent calls wait for each other. InputError when called from its own callback.
     Result generate(const Request& request, const OnStep& on_step);
@@ -64,11 +74,20 @@ public:
     bool generates_here() const { return generating_.load() == std::this_thread::get_id(); }
 
 private:
-    Pipeline(std::shared_ptr<const Bundle> bundle, std::shared_ptr<Prompts> prompts, std::unique_ptr<Lane> lane);
+    // How all lanes were loaded.
+    struct Origin {
+        LoadRequest request;
+        std::int64_t batch;
+        std::atomic<std::int64_t> expected;  // clones for which room was asked already
+    };
+
+    Pipeline(std::shared_ptr<const Bundle> bundle, std::shared_ptr<Prompts> prompts, std::unique_ptr<Lane> lane,
+             std::shared_ptr<Origin> origin);
 
     std::shared_ptr<const Bundle> bundle_;
     std::shared_ptr<Prompts> prompts_;
     std::unique_ptr<Lane> lane_;
+    std::shared_ptr<Origin> origin_;
     std::mutex one_at_a_time_;
     std::atomic<std::thread::id> generating_{};
 };

@@ -212,6 +212,7 @@ Manifest parse_manifest(std::string_view text, const std::string& source) {
     top.object("provenance");
     if (top.values().contains("tokenizer")) manifest.tokenizer = read_tokenizer(top.object("tokenizer"));
     check_tokenizer(manifest, source);
+    if (raw.contains("memory")) manifest.memory = std::make_shared<const Json>(Json{{"memory", raw["memory"]}});
 
     std::vector<std::string> referenced = {manifest.selftest};
     for (const auto& [name, component] : manifest.components)

@@ -76,6 +76,7 @@ struct Manifest {
     std::map<std::string, FileEntry> files;
     std::string selftest;
     std::optional<TokenizerInfo> tokenizer;  // of a bundle that takes prompts
+    std::shared_ptr<const Json> memory;      // an object of the key `memory` alone, unchecked; null where there is none
 };
 
 // Read and check a manifest; every BundleError names `source` and the key that is wrong.

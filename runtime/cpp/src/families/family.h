@@ -17,6 +17,7 @@ namespace himar::core {
 
 using Json = nlohmann::ordered_json;
 class Bundle;
+struct ComponentSpec;
 struct Manifest;
 
 // The component that turns tokens (prompts, K) into contexts (prompts, K, W); a bundle without it takes contexts alone.
@@ -126,6 +127,11 @@ public:
     virtual std::vector<std::string> components() const = 0;  // that a lane needs, beside the decoder
     virtual std::vector<std::string> stages() const = 0;      // names in order
     virtual std::vector<std::string> deferred() const { return {}; }  // components loaded when a run first needs them
+    virtual std::vector<std::string> first_needed(const Manifest&) const { return {}; }  // those of them that the default setting needs
+
+    // Bytes of a lane's buffers on a GPU beside its engines, which hold max_batch images: those that requests of the default
+    // setting need.
+    virtual std::size_t resident_bytes(const Manifest& manifest) const = 0;
 
     // Read one of the manifest's sampling settings. BundleError, naming it, for a value out of range.
     virtual std::shared_ptr<const Settings> read_settings(const JsonReader& reader) const = 0;

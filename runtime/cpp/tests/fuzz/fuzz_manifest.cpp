@@ -1,4 +1,5 @@
 // Any bytes as a manifest: it is read, or refused by a BundleError; nothing else may happen.
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -10,6 +11,7 @@
 #include "families/hi_mar/sampling.h"
 #include "families/hmar/model.h"
 #include "families/hmar/sampling.h"
+#include "memory/prediction.h"
 #include "run_corpus.h"
 
 using namespace himar::core;
@@ -42,6 +44,17 @@ void check_hmar(const Manifest& manifest) {
     if (model.base() < 0 || model.image_side() > 1 << 15 || model.scales.tokens() > std::int64_t{1} << 26) std::abort();
 }
 
+// What it takes of memory is a number, or refused in a sentence.
+void check_memory(const Manifest& manifest) {
+    for (const bool is_gpu : {false, true}) {
+        try {
+            const double bytes = predict(manifest, 3, 2, is_gpu, "").total();
+            if (std::isnan(bytes)) std::abort();
+        } catch (const Error&) {
+        }
+    }
+}
+
 // A manifest that was read names no path that leads out, and no sizes that the loop cannot number.
 void check(const Manifest& manifest) {
     for (const auto& [path, entry] : manifest.files) inside(path, "read");
@@ -56,6 +69,7 @@ void check(const Manifest& manifest) {
         check_hmar(manifest);
     else
         check_hi_mar(manifest);
+    check_memory(manifest);
 }
 
 }  // namespace

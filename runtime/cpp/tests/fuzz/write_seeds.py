@@ -71,6 +71,14 @@ def with_forecasts(manifest: dict[str, Any]) -> dict[str, Any]:
     return manifest | {"schema_version": "5.0", "sampling": {"default": default}, "forecast_sampling": further}
 
 
+def with_memory(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The manifest with figures of its engines' memory, on a CPU and on a GPU."""
+    entry = {"loaded": 5_000_000, "images": [1, 4], "runs": [1_000_000, 4_000_000], "most": 64}
+    components = dict.fromkeys(manifest["components"], entry)
+    gpu = {"by": "a GPU", "backend": "onnxruntime", "once": 70_000_000, "components": components}
+    return {**manifest, "memory": {"by": "a CPU", "components": components, "gpu": gpu}}
+
+
 def of_phases(manifest: dict[str, Any], **phases: Any) -> dict[str, Any]:
     """Of a variant of the model."""
     return manifest | {"schema_version": "1.1", "model": manifest["model"] | phases}
@@ -153,6 +161,7 @@ def main(bundle: Path) -> None:
             "gpu": json.dumps(for_gpus(one)),
             "solvers": json.dumps(with_solvers(one)),
             "forecasts": json.dumps(with_forecasts(one)),
+            "memory": json.dumps(with_memory(manifest)),
             "single-scale": json.dumps(of_phases(one, pivots="none", cond_scale=0, high_head="mlp")),
             "visual": json.dumps(of_phases(one, pivots="visual", low_head="dit", high_head="mlp")),
             "hmar": json.dumps(of_hmar(one)),

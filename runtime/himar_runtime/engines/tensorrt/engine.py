@@ -89,6 +89,11 @@ class TensorRTEngine:
         """See ResidentEngine.recordable."""
         return self._contexts.recordable
 
+    @property
+    def scratch_bytes(self) -> int:
+        """How much of its lane's shared memory a run needs, at any sizes of its profile."""
+        return self._contexts.scratch_bytes
+
     def enqueue(self, tensors: Mapping[str, DeviceTensor]) -> None:
         """See ResidentEngine.enqueue."""
         self._contexts.enqueue(tensors)
@@ -244,7 +249,7 @@ class Contexts:
 
     A context from which a graph was recorded must not be changed afterwards, so a context keeps its shapes and
     addresses for good. Contexts own no activation memory: all engines of a lane run one after another and share the
-    lane's.
+    lane's, of which a run of this one needs `scratch_bytes`.
     """
 
     def __init__(self, loaded: Loaded, lane: CudaDevice) -> None:
@@ -253,8 +258,8 @@ class Contexts:
         self._output_shapes: dict[tuple[object, ...], tuple[int, ...]] = {}
         self._library, self._engine, self._spec = loaded.library, loaded.engine, loaded.spec
         self._jit, self._lock, self._lane = loaded.jit, loaded.lock, lane
-        self._size = int(loaded.engine.device_memory_size_v2)
-        lane.reserve(self._size)
+        self.scratch_bytes = int(loaded.engine.device_memory_size_v2)
+        lane.reserve(self.scratch_bytes)
 
     def enqueue(self, places: Places) -> None:
         """Queue a run on the lane's stream; EngineError when TensorRT refuses, with its reason."""
@@ -308,8 +313,8 @@ class Contexts:
         for name, place in places.items():
             if not context.set_tensor_address(name, place.address):
                 raise EngineError(f"{self._spec.name} does not take {name} at its address: {first_error(errors)}")
-        if self._size:
-            context.set_device_memory(self._lane.scratch(), self._size)
+        if self.scratch_bytes:
+            context.set_device_memory(self._lane.scratch(), self.scratch_bytes)
         return context
 
     def _create(self, errors: list[str]) -> Any:

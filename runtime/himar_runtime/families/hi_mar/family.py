@@ -17,6 +17,7 @@ from himar_kernels.families.hi_mar import DILATION, SamplingConfig, drawn_counts
 from himar_kernels.families.hi_mar.editing import require_no_guidance
 from himar_kernels.families.hi_mar.phases import Context, HeadKind, ModelInfo, Pivots
 from himar_kernels.families.hi_mar.sampling import CHANGEABLE, choose_sampling, require_dit_head, require_phase_low
+from himar_kernels.families.registry import TEXT_ENCODER
 from himar_runtime.bundle.bundle import Bundle
 from himar_runtime.bundle.manifest import Manifest, Reader, inside
 from himar_runtime.engines.networks import Networks
@@ -135,14 +136,28 @@ class HiMarFamily:
             np.zeros((0, model.img_size, model.img_size, 3), np.uint8),
         )
 
+    def first_needed(self, manifest: Manifest) -> tuple[str, ...]:
+        """See RuntimeFamily.first_needed: a text tower, and a head's parts where the setting holds modulations."""
+        model = hi_mar_model(manifest)
+        tower = () if model.context_shape is None else (TEXT_ENCODER,)
+        default: SamplingConfig = next(iter(manifest.sampling.values()))
+        if default.modulation_interval == 1:
+            return tower
+        return (*tower, *(name for phase in model.phases for name in phase.held or ()))
+
     def resident_bytes(self, manifest: Manifest) -> int:
         """See RuntimeFamily.resident_bytes."""
         from .resident.buffers import buffer_sizes
-        from .resident.lane import condition_width
+        from .resident.lane import condition_width, held_sizes
 
-        model = hi_mar_model(manifest)
-        widths = {phase.name: condition_width(manifest.components[phase.head]) for phase in model.phases}
-        return sum(buffer_sizes(model, manifest.max_batch, widths).values())
+        model, components, batch = hi_mar_model(manifest), manifest.components, manifest.max_batch
+        needed = self.first_needed(manifest)
+        if any(phase.head not in components for phase in model.phases):
+            return 0  # what loads the bundle refuses it soon
+        widths = {phase.name: condition_width(components[phase.head]) for phase in model.phases}
+        makers = [phase.held[0] for phase in model.phases if phase.held]
+        held = [held_sizes(components[name], 2 * batch) for name in makers if name in needed and name in components]
+        return sum(buffer_sizes(model, batch, widths).values()) + sum(sum(sizes.values()) for sizes in held)
 
     def runner(self, bundle: Bundle, networks: Networks) -> Runner:
         """Return the resident loop where the engines have a GPU lane, else the loop on the host, saying why."""

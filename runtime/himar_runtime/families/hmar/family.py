@@ -13,7 +13,7 @@ from himar_kernels import BundleError, ConfigError, EngineError, InputError
 from himar_kernels.arithmetic.editing import Edit
 from himar_kernels.families.hmar import Draws, ImageDraws, PhiloxDraws, SamplingConfig, Scales, edit_sampling
 from himar_kernels.families.hmar.sampling import CHANGEABLE, choose_sampling
-from himar_kernels.families.hmar.sizes import ModelInfo
+from himar_kernels.families.hmar.sizes import CONDITIONS, VAR_TAIL, VAR_TRUNK, ModelInfo
 from himar_runtime.bundle.bundle import Bundle
 from himar_runtime.bundle.manifest import Manifest, Reader
 from himar_runtime.engines.networks import Networks
@@ -129,11 +129,23 @@ class HmarFamily:
             {"codes": np.zeros((0, model.scales.tokens), np.int64)},
         )
 
+    def first_needed(self, manifest: Manifest) -> tuple[str, ...]:
+        """See RuntimeFamily.first_needed: what sees all scales, where the setting does."""
+        default: SamplingConfig = next(iter(manifest.sampling.values()))
+        return (VAR_TRUNK, VAR_TAIL) if default.all_scales else ()
+
     def resident_bytes(self, manifest: Manifest) -> int:
         """See RuntimeFamily.resident_bytes."""
-        from .resident.buffers import buffer_sizes
+        from .resident.buffers import buffer_sizes, vector_sizes
+        from .resident.past import past_sizes
 
-        return sum(buffer_sizes(hmar_model(manifest), manifest.max_batch).values())
+        model, batch = hmar_model(manifest), manifest.max_batch
+        if CONDITIONS not in manifest.components:
+            return 0  # what loads the bundle refuses it soon
+        sizes = [buffer_sizes(model, batch), vector_sizes(manifest.components[CONDITIONS], 2 * batch)]
+        if self.first_needed(manifest):
+            sizes.append(past_sizes(model, 2 * batch))
+        return sum(sum(each.values()) for each in sizes)
 
     def runner(self, bundle: Bundle, networks: Networks) -> Runner:
         """Return the resident loop where the engines have a GPU lane, else the loop on the host, saying why."""

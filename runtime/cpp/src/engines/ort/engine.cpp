@@ -12,7 +12,7 @@
 #include <set>
 #include <utility>
 
-#include "engines/cpu_threads.h"
+#include "machine/cpu_threads.h"
 #include "engines/ort/fused_library.h"
 #include "engines/ort/packed.h"
 #include "engines/ort/row_parallel.h"

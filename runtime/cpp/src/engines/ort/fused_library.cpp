@@ -15,12 +15,12 @@ std::atomic<bool> was_said = false;
 
 }  // namespace
 
-std::optional<std::filesystem::path> fused_library(std::ostream& said) {
+std::optional<std::filesystem::path> fused_library(const std::function<void(const std::string&)>& say) {
     const char* const library = std::getenv("HIMAR_FUSED_LIBRARY");
     if (library == nullptr) {
         if (!was_said.exchange(true))
-            said << "himar: half precision runs without our fused operators; compile them with `make cuda` and let "
-                    "HIMAR_FUSED_LIBRARY name the library, or set it to nothing to go without.\n";
+            say("half precision runs without our fused operators; compile them with `make cuda` and let "
+                "HIMAR_FUSED_LIBRARY name the library, or set it to nothing to go without.");
         return std::nullopt;
     }
     if (*library == '\0') return std::nullopt;

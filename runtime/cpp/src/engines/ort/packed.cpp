@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
@@ -22,6 +21,7 @@
 #include "engines/ort/engine.h"
 #include "error.h"
 #include "text.h"
+#include "warnings.h"
 
 namespace himar::core {
 namespace {
@@ -39,8 +39,6 @@ constexpr const char *kGraph = "graph.onnx", *kWeights = "weights.bin";
 constexpr const char* kLeastExternal = "1024";
 const std::set<std::string> kCpuFields = {"vendor_id", "cpu family", "model", "model name", "stepping", "flags",
                                           "CPU implementer", "CPU architecture", "CPU variant", "CPU part", "Features"};
-
-void warn(const std::string& text) { std::fprintf(stderr, "himar: %s\n", text.c_str()); }
 
 void warn_once(const std::string& text) {
     static std::mutex lock;

@@ -10,16 +10,19 @@ namespace himar::core::hi_mar {
 
 Buffers::Buffers(const HiMarModel& model, std::int64_t batch, const std::vector<std::int64_t>& widths, Queue& queue)
     : batch_(batch) {
-    const std::int64_t positions = std::max(model.low_positions(), model.high_positions());
-    check_items(batch * positions * std::max<std::int64_t>(model.channels, 3));
-    check_items(batch * model.img_size * model.img_size);
-    check_items(batch * model.context_size());
     block_ = queue.allocate(place_all(nullptr, model, widths));
     place_all(block_.get(), model, widths);
 }
 
+std::size_t Buffers::bytes(const HiMarModel& model, std::int64_t batch, const std::vector<std::int64_t>& widths) {
+    return Buffers(batch).place_all(nullptr, model, widths);
+}
+
 // Returns the bytes that all arrays need; without a block they are only counted.
 std::size_t Buffers::place_all(void* block, const HiMarModel& model, const std::vector<std::int64_t>& widths) {
+    check_items(batch_ * std::max(model.low_positions(), model.high_positions()) * std::max<std::int64_t>(model.channels, 3));
+    check_items(batch_ * model.img_size * model.img_size);
+    check_items(batch_ * model.context_size());
     const std::int64_t B = batch_, S = model.low_positions(), N = model.high_positions(), C = model.channels;
     const std::int64_t pivots = model.pivots == Pivots::kCondition ? S * model.width : 0;
     const std::vector<PhaseInfo> infos = model.phases();

@@ -26,6 +26,9 @@ public:
     // items than the kernels can number.
     Buffers(const HiMarModel& model, std::int64_t batch, const std::vector<std::int64_t>& widths, Queue& queue);
 
+    // The bytes that they take; InputError too.
+    static std::size_t bytes(const HiMarModel& model, std::int64_t batch, const std::vector<std::int64_t>& widths);
+
     std::int64_t batch() const { return batch_; }
 
     PhaseBuffers phases[2];
@@ -59,6 +62,7 @@ public:
     u8* pixels;             // (B, H, W, 3)
 
 private:
+    explicit Buffers(std::int64_t batch) : batch_(batch) {}  // of no memory
     std::size_t place_all(void* block, const HiMarModel& model, const std::vector<std::int64_t>& widths);
 
     std::int64_t batch_;

@@ -25,20 +25,31 @@ Shape shape_of_row(const ComponentSpec& spec, const TensorSpec& output) {
 }  // namespace
 
 HeldModulations::HeldModulations(Engine& maker, Engine& head, std::int64_t rows, Queue& queue)
-    : maker_(&maker), head_(&head) {
-    for (const TensorSpec& output : maker.spec().outputs)
-        places_.emplace_back(output.name.c_str(), dtype_named(output.dtype), nullptr, shape_of_row(maker.spec(), output));
-    const auto place_all = [&](void* block) {
-        Layout layout(block);
-        for (Place& place : places_) {
-            char* address = nullptr;
-            layout.take(address, rows * place.shape.count() * static_cast<std::int64_t>(size_of(place.dtype)));
-            place.address = address;
-        }
-        return layout.bytes();
-    };
-    block_ = queue.allocate(place_all(nullptr));
-    place_all(block_.get());
+    : maker_(&maker), head_(&head), places_(places_of(maker.spec())) {
+    block_ = queue.allocate(place_all(nullptr, places_, rows));
+    place_all(block_.get(), places_, rows);
+}
+
+std::size_t HeldModulations::bytes(const ComponentSpec& maker, std::int64_t rows) {
+    std::vector<Place> places = places_of(maker);
+    return place_all(nullptr, places, rows);
+}
+
+std::vector<Place> HeldModulations::places_of(const ComponentSpec& maker) {
+    std::vector<Place> places;
+    for (const TensorSpec& output : maker.outputs)
+        places.emplace_back(output.name.c_str(), dtype_named(output.dtype), nullptr, shape_of_row(maker, output));
+    return places;
+}
+
+std::size_t HeldModulations::place_all(void* block, std::vector<Place>& places, std::int64_t rows) {
+    Layout layout(block);
+    for (Place& place : places) {
+        char* address = nullptr;
+        layout.take(address, rows * place.shape.count() * static_cast<std::int64_t>(size_of(place.dtype)));
+        place.address = address;
+    }
+    return layout.bytes();
 }
 
 std::vector<Place> HeldModulations::with(std::initializer_list<Place> others, std::int64_t rows) const {

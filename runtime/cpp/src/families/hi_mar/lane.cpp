@@ -32,17 +32,6 @@ std::int64_t steps_of(const std::vector<Step>& steps, std::size_t stage) {
     return std::count_if(steps.begin(), steps.end(), [&](const Step& step) { return step.stage == stage; });
 }
 
-// Width of the condition that a head takes; BundleError when it has none of a fixed width.
-std::int64_t condition_width(const Engine& head) {
-    constexpr std::int64_t most = 1 << 20;
-    for (const TensorSpec& tensor : head.spec().inputs) {
-        if (tensor.name != "condition" || tensor.shape.empty()) continue;
-        const auto* const width = std::get_if<std::int64_t>(&tensor.shape.back());
-        if (width != nullptr && *width <= most) return *width;
-    }
-    throw BundleError(head.spec().name + " has no input condition of a fixed width; build the bundle again.");
-}
-
 }  // namespace
 
 HiMarLane::HiMarLane(Networks networks, const HiMarModel& model, std::int64_t max_batch,
@@ -54,7 +43,7 @@ HiMarLane::HiMarLane(Networks networks, const HiMarModel& model, std::int64_t ma
       replays_(queue(), [this] { return networks_.without_recording(); }) {
     for (const PhaseInfo& phase : model_.phases()) {
         Engine& head = *networks_.find(phase.head);
-        stages_.push_back({phase, networks_.find(phase.transformer), &head, condition_width(head), {}, nullptr, {}, {}});
+        stages_.push_back({phase, networks_.find(phase.transformer), &head, condition_width(head.spec()), {}, nullptr, {}, {}});
     }
     if (queue().runs_at_once()) return;
     queue().make_current();  // the calling thread may not have used this device before

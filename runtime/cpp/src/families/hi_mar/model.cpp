@@ -8,7 +8,9 @@
 #include "bundle/json_reader.h"
 #include "engines/networks.h"
 #include "error.h"
+#include "families/hi_mar/buffers.h"
 #include "families/hi_mar/editing.h"
+#include "families/hi_mar/held.h"
 #include "families/hi_mar/lane.h"
 #include "families/hi_mar/sampling.h"
 #include "text.h"
@@ -86,6 +88,39 @@ std::vector<std::string> HiMarModel::deferred() const {
     for (const PhaseInfo& phase : phases())
         if (phase.kind == HeadKind::kDit) names.insert(names.end(), {phase.modulations(), phase.held()});
     return names;
+}
+
+std::vector<std::string> HiMarModel::first_needed(const Manifest& manifest) const {
+    std::vector<std::string> names;
+    if (is_from_text()) names.emplace_back(kTextEncoder);
+    if (of_this_family(*manifest.sampling.front().second).modulation_interval == 1) return names;
+    for (const PhaseInfo& phase : phases())
+        if (phase.kind == HeadKind::kDit) names.insert(names.end(), {phase.modulations(), phase.held()});
+    return names;
+}
+
+std::size_t HiMarModel::resident_bytes(const Manifest& manifest) const {
+    const std::vector<std::string> needed = first_needed(manifest);
+    std::vector<std::int64_t> widths;
+    std::size_t held = 0;
+    for (const PhaseInfo& phase : phases()) {
+        const auto head = manifest.components.find(phase.head), maker = manifest.components.find(phase.modulations());
+        if (head == manifest.components.end()) return 0;  // which refuses the bundle soon
+        widths.push_back(condition_width(head->second));
+        if (maker != manifest.components.end() && std::find(needed.begin(), needed.end(), maker->first) != needed.end())
+            held += HeldModulations::bytes(maker->second, 2 * manifest.max_batch);
+    }
+    return Buffers::bytes(*this, manifest.max_batch, widths) + held;
+}
+
+std::int64_t condition_width(const ComponentSpec& head) {
+    constexpr std::int64_t most = 1 << 20;
+    for (const TensorSpec& tensor : head.inputs) {
+        if (tensor.name != "condition" || tensor.shape.empty()) continue;
+        const auto* const width = std::get_if<std::int64_t>(&tensor.shape.back());
+        if (width != nullptr && *width <= most) return *width;
+    }
+    throw BundleError(head.name + " has no input condition of a fixed width; build the bundle again.");
 }
 
 std::vector<std::string> HiMarModel::stages() const {

@@ -64,6 +64,8 @@ struct HiMarModel final : Model {
     std::vector<std::string> components() const override;
     std::vector<std::string> stages() const override;
     std::vector<std::string> deferred() const override;
+    std::vector<std::string> first_needed(const Manifest& manifest) const override;
+    std::size_t resident_bytes(const Manifest& manifest) const override;
     std::shared_ptr<const Settings> read_settings(const JsonReader& reader) const override;
     std::shared_ptr<const Settings> changed(const Settings& setting, const himar_generate_params& params) const override;
     std::shared_ptr<const Settings> changed_for_edit(const Settings& setting, const himar_generate_params& params,
@@ -78,6 +80,9 @@ struct HiMarModel final : Model {
     void check_draws(const himar_draws& draws, const Settings& settings) const override;
     std::unique_ptr<Lane> make_lane(const Bundle& bundle, Networks networks) const override;
 };
+
+// Width of the condition that a head takes; BundleError when it has none of a fixed width.
+std::int64_t condition_width(const ComponentSpec& head);
 
 // Read a manifest's `model` of this family; BundleError for a value out of range, or of a later version.
 std::shared_ptr<Model> read_model(const JsonReader& reader);

@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "bundle/bundle.h"
+#include "error.h"
 #include "families/queued_lane.h"
 
 namespace himar::core::hmar {
@@ -45,9 +46,7 @@ std::size_t Constants::place_all(void* block, const HmarModel& model) {
 }
 
 Buffers::Buffers(const HmarModel& model, std::int64_t batch, Queue& queue) : batch_(batch) {
-    const std::int64_t T = model.scales.cells(model.scales.count() - 1), side = model.image_side();
-    check_items(batch * T * std::max<std::int64_t>(model.latent_channels, 3));
-    check_items(batch * side * side);
+    const std::int64_t T = model.scales.cells(model.scales.count() - 1);
     block_ = queue.allocate(place_all(nullptr, model));
     place_all(block_.get(), model);
     std::vector<i64> numbers(static_cast<std::size_t>(std::max(model.scales.tokens(), batch * T)));
@@ -60,6 +59,8 @@ Buffers::Buffers(const HmarModel& model, std::int64_t batch, Queue& queue) : bat
 std::size_t Buffers::place_all(void* block, const HmarModel& model) {
     const std::int64_t B = batch_, C = model.width, Cv = model.latent_channels, H = model.scales.side(), side = model.image_side();
     const std::int64_t T = model.scales.cells(model.scales.count() - 1), L = model.scales.tokens();
+    check_items(B * T * std::max<std::int64_t>(Cv, 3));
+    check_items(B * side * side);
     Layout layout(block);
     conditions = {};
     layout.take(conditions.cond, 2 * B * C);
@@ -108,17 +109,22 @@ SmoothBuffers::SmoothBuffers(const HmarModel& model, std::int64_t images, Queue&
 
 PastBuffers::PastBuffers(const HmarModel& model, std::int64_t blocks, std::int64_t images, Queue& queue)
     : batch(images) {
+    block = queue.allocate(place_all(nullptr, model, blocks));
+    place_all(block.get(), model, blocks);
+}
+
+std::size_t PastBuffers::place_all(void* memory, const HmarModel& model, std::int64_t blocks) {
     const std::size_t last = model.scales.count() - 1;
-    const std::int64_t cell = 2 * images * blocks * model.width, most = model.scales.start(last);  // that are looked back to
-    const auto place_all = [&](void* memory) {
-        Layout layout(memory);
-        for (auto& set : past)
-            for (float*& values : set) layout.take(values, cell * most);
-        for (float*& values : own) layout.take(values, cell * model.scales.cells(last));
-        return layout.bytes();
-    };
-    block = queue.allocate(place_all(nullptr));
-    place_all(block.get());
+    const std::int64_t cell = 2 * batch * blocks * model.width, most = model.scales.start(last);  // that are looked back to
+    constexpr std::int64_t room = std::int64_t{1} << 50;  // values: more have no room anywhere, and their bytes would overflow
+    if (cell > room / std::max(most, model.scales.cells(last)))
+        throw InputError("all scales in view of " + std::to_string(batch) + " images at once have no room in any memory; build "
+                         "the bundle with a smaller --max-batch.");
+    Layout layout(memory);
+    for (auto& set : past)
+        for (float*& values : set) layout.take(values, cell * most);
+    for (float*& values : own) layout.take(values, cell * model.scales.cells(last));
+    return layout.bytes();
 }
 
 }  // namespace himar::core::hmar

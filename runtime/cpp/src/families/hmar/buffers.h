@@ -40,6 +40,9 @@ public:
     // number.
     Buffers(const HmarModel& model, std::int64_t batch, Queue& queue);
 
+    // The bytes that they take; InputError too.
+    static std::size_t bytes(const HmarModel& model, std::int64_t batch) { return Buffers(batch).place_all(nullptr, model); }
+
     std::int64_t batch() const { return batch_; }
 
     Conditions conditions;
@@ -66,6 +69,7 @@ public:
     u8* pixels;           // (B, 16H, 16H, 3)
 
 private:
+    explicit Buffers(std::int64_t batch) : batch_(batch) {}  // of no memory
     std::size_t place_all(void* block, const HmarModel& model);
 
     std::int64_t batch_;
@@ -85,10 +89,19 @@ struct SmoothBuffers {
 struct PastBuffers {
     PastBuffers(const HmarModel& model, std::int64_t blocks, std::int64_t batch, Queue& queue);
 
+    // The bytes that they take; InputError for more than any memory has.
+    static std::size_t bytes(const HmarModel& model, std::int64_t blocks, std::int64_t batch) {
+        return PastBuffers(batch).place_all(nullptr, model, blocks);
+    }
+
     std::int64_t batch;
     float* past[2][2];  // [keys, values] before this scale, and with it
     float* own[2];
     std::shared_ptr<void> block;
+
+private:
+    explicit PastBuffers(std::int64_t images) : batch(images) {}  // of no memory
+    std::size_t place_all(void* memory, const HmarModel& model, std::int64_t blocks);
 };
 
 }  // namespace himar::core::hmar

@@ -7,6 +7,7 @@
 #include "code_draws.cuh"
 #include "engines/networks.h"
 #include "error.h"
+#include "families/hmar/buffers.h"
 #include "families/hmar/lane.h"
 #include "families/hmar/sampling.h"
 #include "families/hmar/schedule_text.h"
@@ -62,6 +63,18 @@ std::vector<std::string> HmarModel::components() const {
     if (masked) names.emplace_back(kMaskedTail);
     names.emplace_back("vae_decoder");
     return names;
+}
+
+std::vector<std::string> HmarModel::first_needed(const Manifest& manifest) const {
+    if (!of_this_family(*manifest.sampling.front().second).all_scales) return {};
+    return {kVarTrunk, kVarTail};
+}
+
+std::size_t HmarModel::resident_bytes(const Manifest& manifest) const {
+    std::size_t bytes = Buffers::bytes(*this, manifest.max_batch);
+    for (const std::string& name : first_needed(manifest))
+        bytes += PastBuffers::bytes(*this, name == kVarTrunk ? base() : tail, manifest.max_batch);
+    return bytes;
 }
 
 std::vector<std::string> HmarModel::stages() const {

@@ -32,6 +32,8 @@ struct HmarModel final : Model {
     }
     std::vector<std::string> components() const override;
     std::vector<std::string> deferred() const override { return {kVarTrunk, kVarTail, kEncoder}; }
+    std::vector<std::string> first_needed(const Manifest& manifest) const override;
+    std::size_t resident_bytes(const Manifest& manifest) const override;
     std::vector<std::string> stages() const override;
     std::shared_ptr<const Settings> read_settings(const JsonReader& reader) const override;
     std::shared_ptr<const Settings> changed(const Settings& setting, const himar_generate_params& params) const override;

@@ -64,6 +64,23 @@ Capability compute_capability(int index) {
     }
 }
 
+std::optional<std::int64_t> free_memory(int index) {
+    try {
+        int handle = 0;
+        CUctx_st* context = nullptr;
+        HIMAR_CUDA(cuInit, 0u);
+        HIMAR_CUDA(cuDeviceGet, &handle, index);
+        HIMAR_CUDA(cuDevicePrimaryCtxRetain, &context, handle);
+        const std::shared_ptr<void> held(context, [handle](void*) { driver().cuDevicePrimaryCtxRelease(handle); });
+        std::size_t free = 0, total = 0;
+        HIMAR_CUDA(cuCtxSetCurrent, context);
+        HIMAR_CUDA(cuMemGetInfo, &free, &total);
+        return static_cast<std::int64_t>(free);
+    } catch (const EngineError&) {
+        return std::nullopt;
+    }
+}
+
 CudaQueue::Gpu::Gpu(int number) : index(number), capability(compute_capability(number)) {
     HIMAR_CUDA(cuDeviceGet, &handle, index);
     HIMAR_CUDA(cuDevicePrimaryCtxRetain, &context, handle);

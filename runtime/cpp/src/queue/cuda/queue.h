@@ -4,7 +4,9 @@
 // stop it.
 #pragma once
 
+#include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "queue/cuda/program.h"
@@ -20,6 +22,9 @@ struct Capability {
 
 // EngineError when there is no such GPU.
 Capability compute_capability(int index);
+
+// Bytes that the driver says are free on GPU `index`, its context made; nothing where it cannot be asked.
+std::optional<std::int64_t> free_memory(int index);
 
 class CudaQueue final : public Queue {
 public:

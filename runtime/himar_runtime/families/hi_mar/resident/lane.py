@@ -33,16 +33,23 @@ class HeldBuffers:
     @classmethod
     def allocate(cls, device: ResidentDevice, maker: ResidentEngine, head: ResidentEngine, rows: int) -> HeldBuffers:
         """Allocate what so many rows [conditional; unconditional] take as one block."""
-        shapes = {each.name: tuple(int(size) for size in each.shape[1:]) for each in maker.spec.outputs}
-        sizes = {
-            each.name: rows * math.prod(shapes[each.name]) * np.dtype(each.dtype).itemsize
-            for each in maker.spec.outputs
-        }
-        return cls(maker, head, {name: (at, shapes[name]) for name, at in allocate_together(device, sizes).items()})
+        shapes, found = _shapes(maker.spec), allocate_together(device, held_sizes(maker.spec, rows))
+        return cls(maker, head, {name: (at, shapes[name]) for name, at in found.items()})
 
     def tensors(self, rows: int) -> dict[str, DeviceTensor]:
         """Return the modulations of the first rows."""
         return {name: DeviceTensor(at, (rows, *shape)) for name, (at, shape) in self.places.items()}
+
+
+def held_sizes(maker: ComponentSpec, rows: int) -> dict[str, int]:
+    """Return the bytes of what so many rows of a DiT head's modulations take, by the names of their maker's outputs."""
+    dtypes, shapes = {each.name: np.dtype(each.dtype) for each in maker.outputs}, _shapes(maker)
+    return {name: rows * math.prod(shape) * dtypes[name].itemsize for name, shape in shapes.items()}
+
+
+def _shapes(maker: ComponentSpec) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of its outputs for one row."""
+    return {each.name: tuple(int(size) for size in each.shape[1:]) for each in maker.outputs}
 
 
 @dataclass(frozen=True)

@@ -113,9 +113,7 @@ class Vectors:
     @classmethod
     def allocate(cls, device: ResidentDevice, conditions: ComponentSpec, rows: int) -> Vectors:
         """Allocate every output of the component for `rows` rows."""
-        shapes = {tensor.name: tuple(map(int, tensor.shape[1:])) for tensor in conditions.outputs}
-        sizes = {name: rows * math.prod(shape) * FLOAT for name, shape in shapes.items()}
-        return cls(allocate_together(device, sizes), shapes)
+        return cls(allocate_together(device, vector_sizes(conditions, rows)), _shapes(conditions))
 
     def tensor(self, name: str, rows: int) -> DeviceTensor:
         """Return an output's first rows."""
@@ -124,3 +122,13 @@ class Vectors:
     def of_blocks(self, component: str, rows: int) -> dict[str, DeviceTensor]:
         """Return the vectors that modulate a component's blocks by the name of its input, where it has blocks."""
         return {"vectors": self.tensor(component, rows)} if component in self.shapes else {}
+
+
+def vector_sizes(conditions: ComponentSpec, rows: int) -> dict[str, int]:
+    """Return the bytes of every output of `conditions` for so many rows."""
+    return {name: rows * math.prod(shape) * FLOAT for name, shape in _shapes(conditions).items()}
+
+
+def _shapes(conditions: ComponentSpec) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of its outputs for one row."""
+    return {tensor.name: tuple(map(int, tensor.shape[1:])) for tensor in conditions.outputs}

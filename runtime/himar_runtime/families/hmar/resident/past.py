@@ -58,8 +58,22 @@ class Past:
 
 def allocate_pasts(device: ResidentDevice, model: ModelInfo, rows: int) -> dict[str, Past]:
     """Allocate the caches of both components for `rows` rows; EngineError when the device has no room."""
-    scales = model.scales
-    blocks = {VAR_TRUNK: model.base, VAR_TAIL: model.tail}
+    found = allocate_together(device, past_sizes(model, rows))
+
+    def pair(component: str, name: str) -> tuple[int, int]:
+        return found[f"{component} {name} 0"], found[f"{component} {name} 1"]
+
+    return {
+        component: Past(
+            model, count, pair(component, "keys"), pair(component, "values"), found["own_keys"], found["own_values"]
+        )
+        for component, count in _blocks(model).items()
+    }
+
+
+def past_sizes(model: ModelInfo, rows: int) -> dict[str, int]:
+    """Return the bytes of every cache of both components for so many rows."""
+    scales, blocks = model.scales, _blocks(model)
     floats = rows * model.width * FLOAT
     # The finest scale reads as many cells as start it, the one before it, from the other buffer, fewer.
     read = {(len(scales) - 1) % 2: scales.starts[-1], len(scales) % 2: max(1, scales.starts[-2])}
@@ -70,14 +84,9 @@ def allocate_pasts(device: ResidentDevice, model: ModelInfo, rows: int) -> dict[
         for place in (0, 1)
     }
     own = floats * max(blocks.values()) * scales.cells[-1]
-    found = allocate_together(device, {**sizes, "own_keys": own, "own_values": own})
+    return {**sizes, "own_keys": own, "own_values": own}
 
-    def pair(component: str, name: str) -> tuple[int, int]:
-        return found[f"{component} {name} 0"], found[f"{component} {name} 1"]
 
-    return {
-        component: Past(
-            model, count, pair(component, "keys"), pair(component, "values"), found["own_keys"], found["own_values"]
-        )
-        for component, count in blocks.items()
-    }
+def _blocks(model: ModelInfo) -> dict[str, int]:
+    """Return how many blocks of each component have caches."""
+    return {VAR_TRUNK: model.base, VAR_TAIL: model.tail}
