@@ -94,7 +94,8 @@ def limit(bundle: Path, **changes: int) -> float | None:
 
 
 def test_the_limit_is_that_of_verify_and_in_half_precision_of_both_sides(digits_bundle, digits_fp16_bundle):
-    assert limit(digits_bundle) == 1e-4
     released = {"low_diffusion_steps": 250, "high_diffusion_steps": 250}
+    assert limit(digits_bundle, **released) == pytest.approx(1e-4, rel=0.01)
+    assert limit(digits_bundle) > 5e-4  # of a chain of 32 steps, which magnifies more
     assert limit(digits_fp16_bundle, **released) == pytest.approx(2 * 5e-3, rel=0.01)
     assert limit(digits_fp16_bundle, low_diffusion_steps=2, high_diffusion_steps=2) is None

@@ -15,6 +15,7 @@ from himar_kernels.shared.console import NOTICES
 from himar_runtime import Networks, Pipeline
 
 from ..verify.compare import Comparison, compare
+from .eager import wait_for
 from .eager_engine import EagerEngine, Run
 from .eager_text import eager_tower, text_call
 from .engines import timed
@@ -132,6 +133,7 @@ def _eager_runs(workload: Workload, precisions: Mapping[str, str]) -> dict[str, 
     runs: dict[str, Run] = {name: functools.partial(call, networks) for name, call in calls.items()}
     if workload.text is not None:
         runs[TEXT_ENCODER] = text_call(eager_tower(workload.text.tower, precisions))
+    wait_for(workload.device)()  # weights that were cast on PyTorch's stream are read on the lane's
     return runs
 
 

@@ -19,7 +19,7 @@ from himar_export.bench.workload import Workload
 from himar_export.make.assemble import load_fitting_vae
 from himar_export.verify.compare import Comparison, compare
 from himar_export.verify.limits import RUN_MEANINGLESS
-from himar_kernels.families.hi_mar import SamplingConfig, phase_chains
+from himar_kernels.families.hi_mar import SamplingConfig
 from himar_kernels.families.registry import TEXT_ENCODER, VAE_DECODER
 from himar_runtime.families.hi_mar.family import hi_mar_model
 
@@ -95,9 +95,8 @@ FAMILY = HiMarBench()
 def latent_limit(workload: Workload, eager_error: float) -> float | None:
     """Return the largest relative error of a generation's latents; None where rounding alone may exceed any.
 
-    It is that of `himar-export verify` for the bundle's own workload. A shorter diffusion chain magnifies rounding in
-    float32 too, and the limit grows with it (Chain.first_step_gain). In half precision engines may be twice as far from
-    float32 as the eager model in the same precision.
+    It is that of `himar-export verify`, which grows with what a shorter diffusion chain magnifies. In half precision
+    engines may be twice as far from float32 as the eager model in the same precision.
 
     Args:
         eager_error: relative error of the eager model in the bundle's precision, 0 in float32.
@@ -105,14 +104,5 @@ def latent_limit(workload: Workload, eager_error: float) -> float | None:
     _, limit = run_limits(workload.bundle, workload.sampling)
     if limit is None:
         return None
-    if set(workload.precisions.values()) == {"fp32"}:
-        usual = next(iter(workload.bundle.manifest.sampling.values()))
-        limit *= max(1.0, _gain(workload, workload.sampling) / _gain(workload, usual))
     limit = max(limit, 2 * eager_error)
     return limit if limit <= RUN_MEANINGLESS else None
-
-
-def _gain(workload: Workload, sampling: SamplingConfig) -> float:
-    chains = phase_chains(sampling)
-    phases = hi_mar_model(workload.bundle.manifest).phases
-    return max(chain.first_step_gain for phase in phases for chain in chains[phase.name])
