@@ -109,6 +109,18 @@ def test_int8_layers_can_be_searched_and_fp8_keeps_none(capsys, folder):
     assert code == 1 and report["kept"] is None and report["fp32_layers"] == {}
 
 
+def test_a_text_tower_is_compared_with_pytorch(capfd, text_bundle, text_checkpoint):
+    """And ONNX Runtime has nothing to warn of."""
+    sides = ("--checkpoint", text_checkpoint, "--text", text_checkpoint.with_name("clip"), "--against", "eager")
+    capfd.readouterr()
+    arguments = ("debug", text_bundle, "--component", "text_encoder", "--precision", "fp16", *sides, "--json")
+    assert main(list(map(str, arguments))) == 0
+    out, err = capfd.readouterr()
+    assert "onnxruntime" not in err
+    names = {each["name"] for each in json.loads(out)["layers"]}
+    assert {"blocks.0.fc1", "blocks.1.proj", "blocks.1.attention.qkv.0"} <= names
+
+
 def test_int8_with_every_layer_kept_is_the_reference(folder):
     file = folder / "int8" / "dit_head.onnx"
     graph = read_graph(file)

@@ -182,7 +182,8 @@ class _Writer:
         graph = onnx.GraphProto(name=source.graph.name)
         graph.node.extend(self._nodes)
         graph.input.extend(source.graph.input)
-        graph.initializer.extend(self._weight(tensor) for tensor in source.graph.initializer)
+        read = {name for node in self._nodes for name in node.input}  # ONNX Runtime warns of what nothing reads
+        graph.initializer.extend(self._weight(tensor) for tensor in source.graph.initializer if tensor.name in read)
         graph.initializer.extend(self._wide_weights.values())
         outputs = dict.fromkeys([*(self._layers if marked else ()), *(each.name for each in source.graph.output)])
         graph.output.extend(onnx.helper.make_tensor_value_info(name, _FLOAT, None) for name in outputs)
