@@ -84,6 +84,11 @@ def digits_bundle(bundles) -> Path:
 
 
 @pytest.fixture(scope="session")
+def digits_editing_bundle(bundles) -> Path:
+    return digits(bundles / "digits-editing", "--editing")
+
+
+@pytest.fixture(scope="session")
 def held_bundle(bundles) -> Path:
     """The digits with both parts of their DiT head."""
     return digits(bundles / "digits-held", "--held-modulations")

@@ -32,12 +32,10 @@ from himar_export.graph.component import Component
 from himar_export.graph.observed import Range
 from himar_export.graph.precision_choice import Precision
 from himar_export.make.calibrate import calibrate
+from himar_export.verify.calls import Feed, SeenEngine
 from himar_kernels import InputError
 from himar_kernels.shared.console import run_cli
-from himar_runtime import Bundle, ComponentSpec, Device, Networks, Pipeline, load_networks
-from himar_runtime.engines.engine import DeviceArray, Engine, Tensor
-
-Feed = dict[str, NDArray[Any]]
+from himar_runtime import Bundle, Device, Networks, Pipeline, load_networks
 
 ROWS = ("fp16", "int8", "fp8", "fp8, scales 16 times as large")
 INTEGERS_AND_FP8: tuple[Precision, Precision] = ("int8", "fp8")
@@ -46,47 +44,11 @@ CALLS = 16
 SEED = 1000
 
 
-class WatchedEngine:
-    """An engine whose inputs are kept; see `Engine` for what methods do."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine, self._bound = engine, Feed()
-        self.calls: list[Feed] = []
-
-    @property
-    def spec(self) -> ComponentSpec:
-        """The component's tensors."""
-        return self._engine.spec
-
-    def bind(self, inputs: Mapping[str, Tensor]) -> None:
-        """See Engine.bind."""
-        dtypes = {tensor.name: np.dtype(tensor.dtype) for tensor in self.spec.inputs}
-        for name, tensor in inputs.items():
-            self._bound[name] = np.array(tensor if isinstance(tensor, np.ndarray) else tensor.numpy(), dtypes[name])
-        self._engine.bind(inputs)
-
-    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
-        """See Engine.run."""
-        self.bind(inputs)
-        self.calls.append(dict(self._bound))
-        return self._engine.run({})
-
-    def run_on_device(self, inputs: Mapping[str, Tensor]) -> Mapping[str, DeviceArray]:
-        """See Engine.run_on_device."""
-        self.bind(inputs)
-        self.calls.append(dict(self._bound))
-        return self._engine.run_on_device({})
-
-    def clone(self, lane: Any = None) -> Engine:
-        """See Engine.clone; a clone's inputs are not kept."""
-        return self._engine.clone(lane)
-
-
 def states(bundle: Path, names: Sequence[str], images: int) -> dict[str, list[Feed]]:
     """Return what each network takes at CALLS calls of a run, spread evenly."""
     opened = Bundle.open(bundle)
     networks = load_networks(opened, Device("cpu"), None)
-    watched = {name: WatchedEngine(networks[name]) for name in names}
+    watched = {name: SeenEngine(networks[name], sys.maxsize) for name in names}
     Pipeline(opened, Networks({**networks.engines, **watched}, networks.lane)).generate(even_labels(images), seed=SEED)
     return {
         name: [each.calls[at] for at in sorted({*np.linspace(0, len(each.calls) - 1, CALLS).astype(int).tolist()})]

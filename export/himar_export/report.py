@@ -47,7 +47,7 @@ def print_comparisons(comparisons: Sequence[Comparison], title: str) -> None:
     if len(compared) < len(comparisons):
         text += (
             f" {len(comparisons) - len(compared)} not compared: a short chain of diffusion steps, or codes that build "
-            f"on codes, magnify the rounding of half precision or int8 too much."
+            f"on codes, magnify the rounding of half precision, int8 or fp8 too much."
         )
     console.print(text, style="red" if failed else "green", highlight=False)
 

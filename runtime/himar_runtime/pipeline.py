@@ -75,7 +75,7 @@ class Pipeline:
         """
         where = Device.parse(device)
         bundle = open_bundle(path, where)
-        require_room(bundle, where, images=1)
+        require_room(bundle, where)
         start = time.perf_counter()
         networks = load_networks(bundle, where, threads)
         log.info("loaded %s on %s in %.1f s", bundle.root, where, time.perf_counter() - start)

@@ -10,6 +10,7 @@ import yaml
 
 from tests.docs.markdown import ROOT
 from tests.docs.shell import options_of
+from tests.run_on_packages import PYTHONS
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
@@ -21,15 +22,32 @@ def test_nothing_is_misspelt():
     assert not found and done.returncode == 0, "\n".join(found) + done.stderr[-500:]
 
 
-def test_the_citation_is_of_this_version():
+def test_one_version_is_said_everywhere():
+    """CMake reads pyproject.toml too: tests/runtime/cpp/test_programs.py asks what it built."""
+    version, citation = PROJECT["project"]["version"], yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == version
+    assert f'of this library, for example "{version}"' in (ROOT / "runtime/cpp/include/himar/himar.h").read_text()
+    newest = re.search(r"^## (\S+), (.+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest is not None
+    assert newest.groups() in ((version, citation["date-released"]), (_next(version), "not released yet"))
+
+
+def _next(version: str) -> str:
+    major, minor, _ = version.split(".")
+    return f"{major}.{int(minor) + 1}.0"
+
+
+def test_classifiers_name_the_pythons_that_it_requires():
+    named = [each.rsplit(" ", 1)[1] for each in PROJECT["project"]["classifiers"] if ":: Python :: 3." in each]
+    assert PROJECT["project"]["requires-python"] == f">={named[0]},<3.{int(named[-1].split('.')[1]) + 1}"
+    assert [f"python{each}" for each in named] == list(PYTHONS)
+
+
+def test_the_citation_says_what_the_packages_say():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    assert citation["version"] == PROJECT["project"]["version"]
+    assert [each["name"] for each in citation["authors"]] == [each["name"] for each in PROJECT["project"]["authors"]]
     assert citation["license"] == PROJECT["project"]["license"]
     assert {"cff-version", "message", "title", "authors"} <= set(citation)
-
-
-def test_the_changelog_has_this_version():
-    assert f"## {PROJECT['project']['version']}\n" in (ROOT / "CHANGELOG.md").read_text()
 
 
 def test_the_workflow_runs_what_continuous_integration_runs():

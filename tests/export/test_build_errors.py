@@ -99,7 +99,7 @@ def test_a_precision_for_an_unknown_component(refused, tmp_path):
         ("record", "--case", "a/b", "'a/b' cannot name a run"),
         ("record", "--out", "run.txt", "run.txt does not end in .npz"),
         ("record", "--seed", "-1", "-1 is not in the range"),
-        ("record", "--guidance", "nan", "guidance is nan; it must be a finite number"),
+        ("record", "--guidance", "nan", "guidance is nan; it must be a number from 0 to 1000000"),
         ("record", "--low-steps", "0", "low_steps is 0; it must be at least 1"),
     ],
 )

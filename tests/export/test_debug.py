@@ -74,7 +74,7 @@ def test_an_overflow_is_named_searched_and_avoided(capsys, folder, tmp_path):
     assert report["first"] == report["culprit"] == LARGE
     wrong = next(layer for layer in report["layers"] if layer["name"] == LARGE)
     assert wrong["lost"] == "Inf" and wrong["error"] is None  # infinite
-    assert wrong["half"] and wrong["largest"] > np.finfo(np.float16).max
+    assert wrong["precision"] == "fp16" and wrong["largest"] > np.finfo(np.float16).max
     assert report["eager_error"] < 1e-5
     assert report["fp32_layers"] == {"dit_head": [LARGE]}
     assert report["kept"]["error"] <= report["limit"]
@@ -83,7 +83,7 @@ def test_an_overflow_is_named_searched_and_avoided(capsys, folder, tmp_path):
     code, again = debug(capsys, tmp_path / "passes", "--component", "dit_head", "--checkpoint", checkpoint)
     assert code == 0 and again["first"] is None
     kept = next(layer for layer in again["layers"] if layer["name"] == LARGE)
-    assert not kept["half"] and kept["own"] < 1e-2
+    assert kept["precision"] == "fp32" and kept["own"] < 1e-2
     # Mixtures are computed as such a build computes: the error that was foretold is the built bundle's.
     assert again["output_error"] == pytest.approx(report["kept"]["error"], rel=0.3)
 

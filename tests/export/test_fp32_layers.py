@@ -22,6 +22,7 @@ from himar_export.graph.repeated import Repeated
 from himar_export.make.manifest import BundleWriter
 from himar_export.make.rounding import run
 from himar_export.make.weights import weight_file
+from himar_kernels import BuildError
 from himar_runtime import TensorSpec
 from tests.closeness import assert_near
 
@@ -211,7 +212,6 @@ def test_a_typed_network_proves_them(digits_model, tmp_path):
     library = pytest.importorskip("tensorrt_rtx")
     from himar_export.tensorrt.network import parse_network
     from himar_export.tensorrt.precision import operations, require_precision
-    from himar_kernels import BuildError
 
     head = next(part for part in components(digits_model, None, 4) if part.name == "dit_head")
     layers = {"dit_head": ["blocks.1.attention", "blocks.0.fc2"]}
@@ -247,3 +247,9 @@ def test_the_decoders_kept_convolutions_are_not_rounded(digits_model, tmp_path):
 @pytest.fixture(scope="module")
 def digits_model():
     return load_checkpoint(WEIGHTS / "digits.safetensors")
+
+
+def test_fp8_keeps_no_layers(digits_model):
+    head = next(part for part in components(digits_model, None, 4) if part.name == "dit_head")
+    with pytest.raises(BuildError, match="float32 layers are given for dit_head in fp8, which keeps none; build it wi"):
+        keep_in_float32([head], {"dit_head": "fp8"}, {"dit_head": ["blocks.0.fc2"]})

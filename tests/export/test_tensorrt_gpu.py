@@ -98,7 +98,11 @@ def test_engines_give_what_their_graphs_in_float32_give(engines, precision, rows
 @pytest.mark.parametrize("rows", [1, 8, 128])
 @pytest.mark.parametrize("name", IN_FP8)
 def test_engines_in_fp8_round_as_their_graphs_do(engines, name, rows):
-    """An engine that multiplies in fp16 would be as far from its graph, emulated on the CPU, as float32 is."""
+    """An engine that multiplies in fp16 would be as far from its graph, emulated on the CPU, as float32 is.
+
+    Other graphs of the same matmuls in fp8, those for ONNX Runtime, lie at 0.2 to 0.4 of that, fp16 at 1.0: what is
+    rounded differently before it becomes e4m3 may fall on the other side of a step.
+    """
     bundle, exact = Bundle.open(built_in(engines, "fp8")), Bundle.open(engines["fp32"])
     given = inputs(bundle, name, rows)
     found = load_engine(bundle, name, GPU, None).run(given)
@@ -107,7 +111,7 @@ def test_engines_in_fp8_round_as_their_graphs_do(engines, name, rows):
     for output, array in found.items():
         apart = compare(output, array, emulated[output], None).relative_l2
         rounding = compare(output, emulated[output], wanted[output], None).relative_l2
-        assert apart < rounding / 2, (output, apart, rounding)
+        assert apart < 0.7 * rounding, (output, apart, rounding)
 
 
 def test_full_tensorrt_refuses_fp8_where_the_gpu_has_none(backend, tmp_path, capsys):

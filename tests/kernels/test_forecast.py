@@ -127,14 +127,14 @@ def test_what_a_loop_may_not_ask_for() -> None:
         ({"forecast_last": 5}, "forecast_last is 5, but no phase is forecast"),
         ({"high_forecast": 8, "forecast_order": 2}, "high_forecast is 8 and forecast_order is 2, which diverges"),
         ({"guidance_interval": 0}, "guidance_interval is 0; it must be 1 to 1000"),
-        ({"least_guidance": -1.0}, "least_guidance is -1.0; it must be a finite number"),
+        ({"least_guidance": -1.0}, "least_guidance is -1.0; it must be a number from 0 to 1000000"),
         ({"high_diffusion_counts": [250, 50]}, "high_diffusion_counts has 2 counts, but high_steps is 4; give one for"),
         ({"high_diffusion_counts": [250, 50, 50, 1]}, r"high_diffusion_counts\[3\] is 1; it must be 2 to 1000"),
         ({"high_diffusion_counts": [250]}, "high_diffusion_counts has 1 count, but high_steps is 4"),
         ({"high_diffusion_counts": [[250], 50, 50, 50]}, r"high_diffusion_counts\[0\] is \[250\]; it must be a whole"),
         ({"high_diffusion_counts": np.array(250)}, r"high_diffusion_counts is array\(250\); it must be a list"),
         ({"low_guidances": "1,2"}, "low_guidances is '1,2'; it must be a list"),
-        ({"high_guidances": [1, 2, 3, math.nan]}, r"high_guidances\[3\] is nan; it must be a finite number"),
+        ({"high_guidances": [1, 2, 3, math.nan]}, r"high_guidances\[3\] is nan; it must be a number from 0 to 1000000"),
     ],
 )
 def test_settings_that_say_nothing_or_too_much_are_refused(values: dict, message: str) -> None:

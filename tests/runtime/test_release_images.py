@@ -13,8 +13,13 @@ from tests.golden.release_images import CASES, FOLDER, golden, make, rounded_sha
 
 
 @pytest.fixture(scope="module")
-def load(digits_bundle, scenes_bundle, hmar_digits_bundle):
-    paths = {"digits": digits_bundle, "scenes": scenes_bundle, "hmar-digits": hmar_digits_bundle}
+def load(digits_bundle, digits_editing_bundle, scenes_bundle, hmar_digits_bundle):
+    paths = {
+        "digits": digits_bundle,
+        "digits-editing": digits_editing_bundle,
+        "scenes": scenes_bundle,
+        "hmar-digits": hmar_digits_bundle,
+    }
     return cache(lambda model: Pipeline.load(paths[model]))
 
 

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from ..graph.emulate import OUTPUT
 from ..report import print_json
+from .choices import EMULATE
 from .run import DebugReport
 from .runs import LayerError
 
@@ -22,7 +23,8 @@ def print_report(report: DebugReport, every: bool) -> None:
     """Print the table and the verdict. every: all layers, not only those that matter."""
     shown = report.layers if every else _that_matter(report)
     table = Table(
-        title=escape(f"{report.component} in {report.precision} against {report.against}"), title_justify="left"
+        title=escape(f"{report.component} in {report.precision}, {_by(report)}, against {report.against}"),
+        title_justify="left",
     )
     table.add_column("layer", no_wrap=True)
     table.add_column("")
@@ -32,13 +34,15 @@ def print_report(report: DebugReport, every: bool) -> None:
     for each in shown:
         table.add_row(
             escape(each.name),
-            f"{report.precision if each.half else 'fp32'} {each.kind}",
+            f"{each.precision} {each.kind}",
             _number(each.error),
             "–" if each.own is None else _number(each.own),
             f"{each.largest:.3g}",
             _remark(each, report),
         )
     Console().print(table)
+    if len(report.layers) < report.layers_in_all:
+        click.echo(f"{report.layers_in_all - len(report.layers)} more layers have no value in both.")
     if len(shown) < len(report.layers):
         click.echo(f"{len(shown)} of {len(report.layers)} layers and outputs; --all shows every one.")
     for line in verdict(report):
@@ -70,10 +74,14 @@ def verdict(report: DebugReport) -> list[str]:
             lines.append(f"{lost} is the first with {named[lost].lost}.")
         if report.culprit is not None and report.culprit != first.name:
             lines.append(f"{report.culprit} is the first whose own error is: {_number(named[report.culprit].own)}.")
-        if report.culprit is None:
+        if report.culprit is None and report.runner == EMULATE:
             lines.append("No layer's own error is: many small ones add up.")
+        elif report.culprit is None:
+            lines.append(f"In emulation no layer's own error is: look at what {report.runner} makes of {first.name}.")
     end = "within" if report.passed else "beyond"
     lines.append(f"The outputs are {_number(report.output_error)} from the reference, {end} the limit.")
+    if report.engine_error is not None:
+        lines.append(f"The bundle's own engine, nothing marked, is {_number(report.engine_error)} from it.")
     return lines + _advice(report)
 
 
@@ -98,6 +106,10 @@ def _that_matter(report: DebugReport) -> list[LayerError]:
     chosen = {each.name for each in ranked[:_SHOWN]} | {report.first, report.culprit}
     chosen |= {next((each.name for each in report.layers if each.lost), None)}
     return [each for each in report.layers if each.name in chosen or each.kind == OUTPUT]
+
+
+def _by(report: DebugReport) -> str:
+    return "emulated" if report.runner == EMULATE else f"run by {report.runner}"
 
 
 def _remark(layer: LayerError, report: DebugReport) -> str:

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 
 from himar_kernels import BuildError, InputError
-from himar_runtime import Bundle
+from himar_runtime import Bundle, ComponentSpec, Device, load_engine
 
 from ..graph.emulate import Arrays, Graph, emulated, feeding, read_graph
-from ..graph.layers import ATTENTION, Layer
+from ..graph.layers import ATTENTION, FP8, Layer
+from ..graph.precision_choice import check_precision
 from ..verify.calls import Feed
 from ..verify.limits import COMPONENT_LIMIT, stated_precisions
+from .choices import EAGER, EMULATE, FLOAT32, ONNXRUNTIME, TENSORRT_BACKENDS
 from .inputs import recorded_inputs
+from .runners import onnxruntime_values, require_runner, tensorrt_values
 from .runs import LayerError, Values, layer_errors, output_error, reference, run
 from .search import Found, search
 
@@ -27,9 +30,6 @@ if TYPE_CHECKING:
     from ..graph.precision_choice import Precision
 
 Progress = Callable[[str, float], None]
-
-NOISE = 1e-5
-"""Relative error below which two float32 computations agree: their sums differ in order."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,8 @@ class DebugRequest:
         vae, text: where the component comes from these.
         recording, case: run whose inputs the component gets; None for the bundle's self-test.
         limit: largest relative L2 that passes; None for what `verify` takes for the precision.
+        runner: what computes the layers, of RUNNERS (`choices`), on `device`, which is ONNX Runtime's to run on.
+        against: what they are compared with, of REFERENCES; ONNX Runtime runs on `device` there too.
     """
 
     bundle: Path
@@ -57,6 +59,9 @@ class DebugRequest:
     recording: Path | None = None
     case: str | None = None
     limit: float | None = None
+    runner: str = EMULATE
+    device: str = "cpu"
+    against: str = FLOAT32
 
 
 @dataclass(frozen=True)
@@ -65,23 +70,28 @@ class DebugReport:
 
     Attributes:
         precision, limit: as looked at.
-        against: what the reference is, in words.
+        against: what the reference is, in words. runner: what computed the layers.
+        layers_in_all: how many there are; PyTorch has no value of attentions and norms.
         calls: of the component that were looked at.
         output_error: largest relative L2 of an output.
         eager_error: of the reference's outputs against PyTorch's; None without a checkpoint.
+        engine_error: of the outputs of the bundle's own engine, nothing marked; None where it was not run.
         layers: every layer in order, the outputs last.
         first: the first layer beyond the limit; None if there is none.
         culprit: the first layer whose own error is beyond it; None if there is none.
-        kept: layers that must stay in float32; None where nothing is in half precision.
+        kept: layers that must stay in float32; None where it was not searched: no layer could, or a real engine ran.
     """
 
     component: str
     precision: str
     limit: float
+    runner: str
     against: str
     calls: int
     output_error: float
     eager_error: float | None
+    engine_error: float | None
+    layers_in_all: int
     layers: tuple[LayerError, ...]
     first: str | None
     culprit: str | None
@@ -106,17 +116,31 @@ def debug(request: DebugRequest, progress: Progress = lambda text, fraction: Non
     if request.component not in stated:
         raise InputError(f"{request.bundle} has no component {request.component!r}; it has {', '.join(stated)}.")
     precision = request.precision or stated[request.component]
-    if precision in ("int8", "fp8"):
-        raise InputError(
-            f"{request.component} of {request.bundle} is in {precision}, and layers are found in fp32, fp16 and bf16; "
-            f"give --precision fp16 with --checkpoint to look at the same component there."
-        )
     if request.checkpoint is None and precision != stated[request.component]:
         raise InputError(
             f"{request.component} of {request.bundle} is in {stated[request.component]}; to look at it in {precision}, "
             f"give what the bundle was built from with --checkpoint."
         )
-    if request.checkpoint is None and precision == "fp32":
+    if request.against == EAGER and request.checkpoint is None:
+        raise InputError("--against eager compares with the network of a checkpoint; give it with --checkpoint.")
+    if request.against == request.runner:
+        raise InputError(f"--against {request.against} would compare it with itself; leave it out.")
+    require_runner(request.runner, request.device, request.component, precision)
+    if request.against == ONNXRUNTIME:
+        require_runner(ONNXRUNTIME, request.device, request.component, precision)
+    backend = str(bundle.manifest.raw["backend"]["name"])
+    elsewhere = request.runner in TENSORRT_BACKENDS and backend not in TENSORRT_BACKENDS
+    if elsewhere and precision == "fp8":
+        raise InputError(
+            f"{request.component} of {request.bundle} is in fp8 for {backend}, with scales that a checkpoint does not "
+            f"have; build a bundle with --backend {request.runner}, and look at that."
+        )
+    if elsewhere and request.checkpoint is None:
+        raise InputError(
+            f"{request.component} of {request.bundle} is written for {backend}, and --runner {request.runner} needs it "
+            f"as TensorRT takes it; give what the bundle was built from with --checkpoint."
+        )
+    if request.checkpoint is None and precision == "fp32" and request.runner == EMULATE:
         raise InputError(
             f"{request.component} of {request.bundle} is in fp32, so there is nothing to compare it with; give what it "
             f"was built from with --checkpoint."
@@ -129,31 +153,46 @@ def debug(request: DebugRequest, progress: Progress = lambda text, fraction: Non
     with TemporaryDirectory(prefix="himar-debug.") as folder:
         if request.checkpoint is not None:
             progress("exporting from the checkpoint", 0.2)
-            part = _component(request, bundle)
-            if precision != stated[request.component]:
+            rewritten = request.runner if elsewhere else None
+            part = _component(request, bundle, rewritten)
+            if precision != stated[request.component] or rewritten is not None:
                 file = _exported(part, precision, Path(folder) / "looked-at")
-            exact = _exact_weights(part, precision, Path(folder) / "exact")
+            if precision != "int8":  # whose weights took factors from each other
+                exact = _exact_weights(part, precision, Path(folder) / "exact")
         graph = read_graph(file)
     if exact:
         _require_same_weights(graph, exact, request)
     progress("computing the reference", 0.5)
-    expected = reference(graph, exact, feeds)
-    eager_error = None if part is None else _eager_error(part, graph, feeds, expected)
+    spec = bundle.manifest.components[request.component]
+    expected = _expected(request, part, precision, graph, exact, feeds)
+    eager_error = None
+    if part is not None and request.against != EAGER:
+        from .eager import eager_values
+
+        eager = eager_values(part, check_precision(precision, part.name), graph, feeds)
+        eager_error = output_error(graph, expected, eager)
     progress("computing every layer", 0.6)
     limit = request.limit or COMPONENT_LIMIT[precision]
-    layers = layer_errors(graph, expected, feeds)
-    error = _output_error(graph, layers)
-    progress("searching what must stay in float32", 0.8)
-    kept = _search(graph, exact, feeds, expected, layers, limit) if graph.half is not None else None
+    layers = layer_errors(graph, expected, feeds, _found(request, graph, spec, feeds))
+    error = max(each.error for each in layers if each.name in _ends(graph))
+    kept, engine_error = None, None
+    if request.runner == EMULATE and graph.lowered():
+        progress("searching what must stay in float32", 0.8)
+        kept = _search(graph, exact, feeds, expected, layers, limit)
+    elif request.runner in (ONNXRUNTIME, backend) and precision == stated[request.component]:
+        engine_error = output_error(graph, _by_engine(request, bundle, feeds), expected)
     progress("done", 1.0)
     return DebugReport(
         request.component,
         precision,
         limit,
-        f"float32 with the weights of {request.checkpoint or 'the bundle'}",
+        request.runner,
+        _reference_in_words(request, precision),
         len(feeds),
         error,
         eager_error,
+        engine_error,
+        len(graph.layers),
         tuple(layers),
         next((each.name for each in layers if not each.error <= limit), None),
         next((each.name for each in layers if each.own is not None and not each.own <= limit), None),
@@ -161,10 +200,48 @@ def debug(request: DebugRequest, progress: Progress = lambda text, fraction: Non
     )
 
 
-def _output_error(graph: Graph, layers: list[LayerError]) -> float:
+def _expected(
+    request: DebugRequest, part: Component | None, precision: str, graph: Graph, exact: Arrays, feeds: list[Feed]
+) -> list[Values]:
+    from .eager import eager_values
+
+    if request.against == EAGER:
+        assert part is not None
+        return list(eager_values(part, check_precision(precision, part.name), graph, feeds))
+    if request.against == ONNXRUNTIME:
+        return onnxruntime_values(graph, feeds, request.device)
+    return reference(graph, exact, feeds)
+
+
+def _found(request: DebugRequest, graph: Graph, spec: ComponentSpec, feeds: list[Feed]) -> list[Values] | None:
+    """Return what the runner gives; None for the emulation."""
+    if request.runner == ONNXRUNTIME:
+        return onnxruntime_values(graph, feeds, request.device)
+    if request.runner in TENSORRT_BACKENDS:
+        return tensorrt_values(request.runner, graph, spec, feeds)
+    return None
+
+
+def _by_engine(request: DebugRequest, bundle: Bundle, feeds: list[Feed]) -> list[Values]:
+    """Return the outputs of the bundle's own engine."""
+    device = Device.parse(request.device if request.runner == ONNXRUNTIME else "cuda")
+    engine = load_engine(bundle, request.component, device, None, request.runner)
+    return [engine.run(feed) for feed in feeds]
+
+
+def _reference_in_words(request: DebugRequest, precision: str) -> str:
+    if request.against == EAGER:
+        return f"PyTorch with the weights of {request.checkpoint}"
+    if request.against == ONNXRUNTIME:
+        return f"ONNX Runtime on {request.device}"
+    weights = request.checkpoint if request.checkpoint is not None and precision != "int8" else "the bundle"
+    return f"float32 with the weights of {weights}"
+
+
+def _ends(graph: Graph) -> set[str]:
+    """Return the names of the layers that make the component's outputs."""
     outputs = {each.name for each in graph.model.graph.output}
-    ends = [error for layer, error in zip(graph.layers, layers, strict=True) if layer.output in outputs]
-    return max(each.error for each in ends)
+    return {layer.name for layer in graph.layers if layer.output in outputs}
 
 
 def _search(
@@ -172,7 +249,7 @@ def _search(
 ) -> Found:
     own = {error.name: np.inf if error.own is None else error.own for error in layers}
     by_module: dict[str, list[Layer]] = {}
-    for layer in graph.half_layers():
+    for layer in graph.lowered():
         by_module.setdefault(layer.module, []).append(layer)
     reached = _reached(graph, own)
 
@@ -191,21 +268,23 @@ def _reached(graph: Graph, own: Mapping[str, float]) -> dict[str, float]:
 
     Attention runs in float32 where its queries, keys and values are, so its error is theirs to avoid.
     """
-    reads, worst = feeding(graph), {layer.output: own[layer.name] for layer in graph.layers}
+    reads, worst = feeding(graph), {layer.output: own.get(layer.name, 0.0) for layer in graph.layers}
     for layer in graph.layers:
         if layer.kind == ATTENTION:
             for value in reads[layer.output]:
-                worst[value] = max(worst[value], own[layer.name])
+                worst[value] = max(worst[value], own.get(layer.name, 0.0))
     return worst
 
 
-def _component(request: DebugRequest, bundle: Bundle) -> Component:
-    """Return the component of the checkpoint, with the float32 layers that the bundle has."""
+def _component(request: DebugRequest, bundle: Bundle, backend: str | None) -> Component:
+    """Return the component of the checkpoint, with the float32 layers that the bundle has.
+
+    backend: that it is written for; None for the bundle's.
+    """
     from himar.family import open_model
 
     from ..families.family import export_family
     from ..graph.fp32_layers import keep_in_float32
-    from ..graph.precision_choice import check_precision
     from ..make.assemble import bundle_parts, load_fitting_vae
     from ..make.text import load_fitting_text
 
@@ -214,7 +293,7 @@ def _component(request: DebugRequest, bundle: Bundle) -> Component:
     assert request.checkpoint is not None
     model, _ = open_model(request.checkpoint, config, weights=request.weights, wanted=manifest.family)
     vae, text = load_fitting_vae(request.vae, model), load_fitting_text(request.text, model)
-    parts = {part.name: part for part in bundle_parts(manifest, model, vae, text)}
+    parts = {part.name: part for part in bundle_parts(manifest, model, vae, text, backend)}
     if request.component not in parts:
         raise InputError(
             f"{request.component} is not made from {request.checkpoint} alone; give --vae or --text, as for build."
@@ -230,7 +309,6 @@ def _component(request: DebugRequest, bundle: Bundle) -> Component:
 
 def _exported(part: Component, precision: str, folder: Path) -> Path:
     from ..graph.onnx_export import to_onnx
-    from ..graph.precision_choice import check_precision
     from ..make.weights import weight_file
 
     folder.mkdir()
@@ -247,14 +325,11 @@ def _exact_weights(part: Component, precision: str, folder: Path) -> Arrays:
     A half-precision graph may have other weights than the float32 one: biases that moved, matmuls that were merged. So
     it is exported with every layer in float32.
     """
-    from ..graph.fp32_layers import layer_names, widened
-    from ..graph.precision_choice import check_precision
+    from .eager import in_float32
 
     known = check_precision(precision, part.name)
-    if known != "fp32":
-        names, graph = layer_names(part, known), part.graph
-        part = replace(part, graph=lambda dtype: widened(graph(dtype), names))
-    model = onnx.load(_exported(part, precision, folder))
+    half = "fp16" if known == "fp8" else known  # whose names an fp8 graph has
+    model = onnx.load(_exported(in_float32(part, known), half, folder))
     return {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
 
 
@@ -262,25 +337,12 @@ def _require_same_weights(graph: Graph, exact: Arrays, request: DebugRequest) ->
     """Raise BuildError unless both have the same weights; a fused norm may have ones and zeros that are in no other."""
     multiplied = {layer.weight for layer in graph.layers}
     for tensor in graph.model.graph.initializer:
-        found = exact.get(tensor.name)
+        found, sizes = exact.get(tensor.name.removesuffix(FP8)), [*tensor.dims]
         if found is None and tensor.name not in multiplied:
             continue
-        if found is None or tuple(found.shape) != tuple(tensor.dims):
+        turned = tensor.name.endswith(FP8)  # it may be
+        if found is None or [*found.shape] not in ([sizes, sizes[::-1]] if turned else [sizes]):
             raise BuildError(
                 f"{request.component} of {request.bundle} has a weight {tensor.name} {list(tensor.dims)} that this "
                 f"version of himar does not export from {request.checkpoint}; build the bundle anew."
             )
-
-
-def _eager_error(part: Component, graph: Graph, feeds: list[Feed], expected: list[Values]) -> float:
-    """Return how far the reference's outputs are from those of the component's module in PyTorch."""
-    import torch
-
-    module = part.graph(torch.float32).eval()
-    found = []
-    with torch.inference_mode():
-        for feed in feeds:
-            outputs: Any = module(*(torch.from_numpy(feed[spec.name]) for spec in part.inputs))
-            outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-            found.append({spec.name: each.numpy() for spec, each in zip(part.outputs, outputs, strict=True)})
-    return output_error(graph, found, expected)

@@ -26,7 +26,7 @@ class LayerError:
 
     Attributes:
         name, kind: see Layer; `output NAME` of kind output for each output of the component.
-        half: whether they are in half precision.
+        precision: what computes them: fp32, fp16, bf16, int8 or fp8.
         error: largest relative L2 over the calls; infinite where a value is not finite and the reference's is.
         own: the same where all that the layer reads is the reference's, rounded: what the layer itself adds. None where
             half precision cannot hold what it reads.
@@ -36,7 +36,7 @@ class LayerError:
 
     name: str
     kind: str
-    half: bool
+    precision: str
     error: float
     own: float | None
     lost: str
@@ -46,16 +46,23 @@ class LayerError:
 def run(models: Mapping[str, onnx.ModelProto], feeds: Sequence[Feed]) -> dict[str, list[Values]]:
     """Run graphs on the CPU; return for each, by its name, the values of every call."""
     from polygraphy.backend.onnxrt import OnnxrtRunner, SessionFromOnnx
-    from polygraphy.comparator import Comparator
-    from polygraphy.logger import G_LOGGER
 
-    with TemporaryDirectory(prefix="himar-debug.") as folder, G_LOGGER.verbosity(G_LOGGER.CRITICAL):
+    with TemporaryDirectory(prefix="himar-debug.") as folder:
         runners = [
             OnnxrtRunner(SessionFromOnnx(handed_over(model, Path(folder) / f"{number}.onnx")), name=name)
             for number, (name, model) in enumerate(models.items())
         ]
-        results = Comparator.run(runners, data_loader=list(feeds))
-        return {name: [dict(call.items()) for call in calls] for name, calls in results.items()}
+        return compared(runners, feeds)
+
+
+def compared(runners: Sequence[Any], feeds: Sequence[Feed]) -> dict[str, list[Values]]:
+    """Run Polygraphy's runners on the same inputs; return for each, by its name, the values of every call."""
+    from polygraphy.comparator import Comparator
+    from polygraphy.logger import G_LOGGER
+
+    with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
+        results = Comparator.run(list(runners), data_loader=list(feeds))
+    return {name: [dict(call.items()) for call in calls] for name, calls in results.items()}
 
 
 def reference(graph: Graph, exact: Arrays, feeds: Sequence[Feed]) -> list[Values]:
@@ -66,14 +73,15 @@ def reference(graph: Graph, exact: Arrays, feeds: Sequence[Feed]) -> list[Values
 def layer_errors(
     graph: Graph, expected: Sequence[Values], feeds: Sequence[Feed], found: Sequence[Values] | None = None
 ) -> list[LayerError]:
-    """Return every layer's errors against the reference's values `expected`.
+    """Return the errors of every layer that both have, against the reference's values `expected`.
 
     found: values of an engine; None for those of the graph, rounded as a GPU rounds. Errors of a layer's own are always
     of the graph's.
     """
     if found is None:
         found = run({"rounded": emulated(graph, (), {})}, feeds)["rounded"]
-    inner = [layer for layer in graph.layers if layer.kind != OUTPUT]
+    layers = [layer for layer in graph.layers if layer.output in expected[0] and layer.output in found[0]]
+    inner = [layer for layer in layers if layer.kind != OUTPUT]
     given = [
         {**feed, **{given_name(layer): values[layer.output] for layer in inner}}
         for feed, values in zip(feeds, expected, strict=True)
@@ -81,18 +89,18 @@ def layer_errors(
     axes = {layer.output: expected[0][layer.output].ndim for layer in inner}
     alone = run({"alone": emulated(graph, (), {}, axes)}, given)["alone"]
     unheld = {layer.output for layer in inner if layer.output in graph.halves and _overflows(graph, layer, expected)}
-    reads = feeding(graph)
+    reads = feeding(graph, {layer.output for layer in layers})
     return [
         LayerError(
             layer.name,
             layer.kind,
-            layer.output in graph.halves,
+            graph.precision(layer),
             _worst(layer, found, expected),
             None if unheld & reads[layer.output] else _worst(layer, alone, expected),
             _lost(layer, found),
             max(float(np.abs(values[layer.output]).max(initial=0)) for values in expected),
         )
-        for layer in graph.layers
+        for layer in layers
     ]
 
 

@@ -4,6 +4,9 @@ A GPU's half-precision matmul sums in float32 and rounds what it stores. ONNX Ru
 between two operators, and have none for bfloat16, so an overflow can stay unseen there. Here every value that the graph
 has in half precision is rounded to it once, by two casts, and infinity becomes infinity.
 
+A graph in 8 bits runs as it is, its half-precision values rounded. Its float32 reference multiplies what was not made
+integers or fp8 yet by what its weights stand for: integers times their scales.
+
 One function writes the graph, its float32 reference, and every mixture between: the names of values are the same in
 all. What a float32 layer makes stays unrounded until a half-precision layer reads it, as in the graphs that
 `--fp32-layers` gives (`graph.fp32_layers`).
@@ -21,7 +24,7 @@ import onnx
 import onnx.inliner
 from numpy.typing import NDArray
 
-from .layers import Layer, find_layers
+from .layers import FP8, INT8, Layer, find_layers
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -31,9 +34,11 @@ OUTPUT = "output"
 _BYTES = 1 << 30
 """Largest graph that is handed over in memory; protobuf ends at 2 GiB."""
 
-_FLOAT = onnx.TensorProto.FLOAT
+_FLOAT, _FP8 = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT8E4M3FN
 _HALVES = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
-_WHOLE = ("Shape", "Size")
+_WHOLE = ("QuantizeLinear", "Shape", "Size")
+"""Operators that give no half precision of it."""
+
 _MOVING = (
     "Concat", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose",
     "Unsqueeze",
@@ -58,13 +63,23 @@ class Graph:
     half: int | None
     halves: frozenset[str]
 
-    def half_layers(self) -> list[Layer]:
-        """Return the matmuls and convolutions in half precision: what can be kept in float32."""
-        return [layer for layer in self.layers if layer.weight and layer.output in self.halves]
+    def precision(self, layer: Layer) -> str:
+        """Return what a layer computes in: fp32, fp16, bf16, int8 or fp8."""
+        eight = next((end for end in (INT8, FP8) if layer.weight.endswith(end)), None)
+        if eight is not None:
+            return eight.removeprefix(".")
+        if layer.output not in self.halves:
+            return "fp32"
+        return "fp16" if self.half == onnx.TensorProto.FLOAT16 else "bf16"
+
+    def lowered(self) -> list[Layer]:
+        """Return the matmuls and convolutions that can be kept in float32 instead; none where some are in fp8."""
+        kinds = {layer: self.precision(layer) for layer in self.layers if layer.weight}
+        return [] if "fp8" in kinds.values() else [layer for layer, kind in kinds.items() if kind != "fp32"]
 
 
 def read_graph(file: Path) -> Graph:
-    """Read a component's ONNX file, which computes in nothing below half precision."""
+    """Read a component's ONNX file."""
     model = onnx.inliner.inline_local_functions(onnx.load(file, load_external_data=False))
     onnx.load_external_data_for_model(model, str(file.parent))
     halves, kinds = _half_values(model.graph)
@@ -102,7 +117,8 @@ def emulated(
 
     Args:
         kept: modules of layers that are float32; None for all: nothing is rounded, the reference.
-        exact: unrounded weights by name; what the reference takes in place of the graph's own, and the kept layers.
+        exact: unrounded weights by name; what the reference takes in place of the graph's own, and the kept layers. Of
+            int8 weights there are none: factors moved between them (`migrate`).
         given: numbers of axes of the layers' values by their names, which are then inputs too (`given_name`): these are
             what other layers read, rounded as they would be. None for no such inputs.
         marked: whether every layer's value is an output too.
@@ -123,9 +139,12 @@ def given_name(layer: Layer) -> str:
     return f"{layer.output}{_GIVEN}"
 
 
-def feeding(graph: Graph) -> dict[str, set[str]]:
-    """Return for every layer's value the layers' values that it is made of, with no other between."""
-    ends = {layer.output for layer in graph.layers}
+def feeding(graph: Graph, known: Collection[str] | None = None) -> dict[str, set[str]]:
+    """Return for every layer's value the layers' values that it is made of, with no other between.
+
+    known: names of the values to look at; None for all.
+    """
+    ends = {layer.output for layer in graph.layers if known is None or layer.output in known}
     reads: dict[str, set[str]] = {}
     made: dict[str, set[str]] = {}
     for node in graph.model.graph.node:
@@ -150,6 +169,9 @@ class _Writer:
         self._before: dict[str, str] = {}  # value that was cast to half precision → what it was
         self._rounded: set[str] = set()
         self._inputs = _half_inputs(graph.model.graph)
+        self._quantised: dict[str, str] = {}  # integers → what they were made of
+        self._stored = {tensor.name: tensor for tensor in graph.model.graph.initializer}
+        self._wide_weights: dict[str, onnx.TensorProto] = {}
 
     def model(self, marked: bool) -> onnx.ModelProto:
         source = self._graph.model
@@ -160,13 +182,15 @@ class _Writer:
         graph = onnx.GraphProto(name=source.graph.name)
         graph.node.extend(self._nodes)
         graph.input.extend(source.graph.input)
-        graph.initializer.extend(self._weight(tensor) for tensor in source.graph.initializer)
+        read = {name for node in self._nodes for name in node.input}  # ONNX Runtime warns of what nothing reads
+        graph.initializer.extend(self._weight(tensor) for tensor in source.graph.initializer if tensor.name in read)
+        graph.initializer.extend(self._wide_weights.values())
         outputs = dict.fromkeys([*(self._layers if marked else ()), *(each.name for each in source.graph.output)])
         graph.output.extend(onnx.helper.make_tensor_value_info(name, _FLOAT, None) for name in outputs)
         graph.value_info.extend(self._as_float32(each) for each in source.graph.value_info if each.name not in outputs)
         if self._given is not None:
             for layer in self._graph.layers:
-                if layer.kind != OUTPUT:
+                if layer.output in self._given:
                     axes = [None] * self._given[layer.output]
                     graph.input.append(onnx.helper.make_tensor_value_info(given_name(layer), _FLOAT, axes))
         made = onnx.ModelProto(ir_version=source.ir_version, graph=graph, producer_name="himar")
@@ -177,7 +201,8 @@ class _Writer:
         """Return a value's type and shape: without shapes, ONNX infers wrong ones behind an attention."""
         made = onnx.ValueInfoProto()
         made.CopyFrom(value)
-        if value.name in self._graph.halves:
+        fp8 = value.type.tensor_type.elem_type == _FP8
+        if value.name in self._graph.halves or (fp8 and self._kept is None):
             made.type.tensor_type.elem_type = _FLOAT
         return made
 
@@ -191,19 +216,75 @@ class _Writer:
         )  # constants are the graph's
         if exact is not None and floats and self._is_kept(tensor.name.rpartition(".")[0]):
             return onnx.numpy_helper.from_array(np.asarray(exact, np.float32), tensor.name)
+        if tensor.name.endswith(FP8) and self._kept is None:
+            return self._fp8_weight(tensor)
         if tensor.data_type in _HALVES:
             array = onnx.numpy_helper.to_array(tensor)
             return onnx.numpy_helper.from_array(array.astype(np.float32), tensor.name)
         return tensor
 
+    def _fp8_weight(self, tensor: onnx.TensorProto) -> onnx.TensorProto:
+        """Return what an fp8 weight stands for, in its units."""
+        name = tensor.name.removesuffix(FP8)
+        array: NDArray[Any] = onnx.numpy_helper.to_array(tensor).astype(np.float32)
+        if name in self._exact:
+            exact = np.asarray(self._exact[name], np.float32)
+            array = np.ascontiguousarray(exact.T if self._turned(tensor.name) else exact)
+            array = array / onnx.numpy_helper.to_array(self._stored[f"{name}.step"]).astype(np.float32)
+        return onnx.numpy_helper.from_array(array, tensor.name)
+
+    def _turned(self, weight: str) -> bool:
+        """Whether a weight is stored by rows of outputs."""
+        names = {weight}
+        for node in self._graph.model.graph.node:
+            if names.isdisjoint(node.input):
+                continue
+            if node.op_type == "Transpose":
+                return True
+            if node.op_type in ("Cast", "Identity"):
+                names.update(node.output)
+        return False
+
+    def _unquantised(self, node: onnx.NodeProto) -> onnx.NodeProto | None:
+        """Return the float32 node in the place of one that makes or multiplies 8 bits; None where it stays."""
+        layer = self._layers.get(node.output[0])
+        if node.op_type == "QuantizeLinear":
+            self._quantised[node.output[0]] = node.input[0]
+            if self._kept is None and self._makes_fp8(node):
+                return onnx.helper.make_node("Div", [self._read(node.input[0]), node.input[1]], list(node.output))
+        elif node.op_type == "DequantizeLinear" and self._kept is None:
+            return onnx.helper.make_node("Mul", list(node.input[:2]), list(node.output))
+        elif node.op_type == "Cast" and self._kept is None and node.input[0] in self._quantised:
+            return onnx.helper.make_node("Identity", list(node.input), list(node.output))
+        elif node.op_type == "MatMulIntegerToFloat" and layer is not None and self._is_kept(layer.module):
+            x, weight, _, scale, _, *rest = node.input
+            wide = f"{weight}#wide"
+            arrays = [onnx.numpy_helper.to_array(self._stored[name]).astype(np.float32) for name in (weight, scale)]
+            self._wide_weights[wide] = onnx.numpy_helper.from_array(arrays[0] * arrays[1], wide)
+            product = f"{node.output[0]}{_EXACT}" if rest and rest[-1] else node.output[0]
+            made = onnx.helper.make_node("MatMul", [self._read(self._quantised[x]), wide], [product])
+            if product == node.output[0]:
+                return made
+            self._nodes.append(made)
+            return onnx.helper.make_node("Add", [product, rest[-1]], list(node.output))
+        return None
+
+    def _makes_fp8(self, node: onnx.NodeProto) -> bool:
+        zero = self._stored.get(node.input[2]) if len(node.input) > 2 else None
+        asked = any(a.name == "output_dtype" and a.i == _FP8 for a in node.attribute)
+        return asked or (zero is not None and zero.data_type == _FP8)
+
     def _add(self, node: onnx.NodeProto) -> None:
         """Write one node; its values keep their names."""
+        unquantised = self._unquantised(node)
         made = onnx.NodeProto()
         made.CopyFrom(node)
         output = node.output[0]
         layer, half = self._layers.get(output), output in self._graph.halves
         to = _cast_to(node)
-        if to is not None and (to in _HALVES or node.input[0] in self._graph.halves):
+        if unquantised is not None:
+            made = unquantised
+        elif to is not None and (to in _HALVES or node.input[0] in self._graph.halves):
             made = onnx.helper.make_node("Identity", [self._read(node.input[0])], [output])
             if half:
                 self._before[output] = made.input[0]
@@ -224,7 +305,7 @@ class _Writer:
             self._round(made.output[0], output)
         else:
             self._nodes.append(made)
-        if self._given is not None and layer is not None and layer.kind != OUTPUT:
+        if self._given is not None and layer is not None and layer.output in self._given:
             self._take(layer)
 
     def _take(self, layer: Layer) -> None:
@@ -240,7 +321,7 @@ class _Writer:
         if name in self._inputs:
             return f"{name}{_READ}"
         layer = self._layers.get(name)
-        return f"{name}{_READ}" if self._given is not None and layer is not None and layer.kind != OUTPUT else name
+        return f"{name}{_READ}" if self._given is not None and layer is not None and name in self._given else name
 
     def _unrounded(self, name: str) -> str:
         return self._before.get(name, self._read(name))

@@ -7,14 +7,19 @@ makes its queries; a norm as its own weights, or, where it has none of its own, 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
 
 MATMUL, CONVOLUTION, ATTENTION, NORM = "matmul", "convolution", "attention", "norm"
 
-_MULTIPLYING = {"MatMul": MATMUL, "Gemm": MATMUL, "Conv": CONVOLUTION}
+INT8, FP8 = ".int8", ".fp8"
+"""Ends of the names of weights in 8 bits."""
+
+_MULTIPLYING = {"MatMul": MATMUL, "MatMulIntegerToFloat": MATMUL, "Gemm": MATMUL, "Conv": CONVOLUTION}
+_TURNING = ("Cast", "DequantizeLinear", "Identity", "Transpose")
+"""What stands between a weight in fp8 and its matmul."""
 _ATTENTIONS = ("Attention", "MultiHeadAttention")
 _NORMS = ("LayerNormalization", "GroupNormalization", "InstanceNormalization", "RMSNormalization")
 
@@ -26,7 +31,7 @@ class Layer:
     Attributes:
         name: path of its module; a module that runs again is called name/2, name/3, ….
         kind: matmul, convolution, attention or norm.
-        output: name of the value that it makes, a matmul's before its bias.
+        output: name of the value that it makes: a matmul's before its bias, but in int8 with it.
         weight: name of the weight that it multiplies by; "" of attentions and norms.
     """
 
@@ -43,8 +48,7 @@ class Layer:
 
 def find_layers(graph: onnx.GraphProto) -> list[Layer]:
     """Return the layers of a graph without functions (onnx.inliner), in the order of its nodes."""
-    stored = {tensor.name for tensor in graph.initializer}
-    makers = {name: node for node in graph.node for name in node.output}
+    stored, makers = _stored(graph), {name: node for node in graph.node for name in node.output}
     readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
     for node in graph.node:
         for name in node.input:
@@ -53,8 +57,10 @@ def find_layers(graph: onnx.GraphProto) -> list[Layer]:
     found, times = [], Counter[str]()
     for node in graph.node:
         kind, weight = _multiplied(node, stored)
+        output = node.output[0]
         if kind:
             name = _path(weight)
+            output = _in_units(output, readers) if weight.endswith(FP8) else output
         elif node.op_type in _ATTENTIONS:
             kind, name = ATTENTION, _attention_path(sources(node.input[0], makers, stored))
         elif node.op_type in _NORMS:
@@ -64,14 +70,13 @@ def find_layers(graph: onnx.GraphProto) -> list[Layer]:
         else:
             continue
         times[name] += 1
-        found.append(Layer(name if times[name] == 1 else f"{name}/{times[name]}", kind, node.output[0], weight))
+        found.append(Layer(name if times[name] == 1 else f"{name}/{times[name]}", kind, output, weight))
     return found
 
 
 def attention_sources(graph: onnx.GraphProto) -> list[list[str]]:
     """Return for every attention, in order, the weights that make its queries, keys and values."""
-    stored = {tensor.name for tensor in graph.initializer}
-    makers = {name: node for node in graph.node for name in node.output}
+    stored, makers = _stored(graph), {name: node for node in graph.node for name in node.output}
     return [
         [weight for name in node.input[:3] for weight in sources(name, makers, stored)]
         for node in graph.node
@@ -79,7 +84,7 @@ def attention_sources(graph: onnx.GraphProto) -> list[list[str]]:
     ]
 
 
-def sources(value: str, makers: dict[str, onnx.NodeProto], stored: set[str]) -> list[str]:
+def sources(value: str, makers: Mapping[str, onnx.NodeProto], stored: Mapping[str, str]) -> list[str]:
     """Return the weights of the matmuls and convolutions that a value is made of, with none of them between."""
     seen, waiting, found = {value}, [value], []
     while waiting:
@@ -99,14 +104,36 @@ def sources(value: str, makers: dict[str, onnx.NodeProto], stored: set[str]) -> 
     return found
 
 
-def _multiplied(node: onnx.NodeProto, stored: set[str]) -> tuple[str, str]:
+def _stored(graph: onnx.GraphProto) -> dict[str, str]:
+    """Return the names of the stored tensors; of an fp8 weight also what its matmul reads in its place."""
+    stored = {tensor.name: tensor.name for tensor in graph.initializer}
+    for node in graph.node:
+        weight = stored.get(node.input[0], "") if node.op_type in _TURNING else ""
+        if weight.endswith(FP8):
+            stored[node.output[0]] = weight
+    return stored
+
+
+def _in_units(product: str, readers: Mapping[str, Sequence[onnx.NodeProto]]) -> str:
+    """Return what an fp8 product becomes: it is multiplied by its unit, and cast to half precision."""
+    value = product
+    for operator in ("Mul", "Cast"):
+        found = readers[value]
+        if len(found) != 1 or found[0].op_type != operator:
+            return product
+        value = found[0].output[0]
+    return value
+
+
+def _multiplied(node: onnx.NodeProto, stored: Mapping[str, str]) -> tuple[str, str]:
     """Return kind and weight of a node that multiplies by a stored weight; two empty strings of any other."""
     kind = _MULTIPLYING.get(node.op_type)
     weight = node.input[1] if kind and len(node.input) > 1 else ""
-    return (kind, weight) if kind and weight in stored else ("", "")
+    return (kind, stored[weight]) if kind and weight in stored else ("", "")
 
 
 def _path(weight: str) -> str:
+    weight = weight.removesuffix(INT8).removesuffix(FP8)
     return weight.rpartition(".")[0] or weight
 
 
@@ -121,7 +148,7 @@ def _attention_path(weights: Sequence[str]) -> str:
     return module if "att" in module.rpartition(".")[2] else f"{module}.attention"
 
 
-def _reader(value: str, readers: dict[str, list[onnx.NodeProto]], stored: set[str]) -> str:
+def _reader(value: str, readers: Mapping[str, Sequence[onnx.NodeProto]], stored: Mapping[str, str]) -> str:
     """Return the path of the first layer that reads a value, maybe through other nodes; "the outputs" if none does."""
     seen, waiting = {value}, [value]
     for name in waiting:

@@ -42,12 +42,14 @@ def load_fitting_vae(path: Path | None, model: FamilyModel) -> Any:
     return None if path is None else model_family(model.family).load_vae(path, model)
 
 
-def bundle_parts(manifest: Manifest, model: FamilyModel, vae: Any, text: TextEncoder | None) -> tuple[Component, ...]:
+def bundle_parts(
+    manifest: Manifest, model: FamilyModel, vae: Any, text: TextEncoder | None, backend: str | None = None
+) -> tuple[Component, ...]:
     """Return the components that a bundle's options would give a model: those that it has of what there is on request.
 
-    vae, text: None without.
+    vae, text: None without. backend: that they are written for; None for the bundle's.
     """
-    family, backend = export_family(manifest.family), str(manifest.raw["backend"]["name"])
+    family, backend = export_family(manifest.family), backend or str(manifest.raw["backend"]["name"])
     parts = [*family.components(model, vae, manifest.max_batch, backend)]
     known = {each.name for each in family.held_modulations(model, manifest.max_batch, "fp32")}
     held = [spec for name, spec in manifest.components.items() if name in known]

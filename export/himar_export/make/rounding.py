@@ -35,15 +35,15 @@ _LARGEST = 65504.0
 
 
 class HalfCalls:
-    """Watches the fp16 engines of a bundle while it is verified, and checks them afterwards."""
+    """Watches the engines of a bundle in fp16 or fp8 while it is verified, and checks them afterwards."""
 
     def __init__(self, bundle: Bundle) -> None:
         self._bundle = bundle
         self._seen: dict[str, SeenEngine] = {}
 
     def watch(self, networks: Networks) -> Networks:
-        """Return the engines, those in fp16 watched."""
-        halves = [name for name, precision in stated_precisions(self._bundle).items() if precision == "fp16"]
+        """Return the engines, those in fp16 and fp8 watched."""
+        halves = [name for name, precision in stated_precisions(self._bundle).items() if precision in ("fp16", "fp8")]
         self._seen = {name: SeenEngine(networks[name], CALLS) for name in halves if name in networks.engines}
         return Networks({**networks.engines, **self._seen}, networks.lane)
 
@@ -58,7 +58,7 @@ class HalfCalls:
         graph = read_graph(self._bundle.path(self._bundle.manifest.components[name].file))
         found = run(emulated(graph, (), {}, marked=False), seen.calls)
         expected = [seen.run(call) for call in seen.calls]
-        limit = COMPONENT_LIMIT["fp16"]
+        limit = COMPONENT_LIMIT[stated_precisions(self._bundle)[name]]
         comparisons = [
             compare(f"{name}: {output}, rounded as on a GPU", values[output], right[output], limit)
             for values, right in zip(found, expected, strict=True)
@@ -112,7 +112,7 @@ def _lost(graph: Graph, rounded: Sequence[Values], exact: Sequence[Values]) -> t
     def largest(layer: Layer) -> float:
         return max(float(np.abs(values[layer.output]).max(initial=0)) for values in exact)
 
-    halves, reads = {layer.output: layer for layer in graph.half_layers()}, feeding(graph)
+    halves, reads = {layer.output: layer for layer in graph.lowered()}, feeding(graph)
     for layer in graph.layers:
         if all(np.isfinite(values[layer.output]).all() for values in rounded):
             continue

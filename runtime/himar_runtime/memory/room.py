@@ -25,12 +25,19 @@ CLEARLY = 1.25
 
 
 def require_room(
-    bundle: Bundle, device: Device, *, images: int, lanes: int = 1, backend: str | None = None, root: Path = Path("/")
+    bundle: Bundle,
+    device: Device,
+    *,
+    images: int | None = None,
+    lanes: int = 1,
+    backend: str | None = None,
+    root: Path = Path("/"),
 ) -> None:
     """Raise EngineError unless there is room for a bundle's engines and for lanes that run so many images at once.
 
-    Where it is tight, and where there is room for fewer images alone than one run may have, a warning says so. What
-    is not known, of the bundle or of the machine, refuses nothing.
+    images: None where nobody says how many there will be: there must be room for one, and where there is none for the
+    bundle's largest batch, a warning says so. One says also where it is tight. What is not known, of the bundle or of
+    the machine, refuses nothing.
 
     Raises InputError where an environment variable that asks for something else is wrong.
     """
@@ -38,9 +45,9 @@ def require_room(
     if available is None:
         return
     needs = _Needs(bundle, device, backend)
-    _judge(str(bundle.root), needs.of(images, lanes), available)
+    _judge(str(bundle.root), needs.of(images or 1, lanes), available)
     largest = needs.of(bundle.manifest.max_batch, lanes)
-    if images < largest.images and available.bytes < largest.total:
+    if images is None and available.bytes < largest.total:
         log.warning(
             "%s needs about %s for runs of %d images, and %s has %s left: generate fewer at once",
             bundle.root, gigabytes(largest.total), largest.images, available.of, gigabytes(available.bytes),

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import time
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -269,6 +270,7 @@ int main(int, char** arguments) {
 def test_a_project_of_its_own_finds_the_installed_library(
     run: Any, built: Path, bundle_path: Path, tmp_path: Path
 ) -> None:
+    version = tomllib.loads((SOURCES.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
     run("cmake", "--install", built, "--prefix", tmp_path / "installed")
     consumer = tmp_path / "consumer"
     consumer.mkdir()
@@ -276,9 +278,9 @@ def test_a_project_of_its_own_finds_the_installed_library(
     (consumer / "main.cpp").write_text(CONSUMER_MAIN)
     run("cmake", "-S", consumer, "-B", consumer / "build", f"-DCMAKE_PREFIX_PATH={tmp_path / 'installed'}")
     run("cmake", "--build", consumer / "build")
-    assert run(consumer / "build" / "consumer", bundle_path) == "2 0.1.0"
-    version = run(tmp_path / "installed" / "bin" / "himar-generate", "--version")
-    assert version.startswith("himar 0.1.0; engines: onnxruntime 1.")
+    assert run(consumer / "build" / "consumer", bundle_path) == f"2 {version}"
+    said = run(tmp_path / "installed" / "bin" / "himar-generate", "--version")
+    assert said.startswith(f"himar {version}; engines: onnxruntime 1.")
 
 
 def test_the_unit_tests_pass(run: Any, built: Path) -> None:

@@ -131,7 +131,7 @@ def test_requests_of_the_same_settings_run_in_one_call_and_are_what_they_are_alo
         ({"seed": [9]}, "the input label is missing; give one for each image."),
         ({"label": [1], "sampling": [b"slow"]}, "sampling 'slow' is not in this bundle; it has default, plain."),
         ({"label": [1], "sampling": [b"\xff"]}, "sampling is not UTF-8 (byte 0); send text encoded as UTF-8."),
-        ({"label": [1], "guidance": [float("nan")]}, "low_guidance is nan; it must be a finite number"),
+        ({"label": [1], "guidance": [float("nan")]}, "low_guidance is nan; it must be a number from 0 to 1000000"),
         ({"label": [1], "index": [-1]}, "first_index is -1; it must be 0 to"),
         ({"label": [1, 2], "seed": [1]}, "seed has 1 values for 2 of label; give one for each image."),
     ],

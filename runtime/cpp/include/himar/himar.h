@@ -94,7 +94,7 @@ HIMAR_API const char *himar_status_to_string(himar_status status);
  * next failed call. */
 HIMAR_API const char *himar_last_error(void);
 
-/* Return the version of this library, for example "0.1.0". Static text. */
+/* Return the version of this library, for example "0.2.0". Static text. */
 HIMAR_API const char *himar_version(void);
 
 /* Return the HIMAR_INTERFACE_VERSION that this library was compiled with. */

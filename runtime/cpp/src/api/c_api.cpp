@@ -165,7 +165,7 @@ himar_status himar_pipeline_load_lanes(const char* path, const himar_load_params
         if (batch < 0)
             throw InputError("batch is " + std::to_string(batch) +
                              "; it must be a number of images, or 0 for the largest for which there is room.");
-        auto loaded = Pipeline::load(path, read_load(params), {lanes, batch});
+        auto loaded = Pipeline::load(path, read_load(params), Load{lanes, batch});
         most = loaded->batch();
         out = handle_of(std::move(loaded)).release();
         return HIMAR_OK;

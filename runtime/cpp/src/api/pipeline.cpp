@@ -156,18 +156,21 @@ Pipeline::Pipeline(std::shared_ptr<const Bundle> bundle, std::shared_ptr<Prompts
                    std::shared_ptr<Origin> origin)
     : bundle_(std::move(bundle)), prompts_(std::move(prompts)), lane_(std::move(lane)), origin_(std::move(origin)) {}
 
-std::unique_ptr<Pipeline> Pipeline::load(const std::filesystem::path& path, const LoadRequest& request, const Load& work) {
+std::unique_ptr<Pipeline> Pipeline::load(const std::filesystem::path& path, const LoadRequest& request,
+                                         const std::optional<Load>& work) {
     auto bundle = std::make_shared<const Bundle>(open_bundle(path, request));
     const Manifest& manifest = bundle->manifest();
-    if (work.batch > manifest.max_batch)
-        throw InputError("batches of " + std::to_string(work.batch) + " images are asked for, but this bundle's engines take at "
-                         "most " + std::to_string(manifest.max_batch) + "; give --max-batch " +
+    if (work && work->batch > manifest.max_batch)
+        throw InputError("batches of " + std::to_string(work->batch) + " images are asked for, but this bundle's engines take "
+                         "at most " + std::to_string(manifest.max_batch) + "; give --max-batch " +
                          std::to_string(manifest.max_batch) + " or less, or build the bundle again with a larger one.");
-    const std::int64_t batch = work.batch > 0 ? work.batch : fitting_batch(*bundle, request, work.lanes);
-    require_room(*bundle, request, batch, work.lanes);
+    std::optional<std::int64_t> batch;
+    if (work) batch = work->batch > 0 ? work->batch : fitting_batch(*bundle, request, work->lanes);
+    const std::int64_t lanes = work ? work->lanes : 1;
+    require_room(*bundle, request, batch, lanes);
     auto lane = manifest.model->make_lane(*bundle, load_networks(*bundle, request));
     auto prompts = std::make_shared<Prompts>(bundle);
-    auto origin = std::shared_ptr<Origin>(new Origin{request, batch, {work.lanes - 1}});
+    auto origin = std::shared_ptr<Origin>(new Origin{request, batch.value_or(1), {lanes - 1}});
     return std::unique_ptr<Pipeline>(
         new Pipeline(std::move(bundle), std::move(prompts), std::move(lane), std::move(origin)));
 }

@@ -8,6 +8,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -49,14 +50,15 @@ struct StepPixels {
 // What the lanes of a bundle are going to run at once, for which there must be room.
 struct Load {
     std::int64_t lanes = 1;
-    std::int64_t batch = 1;  // images of each; 0 takes the most for which there is room
+    std::int64_t batch = 0;  // images of each; 0 takes the most for which there is room
 };
 
 class Pipeline {
 public:
-    // Open and check the bundle and load its engines, where there is room for them. BundleError, EngineError, InputError.
+    // Open and check the bundle and load its engines, where there is room for them; without `work` for an image at once.
+    // BundleError, EngineError, InputError.
     static std::unique_ptr<Pipeline> load(const std::filesystem::path& path, const LoadRequest& request,
-                                          const Load& work = {});
+                                          const std::optional<Load>& work = {});
 
     // Another lane for another thread: shared weights, own buffers. Any thread may call it, also during `generate`.
     // EngineError also where there is no room for its runs.

@@ -76,17 +76,16 @@ private:
 
 }  // namespace
 
-void require_room(const Bundle& bundle, const LoadRequest& request, std::int64_t images, std::int64_t lanes,
+void require_room(const Bundle& bundle, const LoadRequest& request, std::optional<std::int64_t> images, std::int64_t lanes,
                   const std::filesystem::path& root) {
     const auto available = available_memory(Device::parse(request.device), root);
     if (!available) return;
     const Needs needs(bundle, request);
     const std::string name = bundle.root().string();
-    const Prediction needed = needs.of(images, lanes);
-    needs.judge(name, needed, *available);
+    needs.judge(name, needs.of(images.value_or(1), lanes), *available);
     const Prediction largest = needs.of(needs.largest(), lanes);
     const auto left = static_cast<double>(available->bytes);
-    if (images < largest.images && left < largest.total())
+    if (!images && left < largest.total())
         warn(name + " needs about " + gigabytes(largest.total()) + " for runs of " + std::to_string(largest.images) +
              " images, and " + available->of + " has " + gigabytes(left) + " left: generate fewer at once");
 }

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 
 #include "bundle/bundle.h"
@@ -11,10 +12,11 @@
 
 namespace himar::core {
 
-// EngineError unless there is room for a bundle's engines and for lanes that run so many images at once. Where it is tight,
-// and where there is room for fewer images alone than one run may have, a warning says so. What is not known, of the bundle
-// or of the machine, refuses nothing. InputError where an environment variable that asks for something else is wrong.
-void require_room(const Bundle& bundle, const LoadRequest& request, std::int64_t images, std::int64_t lanes,
+// EngineError unless there is room for a bundle's engines and for lanes that run so many images at once; without a number of
+// images, which nobody knows then, for one, and where there is no room for the bundle's largest batch, a warning says so. One
+// says also where it is tight. What is not known, of the bundle or of the machine, refuses nothing. InputError where an
+// environment variable that asks for something else is wrong.
+void require_room(const Bundle& bundle, const LoadRequest& request, std::optional<std::int64_t> images, std::int64_t lanes,
                   const std::filesystem::path& root = "/");
 
 // EngineError unless there is room for the runs of one more lane, of an image at once: it shares weights.

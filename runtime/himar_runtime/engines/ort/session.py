@@ -121,7 +121,7 @@ def _load(
 ) -> Any:
     """Return the session; without CUDA graphs, and with a warning, where the graph cannot be recorded as a whole."""
     graphs = lane is not None and records_graphs()
-    providers = _providers(ort, device, lane, graphs)
+    providers = session_providers(ort, device, lane, graphs)
     try:
         return ort.InferenceSession(path, options, providers=providers)
     except Exception as error:
@@ -130,7 +130,7 @@ def _load(
         if not graphs or "graph capture" not in str(error):
             raise
         log.warning("%s runs without CUDA graphs: %s", spec.name, first_line(error))
-        return ort.InferenceSession(path, options, providers=_providers(ort, device, lane, False))
+        return ort.InferenceSession(path, options, providers=session_providers(ort, device, lane))
 
 
 def _load_linked(ort: ModuleType, path: Path, options: Any, providers: list[Any]) -> Any:
@@ -223,7 +223,13 @@ def _version(ort: ModuleType) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"[0-9]+", ort.__version__)[:2])
 
 
-def _providers(ort: ModuleType, device: Device, lane: CudaDevice | None, graphs: bool) -> list[Any]:
+def session_providers(
+    ort: ModuleType, device: Device, lane: CudaDevice | None = None, graphs: bool = False
+) -> list[Any]:
+    """Return what a session on a device runs operators with, first choice first.
+
+    graphs: whether it records CUDA graphs. Raises EngineError where the installed ONNX Runtime has nothing for it.
+    """
     if device.kind == "cpu":
         return ["CPUExecutionProvider"]
     available = ort.get_available_providers()
