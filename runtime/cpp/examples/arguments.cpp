@@ -193,5 +193,5 @@ const char* help_text() {
            "  --json                   print the outcome as JSON\n"
            "  --version, --help\n"
            "\n"
-           "Exit code: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C.\n";
+           "Exit code: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C, after a step; a second one stops at once.\n";
 }

@@ -1,5 +1,6 @@
 // himar-bench: times a request of himar-generate, again and again, as `himar-export bench` times Python's.
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <chrono>
 #include <csignal>
@@ -19,6 +20,12 @@
 namespace {
 
 volatile std::sig_atomic_t stop = 0;
+
+// The first signal ends the program after its run, a second one at once.
+void interrupt(int) {
+    if (stop != 0) _exit(130);
+    stop = 1;
+}
 
 constexpr double kWarmUpSeconds = 3;
 
@@ -114,13 +121,13 @@ constexpr const char* kHelp =
     "\n"
     "Labels or prompts, sampling, device and threads are options of himar-generate: see its --help.\n"
     "\n"
-    "Exit code: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C.\n";
+    "Exit code: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C, after a run; a second one stops at once.\n";
 
 }  // namespace
 
 int main(int count, char** values) {
-    std::signal(SIGINT, [](int) { stop = 1; });
-    std::signal(SIGTERM, [](int) { stop = 1; });
+    std::signal(SIGINT, interrupt);
+    std::signal(SIGTERM, interrupt);
     try {
         Arguments arguments = read_arguments(count, values);
         if (arguments.help || arguments.version) {

@@ -1,5 +1,6 @@
 // himar-generate: a bundle, labels or prompts and a seed → PNGs, with start-up time, latency percentiles and memory.
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
@@ -21,6 +22,12 @@
 namespace {
 
 volatile std::sig_atomic_t stop = 0;
+
+// The first signal ends the run after its step, a second one at once.
+void interrupt(int) {
+    if (stop != 0) _exit(130);
+    stop = 1;
+}
 
 double now() {
     return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
@@ -108,8 +115,8 @@ int generate(Arguments& arguments) {
 }  // namespace
 
 int main(int count, char** values) {
-    std::signal(SIGINT, [](int) { stop = 1; });
-    std::signal(SIGTERM, [](int) { stop = 1; });
+    std::signal(SIGINT, interrupt);
+    std::signal(SIGTERM, interrupt);
     Arguments arguments;
     try {
         arguments = read_arguments(count, values);

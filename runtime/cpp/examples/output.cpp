@@ -9,6 +9,7 @@
 #include <stdexcept>
 #include <string>
 #include <system_error>
+#include <vector>
 
 #include "png_file.h"
 #include "text.h"
@@ -40,16 +41,38 @@ void require_writable(const fs::path& folder, const fs::path& out) {
         refuse(out, std::string("which cannot be written (") + std::strerror(errno) + ")");
 }
 
+// Removes the folders again that are not there yet, of a path: an error or Ctrl-C leaves none behind.
+class MadeFolders {
+public:
+    explicit MadeFolders(const fs::path& out) {
+        std::error_code failed;
+        for (fs::path each = fs::absolute(out, failed); !fs::exists(each, failed) && each.has_relative_path();
+             each = each.parent_path())
+            missing_.push_back(each);
+    }
+    MadeFolders(const MadeFolders&) = delete;
+    MadeFolders& operator=(const MadeFolders&) = delete;
+    ~MadeFolders() {
+        std::error_code failed;
+        for (const fs::path& each : missing_) fs::remove(each, failed);
+    }
+
+private:
+    std::vector<fs::path> missing_;
+};
+
 }  // namespace
 
 void prepare_output(const fs::path& out) {
     std::error_code failed;
     if (is_other_file(out))
-        throw std::runtime_error("--out is '" + out.string() + "', which cannot be written; give a folder, or a .png for one "
+        throw std::runtime_error("--out is '" + out.string() +
+                                 "', which cannot be written; give a folder, or a .png for one "
                                  "image.");
     if (is_png(out)) return require_writable(out.has_parent_path() ? out.parent_path() : ".", out);
     const fs::file_status found = fs::status(out, failed);
     if (fs::exists(found) && !fs::is_directory(found)) refuse(out, "which is a file, not a folder");
+    const MadeFolders made(out);
     fs::create_directories(out, failed);
     if (failed) refuse(out, "which cannot be made (" + failed.message() + ")");
     require_writable(out, out);
@@ -65,6 +88,7 @@ void write_images(const fs::path& out, const himar::GenerateOptions& options, co
     const himar::View<std::uint8_t> images = result.images();
     const himar::View<std::int64_t> labels = result.labels();
     const bool one = is_png(out);
+    if (!one && labels.size() > 0) fs::create_directories(out);
     for (std::size_t i = 0; i < labels.size(); ++i) {
         char index[32];
         std::snprintf(index, sizeof index, "%05llu", static_cast<unsigned long long>(options.first_index + i));

@@ -243,6 +243,37 @@ def test_himar_generate_stops_at_ctrl_c(built: Path, bundle_path: Path) -> None:
     assert (program.returncode, said) == (130, "stopped after 0 finished images.\n")
 
 
+@pytest.mark.parametrize("signals", [1, 2])
+def test_himar_generate_leaves_no_folder_at_ctrl_c_and_a_second_one_ends_it_at_once(
+    built: Path, make_bundle: Any, edit_manifest: Any, tmp_path: Path, signals: int
+) -> None:
+    def slow(manifest: Any) -> None:
+        manifest["max_batch"] = 4096  # a step takes long
+        manifest["sampling"]["default"]["high_diffusion_steps"] = 200
+
+    bundle, out = make_bundle(), tmp_path / "images"
+    edit_manifest(bundle, slow)
+    command = [
+        built / "examples" / "himar-generate",
+        bundle,
+        "--labels",
+        "1",
+        "--count",
+        "4096",
+        "--out",
+        out / "below",
+    ]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as program:
+        time.sleep(1)
+        for _ in range(signals):
+            program.send_signal(signal.SIGINT)
+            time.sleep(0.2)
+        assert signals == 1 or program.wait(timeout=2) == 130
+        _, said = program.communicate(timeout=60)
+    assert (program.returncode, said) == (130, "stopped after 0 finished images.\n" if signals == 1 else "")
+    assert not out.exists()
+
+
 def test_the_c_example_draws_the_same_image(run: Any, built: Path, bundle_path: Path, tmp_path: Path) -> None:
     run(built / "examples" / "himar-c-example", bundle_path, "3", "8", tmp_path / "image.ppm")
     wanted = Pipeline.load(bundle_path, threads=1).generate([3], seed=8)
