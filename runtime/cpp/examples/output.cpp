@@ -66,8 +66,7 @@ private:
 void prepare_output(const fs::path& out) {
     std::error_code failed;
     if (is_other_file(out))
-        throw std::runtime_error("--out is '" + out.string() +
-                                 "', which cannot be written; give a folder, or a .png for one "
+        throw std::runtime_error("--out is '" + out.string() + "', which cannot be written; give a folder, or a .png for one "
                                  "image.");
     if (is_png(out)) return require_writable(out.has_parent_path() ? out.parent_path() : ".", out);
     const fs::file_status found = fs::status(out, failed);
