@@ -87,9 +87,12 @@ def fitting_batch(
 
 @dataclass(frozen=True)
 class _Needed:
-    """Bytes that lanes need which run so many images at once: `loaded` shared by them, and `runs` of all of them."""
+    """Bytes that lanes need which run so many images at once: `loaded` shared by them, and `runs` of all of them.
 
-    kind: str
+    smaller: the option of a build that makes a smaller bundle for that kind of device; "" of one that is so already.
+    """
+
+    smaller: str
     images: int
     lanes: int
     loaded: int
@@ -107,10 +110,13 @@ class _Needs:
         self._manifest, self._kind, self._backend = bundle.manifest, device.kind, backend or ""
         # What is mapped from a file can be given back and read again.
         self._mapped = device.kind == "cpu" and keeps_packed()
+        precisions = {spec.precision for spec in bundle.manifest.components.values()}
+        option, have = ("--fp16", {"fp16", "bf16", "fp8"}) if device.kind == "cuda" else ("--int8", {"int8"})
+        self._smaller = "" if precisions & have else option
 
     def of(self, images: int, lanes: int) -> _Needed:
         found = predict(self._manifest, images, lanes, self._kind, self._backend)
-        return _Needed(self._kind, found.images, lanes, 0 if self._mapped else found.loaded, found.runs)
+        return _Needed(self._smaller, found.images, lanes, 0 if self._mapped else found.loaded, found.runs)
 
 
 def _judge(what: str, needed: _Needed, available: Available) -> None:
@@ -128,10 +134,11 @@ def _judge(what: str, needed: _Needed, available: Available) -> None:
     ways = [
         *(["a smaller --max-batch"] if needed.images > 1 else []),
         *(["fewer lanes"] if needed.lanes > 1 else []),
-        f"a bundle built with --{'fp16' if needed.kind == 'cuda' else 'int8'}" if needed.loaded else "fewer lanes",
+        *([f"a bundle built with {needed.smaller}"] if needed.loaded and needed.smaller else []),
+        *(["fewer lanes"] if not needed.loaded and needed.lanes == 1 else []),
     ]
-    advice = ", or ".join(dict.fromkeys(ways))
-    raise EngineError(f"{text}; use {advice}, or set {VARIABLE}=none to try all the same.")
+    advice = f"use {', or '.join(ways)}" if ways else "free some"
+    raise EngineError(f"{text}; {advice}, or set {VARIABLE}=none to try all the same.")
 
 
 def _in_lanes(lanes: int) -> str:

@@ -159,6 +159,29 @@ def test_another_lane_is_refused_in_the_same_words(measured, library, monkeypatc
     assert [library.clone_sentence(measured, limited)] == expected
 
 
+@pytest.mark.parametrize(
+    ("precision", "sentence"),
+    [
+        ("fp16", "left; use a bundle built with --int8, or set HIMAR_MEMORY_LIMIT=none"),
+        ("int8", "left; free some, or set HIMAR_MEMORY_LIMIT=none"),
+    ],
+)
+def test_none_advises_a_build_in_the_precision_that_the_bundle_has(
+    measured, library, monkeypatch, tmp_path, precision, sentence
+) -> None:
+    monkeypatch.setenv(VARIABLE, "0.001")
+    small = tmp_path / "small"
+    shutil.copytree(measured, small)
+    manifest = json.loads((measured / "manifest.json").read_text())
+    next(iter(manifest["components"].values()))["precision"] = precision
+    (small / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(EngineError, match=sentence) as refused:
+        Pipeline.load(small)
+    with pytest.raises(RuntimeError) as cpps:
+        library.classes(small, ())
+    assert str(cpps.value) == str(refused.value)
+
+
 def test_wrong_variables_and_figures_are_refused_in_the_same_words(measured, library, monkeypatch, tmp_path) -> None:
     monkeypatch.setenv(VARIABLE, "1e9")
     with pytest.raises(InputError) as caught:

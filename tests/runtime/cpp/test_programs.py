@@ -283,7 +283,7 @@ def test_the_c_example_draws_the_same_image(run: Any, built: Path, bundle_path: 
 
 CONSUMER_CMAKE = """cmake_minimum_required(VERSION 3.22)
 project(consumer LANGUAGES C CXX)
-find_package(himar 0.1 REQUIRED)
+find_package(himar 0.2 REQUIRED)
 add_executable(consumer main.cpp)
 target_link_libraries(consumer PRIVATE himar::himar)
 """

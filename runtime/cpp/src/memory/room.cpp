@@ -1,6 +1,8 @@
 #include "memory/room.h"
 
 #include <cstdio>
+#include <set>
+#include <string>
 #include <vector>
 
 #include "engines/ort/packed.h"
@@ -37,6 +39,8 @@ public:
         : manifest_(bundle.manifest()), is_gpu_(Device::parse(request.device).is_gpu), backend_(request.backend) {
         // What is mapped from a file can be given back and read again.
         is_mapped_ = !is_gpu_ && keeps_packed();
+        const std::set<std::string> smaller = is_gpu_ ? std::set<std::string>{"fp16", "bf16", "fp8"} : std::set<std::string>{"int8"};
+        for (const auto& [name, spec] : manifest_.components) is_small_ |= smaller.count(spec.precision) > 0;
     }
 
     Prediction of(std::int64_t images, std::int64_t lanes) const {
@@ -58,19 +62,18 @@ public:
         std::vector<std::string> ways;
         if (needed.images > 1) ways.emplace_back("a smaller --max-batch");
         if (needed.lanes > 1) ways.emplace_back("fewer lanes");
-        if (needed.loaded > 0)
+        if (needed.loaded > 0 && !is_small_)
             ways.emplace_back(is_gpu_ ? "a bundle built with --fp16" : "a bundle built with --int8");
-        else if (needed.lanes == 1)
-            ways.emplace_back("fewer lanes");
-        throw EngineError(text + "; use " + joined(ways, ", or ") + ", or set " + kMemoryVariable +
-                          "=none to try all the same.");
+        if (needed.loaded == 0 && needed.lanes == 1) ways.emplace_back("fewer lanes");
+        const std::string advice = ways.empty() ? "free some" : "use " + joined(ways, ", or ");
+        throw EngineError(text + "; " + advice + ", or set " + kMemoryVariable + "=none to try all the same.");
     }
 
     std::int64_t largest() const { return manifest_.max_batch; }
 
 private:
     const Manifest& manifest_;
-    bool is_gpu_, is_mapped_;
+    bool is_gpu_, is_mapped_, is_small_ = false;  // is_small_: of a precision that was built to be small on that device
     const std::string& backend_;
 };
 
