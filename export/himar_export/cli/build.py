@@ -10,9 +10,7 @@ import click
 
 from himar.cli.options import config_option, weights_option
 from himar_kernels.shared.console import require_extra
-from himar_kernels.shared.options import (
-    NamedPath,
-)
+from himar_kernels.shared.options import NamedPath
 from himar_runtime import parse_manifest
 from himar_runtime.bundle.manifest import MANIFEST_NAME
 
