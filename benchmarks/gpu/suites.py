@@ -16,6 +16,8 @@ from benchmarks.gpu.within import run_within
 _OURS = "tests/benchmarks/test_gpu_hour.py"
 """An hour does not run hours."""
 _PYTEST = (sys.executable, "-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider")
+_NO_MORE = {"PYTEST_ADDOPTS": ""}
+"""Environment: a user's options would change what is read here."""
 _ENDED = (0, 1, 5)
 """pytest's exit codes of a run that came to its end: all passed, some failed, nothing to run."""
 _MARGIN = 15.0
@@ -26,7 +28,7 @@ def found_tests(figures: Figures, log: str, folders: Sequence[str]) -> None:
     """Find the files with tests that need a GPU, how many each has. RuntimeError where pytest cannot collect."""
     if not figures.lacks("files"):
         return
-    outcome = run_within([*_PYTEST, "--collect-only", "-qq", *folders], Path(log), _time(figures), ROOT)
+    outcome = run_within([*_PYTEST, "--collect-only", "-qq", *folders], Path(log), _time(figures), ROOT, _NO_MORE)
     text = _read(log)
     if outcome["exit_code"] not in _ENDED:
         raise RuntimeError(f"pytest could not collect the tests: {outcome}; {log} says why")
@@ -37,7 +39,7 @@ def found_tests(figures: Figures, log: str, folders: Sequence[str]) -> None:
 
 def tests(figures: Figures, log: str, file: str) -> bool:
     """Run one file's tests; False where they were cut off. What has ended by then is kept."""
-    outcome = run_within([*_PYTEST, "-v", file], Path(log), _time(figures), ROOT)
+    outcome = run_within([*_PYTEST, "-v", file], Path(log), _time(figures), ROOT, _NO_MORE)
     whole = outcome["exit_code"] in _ENDED
     found = {**outcome, **pytest_outcome(_read(log))}
     figures.keep("tests", found if whole else {UNFINISHED: True, **found})
