@@ -15,6 +15,7 @@ from himar_export.debug.runs import reference, run
 from himar_export.graph.emulate import emulated, read_graph
 from himar_export.graph.layers import ATTENTION
 from himar_export.verify.calls import Feed
+from tests.closeness import assert_near
 from tests.export.damage import damaged_copy
 
 HEAD = ("--component", "dit_head")
@@ -133,7 +134,7 @@ def test_int8_with_every_layer_kept_is_the_reference(folder):
             run({"g": emulated(graph, (), {})}, feeds(file))["g"],
         )
     )
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    assert_near(found, expected, 1e-5)
     assert np.linalg.norm(rounded - expected) > 1e-4 * np.linalg.norm(expected)
 
 
